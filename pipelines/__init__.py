@@ -1,0 +1,1 @@
+"""The jobs: generator stages over Arrow record batches."""

@@ -1,0 +1,1 @@
+"""Prompts (and support) -> Classifier; one method a file."""

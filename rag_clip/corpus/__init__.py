@@ -1,0 +1,1 @@
+"""Caption records in, kept and dropped records out; one cleaning step a file."""

@@ -1,0 +1,163 @@
+"""The values that flow through RAG-CLIP; frozen, and free of behaviour beyond their own invariants.
+
+Letters used everywhere: n images, c classes, d width, m support images, p patches, t texts, k retrieved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+
+MAX_NAME_CHARACTERS = 1000
+Role = Literal["anchor", "context"]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """Class names and what is known of them; the four sequences are aligned by class.
+
+    Raises ValueError for an empty set, empty, duplicate or over-long names, and misaligned columns.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[str, ...] = ()
+    synonyms: tuple[tuple[str, ...], ...] = ()
+    groups: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError("the label set is empty; give at least one class name")
+        _check_names(self.names)
+        for column, default in (
+            ("ids", self.names),
+            ("synonyms", ((),) * len(self.names)),
+            ("groups", ("",) * len(self.names)),
+        ):
+            values = getattr(self, column) or default
+            if len(values) != len(self.names):
+                raise ValueError(f"{column} has {len(values)} entries for {len(self.names)} names; give one per name")
+            object.__setattr__(self, column, tuple(values))
+        for template in self.templates:
+            if "{}" not in template:
+                raise ValueError(f"template {template!r} has no '{{}}'; put '{{}}' where the class name goes")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    seen: dict[str, int] = {}
+    for row, name in enumerate(names, start=1):
+        if not name.strip():
+            raise ValueError(f"label {row} is empty; remove it or name the class")
+        if len(name) > MAX_NAME_CHARACTERS:
+            raise ValueError(
+                f"label {row} has {len(name)} characters ({name[:40]!r}...); the limit is {MAX_NAME_CHARACTERS}"
+            )
+        if name in seen:
+            raise ValueError(f"label {row} repeats label {seen[name]}, {name!r}; class names must differ")
+        seen[name] = row
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One retrieved caption: its id in the store, its text, the score of the search, and the corpus it came from."""
+
+    id: str
+    text: str
+    score: float
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptText:
+    """One weighted text of a class.
+
+    `anchor` texts are templates; `context` texts are mixed into every anchor (see classifiers.zero_shot).
+    `evidence` is the store id of a retrieved caption, `rank` its place in the retrieval, from 0.
+    """
+
+    text: str
+    weight: float
+    role: Role = "anchor"
+    source: str = "template"
+    evidence: str = ""
+    score: float | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Weighted texts per class, weights summing to one in each, with the settings that made them.
+
+    Raises ValueError where a class has no text, or a weight is negative, not finite, or all are zero.
+    """
+
+    labels: LabelSet
+    texts: tuple[tuple[PromptText, ...], ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.labels):
+            raise ValueError(f"{len(self.texts)} groups of texts for {len(self.labels)} classes; give one per class")
+        for name, group in zip(self.labels.names, self.texts, strict=True):
+            weights = [text.weight for text in group]
+            if not group:
+                raise ValueError(f"class {name!r} has no text; give it at least one")
+            if not all(0 <= weight < float("inf") for weight in weights):
+                raise ValueError(f"class {name!r} has a negative or non-finite weight; weights lie in [0, 1]")
+            if abs(sum(weights) - 1) > 1e-4:
+                raise ValueError(f"the weights of class {name!r} sum to {sum(weights):.6f}; they must sum to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Image features: `pooled` [n, d] unit rows, `patches` [n, p, d] unit rows or None, `ids` of the images."""
+
+    pooled: torch.Tensor
+    patches: torch.Tensor | None = None
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a corpus filter returns: the rows selected, and the rows dropped, each with its reason and score."""
+
+    selected: pa.Table
+    dropped: pa.Table
+    reason: tuple[str, ...]
+    score: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What decides an encoder's vectors. Two encoders agree on texts when all but the precision is equal."""
+
+    model: str
+    pretrained: str
+    weights: str
+    preprocessing: str
+    precision: str = "fp32"
+
+    @property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits over every field; names cached features."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def agrees_with(self, other: Fingerprint) -> bool:
+        """Tell whether vectors of the two encoders may be compared."""
+        return (self.model, self.weights, self.preprocessing) == (
+            other.model,
+            other.weights,
+            other.preprocessing,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.pretrained or 'no tag'}, weights {self.weights[:12]})"

@@ -1,0 +1,50 @@
+"""Seconds per stage and progress events; the library reports, only the command line prints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One event: `done` of `total` items (total None where it is unknown) of the stage named."""
+
+    stage: str
+    done: int
+    total: int | None = None
+    unit: str = "rows"
+
+
+Report = Callable[[Progress], None]
+
+
+def silent(_event: Progress) -> None:
+    """Drop a progress event; the default of every job."""
+
+
+@dataclass(slots=True)
+class StageClock:
+    """Adds up wall seconds per named stage; stages that overlap in time may sum to more than the whole."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add seconds measured elsewhere, for example in a worker process."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that took longest; empty where nothing was timed."""
+        return max(self.seconds, key=lambda name: self.seconds[name], default="")

@@ -1,0 +1,1 @@
+"""LabelSet -> Prompts; one method a file."""

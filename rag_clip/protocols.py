@@ -1,0 +1,85 @@
+"""The protocols that parts of RAG-CLIP meet; nothing inherits from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rag_clip.data import Features, Fingerprint, Hit, LabelSet
+
+
+class Preprocess(Protocol):
+    """Turns a decoded RGB image into the model's pixels; picklable, so that worker processes can hold it."""
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Return uint8 [height, width, 3], resized and cropped to the model's input."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A frozen image and text tower with one width.
+
+    `scale` is exp(logit_scale) and `bias` the logit bias (0 where the model has none): logits are
+    scale * cosine + bias.
+    """
+
+    @property
+    def name(self) -> str:
+        """The specification that loads it again."""
+
+    @property
+    def dim(self) -> int:
+        """Width d of its embeddings."""
+
+    @property
+    def scale(self) -> float:
+        """exp(logit_scale)."""
+
+    @property
+    def bias(self) -> float:
+        """Logit bias."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What decides its vectors."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The image transform up to uint8 pixels."""
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        """Embed texts as float32 unit rows [t, d] on `device`."""
+
+    def encode_pixels(self, pixels: torch.Tensor, *, patches: bool = False) -> Features:
+        """Embed uint8 pixels [n, 3, height, width] as Features on `device`."""
+
+    def encode_images(self, images: Sequence[Image.Image | bytes], *, patches: bool = False) -> Features:
+        """Decode where needed, preprocess and embed images."""
+
+
+class Retriever(Protocol):
+    """Finds captions for a batch of queries, given as texts, vectors, or both."""
+
+    def search(
+        self, *, texts: Sequence[str] | None = None, vectors: np.ndarray | None = None, limit: int = 100
+    ) -> list[list[Hit]]:
+        """Return at most `limit` hits per query, best first."""
+
+
+class Classifier(Protocol):
+    """Maps image features to logits over its labels."""
+
+    @property
+    def labels(self) -> LabelSet:
+        """The c classes, in the order of the logits' columns."""
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        """Return logits [n, c] on the device of the features."""
