@@ -1,0 +1,102 @@
+"""What is installed is what is in the tree, at the versions that constraints.txt pins."""
+
+from __future__ import annotations
+
+import io
+import re
+import runpy
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PROJECT["tool"]["setuptools"]
+CONSTRAINTS = (ROOT / "constraints.txt").read_text().splitlines()
+CHECK = runpy.run_path(str(ROOT / ".ci/wheel_files.py"))
+
+
+def package_folders() -> dict[str, Path]:
+    """Every package with its folder: the folders that hold Python files."""
+    return {
+        ".".join((top, *path.parent.relative_to(ROOT / folder).parts)): path.parent
+        for top, folder in SETUPTOOLS["package-dir"].items()
+        for path in (ROOT / folder).rglob("*.py")
+    }
+
+
+def test_the_packages_are_the_folders_on_disk() -> None:
+    assert sorted(SETUPTOOLS["packages"]) == sorted(package_folders())
+
+
+def test_every_file_that_is_not_python_is_package_data() -> None:
+    folders = package_folders()
+    covered = {
+        path
+        for name, globs in SETUPTOOLS["package-data"].items()
+        for glob in globs
+        for path in folders[name].glob(glob)
+    }
+    files = {path for folder in folders.values() for path in folder.rglob("*") if path.is_file()}
+    left_out = {path for path in files - covered if path.suffix != ".py" and "__pycache__" not in path.parts}
+    assert left_out == set()
+
+
+def test_constraints_hold_only_pinned_versions_each_package_once() -> None:
+    assert [line for line in CONSTRAINTS if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+]+", line)] == []
+    names = [canonicalize_name(line.split("==")[0]) for line in CONSTRAINTS]
+    assert names == sorted(set(names))
+
+
+def test_constraints_pin_every_dependency_within_its_range() -> None:
+    declared = [
+        *PROJECT["build-system"]["requires"],
+        *PROJECT["project"]["dependencies"],
+        *(line for extra in PROJECT["project"]["optional-dependencies"].values() for line in extra),
+    ]
+    pins = {canonicalize_name(name): pin for name, pin in (line.split("==") for line in CONSTRAINTS)}
+    requirements = [Requirement(line) for line in declared]
+    assert [str(line) for line in requirements if canonicalize_name(line.name) not in pins] == []
+    assert [str(line) for line in requirements if not line.specifier.contains(pins[canonicalize_name(line.name)])] == []
+
+
+def test_tracked_files_map_to_their_places_under_the_one_installed_name() -> None:
+    tracked = ["rag_clip/data.py", "pipelines/classify.py", "index/captions.toml", "tests/test_data.py", "README.md"]
+    assert CHECK["wheel_paths"](tracked, package_dir=SETUPTOOLS["package-dir"]) == {
+        "rag_clip/data.py",
+        "rag_clip/pipelines/classify.py",
+        "rag_clip/index/captions.toml",
+    }
+
+
+def wheel_of(files: dict[str, bytes]) -> zipfile.ZipFile:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return zipfile.ZipFile(buffer)
+
+
+def test_a_wheel_of_exactly_the_tracked_files_has_no_faults() -> None:
+    wheel = wheel_of({"rag_clip/data.py": b"", "rag_clip-0.1.0.dist-info/top_level.txt": b"rag_clip\n"})
+    assert CHECK["faults"](wheel, {"rag_clip/data.py"}) == []
+
+
+def test_a_wheel_that_differs_from_the_tree_is_told_file_by_file() -> None:
+    wheel = wheel_of(
+        {
+            "rag_clip/secret.py": b"",
+            "rag_clip/demo/assets/corpus.parquet": bytes(15_000_001),
+            "rag_clip-0.1.0.dist-info/top_level.txt": b"rag_clip\npipelines\n",
+        }
+    )
+    assert CHECK["faults"](wheel, {"rag_clip/data.py", "rag_clip/demo/assets/corpus.parquet"}) == [
+        "not in the wheel: rag_clip/data.py",
+        "not tracked by git: rag_clip/secret.py",
+        "top_level.txt is [['rag_clip', 'pipelines']], not rag_clip alone",
+        "demo assets are 15000001 bytes; the limit is 15000000",
+    ]
