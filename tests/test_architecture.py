@@ -1,0 +1,135 @@
+"""The import rules of CONTRIBUTING.md, read from the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"rag_clip": ROOT / "rag_clip", "rag_clip.pipelines": ROOT / "pipelines", "rag_clip.index": ROOT / "index"}
+METHODS = {"corpus", "prompts", "support", "classifiers", "objectives", "batch"}
+LAYERS: tuple[set[str], ...] = (
+    {"", "index", "data", "atomic"},
+    {"protocols", "progress"},
+    {"decode", "labels"},
+    METHODS | {"encoder", "store", "weights", "prompt_file", "features", "demo"},
+    {"enhance", "match", "train", "evaluate"},
+    {"pipelines"},
+    {"cli", "testing"},
+)
+RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
+
+
+def read_modules() -> dict[str, tuple[Path, ast.Module]]:
+    """Read every module as dotted name -> (path, syntax tree)."""
+    return {
+        ".".join((top, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__"): (
+            path,
+            ast.parse(path.read_text()),
+        )
+        for top, folder in FOLDERS.items()
+        for path in sorted(folder.rglob("*.py"))
+    }
+
+
+MODULES = read_modules()
+
+
+def imports(name: str, *, relative: bool = True) -> set[str]:
+    """List what a module imports anywhere in it, `from a import b` as a.b, with or without relative imports."""
+    path, tree = MODULES[name]
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (relative or not node.level):
+            parents = package[: len(package) - node.level + 1] if node.level else []
+            source = [*parents, *([node.module] if node.module else [])]
+            found |= {".".join([*source, alias.name]) for alias in node.names}
+    return found
+
+
+def part(name: str) -> str:
+    """Name the file or folder directly below rag_clip that a module belongs to."""
+    return [*name.split("."), ""][1]
+
+
+def edges() -> list[tuple[str, str]]:
+    """List the imports between different parts of RAG-CLIP as (module, what it imports)."""
+    return [
+        (name, target)
+        for name in MODULES
+        for target in sorted(imports(name))
+        if target.split(".")[0] == "rag_clip" and part(target) != part(name)
+    ]
+
+
+def importers(*packages: str) -> set[str]:
+    return {name for name in MODULES if any(target.split(".")[0] in packages for target in imports(name))}
+
+
+def calls(tree: ast.Module) -> list[str]:
+    """List the last names of what a module calls: `print` for print(...), `cuda` for x.cuda()."""
+    functions = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "") for node in functions]
+
+
+def test_every_part_has_its_layer() -> None:
+    assert {part(name) for name in MODULES} - set(RANK) == set()
+
+
+def test_imports_point_to_lower_layers() -> None:
+    assert [
+        edge
+        for edge in edges()
+        if RANK[part(edge[1])] >= RANK[part(edge[0])] and not {part(name) for name in edge} <= METHODS
+    ] == []
+
+
+def test_method_folders_do_not_import_one_another() -> None:
+    between = [edge for edge in edges() if {part(name) for name in edge} <= METHODS]
+    assert [edge for edge in between if not edge[1].startswith("rag_clip.classifiers.zero_shot.")] == []
+
+
+def test_only_the_encoder_and_the_training_of_the_demo_import_open_clip() -> None:
+    assert importers("open_clip") <= {"rag_clip.encoder", "rag_clip.demo.train"}
+
+
+def test_only_the_store_imports_qdrant() -> None:
+    assert {part(name) for name in importers("qdrant_client", "qdrant_edge")} <= {"store"}
+
+
+def test_pipelines_import_their_siblings_relatively() -> None:
+    pipelines = [name for name in MODULES if part(name) == "pipelines"]
+    absolute = {target for name in pipelines for target in imports(name, relative=False)}
+    assert {target for target in absolute if target.split(".")[0] in {"pipelines", "index"}} == set()
+    assert {target for target in absolute if part(target) == "pipelines"} == set()
+
+
+def test_the_device_is_never_chosen_by_a_cuda_call() -> None:
+    assert [name for name, (_, tree) in MODULES.items() if "cuda" in calls(tree)] == []
+
+
+def test_only_the_command_line_prints() -> None:
+    assert [name for name, (_, tree) in MODULES.items() if "print" in calls(tree) and name != "rag_clip.cli"] == []
+
+
+def test_files_are_named_after_one_idea() -> None:
+    vague = {"utils", "util", "common", "base", "helpers", "manager"}
+    assert [name for name in MODULES if set(name.split(".")) & vague] == []
+
+
+def test_files_stay_readable_in_one_sitting() -> None:
+    lengths = {name: len(path.read_text().splitlines()) for name, (path, _) in MODULES.items()}
+    long = {name: lines for name, lines in lengths.items() if lines > 200}
+    assert max(lengths.values()) <= 300, f"split what is over 300 lines; over the soft limit of 200 are {long}"
+
+
+def test_importing_the_command_line_loads_no_engine() -> None:
+    heavy = {"torch", "polars", "open_clip", "qdrant_client", "qdrant_edge", "pyarrow", "numpy"}
+    code = f"import sys, rag_clip.cli; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("[]\n", "")
