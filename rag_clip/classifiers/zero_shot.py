@@ -1,0 +1,113 @@
+"""Zero-shot classification from weighted texts: the prompt ensemble, and RePE's mixing where captions were retrieved.
+
+For class c with anchor texts t_j of weights a_j (sum A), and context texts r_k of weights b_k, all unit vectors:
+
+    w_c = normalise( sum_j (a_j / A) * normalise( A * t_j + sum_k b_k * r_k ) )        logits = scale * f W + bias
+
+Without context this is the plain ensemble of Radford et al., 2021 (arXiv 2103.00020): normalise, average, normalise.
+With A = 0.75 and b_k = 0.25 / K it is RePE (Ren et al., Findings of ACL 2023, arXiv 2206.01986). A class whose anchors
+weigh nothing is its context alone. Scale and bias are the encoder's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, Role
+from rag_clip.protocols import Encoder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ZeroShot:
+    """A linear classifier over unit features: `weights` [c, d] unit rows, the encoder's `scale` and `bias`."""
+
+    labels: LabelSet
+    weights: torch.Tensor
+    scale: float
+    bias: float = 0.0
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        """Return logits [n, c], on the device and in the dtype of `features.pooled` [n, d]."""
+        weights = self.weights.to(features.pooled)
+        return self.scale * (features.pooled @ weights.T) + self.bias
+
+
+def zero_shot(prompts: Prompts, encoder: Encoder, *, allow_other_encoder: bool = False) -> ZeroShot:
+    """Compose the weighted texts of each class into one weight vector, in float32 on the encoder's device.
+
+    Every distinct text is encoded once. Raises ValueError where the prompts were made with another encoder, unless
+    `allow_other_encoder`, and where the texts of a class cancel out.
+    """
+    if not allow_other_encoder:
+        _check_encoder(prompts, encoder)
+    distinct = dict.fromkeys(text.text for group in prompts.texts for text in group)
+    position = {text: row for row, text in enumerate(distinct)}
+    with torch.no_grad():
+        vectors = encoder.encode_text(list(distinct)).float()  # [t, d]
+        weights = _compose(prompts, position, vectors)
+    lengths = weights.norm(dim=-1, keepdim=True)
+    if float(lengths.min()) < 1e-6:
+        name = prompts.labels.names[int(lengths.argmin())]
+        raise ValueError(f"the texts of class {name!r} cancel out, their weighted sum is zero; change its texts")
+    return ZeroShot(prompts.labels, weights / lengths, float(encoder.scale), float(encoder.bias))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bags:
+    """The texts of one role: row [t] among the encoded, weight [t], class [t]; offset [c] of each class's first."""
+
+    rows: torch.Tensor
+    weights: torch.Tensor
+    offsets: torch.Tensor
+    classes: torch.Tensor
+
+
+def _compose(prompts: Prompts, position: dict[str, int], vectors: torch.Tensor) -> torch.Tensor:
+    mass = [sum(text.weight for text in group if text.role == "anchor") for group in prompts.texts]
+    anchors = _bags(prompts, "anchor", position, vectors.device)
+    contexts = _bags(prompts, "context", position, vectors.device)
+    context = _weighted_sum(vectors, contexts.rows, contexts)  # [c, d]
+    anchor_mass = torch.tensor(mass, dtype=vectors.dtype, device=vectors.device)[:, None]
+    mixed = functional.normalize(
+        anchor_mass[anchors.classes] * vectors[anchors.rows] + context[anchors.classes], dim=-1
+    )
+    ensemble = _weighted_sum(mixed, torch.arange(len(mixed), device=mixed.device), anchors)
+    return torch.where(anchor_mass > 0, ensemble / anchor_mass.clamp(min=torch.finfo(mixed.dtype).tiny), context)
+
+
+def _bags(prompts: Prompts, role: Role, position: dict[str, int], device: torch.device) -> _Bags:
+    rows: list[int] = []
+    weights: list[float] = []
+    offsets: list[int] = []
+    classes: list[int] = []
+    for index, group in enumerate(prompts.texts):
+        offsets.append(len(rows))
+        chosen = [text for text in group if text.role == role and text.weight > 0]
+        rows.extend(position[text.text] for text in chosen)
+        weights.extend(text.weight for text in chosen)
+        classes.extend([index] * len(chosen))
+    return _Bags(
+        torch.tensor(rows, dtype=torch.int64, device=device),
+        torch.tensor(weights, dtype=torch.float32, device=device),
+        torch.tensor(offsets, dtype=torch.int64, device=device),
+        torch.tensor(classes, dtype=torch.int64, device=device),
+    )
+
+
+def _weighted_sum(vectors: torch.Tensor, rows: torch.Tensor, bags: _Bags) -> torch.Tensor:
+    return functional.embedding_bag(rows, vectors, bags.offsets, mode="sum", per_sample_weights=bags.weights)
+
+
+def _check_encoder(prompts: Prompts, encoder: Encoder) -> None:
+    recorded = prompts.provenance.get("encoder")
+    if not recorded:
+        return
+    made_with = Fingerprint(**recorded)
+    if not made_with.agrees_with(encoder.fingerprint):
+        raise ValueError(
+            f"the prompts were made with {made_with}, but the encoder is {encoder.fingerprint}; "
+            "enhance the labels again with this encoder, or pass allow_other_encoder=True to use the texts as they are"
+        )

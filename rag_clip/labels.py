@@ -1,0 +1,172 @@
+"""Label sets on disk: .txt, .toml, .json and .parquet.
+
+A .txt file holds one name per line, in class order. The others may add to each name an id, synonyms and a group, and
+to the whole set its templates.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rag_clip.atomic import replacing
+from rag_clip.data import LabelSet
+
+COLUMNS = pa.schema(
+    {"name": pa.string(), "id": pa.string(), "synonyms": pa.list_(pa.string()), "group": pa.string()},
+)
+
+
+def read_labels(path: str | Path) -> LabelSet:
+    """Read a label set by its suffix.
+
+    Raises ValueError naming the file and the entry for empty, duplicate or very long names, wrong types, unknown
+    keys and unreadable content; FileNotFoundError where there is no file.
+    """
+    path = Path(path)
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise ValueError(f"{path}: label files end in {', '.join(_READERS)}, found suffix {path.suffix!r}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no label file {path}; give a {', '.join(_READERS)} file")
+    try:
+        return read(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def write_labels(labels: LabelSet, path: str | Path) -> None:
+    """Write a label set as .json or .parquet; raises ValueError for another suffix."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in (".json", ".parquet"):
+        raise ValueError(f"{path}: label sets are written as .json or .parquet, found suffix {path.suffix!r}")
+    document = labels_to_document(labels)
+    with replacing(path) as partial:
+        if suffix == ".json":
+            partial.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        else:
+            metadata = {"templates": json.dumps(document["templates"])}
+            pq.write_table(pa.Table.from_pylist(document["labels"], COLUMNS.with_metadata(metadata)), partial)
+
+
+def labels_to_document(labels: LabelSet) -> dict[str, Any]:
+    """Return {"templates": [...], "labels": [{"name", "id", "synonyms", "group"}, ...]}, of plain JSON values."""
+    columns = zip(labels.names, labels.ids, labels.synonyms, labels.groups, strict=True)
+    return {
+        "templates": list(labels.templates),
+        "labels": [
+            {"name": name, "id": identity, "synonyms": list(synonyms), "group": group}
+            for name, identity, synonyms, group in columns
+        ],
+    }
+
+
+def labels_from_document(document: object) -> LabelSet:
+    """Build a label set from a list of entries, or {"templates", "labels"}; an entry is a name or an object with one.
+
+    Raises ValueError naming the entry, what was found, and what to do.
+    """
+    if isinstance(document, list):
+        document = {"labels": document}
+    if not isinstance(document, Mapping):
+        raise ValueError(f"holds {_kind(document)}; give a list of names, or an object with `labels` and `templates`")
+    _refuse_unknown(document, ("templates", "labels"), "the file")
+    entries = document.get("labels")
+    if not isinstance(entries, list):
+        raise ValueError(f"`labels` is {_kind(entries)}; give a list of names or of objects with a `name`")
+    parsed = [_entry(entry, f"label {number}") for number, entry in enumerate(entries, start=1)]
+    return LabelSet(
+        names=tuple(entry["name"] for entry in parsed),
+        ids=tuple(entry.get("id", entry["name"]) for entry in parsed),
+        synonyms=tuple(_texts(entry.get("synonyms", []), f"synonyms of {entry['name']!r}") for entry in parsed),
+        groups=tuple(entry.get("group", "") for entry in parsed),
+        templates=_texts(document.get("templates", []), "templates"),
+    )
+
+
+def _entry(entry: object, where: str) -> dict[str, Any]:
+    if isinstance(entry, str):
+        entry = {"name": entry}
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{where} is {_kind(entry)}; give a name, or an object with a `name`")
+    _refuse_unknown(entry, COLUMNS.names, where)
+    given = {key: value for key, value in entry.items() if value is not None}
+    if "name" not in given:
+        raise ValueError(f"{where} has no `name`; found {dict(entry)!r}")
+    for key in ("name", "id", "group"):
+        if not isinstance(given.get(key, ""), str):
+            raise ValueError(f"{where} has a `{key}` that is {_kind(given[key])}: {given[key]!r}; give a text")
+    return {key: value.strip() if isinstance(value, str) else value for key, value in given.items()}
+
+
+def _texts(values: object, where: str) -> tuple[str, ...]:
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ValueError(f"the {where} are {_kind(values)}: {values!r}; give a list of texts")
+    for value in values:
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"the {where} hold {value!r}; give texts that are not empty")
+    return tuple(value.strip() for value in values)
+
+
+def _refuse_unknown(mapping: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    unknown = [key for key in mapping if key not in known]
+    if unknown:
+        raise ValueError(f"{where} has an unknown key {unknown[0]!r}; known are {', '.join(known)}")
+
+
+def _kind(value: object) -> str:
+    return "missing" if value is None else f"of type {type(value).__name__}"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"is not UTF-8, byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8"
+        ) from error
+
+
+def _read_txt(path: Path) -> LabelSet:
+    # Line numbers are class numbers elsewhere, so a gap among the names is refused and not skipped.
+    text = _text(path).rstrip()
+    return LabelSet(tuple(line.strip() for line in text.split("\n")) if text else ())
+
+
+def _read_toml(path: Path) -> LabelSet:
+    try:
+        return labels_from_document(tomllib.loads(_text(path)))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"is not valid TOML: {error}") from error
+
+
+def _read_json(path: Path) -> LabelSet:
+    try:
+        document = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not valid JSON: {error}") from error
+    return labels_from_document(document)
+
+
+def _read_parquet(path: Path) -> LabelSet:
+    try:
+        table, metadata = pq.read_table(path), pq.read_metadata(path).metadata or {}
+    except pa.ArrowException as error:
+        raise ValueError(f"is not a readable Parquet file: {error}") from error
+    templates = json.loads(metadata.get(b"templates", b"[]"))
+    return labels_from_document({"labels": table.to_pylist(), "templates": templates})
+
+
+_READERS: Mapping[str, Callable[[Path], LabelSet]] = {
+    ".txt": _read_txt,
+    ".toml": _read_toml,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+}
