@@ -1,8 +1,9 @@
-"""The import rules of CONTRIBUTING.md, read from the syntax trees."""
+"""The rules of CONTRIBUTING.md on imports, names and sizes, read from the syntax trees."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def read_modules() -> dict[str, tuple[Path, ast.Module]]:
     return {
         ".".join((top, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__"): (
             path,
-            ast.parse(path.read_text()),
+            ast.parse(path.read_text(), filename=str(path)),
         )
         for top, folder in FOLDERS.items()
         for path in sorted(folder.rglob("*.py"))
@@ -126,6 +127,21 @@ def test_files_stay_readable_in_one_sitting() -> None:
     lengths = {name: len(path.read_text().splitlines()) for name, (path, _) in MODULES.items()}
     long = {name: lines for name, lines in lengths.items() if lines > 200}
     assert max(lengths.values()) <= 300, f"split what is over 300 lines; over the soft limit of 200 are {long}"
+
+
+def test_every_name_in_all_exists() -> None:
+    declared = {
+        name: ast.literal_eval(node.value)
+        for name, (_, tree) in MODULES.items()
+        for node in tree.body
+        if isinstance(node, ast.Assign) and "__all__" in [getattr(target, "id", "") for target in node.targets]
+    }
+    assert [
+        f"{name}.{public}"
+        for name, names in declared.items()
+        for public in names
+        if not hasattr(importlib.import_module(name), public)
+    ] == []
 
 
 def test_importing_the_command_line_loads_no_engine() -> None:
