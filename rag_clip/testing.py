@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from PIL import Image
 
-from rag_clip.data import Features, Fingerprint
+from rag_clip.data import Features, Fingerprint, LabelSet, Prompts
+from rag_clip.protocols import Classifier
 
 
 def square_preprocess(image: Image.Image) -> np.ndarray:
@@ -72,3 +73,68 @@ class ToyEncoder:
     def _word(self, word: str) -> torch.Tensor:
         seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:6], "little")
         return torch.randn(self.dim, generator=torch.Generator().manual_seed(seed))
+
+
+def permute_labels(labels: LabelSet, order: Sequence[int]) -> LabelSet:
+    """Return the label set with class order[i] in place i."""
+    columns = {name: getattr(labels, name) for name in ("names", "ids", "synonyms", "groups")}
+    return replace(labels, **{name: tuple(values[row] for row in order) for name, values in columns.items()})
+
+
+def permute_prompts(prompts: Prompts, order: Sequence[int]) -> Prompts:
+    """Return the prompts with class order[i] in place i."""
+    return replace(
+        prompts, labels=permute_labels(prompts.labels, order), texts=tuple(prompts.texts[row] for row in order)
+    )
+
+
+def check_prompts(make: Callable[[LabelSet], Prompts], labels: LabelSet) -> None:
+    """Assert the contract of a prompt method: a group per class, aligned with it, the same on every call.
+
+    Context texts name their evidence, and permuting the classes permutes the groups and changes nothing else.
+    """
+    prompts = make(labels)
+    assert prompts.labels == labels, "the label set changed"
+    assert make(labels) == prompts, "a second call gave other prompts"
+    texts = [text for group in prompts.texts for text in group]
+    assert all(text.text.strip() for text in texts), "a text is empty"
+    assert all(text.evidence for text in texts if text.role == "context"), "a context text has no evidence"
+    for name, group in zip(labels.names, prompts.texts, strict=True):
+        evidence = [text.evidence for text in group if text.evidence]
+        assert len(set(evidence)) == len(evidence), f"evidence repeats in class {name!r}"
+    order = [*range(1, len(labels), 2), *range(0, len(labels), 2)]
+    permuted = make(permute_labels(labels, order))
+    assert permuted == permute_prompts(prompts, order), "permuting the classes changed their texts"
+
+
+def check_classifier(build: Callable[[Prompts], Classifier], prompts: Prompts, features: Features) -> None:
+    """Assert the contract of a classifier: finite logits [n, c] that depend on nothing but the image and the classes.
+
+    The answer for an image is the same alone and in any batch, permuting the classes permutes the columns, device and
+    dtype are those of the features, no gradient is kept, and the features stay as they were.
+    """
+    classifier = build(prompts)
+    before = features.pooled.clone()
+    logits = classifier(features)
+    tolerance = 1e-5 * max(1.0, float(logits.abs().max()))
+    assert classifier.labels == prompts.labels, "the label set changed"
+    assert logits.shape == (len(features.pooled), len(prompts.labels)), f"logits have shape {tuple(logits.shape)}"
+    assert bool(logits.isfinite().all()), "a logit is not finite"
+    assert not logits.requires_grad, "the logits keep a gradient"
+    assert torch.equal(features.pooled, before), "the features were changed"
+    for size in (1, 3):
+        batches = [_rows(features, start, start + size) for start in range(0, len(features.pooled), size)]
+        apart = torch.cat([classifier(batch) for batch in batches])
+        assert torch.allclose(apart, logits, rtol=0, atol=tolerance), f"batches of {size} changed the logits"
+    order = [*range(1, len(prompts.labels), 2), *range(0, len(prompts.labels), 2)]
+    permuted = build(permute_prompts(prompts, order))(features)
+    assert torch.allclose(permuted, logits[:, order], rtol=0, atol=tolerance), "permuting classes changed more"
+    for dtype in (torch.float64, torch.bfloat16):
+        patches = None if features.patches is None else features.patches.to(dtype)
+        cast = classifier(replace(features, pooled=features.pooled.to(dtype), patches=patches))
+        assert (cast.dtype, cast.device) == (dtype, features.pooled.device), f"{dtype} became {cast.dtype}"
+
+
+def _rows(features: Features, start: int, stop: int) -> Features:
+    patches = None if features.patches is None else features.patches[start:stop]
+    return Features(features.pooled[start:stop], patches, features.ids[start:stop])
