@@ -1,0 +1,123 @@
+"""A folder of image features, in shards: what an interrupted run continues from, and what spares a second decoding.
+
+Features lie under the encoder's key and the identity of the file they came from, so neither another encoder nor a
+changed file ever finds them. A shard appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rag_clip.atomic import replacing
+from rag_clip.data import Fingerprint
+
+SHARD_ROWS = 4096
+_KEY = b"rag_clip"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureRows:
+    """Features of consecutive images: `pooled` float32 [n, d], and per row an error, None where the image is good.
+
+    Rows with an error are zero in `pooled`.
+    """
+
+    pooled: np.ndarray
+    errors: tuple[str | None, ...]
+
+    @property
+    def good(self) -> np.ndarray:
+        """Row numbers without an error, int64."""
+        return np.flatnonzero([error is None for error in self.errors])
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureCache:
+    """The shards of one image file: rows [i * shard_rows, (i + 1) * shard_rows) lie in `folder`/i.parquet."""
+
+    folder: Path
+    rows: int
+    dim: int
+    shard_rows: int = SHARD_ROWS
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """First row and end of each shard, in order."""
+        return ((start, min(start + self.shard_rows, self.rows)) for start in range(0, self.rows, self.shard_rows))
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Runs of rows (first, end) that no usable shard holds; adjacent missing shards are one run."""
+        runs: list[tuple[int, int]] = []
+        for start, stop in self.spans():
+            if self._is_usable(start, stop):
+                continue
+            if runs and runs[-1][1] == start:
+                start = runs.pop()[0]
+            runs.append((start, stop))
+        return runs
+
+    def write(self, start: int, features: FeatureRows, *, settled: bool = True) -> None:
+        """Store the shard that begins at row `start`, replacing it at once.
+
+        Where not `settled` (an error may pass, such as a file that is not there yet), `missing` lists it again.
+        Raises OSError naming the file where it cannot be written; no partial shard stays.
+        """
+        table = _to_table(features, self.dim).replace_schema_metadata({_KEY: json.dumps({"settled": settled})})
+        path = self._path(start)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as partial:
+                pq.write_table(table, partial, compression="none", use_dictionary=["error"])
+        except OSError as error:
+            reason = f"cannot write features to {path} ({error}); make room and run again, finished shards are kept"
+            raise OSError(error.errno, reason) from error
+
+    def read(self, start: int) -> FeatureRows:
+        """Load the shard that begins at row `start`. Raises OSError or ValueError where it is gone or damaged."""
+        table = pq.read_table(self._path(start))
+        vectors = table["vector"].combine_chunks()
+        pooled = np.zeros((len(table), self.dim), dtype=np.float32)
+        values = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
+        pooled[vectors.is_valid().to_numpy(zero_copy_only=False)] = values.reshape(-1, self.dim)
+        return FeatureRows(pooled, tuple(table["error"].to_pylist()))
+
+    def _path(self, start: int) -> Path:
+        return self.folder / f"{start // self.shard_rows:05d}.parquet"
+
+    def _is_usable(self, start: int, stop: int) -> bool:
+        try:
+            with pq.ParquetFile(self._path(start)) as shard:
+                settled = json.loads(shard.schema_arrow.metadata[_KEY])["settled"]
+                width = shard.schema_arrow.field("vector").type.list_size
+                return bool(settled) and (shard.metadata.num_rows, width) == (stop - start, self.dim)
+        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+            return False
+
+
+def open_features(
+    root: str | Path, *, encoder: Fingerprint, source: str | Path, column: str, rows: int, dim: int
+) -> FeatureCache:
+    """Return the cache, at `root`/encoder key/file identity, for the `rows` images of `column` in the file `source`.
+
+    The identity covers the file's place, size and time of change; images that the file only names by path are taken
+    not to change.
+    """
+    place = Path(source).resolve()
+    status = place.stat()
+    facts = json.dumps([str(place), status.st_size, status.st_mtime_ns, column, rows, SHARD_ROWS])
+    identity = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    return FeatureCache(Path(root) / encoder.key / identity, rows, dim)
+
+
+def _to_table(features: FeatureRows, dim: int) -> pa.Table:
+    failed = pa.array([error is not None for error in features.errors], pa.bool_())
+    values = pa.array(np.ascontiguousarray(features.pooled, dtype=np.float32).reshape(-1))
+    vectors = pa.FixedSizeListArray.from_arrays(values, dim, mask=failed)
+    return pa.table({"vector": vectors, "error": pa.array(features.errors, pa.string())})

@@ -1,0 +1,57 @@
+"""Match image features with a classifier: one matrix product per call, on the device of the features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from rag_clip.data import Features
+from rag_clip.protocols import Classifier
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matches:
+    """The k best classes per image, best first.
+
+    `labels` int64 [n, k] counts classes in the classifier's order, `scores` float32 [n, k] are softmax probabilities
+    over all c classes, and `margin` float32 [n] is the best probability less the second best (less 0 where c is 1).
+    """
+
+    labels: torch.Tensor
+    scores: torch.Tensor
+    margin: torch.Tensor
+
+
+@torch.no_grad()
+def match(classifier: Classifier, features: Features, *, top_k: int = 5) -> Matches:
+    """Rank the classes of each image; `top_k` above the number of classes is lowered to it.
+
+    Equal logits are ranked in class order, so the answer does not depend on the device or on the other rows.
+    Raises ValueError for `top_k` below 1, and for logits that are not [n, c] finite numbers.
+    """
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; ask for at least one class per image")
+    logits = classifier(features).float()
+    expected = (len(features.pooled), len(classifier.labels))
+    if logits.shape != expected:
+        raise ValueError(f"the classifier returned logits {tuple(logits.shape)}; expected [n, c] = {expected}")
+    if not torch.isfinite(logits).all():
+        raise ValueError("the classifier returned logits that are not finite; check its weights and the features")
+    ranked = _rank(logits, min(max(top_k, 2), expected[1]))
+    probabilities = logits.softmax(dim=1).gather(1, ranked)
+    runner_up = probabilities[:, 1] if expected[1] > 1 else 0.0
+    margin = probabilities[:, 0] - runner_up
+    return Matches(ranked[:, :top_k], probabilities[:, :top_k], margin)
+
+
+def _rank(logits: torch.Tensor, k: int) -> torch.Tensor:
+    values, columns = logits.topk(k, dim=1)
+    columns = columns.sort(dim=1).values
+    order = logits.gather(1, columns).argsort(dim=1, descending=True, stable=True)
+    ranked = columns.gather(1, order)
+    # topk picks any of the classes that tie for the last place; only those rows are sorted as a whole.
+    tied = (logits >= values[:, -1:]).sum(dim=1) > k
+    if tied.any():
+        ranked[tied] = logits[tied].argsort(dim=1, descending=True, stable=True)[:, :k]
+    return ranked

@@ -1,0 +1,117 @@
+"""Matching: ranks, probabilities and ties, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from rag_clip.data import Features, LabelSet
+from rag_clip.match import match
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Logits = pooled @ weights.T."""
+
+    labels: LabelSet
+    weights: torch.Tensor
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        return features.pooled @ self.weights.T.to(features.pooled)
+
+
+def linear(weights: torch.Tensor) -> Linear:
+    return Linear(LabelSet(tuple(f"class {row}" for row in range(len(weights)))), weights)
+
+
+def identity(classes: int) -> Linear:
+    return linear(torch.eye(classes))
+
+
+def test_probabilities_and_margin_equal_a_softmax_by_hand():
+    matches = match(identity(3), Features(torch.tensor([[0.0, 2.0, 1.0]])), top_k=2)
+    total = 1 + 2.718281828**2 + 2.718281828
+    assert matches.labels.tolist() == [[1, 2]]
+    torch.testing.assert_close(matches.scores, torch.tensor([[2.718281828**2 / total, 2.718281828 / total]]))
+    torch.testing.assert_close(matches.margin, matches.scores[:, 0] - matches.scores[:, 1])
+
+
+def test_ties_are_ranked_in_class_order():
+    logits = torch.tensor([[1.0, 3.0, 3.0, 1.0, 1.0, 3.0], [2.0] * 6, [0.0, 1.0, 2.0, 3.0, 4.0, 4.0]])
+    matches = match(identity(6), Features(logits), top_k=4)
+    assert matches.labels.tolist() == [[1, 2, 5, 0], [0, 1, 2, 3], [4, 5, 3, 2]]
+
+
+def test_many_ties_equal_a_stable_sort():
+    logits = torch.randint(0, 9, (200, 300), generator=torch.Generator().manual_seed(0)).float()
+    expected = logits.argsort(dim=1, descending=True, stable=True)[:, :5]
+    assert torch.equal(match(identity(300), Features(logits), top_k=5).labels, expected)
+
+
+def test_ties_are_decided_by_logits_where_probabilities_underflow():
+    matches = match(identity(3), Features(torch.tensor([[-500.0, 0.0, -400.0]])), top_k=3)
+    assert matches.labels.tolist() == [[1, 2, 0]]
+    assert matches.scores.tolist() == [[1.0, 0.0, 0.0]]
+
+
+def test_top_k_is_lowered_to_the_number_of_classes():
+    matches = match(identity(2), Features(torch.tensor([[0.0, 1.0]])), top_k=5)
+    assert matches.labels.tolist() == [[1, 0]]
+
+
+def test_one_class_has_probability_and_margin_one():
+    matches = match(identity(1), Features(torch.tensor([[0.3]])), top_k=1)
+    assert (matches.labels.tolist(), matches.scores.tolist(), matches.margin.tolist()) == ([[0]], [[1.0]], [1.0])
+
+
+def test_top_one_still_has_a_margin():
+    matches = match(identity(2), Features(torch.tensor([[0.0, 0.0]])), top_k=1)
+    assert (matches.labels.tolist(), matches.margin.tolist()) == ([[0]], [0.0])
+
+
+def test_no_rows_give_no_matches():
+    assert match(identity(3), Features(torch.zeros(0, 3)), top_k=2).labels.shape == (0, 2)
+
+
+def test_the_answer_does_not_depend_on_the_batch():
+    generator = torch.Generator().manual_seed(1)
+    pooled = torch.nn.functional.normalize(torch.randn(64, 16, generator=generator), dim=-1)
+    classifier = linear(20 * torch.randn(50, 16, generator=generator))
+    whole = match(classifier, Features(pooled), top_k=5)
+    single = [match(classifier, Features(row[None]), top_k=5) for row in pooled]
+    assert torch.equal(whole.labels, torch.cat([matches.labels for matches in single]))
+    torch.testing.assert_close(whole.scores, torch.cat([matches.scores for matches in single]))
+
+
+def test_half_precision_features_give_float32_probabilities():
+    matches = match(identity(2), Features(torch.tensor([[0.0, 1.0]], dtype=torch.float16)), top_k=2)
+    assert matches.scores.dtype == torch.float32
+    torch.testing.assert_close(matches.scores.sum(), torch.tensor(1.0))
+
+
+def test_top_k_below_one_is_refused():
+    with pytest.raises(ValueError, match="top_k is 0; ask for at least one class"):
+        match(identity(2), Features(torch.zeros(1, 2)), top_k=0)
+
+
+def test_logits_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="not finite"):
+        match(identity(2), Features(torch.tensor([[float("nan"), 0.0]])), top_k=1)
+
+
+def test_logits_of_another_shape_are_refused():
+    classifier = Linear(LabelSet(("a", "b", "c")), torch.eye(2))
+    with pytest.raises(ValueError, match=r"logits \(1, 2\); expected \[n, c\] = \(1, 3\)"):
+        match(classifier, Features(torch.zeros(1, 2)), top_k=1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_accelerator_ranks_as_the_processor_does():
+    logits = torch.randint(0, 9, (200, 300), generator=torch.Generator().manual_seed(0)).float()
+    on_device = match(identity(300), Features(logits.cuda()), top_k=5)
+    on_host = match(identity(300), Features(logits), top_k=5)
+    assert torch.equal(on_device.labels.cpu(), on_host.labels)
+    torch.testing.assert_close(on_device.scores.cpu(), on_host.scores)
