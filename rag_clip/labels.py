@@ -76,7 +76,9 @@ def labels_from_document(document: object) -> LabelSet:
     if isinstance(document, list):
         document = {"labels": document}
     if not isinstance(document, Mapping):
-        raise ValueError(f"holds {_kind(document)}; give a list of names, or an object with `labels` and `templates`")
+        raise ValueError(
+            f"holds a value {_kind(document)}; give a list of names, or an object with `labels` and `templates`"
+        )
     _refuse_unknown(document, ("templates", "labels"), "the file")
     entries = document.get("labels")
     if not isinstance(entries, list):
@@ -102,7 +104,7 @@ def _entry(entry: object, where: str) -> dict[str, Any]:
         raise ValueError(f"{where} has no `name`; found {dict(entry)!r}")
     for key in ("name", "id", "group"):
         if not isinstance(given.get(key, ""), str):
-            raise ValueError(f"{where} has a `{key}` that is {_kind(given[key])}: {given[key]!r}; give a text")
+            raise ValueError(f"{where} has `{key}` {_kind(given[key])}: {given[key]!r}; give a text")
     return {key: value.strip() if isinstance(value, str) else value for key, value in given.items()}
 
 
