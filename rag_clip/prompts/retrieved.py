@@ -1,0 +1,112 @@
+"""RePE: class prompts pulled towards the captions retrieved for the class.
+
+Ren et al., 2023, "Delving into the Openness of CLIP" (Findings of ACL 2023, arXiv 2206.01986).
+For templates t_j and the first K captions r_k that pass the class-word filter, classifiers.zero_shot computes
+
+    w_c = normalise( mean_j normalise( (1 - weight) * t_j + weight * mean_k r_k ) )
+
+weight = 0.25 and K = 100 are the paper's commands. Its filter keeps captions with any word of the class name as a
+substring, so "can" keeps "American"; here the word must be a word of the caption unless `contains_substring` is given.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+
+from rag_clip.data import Hit, LabelSet, Prompts, PromptText
+from rag_clip.prompts.templates import choose_templates, template_prompts
+
+Keep = Callable[[str, Sequence[str]], Callable[[str], bool]]
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_POSSESSIVE = "'s"
+
+
+def retrieved_prompts(
+    labels: LabelSet,
+    hits: Iterable[Sequence[Hit]],
+    *,
+    templates: Sequence[str] | None = None,
+    weight: float = 0.25,
+    limit: int = 100,
+    keep: Keep | None = None,
+) -> Prompts:
+    """Give each class its templates (weight 1 - `weight` together) and its first `limit` kept captions (`weight`).
+
+    `hits` are the captions retrieved per class, best first, in class order; `keep` is the class-word filter, by
+    default `contains_token`. A class with no caption left has its templates alone; provenance counts these as
+    `without_captions`. Raises ValueError for a weight outside [0, 1], a limit below 1, or hits that do not match.
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"the weight of the captions is {weight}; give a number from 0 to 1")
+    if limit < 1:
+        raise ValueError(f"the limit of captions is {limit}; give at least 1")
+    keep = keep or contains_token
+    anchors = template_prompts(labels, templates=templates)
+    columns = zip(labels.names, labels.synonyms, anchors.texts, hits, strict=True)
+    texts = tuple(
+        _mix(group, _first_kept(found, keep(name, synonyms), limit), weight) for name, synonyms, group, found in columns
+    )
+    settings = {
+        "templates": list(choose_templates(labels, templates)),
+        "weight": weight,
+        "limit": limit,
+        "keep": keep.__name__,
+    }
+    alone = sum(group[-1].role == "anchor" for group in texts)
+    provenance = {"encoder": {}, "method": "retrieved", "settings": settings, "index": "", "without_captions": alone}
+    return Prompts(labels, texts, provenance)
+
+
+def contains_token(name: str, _synonyms: Sequence[str] = ()) -> Callable[[str], bool]:
+    """Keep captions with any word of the class name (split at spaces and underscores) among their words.
+
+    Words are compared without case and without a possessive 's. Scripts that put no spaces between words have no
+    tokens to compare: use `contains_substring` there.
+    """
+    return _contains_any(re.split(r"[\s_]+", name))
+
+
+def contains_phrase(name: str, synonyms: Sequence[str] = ()) -> Callable[[str], bool]:
+    """Keep captions with the whole name, or a whole synonym, word by word in order; for names that share words."""
+    return _contains_any([name, *synonyms])
+
+
+def contains_substring(name: str, _synonyms: Sequence[str] = ()) -> Callable[[str], bool]:
+    """Keep captions with any word of the class name anywhere, even inside another word: the filter as published."""
+    words = [word for word in re.split(r"[\s_]+", name.lower()) if word]
+    return lambda caption: any(word in caption.lower() for word in words)
+
+
+def _contains_any(phrases: Sequence[str]) -> Callable[[str], bool]:
+    needles = [tokens for tokens in map(_tokens, phrases) if tokens.strip()]
+
+    def kept(caption: str) -> bool:
+        tokens = _tokens(caption)
+        return any(needle in tokens for needle in needles)
+
+    return kept
+
+
+def _tokens(text: str) -> str:
+    """Return the words of a text between single spaces, as in ' red fox '."""
+    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold().replace("’", "'"))
+    return f" {' '.join(word.removesuffix(_POSSESSIVE) for word in words)} "
+
+
+def _first_kept(hits: Sequence[Hit], kept: Callable[[str], bool], limit: int) -> list[tuple[int, Hit]]:
+    return list(islice(((rank, hit) for rank, hit in enumerate(hits) if kept(hit.text)), limit))
+
+
+def _mix(anchors: Sequence[PromptText], hits: Sequence[tuple[int, Hit]], weight: float) -> tuple[PromptText, ...]:
+    if not hits:
+        return tuple(anchors)
+    return (
+        *(PromptText(anchor.text, anchor.weight * (1 - weight)) for anchor in anchors),
+        *(
+            PromptText(hit.text, weight / len(hits), "context", hit.source, hit.id, hit.score, rank)
+            for rank, hit in hits
+        ),
+    )

@@ -1,0 +1,54 @@
+import pytest
+
+from rag_clip.data import Hit, LabelSet
+from rag_clip.prompts.control import random_prompts
+from rag_clip.prompts.retrieved import retrieved_prompts
+from rag_clip.testing import check_prompts, permute_labels
+
+LABELS = LabelSet(("fox", "can", "owl"))
+FOUND = {
+    "fox": [Hit(f"f{rank}", f"fox {rank}", 1.0, "web") for rank in range(5)],
+    "can": [],
+    "owl": [Hit(f"o{rank}", f"owl {rank}", 1.0, "web") for rank in range(2)],
+}
+CAPTIONS = [Hit(f"r{row}", f"caption {row}", 0.0, "news") for row in range(40)]
+
+
+def retrieved(labels: LabelSet):
+    return retrieved_prompts(labels, [FOUND[name] for name in labels.names])
+
+
+def test_each_class_gets_as_many_random_captions_with_the_same_weights():
+    like, control = retrieved(LABELS), random_prompts(retrieved(LABELS), CAPTIONS, seed=3)
+    shapes = [[[(text.role, text.weight) for text in group] for group in prompts.texts] for prompts in (like, control)]
+    assert shapes[0] == shapes[1]
+    by_id = {hit.id: hit.text for hit in CAPTIONS}
+    drawn = [text for group in control.texts for text in group if text.role == "context"]
+    assert [text.text for text in drawn] == [by_id[text.evidence] for text in drawn]
+    assert {(text.source, text.score, text.rank) for text in drawn} == {("news", None, None)}
+    assert [group[0] for group in control.texts] == [group[0] for group in like.texts]
+    assert (control.provenance["method"], control.provenance["settings"]["seed"]) == ("random", 3)
+    assert like.provenance["method"] == "retrieved"
+
+
+def test_the_control_keeps_the_contract_of_a_prompt_method():
+    check_prompts(lambda labels: random_prompts(retrieved(labels), CAPTIONS, seed=1), LABELS)
+
+
+def test_a_seed_decides_the_draw():
+    draws = [
+        tuple(text.evidence for text in random_prompts(retrieved(LABELS), CAPTIONS, seed=seed).texts[0])
+        for seed in (0, 0, 1)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_a_class_draws_the_same_beside_other_classes():
+    two = random_prompts(retrieved(permute_labels(LABELS, [2, 0])), CAPTIONS, seed=5)
+    three = random_prompts(retrieved(LABELS), CAPTIONS, seed=5)
+    assert two.texts == (three.texts[2], three.texts[0])
+
+
+def test_too_few_captions_are_refused():
+    with pytest.raises(ValueError, match="a class needs 5 random captions, found 4; give more captions"):
+        random_prompts(retrieved(LABELS), [*CAPTIONS[:4], Hit("blank", " ", 0.0)], seed=0)

@@ -1,0 +1,153 @@
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from rag_clip.classifiers.zero_shot import zero_shot
+from rag_clip.data import Hit, LabelSet, Prompts, PromptText
+from rag_clip.prompts.retrieved import (
+    Keep,
+    contains_phrase,
+    contains_substring,
+    contains_token,
+    retrieved_prompts,
+)
+from rag_clip.prompts.templates import template_prompts
+from rag_clip.testing import ToyEncoder, check_prompts
+
+LABELS = LabelSet(("red fox", "can"), synonyms=(("vulpes vulpes",), ()), templates=("a {}", "the {}"))
+FOX = [
+    Hit("f1", "a grey wolf", 0.9, "web"),
+    Hit("f2", "Fox in the snow", 0.8, "web"),
+    Hit("f3", "my Red car", 0.7, "news"),
+    Hit("f4", "a red fox", 0.6, "web"),
+]
+CAN = [Hit("c1", "American pie", 0.5, "web"), Hit("c2", "a tin", 0.4, "web")]
+
+
+def test_kept_captions_share_the_weight_and_carry_their_evidence():
+    prompts = retrieved_prompts(LABELS, [FOX, CAN], weight=0.2, limit=2)
+    assert prompts == Prompts(
+        LABELS,
+        (
+            (
+                PromptText("a red fox", 0.4),
+                PromptText("the red fox", 0.4),
+                PromptText("Fox in the snow", 0.1, "context", "web", "f2", 0.8, 1),
+                PromptText("my Red car", 0.1, "context", "news", "f3", 0.7, 2),
+            ),
+            (PromptText("a can", 0.5), PromptText("the can", 0.5)),
+        ),
+        {
+            "encoder": {},
+            "method": "retrieved",
+            "settings": {"templates": ["a {}", "the {}"], "weight": 0.2, "limit": 2, "keep": "contains_token"},
+            "index": "",
+            "without_captions": 1,
+        },
+    )
+
+
+def test_the_defaults_are_those_of_the_paper():
+    many = [Hit(f"h{rank}", f"fox {rank}", 1 - rank / 1000) for rank in range(150)]
+    group = retrieved_prompts(LABELS, [many, []]).texts[0]
+    assert [text.weight for text in group] == pytest.approx([0.375, 0.375, *[0.0025] * 100])
+    assert [text.rank for text in group[2:]] == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("keep", "fox", "can"),
+    [
+        (contains_token, ["f2", "f3", "f4"], []),
+        (contains_substring, ["f2", "f3", "f4"], ["c1"]),
+        (contains_phrase, ["f4"], []),
+    ],
+)
+def test_each_filter_keeps_its_captions(keep: Keep, fox: list[str], can: list[str]):
+    prompts = retrieved_prompts(LABELS, [FOX, CAN], keep=keep)
+    evidence = [[text.evidence for text in group if text.evidence] for group in prompts.texts]
+    assert evidence == [fox, can]
+
+
+@pytest.mark.parametrize(
+    ("name", "caption", "expected"),
+    [
+        ("fire_truck", "a TRUCK!", True),
+        ("fire truck", "trucks, firefly", False),
+        ("t-shirt", "ford model t", False),
+        ("t-shirt", "white T-shirt, size M", True),
+        ("t-shirt", "white t shirt", True),
+        ("bird's nest", "two birds'", False),
+        ("bird's nest", "a bird", True),
+        ("bird", "the bird’s wing", True),
+        ("café", "CAFE\u0301 terrace", True),
+        ("straße", "lange STRASSE", True),
+        ("ﬁsh", "fish", True),
+        ("C++", "vitamin c", True),
+        ("can", "American", False),
+        ("747", "boeing 747-400", True),
+        ("***", "***", False),
+        ("{x} (y)", "the Y axis", True),
+        ("кот", "Чёрный КОТ", True),
+    ],
+)
+def test_a_token_is_a_whole_word_without_case(name: str, caption: str, expected: bool):
+    assert contains_token(name)(caption) is expected
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("A Red-Fox, sleeping", True),
+        ("Vulpes vulpes in Wales", True),
+        ("a fox, red", False),
+        ("bored foxes", False),
+        ("red foxglove", False),
+        ("vulpes lagopus", False),
+    ],
+)
+def test_a_phrase_is_a_whole_name_or_synonym_in_order(caption: str, expected: bool):
+    assert contains_phrase("red_fox", ("vulpes vulpes", ""))(caption) is expected
+
+
+def test_retrieval_keeps_the_contract_of_a_prompt_method():
+    found = {"red fox": FOX, "can": CAN}
+    check_prompts(lambda labels: retrieved_prompts(labels, [found[name] for name in labels.names]), LABELS)
+
+
+def test_hits_may_come_one_class_at_a_time():
+    def one_by_one() -> Iterator[list[Hit]]:
+        yield FOX
+        yield CAN
+
+    assert retrieved_prompts(LABELS, one_by_one()) == retrieved_prompts(LABELS, [FOX, CAN])
+
+
+def test_weight_zero_classifies_as_the_templates_do_and_weight_one_as_the_captions_do():
+    encoder = ToyEncoder()
+    plain = zero_shot(template_prompts(LABELS), encoder).weights.numpy()
+    nothing = zero_shot(retrieved_prompts(LABELS, [FOX, CAN], weight=0), encoder).weights.numpy()
+    np.testing.assert_allclose(nothing, plain, atol=1e-6)
+    captions = encoder.encode_text(["Fox in the snow", "my Red car", "a red fox"]).mean(0)
+    everything = zero_shot(retrieved_prompts(LABELS, [FOX, CAN], weight=1), encoder).weights.numpy()
+    np.testing.assert_allclose(everything[0], (captions / captions.norm()).numpy(), atol=1e-6)
+    np.testing.assert_allclose(everything[1], plain[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weight": 1.5}, "the weight of the captions is 1.5; give a number from 0 to 1"),
+        ({"weight": float("nan")}, "the weight of the captions is nan"),
+        ({"limit": 0}, "the limit of captions is 0; give at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str):
+    with pytest.raises(ValueError, match=message):
+        retrieved_prompts(LABELS, [FOX, CAN], **settings)
+
+
+@pytest.mark.parametrize("hits", [[FOX], [FOX, CAN, CAN]])
+def test_hits_for_another_number_of_classes_are_refused(hits: list[list[Hit]]):
+    with pytest.raises(ValueError, match="zip"):
+        retrieved_prompts(LABELS, hits)
