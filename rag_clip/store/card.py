@@ -1,0 +1,78 @@
+"""The card of a collection: which encoder filled it, how wide its vectors are, and how it is laid out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from rag_clip.data import Fingerprint
+from rag_clip.store.schema import SCHEMA_VERSION, CollectionSchema
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Stored beside the captions when the collection is made, and never changed."""
+
+    encoder: Fingerprint
+    schema: CollectionSchema
+    dim: int
+    schema_version: int = SCHEMA_VERSION
+    created: str = field(default_factory=_now)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is written: plain values, ready for JSON."""
+        return {
+            "encoder": asdict(self.encoder),
+            "schema": self.schema.model_dump(),
+            "dim": self.dim,
+            "schema_version": self.schema_version,
+            "created": self.created,
+        }
+
+
+def read_card(values: dict[str, Any], location: str) -> Card:
+    """Turn stored values into a Card; raises ValueError where another release wrote them or keys are missing."""
+    version = values.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"the index at {location} has schema version {version}; this release reads version {SCHEMA_VERSION}: "
+            "build the index again"
+        )
+    try:
+        return Card(
+            encoder=Fingerprint(**values["encoder"]),
+            schema=CollectionSchema.model_validate(values["schema"]),
+            dim=int(values["dim"]),
+            schema_version=version,
+            created=values["created"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the card of the index at {location} is damaged ({error}): build the index again") from None
+
+
+def check_encoder(card: Card, encoder: Fingerprint, location: str) -> None:
+    """Refuse an encoder whose vectors cannot be compared with those stored."""
+    if not card.encoder.agrees_with(encoder):
+        raise ValueError(
+            f"the index at {location} was built with {card.encoder}, but the encoder given is {encoder}; "
+            "use the encoder of the index, or build another index"
+        )
+
+
+def check_same(card: Card, wanted: Card, location: str) -> None:
+    """Refuse to add to a collection of another encoder, width or schema; names what differs."""
+    check_encoder(card, wanted.encoder, location)
+    if card.dim != wanted.dim:
+        raise ValueError(
+            f"the index at {location} holds vectors of width {card.dim}, not {wanted.dim}; build another index"
+        )
+    stored, given = card.schema.model_dump(), wanted.schema.model_dump()
+    differing = [key for key in given if stored[key] != given[key]]
+    if differing:
+        changes = "; ".join(f"{key}: stored {stored[key]}, given {given[key]}" for key in differing)
+        raise ValueError(f"the index at {location} has another schema ({changes}); build another index")

@@ -1,0 +1,163 @@
+"""The embedded engine: a Qdrant shard in a folder, run by a process of its own.
+
+LOCATION/card.json says what the index is, LOCATION/shard is the engine's, LOCATION/lock names the process that
+holds it. The card is written last, so a folder without one holds no caption.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rag_clip.progress import Progress, Report
+from rag_clip.store.card import Card, read_card
+from rag_clip.store.interface import Ranking, StoreError, Where
+from rag_clip.store.process import EngineProcess
+from rag_clip.store.rows import Rows
+
+OUR_FILES = {"lock", "shard", "card.json.part"}
+
+
+class EdgeEngine:
+    """A folder on disk, held by one process at a time."""
+
+    def __init__(self, folder: Path, process: EngineProcess, ef: int) -> None:
+        self._folder = folder
+        self._process = process
+        self._ef = ef
+
+    def upsert(self, rows: Rows) -> None:
+        """Write rows; they are in the engine's log when this returns."""
+        self._process.ask(
+            "upsert", {"ids": rows.ids, "texts": rows.texts, "sources": rows.sources, "vectors": rows.vectors}
+        )
+
+    def rank_vectors(self, vectors: np.ndarray, limit: int, *, exact: bool, where: Where) -> list[Ranking]:
+        """Rank by similarity."""
+        arguments = {"vectors": vectors, "limit": limit, "exact": exact, "ef": self._ef, "where": dict(where)}
+        return self._process.ask("rank_vectors", arguments)  # type: ignore[no-any-return]
+
+    def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where) -> list[Ranking]:
+        """Rank by the engine's BM25 over its text index."""
+        arguments = {"texts": list(texts), "limit": limit, "where": dict(where)}
+        return self._process.ask("rank_texts", arguments)  # type: ignore[no-any-return]
+
+    def fetch(self, ids: Sequence[str]) -> Rows:
+        """Return the captions that exist."""
+        found, texts, sources = self._process.ask("fetch", {"ids": list(ids)})
+        return Rows(found, texts, sources)
+
+    def scroll(self, start: str | None, limit: int, *, vectors: bool) -> tuple[Rows, str | None]:
+        """Return captions in the order of ids."""
+        arguments = {"start": start, "limit": limit, "vectors": vectors}
+        (ids, texts, sources), matrix, following = self._process.ask("scroll", arguments)
+        return Rows(ids, texts, sources, matrix), following
+
+    def count(self) -> int:
+        """Return the exact number of captions."""
+        return int(self._process.ask("count"))
+
+    def optimise(self, report: Report) -> None:
+        """Merge and index; the engine tells nothing meanwhile, so the progress is the seconds that passed."""
+        self._process.ask(
+            "optimise", waiting=lambda elapsed: report(Progress("optimise", int(elapsed), unit="seconds"))
+        )
+
+    def info(self) -> dict[str, Any]:
+        """Return facts of the shard and its size on disk."""
+        size = sum(file.stat().st_blocks * 512 for file in self._folder.rglob("*") if file.is_file())
+        return {"engine": "edge", "status": "ready", "bytes": size, **self._process.ask("info")}
+
+    def close(self) -> None:
+        """Write out and end the process."""
+        self._process.close()
+
+
+def open_edge(location: str) -> tuple[EdgeEngine, Card]:
+    """Open an index; raises FileNotFoundError, ValueError for a foreign folder, StoreError where it is in use."""
+    folder = Path(location)
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"no index at {location}; make one with: rag-clip index build CAPTIONS --index {location}"
+        )
+    if not (folder / "card.json").is_file():
+        raise ValueError(f"{location} is not an index: it has no card.json")
+    process = _hold(folder)
+    try:
+        card = read_card(_read_json(folder), location)
+        process.ask("load", {"folder": str(folder / "shard")})
+    except BaseException:
+        process.close()
+        raise
+    return EdgeEngine(folder, process, card.schema.hnsw.ef), card
+
+
+def create_edge(location: str, wanted: Card) -> tuple[EdgeEngine, Card]:
+    """Make an empty index, or open the one there; raises ValueError for a folder with other files in it."""
+    folder = Path(location)
+    if (folder / "card.json").is_file():
+        return open_edge(location)
+    if wanted.schema.shards != 1:
+        raise ValueError(
+            f"the embedded engine has one shard, not {wanted.schema.shards}; set shards = 1 or use a server"
+        )
+    _make_folder(folder)
+    process = _hold(folder)
+    try:
+        if (folder / "card.json").is_file():  # made by another process while this one waited for the lock
+            process.close()
+            return open_edge(location)
+        shutil.rmtree(folder / "shard", ignore_errors=True)
+        arguments = {"folder": str(folder / "shard"), "schema": wanted.schema.model_dump(), "dim": wanted.dim}
+        process.ask("create", arguments)
+        _write_json(folder, wanted.to_dict())
+    except BaseException:
+        process.close()
+        raise
+    return EdgeEngine(folder, process, wanted.schema.hnsw.ef), wanted
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder for the index")
+    folder.mkdir(parents=True, exist_ok=True)
+    foreign = sorted({entry.name for entry in folder.iterdir()} - OUR_FILES)
+    if foreign:
+        raise ValueError(f"{folder} is not empty ({foreign[0]}) and not an index; give a new or empty folder")
+
+
+def _hold(folder: Path) -> EngineProcess:
+    process = EngineProcess()
+    try:
+        holder = process.ask("acquire", {"folder": str(folder.resolve())})
+        if holder is not None:
+            raise StoreError(
+                f"the index at {folder} is in use by process {holder}; close it there, or wait until it ends"
+            )
+    except BaseException:
+        process.close()
+        raise
+    return process
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'card.json'} is damaged ({error}): build the index again") from None
+    return values
+
+
+def _write_json(folder: Path, values: dict[str, Any]) -> None:
+    part = folder / "card.json.part"
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(values, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(folder / "card.json")

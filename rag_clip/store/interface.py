@@ -1,0 +1,52 @@
+"""What an engine must do for the Store; the embedded engine and the server each do it in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from rag_clip.progress import Report
+from rag_clip.store.rows import Rows
+
+Ranking = list[tuple[str, float]]
+Where = Mapping[str, Sequence[str]]
+
+
+class StoreError(RuntimeError):
+    """The engine could not do what was asked: busy, gone, unreachable, or out of space."""
+
+
+class Engine(Protocol):
+    """Qdrant, wherever it runs; the Store has checked every argument before it comes here.
+
+    A Ranking is a list of (id, score), best first, in the engine's own order among equal scores.
+    """
+
+    def upsert(self, rows: Rows) -> None:
+        """Write rows, replacing those with the same id."""
+
+    def rank_vectors(self, vectors: np.ndarray, limit: int, *, exact: bool, where: Where) -> list[Ranking]:
+        """Rank captions by similarity to each vector."""
+
+    def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where) -> list[Ranking]:
+        """Rank captions by BM25; a caption scores when it holds any word of the text."""
+
+    def fetch(self, ids: Sequence[str]) -> Rows:
+        """Return the captions that exist, in any order, without vectors."""
+
+    def scroll(self, start: str | None, limit: int, *, vectors: bool) -> tuple[Rows, str | None]:
+        """Return up to `limit` captions in the order of ids, from `start` on, and the id to go on from."""
+
+    def count(self) -> int:
+        """Return the exact number of captions."""
+
+    def optimise(self, report: Report) -> None:
+        """Build what the schema asks for, and return when it is done."""
+
+    def info(self) -> dict[str, Any]:
+        """Return facts: engine, location, status, indexed vectors, segments, bytes on disk (None if unknown)."""
+
+    def close(self) -> None:
+        """Write out everything and let go."""

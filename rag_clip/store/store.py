@@ -1,0 +1,211 @@
+"""The Store: captions in Qdrant, the same wherever Qdrant runs."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from rag_clip.data import Hit
+from rag_clip.progress import Report, silent
+from rag_clip.store.card import Card
+from rag_clip.store.interface import Engine, Ranking, Where
+from rag_clip.store.ranking import Rank, fuse, settle_ties
+from rag_clip.store.rows import check_rows, check_vectors
+
+QUERY_BATCH = 64
+FETCH_BATCH = 1000
+FUSED_DEPTH = 100
+
+Mode = Literal["dense", "lexical", "hybrid"]
+IndexUse = Literal["auto", "exact", "hnsw"]
+
+
+class Store:
+    """Captions with their embeddings; open one with `open_store` or `create_store`, and close it, or use `with`.
+
+    Results do not depend on the order in which captions were added: equal scores come in the order of ids.
+    """
+
+    def __init__(self, engine: Engine, card: Card, location: str) -> None:
+        self._engine = engine
+        self.card = card
+        self.location = location
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def upsert(self, batch: pa.RecordBatch) -> None:
+        """Add captions: columns id (UUID as text), text, source, vector (list<float32>[d]).
+
+        A caption whose id exists is replaced. Raises ValueError, naming ids, for vectors that are NaN, infinite,
+        zero or of another width; nothing of the batch is stored then.
+        """
+        rows = check_rows(batch, self.card.dim)
+        if len(rows):
+            self._engine.upsert(rows)
+
+    def search(
+        self,
+        *,
+        texts: Sequence[str] | None = None,
+        vectors: np.ndarray | None = None,
+        limit: int = 100,
+        mode: Mode = "dense",
+        weights: tuple[float, float] = (1.0, 1.0),
+        index: IndexUse = "auto",
+        where: Mapping[str, str | Sequence[str]] | None = None,
+    ) -> list[list[Hit]]:
+        """Return at most `limit` hits per query, best first.
+
+        `dense` compares `vectors` [q, d]; `lexical` ranks by BM25 (k 1.2, b 0.75) over the words of `texts`, any of
+        which may match; `hybrid` takes both and fuses the two rankings by reciprocal rank with `weights` (dense,
+        lexical). `index` says how dense ranking goes: `exact` compares with every vector, `hnsw` walks the graph
+        where one has been built, `auto` is exact up to the schema's full_scan_threshold. `where` keeps captions
+        whose field has the value, or one of the values.
+
+        Hit.score is the engine's: cosine, BM25, or the fused score.
+        """
+        filters = self._check_where(where)
+        if limit < 1:
+            raise ValueError(f"limit is {limit}; ask for at least one hit")
+        if mode == "dense":
+            rankings = self._rank_vectors(vectors, limit, index, filters)
+        elif mode == "lexical":
+            rankings = self._rank_texts(texts, limit, filters)
+        elif mode == "hybrid":
+            rankings = self._rank_both(texts, vectors, limit, index, filters, weights)
+        else:
+            raise ValueError(f"unknown search mode {mode!r}; use dense, lexical or hybrid")
+        return self._to_hits(rankings)
+
+    def fetch(self, ids: Sequence[str]) -> list[Hit]:
+        """Return the captions with these ids, in their order, without those that do not exist; scores are 0."""
+        found = self._lookup(ids)
+        return [Hit(name, found[name][0], 0.0, found[name][1]) for name in ids if name in found]
+
+    def scroll(
+        self, *, batch_size: int = 1000, start: str | None = None, vectors: bool = False
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield captions in the order of ids, from id `start` on: columns id, text, source and, if asked, vector."""
+        following = start
+        while True:
+            rows, following = self._engine.scroll(following, batch_size, vectors=vectors)
+            if len(rows):
+                yield rows.to_batch()
+            if following is None:
+                return
+
+    def sample(self, count: int, seed: int) -> list[Hit]:
+        """Draw captions without replacement: the run of ids that follows a seeded random one, wrapping round.
+
+        Ids are hashes, so a run of them is a fair sample. Returns every caption where there are fewer than `count`.
+        """
+        wanted = min(count, self.count())
+        start: str | None = str(uuid.UUID(int=random.Random(seed).getrandbits(128)))
+        found: list[Hit] = []
+        while len(found) < wanted:
+            rows, following = self._engine.scroll(start, min(FETCH_BATCH, wanted - len(found)), vectors=False)
+            columns = zip(rows.ids, rows.texts, rows.sources, strict=True)
+            found += [Hit(name, text, 0.0, source) for name, text, source in columns]
+            start = following
+        return found
+
+    def count(self) -> int:
+        """Return the number of captions."""
+        return self._engine.count()
+
+    def optimise(self, report: Report = silent) -> None:
+        """Build the graphs and compressed vectors that the schema asks for; may take minutes, and can be interrupted.
+
+        Until then everything is found too, by comparing with every vector.
+        """
+        self._engine.optimise(report)
+
+    def info(self) -> dict[str, Any]:
+        """Return location, count, indexed vectors, bytes on disk (None for a server), status and the card."""
+        return {"location": self.location, "count": self.count(), **self._engine.info(), "card": self.card.to_dict()}
+
+    def close(self) -> None:
+        """Write out everything and release the index; closing twice does nothing."""
+        self._engine.close()
+
+    def _rank_vectors(self, vectors: np.ndarray | None, limit: int, index: IndexUse, where: Where) -> list[Ranking]:
+        if vectors is None:
+            raise ValueError("dense search needs vectors; encode the texts, or use mode='lexical'")
+        if index not in ("auto", "exact", "hnsw"):
+            raise ValueError(f"unknown index use {index!r}; use auto, exact or hnsw")
+        queries = check_vectors(vectors, self.card.dim, [f"query {row}" for row in range(len(vectors))])
+        exact = index == "exact" or (index == "auto" and self._is_small())
+        return _in_batches(
+            lambda rows, asked: self._engine.rank_vectors(queries[rows], asked, exact=exact, where=where),
+            len(queries),
+            limit,
+        )
+
+    def _rank_texts(self, texts: Sequence[str] | None, limit: int, where: Where) -> list[Ranking]:
+        if texts is None:
+            raise ValueError("lexical search needs texts")
+        return _in_batches(
+            lambda rows, asked: self._engine.rank_texts([texts[row] for row in rows], asked, where=where),
+            len(texts),
+            limit,
+        )
+
+    def _rank_both(
+        self,
+        texts: Sequence[str] | None,
+        vectors: np.ndarray | None,
+        limit: int,
+        index: IndexUse,
+        where: Where,
+        weights: tuple[float, float],
+    ) -> list[Ranking]:
+        if not (min(weights) >= 0 and max(weights) > 0):
+            raise ValueError(f"weights {weights} are (dense, lexical): neither below zero, one above")
+        depth = max(limit, FUSED_DEPTH)
+        dense = self._rank_vectors(vectors, depth, index, where)
+        lexical = self._rank_texts(texts, depth, where)
+        if len(dense) != len(lexical):
+            raise ValueError(
+                f"{len(lexical)} texts for {len(dense)} vectors; hybrid search needs one of each per query"
+            )
+        return [fuse(pair, weights, limit) for pair in zip(dense, lexical, strict=True)]
+
+    def _is_small(self) -> bool:
+        kilobytes = self.count() * self.card.dim * 4 / 1024
+        return kilobytes <= self.card.schema.hnsw.full_scan_threshold
+
+    def _check_where(self, where: Mapping[str, str | Sequence[str]] | None) -> Where:
+        filterable = self.card.schema.filterable
+        unknown = [field for field in where or {} if field not in filterable]
+        if unknown:
+            raise ValueError(f"cannot filter by {', '.join(unknown)}; the indexed fields are {', '.join(filterable)}")
+        return {field: [value] if isinstance(value, str) else list(value) for field, value in (where or {}).items()}
+
+    def _to_hits(self, rankings: list[Ranking]) -> list[list[Hit]]:
+        found = self._lookup(list({name for ranking in rankings for name, _score in ranking}))
+        return [[Hit(name, found[name][0], score, found[name][1]) for name, score in ranking] for ranking in rankings]
+
+    def _lookup(self, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+        found: dict[str, tuple[str, str]] = {}
+        for start in range(0, len(ids), FETCH_BATCH):
+            rows = self._engine.fetch(ids[start : start + FETCH_BATCH])
+            found.update(zip(rows.ids, zip(rows.texts, rows.sources, strict=True), strict=True))
+        return found
+
+
+def _in_batches(rank: Rank, queries: int, limit: int) -> list[Ranking]:
+    starts = range(0, queries, QUERY_BATCH)
+    batches = [range(start, min(start + QUERY_BATCH, queries)) for start in starts]
+    return [ranking for batch in batches for ranking in settle_ties(rank, batch, limit)]

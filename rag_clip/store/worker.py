@@ -1,0 +1,201 @@
+"""The process that runs the embedded engine: requests arrive on its standard input, answers leave on its output.
+
+The engine holds the interpreter's lock while it optimises and searches, so it has an interpreter of its own. This
+file is started by its path and imports nothing of the package, which keeps torch out of it. The end of its input
+means: write everything out and stop.
+"""
+
+import os
+import pickle
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import qdrant_edge as edge
+
+Where = dict[str, list[str]]
+Ranking = list[tuple[str, float]]
+Columns = tuple[list[str], list[str], list[str]]
+
+LOCK_PATIENCE = 1.0
+UPSERT_POINTS = 256
+
+
+class Shard:
+    """The requests that the process answers, one method each."""
+
+    def __init__(self) -> None:
+        self.opened: edge.EdgeShard | None = None
+        self.lock: IO[str] | None = None
+
+    @property
+    def shard(self) -> edge.EdgeShard:
+        """The shard; `create` or `load` comes first."""
+        assert self.opened is not None, "no shard is open"
+        return self.opened
+
+    def acquire(self, folder: str) -> str | None:
+        """Lock the folder for this process; returns None, or the process that holds it."""
+        file = (Path(folder) / "lock").open("a+")
+        give_up = time.monotonic() + LOCK_PATIENCE
+        while not _try_lock(file.fileno()):
+            if time.monotonic() > give_up:
+                file.seek(0)
+                return file.read() or "unknown"
+            time.sleep(0.05)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self.lock = file
+        return None
+
+    def create(self, folder: str, schema: dict[str, Any], dim: int) -> None:
+        """Make an empty shard; payload indexes first, since a filter on a later one is slow."""
+        Path(folder).mkdir()
+        self.opened = edge.EdgeShard.create(folder, _config(schema, dim))
+        for name, index in schema["payload"].items():
+            self.shard.update(edge.UpdateOperation.create_field_index(name, _index(index)))
+        self.shard.flush()
+
+    def load(self, folder: str) -> None:
+        """Open a shard, replaying what an interrupted run had logged."""
+        self.opened = edge.EdgeShard.load(folder)
+
+    def upsert(self, ids: list[str], texts: list[str], sources: list[str], vectors: np.ndarray) -> None:
+        """Write points in batches of 256, the fastest size measured."""
+        for start in range(0, len(ids), UPSERT_POINTS):
+            part = slice(start, start + UPSERT_POINTS)
+            rows = zip(ids[part], texts[part], sources[part], vectors[part].tolist(), strict=True)
+            points = [edge.Point(name, vector, {"text": text, "source": source}) for name, text, source, vector in rows]
+            self.shard.update(edge.UpdateOperation.upsert_points(points))
+
+    def rank_vectors(self, vectors: np.ndarray, limit: int, exact: bool, ef: int, where: Where) -> list[Ranking]:
+        """Rank by similarity."""
+        rescore = edge.QuantizationSearchParams(rescore=True, oversampling=2.0)
+        params = edge.SearchParams(hnsw_ef=max(ef, limit), exact=exact, quantization=rescore)
+        queries = [edge.Query.Nearest(vector) for vector in vectors.tolist()]
+        return self._rank(queries, limit, where, params)
+
+    def rank_texts(self, texts: list[str], limit: int, where: Where) -> list[Ranking]:
+        """Rank by BM25."""
+        return self._rank([edge.TextQuery("text", text) for text in texts], limit, where, None)
+
+    def _rank(self, queries: list[Any], limit: int, where: Where, params: edge.SearchParams | None) -> list[Ranking]:
+        requests = [
+            edge.QueryRequest(limit=limit, query=query, filter=_filter(where), params=params, with_payload=False)
+            for query in queries
+        ]
+        rankings = self.shard.query_batch(edge.QueryBatchRequest(requests))
+        return [[(str(point.id), point.score) for point in ranking] for ranking in rankings]
+
+    def fetch(self, ids: list[str]) -> Columns:
+        """Return ids, texts and sources of the points that exist."""
+        return _columns(self.shard.retrieve(list(ids), True, False))
+
+    def scroll(self, start: str | None, limit: int, vectors: bool) -> tuple[Columns, np.ndarray | None, str | None]:
+        """Return columns, vectors or None, and the id that follows."""
+        request = edge.ScrollRequest(offset=start, limit=limit, with_payload=True, with_vector=vectors)
+        records, following = self.shard.scroll(request)
+        matrix = np.asarray([record.vector for record in records], np.float32) if vectors else None
+        return _columns(records), matrix, None if following is None else str(following)
+
+    def count(self) -> int:
+        """Return the exact number of points."""
+        return self.shard.count(edge.CountRequest(exact=True))
+
+    def optimise(self) -> None:
+        """Merge segments and build graphs where the schema's threshold asks for them."""
+        self.shard.optimize()
+        self.shard.flush()
+
+    def info(self) -> dict[str, int]:
+        """Return counts of segments and of vectors in graphs."""
+        info = self.shard.info()
+        return {"segments": info.segments_count, "indexed": info.indexed_vectors_count}
+
+    def close(self) -> None:
+        """Write out and let go; a second call does nothing."""
+        shard, self.opened = self.opened, None
+        if shard is not None:
+            shard.flush()
+            shard.close()
+
+
+def _columns(records: list[edge.Record]) -> Columns:
+    payloads = [record.payload or {} for record in records]
+    ids = [str(record.id) for record in records]
+    return ids, [payload["text"] for payload in payloads], [payload["source"] for payload in payloads]
+
+
+def _filter(where: Where) -> edge.Filter | None:
+    conditions: list[Any] = [edge.FieldCondition(field, match=edge.MatchAny(values)) for field, values in where.items()]
+    return edge.Filter(must=conditions) if conditions else None
+
+
+def _config(schema: dict[str, Any], dim: int) -> edge.EdgeConfig:
+    hnsw, vector = schema["hnsw"], schema["vector"]
+    threshold = hnsw["full_scan_threshold"]
+    int8 = edge.ScalarQuantizationConfig(edge.ScalarType.Int8, quantile=0.99)
+    return edge.EdgeConfig(
+        vectors=edge.EdgeVectorParams(
+            dim,
+            {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot}[vector["distance"]],
+            datatype={"float32": edge.VectorStorageDatatype.Float32, "float16": edge.VectorStorageDatatype.Float16}[
+                vector["datatype"]
+            ],
+            memory=edge.Memory.Cold if vector["on_disk"] else edge.Memory.Cached,
+        ),
+        hnsw_config=edge.HnswIndexConfig(hnsw["m"], hnsw["ef_construct"], threshold),
+        quantization_config=int8 if schema["quantization"]["kind"] == "int8" else None,
+        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=threshold),
+    )
+
+
+def _index(index: dict[str, Any]) -> edge.KeywordIndexParams | edge.TextIndexParams:
+    if index["kind"] == "keyword":
+        return edge.KeywordIndexParams()
+    tokenizer = getattr(edge.TokenizerType, index["tokenizer"].capitalize())
+    return edge.TextIndexParams(tokenizer=tokenizer, lowercase=index["lowercase"], scoring=True)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def serve() -> None:
+    """Answer (operation, arguments) with (True, result) or (False, reason) until the input ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the engine prints must not mix with the answers
+    shard = Shard()
+    try:
+        while True:
+            operation, arguments = pickle.load(sys.stdin.buffer)
+            try:
+                answer = (True, getattr(shard, operation)(**arguments))
+            except BaseException as error:  # a panic of the engine is no Exception
+                answer = (False, f"{type(error).__name__}: {error}")
+            pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
+            answers.flush()
+    except (EOFError, BrokenPipeError):
+        pass
+    finally:
+        shard.close()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    serve()

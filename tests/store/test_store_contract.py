@@ -1,0 +1,270 @@
+"""One contract, run against the embedded engine, the in-memory client and, where QDRANT_URL is set, a real server."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from qdrant_client import QdrantClient
+
+from rag_clip.data import Fingerprint, Hit
+from rag_clip.store import Card, Store, caption_id, create_store, load_schema
+from rag_clip.store.server import create_server
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Payload indexes have no effect:UserWarning",
+    "ignore:Local mode performs exact:UserWarning",
+)
+
+DIM = 4
+ENCODER = Fingerprint("toy", "", "weights-1", "8x8")
+CAPTIONS = [
+    ("web", "a red kite over the sea", [1.0, 0.0, 0.0, 0.0]),
+    ("web", "a red flag", [0.8, 0.6, 0.0, 0.0]),
+    ("web", "a blue flag", [0.0, 1.0, 0.0, 0.0]),
+    ("coco", "a bird called kite, a kite", [0.6, 0.0, 0.8, 0.0]),
+    ("coco", "a photo of a dog", [0.0, 0.0, 0.6, 0.8]),
+    ("coco", "a red flag", [0.8, 0.6, 0.0, 0.0]),
+]
+IDS = [caption_id(source, text) for source, text, _vector in CAPTIONS]
+
+
+def batch(rows=CAPTIONS) -> pa.RecordBatch:
+    return pa.record_batch(
+        {
+            "id": [caption_id(source, text) for source, text, _vector in rows],
+            "text": [text for _source, text, _vector in rows],
+            "source": [source for source, _text, _vector in rows],
+            "vector": pa.array([vector for _source, _text, vector in rows], pa.list_(pa.float32())),
+        }
+    )
+
+
+ENGINES = ["edge", "memory", pytest.param("server", marks=pytest.mark.server)]
+
+
+@contextmanager
+def opened(engine: str, folder: Path) -> Iterator[Store]:
+    if engine == "edge":
+        store = create_store(folder / "index", schema=load_schema(), encoder=ENCODER, dim=DIM)
+    elif engine == "memory":
+        qdrant, card = create_server(QdrantClient(":memory:"), "captions", "memory", Card(ENCODER, load_schema(), DIM))
+        store = Store(qdrant, card, "memory")
+    elif "QDRANT_URL" in os.environ:
+        location = f"{os.environ['QDRANT_URL']}/test-{uuid.uuid4()}"
+        store = create_store(location, schema=load_schema(), encoder=ENCODER, dim=DIM)
+    else:
+        pytest.skip("QDRANT_URL is not set")
+    with store:
+        yield store
+
+
+@pytest.fixture(params=ENGINES)
+def empty(request, tmp_path) -> Iterator[Store]:
+    with opened(request.param, tmp_path) as store:
+        yield store
+
+
+@pytest.fixture(params=ENGINES, scope="module")
+def store(request, tmp_path_factory) -> Iterator[Store]:
+    """The six captions; shared, since no test of this file changes them."""
+    with opened(request.param, tmp_path_factory.mktemp("store")) as store:
+        store.upsert(batch())
+        yield store
+
+
+def texts(hits: list[Hit]) -> list[tuple[str, str]]:
+    return [(hit.source, hit.text) for hit in hits]
+
+
+def test_dense_search_returns_cosines_best_first(store):
+    query = np.array([[2.0, 0, 0, 0], [0, 0, 0, 0.5]], np.float32)
+    first, second = store.search(vectors=query, limit=4)
+    assert [(hit.text, round(hit.score, 5)) for hit in first] == [
+        ("a red kite over the sea", 1.0),
+        ("a red flag", 0.8),
+        ("a red flag", 0.8),
+        ("a bird called kite, a kite", 0.6),
+    ]
+    assert second[0] == Hit(IDS[4], "a photo of a dog", pytest.approx(0.8), "coco")
+
+
+@pytest.mark.parametrize("index", ["auto", "exact", "hnsw"])
+def test_every_use_of_the_index_finds_the_nearest_caption(store, index):
+    [hits] = store.search(vectors=np.array([[0, 1, 0, 0]], np.float32), limit=1, index=index)
+    assert texts(hits) == [("web", "a blue flag")]
+
+
+def test_equal_scores_come_in_the_order_of_ids_even_across_the_limit(store):
+    twins = sorted([IDS[1], IDS[5]])
+    [hits] = store.search(vectors=np.array([[0.8, 0.6, 0, 0]], np.float32), limit=1)
+    assert [hit.id for hit in hits] == twins[:1]
+    [hits] = store.search(texts=["flag red"], limit=1, mode="lexical")
+    assert [hit.id for hit in hits] == twins[:1]
+
+
+def test_lexical_search_matches_any_word_and_rare_words_rank_first(store):
+    [hits] = store.search(texts=["Dog, or FLAG?"], mode="lexical")
+    assert [hit.id for hit in hits] == [IDS[4], *sorted([IDS[1], IDS[2], IDS[5]])]
+
+
+def test_lexical_scores_are_bm25(store):
+    documents = [text.replace(",", "").split() for _source, text, _vector in CAPTIONS]
+    length = sum(map(len, documents)) / len(documents)
+    document = documents[3]
+    frequency = document.count("kite")
+    holding = sum("kite" in words for words in documents)
+    rarity = np.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
+    expected = rarity * frequency * 2.2 / (frequency + 1.2 * (0.25 + 0.75 * len(document) / length))
+    [hits] = store.search(texts=["kite"], limit=1, mode="lexical")
+    assert hits == [Hit(IDS[3], CAPTIONS[3][1], pytest.approx(expected, rel=1e-4), "coco")]
+
+
+@pytest.mark.parametrize("text", ["", "...", "zebra"])
+def test_a_text_without_known_words_finds_nothing(store, text):
+    assert store.search(texts=[text], mode="lexical") == [[]]
+
+
+def test_hybrid_search_fuses_reciprocal_ranks_with_weights(store):
+    query = {"texts": ["dog"], "vectors": np.array([[1, 0, 0, 0]], np.float32), "mode": "hybrid", "limit": 2}
+    [dense_first] = store.search(**query, weights=(3, 1))
+    [lexical_only] = store.search(**query, weights=(0, 2))
+    dog_in_dense = [hit.text for hit in store.search(vectors=query["vectors"])[0]].index("a photo of a dog") + 1
+    assert [(hit.text, hit.score) for hit in dense_first] == [
+        ("a photo of a dog", pytest.approx(3 / (60 + dog_in_dense) + 1 / 61)),
+        ("a red kite over the sea", pytest.approx(3 / 61)),
+    ]
+    assert [(hit.text, hit.score) for hit in lexical_only] == [("a photo of a dog", pytest.approx(2 / 61))]
+
+
+@pytest.mark.parametrize("where", [{"source": "coco"}, {"source": ["coco", "absent"]}])
+def test_where_keeps_only_captions_of_the_source(store, where):
+    query = np.array([[0.8, 0.6, 0, 0]], np.float32)
+    [dense] = store.search(vectors=query, where=where)
+    [lexical] = store.search(texts=["red kite dog"], where=where, mode="lexical")
+    assert {hit.source for hit in dense + lexical} == {"coco"}
+    assert (len(dense), len(lexical)) == (3, 3)
+
+
+def test_many_queries_are_answered_in_their_order(store):
+    rng = np.random.default_rng(0)
+    queries = rng.standard_normal((150, DIM)).astype(np.float32)
+    matrix = np.array([vector for _source, _text, vector in CAPTIONS])
+    expected = [CAPTIONS[row][1] for row in (queries @ matrix.T).argmax(1)]
+    assert [hits[0].text for hits in store.search(vectors=queries, limit=1)] == expected
+
+
+def test_adding_twice_adds_nothing(store):
+    store.upsert(batch())
+    assert store.count() == len(CAPTIONS)
+
+
+def test_fetch_keeps_the_order_asked_for_and_skips_unknown_ids(store):
+    wanted = [IDS[4], caption_id("web", "never stored"), IDS[0]]
+    assert store.fetch(wanted) == [
+        Hit(IDS[4], "a photo of a dog", 0.0, "coco"),
+        Hit(IDS[0], "a red kite over the sea", 0.0, "web"),
+    ]
+
+
+def test_scroll_goes_through_everything_in_the_order_of_ids(store):
+    pages = list(store.scroll(batch_size=4, vectors=True))
+    assert [page.num_rows for page in pages] == [4, 2]
+    rows = [row for page in pages for row in page.to_pylist()]
+    stored = {row["id"]: row for row in batch().to_pylist()}
+    assert [row["id"] for row in rows] == sorted(IDS)
+    assert all(row | {"vector": 0} == stored[row["id"]] | {"vector": 0} for row in rows)
+    assert all(row["vector"] == pytest.approx(stored[row["id"]]["vector"]) for row in rows)
+
+
+def test_scroll_starts_at_an_id_and_can_leave_vectors_out(store):
+    [page] = store.scroll(start=sorted(IDS)[2])
+    assert page.column("id").to_pylist() == sorted(IDS)[2:]
+    assert page.schema.names == ["id", "text", "source"]
+
+
+def test_what_scroll_yields_can_be_added_again(store):
+    for page in store.scroll(vectors=True):
+        store.upsert(page)
+    assert store.count() == len(CAPTIONS)
+
+
+def test_a_sample_is_a_run_of_ids_that_wraps_round_and_repeats_with_its_seed(store):
+    order = sorted(IDS)
+    for seed in range(6):
+        sample = [hit.id for hit in store.sample(4, seed)]
+        first = order.index(sample[0])
+        assert sample == [order[(first + step) % len(order)] for step in range(4)]
+        assert sample == [hit.id for hit in store.sample(4, seed)]
+    assert len({store.sample(1, seed)[0].id for seed in range(30)}) > 2
+
+
+def test_a_sample_larger_than_the_store_is_the_whole_store(store):
+    assert sorted(hit.id for hit in store.sample(100, 0)) == sorted(IDS)
+
+
+def test_an_empty_store_finds_nothing(empty):
+    assert empty.count() == 0
+    assert empty.search(vectors=np.ones((1, DIM), np.float32)) == [[]]
+    assert empty.search(texts=["red"], mode="lexical") == [[]]
+    assert list(empty.scroll()) == []
+    assert empty.sample(3, 0) == []
+    assert empty.fetch([]) == []
+
+
+def test_info_tells_counts_and_the_card(store):
+    store.optimise()
+    info = store.info()
+    assert (info["count"], info["location"], info["card"]["dim"]) == (6, store.location, DIM)
+    assert info["card"]["encoder"] == {
+        "model": "toy",
+        "pretrained": "",
+        "weights": "weights-1",
+        "preprocessing": "8x8",
+        "precision": "fp32",
+    }
+    assert set(info) == {"location", "count", "engine", "status", "bytes", "segments", "indexed", "card"}
+
+
+def test_everything_is_found_again_after_optimising(store):
+    store.optimise()
+    [hits] = store.search(texts=["dog"], mode="lexical")
+    assert texts(hits) == [("coco", "a photo of a dog")]
+    assert store.count() == len(CAPTIONS)
+
+
+@pytest.mark.parametrize("bad", [[np.nan, 0, 0, 1], [np.inf, 0, 0, 1], [0, 0, 0, 0], [1, 2, 3]])
+def test_a_bad_vector_is_refused_with_its_id_and_nothing_is_stored(store, bad):
+    rows = [("web", "good", [1, 2, 3, 4]), ("web", "bad", bad)]
+    with pytest.raises(ValueError, match=caption_id("web", "bad")):
+        store.upsert(batch(rows))
+    assert store.count() == len(CAPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mode": "dense"}, "dense search needs vectors"),
+        ({"mode": "lexical"}, "lexical search needs texts"),
+        ({"mode": "fuzzy"}, "unknown search mode 'fuzzy'"),
+        ({"vectors": np.ones((1, 3))}, r"\[1, 3\] do not fit an index of width 4"),
+        ({"vectors": np.full((1, 4), np.nan)}, "query 0: NaN"),
+        ({"vectors": np.ones((1, 4)), "index": "fast"}, "unknown index use 'fast'"),
+        ({"vectors": np.ones((1, 4)), "limit": 0}, "limit is 0"),
+        (
+            {"vectors": np.ones((1, 4)), "where": {"colour": "red"}},
+            "cannot filter by colour; the indexed fields are source",
+        ),
+        ({"vectors": np.ones((2, 4)), "texts": ["one"], "mode": "hybrid"}, "1 texts for 2 vectors"),
+        ({"vectors": np.ones((1, 4)), "texts": ["one"], "mode": "hybrid", "weights": (-1, 1)}, "neither below zero"),
+    ],
+)
+def test_a_wrong_search_says_what_is_wrong(store, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        store.search(**arguments)
