@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import runpy
+import sys
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,13 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 CONSTRAINTS = (ROOT / "constraints.txt").read_text().splitlines()
 CHECK = runpy.run_path(str(ROOT / ".ci/wheel_files.py"))
+
+
+def declared_dependencies(*, development: bool) -> list[str]:
+    """The requirements of the package and of its extras, with or without those of development."""
+    extras = PROJECT["project"]["optional-dependencies"].items()
+    chosen = [line for extra, lines in extras for line in lines if development or extra != "dev"]
+    return [*PROJECT["project"]["dependencies"], *chosen]
 
 
 def package_folders() -> dict[str, Path]:
@@ -46,6 +56,19 @@ def test_every_file_that_is_not_python_is_package_data() -> None:
     assert left_out == set()
 
 
+def test_every_import_of_the_library_is_a_declared_dependency() -> None:
+    trees = [ast.parse(path.read_text()) for folder in package_folders().values() for path in folder.glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    absolute = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    plain = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    imported = {name.split(".")[0] for name in absolute + plain} - sys.stdlib_module_names - {"rag_clip"}
+    distributions = packages_distributions()
+    declared = {canonicalize_name(Requirement(line).name) for line in declared_dependencies(development=False)}
+    assert {
+        name for name in imported if not {canonicalize_name(owner) for owner in distributions[name]} & declared
+    } == set()
+
+
 def test_constraints_hold_only_pinned_versions_each_package_once() -> None:
     assert [line for line in CONSTRAINTS if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+]+", line)] == []
     names = [canonicalize_name(line.split("==")[0]) for line in CONSTRAINTS]
@@ -53,13 +76,9 @@ def test_constraints_hold_only_pinned_versions_each_package_once() -> None:
 
 
 def test_constraints_pin_every_dependency_within_its_range() -> None:
-    declared = [
-        *PROJECT["build-system"]["requires"],
-        *PROJECT["project"]["dependencies"],
-        *(line for extra in PROJECT["project"]["optional-dependencies"].values() for line in extra),
-    ]
     pins = {canonicalize_name(name): pin for name, pin in (line.split("==") for line in CONSTRAINTS)}
-    requirements = [Requirement(line) for line in declared]
+    lines = [*PROJECT["build-system"]["requires"], *declared_dependencies(development=True)]
+    requirements = [Requirement(line) for line in lines]
     assert [str(line) for line in requirements if canonicalize_name(line.name) not in pins] == []
     assert [str(line) for line in requirements if not line.specifier.contains(pins[canonicalize_name(line.name)])] == []
 
