@@ -69,7 +69,8 @@ class FeatureCache:
         Where not `settled` (an error may pass, such as a file that is not there yet), `missing` lists it again.
         Raises OSError naming the file where it cannot be written; no partial shard stays.
         """
-        table = _to_table(features, self.dim).replace_schema_metadata({_KEY: json.dumps({"settled": settled})})
+        facts = {"settled": settled, "failed": len(features.errors) - len(features.good)}
+        table = _to_table(features, self.dim).replace_schema_metadata({_KEY: json.dumps(facts)})
         path = self._path(start)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -88,15 +89,22 @@ class FeatureCache:
         pooled[vectors.is_valid().to_numpy(zero_copy_only=False)] = values.reshape(-1, self.dim)
         return FeatureRows(pooled, tuple(table["error"].to_pylist()))
 
+    def count_failed(self) -> int:
+        """Add up the errors of all shards, all of which must be there."""
+        return sum(self._facts(start)["failed"] for start, _ in self.spans())
+
     def _path(self, start: int) -> Path:
         return self.folder / f"{start // self.shard_rows:05d}.parquet"
 
+    def _facts(self, start: int) -> dict[str, int]:
+        with pq.ParquetFile(self._path(start)) as shard:
+            facts: dict[str, int] = json.loads(shard.schema_arrow.metadata[_KEY])
+            return {**facts, "rows": shard.metadata.num_rows, "dim": shard.schema_arrow.field("vector").type.list_size}
+
     def _is_usable(self, start: int, stop: int) -> bool:
         try:
-            with pq.ParquetFile(self._path(start)) as shard:
-                settled = json.loads(shard.schema_arrow.metadata[_KEY])["settled"]
-                width = shard.schema_arrow.field("vector").type.list_size
-                return bool(settled) and (shard.metadata.num_rows, width) == (stop - start, self.dim)
+            facts = self._facts(start)
+            return bool(facts["settled"]) and (facts["rows"], facts["dim"]) == (stop - start, self.dim)
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
             return False
 
@@ -113,7 +121,7 @@ def open_features(
     status = place.stat()
     facts = json.dumps([str(place), status.st_size, status.st_mtime_ns, column, rows, SHARD_ROWS])
     identity = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    return FeatureCache(Path(root) / encoder.key / identity, rows, dim)
+    return FeatureCache(Path(root) / encoder.key / identity, rows, dim, SHARD_ROWS)
 
 
 def _to_table(features: FeatureRows, dim: int) -> pa.Table:

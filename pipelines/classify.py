@@ -1,0 +1,206 @@
+"""Classify Parquet files of images: decode, encode, match, and write every input row beside its prediction.
+
+Features are stored shard by shard before anything is matched: a run that was cut short, or other labels with the
+same `features_dir`, take up the shards that are there and decode only the rest.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from rag_clip.classifiers.zero_shot import zero_shot
+from rag_clip.data import Prompts
+from rag_clip.features import FeatureCache, open_features
+from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.protocols import Encoder
+
+from .decoding import DecodePool
+from .image_features import store_features
+from .image_rows import ImageFile, open_image_files
+from .predictions import COLUMNS, predict_rows, prediction_columns, write_predictions
+
+TINY_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifySummary:
+    """What `classify` did: counts of rows, the names of the columns it added, and seconds per stage.
+
+    `failed` rows have an error and no label. `decoded` rows were encoded now, `from_cache` rows had features from an
+    earlier run. `seconds["decode"]` is the mean over the worker processes.
+    """
+
+    output: Path
+    rows: int
+    failed: int
+    decoded: int
+    from_cache: int
+    columns: tuple[str, ...]
+    seconds: Mapping[str, float]
+    bottleneck: str
+
+
+def classify(
+    paths: Sequence[str | Path],
+    *,
+    prompts: Prompts,
+    output: str | Path,
+    encoder: Encoder,
+    image_column: str = "image",
+    top_k: int = 5,
+    features_dir: str | Path | None = None,
+    workers: int | None = None,
+    batch_size: int = 256,
+    report: Report = silent,
+) -> ClassifySummary:
+    """Write the rows of `paths` to `output` with label, score, top_k_labels, top_k_scores and error beside them.
+
+    The five columns take the prefix `predicted_` where the input has one of these names. An image that cannot be used
+    has an error and no label, and the run goes on. `output` appears once it is complete; until then what is done lies
+    in `output`.parts, and the same call continues from there. With `features_dir` the image features stay for other
+    prompts. `workers` processes decode; 0 decodes in this one, None is one per processor, or 0 for a few images.
+    Memory stays bounded on files and row groups of any size.
+
+    Raises ValueError for input, prompts or settings that cannot be used, FileNotFoundError for a missing file, and
+    OSError where a file is damaged or cannot be written.
+    """
+    files = open_image_files(paths, image_column=image_column)
+    output = _check_output(Path(output), files)
+    _check_settings(top_k=top_k, batch_size=batch_size, workers=workers)
+    columns = prediction_columns(files[0].schema.names)
+    clock = StageClock()
+    with clock.stage("prompts"):
+        classifier = zero_shot(prompts, encoder)
+    parts = output.with_name(f"{output.name}.parts")
+    sources = [_open_cache(file, features_dir or parts, encoder=encoder, column=image_column) for file in files]
+    rows, missing = sum(file.rows for file in files), _count_missing(sources)
+    advance = _counter("encode", missing, report)
+    with DecodePool(encoder.preprocess, workers=_choose_workers(workers, missing)) as pool:
+        for source in sources:
+            store_features(
+                *source,
+                image_column=image_column,
+                encoder=encoder,
+                pool=pool,
+                batch_size=batch_size,
+                clock=clock,
+                advance=advance,
+            )
+    failed = sum(cache.count_failed() for _, cache in sources)
+    facts = _run_facts(prompts, encoder, image_column=image_column, top_k=top_k, rows=rows, failed=failed)
+    with _replacing(output, parts) as partial_output:
+        write_predictions(
+            partial_output,
+            sources,
+            schema=_output_schema(files[0].schema, columns, facts),
+            predict=partial(
+                predict_rows, classifier=classifier, top_k=top_k, batch_size=batch_size, device=encoder.device
+            ),
+            clock=clock,
+            advance=_counter("write", rows, report),
+        )
+    return ClassifySummary(
+        output, rows, failed, missing, rows - missing, columns, dict(clock.seconds), clock.bottleneck
+    )
+
+
+def _check_output(output: Path, files: Sequence[ImageFile]) -> Path:
+    if output.is_dir():
+        raise ValueError(f"the output {output} is a folder; name a file, such as {output / 'predictions.parquet'}")
+    if output.resolve() in {file.path.resolve() for file in files}:
+        raise ValueError(f"the output {output} is one of the inputs; name another file")
+    return output
+
+
+def _check_settings(*, top_k: int, batch_size: int, workers: int | None) -> None:
+    for name, value, least in (("top_k", top_k, 1), ("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+def _choose_workers(workers: int | None, rows: int) -> int:
+    if workers is None:
+        return 0 if rows <= TINY_ROWS else os.cpu_count() or 1
+    return workers if rows else 0
+
+
+def _open_cache(file: ImageFile, root: str | Path, *, encoder: Encoder, column: str) -> tuple[ImageFile, FeatureCache]:
+    return file, open_features(
+        root, encoder=encoder.fingerprint, source=file.path, column=column, rows=file.rows, dim=encoder.dim
+    )
+
+
+def _count_missing(sources: Sequence[tuple[ImageFile, FeatureCache]]) -> int:
+    return sum(stop - start for _, cache in sources for start, stop in cache.missing())
+
+
+def _counter(stage: str, total: int, report: Report) -> Callable[[int], None]:
+    done = 0
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        report(Progress(stage, done, total))
+
+    return advance
+
+
+@contextmanager
+def _replacing(output: Path, parts: Path) -> Iterator[Path]:
+    """Yield a path in `parts` to write to; then move it to `output` and remove `parts`, or keep the finished shards."""
+    partial_output = parts / "output.parquet"
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        yield partial_output
+        partial_output.replace(output)
+    except BaseException as error:
+        partial_output.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            reason = f"cannot write {output} ({error}); make room and run again, finished shards are kept"
+            raise OSError(error.errno, reason) from error
+        raise
+    shutil.rmtree(parts)
+
+
+def _output_schema(schema: pa.Schema, columns: Sequence[str], facts: Mapping[str, Any]) -> pa.Schema:
+    # The Hugging Face entry lists all columns, and its reader refuses a file that has others.
+    kept = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}
+    metadata = {**kept, b"rag_clip": json.dumps({**facts, "columns": columns}, sort_keys=True, default=str)}
+    added = [pa.field(name, kind) for name, kind in zip(columns, COLUMNS.values(), strict=True)]
+    return pa.schema([*(field.with_nullable(True) for field in schema), *added], metadata=metadata)
+
+
+def _run_facts(
+    prompts: Prompts, encoder: Encoder, *, image_column: str, top_k: int, rows: int, failed: int
+) -> dict[str, Any]:
+    provenance = {key: prompts.provenance.get(key) for key in ("method", "settings", "index")}
+    return {
+        "version": version("rag-clip"),
+        "encoder": asdict(encoder.fingerprint),
+        "prompts": {"digest": _digest(prompts), **provenance},
+        "classes": len(prompts.labels),
+        "image_column": image_column,
+        "top_k": top_k,
+        "rows": rows,
+        "failed": failed,
+    }
+
+
+def _digest(prompts: Prompts) -> str:
+    digest = hashlib.sha256()
+    for name, group in zip(prompts.labels.names, prompts.texts, strict=True):
+        digest.update(json.dumps([name, [[text.text, text.weight, text.role] for text in group]]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,110 @@
+"""Write the predictions: every input column, then what was matched, in one pass over the files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from rag_clip.data import Features
+from rag_clip.features import FeatureCache, FeatureRows
+from rag_clip.match import match
+from rag_clip.progress import StageClock
+from rag_clip.protocols import Classifier
+
+from .image_features import spans
+from .image_rows import ImageFile, read_rows
+
+ROW_GROUP_BYTES = 32 << 20
+COLUMNS = {
+    "label": pa.string(),
+    "score": pa.float32(),
+    "top_k_labels": pa.list_(pa.string()),
+    "top_k_scores": pa.list_(pa.float32()),
+    "error": pa.string(),
+}
+
+
+def prediction_columns(taken: Sequence[str]) -> tuple[str, ...]:
+    """Name the columns of predictions; all take the prefix `predicted_` where the input has a column of such a name.
+
+    Input columns keep their names. Raises ValueError where the prefixed names are taken as well.
+    """
+    for names in (tuple(COLUMNS), tuple(f"predicted_{name}" for name in COLUMNS)):
+        if not set(names) & set(taken):
+            return names
+    clash = ", ".join(name for name in taken if name in (*COLUMNS, *(f"predicted_{column}" for column in COLUMNS)))
+    raise ValueError(f"the input already has the columns {clash}; rename or drop those that begin with predicted_")
+
+
+def write_predictions(
+    path: Path,
+    sources: Iterable[tuple[ImageFile, FeatureCache]],
+    *,
+    schema: pa.Schema,
+    predict: Callable[[FeatureRows], list[pa.Array]],
+    clock: StageClock,
+    advance: Callable[[int], None],
+) -> None:
+    """Write the rows of every file beside their predictions to `path`.
+
+    `schema` is the input's with the columns of predictions after it. Memory holds one row group, of about
+    `ROW_GROUP_BYTES`.
+    """
+    with pq.ParquetWriter(path, schema) as writer:
+        for file, cache in sources:
+            tables = _read_groups(file, cache, schema.names[: -len(COLUMNS)])
+            for start, stop in cache.spans():
+                features = cache.read(start)
+                with clock.stage("match"):
+                    columns = predict(features)
+                with clock.stage("write"):
+                    for first, table in islice(tables, len(list(_groups(file, start, stop)))):
+                        added = [column.slice(first - start, len(table)) for column in columns]
+                        writer.write_table(pa.Table.from_arrays([*table.columns, *added], schema=schema))
+                advance(stop - start)
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def predict_rows(
+    features: FeatureRows, classifier: Classifier, *, top_k: int, batch_size: int, device: torch.device
+) -> list[pa.Array]:
+    """Return the columns of `COLUMNS` for the rows of a shard; rows with an error have nulls and their error."""
+    good = features.good
+    names = pa.array(classifier.labels.names, pa.string())
+    found = [
+        match(classifier, Features(torch.from_numpy(features.pooled[good[first:end]]).to(device)), top_k=top_k)
+        for first, end in spans(0, len(good), batch_size)
+    ]
+    k = min(top_k, len(names))
+    labels = np.concatenate([np.empty((0, k), np.int64), *(part.labels.cpu().numpy() for part in found)])
+    scores = np.concatenate([np.empty((0, k), np.float32), *(part.scores.cpu().numpy() for part in found)])
+    offsets = pa.array(np.arange(len(good) + 1, dtype=np.int32) * k)
+    place = np.zeros(len(features.errors), np.int64)
+    place[good] = np.arange(len(good))
+    rows = pa.array(place, mask=~np.isin(np.arange(len(place)), good))
+    columns = [
+        names.take(pa.array(labels[:, 0])),
+        pa.array(scores[:, 0]),
+        pa.ListArray.from_arrays(offsets, names.take(pa.array(labels.reshape(-1)))),
+        pa.ListArray.from_arrays(offsets, pa.array(scores.reshape(-1))),
+    ]
+    return [*(column.take(rows) for column in columns), pa.array(features.errors, pa.string())]
+
+
+def _groups(file: ImageFile, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    return spans(start, stop, max(1, ROW_GROUP_BYTES // max(1, file.row_bytes)))
+
+
+def _read_groups(file: ImageFile, cache: FeatureCache, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+    """The tables that become row groups, each with its first row; one reader passes over the whole file."""
+    groups = [group for shard in cache.spans() for group in _groups(file, *shard)]
+    tables = read_rows(file, [stop - start for start, stop in groups], columns=columns)
+    return zip((start for start, _ in groups), tables, strict=True)

@@ -1,0 +1,44 @@
+"""Small image files and prompts that the tests of classify share."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from rag_clip.data import LabelSet, Prompts, PromptText
+from rag_clip.testing import ToyEncoder
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+def picture(colour: str, *, kind: str = "PNG", size: tuple[int, int] = (9, 7)) -> bytes:
+    return encoded(Image.new("RGB", size, COLOURS[colour]), kind)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def colour_prompts(*names: str, encoder: ToyEncoder | None = None) -> Prompts:
+    names = names or tuple(COLOURS)
+    encoder = encoder or ToyEncoder()
+    texts = tuple((PromptText(text=name, weight=1.0),) for name in names)
+    provenance = {"encoder": asdict(encoder.fingerprint), "method": "templates", "settings": {}, "index": ""}
+    return Prompts(LabelSet(names), texts, provenance)
+
+
+def colours(count: int) -> list[str]:
+    return [list(COLOURS)[row % 3] for row in range(count)]
+
+
+def write_images(path: Path, images: list[object], kind: pa.DataType | None = None, **columns: list[object]) -> Path:
+    table = pa.table({"image": pa.array(images, kind or pa.binary()), **columns})
+    pq.write_table(table, path)
+    return path
