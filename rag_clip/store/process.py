@@ -27,7 +27,8 @@ class EngineProcess:
     """One worker process; its requests are answered in order, and any thread may ask.
 
     Ctrl-C interrupts the waiting, not the worker; the answer that was waited for is lost, so nothing but `close` can
-    follow, and `close` kills a worker that is not done within a few seconds. The engine's log makes that safe.
+    follow. `close` kills a worker that is not done within a few seconds, and one that was interrupted in an operation
+    with `waiting`, the long ones, is killed at once. The engine's log makes that safe.
     """
 
     def __init__(self) -> None:
@@ -67,6 +68,8 @@ class EngineProcess:
                 done, answer = self._exchange(operation, dict(arguments or {}), waiting)
             except BaseException:
                 self._interrupted = True
+                if waiting is not None:
+                    self._process.kill()
                 raise
         if not done:
             raise StoreError(f"the engine refused to {operation}: {answer}")

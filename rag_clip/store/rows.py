@@ -78,6 +78,8 @@ def check_vectors(vectors: np.ndarray, dim: int, names: Sequence[str]) -> np.nda
 
 
 def _to_matrix(column: pa.Array, ids: list[str], dim: int) -> np.ndarray:
+    if not any(test(column.type) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
+        raise ValueError(f"column vector holds {column.type}, not lists of numbers")
     widths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
     wrong = widths != dim
     if wrong.any():

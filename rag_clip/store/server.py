@@ -28,6 +28,7 @@ UPSERT_POINTS = 256
 POLL_SECONDS = 0.5
 TIMEOUT_SECONDS = 60
 METADATA_KEY = "rag_clip"
+OLDEST_SERVER = (1, 20)
 
 
 class ServerEngine:
@@ -163,6 +164,7 @@ def connect(location: str, api_key: str | None) -> tuple[QdrantClient, str | Non
 def open_server(client: QdrantClient, collection: str, location: str) -> tuple[ServerEngine, Card]:
     """Open a collection; raises FileNotFoundError where there is none, ValueError where it is not ours."""
     with _server_errors(location):
+        _check_version(client, location)
         if not client.collection_exists(collection):
             raise FileNotFoundError(
                 f"no collection {collection!r} at {location}; make one with: rag-clip index build CAPTIONS "
@@ -178,6 +180,7 @@ def open_server(client: QdrantClient, collection: str, location: str) -> tuple[S
 def create_server(client: QdrantClient, collection: str, location: str, wanted: Card) -> tuple[ServerEngine, Card]:
     """Make an empty collection with its payload indexes, or open the one there."""
     with _server_errors(location):
+        _check_version(client, location)
         if client.collection_exists(collection):
             return open_server(client, collection, location)
         client.create_collection(
@@ -186,6 +189,14 @@ def create_server(client: QdrantClient, collection: str, location: str, wanted: 
         for name, index in wanted.schema.payload.items():
             client.create_payload_index(collection, name, _index(index), wait=True)
     return ServerEngine(client, collection, wanted), wanted
+
+
+def _check_version(client: QdrantClient, location: str) -> None:
+    """Refuse a server that would take a BM25 query for an empty one, and answer it with the wrong captions."""
+    version = client.info().version
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
+        oldest = ".".join(map(str, OLDEST_SERVER))
+        raise StoreError(f"the server at {location} is Qdrant {version}; {oldest} or later is needed: update it")
 
 
 def _description(schema: CollectionSchema, dim: int) -> dict[str, Any]:

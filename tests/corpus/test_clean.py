@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from rag_clip.corpus.clean import clean, repair
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("  a red\t flag \n", "a red flag"),
+        ("schÃ¶ne Blume", "schöne Blume"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("cats &amp; dogs", "cats & dogs"),
+        ("a\u00a0red\u200aflag", "a red flag"),
+        ("bell\x07", "bell"),
+        ("A Red Flag", "A Red Flag"),
+        ("\ufeff", ""),
+        ("赤い旗", "赤い旗"),
+    ],
+)
+def test_repair_undoes_what_the_web_did_to_a_caption(raw, expected):
+    assert repair(raw) == expected
+    assert repair(expected) == expected
+
+
+def test_null_and_empty_captions_are_dropped_with_their_reason():
+    records = pa.table({"text": ["a flag", None, "  ", " a  kite", ""], "source": ["w", "w", "c", "c", "w"]})
+    kept = clean(records)
+    assert kept.selected.to_pydict() == {"text": ["a flag", "a kite"], "source": ["w", "c"]}
+    assert kept.dropped.to_pydict() == {"text": [None, "  ", ""], "source": ["w", "c", "w"]}
+    assert kept.reason == ("null", "empty", "empty")
+
+
+def test_one_batch_or_many_give_the_same_answer():
+    records = pa.table({"text": ["a", None, "a", "", " b "], "row": range(5)})
+    whole = clean(records)
+    parts = [clean(records.slice(row, 1)) for row in range(5)]
+    assert pa.concat_tables([part.selected for part in parts]).to_pydict() == whole.selected.to_pydict()
+    assert pa.concat_tables([part.dropped for part in parts]).to_pydict() == whole.dropped.to_pydict()
+    assert sum((part.reason for part in parts), ()) == whole.reason
+
+
+def test_a_table_without_rows_stays_one():
+    kept = clean(pa.table({"text": pa.array([], pa.string())}))
+    assert (kept.selected.num_rows, kept.dropped.num_rows, kept.reason) == (0, 0, ())

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rag_clip.data import Fingerprint
+from rag_clip.progress import Progress
+from rag_clip.store import Store, StoreError, caption_id, create_store, load_schema, open_store, worker
+
+DIM = 32
+ENCODER = Fingerprint("toy", "", "weights-1", "8x8")
+OTHER = Fingerprint("other", "laion", "weights-2", "8x8")
+
+
+def make(folder: Path, **changes: object) -> Store:
+    schema = load_schema().model_copy(update=changes)
+    return create_store(folder, schema=schema, encoder=ENCODER, dim=DIM)
+
+
+def fill(store: Store, count: int, seed: int = 0) -> np.ndarray:
+    """Add `count` captions of three words around a few centres; return their vectors in the order of ids."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((20, store.card.dim))
+    vectors = (centres[rng.integers(0, 20, count)] + 0.3 * rng.standard_normal((count, store.card.dim))).astype("f4")
+    texts = [f"caption number {row}" for row in range(count)]
+    ids = [caption_id("made", text) for text in texts]
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), store.card.dim)
+    columns = {"id": ids, "text": texts, "source": ["made"] * count, "vector": flat}
+    store.upsert(pa.record_batch(columns))
+    return vectors[np.argsort(ids)]
+
+
+def run(script: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+FILLING = f"""
+    import sys
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    from pathlib import Path
+    from test_edge import fill, make
+    store = make(Path(sys.argv[1]))
+    fill(store, 300)
+"""
+
+
+def test_an_index_is_found_again_with_its_card_and_captions(tmp_path):
+    with make(tmp_path / "index") as store:
+        fill(store, 10)
+        card = store.card
+    with open_store(tmp_path / "index", encoder=ENCODER) as again:
+        assert (again.card, again.count()) == (card, 10)
+    assert json.loads((tmp_path / "index/card.json").read_text())["encoder"]["model"] == "toy"
+
+
+def test_making_an_index_that_exists_opens_it(tmp_path):
+    with make(tmp_path / "index") as store:
+        fill(store, 3)
+    with make(tmp_path / "index") as again:
+        assert again.count() == 3
+
+
+def test_another_encoder_is_refused_with_both_named(tmp_path):
+    make(tmp_path / "index").close()
+    message = r"index was built with toy \(no tag, weights weights-1\), but the encoder given is other \(laion"
+    with pytest.raises(ValueError, match=message):
+        open_store(tmp_path / "index", encoder=OTHER)
+    with pytest.raises(ValueError, match=message):
+        create_store(tmp_path / "index", schema=load_schema(), encoder=OTHER, dim=DIM)
+
+
+def test_another_precision_of_the_same_encoder_is_welcome(tmp_path):
+    make(tmp_path / "index").close()
+    halved = Fingerprint("toy", "", "weights-1", "8x8", precision="fp16")
+    with open_store(tmp_path / "index", encoder=halved) as store:
+        assert store.card.encoder == ENCODER
+
+
+def test_another_schema_width_or_version_is_refused(tmp_path):
+    folder = tmp_path / "index"
+    make(folder).close()
+    with pytest.raises(ValueError, match="another schema \\(name: stored captions, given pictures\\)"):
+        make(folder, name="pictures")
+    with pytest.raises(ValueError, match="holds vectors of width 32, not 8"):
+        create_store(folder, schema=load_schema(), encoder=ENCODER, dim=8)
+    card = folder / "card.json"
+    card.write_text(card.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    with pytest.raises(ValueError, match="schema version 99; this release reads version 1"):
+        open_store(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "is damaged"), ("{}", "schema version None"), ('{"schema_version": 1}', "is damaged")],
+)
+def test_a_damaged_card_is_reported(tmp_path, content, message):
+    (tmp_path / "card.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        open_store(tmp_path)
+
+
+def test_a_folder_without_an_index_says_how_to_make_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="rag-clip index build CAPTIONS --index"):
+        open_store(tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"is not an index: it has no card\.json"):
+        open_store(tmp_path)
+
+
+def test_a_folder_of_other_files_and_a_file_are_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"is not empty \(thesis\.txt\) and not an index"):
+        make(tmp_path)
+    with pytest.raises(ValueError, match="is a file"):
+        make(tmp_path / "thesis.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_shards_are_refused_by_the_embedded_engine(tmp_path):
+    with pytest.raises(ValueError, match="the embedded engine has one shard, not 2"):
+        make(tmp_path / "index", shards=2)
+
+
+def test_a_creation_that_was_cut_short_is_begun_again(tmp_path):
+    with make(tmp_path / "index") as store:
+        fill(store, 3)
+    (tmp_path / "index/card.json").unlink()
+    with make(tmp_path / "index") as again:
+        assert again.count() == 0
+
+
+def test_a_second_user_is_refused_with_the_folder_named_until_the_first_has_closed(tmp_path):
+    with make(tmp_path / "index"), pytest.raises(StoreError, match=r"index is in use by process \d+"):
+        open_store(tmp_path / "index")
+    open_store(tmp_path / "index").close()
+
+
+def test_a_dead_engine_is_reported_and_loses_nothing(tmp_path):
+    store = make(tmp_path / "index")
+    fill(store, 300)
+    os.kill(int((tmp_path / "index/lock").read_text()), signal.SIGKILL)
+    with pytest.raises(StoreError, match="process ended with status -9 during count; what was written before is safe"):
+        store.count()
+    with pytest.raises(StoreError, match="open it again"):
+        store.count()
+    store.close()
+    with open_store(tmp_path / "index") as again:
+        assert again.count() == 300
+
+
+def test_a_closed_store_refuses_and_closing_twice_does_nothing(tmp_path):
+    store = make(tmp_path / "index")
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="was closed"):
+        store.count()
+
+
+def test_a_script_without_main_guard_that_never_closes_leaves_everything_in_order(tmp_path):
+    script = run(FILLING, tmp_path / "index")
+    assert script.communicate() == ("", "")
+    assert script.returncode == 0
+    with open_store(tmp_path / "index") as store:
+        assert store.count() == 300
+
+
+def test_a_killed_script_leaves_what_it_wrote(tmp_path):
+    script = run(FILLING + "    import os, signal; os.kill(os.getpid(), signal.SIGKILL)\n", tmp_path / "index")
+    script.communicate()
+    assert script.returncode == -signal.SIGKILL
+    with open_store(tmp_path / "index") as store:
+        assert store.count() == 300
+
+
+SLOW = {"hnsw": load_schema().hnsw.model_copy(update={"full_scan_threshold": 10, "ef_construct": 800, "m": 64})}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals to a group of processes")
+def test_interrupting_the_optimiser_ends_at_once_and_loses_nothing(tmp_path):
+    script = run(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from pathlib import Path
+        from test_edge import SLOW, fill, make
+        with make(Path(sys.argv[1]), **SLOW) as store:
+            fill(store, 12_000)
+            store.optimise(lambda event: print(event.stage, flush=True))
+        """,
+        tmp_path / "index",
+        start_new_session=True,
+    )
+    assert script.stdout is not None
+    assert script.stdout.readline() == "optimise\n"
+    os.killpg(script.pid, signal.SIGINT)
+    _output, errors = script.communicate()
+    assert errors.strip().endswith("KeyboardInterrupt")
+    assert script.returncode == -signal.SIGINT
+    with open_store(tmp_path / "index") as store:
+        assert store.count() == 12_000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process")
+def test_a_disk_that_is_full_is_reported(tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, hard))
+    try:
+        with pytest.raises(StoreError, match=r"the engine refused to create: .*File too large"):
+            make(tmp_path / "index")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    make(tmp_path / "index").close()
+
+
+def test_a_large_collection_gets_a_graph_that_finds_what_the_exact_search_finds(tmp_path):
+    hnsw = load_schema().hnsw.model_copy(update={"full_scan_threshold": 10})
+    events: list[Progress] = []
+    with make(tmp_path / "index", hnsw=hnsw) as store:
+        vectors = fill(store, 2000)
+        store.optimise(events.append)
+        assert store.info()["indexed"] == 2000
+        queries = vectors[:20] + 0.1
+        exact, graph, auto = (store.search(vectors=queries, limit=10, index=use) for use in ("exact", "hnsw", "auto"))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = queries / np.linalg.norm(queries, axis=1, keepdims=True) @ unit.T
+    assert [[hit.score for hit in hits] for hits in exact] == [
+        pytest.approx(row, abs=1e-5) for row in -np.sort(-cosines)[:, :10]
+    ]
+    found = [{hit.id for hit in left} & {hit.id for hit in right} for left, right in zip(exact, graph, strict=True)]
+    assert sum(map(len, found)) >= 190
+    assert auto == graph
+    assert all(event.stage == "optimise" for event in events)
+
+
+@pytest.mark.parametrize(
+    "vector", [{"datatype": "float16"}, {"distance": "dot"}, {"on_disk": True}], ids=lambda vector: next(iter(vector))
+)
+def test_every_kind_of_vector_can_be_searched(tmp_path, vector):
+    with make(tmp_path / "index", vector=load_schema().vector.model_copy(update=vector)) as store:
+        vectors = fill(store, 50)
+        [hits] = store.search(vectors=vectors[7:8], limit=1)
+    if vector.get("distance") != "dot":
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert hits[0].score == pytest.approx(float((vectors @ vectors[7]).max()), rel=1e-2)
+
+
+def test_the_worker_imports_only_the_engine_numpy_and_the_standard_library():
+    tree = ast.parse(Path(worker.__file__).read_text())
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == {"numpy", "qdrant_edge"}

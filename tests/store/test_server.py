@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+from qdrant_client import QdrantClient, models
+
+from rag_clip.data import Fingerprint
+from rag_clip.store import Card, StoreError, load_schema, open_store
+from rag_clip.store.server import connect, create_server, open_server
+
+CARD = Card(Fingerprint("toy", "", "weights-1", "8x8"), load_schema(), 4)
+
+
+@pytest.fixture
+def client() -> Iterator[QdrantClient]:
+    client = QdrantClient(":memory:")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Payload indexes have no effect")
+        yield client
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("location", "collection", "ports"),
+    [
+        ("http://localhost:6333", None, (6333, 6334)),
+        ("http://localhost", None, (6333, 6334)),
+        ("http://localhost:7000/captions-2", "captions-2", (7000, 7001)),
+    ],
+)
+def test_an_address_names_host_ports_and_collection(location, collection, ports):
+    client, found = connect(location, None)
+    options = client.init_options
+    assert (found, options["host"], (options["port"], options["grpc_port"])) == (collection, "localhost", ports)
+    client.close()
+
+
+def test_the_key_goes_to_the_client_only():
+    client, _collection = connect("https://localhost:6333/captions", "s3cret")
+    assert client.init_options["api_key"] == "s3cret"
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://me:s3cret@host:6333", "http://host:6333/a/b", "http://host:6333?api_key=s3cret", "http://"],
+)
+def test_an_address_with_more_in_it_is_refused_without_repeating_it(location):
+    with pytest.raises(ValueError, match="QDRANT_API_KEY") as error:
+        open_store(location)
+    assert "s3cret" not in str(error.value)
+
+
+def test_a_server_that_does_not_answer_is_named():
+    with pytest.raises(StoreError, match=r"failed on http://127\.0\.0\.1:9.*is it running, with gRPC reachable"):
+        open_store("http://127.0.0.1:9")
+
+
+def test_the_card_is_kept_with_the_collection(client):
+    create_server(client, "captions", "memory", CARD)
+    assert open_server(client, "captions", "memory")[1] == CARD
+    assert create_server(client, "captions", "memory", CARD)[1] == CARD
+
+
+def test_a_missing_and_a_foreign_collection_are_refused(client):
+    with pytest.raises(FileNotFoundError, match="no collection 'captions' at memory"):
+        open_server(client, "captions", "memory")
+    client.create_collection("theirs", models.VectorParams(size=4, distance=models.Distance.COSINE))
+    with pytest.raises(ValueError, match="collection 'theirs' at memory was not made by rag-clip"):
+        create_server(client, "theirs", "memory", CARD)
