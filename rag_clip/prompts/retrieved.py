@@ -20,8 +20,7 @@ from rag_clip.data import Hit, LabelSet, Prompts, PromptText
 from rag_clip.prompts.templates import choose_templates, template_prompts
 
 Keep = Callable[[str, Sequence[str]], Callable[[str], bool]]
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-_POSSESSIVE = "'s"
+_BETWEEN_WORDS = re.compile(r"(?:['’]s\b|[\W_])+")
 
 
 def retrieved_prompts(
@@ -92,8 +91,8 @@ def _contains_any(phrases: Sequence[str]) -> Callable[[str], bool]:
 
 def _tokens(text: str) -> str:
     """Return the words of a text between single spaces, as in ' red fox '."""
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold().replace("’", "'"))
-    return f" {' '.join(word.removesuffix(_POSSESSIVE) for word in words)} "
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return f" {_BETWEEN_WORDS.sub(' ', folded).strip()} "
 
 
 def _first_kept(hits: Sequence[Hit], kept: Callable[[str], bool], limit: int) -> list[tuple[int, Hit]]:

@@ -1,6 +1,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ import torch
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, PromptText
+from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder, check_classifier
+
+FEATURES = Path(__file__).parents[3] / "shared" / "data" / "features"
 
 
 @dataclass
@@ -187,3 +191,16 @@ def test_texts_that_cancel_out_are_refused_with_their_class():
 def test_the_classifier_follows_the_device_of_the_features():
     classifier = ZeroShot(LabelSet(("one",)), torch.ones(1, 4), 1.0)
     assert classifier(Features(torch.ones(2, 4, device="meta"))).device.type == "meta"
+
+
+@pytest.mark.skipif(not FEATURES.is_dir(), reason="needs the real CLIP features in ../shared/data")
+@pytest.mark.parametrize(("model", "expected"), [("ViTB32", 0.813), ("ViTL14", 0.855)])
+def test_an_ensemble_of_106_templates_reaches_the_known_accuracy_on_real_features(model: str, expected: float):
+    data = np.load(FEATURES / f"whurs19_CLIP_{model}.npz")
+    names, text = tuple(data["classes"].tolist()), data["text"][:-1].astype(np.float32)
+    templates = [f"{template} {{}}" for template in data["templates"][:-1].tolist()]
+    filled = [template.replace("{}", name) for template in templates for name in names]
+    encoder = VectorEncoder(dict(zip(filled, text.reshape(-1, text.shape[-1]).tolist(), strict=True)))
+    classifier = zero_shot(template_prompts(LabelSet(names), templates=templates), encoder)
+    predicted = classifier(Features(torch.from_numpy(data["image"].astype(np.float32)))).argmax(1).numpy()
+    assert round(float((predicted == data["label"]).mean()), 3) == expected
