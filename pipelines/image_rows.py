@@ -101,7 +101,8 @@ def _open(path: Path) -> ImageFile:
             row_bytes = max((group.total_byte_size // group.num_rows for group in groups if group.num_rows), default=0)
             return ImageFile(path, parquet.schema_arrow, parquet.metadata.num_rows, row_bytes)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet ({error}); give Parquet files of images") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read as Parquet ({reason}); give Parquet files of images") from error
 
 
 def _check_agreement(first: ImageFile, other: ImageFile) -> None:
@@ -159,7 +160,8 @@ def _batches(file: ImageFile, start: int, columns: Sequence[str] | None) -> Iter
                 skip = max(0, skip - batch.num_rows)
                 pa.default_memory_pool().release_unused()
     except (pa.ArrowException, OSError) as error:
-        raise OSError(f"{file.path} cannot be read any further ({error}); it may be damaged") from error
+        reason = " ".join(str(error).split())
+        raise OSError(f"{file.path} cannot be read any further ({reason}); it may be damaged") from error
 
 
 def _groups_from(metadata: pq.FileMetaData, start: int) -> tuple[list[int], int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,9 +11,19 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from rag_clip.data import LabelSet, Prompts, PromptText
+from rag_clip.pixels import PixelTransform
 from rag_clip.testing import ToyEncoder
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+@dataclass(frozen=True, slots=True)
+class LightEncoder(ToyEncoder):
+    """ToyEncoder with a preprocess that worker processes load without torch, in a tenth of the time."""
+
+    @property
+    def preprocess(self) -> PixelTransform:
+        return PixelTransform(8, 8)
 
 
 def picture(colour: str, *, kind: str = "PNG", size: tuple[int, int] = (9, 7)) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from classify_inputs import COLOURS, colour_prompts, colours, picture, write_images
+from classify_inputs import COLOURS, LightEncoder, colour_prompts, colours, picture, write_images
 from rag_clip.pipelines.classify import classify
 
 import rag_clip.features
@@ -28,9 +28,8 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(paths: list[Path], output: Path, **settings: object):
-    return classify(
-        paths, output=output, encoder=ToyEncoder(), **{"prompts": colour_prompts(), "workers": 0} | settings
-    )
+    defaults = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "workers": 0}
+    return classify(paths, output=output, **defaults | settings)
 
 
 def test_every_input_column_is_kept_beside_the_prediction(tmp_path: Path, output: Path):
@@ -129,9 +128,9 @@ def test_shards_and_batches_do_not_show_in_the_output(tmp_path: Path, output: Pa
 def test_worker_processes_give_what_this_process_gives(tmp_path: Path, output: Path):
     images = [b"broken" if row == 5 else picture(name, kind="JPEG") for row, name in enumerate(colours(40))]
     source = write_images(tmp_path / "in.parquet", images)
-    run([source], output)
+    run([source], output, encoder=LightEncoder())
     parallel = tmp_path / "parallel.parquet"
-    run([source], parallel, workers=2)
+    run([source], parallel, encoder=LightEncoder(), workers=2)
     assert pq.read_table(parallel).equals(pq.read_table(output), check_metadata=True)
 
 
