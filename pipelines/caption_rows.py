@@ -31,8 +31,8 @@ class CaptionFile:
             with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=STREAM_BUFFER) as file:
                 for batch in file.iter_batches(batch_rows, columns=columns):
                     yield self._rename(batch)
-        except pa.ArrowException as error:
-            raise OSError(f"{self.path} is damaged: {error}") from error
+        except (pa.ArrowException, OSError) as error:
+            raise OSError(f"{self.path} is damaged or cannot be read: {error}") from error
 
     def _rename(self, batch: pa.RecordBatch) -> pa.Table:
         text = batch.column(self.text_column).cast(pa.string())

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rag_clip.pipelines.captions import build_index
+
+from rag_clip.progress import Progress
+from rag_clip.store import caption_id, load_schema, open_store
+from rag_clip.testing import ToyEncoder
+
+CAPTIONS = ["a red  flag", None, "a blue flag", "", "cats &amp; dogs", "a red flag"]
+
+
+@dataclass(frozen=True, slots=True)
+class CountingEncoder(ToyEncoder):
+    """Remembers what it was asked to embed."""
+
+    embedded: list[str] = field(default_factory=list)
+
+    def encode_text(self, texts) -> torch.Tensor:
+        self.embedded.extend(texts)
+        return ToyEncoder.encode_text(self, texts)
+
+
+def write(path: Path, columns: dict[str, object]) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    return write(tmp_path / "web.parquet", {"key": range(6), "caption": CAPTIONS})
+
+
+def test_captions_are_repaired_embedded_and_found_by_meaning_and_by_word(corpus, tmp_path):
+    encoder, events = ToyEncoder(), []
+    summary = build_index([corpus], index=tmp_path / "index", encoder=encoder, report=events.append)
+    assert (summary.read, summary.kept, summary.added, summary.already_there, summary.count) == (6, 4, 3, 1, 3)
+    assert (summary.dropped, summary.location) == ({"null": 1, "empty": 1}, str(tmp_path / "index"))
+    assert set(summary.seconds) == {"read", "clean", "look up", "embed", "write", "optimise"}
+    assert summary.bottleneck in summary.seconds
+    assert Progress("index", 6, 6, "captions") in events
+    with open_store(tmp_path / "index", encoder=encoder.fingerprint) as store:
+        [dense] = store.search(vectors=encoder.encode_text(["blue flag a"]).numpy(), limit=1)
+        [lexical] = store.search(texts=["dogs"], mode="lexical")
+    assert [(hit.id, hit.text, hit.source) for hit in dense + lexical] == [
+        (caption_id("web", "a blue flag"), "a blue flag", "web"),
+        (caption_id("web", "cats & dogs"), "cats & dogs", "web"),
+    ]
+
+
+def test_a_second_run_adds_and_embeds_nothing(corpus, tmp_path):
+    build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder())
+    encoder = CountingEncoder()
+    summary = build_index([corpus], index=tmp_path / "index", encoder=encoder)
+    assert (summary.added, summary.already_there, summary.count) == (0, 4, 3)
+    assert encoder.embedded == []
+
+
+def test_sources_come_from_a_column_or_else_from_the_name_of_the_file(tmp_path):
+    folder = tmp_path / "corpus/deep"
+    folder.mkdir(parents=True)
+    first = pa.array(["one", "two"]).dictionary_encode()
+    write(folder / "a.parquet", {"alt": first, "from": ["x", None]})
+    write(folder / "b.parquet", {"alt": pa.array(["one"], pa.large_string())})
+    (folder / "notes.txt").write_text("not a caption file")
+    build_index(
+        [tmp_path / "corpus"], index=tmp_path / "index", encoder=ToyEncoder(), text_column="alt", source_column="from"
+    )
+    with open_store(tmp_path / "index") as store:
+        hits = store.sample(10, 0)
+    assert {(hit.source, hit.text) for hit in hits} == {("x", "one"), ("a", "two"), ("b", "one")}
+
+
+def test_a_build_that_was_killed_goes_on_and_ends_with_the_same_count(tmp_path):
+    texts = [f"caption {row % 2900}" for row in range(3000)]
+    corpus = write(tmp_path / "big.parquet", {"caption": texts})
+    script = f"""
+        import os, signal
+        from rag_clip.pipelines.captions import build_index
+        from rag_clip.testing import ToyEncoder
+        def kill(event):
+            if event.done >= 2048:
+                os.kill(os.getpid(), signal.SIGKILL)
+        build_index([{str(corpus)!r}], index={str(tmp_path / "index")!r}, encoder=ToyEncoder(), report=kill)
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    encoder = CountingEncoder()
+    summary = build_index([corpus], index=tmp_path / "index", encoder=encoder)
+    assert encoder.embedded == texts[2048:2900]
+    assert (summary.added, summary.already_there, summary.count) == (852, 2148, 2900)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": ["a"], "url": ["b"]}, "no column 'caption'; name the column of captions, one of: text, url"),
+        ({"caption": [1, 2]}, "column 'caption' of .* holds int64, not strings"),
+        ({"caption": ["a"], "source": [1]}, "column 'source' of .* holds int64, not strings"),
+        ({"caption": pa.array([], pa.string())}, r"no usable caption in 0 rows \(no rows\)"),
+        ({"caption": pa.array([None, None], pa.string())}, r"no usable caption in 2 rows \(2 null\)"),
+        ({"caption": ["", " ", None]}, r"no usable caption in 3 rows \(2 empty, 1 null\)"),
+    ],
+)
+def test_unusable_files_are_refused_and_no_index_is_made(tmp_path, columns, message):
+    corpus = write(tmp_path / "web.parquet", columns)
+    with pytest.raises(ValueError, match=message):
+        build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder())
+    assert not (tmp_path / "index").exists()
+
+
+def test_paths_that_are_no_corpus_are_refused(corpus, tmp_path):
+    def build(*paths: Path) -> None:
+        build_index(paths, index=tmp_path / "index", encoder=ToyEncoder())
+
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*absent\.parquet"):
+        build(corpus, tmp_path / "absent.parquet")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"the folder .*empty holds no \.parquet file"):
+        build(tmp_path / "empty")
+    (tmp_path / "text.parquet").write_text("a red flag")
+    with pytest.raises(ValueError, match=r"text\.parquet is not a Parquet file"):
+        build(tmp_path / "text.parquet")
+    with pytest.raises(ValueError, match="no caption files were given"):
+        build()
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    corpus = write(tmp_path / "web.parquet", {"caption": [f"caption {row}" for row in range(5000)]})
+    content = bytearray(corpus.read_bytes())
+    content[4:2000] = bytes(1996)
+    corpus.write_bytes(content)
+    with pytest.raises(OSError, match=r"web\.parquet is damaged"):
+        build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder())
+
+
+def test_another_encoder_or_schema_is_refused_before_anything_is_embedded(corpus, tmp_path):
+    build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder())
+    encoder = CountingEncoder(dim=16)
+    with pytest.raises(ValueError, match=r"was built with toy .*toy-32\), but the encoder given is toy .*toy-16"):
+        build_index([corpus], index=tmp_path / "index", encoder=encoder)
+    schema = load_schema().model_copy(update={"name": "other"})
+    with pytest.raises(ValueError, match="another schema"):
+        build_index([corpus], index=tmp_path / "index", encoder=CountingEncoder(), schema=schema)
+    assert encoder.embedded == []
