@@ -55,7 +55,7 @@ def _open(location: str, wanted: Card | None) -> Store:
 
 
 def _open_server(location: str, wanted: Card | None) -> Store:
-    from rag_clip.store.server import connect, create_server, open_server
+    from rag_clip.store.connection import connect, create_server, open_server
 
     client, collection = connect(location, os.environ.get("QDRANT_API_KEY"))
     try:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -107,9 +108,10 @@ class EngineProcess:
 
     def _died(self, operation: str) -> StoreError:
         status = self._process.wait()
+        how = f"status {status}" if status >= 0 else f"{signal.strsignal(-status)}, signal {-status}"
         return StoreError(
-            f"the engine's process ended with status {status} during {operation}; what was written before is safe. "
-            "Is the disk or the memory full? Open the index again to go on"
+            f"the engine's process ended during {operation} ({how}); what was written before is safe. Is the disk or "
+            "the memory full? Make room and open the index again"
         )
 
 

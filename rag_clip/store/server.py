@@ -1,7 +1,7 @@
 """A Qdrant server or cluster, over gRPC; needs Qdrant 1.20 or later, the first that ranks by BM25 itself.
 
-The card is kept in the collection's metadata. Both engines rank texts with Qdrant's own BM25 over the text index
-of the payload, so they agree, and no second, sparse copy of every caption has to be written and kept in step.
+Both engines rank texts with Qdrant's own BM25 over the text index of the payload, so they agree, and no second, sparse
+copy of every caption has to be written and kept in step.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from grpc import RpcError  # type: ignore[import-untyped]
@@ -19,16 +18,12 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException
 
 from rag_clip.progress import Progress, Report
-from rag_clip.store.card import Card, read_card
+from rag_clip.store.card import Card
 from rag_clip.store.interface import Ranking, StoreError, Where
 from rag_clip.store.rows import Rows
-from rag_clip.store.schema import CollectionSchema, KeywordIndex, TextIndex
 
 UPSERT_POINTS = 256
 POLL_SECONDS = 0.5
-TIMEOUT_SECONDS = 60
-METADATA_KEY = "rag_clip"
-OLDEST_SERVER = (1, 20)
 
 
 class ServerEngine:
@@ -49,7 +44,7 @@ class ServerEngine:
                 for text, source in zip(rows.texts[part], rows.sources[part], strict=True)
             ]
             batch = models.Batch(ids=list(rows.ids[part]), vectors=rows.vectors[part].tolist(), payloads=payloads)
-            with _server_errors(self._collection):
+            with server_errors(self._collection):
                 self._client.upsert(self._collection, batch, wait=True)
 
     def rank_vectors(self, vectors: np.ndarray, limit: int, *, exact: bool, where: Where) -> list[Ranking]:
@@ -73,18 +68,18 @@ class ServerEngine:
         )
 
     def _rank(self, requests: list[models.QueryRequest]) -> list[Ranking]:
-        with _server_errors(self._collection):
+        with server_errors(self._collection):
             answers = self._client.query_batch_points(self._collection, requests)
         return [[(str(point.id), point.score) for point in answer.points] for answer in answers]
 
     def fetch(self, ids: Sequence[str]) -> Rows:
         """Return the captions that exist."""
-        with _server_errors(self._collection):
+        with server_errors(self._collection):
             return _rows(self._client.retrieve(self._collection, list(ids), with_payload=True), vectors=False)
 
     def scroll(self, start: str | None, limit: int, *, vectors: bool) -> tuple[Rows, str | None]:
         """Return captions in the order of ids."""
-        with _server_errors(self._collection):
+        with server_errors(self._collection):
             records, following = self._client.scroll(
                 self._collection, offset=start, limit=limit, with_payload=True, with_vectors=vectors
             )
@@ -92,7 +87,7 @@ class ServerEngine:
 
     def count(self) -> int:
         """Return the exact number of captions."""
-        with _server_errors(self._collection):
+        with server_errors(self._collection):
             return self._client.count(self._collection, exact=True).count
 
     def optimise(self, report: Report) -> None:
@@ -124,111 +119,13 @@ class ServerEngine:
         self._client.close()
 
     def _describe(self) -> models.CollectionInfo:
-        with _server_errors(self._collection):
+        with server_errors(self._collection):
             return self._client.get_collection(self._collection)
 
     def _wake(self) -> None:
         """Resume optimisers that a restart of the server left waiting for an update."""
-        with _server_errors(self._collection):
+        with server_errors(self._collection):
             self._client.update_collection(self._collection, optimizers_config=models.OptimizersConfigDiff())
-
-
-def connect(location: str, api_key: str | None) -> tuple[QdrantClient, str | None]:
-    """Connect to http(s)://host[:port][/collection]; returns the client and the collection named, if any.
-
-    gRPC is expected on the port after the one given (6334 for 6333). Raises ValueError for a URL with more in it,
-    credentials above all.
-    """
-    url = urlsplit(location)
-    parts = [part for part in url.path.split("/") if part]
-    if url.username or url.password or url.query or url.fragment or len(parts) > 1 or not url.hostname:
-        raise ValueError(
-            "the address of a server is http(s)://host:port/collection and nothing more; the API key comes from the "
-            "environment variable QDRANT_API_KEY"
-        )
-    port = url.port or 6333
-    with _server_errors(location):
-        client = QdrantClient(
-            host=url.hostname,
-            port=port,
-            grpc_port=port + 1,
-            https=url.scheme == "https",
-            prefer_grpc=True,
-            api_key=api_key,
-            timeout=TIMEOUT_SECONDS,
-            check_compatibility=False,
-        )
-    return client, parts[0] if parts else None
-
-
-def open_server(client: QdrantClient, collection: str, location: str) -> tuple[ServerEngine, Card]:
-    """Open a collection; raises FileNotFoundError where there is none, ValueError where it is not ours."""
-    with _server_errors(location):
-        _check_version(client, location)
-        if not client.collection_exists(collection):
-            raise FileNotFoundError(
-                f"no collection {collection!r} at {location}; make one with: rag-clip index build CAPTIONS "
-                f"--index {location}"
-            )
-        metadata = client.get_collection(collection).config.metadata or {}
-    if METADATA_KEY not in metadata:
-        raise ValueError(f"collection {collection!r} at {location} was not made by rag-clip; name another collection")
-    card = read_card(metadata[METADATA_KEY], location)
-    return ServerEngine(client, collection, card), card
-
-
-def create_server(client: QdrantClient, collection: str, location: str, wanted: Card) -> tuple[ServerEngine, Card]:
-    """Make an empty collection with its payload indexes, or open the one there."""
-    with _server_errors(location):
-        _check_version(client, location)
-        if client.collection_exists(collection):
-            return open_server(client, collection, location)
-        client.create_collection(
-            collection, **_description(wanted.schema, wanted.dim), metadata={METADATA_KEY: wanted.to_dict()}
-        )
-        for name, index in wanted.schema.payload.items():
-            client.create_payload_index(collection, name, _index(index), wait=True)
-    return ServerEngine(client, collection, wanted), wanted
-
-
-def _check_version(client: QdrantClient, location: str) -> None:
-    """Refuse a server that would take a BM25 query for an empty one, and answer it with the wrong captions."""
-    version = client.info().version
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
-        oldest = ".".join(map(str, OLDEST_SERVER))
-        raise StoreError(f"the server at {location} is Qdrant {version}; {oldest} or later is needed: update it")
-
-
-def _description(schema: CollectionSchema, dim: int) -> dict[str, Any]:
-    hnsw, vector = schema.hnsw, schema.vector
-    int8 = models.ScalarQuantization(
-        scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
-    )
-    return {
-        "vectors_config": models.VectorParams(
-            size=dim,
-            distance=models.Distance.COSINE if vector.distance == "cosine" else models.Distance.DOT,
-            datatype=models.Datatype(vector.datatype),
-            on_disk=vector.on_disk,
-        ),
-        "hnsw_config": models.HnswConfigDiff(
-            m=hnsw.m, ef_construct=hnsw.ef_construct, full_scan_threshold=hnsw.full_scan_threshold
-        ),
-        "optimizers_config": models.OptimizersConfigDiff(indexing_threshold=hnsw.full_scan_threshold),
-        "quantization_config": int8 if schema.quantization.kind == "int8" else None,
-        "shard_number": schema.shards,
-    }
-
-
-def _index(index: TextIndex | KeywordIndex) -> models.PayloadSchemaType | models.TextIndexParams:
-    if isinstance(index, KeywordIndex):
-        return models.PayloadSchemaType.KEYWORD
-    return models.TextIndexParams(
-        type=models.TextIndexType.TEXT,
-        tokenizer=models.TokenizerType(index.tokenizer),
-        lowercase=index.lowercase,
-        scoring=True,
-    )
 
 
 def _filter(where: Where) -> models.Filter | None:
@@ -249,7 +146,8 @@ def _rows(records: list[models.Record], *, vectors: bool) -> Rows:
 
 
 @contextmanager
-def _server_errors(subject: str) -> Iterator[None]:
+def server_errors(subject: str) -> Iterator[None]:
+    """Turn what the client raises into a StoreError that names the collection or the address."""
     try:
         yield
     except RpcError as error:

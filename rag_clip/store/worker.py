@@ -190,7 +190,7 @@ def serve() -> None:
                 answer = (False, f"{type(error).__name__}: {error}")
             pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
             answers.flush()
-    except (EOFError, BrokenPipeError):
+    except (EOFError, pickle.UnpicklingError, BrokenPipeError):  # the caller is gone, perhaps in mid-sentence
         pass
     finally:
         shard.close()

@@ -15,7 +15,7 @@ from qdrant_client import QdrantClient
 
 from rag_clip.data import Fingerprint, Hit
 from rag_clip.store import Card, Store, caption_id, create_store, load_schema
-from rag_clip.store.server import create_server
+from rag_clip.store.connection import create_server
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Payload indexes have no effect:UserWarning",

@@ -8,7 +8,7 @@ from qdrant_client import QdrantClient, models
 
 from rag_clip.data import Fingerprint
 from rag_clip.store import Card, StoreError, load_schema, open_store
-from rag_clip.store.server import connect, create_server, open_server
+from rag_clip.store.connection import connect, create_server, open_server
 
 CARD = Card(Fingerprint("toy", "", "weights-1", "8x8"), load_schema(), 4)
 
@@ -70,3 +70,15 @@ def test_a_missing_and_a_foreign_collection_are_refused(client):
     client.create_collection("theirs", models.VectorParams(size=4, distance=models.Distance.COSINE))
     with pytest.raises(ValueError, match="collection 'theirs' at memory was not made by rag-clip"):
         create_server(client, "theirs", "memory", CARD)
+
+
+class OldServer:
+    """Answers as a Qdrant 1.18 would, which has no BM25 of its own."""
+
+    def info(self) -> models.VersionInfo:
+        return models.VersionInfo(title="qdrant", version="1.18.2")
+
+
+def test_a_server_that_is_too_old_is_refused():
+    with pytest.raises(StoreError, match=r"is Qdrant 1\.18\.2; 1\.20 or later is needed"):
+        open_server(OldServer(), "captions", "http://old:6333")

@@ -1,0 +1,115 @@
+"""Reaching a Qdrant server, and opening or making a collection there; the card lives in the collection's metadata."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from qdrant_client import QdrantClient, models
+
+from rag_clip.store.card import Card, read_card
+from rag_clip.store.interface import StoreError
+from rag_clip.store.schema import CollectionSchema, KeywordIndex, TextIndex
+from rag_clip.store.server import ServerEngine, server_errors
+
+TIMEOUT_SECONDS = 60
+METADATA_KEY = "rag_clip"
+OLDEST_SERVER = (1, 20)
+
+
+def connect(location: str, api_key: str | None) -> tuple[QdrantClient, str | None]:
+    """Connect to http(s)://host[:port][/collection]; returns the client and the collection named, if any.
+
+    gRPC is expected on the port after the one given (6334 for 6333). Raises ValueError for a URL with more in it,
+    credentials above all.
+    """
+    url = urlsplit(location)
+    parts = [part for part in url.path.split("/") if part]
+    if url.username or url.password or url.query or url.fragment or len(parts) > 1 or not url.hostname:
+        raise ValueError(
+            "the address of a server is http(s)://host:port/collection and nothing more; the API key comes from the "
+            "environment variable QDRANT_API_KEY"
+        )
+    port = url.port or 6333
+    with server_errors(location):
+        client = QdrantClient(
+            host=url.hostname,
+            port=port,
+            grpc_port=port + 1,
+            https=url.scheme == "https",
+            prefer_grpc=True,
+            api_key=api_key,
+            timeout=TIMEOUT_SECONDS,
+            check_compatibility=False,
+        )
+    return client, parts[0] if parts else None
+
+
+def open_server(client: QdrantClient, collection: str, location: str) -> tuple[ServerEngine, Card]:
+    """Open a collection; raises FileNotFoundError where there is none, ValueError where it is not ours."""
+    with server_errors(location):
+        _check_version(client, location)
+        if not client.collection_exists(collection):
+            raise FileNotFoundError(
+                f"no collection {collection!r} at {location}; make one with: rag-clip index build CAPTIONS "
+                f"--index {location}"
+            )
+        metadata = client.get_collection(collection).config.metadata or {}
+    if METADATA_KEY not in metadata:
+        raise ValueError(f"collection {collection!r} at {location} was not made by rag-clip; name another collection")
+    card = read_card(metadata[METADATA_KEY], location)
+    return ServerEngine(client, collection, card), card
+
+
+def create_server(client: QdrantClient, collection: str, location: str, wanted: Card) -> tuple[ServerEngine, Card]:
+    """Make an empty collection with its payload indexes, or open the one there."""
+    with server_errors(location):
+        _check_version(client, location)
+        if client.collection_exists(collection):
+            return open_server(client, collection, location)
+        client.create_collection(
+            collection, **_description(wanted.schema, wanted.dim), metadata={METADATA_KEY: wanted.to_dict()}
+        )
+        for name, index in wanted.schema.payload.items():
+            client.create_payload_index(collection, name, _index(index), wait=True)
+    return ServerEngine(client, collection, wanted), wanted
+
+
+def _check_version(client: QdrantClient, location: str) -> None:
+    """Refuse a server that would take a BM25 query for an empty one, and answer it with the wrong captions."""
+    version = client.info().version
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
+        oldest = ".".join(map(str, OLDEST_SERVER))
+        raise StoreError(f"the server at {location} is Qdrant {version}; {oldest} or later is needed: update it")
+
+
+def _description(schema: CollectionSchema, dim: int) -> dict[str, Any]:
+    hnsw, vector = schema.hnsw, schema.vector
+    int8 = models.ScalarQuantization(
+        scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
+    )
+    return {
+        "vectors_config": models.VectorParams(
+            size=dim,
+            distance=models.Distance.COSINE if vector.distance == "cosine" else models.Distance.DOT,
+            datatype=models.Datatype(vector.datatype),
+            on_disk=vector.on_disk,
+        ),
+        "hnsw_config": models.HnswConfigDiff(
+            m=hnsw.m, ef_construct=hnsw.ef_construct, full_scan_threshold=hnsw.full_scan_threshold
+        ),
+        "optimizers_config": models.OptimizersConfigDiff(indexing_threshold=hnsw.full_scan_threshold),
+        "quantization_config": int8 if schema.quantization.kind == "int8" else None,
+        "shard_number": schema.shards,
+    }
+
+
+def _index(index: TextIndex | KeywordIndex) -> models.PayloadSchemaType | models.TextIndexParams:
+    if isinstance(index, KeywordIndex):
+        return models.PayloadSchemaType.KEYWORD
+    return models.TextIndexParams(
+        type=models.TextIndexType.TEXT,
+        tokenizer=models.TokenizerType(index.tokenizer),
+        lowercase=index.lowercase,
+        scoring=True,
+    )
