@@ -22,7 +22,10 @@ IMAGE_BATCH = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TwoTowers:
-    """An open_clip model as an Encoder; made by `encoder.load_encoder`. `mean` and `std` are per RGB channel."""
+    """An open_clip model as an Encoder; made by `encoder.load_encoder`. `mean` and `std` are per RGB channel.
+
+    Embeddings carry no gradient but are ordinary tensors, so that heads can be trained on them.
+    """
 
     name: str
     model: Any
@@ -36,7 +39,7 @@ class TwoTowers:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Embed texts as float32 unit rows [t, d] on `device`; equal texts are computed once.
 
@@ -54,7 +57,7 @@ class TwoTowers:
             unique = torch.cat(list(whole))
         return _unit(unique)[rows]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_pixels(self, pixels: torch.Tensor, *, patches: bool = False) -> Features:
         """Embed uint8 pixels [n, 3, height, width] in one batch as Features on `device`.
 

@@ -100,7 +100,7 @@ def test_order_of_texts_is_kept_over_several_batches(clip, monkeypatch):
     encoder = load_encoder(clip, device="cpu")
     texts = [f"{'very ' * (index % 7)}red kite number {index}" for index in range(60)]
     whole = encoder.encode_text(texts)
-    monkeypatch.setattr("rag_clip.text_tower.TOKENS_PER_BATCH", 40)
+    monkeypatch.setattr("rag_clip.text_tower.TOKENS_PER_BATCH_ON_CPU", 40)
     torch.testing.assert_close(encoder.encode_text(texts), whole)
     torch.testing.assert_close(encoder.encode_text(texts[::-1]), whole.flip(0))
 
@@ -216,6 +216,37 @@ def test_a_checkpoint_beside_its_configuration_loads_by_path(clip, tmp_path):
     )
     rows = load_encoder(str(tmp_path / "epoch_3.pt"), device="cpu").encode_text(TEXTS)
     torch.testing.assert_close(rows, load_encoder(clip, device="cpu").encode_text(TEXTS))
+
+
+def test_built_in_names_and_hub_repositories_load_what_the_cache_holds(tmp_path, monkeypatch):
+    quick = write_model(tmp_path, CLIP | {"quick_gelu": True})
+    settings = {"hf_hub": "someone/tiny/", "quick_gelu": True, "mean": (0.1, 0.2, 0.3), "resize_mode": "squash"}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Tiny-quick", CLIP | {"quick_gelu": True})
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Tiny", CLIP)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "Tiny", {"some_tag": settings})
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda _repository, name: str(tmp_path / name))
+    checkpoint = f"Tiny-quick:{tmp_path / 'open_clip_model.safetensors'}"
+    specs = ("Tiny:some-tag", checkpoint, "hf-hub:someone/tiny")
+    expected = load_encoder(quick, device="cpu").encode_text(TEXTS)
+    encoders = [load_encoder(spec, device="cpu") for spec in specs]
+    for encoder in encoders:
+        torch.testing.assert_close(encoder.encode_text(TEXTS), expected)
+    assert (encoders[0].mean, encoders[0].preprocess.resize_mode) == ((0.1, 0.2, 0.3), "squash")
+    assert [(encoder.fingerprint.model, encoder.fingerprint.pretrained) for encoder in encoders] == [
+        ("Tiny", "some-tag"),
+        ("Tiny-quick", "open_clip_model.safetensors"),
+        ("someone/tiny", "hf-hub"),
+    ]
+
+
+def test_a_head_can_be_trained_on_embeddings(clip):
+    encoder = load_encoder(clip, device="cpu")
+    head = torch.nn.Linear(16, 2)
+    for rows in (encoder.encode_text(["kite"]), encoder.encode_images([Image.fromarray(NOISE)]).pooled):
+        head(rows).sum().backward()
+        assert not rows.requires_grad
+        torch.testing.assert_close(head.weight.grad[0], rows[0])
+        head.zero_grad()
 
 
 class Malicious:
