@@ -9,7 +9,16 @@ from typing import Any, Literal, get_args
 from rag_clip.data import Hit, LabelSet, Prompts
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.prompts.control import random_prompts
-from rag_clip.prompts.retrieved import Keep, contains_phrase, contains_substring, contains_token, retrieved_prompts
+from rag_clip.prompts.retrieved import (
+    Keep,
+    Rewrite,
+    as_written,
+    contains_phrase,
+    contains_substring,
+    contains_token,
+    retrieved_prompts,
+    without_name,
+)
 from rag_clip.prompts.templates import fill, template_prompts
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store
@@ -21,6 +30,7 @@ FILTERS: Mapping[str, Keep] = {
     "substring": contains_substring,
     "phrase": contains_phrase,
 }
+REWRITES: Mapping[str, Rewrite] = {"kept": as_written, "dropped": without_name}
 CLASSES_PER_SEARCH = 64
 LARGEST_SAMPLE = 10_000
 
@@ -30,9 +40,9 @@ class Settings:
     """How to enhance; weight, limit and query are those of RePE (see prompts.retrieved).
 
     `candidates` captions are searched per class, of which the first `limit` that pass the filter `keep` are mixed in
-    with `weight` in total. `dense` search asks with the embedding of `query`, as published; `lexical` asks BM25 with
-    the bare name, which finds names that the encoder has not learned; `hybrid` fuses both. `seed` draws the control.
-    Raises ValueError for a value out of range.
+    with `weight` in total; class names in them are `kept`, as published, or `dropped`. `dense` search asks with the
+    embedding of `query`, as published; `lexical` asks BM25 with the bare name, which finds names that the encoder has
+    not learned; `hybrid` fuses both. `seed` draws the control. Raises ValueError for a value out of range.
     """
 
     templates: tuple[str, ...] | None = None
@@ -41,6 +51,7 @@ class Settings:
     search: Search = "hybrid"
     candidates: int = 1000
     keep: str = "token"
+    names: str = "kept"
     query: str = "a photo of a {}."
     seed: int = 0
 
@@ -49,6 +60,8 @@ class Settings:
             raise ValueError(f"unknown search {self.search!r}; known are {', '.join(get_args(Search))}")
         if self.keep not in FILTERS:
             raise ValueError(f"unknown filter {self.keep!r}; known are {', '.join(FILTERS)}")
+        if self.names not in REWRITES:
+            raise ValueError(f"names in captions are {' or '.join(REWRITES)}, found {self.names!r}")
         if not 0 <= self.weight <= 1:
             raise ValueError(f"the weight of the captions is {self.weight}; give a number from 0 to 1")
         if not 1 <= self.limit <= self.candidates:
@@ -88,6 +101,7 @@ def enhance(
         weight=settings.weight,
         limit=settings.limit,
         keep=FILTERS[settings.keep],
+        rewrite=REWRITES[settings.names],
     )
     if method == "random":
         with clock.stage("sample"):

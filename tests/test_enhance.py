@@ -64,6 +64,7 @@ def test_each_class_gets_the_captions_that_name_it(store: Store, search: str):
             "weight": 0.25,
             "limit": 100,
             "keep": "contains_token",
+            "rewrite": "as_written",
             "search": search,
             "candidates": 1000,
             "query": "a photo of a {}.",
@@ -80,6 +81,19 @@ def test_retrieval_classifies_images_of_names_that_the_encoder_has_not_learned(s
     pixels[0, 2] = pixels[1, 0] = 255
     classifier = zero_shot(read_prompts(tmp_path / "prompts.parquet"), ENCODER)
     assert classifier(ENCODER.encode_pixels(pixels)).argmax(1).tolist() == [1, 0]
+
+
+def test_names_are_dropped_from_captions_on_request(store: Store):
+    dropped = enhance(LABELS, encoder=ENCODER, store=store, settings=Settings(names="dropped"))
+    names = dict(enumerate(LABELS.names))
+    context = [(row, t.text) for row, group in enumerate(dropped.texts) for t in group if t.role == "context"]
+    assert context
+    assert [text for row, text in context if names[row] in text.split()] == []
+
+
+def test_an_unknown_way_with_names_is_refused():
+    with pytest.raises(ValueError, match="names in captions are kept or dropped, found 'gone'"):
+        Settings(names="gone")
 
 
 def test_templates_need_no_store():

@@ -11,6 +11,7 @@ weigh nothing is its context alone. Scale and bias are the encoder's own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,18 +42,33 @@ def zero_shot(prompts: Prompts, encoder: Encoder, *, allow_other_encoder: bool =
     Every distinct text is encoded once. Raises ValueError where the prompts were made with another encoder, unless
     `allow_other_encoder`, and where the texts of a class cancel out.
     """
+    return zero_shots([prompts], encoder, allow_other_encoder=allow_other_encoder)[0]
+
+
+def zero_shots(variants: Sequence[Prompts], encoder: Encoder, *, allow_other_encoder: bool = False) -> list[ZeroShot]:
+    """Do as `zero_shot` for several prompts, encoding what they share once; for comparing weights of the same texts."""
     if not allow_other_encoder:
-        _check_encoder(prompts, encoder)
-    distinct = dict.fromkeys(text.text for group in prompts.texts for text in group)
+        for prompts in variants:
+            _check_encoder(prompts, encoder)
+    distinct = dict.fromkeys(text.text for prompts in variants for group in prompts.texts for text in group)
     position = {text: row for row, text in enumerate(distinct)}
     with torch.no_grad():
         vectors = encoder.encode_text(list(distinct)).float()  # [t, d]
-        weights = _compose(prompts, position, vectors)
-    lengths = weights.norm(dim=-1, keepdim=True)
+        composed = [_compose(prompts, position, vectors) for prompts in variants]
+    scale, bias = float(encoder.scale), float(encoder.bias)
+    return [
+        ZeroShot(prompts.labels, _normalised(weights, prompts.labels), scale, bias)
+        for prompts, weights in zip(variants, composed, strict=True)
+    ]
+
+
+def _normalised(weights: torch.Tensor, labels: LabelSet) -> torch.Tensor:
+    lengths = torch.linalg.vector_norm(weights, dim=-1, keepdim=True)
     if float(lengths.min()) < 1e-6:
-        name = prompts.labels.names[int(lengths.argmin())]
+        name = labels.names[int(lengths.argmin())]
         raise ValueError(f"the texts of class {name!r} cancel out, their weighted sum is zero; change its texts")
-    return ZeroShot(prompts.labels, weights / lengths, float(encoder.scale), float(encoder.bias))
+    unit: torch.Tensor = weights / lengths
+    return unit
 
 
 @dataclass(frozen=True, slots=True, eq=False)

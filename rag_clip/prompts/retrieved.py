@@ -7,6 +7,9 @@ For templates t_j and the first K captions r_k that pass the class-word filter, 
 
 weight = 0.25 and K = 100 are the paper's commands. Its filter keeps captions with any word of the class name as a
 substring, so "can" keeps "American"; here the word must be a word of the caption unless `contains_substring` is given.
+
+Ours is `without_name`: the class name is left out of the captions before they are embedded. The templates bring the
+name already; where the encoder never learned it, what it makes of its letters drowns the description beside it.
 """
 
 from __future__ import annotations
@@ -14,12 +17,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from rag_clip.data import Hit, LabelSet, Prompts, PromptText
 from rag_clip.prompts.templates import choose_templates, template_prompts
 
 Keep = Callable[[str, Sequence[str]], Callable[[str], bool]]
+Rewrite = Callable[[str, Sequence[str]], Callable[[str], str]]
+LEAST_WORDS = 3
+_LOOSE_ENDS = " :;,-–—()[]\"'"
+_EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*\]")
 _BETWEEN_WORDS = re.compile(r"(?:['’]s\b|[\W_])+")
 
 
@@ -31,32 +39,60 @@ def retrieved_prompts(
     weight: float = 0.25,
     limit: int = 100,
     keep: Keep | None = None,
+    rewrite: Rewrite | None = None,
 ) -> Prompts:
     """Give each class its templates (weight 1 - `weight` together) and its first `limit` kept captions (`weight`).
 
     `hits` are the captions retrieved per class, best first, in class order; `keep` is the class-word filter, by
-    default `contains_token`. A class with no caption left has its templates alone; provenance counts these as
+    default `contains_token`; `rewrite` changes what is embedded, by default nothing (`as_written`), and drops captions
+    of which it leaves nothing. A class with no caption left has its templates alone; provenance counts these as
     `without_captions`. Raises ValueError for a weight outside [0, 1], a limit below 1, or hits that do not match.
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"the weight of the captions is {weight}; give a number from 0 to 1")
     if limit < 1:
         raise ValueError(f"the limit of captions is {limit}; give at least 1")
-    keep = keep or contains_token
+    keep, rewrite = keep or contains_token, rewrite or as_written
     anchors = template_prompts(labels, templates=templates)
     columns = zip(labels.names, labels.synonyms, anchors.texts, hits, strict=True)
     texts = tuple(
-        _mix(group, _first_kept(found, keep(name, synonyms), limit), weight) for name, synonyms, group, found in columns
+        _mix(group, _first_kept(found, keep(name, synonyms), rewrite(name, synonyms), limit), weight)
+        for name, synonyms, group, found in columns
     )
     settings = {
         "templates": list(choose_templates(labels, templates)),
         "weight": weight,
         "limit": limit,
         "keep": keep.__name__,
+        "rewrite": rewrite.__name__,
     }
     alone = sum(group[-1].role == "anchor" for group in texts)
     provenance = {"encoder": {}, "method": "retrieved", "settings": settings, "index": "", "without_captions": alone}
     return Prompts(labels, texts, provenance)
+
+
+def weigh_context(prompts: Prompts, weight: float) -> Prompts:
+    """Give the context texts of every class that has some `weight` together, and its anchors the rest, in proportion.
+
+    Raises ValueError for a weight outside [0, 1].
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"the weight of the captions is {weight}; give a number from 0 to 1")
+    settings = {**prompts.provenance.get("settings", {}), "weight": weight}
+    texts = tuple(_weighed(group, weight) for group in prompts.texts)
+    return Prompts(prompts.labels, texts, {**prompts.provenance, "settings": settings})
+
+
+def _weighed(group: Sequence[PromptText], weight: float) -> tuple[PromptText, ...]:
+    share = {"anchor": 1 - weight, "context": weight}
+    now = {role: [text.weight for text in group if text.role == role] for role in share}
+    if not all(now.values()):
+        return tuple(group)
+    return tuple(replace(text, weight=share[text.role] * _part(text.weight, now[text.role])) for text in group)
+
+
+def _part(weight: float, weights: Sequence[float]) -> float:
+    return weight / sum(weights) if sum(weights) else 1 / len(weights)
 
 
 def contains_token(name: str, _synonyms: Sequence[str] = ()) -> Callable[[str], bool]:
@@ -79,6 +115,26 @@ def contains_substring(name: str, _synonyms: Sequence[str] = ()) -> Callable[[st
     return lambda caption: any(word in caption.lower() for word in words)
 
 
+def as_written(_name: str, _synonyms: Sequence[str] = ()) -> Callable[[str], str]:
+    """Leave captions as they are, as published."""
+    return lambda caption: caption
+
+
+def without_name(name: str, synonyms: Sequence[str] = ()) -> Callable[[str], str]:
+    """Leave the class name and its synonyms out of captions; '' where fewer than three words are left.
+
+    Names are found as whole words, without case, a space standing for spaces, hyphens or underscores.
+    """
+    spelled = (r"[\s_-]+".join(map(re.escape, re.split(r"[\s_-]+", each.strip()))) for each in (name, *synonyms))
+    mention = re.compile(r"(?<!\w)(?:" + "|".join(sorted(spelled, key=len, reverse=True)) + r")(?!\w)", re.IGNORECASE)
+
+    def rewritten(caption: str) -> str:
+        left = " ".join(_EMPTY_BRACKETS.sub(" ", mention.sub(" ", caption)).split()).strip(_LOOSE_ENDS)
+        return left if len(re.findall(r"\w+", left)) >= LEAST_WORDS else ""
+
+    return rewritten
+
+
 def _contains_any(phrases: Sequence[str]) -> Callable[[str], bool]:
     needles = [tokens for tokens in map(_tokens, phrases) if tokens.strip()]
 
@@ -95,8 +151,11 @@ def _tokens(text: str) -> str:
     return f" {_BETWEEN_WORDS.sub(' ', folded).strip()} "
 
 
-def _first_kept(hits: Sequence[Hit], kept: Callable[[str], bool], limit: int) -> list[tuple[int, Hit]]:
-    return list(islice(((rank, hit) for rank, hit in enumerate(hits) if kept(hit.text)), limit))
+def _first_kept(
+    hits: Sequence[Hit], kept: Callable[[str], bool], rewritten: Callable[[str], str], limit: int
+) -> list[tuple[int, Hit]]:
+    chosen = ((rank, replace(hit, text=rewritten(hit.text))) for rank, hit in enumerate(hits) if kept(hit.text))
+    return list(islice(((rank, hit) for rank, hit in chosen if hit.text), limit))
 
 
 def _mix(anchors: Sequence[PromptText], hits: Sequence[tuple[int, Hit]], weight: float) -> tuple[PromptText, ...]:

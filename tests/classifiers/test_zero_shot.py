@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
+from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot, zero_shots
 from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, PromptText
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder, check_classifier
@@ -204,3 +204,13 @@ def test_an_ensemble_of_106_templates_reaches_the_known_accuracy_on_real_feature
     classifier = zero_shot(template_prompts(LabelSet(names), templates=templates), encoder)
     predicted = classifier(Features(torch.from_numpy(data["image"].astype(np.float32)))).argmax(1).numpy()
     assert round(float((predicted == data["label"]).mean()), 3) == expected
+
+
+def test_several_prompts_give_the_classifiers_of_each_and_share_the_encoding():
+    labels = LabelSet(("cat", "dog"))
+    variants = [template_prompts(labels, templates=templates) for templates in (["a {}"], ["a {}", "the {}"])]
+    encoder = VectorEncoder()
+    together = zero_shots(variants, encoder)
+    assert [len(set(texts)) for texts in encoder.encoded] == [4]
+    for classifier, prompts in zip(together, variants, strict=True):
+        assert torch.equal(classifier.weights, zero_shot(prompts, VectorEncoder()).weights)

@@ -11,6 +11,8 @@ from rag_clip.prompts.retrieved import (
     contains_substring,
     contains_token,
     retrieved_prompts,
+    weigh_context,
+    without_name,
 )
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder, check_prompts
@@ -41,7 +43,13 @@ def test_kept_captions_share_the_weight_and_carry_their_evidence():
         {
             "encoder": {},
             "method": "retrieved",
-            "settings": {"templates": ["a {}", "the {}"], "weight": 0.2, "limit": 2, "keep": "contains_token"},
+            "settings": {
+                "templates": ["a {}", "the {}"],
+                "weight": 0.2,
+                "limit": 2,
+                "keep": "contains_token",
+                "rewrite": "as_written",
+            },
             "index": "",
             "without_captions": 1,
         },
@@ -154,3 +162,48 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float], message: 
 def test_hits_for_another_number_of_classes_are_refused(hits: list[list[Hit]]):
     with pytest.raises(ValueError, match="zip"):
         retrieved_prompts(LABELS, hits)
+
+
+@pytest.mark.parametrize(
+    ("caption", "left"),
+    [
+        ("Red Fox: a small animal in snow", "a small animal in snow"),
+        ("a small animal in snow (red-fox)", "a small animal in snow"),
+        ("the RED_FOX and the Vulpes  vulpes at night", "the and the at night"),
+        ("a photo of red foxes in snow", "a photo of red foxes in snow"),
+        ("a red fox here", ""),
+        ("red fox", ""),
+    ],
+)
+def test_the_name_and_its_synonyms_are_left_out_of_a_caption(caption: str, left: str):
+    assert without_name("red fox", ("vulpes vulpes",))(caption) == left
+
+
+def test_names_with_special_characters_are_left_out_as_spelled():
+    assert without_name("c++ (book)")("a worn c++ (book) on the desk") == "a worn on the desk"
+
+
+def test_rewritten_captions_keep_their_evidence_and_empty_ones_are_passed_over():
+    hits = [Hit("f1", "red fox", 0.9, "web"), Hit("f2", "red fox running in snow", 0.8, "web")]
+    group = retrieved_prompts(LABELS, [hits, []], weight=0.4, rewrite=without_name).texts[0]
+    assert group[2:] == (PromptText("running in snow", 0.4, "context", "web", "f2", 0.8, 1),)
+
+
+def test_weighing_the_context_again_equals_retrieving_with_that_weight():
+    again = weigh_context(retrieved_prompts(LABELS, [FOX, CAN], weight=0.2), 0.6)
+    wanted = retrieved_prompts(LABELS, [FOX, CAN], weight=0.6)
+    assert [[t.text for t in group] for group in again.texts] == [[t.text for t in group] for group in wanted.texts]
+    for group, expected in zip(again.texts, wanted.texts, strict=True):
+        assert [text.weight for text in group] == pytest.approx([text.weight for text in expected])
+    assert again.provenance == wanted.provenance
+
+
+def test_context_that_weighed_nothing_shares_its_new_weight_equally():
+    nothing = retrieved_prompts(LABELS, [FOX, []], weight=0.0)
+    group = weigh_context(nothing, 0.5).texts[0]
+    assert [text.weight for text in group] == pytest.approx([0.25, 0.25, 1 / 6, 1 / 6, 1 / 6])
+
+
+def test_a_context_weight_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match=r"weight of the captions is 1\.5; give a number from 0 to 1"):
+        weigh_context(retrieved_prompts(LABELS, [FOX, CAN]), 1.5)
