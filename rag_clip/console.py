@@ -1,0 +1,83 @@
+"""What the command line shows: a progress bar on a terminal, plain lines with rate and time left elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console as RichConsole
+from rich.table import Table
+
+from rag_clip.progress import Progress
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Console:
+    """Progress goes to standard error, results to standard output; `quiet` drops the results (for --json)."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._out = RichConsole(highlight=False, soft_wrap=True)
+        self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._stage, self._start, self._last = "", 0.0, 0.0
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_line()
+
+    def report(self, event: Progress) -> None:
+        """Show an event: at once on a terminal, elsewhere at the end of a stage and every few seconds."""
+        now = time.monotonic()
+        if event.stage != self._stage:
+            self._end_line()
+            self._stage, self._start, self._last = event.stage, now, now
+        finished = event.total is not None and event.done >= event.total
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{self._describe(event, now)}")
+            sys.stderr.flush()
+        elif finished or now - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = now
+            self._err.print(self._describe(event, now), markup=False)
+
+    def say(self, line: str) -> None:
+        """Print a line of the result."""
+        if not self._quiet:
+            self._end_line()
+            self._out.print(line, markup=False)
+
+    def stages(self, seconds: Mapping[str, float]) -> None:
+        """Print the seconds of each stage, and which took longest."""
+        spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+        self.say(f"{spent}; bottleneck: {max(seconds, key=lambda name: seconds[name], default='none')}")
+
+    def table(self, corner: str, cells: Mapping[str, Mapping[str, str]]) -> None:
+        """Print rows of formatted cells."""
+        if self._quiet:
+            return
+        self._end_line()
+        table = Table(corner, box=None, pad_edge=False)
+        for head in next(iter(cells.values())):
+            table.add_column(head, justify="right")
+        for name, row in cells.items():
+            table.add_row(name, *row.values())
+        self._out.print(table)
+
+    def _describe(self, event: Progress, now: float) -> str:
+        spent = max(now - self._start, 1e-9)
+        rate = event.done / spent
+        of = "" if event.total is None else f" of {event.total}"
+        left = "" if event.total is None or not event.done else f", {(event.total - event.done) / rate:.0f} s left"
+        speed = f", {rate:.0f} {event.unit}/s" if spent > 0.5 and event.done else ""
+        return f"{event.stage}: {event.done}{of} {event.unit}{speed}{left}"
+
+    def _end_line(self) -> None:
+        if self._stage and sys.stderr.isatty():
+            sys.stderr.write("\n")
+        self._stage = ""

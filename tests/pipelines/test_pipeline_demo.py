@@ -1,0 +1,100 @@
+"""The demo on a cut of the bundled world: its table, its files, its page, and a second call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from rag_clip.pipelines.demo import METHODS, WEIGHTS, DemoSummary, Score, run_demo, score_bands, write_bundled
+
+from rag_clip.data import LabelSet
+from rag_clip.demo.concepts import concepts
+from rag_clip.encoder import load_encoder
+from rag_clip.labels import write_labels
+from rag_clip.protocols import Encoder
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder("demo", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled files cut to 24 concepts, eight of each band, and the captions that speak of them."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_bundled(folder)
+    chosen = [c for band in ("head", "tail", "unseen") for c in [c for c in concepts() if c.band == band][:8]]
+    names = [concept.name for concept in chosen]
+    labels = LabelSet(tuple(names), groups=tuple(concept.group for concept in chosen), templates=("a photo of {}",))
+    write_labels(labels, folder / "labels.json")
+    truth = pl.read_parquet(folder / "truth.parquet").filter(pl.col("concept").is_in(names))
+    corpus = pl.read_parquet(folder / "corpus.parquet").join(truth.select("id"), on="id")
+    corpus.write_parquet(folder / "corpus.parquet")
+    for name in ("test", "validation"):
+        table = pq.read_table(folder / f"{name}.parquet", filters=[("label", "in", names)])
+        pq.write_table(table, folder / f"{name}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summary(folder: Path, encoder: Encoder) -> DemoSummary:
+    return run_demo(folder, encoder=encoder)
+
+
+def test_the_table_has_every_method_and_band(summary: DemoSummary) -> None:
+    assert list(summary.table) == list(METHODS)
+    assert all(list(row) == ["head", "tail", "unseen", "all"] for row in summary.table.values())
+    assert list(summary.cells()["templates"]) == ["head", "tail", "unseen", "all"]
+
+
+def test_retrieval_helps_unseen_names_and_random_captions_do_not(summary: DemoSummary) -> None:
+    unseen = {name: row["unseen"].mean for name, row in summary.table.items()}
+    assert unseen["retrieved"] > unseen["templates"] + 20
+    assert unseen["retrieved"] > unseen["random"] + 20
+
+
+def test_the_weight_is_the_best_on_validation(summary: DemoSummary) -> None:
+    assert set(summary.validation) == set(WEIGHTS)
+    assert summary.validation[summary.weight] == max(summary.validation.values())
+    assert summary.facts.startswith("216 photographs, 24 names, ")
+
+
+def test_all_that_the_demo_made_is_in_its_folder(summary: DemoSummary, folder: Path) -> None:
+    made = {f"{kind}-{name}.parquet" for kind in ("prompts", "predictions") for name in METHODS}
+    assert made | {"index", "report.html", "examples.png"} <= {path.name for path in folder.iterdir()}
+    assert [path.name for path in folder.iterdir() if path.name.endswith(".parts")] == []
+
+
+def test_the_page_stands_alone_and_shows_the_table(summary: DemoSummary, folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert all(cell in page for row in summary.cells().values() for cell in row.values())
+    assert "data:image/png;base64," in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_sheet_holds_twelve_examples_in_two_columns(summary: DemoSummary, folder: Path) -> None:
+    with Image.open(folder / "examples.png") as sheet:
+        assert sheet.size == (1280, 900)
+
+
+def test_a_second_call_gives_the_same_table_and_encodes_no_caption_again(
+    summary: DemoSummary, folder: Path, encoder: Encoder
+) -> None:
+    again = run_demo(folder, encoder=encoder)
+    assert (again.table, again.weight, again.captions) == (summary.table, summary.weight, summary.captions)
+
+
+def test_a_score_is_the_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:
+    head = next(c.name for c in concepts() if c.band == "head")
+    unseen = next(c.name for c in concepts() if c.band == "unseen")
+    rows = [(head, head, 0), (unseen, None, 0), (head, head, 1), (unseen, unseen, 1)]
+    table = pl.DataFrame(rows, schema=["label", "predicted_label", "seed"], orient="row")
+    table.write_parquet(tmp_path / "predictions.parquet")
+    scores = score_bands(tmp_path / "predictions.parquet", bands=("head", "unseen"))
+    assert scores["head"] == Score(100.0, 0.0)
+    assert scores["unseen"] == Score(50.0, pytest.approx(70.710678))
+    assert scores["all"] == Score(75.0, pytest.approx(35.355339))
