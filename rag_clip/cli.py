@@ -252,10 +252,10 @@ def _run(job: Callable[[Console], object], *, as_json: bool) -> int:
 
 def _is_expected(error: Exception) -> bool:
     """Tell bad input and a bad world, whose message is the answer, from a fault of ours, whose trace is."""
-    from rag_clip.encoder import EncoderError
-    from rag_clip.store import StoreError
-
-    return isinstance(error, (ValueError, OSError, EncoderError, StoreError))
+    # An error of ours can only come from a module that is loaded; loading torch to explain a typo takes seconds.
+    ours = (("rag_clip.encoder", "EncoderError"), ("rag_clip.store", "StoreError"))
+    loaded = tuple(getattr(sys.modules[module], name) for module, name in ours if module in sys.modules)
+    return isinstance(error, (ValueError, OSError, *loaded))
 
 
 def _to_dict(summary: object) -> dict[str, Any]:

@@ -1,0 +1,163 @@
+"""The command line as its users meet it: its output and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rag_clip.pipelines.demo import write_bundled
+
+from rag_clip.cli import app
+from rag_clip.demo.concepts import concepts
+from rag_clip.demo.make import photographs
+from rag_clip.prompt_file import read_prompts
+
+RAG_CLIP = str(shutil.which("rag-clip", path=Path(sys.executable).parent))
+NAMES = [concept.name for concept in concepts()[:4]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command printed and how it ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: object, folder: Path) -> Outcome:
+    """Run a command line in this process, in `folder`."""
+    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        try:
+            code = app(list(map(str, arguments)), result_action="return_value")
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Outcome(0 if code is None else int(code), out.getvalue(), errors.getvalue())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with captions, labels, images (one of them broken), and an index built by the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    captions = [f"{name}: a flag seen in town" for name in NAMES] + ["", None, "a red die"]
+    pq.write_table(pa.table({"caption": captions}), folder / "captions.parquet")
+    (folder / "labels.txt").write_text("\n".join(NAMES) + "\n")
+    images = [*photographs(5, 1)[: len(NAMES)], b"not an image"]
+    pq.write_table(pa.table({"image": images, "number": list(range(5))}), folder / "images.parquet")
+    built = run("index", "build", "captions.parquet", "--index", "index", "--model", "demo", folder=folder)
+    assert (built.returncode, built.stderr) == (0, "index: 7 of 7 captions, 0 s left\n")
+    assert built.stdout.startswith("5 captions in index: 5 added, 0 already there, 2 dropped of 7\n")
+    return folder
+
+
+def test_building_again_adds_nothing(folder: Path) -> None:
+    again = run("index", "build", "captions.parquet", "--index", "index", "--model", "demo", "--json", folder=folder)
+    facts = json.loads(again.stdout)
+    assert (facts["added"], facts["already_there"], facts["dropped"]) == (0, 5, {"empty": 1, "null": 1})
+    assert facts["bottleneck"] in facts["seconds"]
+
+
+def test_info_names_the_encoder_and_the_count(folder: Path) -> None:
+    facts = json.loads(run("index", "info", "index", "--json", folder=folder).stdout)
+    assert (facts["count"], facts["card"]["dim"], facts["card"]["encoder"]["precision"]) == (5, 128, "fp32")
+    assert "count: 5\n" in run("index", "info", "index", folder=folder).stdout
+
+
+def test_the_three_verbs_classify_images_and_report_the_broken_one(folder: Path) -> None:
+    made = run("enhance", "labels.txt", "--index", "index", "--model", "demo", "-o", "prompts.parquet", folder=folder)
+    assert made.returncode == 0
+    assert made.stdout.startswith("prompts.parquet: 4 classes, 8 texts, 4 captions; 0 classes have templates alone\n")
+    assert "bottleneck: " in made.stdout
+    done = run(
+        "classify", "images.parquet", "--prompts", "prompts.parquet", "--model", "demo", "-o", "out.parquet",
+        "--features", "features", folder=folder,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert done.stdout.startswith("out.parquet: 5 rows, 1 failed; 5 decoded, 0 from cached features\n")
+    table = pl.read_parquet(folder / "out.parquet")
+    assert table.columns == ["image", "number", "label", "score", "top_k_labels", "top_k_scores", "error"]
+    assert table["error"].is_null().to_list() == [True] * 4 + [False]
+    assert set(table["label"][:4]) <= set(NAMES)
+    again = run(
+        "classify", "images.parquet", "--prompts", "prompts.parquet", "--model", "demo", "-o", "again.parquet",
+        "--features", "features", "--json", folder=folder,
+    )  # fmt: skip
+    facts = json.loads(again.stdout)
+    assert (again.returncode, facts["decoded"], facts["from_cache"], facts["failed"]) == (3, 0, 5, 1)
+
+
+def test_prompts_can_be_edited_as_json(folder: Path) -> None:
+    options = ["--method", "templates", "--model", "demo", "--format", "json"]
+    made = run("enhance", "labels.txt", *options, "-o", "edit.parquet", folder=folder)
+    assert made.returncode == 0
+    assert [group[0].text for group in read_prompts(folder / "edit.json").texts] == [
+        f"a photo of a {name}." for name in NAMES
+    ]
+
+
+def test_the_random_control_has_as_many_captions(folder: Path) -> None:
+    options = ["--index", "index", "--model", "demo", "--method", "random", "--json"]
+    facts = json.loads(run("enhance", "labels.txt", *options, "-o", "random.parquet", folder=folder).stdout)
+    assert (facts["captions"], facts["provenance"]["method"]) == (4, "random")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("index", "info", "nowhere"), "no index at nowhere"),
+        (("index", "build", "labels.txt", "--index", "x", "--model", "demo"), "labels.txt"),
+        (("index", "build", "captions.parquet", "--index", "x", "--model", "demo", "--text-column", "alt"), "alt"),
+        (("enhance", "labels.txt", "--model", "demo", "-o", "p.parquet"), "needs an index"),
+        (("enhance", "labels.txt", "--index", "index", "--model", "ViT-B-99:x", "-o", "p.parquet"), "ViT-B-99"),
+        (("enhance", "labels.txt", "--index", "index", "--model", "demo", "-o", "p.csv"), "p.csv"),
+        (("classify", "images.parquet", "--prompts", "none.parquet", "--model", "demo", "-o", "o.parquet"), "none"),
+    ],
+)
+def test_what_cannot_go_on_says_why_and_exits_with_1(folder: Path, arguments: tuple[str, ...], words: str) -> None:
+    failed = run(*arguments, folder=folder)
+    assert failed.returncode == 1
+    assert failed.stdout == ""
+    assert words in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_command_that_is_not_understood_exits_with_2(folder: Path) -> None:
+    assert run("enhance", "labels.txt", "--model", "demo", folder=folder).returncode == 2
+    assert run("unheard-of", folder=folder).returncode == 2
+
+
+def test_the_installed_program_exits_with_the_code_of_its_verb_and_helps(folder: Path) -> None:
+    failed = subprocess.run([RAG_CLIP, "index", "info", "nowhere"], cwd=folder, capture_output=True, check=False)
+    assert failed.returncode == 1
+    text = subprocess.run([RAG_CLIP, "--help"], capture_output=True, text=True, check=True).stdout
+    assert [verb for verb in ("classify", "demo", "enhance", "index", "130 interrupted") if verb not in text] == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    write_bundled(tmp_path)
+    command = [RAG_CLIP, "index", "build", "corpus.parquet", "--index", "index", "--model", "demo"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "index").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in errors
+    pl.read_parquet(tmp_path / "corpus.parquet").head(100).write_parquet(tmp_path / "corpus.parquet")
+    finished = run(*command[1:], "--json", folder=tmp_path)
+    assert finished.returncode == 0
+    assert json.loads(finished.stdout)["count"] >= 80

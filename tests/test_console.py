@@ -1,0 +1,34 @@
+"""What the command line shows while it works, away from a terminal and at the end."""
+
+from __future__ import annotations
+
+import pytest
+
+from rag_clip.console import Console
+from rag_clip.progress import Progress, StageClock
+
+
+def test_away_from_a_terminal_a_stage_prints_its_end_and_not_each_step(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console() as console:
+        for done in (1, 2, 3):
+            console.report(Progress("index", done, 3, "captions"))
+        console.report(Progress("optimise", 1, None, "seconds"))
+    assert capsys.readouterr().err == "index: 3 of 3 captions, 0 s left\n"
+
+
+def test_results_go_to_standard_output_and_are_dropped_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet in (False, True):
+        with Console(quiet=quiet) as console:
+            console.say("[bold] 3 captions")
+            console.table("accuracy", {"templates": {"head": "90.1"}})
+    assert capsys.readouterr().out == "[bold] 3 captions\naccuracy   head\ntemplates  90.1\n"
+
+
+def test_stages_name_the_bottleneck(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = StageClock()
+    clock.add("read", 1.0)
+    clock.add("encode", 2.0)
+    clock.add("read", 0.25)
+    Console().stages(clock.seconds)
+    assert capsys.readouterr().out == "read 1.2 s, encode 2.0 s; bottleneck: encode\n"
+    assert clock.bottleneck == "encode"
