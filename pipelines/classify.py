@@ -19,8 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
 from rag_clip.features import FeatureCache, open_features
@@ -30,9 +28,10 @@ from rag_clip.protocols import Encoder
 from .decoding import DecodePool
 from .image_features import store_features
 from .image_rows import ImageFile, open_image_files
-from .predictions import COLUMNS, predict_rows, prediction_columns, write_predictions
+from .predictions import output_schema, predict_rows, prediction_columns, write_predictions
 
 TINY_ROWS = 512
+MOST_WORKERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,8 @@ class ClassifySummary:
     """What `classify` did: counts of rows, the names of the columns it added, and seconds per stage.
 
     `failed` rows have an error and no label. `decoded` rows were encoded now, `from_cache` rows had features from an
-    earlier run. `seconds["decode"]` is the mean over the worker processes.
+    earlier run. `seconds["decode"]` is the mean over the worker processes; `seconds["write"]` includes reading the rows
+    once more.
     """
 
     output: Path
@@ -71,8 +71,8 @@ def classify(
     The five columns take the prefix `predicted_` where the input has one of these names. An image that cannot be used
     has an error and no label, and the run goes on. `output` appears once it is complete; until then what is done lies
     in `output`.parts, and the same call continues from there. With `features_dir` the image features stay for other
-    prompts. `workers` processes decode; 0 decodes in this one, None is one per processor, or 0 for a few images.
-    Memory stays bounded on files and row groups of any size.
+    prompts. `workers` processes decode; 0 decodes in this one, None is one per processor up to 16, or 0 for a few
+    images. Memory stays bounded on files and row groups of any size.
 
     Raises ValueError for input, prompts or settings that cannot be used, FileNotFoundError for a missing file, and
     OSError where a file is damaged or cannot be written.
@@ -105,7 +105,7 @@ def classify(
         write_predictions(
             partial_output,
             sources,
-            schema=_output_schema(files[0].schema, columns, facts),
+            schema=output_schema(files[0].schema, columns, facts),
             predict=partial(
                 predict_rows, classifier=classifier, top_k=top_k, batch_size=batch_size, device=encoder.device
             ),
@@ -133,7 +133,7 @@ def _check_settings(*, top_k: int, batch_size: int, workers: int | None) -> None
 
 def _choose_workers(workers: int | None, rows: int) -> int:
     if workers is None:
-        return 0 if rows <= TINY_ROWS else os.cpu_count() or 1
+        return 0 if rows <= TINY_ROWS else min(MOST_WORKERS, os.cpu_count() or 1)
     return workers if rows else 0
 
 
@@ -173,14 +173,6 @@ def _replacing(output: Path, parts: Path) -> Iterator[Path]:
             raise OSError(error.errno, reason) from error
         raise
     shutil.rmtree(parts)
-
-
-def _output_schema(schema: pa.Schema, columns: Sequence[str], facts: Mapping[str, Any]) -> pa.Schema:
-    # The Hugging Face entry lists all columns, and its reader refuses a file that has others.
-    kept = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}
-    metadata = {**kept, b"rag_clip": json.dumps({**facts, "columns": columns}, sort_keys=True, default=str)}
-    added = [pa.field(name, kind) for name, kind in zip(columns, COLUMNS.values(), strict=True)]
-    return pa.schema([*(field.with_nullable(True) for field in schema), *added], metadata=metadata)
 
 
 def _run_facts(

@@ -47,6 +47,7 @@ def open_image_files(paths: Sequence[str | Path], *, image_column: str) -> list[
     Columns may come in another order; the first file's order counts. Raises FileNotFoundError for a missing file, and
     ValueError for everything else that is wrong with the files, naming them.
     """
+    paths = [paths] if isinstance(paths, str | Path) else paths
     if not paths:
         raise ValueError("no image files were given; give at least one Parquet file")
     files = [_open(Path(path)) for path in paths]

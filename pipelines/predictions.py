@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +43,15 @@ def prediction_columns(taken: Sequence[str]) -> tuple[str, ...]:
             return names
     clash = ", ".join(name for name in taken if name in (*COLUMNS, *(f"predicted_{column}" for column in COLUMNS)))
     raise ValueError(f"the input already has the columns {clash}; rename or drop those that begin with predicted_")
+
+
+def output_schema(schema: pa.Schema, columns: Sequence[str], facts: Mapping[str, Any]) -> pa.Schema:
+    """Append `columns` to the input's schema, and the run's facts to its metadata, as JSON under the key rag_clip."""
+    # The Hugging Face entry lists all columns, and its reader refuses a file that has others.
+    kept = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}
+    metadata = {**kept, b"rag_clip": json.dumps({**facts, "columns": columns}, sort_keys=True, default=str)}
+    added = [pa.field(name, kind) for name, kind in zip(columns, COLUMNS.values(), strict=True)]
+    return pa.schema([*(field.with_nullable(True) for field in schema), *added], metadata=metadata)
 
 
 def write_predictions(

@@ -134,6 +134,28 @@ def test_row_groups_do_not_show_in_the_output(tmp_path: Path, rows_per_group: in
     assert pq.read_table(tmp_path / "predictions.parquet", columns=["id"])["id"].to_pylist() == list(range(23))
 
 
+def test_memory_stays_below_the_size_of_a_giant_row_group(tmp_path: Path):
+    # Decoders ignore what lies behind a JPEG, so these are quick to decode and slow to hold.
+    images = [picture("red", kind="JPEG") + np.random.default_rng(row).bytes(70_000) for row in range(1500)]
+    pq.write_table(
+        pa.table({"image": images}), tmp_path / "in.parquet", write_batch_size=8, data_page_size=1 << 16
+    )  # pages of half a megabyte
+    del images
+    before, held = pa.total_allocated_bytes(), []
+    classify(
+        tmp_path / "in.parquet",
+        prompts=colour_prompts(),
+        output=tmp_path / "out.parquet",
+        encoder=ToyEncoder(),
+        workers=0,
+        report=lambda event: held.append(pa.total_allocated_bytes() - before),
+    )
+    assert pq.ParquetFile(tmp_path / "in.parquet").num_row_groups == 1
+    assert len(held) == 7
+    assert max(held) < (tmp_path / "in.parquet").stat().st_size / 2
+    assert pq.ParquetFile(tmp_path / "out.parquet").num_row_groups == 4
+
+
 def test_a_missing_column_lists_the_columns_there_are(tmp_path: Path):
     pq.write_table(pa.table({"picture": [b""], "id": [1]}), tmp_path / "in.parquet")
     refused(tmp_path / "in.parquet", tmp_path, r"in\.parquet has no column 'image'; its columns are picture, id")
