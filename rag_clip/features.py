@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from rag_clip.atomic import replacing
 from rag_clip.data import Fingerprint
 
-SHARD_ROWS = 4096
+SHARD_ROWS = 1024
 _KEY = b"rag_clip"
 
 
