@@ -22,7 +22,7 @@ class Console:
         self._quiet = quiet
         self._out = RichConsole(highlight=False, soft_wrap=True)
         self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
-        self._stage, self._done, self._start, self._last = "", 0, 0.0, 0.0
+        self._stage, self._start, self._last = "", 0.0, 0.0
 
     def __enter__(self) -> Console:
         return self
@@ -35,10 +35,9 @@ class Console:
     def report(self, event: Progress) -> None:
         """Show an event: at once on a terminal, elsewhere at the end of a stage and every few seconds."""
         now = time.monotonic()
-        if event.stage != self._stage or event.done < self._done:
+        if event.stage != self._stage:
             self._end_line()
             self._stage, self._start, self._last = event.stage, now, now
-        self._done = event.done
         finished = event.total is not None and event.done >= event.total
         if sys.stderr.isatty():
             sys.stderr.write(f"\r\x1b[K{self._describe(event, now)}")
@@ -46,6 +45,8 @@ class Console:
         elif finished or now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
             self._err.print(self._describe(event, now), markup=False)
+        if finished:
+            self._end_line()
 
     def say(self, line: str) -> None:
         """Print a line of the result."""

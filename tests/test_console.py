@@ -16,6 +16,19 @@ def test_away_from_a_terminal_a_stage_prints_its_end_and_not_each_step(capsys: p
     assert capsys.readouterr().err == "index: 3 of 3 captions, 0 s left\n"
 
 
+def test_a_stage_that_starts_over_counts_its_rate_anew(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter([0.0, 10.0, 20.0, 21.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    with Console() as console:
+        for done in (1, 10, 1, 10):
+            console.report(Progress("write", done, 10))
+    assert capsys.readouterr().err == (
+        "write: 10 of 10 rows, 1 rows/s, 0 s left\nwrite: 10 of 10 rows, 10 rows/s, 0 s left\n"
+    )
+
+
 def test_results_go_to_standard_output_and_are_dropped_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     for quiet in (False, True):
         with Console(quiet=quiet) as console:

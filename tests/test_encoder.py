@@ -154,7 +154,7 @@ def test_bytes_and_decoded_images_give_the_same_features(clip, tmp_path):
     Image.fromarray(NOISE).save(path)
     encoder = load_encoder(clip, device="cpu")
     rows = encoder.encode_images([path.read_bytes(), Image.fromarray(NOISE)]).pooled
-    torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=0)
+    torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=1e-6)  # a product may split its rows unevenly
 
 
 def test_patch_features_are_projected_as_the_class_token_is(clip):
