@@ -28,7 +28,7 @@ class Card:
         """Return what is written: plain values, ready for JSON."""
         return {
             "encoder": asdict(self.encoder),
-            "schema": self.schema.model_dump(),
+            "schema": self.schema.model_dump(mode="json"),
             "dim": self.dim,
             "schema_version": self.schema_version,
             "created": self.created,
@@ -71,7 +71,7 @@ def check_same(card: Card, wanted: Card, location: str) -> None:
         raise ValueError(
             f"the index at {location} holds vectors of width {card.dim}, not {wanted.dim}; build another index"
         )
-    stored, given = card.schema.model_dump(), wanted.schema.model_dump()
+    stored, given = card.schema.model_dump(mode="json"), wanted.schema.model_dump(mode="json")
     differing = [key for key in given if stored[key] != given[key]]
     if differing:
         changes = "; ".join(f"{key}: stored {stored[key]}, given {given[key]}" for key in differing)

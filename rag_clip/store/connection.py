@@ -9,7 +9,7 @@ from qdrant_client import QdrantClient, models
 
 from rag_clip.store.card import Card, read_card
 from rag_clip.store.interface import StoreError
-from rag_clip.store.schema import CollectionSchema, KeywordIndex, TextIndex
+from rag_clip.store.schema import CollectionSchema, PayloadIndex, TextIndex, VectorSchema
 from rag_clip.store.server import ServerEngine, server_errors
 
 TIMEOUT_SECONDS = 60
@@ -84,29 +84,35 @@ def _check_version(client: QdrantClient, location: str) -> None:
 
 
 def _description(schema: CollectionSchema, dim: int) -> dict[str, Any]:
-    hnsw, vector = schema.hnsw, schema.vector
+    hnsw, server = schema.hnsw, schema.server
     int8 = models.ScalarQuantization(
         scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
     )
     return {
-        "vectors_config": models.VectorParams(
-            size=dim,
-            distance=models.Distance.COSINE if vector.distance == "cosine" else models.Distance.DOT,
-            datatype=models.Datatype(vector.datatype),
-            on_disk=vector.on_disk,
-        ),
+        "vectors_config": {vector.name: _vector(vector, dim) for vector in schema.vectors},
         "hnsw_config": models.HnswConfigDiff(
             m=hnsw.m, ef_construct=hnsw.ef_construct, full_scan_threshold=hnsw.full_scan_threshold
         ),
         "optimizers_config": models.OptimizersConfigDiff(indexing_threshold=hnsw.full_scan_threshold),
         "quantization_config": int8 if schema.quantization.kind == "int8" else None,
-        "shard_number": schema.shards,
+        "shard_number": server.shards,
+        "replication_factor": server.replication_factor,
+        "write_consistency_factor": server.write_consistency,
     }
 
 
-def _index(index: TextIndex | KeywordIndex) -> models.PayloadSchemaType | models.TextIndexParams:
-    if isinstance(index, KeywordIndex):
-        return models.PayloadSchemaType.KEYWORD
+def _vector(vector: VectorSchema, dim: int) -> models.VectorParams:
+    return models.VectorParams(
+        size=dim,
+        distance=models.Distance.COSINE if vector.distance == "cosine" else models.Distance.DOT,
+        datatype=models.Datatype(vector.datatype),
+        on_disk=vector.on_disk,
+    )
+
+
+def _index(index: PayloadIndex) -> models.PayloadSchemaType | models.TextIndexParams:
+    if not isinstance(index, TextIndex):
+        return models.PayloadSchemaType(index.kind)
     return models.TextIndexParams(
         type=models.TextIndexType.TEXT,
         tokenizer=models.TokenizerType(index.tokenizer),

@@ -20,6 +20,7 @@ from rag_clip.store.card import Card, read_card
 from rag_clip.store.interface import Ranking, StoreError, Where
 from rag_clip.store.process import EngineProcess
 from rag_clip.store.rows import Rows
+from rag_clip.store.schema import CollectionSchema
 
 OUR_FILES = {"lock", "shard", "card.json.part"}
 
@@ -27,21 +28,19 @@ OUR_FILES = {"lock", "shard", "card.json.part"}
 class EdgeEngine:
     """A folder on disk, held by one process at a time."""
 
-    def __init__(self, folder: Path, process: EngineProcess, ef: int) -> None:
+    def __init__(self, folder: Path, process: EngineProcess, schema: CollectionSchema) -> None:
         self._folder = folder
         self._process = process
-        self._ef = ef
+        self._schema = schema
 
     def upsert(self, rows: Rows) -> None:
         """Write rows; they are in the engine's log when this returns."""
-        self._process.ask(
-            "upsert", {"ids": rows.ids, "texts": rows.texts, "sources": rows.sources, "vectors": rows.vectors}
-        )
+        self._process.ask("upsert", {"ids": rows.ids, "payload": rows.payload, "vectors": rows.vectors})
 
-    def rank_vectors(self, vectors: np.ndarray, limit: int, *, exact: bool, where: Where) -> list[Ranking]:
+    def rank_vectors(self, vectors: np.ndarray, limit: int, *, using: str, exact: bool, where: Where) -> list[Ranking]:
         """Rank by similarity."""
-        arguments = {"vectors": vectors, "limit": limit, "exact": exact, "ef": self._ef, "where": dict(where)}
-        return self._process.ask("rank_vectors", arguments)  # type: ignore[no-any-return]
+        arguments = {"vectors": vectors, "limit": limit, "using": using, "exact": exact, "where": dict(where)}
+        return self._process.ask("rank_vectors", arguments | {"ef": self._schema.hnsw.ef})  # type: ignore[no-any-return]
 
     def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where) -> list[Ranking]:
         """Rank by the engine's BM25 over its text index."""
@@ -50,14 +49,14 @@ class EdgeEngine:
 
     def fetch(self, ids: Sequence[str]) -> Rows:
         """Return the captions that exist."""
-        found, texts, sources = self._process.ask("fetch", {"ids": list(ids)})
-        return Rows(found, texts, sources)
+        found, payloads = self._process.ask("fetch", {"ids": list(ids)})
+        return self._rows(found, payloads, {})
 
     def scroll(self, start: str | None, limit: int, *, vectors: bool) -> tuple[Rows, str | None]:
         """Return captions in the order of ids."""
         arguments = {"start": start, "limit": limit, "vectors": vectors}
-        (ids, texts, sources), matrix, following = self._process.ask("scroll", arguments)
-        return Rows(ids, texts, sources, matrix), following
+        found, payloads, matrices, following = self._process.ask("scroll", arguments)
+        return self._rows(found, payloads, matrices), following
 
     def count(self) -> int:
         """Return the exact number of captions."""
@@ -78,6 +77,10 @@ class EdgeEngine:
         """Write out and end the process."""
         self._process.close()
 
+    def _rows(self, ids: list[str], payloads: list[dict[str, Any]], vectors: dict[str, np.ndarray]) -> Rows:
+        fields = ("text", "source", *self._schema.extra)
+        return Rows(ids, {field: [payload.get(field) for payload in payloads] for field in fields}, vectors)
+
 
 def open_edge(location: str) -> tuple[EdgeEngine, Card]:
     """Open an index; raises FileNotFoundError, ValueError for a foreign folder, StoreError where it is in use."""
@@ -95,7 +98,7 @@ def open_edge(location: str) -> tuple[EdgeEngine, Card]:
     except BaseException:
         process.close()
         raise
-    return EdgeEngine(folder, process, card.schema.hnsw.ef), card
+    return EdgeEngine(folder, process, card.schema), card
 
 
 def create_edge(location: str, wanted: Card) -> tuple[EdgeEngine, Card]:
@@ -103,10 +106,6 @@ def create_edge(location: str, wanted: Card) -> tuple[EdgeEngine, Card]:
     folder = Path(location)
     if (folder / "card.json").is_file():
         return open_edge(location)
-    if wanted.schema.shards != 1:
-        raise ValueError(
-            f"the embedded engine has one shard, not {wanted.schema.shards}; set shards = 1 or use a server"
-        )
     _make_folder(folder)
     process = _hold(folder)
     try:
@@ -120,7 +119,7 @@ def create_edge(location: str, wanted: Card) -> tuple[EdgeEngine, Card]:
     except BaseException:
         process.close()
         raise
-    return EdgeEngine(folder, process, wanted.schema.hnsw.ef), wanted
+    return EdgeEngine(folder, process, wanted.schema), wanted
 
 
 def _make_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from rag_clip.progress import Report
 from rag_clip.store.rows import Rows
 
 Ranking = list[tuple[str, float]]
-Where = Mapping[str, Sequence[str]]
+Where = Mapping[str, list[str] | tuple[float | None, float | None]]
 
 
 class StoreError(RuntimeError):
@@ -21,14 +21,15 @@ class StoreError(RuntimeError):
 class Engine(Protocol):
     """Qdrant, wherever it runs; the Store has checked every argument before it comes here.
 
+    A Where maps a field to the values it may have, or to its least and greatest number, either None for no bound.
     A Ranking is a list of (id, score), best first, in the engine's own order among equal scores.
     """
 
     def upsert(self, rows: Rows) -> None:
         """Write rows, replacing those with the same id."""
 
-    def rank_vectors(self, vectors: np.ndarray, limit: int, *, exact: bool, where: Where) -> list[Ranking]:
-        """Rank captions by similarity to each vector."""
+    def rank_vectors(self, vectors: np.ndarray, limit: int, *, using: str, exact: bool, where: Where) -> list[Ranking]:
+        """Rank captions by similarity of their vector `using` to each vector."""
 
     def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where) -> list[Ranking]:
         """Rank captions by BM25; a caption scores when it holds any word of the text."""

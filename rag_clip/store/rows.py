@@ -1,39 +1,47 @@
-"""Caption rows on their way into the store: their ids, and the checks that no bad vector passes."""
+"""Rows on their way into the store: their ids, and the checks that no bad vector passes."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rag_clip.store.schema import CollectionSchema
+
 NAMESPACE = uuid.UUID("7d0b8a0e-3c0f-5f0e-9a53-2f1c1a3f5c11")
 NAMED_AT_MOST = 5
 SMALLEST_NORM = 1e-12
+ARROW_TYPES = {"text": pa.string(), "keyword": pa.string(), "integer": pa.int64(), "float": pa.float64()}
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Captions of the store, aligned: ids, texts, sources and, where asked for, float32 vectors [t, d]."""
+    """Rows of the store, aligned: ids, the payload by field, and float32 vectors [t, d] by name, where asked for.
+
+    The payload always has `text` and `source`; a field that a row lacks is None there.
+    """
 
     ids: list[str]
-    texts: list[str]
-    sources: list[str]
-    vectors: np.ndarray | None = None
+    payload: dict[str, list[Any]]
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def to_batch(self) -> pa.RecordBatch:
-        """Return columns id, text, source and, where present, vector (list<float32>[d])."""
-        columns = {"id": pa.array(self.ids, pa.string()), "text": pa.array(self.texts, pa.string())}
-        columns["source"] = pa.array(self.sources, pa.string())
-        if self.vectors is not None:
-            flat = pa.array(self.vectors.reshape(-1), pa.float32())
-            columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, self.vectors.shape[1])
+    def to_batch(self, schema: CollectionSchema, *, payload: bool = True) -> pa.RecordBatch:
+        """Return columns id, text, source, the other payload fields if asked, and the vectors there are."""
+        columns = {"id": pa.array(self.ids, pa.string())}
+        for name in ("text", "source", *(schema.extra if payload else ())):
+            kind = schema.payload[name].kind if name in schema.payload else "keyword"
+            columns[name] = pa.array(self.payload[name], ARROW_TYPES[kind])
+        for name, vectors in self.vectors.items():
+            flat = pa.array(vectors.reshape(-1), pa.float32())
+            columns[schema.columns[name]] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         return pa.record_batch(columns)
 
 
@@ -42,25 +50,30 @@ def caption_id(source: str, text: str) -> str:
     return str(uuid.uuid5(NAMESPACE, f"{len(source)}:{source}{text}"))
 
 
-def check_rows(batch: pa.RecordBatch, dim: int) -> Rows:
-    """Turn a batch with columns id, text, source and vector into Rows.
+def check_rows(batch: pa.RecordBatch, dim: int, schema: CollectionSchema) -> Rows:
+    """Turn a batch with columns id, text, source, a vector column each, and any declared payload into Rows.
 
-    Raises ValueError for missing columns, nulls, ids that are no UUIDs, and vectors that are not finite, not of
-    width `dim`, or zero; it names the ids.
+    Raises ValueError for missing columns, nulls outside the declared payload, payload of another type, ids that are
+    no UUIDs, and vectors that are not finite, not of width `dim`, or zero; it names the ids. Other columns are left
+    out.
     """
-    missing = [name for name in ("id", "text", "source", "vector") if name not in batch.schema.names]
+    needed = ["id", "text", "source", *schema.columns.values()]
+    missing = [name for name in needed if name not in batch.schema.names]
     if missing:
         raise ValueError(f"the batch lacks {', '.join(missing)}; found columns {', '.join(batch.schema.names)}")
-    columns = {name: batch.column(name) for name in ("id", "text", "source", "vector")}
-    nulls = [name for name, column in columns.items() if column.null_count]
+    nulls = [name for name in needed if batch.column(name).null_count]
     if nulls:
         raise ValueError(f"the batch has nulls in {', '.join(nulls)}; drop those rows first")
-    ids = columns["id"].to_pylist()
+    ids = batch.column("id").to_pylist()
     wrong = [row for row in ids if not _is_uuid(row)]
     if wrong:
         raise ValueError(f"{_some(wrong)}: not lower-case UUIDs; make ids with caption_id")
-    vectors = check_vectors(_to_matrix(columns["vector"], ids, dim), dim, ids)
-    return Rows(ids, columns["text"].to_pylist(), columns["source"].to_pylist(), vectors)
+    vectors = {
+        name: check_vectors(_to_matrix(column, batch.column(column), ids, dim), dim, ids)
+        for name, column in schema.columns.items()
+    }
+    payload = {name: batch.column(name).to_pylist() for name in ("text", "source")}
+    return Rows(ids, payload | {name: _to_payload(batch, name, schema) for name in schema.extra}, vectors)
 
 
 def check_vectors(vectors: np.ndarray, dim: int, names: Sequence[str]) -> np.ndarray:
@@ -77,9 +90,22 @@ def check_vectors(vectors: np.ndarray, dim: int, names: Sequence[str]) -> np.nda
     return vectors
 
 
-def _to_matrix(column: pa.Array, ids: list[str], dim: int) -> np.ndarray:
+def _to_payload(batch: pa.RecordBatch, name: str, schema: CollectionSchema) -> list[Any]:
+    if name not in batch.schema.names:
+        return [None] * len(batch)
+    column, kind = batch.column(name), schema.payload[name].kind
+    try:
+        column = column.cast(ARROW_TYPES[kind])
+    except pa.ArrowException as error:
+        raise ValueError(f"column {name} holds {column.type}, not {kind} values as the schema says: {error}") from None
+    if kind == "float" and not pc.all(pc.is_finite(column), min_count=0).as_py():
+        raise ValueError(f"column {name} holds NaN or infinite numbers; make them null")
+    return column.to_pylist()  # type: ignore[no-any-return]
+
+
+def _to_matrix(name: str, column: pa.Array, ids: list[str], dim: int) -> np.ndarray:
     if not any(test(column.type) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
-        raise ValueError(f"column vector holds {column.type}, not lists of numbers")
+        raise ValueError(f"column {name} holds {column.type}, not lists of numbers")
     widths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
     wrong = widths != dim
     if wrong.any():

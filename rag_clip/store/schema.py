@@ -1,15 +1,15 @@
-"""What a collection is made of: the description in index/captions.toml, checked key by key."""
+"""What a collection is made of: a description such as index/captions.toml, checked key by key."""
 
 from __future__ import annotations
 
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class _Part(BaseModel):
@@ -17,8 +17,9 @@ class _Part(BaseModel):
 
 
 class VectorSchema(_Part):
-    """How the caption embeddings are kept; `on_disk` leaves them to the page cache instead of memory."""
+    """One embedding per row, by its name; `on_disk` leaves the vectors to the page cache instead of memory."""
 
+    name: str = Field(default="text", pattern=r"^[A-Za-z0-9_]+$")
     distance: Literal["cosine", "dot"] = "cosine"
     datatype: Literal["float32", "float16"] = "float32"
     on_disk: bool = False
@@ -48,26 +49,84 @@ class TextIndex(_Part):
 
 
 class KeywordIndex(_Part):
-    """An index of whole values, for `where` filters."""
+    """An index of whole values, for `where` filters by value."""
 
     kind: Literal["keyword"]
 
 
+class NumberIndex(_Part):
+    """An index of integers or floats, for `where` filters by range."""
+
+    kind: Literal["integer", "float"]
+
+
+class ServerSchema(_Part):
+    """What only a server has: shards, copies of each, and how many copies a write waits for."""
+
+    shards: int = Field(default=1, ge=1)
+    replication_factor: int = Field(default=1, ge=1)
+    write_consistency: int = Field(default=1, ge=1)
+
+
+PayloadIndex = Annotated[TextIndex | KeywordIndex | NumberIndex, Field(discriminator="kind")]
+
+
 class CollectionSchema(_Part):
-    """A collection: its name, vectors, graph, quantisation, payload indexes and number of shards."""
+    """A collection: its name, vectors, graph, quantisation, payload fields and place on a server.
+
+    `default` names the vector that is searched where a search names none; with one vector it is that one.
+    """
 
     schema_version: int = SCHEMA_VERSION
     name: str = Field(default="captions", pattern=r"^[A-Za-z0-9_.-]+$")
-    shards: int = Field(default=1, ge=1)
-    vector: VectorSchema = VectorSchema()
+    default: str = ""
+    vectors: tuple[VectorSchema, ...] = Field(default=(VectorSchema(),), min_length=1)
     hnsw: HnswSchema = HnswSchema()
     quantization: QuantizationSchema = QuantizationSchema()
-    payload: dict[str, Annotated[TextIndex | KeywordIndex, Field(discriminator="kind")]]
+    server: ServerSchema = ServerSchema()
+    payload: dict[str, PayloadIndex]
+
+    @model_validator(mode="after")
+    def _check(self) -> CollectionSchema:
+        names = [vector.name for vector in self.vectors]
+        if len(set(names)) < len(names):
+            raise ValueError(f"vectors {', '.join(names)} share a name; give each its own")
+        if self.default and self.default not in names:
+            raise ValueError(f"default is {self.default!r}; the vectors are {', '.join(names)}")
+        if "text" not in self.payload or self.payload["text"].kind != "text":
+            raise ValueError("payload.text must be a text index; lexical search ranks by it")
+        taken = {"id", "vector", *(f"vector_{name}" for name in names)} & set(self.payload)
+        if taken:
+            raise ValueError(f"payload field {min(taken)} has the name of a column of its own; rename it")
+        if self.server.write_consistency > self.server.replication_factor:
+            raise ValueError("server.write_consistency is above server.replication_factor; there are no more copies")
+        return self
 
     @property
     def filterable(self) -> tuple[str, ...]:
         """Payload fields that `where` may name."""
-        return tuple(name for name, index in self.payload.items() if index.kind == "keyword")
+        return tuple(name for name, index in self.payload.items() if index.kind != "text")
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """Declared payload fields besides text and source; their columns are optional and may hold nulls."""
+        return tuple(name for name in self.payload if name not in ("text", "source"))
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The column of each named vector in a batch: `vector` where there is one, else `vector_<name>`."""
+        if len(self.vectors) == 1:
+            return {self.vectors[0].name: "vector"}
+        return {vector.name: f"vector_{vector.name}" for vector in self.vectors}
+
+    def pick_vector(self, name: str | None) -> str:
+        """Return the vector named, or the one to search by default; raises ValueError where there is no such vector."""
+        names = [vector.name for vector in self.vectors]
+        chosen = name or self.default or (names[0] if len(names) == 1 else "")
+        if chosen not in names:
+            found = f"no vector {chosen!r}" if chosen else "several vectors and no default"
+            raise ValueError(f"the index has {found}; name one of {', '.join(names)}")
+        return chosen
 
 
 def load_schema(path: str | Path | None = None) -> CollectionSchema:
@@ -77,22 +136,31 @@ def load_schema(path: str | Path | None = None) -> CollectionSchema:
     """
     source = Path(path) if path is not None else files("rag_clip.index").joinpath("captions.toml")
     try:
-        schema = CollectionSchema.model_validate(tomllib.loads(source.read_text(encoding="utf-8")))
+        values = tomllib.loads(source.read_text(encoding="utf-8"))
+        _check_version(values, str(source))
+        values.pop("cleaning", None)  # the same file says which captions come in; that is no part of the layout
+        schema = CollectionSchema.model_validate(values)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{source} is not TOML: {error}") from None
     except ValidationError as error:
         raise ValueError(f"{source}: {_explain(error)}") from None
-    if "text" not in schema.payload or schema.payload["text"].kind != "text":
-        raise ValueError(f"{source}: payload.text must be a text index; lexical search ranks by it")
-    if schema.schema_version != SCHEMA_VERSION:
-        raise ValueError(f"{source}: schema_version is {schema.schema_version}; this release reads {SCHEMA_VERSION}")
     return schema
+
+
+def _check_version(values: dict[str, Any], source: str) -> None:
+    version = values.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{source}: schema_version is {version}; this release reads {SCHEMA_VERSION}")
 
 
 def _explain(error: ValidationError) -> str:
     reasons = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
-        unknown = problem["type"] == "extra_forbidden"
-        reasons.append(f"unknown key {key}" if unknown else f"{key}: {problem['msg']} (found {problem['input']!r})")
+        if problem["type"] == "extra_forbidden":
+            reasons.append(f"unknown key {key}")
+        elif key:
+            reasons.append(f"{key}: {problem['msg']} (found {problem['input']!r})")
+        else:
+            reasons.append(str(problem["ctx"]["error"]))
     return "; ".join(reasons)

@@ -32,28 +32,29 @@ class ServerEngine:
     def __init__(self, client: QdrantClient, collection: str, card: Card) -> None:
         self._client = client
         self._collection = collection
-        self._ef = card.schema.hnsw.ef
+        self._schema = card.schema
 
     def upsert(self, rows: Rows) -> None:
         """Write rows and wait until the server has them."""
-        assert rows.vectors is not None
         for start in range(0, len(rows), UPSERT_POINTS):
             part = slice(start, start + UPSERT_POINTS)
+            columns = {name: values[part] for name, values in rows.payload.items()}
             payloads = [
-                {"text": text, "source": source}
-                for text, source in zip(rows.texts[part], rows.sources[part], strict=True)
+                {name: value for name, value in zip(columns, row, strict=True) if value is not None}
+                for row in zip(*columns.values(), strict=True)
             ]
-            batch = models.Batch(ids=list(rows.ids[part]), vectors=rows.vectors[part].tolist(), payloads=payloads)
+            vectors = {name: matrix[part].tolist() for name, matrix in rows.vectors.items()}
+            batch = models.Batch(ids=list(rows.ids[part]), vectors=vectors, payloads=payloads)
             with server_errors(self._collection):
                 self._client.upsert(self._collection, batch, wait=True)
 
-    def rank_vectors(self, vectors: np.ndarray, limit: int, *, exact: bool, where: Where) -> list[Ranking]:
+    def rank_vectors(self, vectors: np.ndarray, limit: int, *, using: str, exact: bool, where: Where) -> list[Ranking]:
         """Rank by similarity."""
         rescore = models.QuantizationSearchParams(rescore=True, oversampling=2.0)
-        params = models.SearchParams(hnsw_ef=max(self._ef, limit), exact=exact, quantization=rescore)
+        params = models.SearchParams(hnsw_ef=max(self._schema.hnsw.ef, limit), exact=exact, quantization=rescore)
         return self._rank(
             [
-                models.QueryRequest(query=vector, limit=limit, filter=_filter(where), params=params)
+                models.QueryRequest(query=vector, using=using, limit=limit, filter=_filter(where), params=params)
                 for vector in vectors.tolist()
             ]
         )
@@ -75,7 +76,8 @@ class ServerEngine:
     def fetch(self, ids: Sequence[str]) -> Rows:
         """Return the captions that exist."""
         with server_errors(self._collection):
-            return _rows(self._client.retrieve(self._collection, list(ids), with_payload=True), vectors=False)
+            records = self._client.retrieve(self._collection, list(ids), with_payload=True)
+        return self._rows(records)
 
     def scroll(self, start: str | None, limit: int, *, vectors: bool) -> tuple[Rows, str | None]:
         """Return captions in the order of ids."""
@@ -83,7 +85,7 @@ class ServerEngine:
             records, following = self._client.scroll(
                 self._collection, offset=start, limit=limit, with_payload=True, with_vectors=vectors
             )
-        return _rows(records, vectors=vectors), None if following is None else str(following)
+        return self._rows(records), None if following is None else str(following)
 
     def count(self) -> int:
         """Return the exact number of captions."""
@@ -118,6 +120,15 @@ class ServerEngine:
         """Close the connection."""
         self._client.close()
 
+    def _rows(self, records: list[models.Record]) -> Rows:
+        payloads = [record.payload or {} for record in records]
+        vectors: list[Any] = [record.vector for record in records if record.vector]
+        return Rows(
+            [str(record.id) for record in records],
+            {name: [payload.get(name) for payload in payloads] for name in ("text", "source", *self._schema.extra)},
+            {name: np.asarray([vector[name] for vector in vectors], np.float32) for name in (vectors or [()])[0]},
+        )
+
     def _describe(self) -> models.CollectionInfo:
         with server_errors(self._collection):
             return self._client.get_collection(self._collection)
@@ -129,20 +140,14 @@ class ServerEngine:
 
 
 def _filter(where: Where) -> models.Filter | None:
-    conditions: list[models.Condition] = [
-        models.FieldCondition(key=field, match=models.MatchAny(any=list(values))) for field, values in where.items()
-    ]
+    conditions: list[models.Condition] = [_condition(field, wanted) for field, wanted in where.items()]
     return models.Filter(must=conditions) if conditions else None
 
 
-def _rows(records: list[models.Record], *, vectors: bool) -> Rows:
-    payloads = [record.payload or {} for record in records]
-    return Rows(
-        [str(record.id) for record in records],
-        [payload["text"] for payload in payloads],
-        [payload["source"] for payload in payloads],
-        np.asarray([record.vector for record in records], np.float32) if vectors else None,
-    )
+def _condition(field: str, wanted: list[str] | tuple[float | None, float | None]) -> models.FieldCondition:
+    if isinstance(wanted, list):
+        return models.FieldCondition(key=field, match=models.MatchAny(any=wanted))
+    return models.FieldCondition(key=field, range=models.Range(gte=wanted[0], lte=wanted[1]))
 
 
 @contextmanager

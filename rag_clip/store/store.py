@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from rag_clip.data import Hit
 from rag_clip.progress import Report, silent
 from rag_clip.store.card import Card
+from rag_clip.store.filters import Filters, check_where
 from rag_clip.store.interface import Engine, Ranking, Where
 from rag_clip.store.ranking import Rank, fuse, settle_ties
 from rag_clip.store.rows import check_rows, check_vectors
@@ -46,12 +47,14 @@ class Store:
         self.close()
 
     def upsert(self, batch: pa.RecordBatch) -> None:
-        """Add captions: columns id (UUID as text), text, source, vector (list<float32>[d]).
+        """Add captions: columns id (UUID as text), text, source, vector (list<float32>[d]), and declared payload.
 
-        A caption whose id exists is replaced. Raises ValueError, naming ids, for vectors that are NaN, infinite,
-        zero or of another width; nothing of the batch is stored then.
+        With several vectors the columns are `vector_<name>`, one for each. Payload columns may be left out or hold
+        nulls; columns that the schema does not declare are not stored. A caption whose id exists is replaced. Raises
+        ValueError, naming ids, for vectors that are NaN, infinite, zero or of another width; nothing of the batch is
+        stored then.
         """
-        rows = check_rows(batch, self.card.dim)
+        rows = check_rows(batch, self.card.dim, self.card.schema)
         if len(rows):
             self._engine.upsert(rows)
 
@@ -64,7 +67,8 @@ class Store:
         mode: Mode = "dense",
         weights: tuple[float, float] = (1.0, 1.0),
         index: IndexUse = "auto",
-        where: Mapping[str, str | Sequence[str]] | None = None,
+        where: Filters | None = None,
+        vector: str | None = None,
     ) -> list[list[Hit]]:
         """Return at most `limit` hits per query, best first.
 
@@ -72,19 +76,21 @@ class Store:
         which may match; `hybrid` takes both and fuses the two rankings by reciprocal rank with `weights` (dense,
         lexical). `index` says how dense ranking goes: `exact` compares with every vector, `hnsw` walks the graph
         where one has been built, `auto` is exact up to the schema's full_scan_threshold. `where` keeps captions
-        whose field has the value, or one of the values.
+        whose keyword field has the value, or one of the values, and whose number lies in the range (least, greatest),
+        ends included, None for no bound; a caption without a number lies in no range. `vector` names the vector to
+        compare with; the schema's default where it is None.
 
         Hit.score is the engine's: cosine, BM25, or the fused score.
         """
-        filters = self._check_where(where)
+        filters = check_where(where or {}, self.card.schema)
         if limit < 1:
             raise ValueError(f"limit is {limit}; ask for at least one hit")
         if mode == "dense":
-            rankings = self._rank_vectors(vectors, limit, index, filters)
+            rankings = self._rank_vectors(vectors, limit, index, filters, vector)
         elif mode == "lexical":
             rankings = self._rank_texts(texts, limit, filters)
         elif mode == "hybrid":
-            rankings = self._rank_both(texts, vectors, limit, index, filters, weights)
+            rankings = self._rank_both(texts, vectors, limit, index, filters, weights, vector)
         else:
             raise ValueError(f"unknown search mode {mode!r}; use dense, lexical or hybrid")
         return self._to_hits(rankings)
@@ -95,14 +101,17 @@ class Store:
         return [Hit(name, found[name][0], 0.0, found[name][1]) for name in ids if name in found]
 
     def scroll(
-        self, *, batch_size: int = 1000, start: str | None = None, vectors: bool = False
+        self, *, batch_size: int = 1000, start: str | None = None, vectors: bool = False, payload: bool = False
     ) -> Iterator[pa.RecordBatch]:
-        """Yield captions in the order of ids, from id `start` on: columns id, text, source and, if asked, vector."""
+        """Yield captions in the order of ids, from id `start` on: columns id, text and source.
+
+        If asked, the vectors and every other declared payload column too, as `upsert` takes them.
+        """
         following = start
         while True:
             rows, following = self._engine.scroll(following, batch_size, vectors=vectors)
             if len(rows):
-                yield rows.to_batch()
+                yield rows.to_batch(self.card.schema, payload=payload)
             if following is None:
                 return
 
@@ -116,7 +125,7 @@ class Store:
         found: list[Hit] = []
         while len(found) < wanted:
             rows, following = self._engine.scroll(start, min(FETCH_BATCH, wanted - len(found)), vectors=False)
-            columns = zip(rows.ids, rows.texts, rows.sources, strict=True)
+            columns = zip(rows.ids, rows.payload["text"], rows.payload["source"], strict=True)
             found += [Hit(name, text, 0.0, source) for name, text, source in columns]
             start = following
         return found
@@ -140,15 +149,18 @@ class Store:
         """Write out everything and release the index; closing twice does nothing."""
         self._engine.close()
 
-    def _rank_vectors(self, vectors: np.ndarray | None, limit: int, index: IndexUse, where: Where) -> list[Ranking]:
+    def _rank_vectors(
+        self, vectors: np.ndarray | None, limit: int, index: IndexUse, where: Where, vector: str | None
+    ) -> list[Ranking]:
         if vectors is None:
             raise ValueError("dense search needs vectors; encode the texts, or use mode='lexical'")
         if index not in ("auto", "exact", "hnsw"):
             raise ValueError(f"unknown index use {index!r}; use auto, exact or hnsw")
+        using = self.card.schema.pick_vector(vector)
         queries = check_vectors(vectors, self.card.dim, [f"query {row}" for row in range(len(vectors))])
         exact = index == "exact" or (index == "auto" and self._is_small())
         return _in_batches(
-            lambda rows, asked: self._engine.rank_vectors(queries[rows], asked, exact=exact, where=where),
+            lambda rows, asked: self._engine.rank_vectors(queries[rows], asked, using=using, exact=exact, where=where),
             len(queries),
             limit,
         )
@@ -170,11 +182,12 @@ class Store:
         index: IndexUse,
         where: Where,
         weights: tuple[float, float],
+        vector: str | None,
     ) -> list[Ranking]:
         if not (min(weights) >= 0 and max(weights) > 0):
             raise ValueError(f"weights {weights} are (dense, lexical): neither below zero, one above")
         depth = max(limit, FUSED_DEPTH)
-        dense = self._rank_vectors(vectors, depth, index, where)
+        dense = self._rank_vectors(vectors, depth, index, where, vector)
         lexical = self._rank_texts(texts, depth, where)
         if len(dense) != len(lexical):
             raise ValueError(
@@ -186,13 +199,6 @@ class Store:
         kilobytes = self.count() * self.card.dim * 4 / 1024
         return kilobytes <= self.card.schema.hnsw.full_scan_threshold
 
-    def _check_where(self, where: Mapping[str, str | Sequence[str]] | None) -> Where:
-        filterable = self.card.schema.filterable
-        unknown = [field for field in where or {} if field not in filterable]
-        if unknown:
-            raise ValueError(f"cannot filter by {', '.join(unknown)}; the indexed fields are {', '.join(filterable)}")
-        return {field: [value] if isinstance(value, str) else list(value) for field, value in (where or {}).items()}
-
     def _to_hits(self, rankings: list[Ranking]) -> list[list[Hit]]:
         found = self._lookup(list({name for ranking in rankings for name, _score in ranking}))
         return [[Hit(name, found[name][0], score, found[name][1]) for name, score in ranking] for ranking in rankings]
@@ -201,7 +207,7 @@ class Store:
         found: dict[str, tuple[str, str]] = {}
         for start in range(0, len(ids), FETCH_BATCH):
             rows = self._engine.fetch(ids[start : start + FETCH_BATCH])
-            found.update(zip(rows.ids, zip(rows.texts, rows.sources, strict=True), strict=True))
+            found.update(zip(rows.ids, zip(rows.payload["text"], rows.payload["source"], strict=True), strict=True))
         return found
 
 

@@ -16,9 +16,9 @@ from typing import IO, Any
 import numpy as np
 import qdrant_edge as edge
 
-Where = dict[str, list[str]]
+Where = dict[str, list[str] | tuple[float | None, float | None]]
 Ranking = list[tuple[str, float]]
-Columns = tuple[list[str], list[str], list[str]]
+Records = tuple[list[str], list[dict[str, Any]]]
 
 LOCK_PATIENCE = 1.0
 UPSERT_POINTS = 256
@@ -64,19 +64,26 @@ class Shard:
         """Open a shard, replaying what an interrupted run had logged."""
         self.opened = edge.EdgeShard.load(folder)
 
-    def upsert(self, ids: list[str], texts: list[str], sources: list[str], vectors: np.ndarray) -> None:
+    def upsert(self, ids: list[str], payload: dict[str, list[Any]], vectors: dict[str, np.ndarray]) -> None:
         """Write points in batches of 256, the fastest size measured."""
         for start in range(0, len(ids), UPSERT_POINTS):
             part = slice(start, start + UPSERT_POINTS)
-            rows = zip(ids[part], texts[part], sources[part], vectors[part].tolist(), strict=True)
-            points = [edge.Point(name, vector, {"text": text, "source": source}) for name, text, source, vector in rows]
+            payloads = _transpose({name: values[part] for name, values in payload.items()})
+            embeddings = _transpose({name: matrix[part].tolist() for name, matrix in vectors.items()})
+            rows = zip(ids[part], embeddings, payloads, strict=True)
+            points = [
+                edge.Point(name, vector, {field: value for field, value in fields.items() if value is not None})
+                for name, vector, fields in rows
+            ]
             self.shard.update(edge.UpdateOperation.upsert_points(points))
 
-    def rank_vectors(self, vectors: np.ndarray, limit: int, exact: bool, ef: int, where: Where) -> list[Ranking]:
+    def rank_vectors(
+        self, vectors: np.ndarray, limit: int, using: str, exact: bool, ef: int, where: Where
+    ) -> list[Ranking]:
         """Rank by similarity."""
         rescore = edge.QuantizationSearchParams(rescore=True, oversampling=2.0)
         params = edge.SearchParams(hnsw_ef=max(ef, limit), exact=exact, quantization=rescore)
-        queries = [edge.Query.Nearest(vector) for vector in vectors.tolist()]
+        queries = [edge.Query.Nearest(vector, using=using) for vector in vectors.tolist()]
         return self._rank(queries, limit, where, params)
 
     def rank_texts(self, texts: list[str], limit: int, where: Where) -> list[Ranking]:
@@ -91,16 +98,20 @@ class Shard:
         rankings = self.shard.query_batch(edge.QueryBatchRequest(requests))
         return [[(str(point.id), point.score) for point in ranking] for ranking in rankings]
 
-    def fetch(self, ids: list[str]) -> Columns:
-        """Return ids, texts and sources of the points that exist."""
-        return _columns(self.shard.retrieve(list(ids), True, False))
+    def fetch(self, ids: list[str]) -> Records:
+        """Return ids and payloads of the points that exist."""
+        return _records(self.shard.retrieve(list(ids), True, False))
 
-    def scroll(self, start: str | None, limit: int, vectors: bool) -> tuple[Columns, np.ndarray | None, str | None]:
-        """Return columns, vectors or None, and the id that follows."""
+    def scroll(
+        self, start: str | None, limit: int, vectors: bool
+    ) -> tuple[list[str], list[dict[str, Any]], dict[str, np.ndarray], str | None]:
+        """Return ids, payloads, vectors by name if asked for, and the id that follows."""
         request = edge.ScrollRequest(offset=start, limit=limit, with_payload=True, with_vector=vectors)
         records, following = self.shard.scroll(request)
-        matrix = np.asarray([record.vector for record in records], np.float32) if vectors else None
-        return _columns(records), matrix, None if following is None else str(following)
+        found: list[Any] = [record.vector for record in records] if vectors else []
+        names = found[0] if found else ()
+        matrices = {name: np.asarray([vector[name] for vector in found], np.float32) for name in names}
+        return *_records(records), matrices, None if following is None else str(following)
 
     def count(self) -> int:
         """Return the exact number of points."""
@@ -124,39 +135,51 @@ class Shard:
             shard.close()
 
 
-def _columns(records: list[edge.Record]) -> Columns:
-    payloads = [record.payload or {} for record in records]
-    ids = [str(record.id) for record in records]
-    return ids, [payload["text"] for payload in payloads], [payload["source"] for payload in payloads]
+def _records(records: list[edge.Record]) -> Records:
+    return [str(record.id) for record in records], [record.payload or {} for record in records]
+
+
+def _transpose(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _filter(where: Where) -> edge.Filter | None:
-    conditions: list[Any] = [edge.FieldCondition(field, match=edge.MatchAny(values)) for field, values in where.items()]
+    conditions: list[Any] = [_condition(field, wanted) for field, wanted in where.items()]
     return edge.Filter(must=conditions) if conditions else None
 
 
+def _condition(field: str, wanted: list[str] | tuple[float | None, float | None]) -> edge.FieldCondition:
+    if isinstance(wanted, list):
+        return edge.FieldCondition(field, match=edge.MatchAny(wanted))
+    return edge.FieldCondition(field, range=edge.RangeFloat(gte=wanted[0], lte=wanted[1]))
+
+
 def _config(schema: dict[str, Any], dim: int) -> edge.EdgeConfig:
-    hnsw, vector = schema["hnsw"], schema["vector"]
+    hnsw = schema["hnsw"]
     threshold = hnsw["full_scan_threshold"]
     int8 = edge.ScalarQuantizationConfig(edge.ScalarType.Int8, quantile=0.99)
     return edge.EdgeConfig(
-        vectors=edge.EdgeVectorParams(
-            dim,
-            {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot}[vector["distance"]],
-            datatype={"float32": edge.VectorStorageDatatype.Float32, "float16": edge.VectorStorageDatatype.Float16}[
-                vector["datatype"]
-            ],
-            memory=edge.Memory.Cold if vector["on_disk"] else edge.Memory.Cached,
-        ),
+        vectors={vector["name"]: _vector(vector, dim) for vector in schema["vectors"]},
         hnsw_config=edge.HnswIndexConfig(hnsw["m"], hnsw["ef_construct"], threshold),
         quantization_config=int8 if schema["quantization"]["kind"] == "int8" else None,
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=threshold),
     )
 
 
-def _index(index: dict[str, Any]) -> edge.KeywordIndexParams | edge.TextIndexParams:
-    if index["kind"] == "keyword":
-        return edge.KeywordIndexParams()
+def _vector(vector: dict[str, Any], dim: int) -> edge.EdgeVectorParams:
+    datatypes = {"float32": edge.VectorStorageDatatype.Float32, "float16": edge.VectorStorageDatatype.Float16}
+    return edge.EdgeVectorParams(
+        dim,
+        {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot}[vector["distance"]],
+        datatype=datatypes[vector["datatype"]],
+        memory=edge.Memory.Cold if vector["on_disk"] else edge.Memory.Cached,
+    )
+
+
+def _index(index: dict[str, Any]) -> Any:
+    plain = {"keyword": edge.KeywordIndexParams, "integer": edge.IntegerIndexParams, "float": edge.FloatIndexParams}
+    if index["kind"] in plain:
+        return plain[index["kind"]]()
     tokenizer = getattr(edge.TokenizerType, index["tokenizer"].capitalize())
     return edge.TextIndexParams(tokenizer=tokenizer, lowercase=index["lowercase"], scoring=True)
 

@@ -4,8 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rag_clip.store import caption_id
+from rag_clip.store import caption_id, load_schema
 from rag_clip.store.rows import Rows, check_rows, check_vectors
+from rag_clip.store.schema import NumberIndex
+
+SCHEMA = load_schema()
+NUMBERS = {"width": NumberIndex(kind="integer"), "noise": NumberIndex(kind="float")}
+NUMBERED = SCHEMA.model_copy(update={"payload": SCHEMA.payload | NUMBERS})
 
 
 def batch(**changes: object) -> pa.RecordBatch:
@@ -38,17 +43,30 @@ def test_source_and_text_are_not_run_together():
     ids=["double", "half", "slice of fixed", "slice of list"],
 )
 def test_vectors_of_any_float_list_become_rows(vector):
-    rows = check_rows(batch(vector=vector), 2)
-    assert rows.vectors is not None
-    assert (rows.vectors.tolist(), rows.vectors.dtype) == ([[1, 2], [3, 4]], np.float32)
+    matrix = check_rows(batch(vector=vector), 2, SCHEMA).vectors["text"]
+    assert (matrix.tolist(), matrix.dtype) == ([[1, 2], [3, 4]], np.float32)
 
 
 def test_rows_survive_the_way_to_a_batch_and_back():
-    rows = check_rows(batch(), 2)
-    again = check_rows(rows.to_batch(), 2)
-    assert (again.ids, again.texts, again.sources) == (rows.ids, ["a", "b"], ["s", "s"])
-    assert np.array_equal(again.vectors, rows.vectors)
-    assert Rows([], [], []).to_batch().num_rows == 0
+    rows = check_rows(batch(width=pa.array([640, None], pa.int32())), 2, NUMBERED)
+    again = check_rows(rows.to_batch(NUMBERED), 2, NUMBERED)
+    assert again.payload == {"text": ["a", "b"], "source": ["s", "s"], "width": [640, None], "noise": [None, None]}
+    assert (again.ids, again.vectors["text"].tolist()) == (rows.ids, [[1, 2], [3, 4]])
+    assert rows.to_batch(NUMBERED, payload=False).schema.names == ["id", "text", "source", "vector"]
+    assert Rows([], {"text": [], "source": []}).to_batch(SCHEMA).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ({"width": ["broad", "b"]}, "column width holds string, not integer values as the schema says"),
+        ({"width": [1.5, 2.5]}, "column width holds double, not integer values"),
+        ({"noise": [float("nan"), 0.5]}, "column noise holds NaN or infinite numbers; make them null"),
+    ],
+)
+def test_payload_of_another_type_is_refused(column, message):
+    with pytest.raises(ValueError, match=message):
+        check_rows(batch(**column), 2, NUMBERED)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +85,7 @@ def test_rows_survive_the_way_to_a_batch_and_back():
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_a_wrong_batch_says_what_is_wrong(changes, message):
     with pytest.raises(ValueError, match=message):
-        check_rows(batch(**changes), 2)
+        check_rows(batch(**changes), 2, SCHEMA)
 
 
 def test_many_bad_rows_are_named_in_part():

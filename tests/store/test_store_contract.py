@@ -14,8 +14,9 @@ import pytest
 from qdrant_client import QdrantClient
 
 from rag_clip.data import Fingerprint, Hit
-from rag_clip.store import Card, Store, caption_id, create_store, load_schema
+from rag_clip.store import Card, CollectionSchema, Store, caption_id, create_store, load_schema
 from rag_clip.store.connection import create_server
+from rag_clip.store.schema import KeywordIndex, NumberIndex, TextIndex, VectorSchema
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Payload indexes have no effect:UserWarning",
@@ -49,16 +50,42 @@ def batch(rows=CAPTIONS) -> pa.RecordBatch:
 ENGINES = ["edge", "memory", pytest.param("server", marks=pytest.mark.server)]
 
 
+PAIRED = load_schema().model_copy(
+    update={
+        "vectors": (VectorSchema(name="image"), VectorSchema(name="text")),
+        "default": "text",
+        "payload": load_schema().payload
+        | {"licence": KeywordIndex(kind="keyword")}
+        | {"width": NumberIndex(kind="integer"), "noise": NumberIndex(kind="float"), "title": TextIndex(kind="text")},
+    }
+)
+PAYLOAD = {
+    "licence": ["cc0", "by", None, "by", None, "cc0"],
+    "width": [640, 320, 200, None, None, None],
+    "noise": [0.0, 0.25, 0.5, 0.75, None, None],
+    "title": ["Kite", None, None, None, None, None],
+}
+
+
+def paired_batch() -> pa.RecordBatch:
+    """The captions with payload; each has its neighbour's vector as that of its image."""
+    columns = {name: batch().column(name) for name in ("id", "text", "source")}
+    vectors = [vector for _source, _text, vector in CAPTIONS]
+    columns["vector_text"] = pa.array(vectors, pa.list_(pa.float32()))
+    columns["vector_image"] = pa.array([*vectors[1:], vectors[0]], pa.list_(pa.float32()))
+    return pa.record_batch(columns | PAYLOAD)
+
+
 @contextmanager
-def opened(engine: str, folder: Path) -> Iterator[Store]:
+def opened(engine: str, folder: Path, schema: CollectionSchema) -> Iterator[Store]:
     if engine == "edge":
-        store = create_store(folder / "index", schema=load_schema(), encoder=ENCODER, dim=DIM)
+        store = create_store(folder / "index", schema=schema, encoder=ENCODER, dim=DIM)
     elif engine == "memory":
-        qdrant, card = create_server(QdrantClient(":memory:"), "captions", "memory", Card(ENCODER, load_schema(), DIM))
+        qdrant, card = create_server(QdrantClient(":memory:"), "captions", "memory", Card(ENCODER, schema, DIM))
         store = Store(qdrant, card, "memory")
     elif "QDRANT_URL" in os.environ:
         location = f"{os.environ['QDRANT_URL']}/test-{uuid.uuid4()}"
-        store = create_store(location, schema=load_schema(), encoder=ENCODER, dim=DIM)
+        store = create_store(location, schema=schema, encoder=ENCODER, dim=DIM)
     else:
         pytest.skip("QDRANT_URL is not set")
     with store:
@@ -67,15 +94,23 @@ def opened(engine: str, folder: Path) -> Iterator[Store]:
 
 @pytest.fixture(params=ENGINES)
 def empty(request, tmp_path) -> Iterator[Store]:
-    with opened(request.param, tmp_path) as store:
+    with opened(request.param, tmp_path, load_schema()) as store:
         yield store
 
 
 @pytest.fixture(params=ENGINES, scope="module")
 def store(request, tmp_path_factory) -> Iterator[Store]:
     """The six captions; shared, since no test of this file changes them."""
-    with opened(request.param, tmp_path_factory.mktemp("store")) as store:
+    with opened(request.param, tmp_path_factory.mktemp("store"), load_schema()) as store:
         store.upsert(batch())
+        yield store
+
+
+@pytest.fixture(params=ENGINES, scope="module")
+def paired(request, tmp_path_factory) -> Iterator[Store]:
+    """The six captions with an image vector and a payload each; shared and not changed."""
+    with opened(request.param, tmp_path_factory.mktemp("store"), PAIRED) as store:
+        store.upsert(paired_batch())
         yield store
 
 
@@ -268,3 +303,60 @@ def test_a_bad_vector_is_refused_with_its_id_and_nothing_is_stored(store, bad):
 def test_a_wrong_search_says_what_is_wrong(store, arguments, message):
     with pytest.raises(ValueError, match=message):
         store.search(**arguments)
+
+
+def test_a_search_compares_with_the_vector_named_or_the_default(paired):
+    query = np.array([[0, 1, 0, 0]], np.float32)
+    for vector, nearest in ((None, IDS[2]), ("text", IDS[2]), ("image", IDS[1])):
+        [hits] = paired.search(vectors=query, limit=1, vector=vector)
+        assert [hit.id for hit in hits] == [nearest]
+    [hits] = paired.search(texts=["dog"], vectors=query, mode="hybrid", weights=(0, 1), vector="image")
+    assert [hit.id for hit in hits] == [IDS[4]]
+    with pytest.raises(ValueError, match="no vector 'sound'; name one of image, text"):
+        paired.search(vectors=query, vector="sound")
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        ({"noise": (None, 0.5)}, [0, 1, 2]),
+        ({"noise": (0.25, None)}, [1, 2, 3]),
+        ({"noise": (None, None)}, [0, 1, 2, 3]),
+        ({"width": (300, 640)}, [0, 1]),
+        ({"licence": "by", "noise": (0.5, 1)}, [3]),
+        ({"licence": ["cc0", "by"], "source": "coco"}, [3, 5]),
+    ],
+)
+def test_where_takes_values_of_keywords_and_ranges_of_numbers(paired, where, found):
+    [dense] = paired.search(vectors=np.ones((1, DIM), np.float32), where=where)
+    [lexical] = paired.search(texts=["a"], mode="lexical", where=where)
+    assert sorted(hit.id for hit in dense) == sorted(hit.id for hit in lexical) == sorted(IDS[row] for row in found)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"title": "Kite"}, "cannot filter by title; the indexed fields are source, licence, width, noise"),
+        ({"noise": "low"}, r"noise is a number; filter by \(least, greatest\)"),
+        ({"licence": (0, 1)}, "licence is a keyword; filter by a text or several"),
+    ],
+)
+def test_a_condition_that_does_not_fit_its_field_is_refused(paired, where, message):
+    with pytest.raises(ValueError, match=message):
+        paired.search(vectors=np.ones((1, DIM)), where=where)
+
+
+def test_scroll_returns_the_payload_and_every_vector_as_they_were_added(paired):
+    [page] = paired.scroll(vectors=True, payload=True)
+    added = {row["id"]: row for row in paired_batch().to_pylist()}
+    assert [row["id"] for row in page.to_pylist()] == sorted(added)
+    for row in page.to_pylist():
+        for name in ("vector_text", "vector_image"):
+            assert row.pop(name) == pytest.approx(added[row["id"]].pop(name))
+        assert row == added[row["id"]]
+    assert [page.schema.names for page in paired.scroll()] == [["id", "text", "source"]]
+
+
+def test_a_batch_without_one_of_the_vectors_is_refused(paired):
+    with pytest.raises(ValueError, match="the batch lacks vector_image; found columns"):
+        paired.upsert(paired_batch().drop_columns("vector_image"))
