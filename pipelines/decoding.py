@@ -19,9 +19,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from rag_clip.decode import ImageError, decode_image
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a worker does witho
     from rag_clip.protocols import Preprocess
 
 Item = bytes | str | None
+Examine = Callable[[bytes, Image.Image], Any]
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rag_clip.pipelines.decoding import serve; serve()"
 )
@@ -38,24 +40,31 @@ _BOOT = (
 class Decoded:
     """Pixels of the good images, uint8 [m, height, width, 3] (None where m is 0), and one entry of `errors` per image.
 
-    `unreadable` tells that a file could not be read, which may pass; `seconds` is the time it took.
+    `unreadable` tells that a file could not be read, which may pass; `seconds` is the time it took. `facts` are what
+    the pool's `examine` found of each good image; empty where there is none.
     """
 
     pixels: np.ndarray | None
     errors: tuple[str | None, ...]
     unreadable: bool
     seconds: float
+    facts: tuple[Any, ...] = ()
 
 
-def decode_items(items: Sequence[Item], preprocess: Preprocess) -> Decoded:
+def decode_items(items: Sequence[Item], preprocess: Preprocess, examine: Examine | None = None) -> Decoded:
     """Decode images given as bytes or as paths of files; what is wrong with one never stops the others."""
     start = time.perf_counter()
     pixels: list[np.ndarray] = []
     errors: list[str | None] = []
+    facts: list[Any] = []
     unreadable = False
     for item in items:
         try:
-            pixels.append(preprocess(decode_image(_content(item))))
+            content = _content(item)
+            image = decode_image(content)
+            found = [] if examine is None else [examine(content, image)]
+            pixels.append(preprocess(image))
+            facts += found
             errors.append(None)
         except OSError as error:
             unreadable = True
@@ -63,7 +72,7 @@ def decode_items(items: Sequence[Item], preprocess: Preprocess) -> Decoded:
         except Exception as error:  # a preprocess may fail on an odd image in its own ways
             errors.append(str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}")
     stacked = np.stack(pixels) if pixels else None
-    return Decoded(stacked, tuple(errors), unreadable, time.perf_counter() - start)
+    return Decoded(stacked, tuple(errors), unreadable, time.perf_counter() - start, tuple(facts))
 
 
 def _content(item: Item) -> bytes:
@@ -75,12 +84,14 @@ def _content(item: Item) -> bytes:
 class DecodePool:
     """Decodes in `workers` processes; with 0, in this one when the result is asked for. Use it as a context manager.
 
+    `examine`, where given, also looks at each good image: (its bytes, the decoded image) -> facts.
     Raises RuntimeError where a worker dies, and TypeError where `preprocess` cannot be pickled.
     """
 
-    def __init__(self, preprocess: Preprocess, *, workers: int) -> None:
+    def __init__(self, preprocess: Preprocess, *, workers: int, examine: Examine | None = None) -> None:
         self.workers = workers
         self._preprocess = preprocess
+        self._examine = examine
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         self._processes: list[subprocess.Popen[bytes]] = []
         # One thread per worker carries the data to and fro, so that no pipe ever blocks the caller.
@@ -88,7 +99,7 @@ class DecodePool:
 
     def __enter__(self) -> DecodePool:
         """Start the workers."""
-        first = _pickle_preprocess(self._preprocess) if self.workers else b""
+        first = _pickle_preprocess(self._preprocess, self._examine) if self.workers else b""
         try:
             for _ in range(self.workers):
                 process = _start_worker()
@@ -114,7 +125,7 @@ class DecodePool:
     def submit(self, items: Sequence[Item]) -> Callable[[], Decoded]:
         """Begin to decode `items`; the function returned waits for the result."""
         if not self.workers:
-            return lambda: decode_items(items, self._preprocess)
+            return lambda: decode_items(items, self._preprocess, self._examine)
         future: Future[Decoded] = self._threads.submit(self._ask, items)
         return future.result
 
@@ -136,14 +147,15 @@ class DecodePool:
 
 
 def serve() -> None:
-    """Run a worker: read the preprocess, then lists of items, from standard input, and answer each with a Decoded."""
+    """Run a worker: read preprocess and examine, then lists of items, from standard input; answer with Decoded."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder may print must not mix with the answers
     try:
-        preprocess = pickle.loads(_receive(requests))
+        preprocess, examine = pickle.loads(_receive(requests))
         while True:
-            _send(answers, pickle.dumps(decode_items(pickle.loads(_receive(requests)), preprocess), protocol=5))
+            decoded = decode_items(pickle.loads(_receive(requests)), preprocess, examine)
+            _send(answers, pickle.dumps(decoded, protocol=5))
     except (EOFError, BrokenPipeError):
         return
 
@@ -153,10 +165,10 @@ def _start_worker() -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def _pickle_preprocess(preprocess: Preprocess) -> bytes:
+def _pickle_preprocess(preprocess: Preprocess, examine: Examine | None) -> bytes:
     module = getattr(preprocess, "__module__", "")
     try:
-        content = pickle.dumps(preprocess)
+        content = pickle.dumps((preprocess, examine))
     except Exception as error:
         raise TypeError(f"the encoder's preprocess cannot be pickled ({error}); pass workers=0") from error
     if module == "__main__":

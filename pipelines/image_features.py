@@ -50,7 +50,7 @@ def store_features(
         ]
         tables = _timed(read_rows(file, sizes, start=start, columns=[image_column]), clock)
         items = (image_items(table[image_column], file.path.parent) for table in tables)
-        decoded = _decode_ahead(items, pool, rows=2 * batch_size)
+        decoded = decode_ahead(items, pool, rows=2 * batch_size)
         for shard_start, shard_stop in spans(start, stop, cache.shard_rows):
             batches, settled = [], True
             for first, end in spans(shard_start, shard_stop, batch_size):
@@ -69,7 +69,7 @@ def spans(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
     return ((first, min(first + size, stop)) for first in range(start, stop, size))
 
 
-def _decode_ahead(items: Iterable[list[Item]], pool: DecodePool, *, rows: int) -> Iterator[Decoded]:
+def decode_ahead(items: Iterable[list[Item]], pool: DecodePool, *, rows: int) -> Iterator[Decoded]:
     """Decode in order, keeping the workers at most `rows` images or `WAITING_BYTES` ahead of the encoder."""
     waiting: deque[tuple[Callable[[], Decoded], int, int]] = deque()
     waiting_rows = waiting_bytes = 0

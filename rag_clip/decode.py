@@ -14,6 +14,8 @@ from PIL import Image, ImageFile, ImageOps, JpegImagePlugin
 
 MAX_PIXELS = 36_000_000
 REDUCED_SIDE = 1024
+EXIF_ORIENTATION = 0x0112
+SIDEWAYS = (5, 6, 7, 8)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 
 
@@ -40,6 +42,18 @@ def decode_image(data: bytes) -> Image.Image:
     except Exception as error:  # malformed files surface as almost any exception in PIL's parsers
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ImageError(f"the image cannot be decoded ({reason})") from error
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Return width and height as stored, upright by EXIF, from the header alone; raises ImageError as decode_image."""
+    try:
+        image = _open(data)
+        turned = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"the image's header cannot be read ({type(error).__name__})") from error
+    return (image.height, image.width) if turned else (image.width, image.height)
 
 
 @functools.cache

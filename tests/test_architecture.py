@@ -14,7 +14,7 @@ METHODS = {"corpus", "prompts", "support", "classifiers", "objectives", "batch"}
 LAYERS: tuple[set[str], ...] = (
     {"", "index", "data", "atomic"},
     {"protocols", "progress"},
-    {"decode", "labels", "pixels", "text_tower", "hub"},
+    {"decode", "labels", "perceptual", "pixels", "text_tower", "hub"},
     {"towers"},
     METHODS | {"encoder", "store", "weights", "prompt_file", "features", "demo"},
     {"enhance", "match", "train", "evaluate"},

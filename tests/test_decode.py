@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rag_clip.decode import MAX_PIXELS, ImageError, decode_image
+from rag_clip.decode import MAX_PIXELS, ImageError, decode_image, image_size
 
 CORNERS = np.array([[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [250, 250, 250]]], np.uint8)
 
@@ -147,3 +147,18 @@ def test_no_process_wide_setting_changes():
     before = (Image.MAX_IMAGE_PIXELS, list(warnings.filters))
     decode_image(encoded(Image.new("L", (10_000, 10_000)), "JPEG"))
     assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
+
+
+def test_the_size_is_read_from_the_header_upright_and_unreduced():
+    image = Image.new("RGB", (3000, 2400))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", exif=exif)
+    assert image_size(stream.getvalue()) == (2400, 3000)
+    assert decode_image(stream.getvalue()).size == (1200, 1500)
+
+
+def test_the_size_of_what_is_no_image_is_refused():
+    with pytest.raises(ImageError, match="not an image of a known format"):
+        image_size(b"hello")
