@@ -58,7 +58,7 @@ def load_encoder(spec: str, *, device: str | torch.device | None = None, precisi
     `device` defaults to CUDA, then MPS, then the CPU; `precision` (fp32, bf16, fp16) to fp16 on CUDA, else fp32.
     Raises EncoderError.
     """
-    place = torch.device(device or _default_device())
+    place = _place(device or _default_device())
     precision = precision or ("fp16" if place.type == "cuda" else "fp32")
     if precision not in DTYPES:
         raise EncoderError(f"precision {precision!r} is unknown; choose one of {', '.join(DTYPES)}")
@@ -200,6 +200,16 @@ def _built_in(spec: str) -> Source:
 def _with_safetensors(filename: str) -> list[str]:
     path = Path(filename)
     return [path.with_suffix(".safetensors").name, filename] if path.suffix in (".bin", ".pth") else [filename]
+
+
+def _place(device: str | torch.device) -> torch.device:
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place).item()
+    except Exception as error:  # torch raises RuntimeError, AssertionError or NotImplementedError, by kind of device
+        reason = " ".join(str(error).split())[:200]
+        raise EncoderError(f"device {str(device)!r} cannot be used ({reason}); give cpu, cuda, cuda:N or mps") from None
+    return place
 
 
 def _default_device() -> str:

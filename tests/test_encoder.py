@@ -290,6 +290,12 @@ def test_an_unknown_precision_is_refused(clip):
         load_encoder(clip, device="cpu", precision="int8")
 
 
+@pytest.mark.parametrize("device", ["abacus", "cuda:99"])
+def test_a_device_that_cannot_be_used_is_refused_by_name(device, clip):
+    with pytest.raises(EncoderError, match=f"device '{device}' cannot be used .* give cpu, cuda"):
+        load_encoder("demo", device=device)
+
+
 def test_a_folder_with_several_unknown_checkpoints_is_ambiguous(tmp_path):
     (tmp_path / CONFIG).write_text(json.dumps({"model_cfg": CLIP}))
     for name in ("a.pt", "b.pt"):
