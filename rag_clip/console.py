@@ -20,8 +20,8 @@ class Console:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._out = RichConsole(highlight=False, soft_wrap=True)
-        self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._out = RichConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._stage, self._start, self._last = "", 0.0, 0.0
 
     def __enter__(self) -> Console:
@@ -44,7 +44,7 @@ class Console:
             sys.stderr.flush()
         elif finished or now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
-            self._err.print(self._describe(event, now), markup=False)
+            self._err.print(self._describe(event, now))
         if finished:
             self._end_line()
 
@@ -52,7 +52,7 @@ class Console:
         """Print a line of the result."""
         if not self._quiet:
             self._end_line()
-            self._out.print(line, markup=False)
+            self._out.print(line)
 
     def stages(self, seconds: Mapping[str, float]) -> None:
         """Print the seconds of each stage, and which took longest."""
@@ -76,7 +76,7 @@ class Console:
         rate = event.done / spent
         of = "" if event.total is None else f" of {event.total}"
         left = "" if event.total is None or not event.done else f", {(event.total - event.done) / rate:.0f} s left"
-        speed = f", {rate:.0f} {event.unit}/s" if spent > 0.5 and event.done else ""
+        speed = f", {rate:.0f} {event.unit}/s" if spent > 0.5 and event.done and event.unit != "seconds" else ""
         return f"{event.stage}: {event.done}{of} {event.unit}{speed}{left}"
 
     def _end_line(self) -> None:

@@ -29,12 +29,41 @@ def test_a_stage_that_starts_over_counts_its_rate_anew(
     )
 
 
+def test_a_long_stage_tells_its_rate_and_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 110.0, 114.0, 120.0, 130.0, 136.0])
+    monkeypatch.setattr("rag_clip.console.time.monotonic", lambda: next(clock))
+    with Console() as console:
+        for done in (0, 500, 600, 1000):
+            console.report(Progress("index", done, 2000, "captions"))
+        console.report(Progress("optimise", 0, None, "seconds"))
+        console.report(Progress("optimise", 6, None, "seconds"))
+    assert capsys.readouterr().err.splitlines() == [
+        "index: 500 of 2000 captions, 50 captions/s, 30 s left",
+        "index: 1000 of 2000 captions, 50 captions/s, 20 s left",
+        "optimise: 6 seconds",
+    ]
+
+
+def test_on_a_terminal_every_event_rewrites_the_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with Console() as console:
+        console.report(Progress("index", 1, 2, "captions"))
+        console.report(Progress("index", 2, 2, "captions"))
+        console.say("done")
+    lines = [line.split(",")[0] for line in capsys.readouterr().err.split("\r\x1b[K")]
+    assert lines == ["", "index: 1 of 2 captions", "index: 2 of 2 captions"]
+
+
 def test_results_go_to_standard_output_and_are_dropped_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     for quiet in (False, True):
         with Console(quiet=quiet) as console:
-            console.say("[bold] 3 captions")
-            console.table("accuracy", {"templates": {"head": "90.1"}})
-    assert capsys.readouterr().out == "[bold] 3 captions\naccuracy   head\ntemplates  90.1\n"
+            console.say("[bold] 3 captions :cat:")
+            console.table("accuracy", {":cat: [b]": {"head": "90.1"}})
+    assert capsys.readouterr().out == "[bold] 3 captions :cat:\naccuracy   head\n:cat: [b]  90.1\n"
 
 
 def test_stages_name_the_bottleneck(capsys: pytest.CaptureFixture[str]) -> None:
