@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -40,8 +41,8 @@ def build(
     *,
     index: Annotated[str, Parameter(help="A folder, or http://HOST:6333[/COLLECTION] of a Qdrant server.")],
     model: Model,
-    text_column: str = "caption",
-    source_column: str = "source",
+    text_column: str | None = None,
+    source_column: str | None = None,
     schema: Annotated[Path | None, Parameter(help="A TOML like index/captions.toml.")] = None,
     device: Device = None,
     precision: Precision = None,
@@ -129,10 +130,11 @@ def enhance(
         from rag_clip.enhance import enhance as enhance_labels
         from rag_clip.labels import read_labels
         from rag_clip.progress import StageClock
-        from rag_clip.prompt_file import write_prompts
+        from rag_clip.prompt_file import check_prompts_path, write_prompts
         from rag_clip.store import open_store
 
         path, clock = output.with_suffix(f".{format}") if format else output, StageClock()
+        check_prompts_path(path)
         label_set = read_labels(labels)
         settings = Settings(
             weight=weight, limit=limit, search=search, candidates=candidates, keep=keep, names=names, seed=seed
@@ -152,8 +154,9 @@ def enhance(
             f"{sum(captions)} captions; {captions.count(0)} classes have templates alone"
         )
         console.stages(clock.seconds)
-        facts = {"output": path, "classes": len(label_set), "captions": sum(captions), "seconds": clock.seconds}
-        return {**facts, "without_captions": captions.count(0), "provenance": prompts.provenance}
+        facts = {"output": path, "classes": len(label_set), "captions": sum(captions)}
+        facts |= {"without_captions": captions.count(0), "provenance": prompts.provenance}
+        return {**facts, "seconds": clock.seconds, "bottleneck": clock.bottleneck}
 
     return _run(job, as_json=as_json)
 
@@ -235,7 +238,13 @@ def _run(job: Callable[[Console], object], *, as_json: bool) -> int:
     console, start = Console(quiet=as_json), time.perf_counter()
     try:
         with console:
-            summary = job(console)
+            facts = _to_dict(job(console))
+        if as_json:
+            print(json.dumps({**facts, "wall_seconds": round(time.perf_counter() - start, 3)}, default=str))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
@@ -244,9 +253,6 @@ def _run(job: Callable[[Console], object], *, as_json: bool) -> int:
             raise
         print(f"rag-clip: {error}", file=sys.stderr)
         return FAILED
-    facts = _to_dict(summary)
-    if as_json:
-        print(json.dumps({**facts, "wall_seconds": round(time.perf_counter() - start, 3)}, default=str))
     return SOME_ROWS_FAILED if facts.get("failed") else 0
 
 

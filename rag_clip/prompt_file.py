@@ -42,15 +42,20 @@ _OMITTED = {"evidence": "", "score": None, "rank": None}
 def write_prompts(prompts: Prompts, path: str | Path) -> None:
     """Write `.parquet` (a row per text) or `.json` (a list per class), replacing the file only once it is complete.
 
-    Raises ValueError for another suffix, OSError where the disk is full; the old file is then untouched.
+    Makes the folder where there is none. Raises ValueError for another suffix, OSError where the disk is full; the old
+    file is then untouched.
     """
     path = Path(path)
-    suffix = _suffix(path)
-    with replacing(path) as partial:
-        if suffix == ".json":
-            partial.write_text(_to_json(prompts), encoding="utf-8")
-        else:
-            pq.write_table(_to_table(prompts), partial, compression="zstd")
+    suffix = check_prompts_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            if suffix == ".json":
+                partial.write_text(_to_json(prompts), encoding="utf-8")
+            else:
+                pq.write_table(_to_table(prompts), partial, compression="zstd")
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path} ({error}); make room, or name another file") from error
 
 
 def read_prompts(path: str | Path) -> Prompts:
@@ -60,7 +65,7 @@ def read_prompts(path: str | Path) -> Prompts:
     not a number, a class whose weights are all zero, an unknown class or role, and what is not a prompts file.
     """
     path = Path(path)
-    suffix = _suffix(path)
+    suffix = check_prompts_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no prompts file {path}; write one with `rag-clip enhance`")
     try:
@@ -69,7 +74,10 @@ def read_prompts(path: str | Path) -> Prompts:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _suffix(path: Path) -> str:
+def check_prompts_path(path: Path) -> str:
+    """Return the lower-case suffix of a prompts file; raises ValueError for another suffix and for a folder."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file, such as {path / 'prompts.parquet'}")
     suffix = path.suffix.lower()
     if suffix not in (".parquet", ".json"):
         raise ValueError(f"{path}: prompts are .parquet or .json files, found suffix {path.suffix!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rag_clip.pipelines.demo import write_bundled
+from safetensors.torch import load_file, save_file
 
 from rag_clip.cli import app
 from rag_clip.demo.concepts import concepts
@@ -114,6 +117,55 @@ def test_the_random_control_has_as_many_captions(folder: Path) -> None:
     assert (facts["captions"], facts["provenance"]["method"]) == (4, "random")
 
 
+def test_names_of_any_script_and_with_braces_pass_through_the_three_verbs(folder: Path) -> None:
+    names = ["a {} die", "{0}", "🐱 die", "قطة", "熊猫", "[bold]x[/bold] :cat:"]
+    (folder / "odd.txt").write_text("\n".join(names), encoding="utf-8")
+    made = run("enhance", "odd.txt", "--index", "index", "--model", "demo", "-o", "new/odd.json", folder=folder)
+    assert (made.returncode, made.stdout.splitlines()[0].split(",")[0]) == (0, "new/odd.json: 6 classes")
+    prompts = read_prompts(folder / "new/odd.json")
+    assert [group[0].text for group in prompts.texts] == [f"a photo of a {name}." for name in names]
+    done = run(
+        "classify", "images.parquet", "--prompts", "new/odd.json", "--model", "demo", "-o", "new/odd.parquet",
+        "--top-k", "99", folder=folder,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert sorted(pl.read_parquet(folder / "new/odd.parquet")["top_k_labels"][0]) == sorted(names)
+
+
+@pytest.mark.parametrize("keep", ["token", "substring", "phrase"])
+def test_the_filter_asked_for_is_the_one_used(folder: Path, keep: str) -> None:
+    (folder / "part.txt").write_text("ie\n")
+    options = ["--index", "index", "--model", "demo", "--keep", keep, "--json"]
+    facts = json.loads(run("enhance", "part.txt", *options, "-o", "part.json", folder=folder).stdout)
+    assert facts["provenance"]["settings"]["keep"] == f"contains_{keep}"
+    assert facts["captions"] == (1 if keep == "substring" else 0)
+    assert facts["bottleneck"] in facts["seconds"]
+
+
+def test_an_index_of_another_model_is_refused_with_both_named(folder: Path, tmp_path: Path) -> None:
+    model = Path(str(files("rag_clip.demo"))) / "assets" / "model"
+    shutil.copytree(model, tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "open_clip_model.safetensors")
+    weights["logit_scale"] += 1
+    save_file(weights, tmp_path / "other" / "open_clip_model.safetensors")
+    failed = run(
+        "enhance", "labels.txt", "--index", "index", "--model", f"local-dir:{tmp_path / 'other'}", "-o", "p.json",
+        folder=folder,
+    )  # fmt: skip
+    assert failed.returncode == 1
+    assert re.search("the index at index was built with demo .* but the encoder is config", failed.stderr)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a pipe early")
+def test_a_reader_that_leaves_early_causes_no_trace(folder: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [RAG_CLIP, "index", "info", "index"]
+    done = subprocess.run(command, cwd=folder, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -123,6 +175,13 @@ def test_the_random_control_has_as_many_captions(folder: Path) -> None:
         (("enhance", "labels.txt", "--model", "demo", "-o", "p.parquet"), "needs an index"),
         (("enhance", "labels.txt", "--index", "index", "--model", "ViT-B-99:x", "-o", "p.parquet"), "ViT-B-99"),
         (("enhance", "labels.txt", "--index", "index", "--model", "demo", "-o", "p.csv"), "p.csv"),
+        (("enhance", "none.txt", "--index", "index", "--model", "demo", "-o", "index"), "index is a folder"),
+        (("enhance", "labels.txt", "--index", "index", "--model", "demo", "-o", "p.json", "--weight", "2"), "2.0"),
+        (("enhance", "labels.txt", "--index", "index", "--model", "demo", "-o", "p.json", "--device", "x"), "'x'"),
+        (("index", "info", "labels.txt"), "labels.txt is not an index"),
+        (("index", "info", "localhost:6333"), "http://HOST:6333"),
+        (("index", "build", "captions.parquet", "--index", "labels.txt", "--model", "demo"), "is a file"),
+        (("index", "build", "images.parquet", "--index", "x", "--model", "demo", "--text-column", "image"), "binary"),
         (("classify", "images.parquet", "--prompts", "none.parquet", "--model", "demo", "-o", "o.parquet"), "none"),
     ],
 )

@@ -191,6 +191,14 @@ def test_an_unknown_suffix_and_a_missing_file_are_refused(tmp_path: Path):
         read_prompts(tmp_path / "none.json")
 
 
+def test_a_missing_folder_is_made_and_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path):
+    write_prompts(PROMPTS, tmp_path / "new" / "prompts.json")
+    assert read_prompts(tmp_path / "new" / "prompts.json") == PROMPTS
+    (tmp_path / "prompts.parquet").mkdir()
+    with pytest.raises(ValueError, match=r"prompts\.parquet is a folder; name a file"):
+        write_prompts(PROMPTS, tmp_path / "prompts.parquet")
+
+
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(path: Path):
     write_prompts(PROMPTS, path)
     before = path.read_bytes()
@@ -198,7 +206,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(path: Path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(OSError, match=r"cannot write .*prompts.* File too large"):
             write_prompts(Prompts(LabelSet(("one",)), (many,)), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

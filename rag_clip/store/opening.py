@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from rag_clip.data import Fingerprint
@@ -11,6 +12,7 @@ from rag_clip.store.schema import CollectionSchema
 from rag_clip.store.store import Store
 
 DEFAULT_COLLECTION = "captions"
+SERVER_WITHOUT_SCHEME = re.compile(r"[\w.-]+:\d+(/.*)?|\w+://.*")
 
 
 def open_store(location: str | Path, *, encoder: Fingerprint | None = None) -> Store:
@@ -48,6 +50,10 @@ def create_store(location: str | Path, *, schema: CollectionSchema, encoder: Fin
 def _open(location: str, wanted: Card | None) -> Store:
     if location.startswith(("http://", "https://")):
         return _open_server(location, wanted)
+    if not location.strip() or SERVER_WITHOUT_SCHEME.fullmatch(location):
+        raise ValueError(
+            f"an index is a folder, or http://HOST:6333[/COLLECTION] of a Qdrant server; found {location!r}"
+        )
     from rag_clip.store.edge import create_edge, open_edge
 
     engine, card = open_edge(location) if wanted is None else create_edge(location, wanted)
