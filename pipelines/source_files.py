@@ -1,0 +1,212 @@
+"""Find the files of a corpus, on disk or behind an fsspec URL, and open them, unpacked.
+
+What lies in a folder is data: a link in it that leads out of the folder is refused, never followed.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import fsspec
+import pyarrow as pa
+
+SUFFIXES = {
+    ".parquet": "parquet",
+    **{".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt", ".tar": "tar"},
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+HIDDEN = re.compile(r"/[._]")
+KNOWN = f"{', '.join(SUFFIXES)}, each also with .gz or .zst"
+ENTITY_KEYS = ("ETag", "etag", "e_tag", "md5Hash", "crc32c", "generation")
+TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "created")
+
+
+class SourceError(OSError):
+    """A file of a corpus that is damaged or cannot be read; says which, and up to where it was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file before its columns are known; `identity` changes when the file does."""
+
+    url: str
+    format: str
+    compression: str | None
+    size: int
+    identity: str
+
+
+def find_files(path: str | Path) -> list[FoundFile]:
+    """Find what a file, a folder, a glob or an fsspec URL stands for, sorted by name.
+
+    In a folder (searched to the bottom) names that begin with a dot or an underscore are left out, .txt files count
+    only where there is nothing else, and a tar with a Parquet file of its name, as img2dataset writes them, is left to
+    that file. Raises FileNotFoundError and ValueError, saying what was looked for.
+    """
+    return _find_remote(str(path)) if is_remote(str(path)) else _find_local(str(path))
+
+
+def is_remote(url: str) -> bool:
+    """Tell whether a path is an fsspec URL."""
+    return "://" in url or "::" in url
+
+
+def format_of(name: str) -> tuple[str, str | None] | None:
+    """Read (format, compression) off a file's name; None for another kind of file."""
+    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes[-2:]]
+    if suffixes[-1:] == [".tgz"]:
+        return "tar", "gzip"
+    compression = COMPRESSIONS.get(suffixes.pop()) if suffixes and suffixes[-1] in COMPRESSIONS else None
+    kind = SUFFIXES.get(suffixes[-1]) if suffixes else None
+    return (kind, compression) if kind else None
+
+
+def corpus_name(url: str) -> str:
+    """Name the source of a file's rows: its stem without a shard's number, or the folder of a numbered file."""
+    path = PurePosixPath((urlsplit(url).path if is_remote(url) else url).replace("\\", "/"))
+    stem = path.name
+    while PurePosixPath(stem).suffix.lower() in {*SUFFIXES, *COMPRESSIONS, ".tgz"}:
+        stem = PurePosixPath(stem).stem
+    stem = re.sub(r"[-_.]\d+[-_.]of[-_.]\d+$", "", stem)
+    numbered = re.fullmatch(r"(part[-_.]?)?\d+([-_.].*)?", stem) is not None
+    return path.parent.name if numbered and path.parent.name else stem
+
+
+@contextmanager
+def open_file(url: str) -> Iterator[BinaryIO]:
+    """Open a file for reading as it is stored."""
+    if is_remote(url):
+        with _explained(url), fsspec.open(url, "rb") as file:
+            yield file
+    else:
+        with Path(url).open("rb") as file:
+            yield file
+
+
+@contextmanager
+def open_unpacked(url: str, compression: str | None) -> Iterator[BinaryIO]:
+    """Open a file for reading without its compression. Raises OSError while reading where it was cut short."""
+    with open_file(url) as file:
+        if compression is None:
+            yield file
+        else:
+            with pa.CompressedInputStream(pa.PythonFile(file, "r"), compression) as stream:
+                yield stream
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(f"{url} needs one more package: {error}") from error
+
+
+def _find_local(given: str) -> list[FoundFile]:
+    path = Path(os.path.normpath(Path(given).absolute()))
+    if path.is_dir():
+        found = _chosen(map(str, _walk(path)), str(path))
+        if not found:
+            raise ValueError(f"the folder {given} holds no file of captions ({KNOWN})")
+    elif not path.exists() and glob.has_magic(given):
+        found = _chosen(map(str, _matches(path)), _fixed_part(str(path)))
+        if not found:
+            raise ValueError(f"{given} matches no file of captions ({KNOWN})")
+    elif not path.exists():
+        raise FileNotFoundError(f"no such file: {given}")
+    else:
+        found = [str(path)]
+    return [_local_file(name) for name in found]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for directory, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        for path in (Path(directory, name) for name in (*folders, *sorted(names))):
+            if path.is_symlink() and (path.is_dir() or format_of(path.name)):
+                _refuse_exit(path, folder)
+        yield from (Path(directory, name) for name in names)
+
+
+def _fixed_part(pattern: str) -> str:
+    """Return the folders before the first wildcard of a glob; all of a path without one."""
+    wildcard = re.search(r"[*?[]", pattern)
+    return pattern[: pattern.rfind("/", 0, wildcard.start())] if wildcard else pattern
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    root = Path(_fixed_part(pattern.as_posix()) or pattern.anchor)
+    for path in root.glob(str(pattern.relative_to(root))):
+        if format_of(path.name) and path.resolve() != path:
+            _refuse_exit(path, root)
+        if path.is_file():
+            yield path
+
+
+def _refuse_exit(link: Path, folder: Path) -> None:
+    root = folder.resolve()
+    # A snapshot in the Hugging Face cache is a folder of links to the blobs beside it.
+    allowed = [root, *(parent.parent / "blobs" for parent in root.parents if parent.name == "snapshots")]
+    if not any(link.resolve().is_relative_to(place) for place in allowed):
+        raise ValueError(f"{link} is a link that leads out of {folder}; remove it, or give the file itself by name")
+
+
+def _chosen(names: Iterable[str], root: str) -> list[str]:
+    """Choose the files of captions among those found below `root`."""
+    visible = {name for name in names if not HIDDEN.search(name, len(root)) and format_of(name)}
+    rest = {name for name in visible if format_of(name) != ("tar", None) or f"{name[:-4]}.parquet" not in visible}
+    tables = {name for name in rest if format_of(name)[0] != "txt"}  # type: ignore[index]
+    return sorted(tables or rest)
+
+
+def _local_file(name: str) -> FoundFile:
+    status = Path(name).stat()
+    if not Path(name).is_file():
+        raise ValueError(f"{name} is no regular file; give a file, a folder or a glob")
+    return _file(name, name, status.st_size, f"{status.st_size} {status.st_mtime_ns}")
+
+
+def _find_remote(url: str) -> list[FoundFile]:
+    with _explained(url):
+        filesystem, path = fsspec.url_to_fs(url)
+        if re.search(r"[*]" if url.startswith("http") else r"[*?[]", path):
+            return _remote_files(filesystem, filesystem.glob(path), path, url)
+        if filesystem.isfile(path) or format_of(urlsplit(url).path):
+            return [_remote_file(filesystem, path, url)]
+        if not filesystem.exists(path):
+            raise FileNotFoundError(f"no such file or folder: {url}")
+        return _remote_files(filesystem, filesystem.find(path), path, url)
+
+
+def _remote_files(filesystem: Any, names: Iterable[str], path: str, url: str) -> list[FoundFile]:
+    found = _chosen(names, _fixed_part(path))
+    if not found:
+        raise ValueError(f"{url} holds no file of captions ({KNOWN})")
+    return [_remote_file(filesystem, name, filesystem.unstrip_protocol(name)) for name in found]
+
+
+def _remote_file(filesystem: Any, path: str, url: str) -> FoundFile:
+    try:
+        information: Mapping[str, Any] = filesystem.info(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such file: {url}") from None
+    size = information.get("size") or 0
+    entity = [str(information[key]) for key in ENTITY_KEYS if information.get(key)]
+    changed = [str(information[key]) for key in TIME_KEYS if information.get(key)]
+    return _file(url, urlsplit(url).path or url, size, " ".join([str(size), *(entity or changed)]))
+
+
+def _file(url: str, name: str, size: int, state: str) -> FoundFile:
+    kind = format_of(name)
+    if kind is None:
+        raise ValueError(f"{url} is of no known kind; its name must end in one of {KNOWN}")
+    return FoundFile(url, *kind, size, hashlib.sha256(f"{url}\n{state}".encode()).hexdigest()[:32])
