@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,19 +11,25 @@ from rag_clip.data import Fingerprint
 from rag_clip.store.schema import SCHEMA_VERSION, CollectionSchema
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time to the second, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Stored beside the captions when the collection is made, and never changed."""
+    """Stored beside the captions when the collection is made; later only `notes` are added, each with its own date."""
 
     encoder: Fingerprint
     schema: CollectionSchema
     dim: int
     schema_version: int = SCHEMA_VERSION
-    created: str = field(default_factory=_now)
+    created: str = field(default_factory=now)
+    notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def with_note(self, name: str, facts: Mapping[str, Any]) -> Card:
+        """Return the card with a note added or replaced, dated."""
+        return replace(self, notes={**self.notes, name: {**facts, "date": now()}})
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is written: plain values, ready for JSON."""
@@ -32,6 +39,7 @@ class Card:
             "dim": self.dim,
             "schema_version": self.schema_version,
             "created": self.created,
+            "notes": {name: dict(facts) for name, facts in self.notes.items()},
         }
 
 
@@ -50,6 +58,7 @@ def read_card(values: dict[str, Any], location: str) -> Card:
             dim=int(values["dim"]),
             schema_version=version,
             created=values["created"],
+            notes=values["notes"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the card of the index at {location} is damaged ({error}): build the index again") from None

@@ -10,10 +10,10 @@ from qdrant_client import QdrantClient, models
 from rag_clip.store.card import Card, read_card
 from rag_clip.store.interface import StoreError
 from rag_clip.store.schema import CollectionSchema, PayloadIndex, TextIndex, VectorSchema
-from rag_clip.store.server import ServerEngine, server_errors
+from rag_clip.store.server import METADATA_KEY, ServerEngine
+from rag_clip.store.server_errors import server_errors
 
 TIMEOUT_SECONDS = 60
-METADATA_KEY = "rag_clip"
 OLDEST_SERVER = (1, 20)
 
 
@@ -85,20 +85,29 @@ def _check_version(client: QdrantClient, location: str) -> None:
 
 def _description(schema: CollectionSchema, dim: int) -> dict[str, Any]:
     hnsw, server = schema.hnsw, schema.server
-    int8 = models.ScalarQuantization(
-        scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
-    )
     return {
         "vectors_config": {vector.name: _vector(vector, dim) for vector in schema.vectors},
         "hnsw_config": models.HnswConfigDiff(
             m=hnsw.m, ef_construct=hnsw.ef_construct, full_scan_threshold=hnsw.full_scan_threshold
         ),
         "optimizers_config": models.OptimizersConfigDiff(indexing_threshold=hnsw.full_scan_threshold),
-        "quantization_config": int8 if schema.quantization.kind == "int8" else None,
+        "quantization_config": _quantization(schema.quantization.kind),
         "shard_number": server.shards,
         "replication_factor": server.replication_factor,
         "write_consistency_factor": server.write_consistency,
     }
+
+
+def _quantization(kind: str) -> models.ScalarQuantization | models.TurboQuantization | None:
+    if kind == "int8":
+        return models.ScalarQuantization(
+            scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
+        )
+    if kind == "turbo4":
+        return models.TurboQuantization(
+            turbo=models.TurboQuantQuantizationConfig(bits=models.TurboQuantBitSize.BITS4, always_ram=True)
+        )
+    return None
 
 
 def _vector(vector: VectorSchema, dim: int) -> models.VectorParams:

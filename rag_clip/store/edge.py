@@ -20,7 +20,6 @@ from rag_clip.store.card import Card, read_card
 from rag_clip.store.interface import Ranking, StoreError, Where
 from rag_clip.store.process import EngineProcess
 from rag_clip.store.rows import Rows
-from rag_clip.store.schema import CollectionSchema
 
 OUR_FILES = {"lock", "shard", "card.json.part"}
 
@@ -28,10 +27,11 @@ OUR_FILES = {"lock", "shard", "card.json.part"}
 class EdgeEngine:
     """A folder on disk, held by one process at a time."""
 
-    def __init__(self, folder: Path, process: EngineProcess, schema: CollectionSchema) -> None:
+    def __init__(self, folder: Path, process: EngineProcess, card: Card) -> None:
         self._folder = folder
         self._process = process
-        self._schema = schema
+        self._schema = card.schema
+        self._dim = card.dim
 
     def upsert(self, rows: Rows) -> None:
         """Write rows; they are in the engine's log when this returns."""
@@ -69,9 +69,16 @@ class EdgeEngine:
         )
 
     def info(self) -> dict[str, Any]:
-        """Return facts of the shard and its size on disk."""
+        """Return facts of the shard and its size on disk; nothing else can be asked while it optimises."""
         size = sum(file.stat().st_blocks * 512 for file in self._folder.rglob("*") if file.is_file())
-        return {"engine": "edge", "status": "ready", "bytes": size, **self._process.ask("info")}
+        facts = self._process.ask("info")
+        unindexed = facts.pop("points") - facts["indexed"] / len(self._schema.vectors)
+        waiting = not self._schema.is_small(unindexed, self._dim)
+        return {"engine": "edge", "status": "not optimised" if waiting else "ready", "bytes": size, **facts}
+
+    def write_card(self, card: Card) -> None:
+        """Replace card.json."""
+        _write_json(self._folder, card.to_dict())
 
     def close(self) -> None:
         """Write out and end the process."""
@@ -98,7 +105,7 @@ def open_edge(location: str) -> tuple[EdgeEngine, Card]:
     except BaseException:
         process.close()
         raise
-    return EdgeEngine(folder, process, card.schema), card
+    return EdgeEngine(folder, process, card), card
 
 
 def create_edge(location: str, wanted: Card) -> tuple[EdgeEngine, Card]:
@@ -119,7 +126,7 @@ def create_edge(location: str, wanted: Card) -> tuple[EdgeEngine, Card]:
     except BaseException:
         process.close()
         raise
-    return EdgeEngine(folder, process, wanted.schema), wanted
+    return EdgeEngine(folder, process, wanted), wanted
 
 
 def _make_folder(folder: Path) -> None:

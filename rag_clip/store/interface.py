@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rag_clip.progress import Report
+from rag_clip.store.card import Card
 from rag_clip.store.rows import Rows
 
 Ranking = list[tuple[str, float]]
@@ -47,7 +48,13 @@ class Engine(Protocol):
         """Build what the schema asks for, and return when it is done."""
 
     def info(self) -> dict[str, Any]:
-        """Return facts: engine, location, status, indexed vectors, segments, bytes on disk (None if unknown)."""
+        """Return facts: engine, bytes on disk (None if unknown), segments, indexed vectors, status, optimisers.
+
+        The status is one of `ready`, `optimising` and `not optimised`; `optimisers` lists what runs and waits.
+        """
+
+    def write_card(self, card: Card) -> None:
+        """Replace the card."""
 
     def close(self) -> None:
         """Write out everything and let go."""

@@ -33,6 +33,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getitem__(self, part: slice) -> Rows:
+        payload = {name: values[part] for name, values in self.payload.items()}
+        return Rows(self.ids[part], payload, {name: matrix[part] for name, matrix in self.vectors.items()})
+
     def to_batch(self, schema: CollectionSchema, *, payload: bool = True) -> pa.RecordBatch:
         """Return columns id, text, source, the other payload fields if asked, and the vectors there are."""
         columns = {"id": pa.array(self.ids, pa.string())}

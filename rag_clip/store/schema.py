@@ -37,7 +37,7 @@ class HnswSchema(_Part):
 class QuantizationSchema(_Part):
     """Compressed copies of the vectors that the graph walks over; the final scores use the originals."""
 
-    kind: Literal["none", "int8"] = "int8"
+    kind: Literal["none", "int8", "turbo4"] = "int8"
 
 
 class TextIndex(_Part):
@@ -118,6 +118,10 @@ class CollectionSchema(_Part):
         if len(self.vectors) == 1:
             return {self.vectors[0].name: "vector"}
         return {vector.name: f"vector_{vector.name}" for vector in self.vectors}
+
+    def is_small(self, count: float, dim: int) -> bool:
+        """Tell whether `count` rows of width `dim` are searched one by one, without a graph."""
+        return count * dim * 4 / 1024 <= self.hnsw.full_scan_threshold
 
     def pick_vector(self, name: str | None) -> str:
         """Return the vector named, or the one to search by default; raises ValueError where there is no such vector."""

@@ -7,46 +7,70 @@ copy of every caption has to be written and kept in step.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from grpc import RpcError  # type: ignore[import-untyped]
 from qdrant_client import QdrantClient, models
-from qdrant_client.common.client_exceptions import QdrantException
-from qdrant_client.http.exceptions import ApiException
 
 from rag_clip.progress import Progress, Report
 from rag_clip.store.card import Card
 from rag_clip.store.interface import Ranking, StoreError, Where
 from rag_clip.store.rows import Rows
+from rag_clip.store.server_errors import Answer, Pause, patiently, server_errors
 
-UPSERT_POINTS = 256
+METADATA_KEY = "rag_clip"
+UPLOAD_STREAMS = 3
+REQUEST_POINTS = 256
+REQUEST_BYTES = 4 << 20
 POLL_SECONDS = 0.5
+STATUS = {
+    models.CollectionStatus.GREEN: "ready",
+    models.CollectionStatus.YELLOW: "optimising",
+    models.CollectionStatus.GREY: "not optimised",
+    models.CollectionStatus.RED: "failed",
+}
 
 
 class ServerEngine:
-    """One collection of a server; `client` may be any QdrantClient."""
+    """One collection of a server; `client` may be any QdrantClient, `pause` waits for seconds between attempts.
 
-    def __init__(self, client: QdrantClient, collection: str, card: Card) -> None:
+    Every request is repeated while its error may pass; writing a point twice leaves one.
+    """
+
+    def __init__(self, client: QdrantClient, collection: str, card: Card, *, pause: Pause = time.sleep) -> None:
         self._client = client
         self._collection = collection
         self._schema = card.schema
+        self._pause = pause
 
     def upsert(self, rows: Rows) -> None:
-        """Write rows and wait until the server has them."""
-        for start in range(0, len(rows), UPSERT_POINTS):
-            part = slice(start, start + UPSERT_POINTS)
-            columns = {name: values[part] for name, values in rows.payload.items()}
-            payloads = [
-                {name: value for name, value in zip(columns, row, strict=True) if value is not None}
-                for row in zip(*columns.values(), strict=True)
-            ]
-            vectors = {name: matrix[part].tolist() for name, matrix in rows.vectors.items()}
-            batch = models.Batch(ids=list(rows.ids[part]), vectors=vectors, payloads=payloads)
-            with server_errors(self._collection):
-                self._client.upsert(self._collection, batch, wait=True)
+        """Write rows, a few requests at a time, and wait until the server has them all."""
+        requests = list(cut_rows(rows))
+        if len(requests) == 1:
+            return self._send(requests[0])
+        with ThreadPoolExecutor(UPLOAD_STREAMS) as streams:
+            sent = [streams.submit(self._send, request) for request in requests]
+            try:
+                for request in sent:
+                    request.result()
+            except BaseException:
+                streams.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _send(self, rows: Rows) -> None:
+        payloads = [
+            {name: value for name, value in zip(rows.payload, row, strict=True) if value is not None}
+            for row in zip(*rows.payload.values(), strict=True)
+        ]
+        vectors = {name: matrix.tolist() for name, matrix in rows.vectors.items()}
+        batch = models.Batch(ids=list(rows.ids), vectors=vectors, payloads=payloads)
+        self._ask(lambda: self._client.upsert(self._collection, batch, wait=True))
+
+    def _ask(self, call: Callable[[], Answer]) -> Answer:
+        with server_errors(self._collection):
+            return patiently(call, pause=self._pause)
 
     def rank_vectors(self, vectors: np.ndarray, limit: int, *, using: str, exact: bool, where: Where) -> list[Ranking]:
         """Rank by similarity."""
@@ -69,52 +93,67 @@ class ServerEngine:
         )
 
     def _rank(self, requests: list[models.QueryRequest]) -> list[Ranking]:
-        with server_errors(self._collection):
-            answers = self._client.query_batch_points(self._collection, requests)
+        answers = self._ask(lambda: self._client.query_batch_points(self._collection, requests))
         return [[(str(point.id), point.score) for point in answer.points] for answer in answers]
 
     def fetch(self, ids: Sequence[str]) -> Rows:
         """Return the captions that exist."""
-        with server_errors(self._collection):
-            records = self._client.retrieve(self._collection, list(ids), with_payload=True)
-        return self._rows(records)
+        return self._rows(self._ask(lambda: self._client.retrieve(self._collection, list(ids), with_payload=True)))
 
     def scroll(self, start: str | None, limit: int, *, vectors: bool) -> tuple[Rows, str | None]:
         """Return captions in the order of ids."""
-        with server_errors(self._collection):
-            records, following = self._client.scroll(
+        records, following = self._ask(
+            lambda: self._client.scroll(
                 self._collection, offset=start, limit=limit, with_payload=True, with_vectors=vectors
             )
+        )
         return self._rows(records), None if following is None else str(following)
 
     def count(self) -> int:
         """Return the exact number of captions."""
-        with server_errors(self._collection):
-            return self._client.count(self._collection, exact=True).count
+        return self._ask(lambda: self._client.count(self._collection, exact=True)).count
 
     def optimise(self, report: Report) -> None:
         """Wait for the server's optimisers; progress counts the vectors in graphs."""
         while True:
             info = self._describe()
-            report(Progress("optimise", info.indexed_vectors_count or 0, info.points_count, unit="captions"))
+            total = (info.points_count or 0) * len(self._schema.vectors)
+            report(Progress("optimise", info.indexed_vectors_count or 0, total, unit="vectors"))
             if info.status == models.CollectionStatus.GREEN:
                 return
             if info.status == models.CollectionStatus.RED:
                 raise StoreError(f"the optimisers of collection {self._collection!r} failed: {info.optimizer_status}")
             if info.status == models.CollectionStatus.GREY:
                 self._wake()
-            time.sleep(POLL_SECONDS)
+            self._pause(POLL_SECONDS)
 
     def info(self) -> dict[str, Any]:
-        """Return the server's own counts; it does not tell the bytes on disk."""
+        """Return the server's own counts and, while its optimisers are not done, what they are at.
+
+        It does not tell the bytes on disk.
+        """
         info = self._describe()
+        status = STATUS[info.status]
         return {
             "engine": "server",
-            "status": info.status.value,
+            "status": status,
             "bytes": None,
             "segments": info.segments_count,
             "indexed": info.indexed_vectors_count or 0,
+            "optimisers": [] if status == "ready" else self._optimisers(),
         }
+
+    def write_card(self, card: Card) -> None:
+        """Replace the card in the collection's metadata."""
+        self._ask(lambda: self._client.update_collection(self._collection, metadata={METADATA_KEY: card.to_dict()}))
+
+    def _optimisers(self) -> list[str]:
+        found = self._ask(lambda: self._client.get_optimizations(self._collection))
+        running = [
+            f"{run.optimizer}: {run.progress.done or 0:,} of {run.progress.total or 0:,}" for run in found.running
+        ]
+        waiting = found.summary.queued_optimizations
+        return running + ([f"{waiting} waiting, {found.summary.queued_points:,} points"] if waiting else [])
 
     def close(self) -> None:
         """Close the connection."""
@@ -130,13 +169,27 @@ class ServerEngine:
         )
 
     def _describe(self) -> models.CollectionInfo:
-        with server_errors(self._collection):
-            return self._client.get_collection(self._collection)
+        return self._ask(lambda: self._client.get_collection(self._collection))
 
     def _wake(self) -> None:
         """Resume optimisers that a restart of the server left waiting for an update."""
-        with server_errors(self._collection):
-            self._client.update_collection(self._collection, optimizers_config=models.OptimizersConfigDiff())
+        self._ask(
+            lambda: self._client.update_collection(self._collection, optimizers_config=models.OptimizersConfigDiff())
+        )
+
+
+def cut_rows(rows: Rows) -> Iterator[Rows]:
+    """Cut rows into requests of at most 256 points and 4 MiB, though never less than a point."""
+    width = sum(4 * matrix.shape[1] for matrix in rows.vectors.values())
+    start = size = 0
+    for row in range(len(rows)):
+        texts = (values[row] for values in rows.payload.values())
+        bytes_here = width + sum(len(text.encode()) for text in texts if isinstance(text, str))
+        if row - start == REQUEST_POINTS or (row > start and size + bytes_here > REQUEST_BYTES):
+            yield rows[start:row]
+            start, size = row, 0
+        size += bytes_here
+    yield rows[start:]
 
 
 def _filter(where: Where) -> models.Filter | None:
@@ -148,17 +201,3 @@ def _condition(field: str, wanted: list[str] | tuple[float | None, float | None]
     if isinstance(wanted, list):
         return models.FieldCondition(key=field, match=models.MatchAny(any=wanted))
     return models.FieldCondition(key=field, range=models.Range(gte=wanted[0], lte=wanted[1]))
-
-
-@contextmanager
-def server_errors(subject: str) -> Iterator[None]:
-    """Turn what the client raises into a StoreError that names the collection or the address."""
-    try:
-        yield
-    except RpcError as error:
-        reason = error.details() if hasattr(error, "details") else str(error)
-        raise StoreError(
-            f"the Qdrant server failed on {subject}: {reason}; is it running, with gRPC reachable?"
-        ) from None
-    except (ApiException, QdrantException) as error:
-        raise StoreError(f"the Qdrant server failed on {subject}: {error}") from None

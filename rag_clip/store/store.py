@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from rag_clip.progress import Report, silent
 from rag_clip.store.card import Card
 from rag_clip.store.filters import Filters, check_where
 from rag_clip.store.interface import Engine, Ranking, Where
+from rag_clip.store.memory import plan_memory
 from rag_clip.store.ranking import Rank, fuse, settle_ties
 from rag_clip.store.rows import check_rows, check_vectors
 
@@ -141,9 +142,34 @@ class Store:
         """
         self._engine.optimise(report)
 
+    def is_small(self) -> bool:
+        """Tell whether every vector is compared with, because there are too few for a graph."""
+        return self.card.schema.is_small(self.count(), self.card.dim)
+
     def info(self) -> dict[str, Any]:
-        """Return location, count, indexed vectors, bytes on disk (None for a server), status and the card."""
-        return {"location": self.location, "count": self.count(), **self._engine.info(), "card": self.card.to_dict()}
+        """Return location, count, status, indexed vectors, bytes on disk, memory plan, last check and the card.
+
+        The status is `empty`, `ready`, `optimising`, or `not optimised`: then call `optimise`. Bytes on disk are None
+        for a server. `check` is what `check_index` last found, with `current` false where captions were added since.
+        """
+        count = self.count()
+        facts = self._engine.info()
+        check = self.card.notes.get("check")
+        return {
+            "location": self.location,
+            "count": count,
+            **facts,
+            "status": facts["status"] if count else "empty",
+            "memory": plan_memory(self.card.schema, self.card.dim, count),
+            "check": {**check, "current": check["count"] == count} if check else None,
+            "card": self.card.to_dict(),
+        }
+
+    def note(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Write facts (plain values, ready for JSON) to the card under a name, with the date; see `card.notes`."""
+        card = self.card.with_note(name, facts)
+        self._engine.write_card(card)
+        self.card = card
 
     def close(self) -> None:
         """Write out everything and release the index; closing twice does nothing."""
@@ -158,7 +184,7 @@ class Store:
             raise ValueError(f"unknown index use {index!r}; use auto, exact or hnsw")
         using = self.card.schema.pick_vector(vector)
         queries = check_vectors(vectors, self.card.dim, [f"query {row}" for row in range(len(vectors))])
-        exact = index == "exact" or (index == "auto" and self._is_small())
+        exact = index == "exact" or (index == "auto" and self.is_small())
         return _in_batches(
             lambda rows, asked: self._engine.rank_vectors(queries[rows], asked, using=using, exact=exact, where=where),
             len(queries),
@@ -194,10 +220,6 @@ class Store:
                 f"{len(lexical)} texts for {len(dense)} vectors; hybrid search needs one of each per query"
             )
         return [fuse(pair, weights, limit) for pair in zip(dense, lexical, strict=True)]
-
-    def _is_small(self) -> bool:
-        kilobytes = self.count() * self.card.dim * 4 / 1024
-        return kilobytes <= self.card.schema.hnsw.full_scan_threshold
 
     def _to_hits(self, rankings: list[Ranking]) -> list[list[Hit]]:
         found = self._lookup(list({name for ranking in rankings for name, _score in ranking}))

@@ -123,9 +123,10 @@ class Shard:
         self.shard.flush()
 
     def info(self) -> dict[str, int]:
-        """Return counts of segments and of vectors in graphs."""
+        """Return counts of points, of segments and of vectors in graphs."""
         info = self.shard.info()
-        return {"segments": info.segments_count, "indexed": info.indexed_vectors_count}
+        points = self.shard.count(edge.CountRequest(exact=True))
+        return {"points": points, "segments": info.segments_count, "indexed": info.indexed_vectors_count}
 
     def close(self) -> None:
         """Write out and let go; a second call does nothing."""
@@ -157,13 +158,20 @@ def _condition(field: str, wanted: list[str] | tuple[float | None, float | None]
 def _config(schema: dict[str, Any], dim: int) -> edge.EdgeConfig:
     hnsw = schema["hnsw"]
     threshold = hnsw["full_scan_threshold"]
-    int8 = edge.ScalarQuantizationConfig(edge.ScalarType.Int8, quantile=0.99)
     return edge.EdgeConfig(
         vectors={vector["name"]: _vector(vector, dim) for vector in schema["vectors"]},
         hnsw_config=edge.HnswIndexConfig(hnsw["m"], hnsw["ef_construct"], threshold),
-        quantization_config=int8 if schema["quantization"]["kind"] == "int8" else None,
+        quantization_config=_quantization(schema["quantization"]["kind"]),
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=threshold),
     )
+
+
+def _quantization(kind: str) -> edge.ScalarQuantizationConfig | edge.TurboQuantQuantizationConfig | None:
+    if kind == "int8":
+        return edge.ScalarQuantizationConfig(edge.ScalarType.Int8, quantile=0.99)
+    if kind == "turbo4":
+        return edge.TurboQuantQuantizationConfig(bits=edge.TurboQuantBitSize.Bits4)
+    return None
 
 
 def _vector(vector: dict[str, Any], dim: int) -> edge.EdgeVectorParams:

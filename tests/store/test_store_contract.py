@@ -2,94 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from qdrant_client import QdrantClient
+from stores import CAPTIONS, DIM, ENGINES, IDS, PAIRED, batch, opened, paired_batch
 
-from rag_clip.data import Fingerprint, Hit
-from rag_clip.store import Card, CollectionSchema, Store, caption_id, create_store, load_schema
-from rag_clip.store.connection import create_server
-from rag_clip.store.schema import KeywordIndex, NumberIndex, TextIndex, VectorSchema
+from rag_clip.data import Hit
+from rag_clip.store import Store, caption_id, load_schema
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Payload indexes have no effect:UserWarning",
     "ignore:Local mode performs exact:UserWarning",
 )
-
-DIM = 4
-ENCODER = Fingerprint("toy", "", "weights-1", "8x8")
-CAPTIONS = [
-    ("web", "a red kite over the sea", [1.0, 0.0, 0.0, 0.0]),
-    ("web", "a red flag", [0.8, 0.6, 0.0, 0.0]),
-    ("web", "a blue flag", [0.0, 1.0, 0.0, 0.0]),
-    ("coco", "a bird called kite, a kite", [0.6, 0.0, 0.8, 0.0]),
-    ("coco", "a photo of a dog", [0.0, 0.0, 0.6, 0.8]),
-    ("coco", "a red flag", [0.8, 0.6, 0.0, 0.0]),
-]
-IDS = [caption_id(source, text) for source, text, _vector in CAPTIONS]
-
-
-def batch(rows=CAPTIONS) -> pa.RecordBatch:
-    return pa.record_batch(
-        {
-            "id": [caption_id(source, text) for source, text, _vector in rows],
-            "text": [text for _source, text, _vector in rows],
-            "source": [source for source, _text, _vector in rows],
-            "vector": pa.array([vector for _source, _text, vector in rows], pa.list_(pa.float32())),
-        }
-    )
-
-
-ENGINES = ["edge", "memory", pytest.param("server", marks=pytest.mark.server)]
-
-
-PAIRED = load_schema().model_copy(
-    update={
-        "vectors": (VectorSchema(name="image"), VectorSchema(name="text")),
-        "default": "text",
-        "payload": load_schema().payload
-        | {"licence": KeywordIndex(kind="keyword")}
-        | {"width": NumberIndex(kind="integer"), "noise": NumberIndex(kind="float"), "title": TextIndex(kind="text")},
-    }
-)
-PAYLOAD = {
-    "licence": ["cc0", "by", None, "by", None, "cc0"],
-    "width": [640, 320, 200, None, None, None],
-    "noise": [0.0, 0.25, 0.5, 0.75, None, None],
-    "title": ["Kite", None, None, None, None, None],
-}
-
-
-def paired_batch() -> pa.RecordBatch:
-    """The captions with payload; each has its neighbour's vector as that of its image."""
-    columns = {name: batch().column(name) for name in ("id", "text", "source")}
-    vectors = [vector for _source, _text, vector in CAPTIONS]
-    columns["vector_text"] = pa.array(vectors, pa.list_(pa.float32()))
-    columns["vector_image"] = pa.array([*vectors[1:], vectors[0]], pa.list_(pa.float32()))
-    return pa.record_batch(columns | PAYLOAD)
-
-
-@contextmanager
-def opened(engine: str, folder: Path, schema: CollectionSchema) -> Iterator[Store]:
-    if engine == "edge":
-        store = create_store(folder / "index", schema=schema, encoder=ENCODER, dim=DIM)
-    elif engine == "memory":
-        qdrant, card = create_server(QdrantClient(":memory:"), "captions", "memory", Card(ENCODER, schema, DIM))
-        store = Store(qdrant, card, "memory")
-    elif "QDRANT_URL" in os.environ:
-        location = f"{os.environ['QDRANT_URL']}/test-{uuid.uuid4()}"
-        store = create_store(location, schema=schema, encoder=ENCODER, dim=DIM)
-    else:
-        pytest.skip("QDRANT_URL is not set")
-    with store:
-        yield store
 
 
 @pytest.fixture(params=ENGINES)
@@ -264,7 +189,20 @@ def test_info_tells_counts_and_the_card(store):
         "preprocessing": "8x8",
         "precision": "fp32",
     }
-    assert set(info) == {"location", "count", "engine", "status", "bytes", "segments", "indexed", "card"}
+    assert (info["status"], info["check"], info["memory"]["resident"]) == ("ready", None, 6 * DIM * 4)
+
+
+def test_a_note_is_kept_in_the_card_with_its_date(empty):
+    empty.note("funnel", {"rows": 10, "kept": 6})
+    empty.note("other", {"rows": 1})
+    empty.note("funnel", {"rows": 12, "kept": 6})
+    notes = empty.info()["card"]["notes"]
+    assert {name: {**note, "date": ""} for name, note in notes.items()} == {
+        "funnel": {"rows": 12, "kept": 6, "date": ""},
+        "other": {"rows": 1, "date": ""},
+    }
+    assert empty.card.notes == notes
+    assert empty.info()["status"] == "empty"
 
 
 def test_everything_is_found_again_after_optimising(store):

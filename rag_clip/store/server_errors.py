@@ -1,0 +1,80 @@
+"""What goes wrong between us and a server: what is worth another try, and how it is told."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from grpc import RpcError, StatusCode  # type: ignore[import-untyped]
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+
+from rag_clip.store.interface import StoreError
+
+Answer = TypeVar("Answer")
+Pause = Callable[[float], None]
+
+ATTEMPTS = 8
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 10.0
+PASSING = {
+    StatusCode.UNAVAILABLE,
+    StatusCode.DEADLINE_EXCEEDED,
+    StatusCode.RESOURCE_EXHAUSTED,
+    StatusCode.ABORTED,
+}
+REFUSING = {StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED}
+
+
+def patiently(call: Callable[[], Answer], *, pause: Pause = time.sleep) -> Answer:
+    """Call, and call again after errors that may pass, up to eight times within about half a minute.
+
+    The pauses double from half a second to ten, each shortened at random by up to a half, so that many clients do not
+    return at once; a server that names a time is given it.
+    """
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return call()
+        except (RpcError, ApiException, QdrantException) as error:
+            if not _may_pass(error):
+                raise
+            longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt)
+            asked = error.retry_after_s if isinstance(error, ResourceExhaustedResponse) else 0
+            pause(max(asked, longest * random.uniform(0.5, 1.0)))
+    return call()
+
+
+@contextmanager
+def server_errors(subject: str) -> Iterator[None]:
+    """Turn what the client raises into a StoreError that names the collection or the address, and what to do."""
+    try:
+        yield
+    except (RpcError, ApiException, QdrantException) as error:
+        raise StoreError(f"the Qdrant server failed on {subject}: {_explain(error)}") from None
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, RpcError):
+        return _code(error) in PASSING
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code in {429, 500, 502, 503, 504}
+    return isinstance(error, ResourceExhaustedResponse)
+
+
+def _explain(error: Exception) -> str:
+    reason = error.details() if isinstance(error, RpcError) and hasattr(error, "details") else str(error)
+    refused = isinstance(error, UnexpectedResponse) and error.status_code in {401, 403}
+    if refused or _code(error) in REFUSING:
+        return f"it refused the API key ({reason}); set QDRANT_API_KEY to the key of this server"
+    if _code(error) == StatusCode.DEADLINE_EXCEEDED:
+        return f"no answer in time ({reason}); is it overloaded? What was written is kept: start again"
+    if _code(error) == StatusCode.UNAVAILABLE:
+        return f"{reason}; is it running, with gRPC reachable? What was written is kept: start again"
+    return str(reason)
+
+
+def _code(error: Exception) -> StatusCode | None:
+    return error.code() if isinstance(error, RpcError) and hasattr(error, "code") else None
