@@ -18,6 +18,8 @@ import yaml
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
+CLUSTER: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.cluster.yaml").read_text())
+NODES = CLUSTER["services"]
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -110,6 +112,41 @@ def test_the_engine_is_built_from_this_repository_and_waits_for_a_healthy_qdrant
     assert (ROOT / build["dockerfile"]).is_file()
     assert SERVICES["engine"]["depends_on"] == {"qdrant": {"condition": "service_healthy"}}
     assert SERVICES["engine-cuda"]["build"] == build
+
+
+def test_every_node_of_the_cluster_is_the_qdrant_of_the_single_server() -> None:
+    assert list(NODES) == ["qdrant-1", "qdrant-2", "qdrant-3"]
+    for node in NODES.values():
+        single = SERVICES["qdrant"]
+        assert {key: node[key] for key in ("image", "restart", "security_opt", "healthcheck")} == {
+            key: single[key] for key in ("image", "restart", "security_opt", "healthcheck")
+        }
+        assert node["environment"] == {"QDRANT__CLUSTER__ENABLED": "true", **single["environment"]}
+
+
+def test_the_later_nodes_of_the_cluster_join_the_first_once_it_is_healthy() -> None:
+    addresses = {name: f"http://{name}:6335" for name in NODES}
+    first, *later = NODES
+    join = ["--bootstrap", addresses[first]]
+    assert NODES[first]["command"] == ["./qdrant", "--uri", addresses[first]]
+    assert "depends_on" not in NODES[first]
+    for name in later:
+        assert NODES[name]["command"] == ["./qdrant", *join, "--uri", addresses[name]]
+        assert NODES[name]["depends_on"] == {first: {"condition": "service_healthy"}}
+
+
+def test_the_nodes_are_published_on_loopback_with_grpc_on_the_next_port_and_trust_only_their_network() -> None:
+    published = [port.split(":") for node in NODES.values() for port in node["ports"]]
+    assert {address for address, _host, _container in published} == {"127.0.0.1"}
+    assert [(int(host), container) for _address, host, container in published] == [
+        (first + step, f"{6333 + step}") for first in (6333, 6343, 6353) for step in (0, 1)
+    ]
+
+
+def test_each_node_keeps_its_shards_in_a_volume_of_its_own() -> None:
+    volumes = [node["volumes"] for node in NODES.values()]
+    assert volumes == [[f"{name}:/qdrant/storage"] for name in CLUSTER["volumes"]]
+    assert CLUSTER["name"] != COMPOSE["name"]
 
 
 @contextmanager
