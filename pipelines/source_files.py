@@ -125,7 +125,8 @@ def _find_local(given: str) -> list[FoundFile]:
         raise FileNotFoundError(f"no such file: {given}")
     else:
         found = [str(path)]
-    return [_local_file(name) for name in found]
+    once = {os.path.realpath(name): name for name in reversed(found)}
+    return [_local_file(name) for name in sorted(once.values())]
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -36,7 +36,7 @@ def read_lines(stream: BinaryIO) -> Iterator[bytes | None]:
         for line in lines:
             yield None if oversized or len(line) > MAX_LINE_BYTES else line.removesuffix(b"\r")
             oversized = False
-        if len(rest) > MAX_LINE_BYTES:
+        if oversized or len(rest) > MAX_LINE_BYTES:
             rest, oversized = b"", True
     if oversized or rest:
         yield None if oversized else rest.removesuffix(b"\r")
