@@ -1,7 +1,7 @@
-"""Minimal cleaning: repair the encoding of each caption and drop those that say nothing.
+"""Repair the encoding of each caption, remove what a web page left in it, and drop those that say nothing.
 
 Decides row by row, so one batch or many give the same answer. Repeated captions are left to the store, whose ids are
-derived from source and text.
+derived from source and text, and to `duplicates.py`.
 """
 
 from __future__ import annotations
@@ -9,31 +9,58 @@ from __future__ import annotations
 import unicodedata
 
 import ftfy
+import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from rag_clip.corpus.markup import TRACE, remove_markup
+from rag_clip.corpus.steps import column_of, split
 from rag_clip.data import Kept
 
 NULL = "null"
 EMPTY = "empty"
+MARKUP = "markup"
+OVERSIZED = "oversized"
+MAX_BYTES = 65_536
+_SUSPICIOUS = rf"[^ -~]|  |^ | $|{TRACE}"
 
 
 def clean(records: pa.Table) -> Kept:
-    """Repair column `text` of the records, and drop rows whose text is null or empty; other columns stay.
+    """Repair column `text` of the records, and drop rows without a caption; other columns stay.
 
-    `selected` holds the repaired texts, `dropped` the rows as they came, `reason` is `null` or `empty` for each.
+    `selected` holds the repaired texts, `dropped` the rows as they came. `reason` is `null`, `empty`, `markup` where
+    nothing but tags and addresses was there, or `oversized` for more than 64 KiB, which is no caption.
     """
-    texts = records.column("text").to_pylist()
-    repaired = [None if text is None else repair(text) for text in texts]
-    kept = pa.array([bool(text) for text in repaired], pa.bool_())
+    texts = column_of(records, "text", "every cleaning step reads it").cast(pl.String)
+    oversized = (texts.str.len_bytes() > MAX_BYTES).fill_null(False)
+    checked = pl.select(pl.when(~oversized).then(texts)).to_series()
+    repaired = _repair_suspicious(checked)
+    blank = (repaired == "").fill_null(False)
+    space = checked.str.contains(r"^[\s\p{C}]*$").fill_null(False)
+    faults = pl.select(
+        pl.when(oversized)
+        .then(pl.lit(OVERSIZED))
+        .when(texts.is_null())
+        .then(pl.lit(NULL))
+        .when(blank & space)
+        .then(pl.lit(EMPTY))
+        .when(blank)
+        .then(pl.lit(MARKUP))
+    ).to_series()
+    kept = split(records, faults)
     place = records.schema.get_field_index("text")
-    selected = records.set_column(place, "text", pa.array(repaired, pa.string())).filter(kept)
-    reasons = [NULL if text is None else EMPTY for text in repaired if not text]
-    return Kept(selected, records.filter(pc.invert(kept)), tuple(reasons))
+    column = repaired.filter(faults.is_null()).to_arrow().cast(pa.string())
+    return Kept(kept.selected.set_column(place, "text", column), kept.dropped, kept.reason, kept.score)
+
+
+def _repair_suspicious(texts: pl.Series) -> pl.Series:
+    """Repair the texts that hold anything but single-spaced printable ASCII; the others are right as they are."""
+    rows = texts.str.contains(_SUSPICIOUS).fill_null(False).arg_true()
+    repaired = pl.Series([repair(text) for text in texts.gather(rows).to_list()], dtype=pl.String)
+    return texts.clone().scatter(rows, repaired) if len(rows) else texts
 
 
 def repair(text: str) -> str:
-    """Undo mojibake and HTML entities (ftfy), compose to NFC, and make every run of white space one space."""
+    """Undo mojibake and HTML (ftfy, `remove_markup`), compose to NFC, and make every run of white space one space."""
     if not (text.isascii() and text.isprintable() and "&" not in text):
         text = unicodedata.normalize("NFC", ftfy.fix_text(text))
-    return " ".join(text.split())
+    return " ".join(remove_markup(text).split())

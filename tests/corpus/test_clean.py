@@ -33,6 +33,18 @@ def test_null_and_empty_captions_are_dropped_with_their_reason():
     assert kept.reason == ("null", "empty", "empty")
 
 
+def test_captions_of_nothing_but_markup_or_of_absurd_length_are_told_apart():
+    texts = ["<p>http://x.org</p>", "flag" * 16_384, "x" * 65_537, "&nbsp;", "a <b>flag</b>"]
+    kept = clean(pa.table({"text": texts}))
+    assert kept.selected["text"].to_pylist() == ["flag" * 16_384, "a flag"]
+    assert kept.reason == ("markup", "oversized", "markup")
+
+
+def test_each_text_is_repaired_as_if_alone():
+    texts = ["a flag", "schÃ¶ne Blume", " two  spaces", "tab\tbed", "www.x.org flag", "WWW.X.ORG flag", "[url]flag"]
+    assert clean(pa.table({"text": texts})).selected["text"].to_pylist() == [repair(text) for text in texts]
+
+
 def test_one_batch_or_many_give_the_same_answer():
     records = pa.table({"text": ["a", None, "a", "", " b "], "row": range(5)})
     whole = clean(records)

@@ -1,0 +1,116 @@
+"""Which captions of a corpus to keep: settings, their presets in index/cleaning.toml, and the chain they make.
+
+Every chain begins with the repairs of `clean.py`. The rules of a row alone come first, those that need counts of the
+whole corpus after them. One batch or many, in any order, give the same answer.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rag_clip.corpus.boilerplate import boilerplate
+from rag_clip.corpus.clean import clean
+from rag_clip.corpus.duplicates import duplicates
+from rag_clip.corpus.image_size import image_size
+from rag_clip.corpus.language import language
+from rag_clip.corpus.length import length
+from rag_clip.corpus.near_duplicates import near_duplicates
+from rag_clip.corpus.rare_tokens import rare_tokens
+from rag_clip.corpus.shared_captions import shared_captions
+from rag_clip.corpus.statistics import CorpusCounts
+from rag_clip.corpus.steps import Step, chain
+
+
+class CleaningSettings(BaseModel):
+    """Thresholds of the cleaning steps; what is not set is off. Repairs are always made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    languages: tuple[str, ...] = ()
+    min_words: int = Field(default=0, ge=0)
+    max_words: int | None = Field(default=None, ge=1)
+    min_characters: int = Field(default=0, ge=0)
+    max_characters: int | None = Field(default=None, ge=1)
+    boilerplate: bool = False
+    image_over: int = Field(default=0, ge=0)
+    image_max_ratio: float | None = Field(default=None, ge=1)
+    vocabulary: int | None = Field(default=None, ge=1)
+    min_word_count: int = Field(default=1, ge=1)
+    max_images: int | None = Field(default=None, ge=1)
+    duplicates: bool = False
+    near_duplicates: float | None = Field(default=None, gt=0, lt=1)
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether a rule needs counts of the whole corpus: a first pass over it with `count_corpus`."""
+        whole = (self.vocabulary, self.max_images, self.near_duplicates)
+        return self.duplicates or self.min_word_count > 1 or any(value is not None for value in whole)
+
+
+def load_cleaning(preset: str = "default", path: str | Path | None = None) -> CleaningSettings:
+    """Read a table of a cleaning file; without a path the one shipped as index/cleaning.toml.
+
+    Raises ValueError for a preset that the file lacks, and for unknown keys and wrong values.
+    """
+    source = Path(path) if path is not None else files("rag_clip.index").joinpath("cleaning.toml")
+    try:
+        presets = tomllib.loads(source.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{source} is not TOML: {error}") from None
+    if not isinstance(presets.get(preset), dict):
+        raise ValueError(f"{source} has no preset {preset!r}; it has {', '.join(presets)}")
+    try:
+        return CleaningSettings.model_validate(presets[preset])
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ValueError(f"{source}, preset {preset}: {faults}") from None
+
+
+def row_rules(settings: CleaningSettings) -> Step:
+    """Build the part of the chain that looks at a row alone: repairs, language, length, boilerplate, image size."""
+    steps: list[Step] = [clean]
+    if settings.languages:
+        steps.append(language(settings.languages))
+    bounds = settings.model_dump(include={"min_words", "max_words", "min_characters", "max_characters"})
+    if any(bounds.values()):
+        steps.append(length(**bounds))
+    if settings.boilerplate:
+        steps.append(boilerplate())
+    if settings.image_over or settings.image_max_ratio is not None:
+        steps.append(image_size(over=settings.image_over, max_ratio=settings.image_max_ratio or float("inf")))
+    return chain(steps)
+
+
+def clean_with(settings: CleaningSettings, *, counts: CorpusCounts | None = None) -> Step:
+    """Build the whole chain: the rules of a row, then rare tokens, shared captions, duplicates, near duplicates.
+
+    `counts` are those of the whole corpus, made with `count_corpus(..., rules=row_rules(settings),
+    near=settings.near_duplicates)`. Raises ValueError where the settings need counts and there are none.
+    """
+    if not settings.needs_counts:
+        return row_rules(settings)
+    if counts is None:
+        raise ValueError("these cleaning settings need counts of the whole corpus; make them with count_corpus")
+    return chain([row_rules(settings), *_corpus_rules(settings, counts)])
+
+
+def _corpus_rules(settings: CleaningSettings, counts: CorpusCounts) -> list[Step]:
+    steps: list[Step] = []
+    common = counts.least_count(settings.vocabulary) if settings.vocabulary is not None else 1
+    least = max(common, settings.min_word_count)
+    if least > 1:
+        bigrams = counts.frequent(2, least=common) if common > 1 else None
+        steps.append(rare_tokens(unigrams=counts.frequent(1, least=least), bigrams=bigrams))
+    if settings.max_images is not None:
+        steps.append(shared_captions(counts.repeats, max_images=settings.max_images))
+    if settings.duplicates:
+        steps.append(duplicates(counts.repeats, counts.places))
+    if settings.near_duplicates is not None:
+        if counts.later is None:
+            raise ValueError("near duplicates were not counted; give count_corpus near=settings.near_duplicates")
+        steps.append(near_duplicates(counts.later, counts.places))
+    return steps

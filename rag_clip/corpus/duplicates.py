@@ -1,0 +1,32 @@
+"""Drop captions that repeat an earlier one, over the whole corpus.
+
+Captions are equal when they are the same text but for case, after repair; they are compared by hashes of 64 bits. The
+one with the smallest (file, row) stays, whatever the size or order of the batches.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+import pyarrow as pa
+
+from rag_clip.corpus.mapped import MappedColumns
+from rag_clip.corpus.places import Places
+from rag_clip.corpus.steps import Step, fault, split, texts_of
+from rag_clip.corpus.tokens import caption_keys
+from rag_clip.data import Kept
+
+DUPLICATE = "duplicate"
+
+
+def duplicates(repeats: MappedColumns, places: Places) -> Step:
+    """Keep the first of equal captions; the score is the number of images that share the caption.
+
+    `repeats` and `places` are those of the corpus' counts. The records have columns `file` and `row`.
+    """
+
+    def step(records: pa.Table) -> Kept:
+        there, rows = repeats.find(caption_keys(texts_of(records)))
+        repeated = there & (repeats.values("first", rows) != places.of(records))
+        return split(records, fault(DUPLICATE, pl.Series(repeated)), pl.Series(repeats.values("images", rows)))
+
+    return step

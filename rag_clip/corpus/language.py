@@ -1,0 +1,28 @@
+"""Keep captions whose `language` column names a wanted language; the corpus must bring that column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+import pyarrow as pa
+
+from rag_clip.corpus.steps import Step, column_of, fault, split
+from rag_clip.data import Kept
+
+LANGUAGE = "language"
+
+
+def language(wanted: Sequence[str]) -> Step:
+    """Keep rows of the wanted languages (`en` keeps `en-GB` and `EN_us` too) and rows whose language is null.
+
+    The step raises ValueError for records without a `language` column.
+    """
+    codes = [code.lower() for code in wanted]
+
+    def step(records: pa.Table) -> Kept:
+        found = column_of(records, "language", f"it says which captions are {', '.join(wanted)}").cast(pl.String)
+        spelled = found.str.to_lowercase().str.replace("_", "-")
+        return split(records, fault(LANGUAGE, ~(spelled.is_in(codes) | spelled.str.extract(r"^([^-]*)").is_in(codes))))
+
+    return step

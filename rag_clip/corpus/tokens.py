@@ -1,0 +1,49 @@
+"""Words of captions: the one tokenisation that lengths, counts and phrases share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+import polars as pl
+
+# Scripts written without spaces count each letter as a word.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+WORD = rf"[[\p{{L}}\p{{M}}\p{{N}}]&&[^{_UNSPACED}]]+(?:['’]\p{{L}}+)*|[{_UNSPACED}]"
+
+
+def count_words(texts: pl.Series) -> pl.Series:
+    """Count the words of each text; null stays null."""
+    return texts.str.count_matches(WORD)
+
+
+def words_of(texts: pl.Series) -> pl.DataFrame:
+    """Return the words in lower case, one a row in reading order: columns `row` (place of the text) and `gram`."""
+    listed = texts.fill_null("").str.to_lowercase().str.extract_all(WORD)
+    return pl.DataFrame({"row": np.arange(len(texts)), "gram": listed}).explode("gram").drop_nulls("gram")
+
+
+def grams_of(words: pl.DataFrame, size: int) -> pl.DataFrame:
+    """Join every `size` neighbouring words of a text with spaces; columns as of `words_of`."""
+    following = [pl.col("gram").shift(-step) for step in range(size)]
+    return words.select(
+        "row",
+        gram=pl.when(pl.col("row") == pl.col("row").shift(1 - size)).then(pl.concat_str(following, separator=" ")),
+    ).drop_nulls("gram")
+
+
+def spoken(text: str) -> list[str]:
+    """Return the words of one text in lower case, as `words_of` does."""
+    return words_of(pl.Series([text]))["gram"].to_list()
+
+
+def keys_of(texts: Sequence[str]) -> np.ndarray:
+    """Hash texts to uint64 [n] (BLAKE2b); the same on every machine, so that it can be kept on disk."""
+    digests = b"".join(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
+def caption_keys(texts: pl.Series) -> np.ndarray:
+    """Hash captions to uint64 [n]; captions that differ only in case share a key. `texts` has no nulls."""
+    return keys_of(texts.str.to_lowercase().to_list())
