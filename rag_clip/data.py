@@ -9,10 +9,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-import torch
+
+if TYPE_CHECKING:
+    import torch  # for the type alone: an index is opened and served without it
 
 MAX_NAME_CHARACTERS = 1000
 Role = Literal["anchor", "context"]

@@ -142,7 +142,6 @@ def load_schema(path: str | Path | None = None) -> CollectionSchema:
     try:
         values = tomllib.loads(source.read_text(encoding="utf-8"))
         _check_version(values, str(source))
-        values.pop("cleaning", None)  # the same file says which captions come in; that is no part of the layout
         schema = CollectionSchema.model_validate(values)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{source} is not TOML: {error}") from None

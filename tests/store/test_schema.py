@@ -22,8 +22,6 @@ def test_a_schema_of_ones_own_is_read(tmp_path):
     path.write_text(SHIPPED.replace('"captions"', '"mine"').replace("m = 16", "m = 32"))
     schema = load_schema(path)
     assert (schema.name, schema.hnsw.m) == ("mine", 32)
-    path.write_text(path.read_text() + "[cleaning]\npreset = 'none'\n")
-    assert load_schema(path) == schema
 
 
 @pytest.mark.parametrize(
