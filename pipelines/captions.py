@@ -1,27 +1,32 @@
-"""Build a caption index: read Parquet, clean, leave out what is there, embed, and write to Qdrant.
+"""Build a caption index from files: the embed stage, whose shards are kept, and then the load stage.
 
-Captions are written batch by batch under ids made from source and text: a run that was cut short goes on where it
-stopped, and embeds nothing twice.
+A run that was cut short goes on where it stopped, and embeds nothing twice; with the shards kept, another graph,
+compression or server needs no embedding at all.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from rag_clip.corpus.clean import clean
-from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning, row_rules
+from rag_clip.corpus.steps import Step, chain
+from rag_clip.progress import Report, StageClock, silent
 from rag_clip.protocols import Encoder
-from rag_clip.store import CollectionSchema, Store, caption_id, create_store, load_schema
+from rag_clip.store import CollectionSchema, create_store, load_schema
 
-from .caption_rows import CaptionFile, open_caption_files
-
-BATCH_ROWS = 1024
+from .embed import EmbedSummary, embed_sources
+from .load import LoadSummary, load_into
+from .shards import SHARD_ROWS, read_manifests
+from .source_columns import Columns
+from .source_files import SourceError
+from .sources import SourceFile, find_sources, read_source, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,9 @@ class BuildSummary:
     """What `build_index` did: read = kept + sum(dropped), kept = added + already_there.
 
     `already_there` counts captions that the index held, from an earlier run or from an earlier row with the same
-    source and text. `count` is the size of the index now; `seconds` are per stage.
+    source and text; `embedded` those embedded in this run, into the folder `shards`. `count` is the size of the index
+    now; `failures` say which files could not be read to their end, `failed` counts them. `seconds` are per stage, and
+    stages overlap in time.
     """
 
     location: str
@@ -41,6 +48,10 @@ class BuildSummary:
     count: int
     seconds: Mapping[str, float]
     bottleneck: str
+    embedded: int
+    shards: str
+    failed: int
+    failures: tuple[str, ...]
 
 
 def build_index(
@@ -48,84 +59,96 @@ def build_index(
     *,
     index: str | Path,
     encoder: Encoder,
-    text_column: str = "caption",
-    source_column: str | None = "source",
+    text_column: str | None = None,
+    source_column: str | None = None,
+    columns: Columns | None = None,
+    cleaning: CleaningSettings | None = None,
     schema: CollectionSchema | None = None,
+    shards: str | Path | None = None,
+    shard_rows: int = SHARD_ROWS,
+    keep_shards: bool = True,
+    retry_failed: bool = False,
     report: Report = silent,
 ) -> BuildSummary:
-    """Add the captions of Parquet files (or folders of them) to the index, made if it does not exist, and optimise it.
+    """Add the captions of files (or folders of them) to the index, made if it does not exist, and optimise it.
 
-    `index` is a folder or the address of a Qdrant server. The source of a caption is taken from `source_column`, or is
-    the file's name where there is none. `schema` defaults to index/captions.toml.
+    `index` is a folder or the address of a Qdrant server, `schema` defaults to index/captions.toml, `cleaning` to the
+    preset `default` of index/cleaning.toml. Columns that are not named, here or in `columns`, are recognised; where
+    there is no column of sources, the file's name is the source of its captions.
+
+    The embedded captions are kept in the folder `shards`, by default beside the index as INDEX.shards (for a server:
+    COLLECTION.shards in the working directory): two bytes a dimension and the text, about 1.1 kB a caption at 512
+    dimensions. Without `keep_shards` the folder is removed at the end, and a later run embeds everything again.
 
     Raises FileNotFoundError for a missing file; ValueError for files without usable captions, a missing or wrong
-    column, and an index of another encoder or schema; OSError for a damaged file; StoreError where the index is in use
-    or cannot be written. Nothing is made where no caption is usable.
+    column, and an index of another encoder or schema; OSError for a full disk; StoreError where the index or the
+    shards are in use, or the server is gone: what is finished is kept. Nothing is made where no caption is usable.
     """
-    files = open_caption_files(paths, text_column=text_column, source_column=source_column)
-    schema = schema or load_schema()
-    total = sum(file.rows for file in files)
-    clock, dropped = StageClock(), Counter[str]()
-    read = kept = added = 0
-    with ExitStack() as stack:
-        store: Store | None = None
-        for records in _read(files, clock):
-            with clock.stage("clean"):
-                cleaned = clean(records)
-            read += records.num_rows
-            kept += cleaned.selected.num_rows
-            dropped.update(cleaned.reason)
-            if store is None and cleaned.selected.num_rows:
-                store = create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim)
-                stack.enter_context(store)
-            if store is not None:
-                added += _add(cleaned.selected, store, encoder, clock)
-            report(Progress("index", read, total, "captions"))
-        if store is None:
-            raise ValueError(_nothing_usable(files, read, dropped))
-        with clock.stage("optimise"):
-            store.optimise(report)
-        count = store.count()
+    named = {"text": text_column, "source": source_column}
+    chosen = replace(columns or Columns(), **{role: name for role, name in named.items() if name is not None})
+    sources = find_sources(paths, columns=chosen)
+    schema, cleaning = schema or load_schema(), cleaning or load_cleaning()
+    _check_usable(sources, chain([unreadable, row_rules(cleaning)]))
+    folder = Path(shards) if shards is not None else default_shards(index, schema)
+    with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
+        embedded = embed_sources(
+            sources, shards=folder, encoder=encoder, cleaning=cleaning, shard_rows=shard_rows,
+            retry_failed=retry_failed, report=report,
+        )  # fmt: skip
+        keys = set(embedded.keys)
+        manifests = [manifest for manifest in read_manifests(folder) if manifest.key in keys]
+        loaded = load_into(store, folder, manifests, report=report)
+    if not keep_shards:
+        shutil.rmtree(folder)
+    return _summarise(embedded, loaded)
+
+
+def default_shards(index: str | Path, schema: CollectionSchema) -> Path:
+    """Return the folder of an index's shards: beside a folder, or in the working directory for a server."""
+    location = str(index)
+    if location.startswith(("http://", "https://")):
+        return Path(f"{urlsplit(location).path.strip('/') or schema.name}.shards")
+    path = Path(location)
+    return path.with_name(f"{path.name}.shards")
+
+
+def _check_usable(sources: Sequence[SourceFile], step: Step) -> None:
+    """Raise ValueError, or the error of a damaged file, where not one caption of all files is usable."""
+    read, reasons, damage = 0, Counter[str](), None
+    for source in sources:
+        try:
+            for batch in read_source(source):
+                kept = step(pa.Table.from_batches([batch]))
+                if kept.selected.num_rows:
+                    return
+                read += batch.num_rows
+                reasons.update(kept.reason)
+        except SourceError as error:
+            damage = error
+    if damage is not None:
+        raise damage
+    found = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "no rows"
+    column = sources[0].columns.text
+    raise ValueError(f"column {column!r} of {len(sources)} file(s) holds no usable caption in {read} rows ({found})")
+
+
+def _summarise(embedded: EmbedSummary, loaded: LoadSummary) -> BuildSummary:
+    clock = StageClock(dict(embedded.seconds))
+    for name, seconds in loaded.seconds.items():
+        clock.add(name, seconds)
+    kept = embedded.kept + embedded.repeated
     return BuildSummary(
-        str(index), read, kept, dict(dropped), added, kept - added, count, dict(clock.seconds), clock.bottleneck
+        location=loaded.location,
+        read=embedded.read,
+        kept=kept,
+        dropped=embedded.dropped,
+        added=loaded.added,
+        already_there=kept - loaded.added,
+        count=loaded.count,
+        seconds=dict(clock.seconds),
+        bottleneck=clock.bottleneck,
+        embedded=embedded.embedded,
+        shards=embedded.shards,
+        failed=embedded.failed,
+        failures=embedded.failures,
     )
-
-
-def _read(files: Sequence[CaptionFile], clock: StageClock) -> Iterator[pa.Table]:
-    for file in files:
-        batches = file.read(BATCH_ROWS)
-        while True:
-            with clock.stage("read"):
-                records = next(batches, None)
-            if records is None:
-                break
-            yield records
-
-
-def _add(records: pa.Table, store: Store, encoder: Encoder, clock: StageClock) -> int:
-    """Embed and write the captions that the store lacks; return how many."""
-    pairs = zip(records.column("source").to_pylist(), records.column("text").to_pylist(), strict=True)
-    captions = {caption_id(source, text): (source, text) for source, text in pairs}
-    with clock.stage("look up"):
-        there = {hit.id for hit in store.fetch(list(captions))}
-    new = {name: caption for name, caption in captions.items() if name not in there}
-    if not new:
-        return 0
-    sources, texts = zip(*new.values(), strict=True)
-    with clock.stage("embed"):
-        vectors = encoder.encode_text(texts).cpu().numpy()
-    with clock.stage("write"):
-        flat = pa.array(vectors.reshape(-1), pa.float32())
-        columns = [
-            pa.array(new),
-            pa.array(texts),
-            pa.array(sources),
-            pa.FixedSizeListArray.from_arrays(flat, store.card.dim),
-        ]
-        store.upsert(pa.record_batch(columns, names=["id", "text", "source", "vector"]))
-    return len(new)
-
-
-def _nothing_usable(files: Sequence[CaptionFile], read: int, dropped: Mapping[str, int]) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "no rows"
-    return f"column {files[0].text_column!r} of {len(files)} file(s) holds no usable caption in {read} rows ({reasons})"

@@ -4,31 +4,21 @@ import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from rag_clip.pipelines.captions import build_index
+from rag_clip.pipelines.shards import read_manifests
+from shard_corpus import CountingEncoder
 
+from rag_clip.corpus.cleaning import CleaningSettings
 from rag_clip.progress import Progress
 from rag_clip.store import caption_id, load_schema, open_store
 from rag_clip.testing import ToyEncoder
 
 CAPTIONS = ["a red  flag", None, "a blue flag", "", "cats &amp; dogs", "a red flag"]
-
-
-@dataclass(frozen=True, slots=True)
-class CountingEncoder(ToyEncoder):
-    """Remembers what it was asked to embed."""
-
-    embedded: list[str] = field(default_factory=list)
-
-    def encode_text(self, texts) -> torch.Tensor:
-        self.embedded.extend(texts)
-        return ToyEncoder.encode_text(self, texts)
 
 
 def write(path: Path, columns: dict[str, object]) -> Path:
@@ -46,9 +36,12 @@ def test_captions_are_repaired_embedded_and_found_by_meaning_and_by_word(corpus,
     summary = build_index([corpus], index=tmp_path / "index", encoder=encoder, report=events.append)
     assert (summary.read, summary.kept, summary.added, summary.already_there, summary.count) == (6, 4, 3, 1, 3)
     assert (summary.dropped, summary.location) == ({"null": 1, "empty": 1}, str(tmp_path / "index"))
-    assert set(summary.seconds) == {"read", "clean", "look up", "embed", "write", "optimise"}
+    embedding, loading = {"read", "clean", "embed", "write shards"}, {"look up", "read shards", "write", "optimise"}
+    assert set(summary.seconds) == embedding | loading
     assert summary.bottleneck in summary.seconds
-    assert Progress("index", 6, 6, "captions") in events
+    assert (summary.embedded, summary.failed, summary.shards) == (3, 0, str(tmp_path / "index.shards"))
+    assert Progress("embed", 6, 6, "captions") in events
+    assert Progress("load", 3, 3, "captions") in events
     with open_store(tmp_path / "index", encoder=encoder.fingerprint) as store:
         [dense] = store.search(vectors=encoder.encode_text(["blue flag a"]).numpy(), limit=1)
         [lexical] = store.search(texts=["dogs"], mode="lexical")
@@ -70,18 +63,16 @@ def test_sources_come_from_a_column_or_else_from_the_name_of_the_file(tmp_path):
     folder = tmp_path / "corpus/deep"
     folder.mkdir(parents=True)
     first = pa.array(["one", "two"]).dictionary_encode()
-    write(folder / "a.parquet", {"alt": first, "from": ["x", None]})
+    write(folder / "a.parquet", {"alt": first, "source": ["x", None]})
     write(folder / "b.parquet", {"alt": pa.array(["one"], pa.large_string())})
     (folder / "notes.txt").write_text("not a caption file")
-    build_index(
-        [tmp_path / "corpus"], index=tmp_path / "index", encoder=ToyEncoder(), text_column="alt", source_column="from"
-    )
+    build_index([tmp_path / "corpus"], index=tmp_path / "index", encoder=ToyEncoder(), text_column="alt")
     with open_store(tmp_path / "index") as store:
         hits = store.sample(10, 0)
     assert {(hit.source, hit.text) for hit in hits} == {("x", "one"), ("a", "two"), ("b", "one")}
 
 
-def test_a_build_that_was_killed_goes_on_and_ends_with_the_same_count(tmp_path):
+def test_a_build_that_was_killed_goes_on_and_embeds_only_what_has_no_shard(tmp_path):
     texts = [f"caption {row % 2900}" for row in range(3000)]
     corpus = write(tmp_path / "big.parquet", {"caption": texts})
     script = f"""
@@ -91,22 +82,44 @@ def test_a_build_that_was_killed_goes_on_and_ends_with_the_same_count(tmp_path):
         def kill(event):
             if event.done >= 2048:
                 os.kill(os.getpid(), signal.SIGKILL)
-        build_index([{str(corpus)!r}], index={str(tmp_path / "index")!r}, encoder=ToyEncoder(), report=kill)
+        index = {str(tmp_path / "index")!r}
+        build_index([{str(corpus)!r}], index=index, encoder=ToyEncoder(), shard_rows=500, report=kill)
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
     assert killed.returncode == -signal.SIGKILL
+    finished = [manifest.start for manifest in read_manifests(tmp_path / "index.shards")]
+    assert finished[:3] == [0, 500, 1000]
     encoder = CountingEncoder()
-    summary = build_index([corpus], index=tmp_path / "index", encoder=encoder)
-    assert encoder.embedded == texts[2048:2900]
-    assert (summary.added, summary.already_there, summary.count) == (852, 2148, 2900)
+    summary = build_index([corpus], index=tmp_path / "index", encoder=encoder, shard_rows=500)
+    left = [start for start in range(0, 3000, 500) if start not in finished]
+    assert sorted(encoder.embedded) == sorted(text for start in left for text in texts[start : start + 500])
+    assert (summary.added, summary.already_there, summary.count) == (2900, 100, 2900)
+
+
+def test_the_shards_are_removed_on_request(corpus, tmp_path):
+    summary = build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder(), keep_shards=False)
+    assert (summary.count, (tmp_path / "index.shards").exists()) == (3, False)
+    again = build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder(), shards=tmp_path / "kept")
+    assert (again.embedded, again.added, again.count) == (3, 0, 3)
+    assert (tmp_path / "kept").is_dir()
+
+
+def test_cleaning_is_chosen_and_its_rules_over_the_whole_corpus_are_applied(tmp_path):
+    one = write(tmp_path / "one.parquet", {"caption": ["a red flag", "a flag", "The end"]})
+    two = write(tmp_path / "two.parquet", {"caption": ["A RED FLAG", "a green door at night"]})
+    cleaning = CleaningSettings(duplicates=True, min_words=3)
+    summary = build_index([one, two], index=tmp_path / "index", encoder=ToyEncoder(), cleaning=cleaning)
+    assert (summary.count, summary.dropped) == (2, {"few_words": 2, "duplicate": 1})
+    encoder = CountingEncoder()
+    build_index([one, two], index=tmp_path / "index", encoder=encoder, cleaning=cleaning)
+    assert encoder.embedded == []
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"text": ["a"], "url": ["b"]}, "no column 'caption'; name the column of captions, one of: text, url"),
-        ({"caption": [1, 2]}, "column 'caption' of .* holds int64, not strings"),
-        ({"caption": ["a"], "source": [1]}, "column 'source' of .* holds int64, not strings"),
+        ({"words": ["a"], "url": ["b"]}, r"no column that looks like captions; name it, one of: words \(string\), url"),
+        ({"caption": [1, 2]}, r"no column that looks like captions; name it, one of: caption \(int64\)"),
         ({"caption": pa.array([], pa.string())}, r"no usable caption in 0 rows \(no rows\)"),
         ({"caption": pa.array([None, None], pa.string())}, r"no usable caption in 2 rows \(2 null\)"),
         ({"caption": ["", " ", None]}, r"no usable caption in 3 rows \(2 empty, 1 null\)"),
@@ -126,12 +139,12 @@ def test_paths_that_are_no_corpus_are_refused(corpus, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file: .*absent\.parquet"):
         build(corpus, tmp_path / "absent.parquet")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"the folder .*empty holds no \.parquet file"):
+    with pytest.raises(ValueError, match=r"the folder .*empty holds no file of captions"):
         build(tmp_path / "empty")
     (tmp_path / "text.parquet").write_text("a red flag")
-    with pytest.raises(ValueError, match=r"text\.parquet is not a Parquet file"):
+    with pytest.raises(OSError, match=r"text\.parquet is not a readable parquet file"):
         build(tmp_path / "text.parquet")
-    with pytest.raises(ValueError, match="no caption files were given"):
+    with pytest.raises(ValueError, match="no files of captions were given"):
         build()
     assert not (tmp_path / "index").exists()
 

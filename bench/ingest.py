@@ -1,0 +1,234 @@
+"""Overhead of the load stage, share of the text tower in the embed stage, and memory of both over millions of captions.
+
+    python bench/ingest.py load [--rows 100000] [--dim 128] [--rounds 3]   load_shards against a bare loop of upserts
+    python bench/ingest.py embed CAPTIONS [--limit 1000]                   ViT-B-32 with random weights, a real file
+    python bench/ingest.py memory [--rows 200000 1000000]                  generated captions, a trivial encoder
+
+On a machine that others use, compare the processor time, which counts the engine's process too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rag_clip.pipelines.embed import embed_captions
+from rag_clip.pipelines.load import load_shards
+
+from rag_clip.store import create_store, load_schema
+from rag_clip.testing import ToyEncoder
+
+WORDS = (
+    "red",
+    "blue",
+    "green",
+    "old",
+    "new",
+    "small",
+    "dog",
+    "cat",
+    "flag",
+    "door",
+    "house",
+    "street",
+    "night",
+    "river",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrivialEncoder(ToyEncoder):
+    """Costs next to nothing: the vector of a text is seeded by its length and its first characters."""
+
+    dim: int = 128
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return unit rows [t, d] from one table of random numbers."""
+        table = np.random.default_rng(0).standard_normal((4096, self.dim), dtype=np.float32)
+        rows = np.fromiter((hash(text) % 4096 for text in texts), np.int64, len(texts))
+        return torch.nn.functional.normalize(torch.from_numpy(table[rows] + 0.1 * table[rows[::-1]]), dim=-1)
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    load = verbs.add_parser("load")
+    load.add_argument("--rows", type=int, default=100_000)
+    load.add_argument("--dim", type=int, default=128)
+    load.add_argument("--rounds", type=int, default=3)
+    embed = verbs.add_parser("embed")
+    embed.add_argument("captions", type=Path)
+    embed.add_argument("--limit", type=int, default=1000)
+    embed.add_argument("--shard-rows", type=int, default=250)
+    memory = verbs.add_parser("memory")
+    memory.add_argument("--rows", type=int, nargs="+", default=[200_000, 1_000_000])
+    memory.add_argument("--dim", type=int, default=128)
+    memory.add_argument("--only", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
+        {"load": measure_load, "embed": measure_embed, "memory": measure_memory}[options.verb](options, Path(name))
+
+
+def measure_load(options: argparse.Namespace, folder: Path) -> None:
+    """Print the seconds of load_shards and of upserting the same batches, prepared in memory, and optimising."""
+    encoder = TrivialEncoder(dim=options.dim)
+    write_corpus(folder / "web.parquet", options.rows)
+    embed_captions([folder / "web.parquet"], shards=folder / "shards", encoder=encoder)
+    batches = list(prepare(folder / "shards", options.dim))
+    ratios = []
+    for _ in range(options.rounds):
+        bare = timed(lambda: load_bare(batches, encoder, folder / "bare"))
+        ours = timed(lambda: load_shards(folder / "shards", index=folder / "index"))
+        ratios.append([mine / yours for mine, yours in zip(ours, bare, strict=True)])
+        print(f"bare {bare[0]:6.2f} s ({bare[1]:6.2f} s of processor), load_shards {ours[0]:6.2f} s ({ours[1]:6.2f} s)")
+        for made in ("bare", "index", "shards/loaded"):
+            shutil.rmtree(folder / made)
+    wall, processor = (statistics.median(column) for column in zip(*ratios, strict=True))
+    print(
+        f"{options.rows} x {options.dim}: {wall:.3f} of the bare loop by wall clock, {processor:.3f} by processor time"
+    )
+
+
+def prepare(shards: Path, dim: int) -> Iterator[pa.RecordBatch]:
+    """Yield all rows of the shards as ready batches of 256."""
+    for path in sorted(shards.glob("*.parquet")):
+        table = pq.read_table(path).combine_chunks()
+        values = table["vector"].chunk(0).flatten().to_numpy().astype(np.float32)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(values), dim)
+        yield from table.drop_columns("vector").append_column("vector", vectors).to_batches(256)
+
+
+def load_bare(batches: Sequence[pa.RecordBatch], encoder: ToyEncoder, index: Path) -> None:
+    """Upsert and optimise, and nothing else."""
+    with create_store(index, schema=load_schema(), encoder=encoder.fingerprint, dim=encoder.dim) as store:
+        for batch in batches:
+            store.upsert(batch)
+        store.optimise()
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, float]:
+    """Return wall and processor seconds, those of finished child processes included."""
+    wall, processor = time.perf_counter(), sum(os.times()[:4])
+    call()
+    return time.perf_counter() - wall, sum(os.times()[:4]) - processor
+
+
+def measure_embed(options: argparse.Namespace, folder: Path) -> None:
+    """Print which share of the wall time of the embed stage lies inside the text tower."""
+    from text_encoding import random_encoder
+
+    captions = pl.read_parquet(options.captions, columns=["caption"]).drop_nulls()
+    captions.gather_every(max(1, len(captions) // options.limit)).head(options.limit).write_parquet(
+        folder / "c.parquet"
+    )
+    encoder = random_encoder("ViT-B-32")
+    encoder.encode_text(["warm", "up"])
+    start = time.perf_counter()
+    summary = embed_captions(
+        [folder / "c.parquet"], shards=folder / "shards", encoder=encoder, shard_rows=options.shard_rows
+    )
+    wall = time.perf_counter() - start
+    print(f"{summary.kept} captions in {summary.written} shards, {wall:.1f} s, {summary.kept / wall:.1f} captions/s")
+    for name, seconds in summary.seconds.items():
+        print(f"   {name:14} {seconds:8.2f} s  {100 * seconds / wall:5.1f} % of the wall time")
+
+
+def measure_memory(options: argparse.Namespace, folder: Path) -> None:
+    """Print the peak memory of a fresh process, its engine apart, for each number of captions."""
+    if options.only:
+        print(json.dumps(watch(options.only, options.dim)))
+        return
+    print(f"{'captions':>10} {'start':>7} {'embed':>7} {'load':>7} {'engine':>7}   MiB, highest    captions/s")
+    for rows in options.rows:
+        corpus = folder / str(rows)
+        corpus.mkdir()
+        write_corpus(corpus / "web.parquet", rows)
+        command = [sys.executable, __file__, "memory", "--only", str(corpus), "--dim", str(options.dim)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"{rows:10} {found['start']:7.0f} {found['embed']:7.0f} {found['load']:7.0f} {found['engine']:7.0f}"
+              f"   {rows / found['embed seconds']:20.0f} {rows / found['load seconds']:8.0f}", flush=True)  # fmt: skip
+        shutil.rmtree(corpus)
+
+
+def watch(corpus: Path, dim: int) -> dict[str, float]:
+    """Run both stages in this process; return peaks of resident memory in MiB, and seconds."""
+    encoder, found = TrivialEncoder(dim=dim), {"start": resident("self")}
+    begin = time.perf_counter()
+    embed_captions([corpus / "web.parquet"], shards=corpus / "shards", encoder=encoder)
+    found |= {"embed": peak(), "embed seconds": time.perf_counter() - begin, "engine": 0.0}
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(0.05):
+            found["engine"] = max(found["engine"], *(resident(child) for child in children()), 0.0)
+
+    watcher = threading.Thread(target=sample)
+    watcher.start()
+    begin = time.perf_counter()
+    load_shards(corpus / "shards", index=corpus / "index", schema=flat_schema())
+    found |= {"load": peak(), "load seconds": time.perf_counter() - begin}
+    over.set()
+    watcher.join()
+    return found
+
+
+def flat_schema() -> Any:
+    """Return the schema without a graph and with vectors left on disk: the engine's own appetite is not in question."""
+    schema = load_schema()
+    return schema.model_copy(update={"hnsw": schema.hnsw.model_copy(update={"full_scan_threshold": 10**9})})
+
+
+def peak() -> float:
+    """Return the highest resident memory of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def resident(process: str) -> float:
+    """Return the resident memory of a process in MiB; 0 where it has ended."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except (OSError, IndexError):
+        return 0.0
+
+
+def children() -> list[str]:
+    """Return the processes that this one started."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+def write_corpus(path: Path, rows: int, chunk: int = 50_000) -> None:
+    """Write generated captions of 4 to 12 words, all different, in a process of its own: its memory must not count."""
+    if os.fork():
+        os.wait()
+        return
+    draw, words = np.random.default_rng(0), np.array(WORDS)
+    with pq.ParquetWriter(path, pa.schema({"caption": pa.string()})) as writer:
+        for start in range(0, rows, chunk):
+            lengths = draw.integers(4, 13, min(chunk, rows - start))
+            texts = [" ".join(words[draw.integers(0, len(words), n)]) for n in lengths]
+            numbered = [f"{text} {start + row}" for row, text in enumerate(texts)]
+            writer.write_table(pa.table({"caption": numbered}))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The embed stage: read captions, clean them, embed them, and keep them as shards (see shards.py).
+
+A shard that is there is not embedded again, so a run that was killed goes on, and further files add to the folder.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
+from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.protocols import Encoder
+
+from .filter import prepare_filter
+from .lock import locked
+from .plan import Plan
+from .shard_maker import make_shards
+from .shards import SHARD_ROWS, Manifest, clear_partial, read_manifests
+from .sources import Columns, SourceFile, find_sources
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSummary:
+    """What the shards of these files hold, read = kept + repeated + sum(dropped), and what this run did for it.
+
+    `embedded` captions in `written` shards are this run's; `finished` shards were there. `failures` say which files
+    could not be read to their end, and why; `failed` counts them. `keys` name the shards. Stages overlap in time.
+    """
+
+    shards: str
+    keys: tuple[str, ...]
+    read: int
+    kept: int
+    repeated: int
+    dropped: Mapping[str, int]
+    embedded: int
+    written: int
+    finished: int
+    failed: int
+    failures: tuple[str, ...]
+    seconds: Mapping[str, float]
+    bottleneck: str
+
+
+def embed_captions(
+    paths: Sequence[str | Path],
+    *,
+    shards: str | Path,
+    encoder: Encoder,
+    columns: Columns | None = None,
+    cleaning: CleaningSettings | None = None,
+    part: tuple[int, int] = (0, 1),
+    shard_rows: int = SHARD_ROWS,
+    retry_failed: bool = False,
+    report: Report = silent,
+) -> EmbedSummary:
+    """Embed the captions of files into the folder `shards`, leaving out the shards that are there.
+
+    `cleaning` defaults to the preset `default` of index/cleaning.toml. Rules over the whole corpus (duplicates, rare
+    words) read it once more before, and a further file then makes every shard anew.
+
+    `part` (i, n) does the i-th of n parts of the shards, i from 0, so that n machines share the work; the parts may be
+    written to one folder, or brought together in one. A run that is killed loses the shard it was at, of `shard_rows`
+    rows of a file. A file that can be read only up to a row keeps the rows before it, and is tried again with
+    `retry_failed`.
+
+    Raises ValueError for a part that does not exist, and what find_sources refuses; StoreError where another process
+    embeds into the folder; OSError where the disk is full. Finished shards stay.
+    """
+    sources = find_sources(paths, columns=columns or Columns())
+    return embed_sources(
+        sources, shards=Path(shards), encoder=encoder, cleaning=cleaning or load_cleaning(), part=part,
+        shard_rows=shard_rows, retry_failed=retry_failed, report=report,
+    )  # fmt: skip
+
+
+def embed_sources(
+    sources: Sequence[SourceFile],
+    *,
+    shards: Path,
+    encoder: Encoder,
+    cleaning: CleaningSettings,
+    part: tuple[int, int] = (0, 1),
+    shard_rows: int = SHARD_ROWS,
+    retry_failed: bool = False,
+    report: Report = silent,
+) -> EmbedSummary:
+    """Do as `embed_captions`, with files already found."""
+    if not 0 <= part[0] < part[1]:
+        raise ValueError(f"there is no part {part[0]} of {part[1]}; parts are counted from 0")
+    if shard_rows < 1:
+        raise ValueError(f"a shard of {shard_rows} rows cannot be; give at least one row")
+    clock = StageClock()
+    with _holding(shards, part):
+        rules = prepare_filter(cleaning, sources, shards, clock, report)
+        there = {manifest.key: manifest for manifest in read_manifests(shards)}
+        plan = Plan(rules.key, encoder.fingerprint, shard_rows, part, retry_failed, there)
+        made: dict[str, Manifest] = {}
+        done, total = sum(manifest.rows for manifest in plan.select(sources, there)), _total(sources, part)
+        for manifest in make_shards(
+            plan.missing(sources), rules, encoder, shards, clock=clock,
+            tick=lambda rows: report(Progress("embed", done + rows, total, "captions")),
+        ):  # fmt: skip
+            made[manifest.key] = manifest
+    return _summarise(shards, plan.select(sources, {**there, **made}), made, clock)
+
+
+@contextmanager
+def _holding(folder: Path, part: tuple[int, int]) -> Iterator[None]:
+    """Hold the folder alone, or its part of it."""
+    doing = f"embed into {folder}"
+    if part[1] == 1:
+        with locked(folder / "lock", doing=doing):
+            clear_partial(folder)
+            yield
+    else:
+        own = folder / f"lock-{part[0]}-of-{part[1]}"
+        with locked(folder / "lock", doing=doing, shared=True), locked(own, doing=doing):
+            yield
+
+
+def _total(sources: Sequence[SourceFile], part: tuple[int, int]) -> int | None:
+    counts = [source.rows for source in sources if source.rows is not None]
+    return sum(counts) if len(counts) == len(sources) and part[1] == 1 else None
+
+
+def _summarise(
+    folder: Path, manifests: Sequence[Manifest], made: Mapping[str, Manifest], clock: StageClock
+) -> EmbedSummary:
+    dropped: Counter[str] = Counter()
+    for manifest in manifests:
+        dropped.update(manifest.dropped)
+    failures = tuple(manifest.reason for manifest in manifests if manifest.status == "failed")
+    return EmbedSummary(
+        shards=str(folder),
+        keys=tuple(manifest.key for manifest in manifests),
+        read=sum(manifest.rows for manifest in manifests),
+        kept=sum(manifest.kept for manifest in manifests),
+        repeated=sum(manifest.repeated for manifest in manifests),
+        dropped=dict(dropped),
+        embedded=sum(manifest.kept for manifest in made.values()),
+        written=len(made),
+        finished=len(manifests) - len(made),
+        failed=len(failures),
+        failures=failures,
+        seconds=dict(clock.seconds),
+        bottleneck=clock.bottleneck,
+    )

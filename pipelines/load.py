@@ -1,0 +1,154 @@
+"""The load stage: shards into an index. Nothing is embedded, so another graph or compression costs a load alone.
+
+What is loaded is remembered per index and shard, beside the shards; a load that was killed goes on with the shard that
+it was at. Ids make writing a caption again harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.store import CollectionSchema, Store, create_store, load_schema
+
+from .ahead import ahead
+from .lock import locked
+from .shards import Manifest, read_manifests, read_shard
+
+UPSERT_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSummary:
+    """What a load did: `written` captions of `loaded` shards, `finished` shards were in the index already.
+
+    `added` of the written ones were new to the index; `count` is its size now. `failures` say which files of the corpus
+    were embedded only in part.
+    """
+
+    location: str
+    loaded: int
+    finished: int
+    written: int
+    added: int
+    count: int
+    failed: int
+    failures: tuple[str, ...]
+    seconds: dict[str, float]
+    bottleneck: str
+
+
+def load_shards(
+    shards: str | Path,
+    *,
+    index: str | Path,
+    schema: CollectionSchema | None = None,
+    report: Report = silent,
+) -> LoadSummary:
+    """Write the shards of a folder to an index, made if it does not exist, and optimise it.
+
+    `index` is a folder or the address of a Qdrant server, `schema` defaults to index/captions.toml. Of a file that
+    changed between runs, the shards of its newest version count. Loading again writes nothing.
+
+    Raises FileNotFoundError for a folder without shards; ValueError for shards of several encoders or cleanings, and
+    for an index of another encoder or schema; StoreError where the index is in use, out of space or unreachable;
+    OSError for a damaged shard. What was loaded is kept.
+    """
+    folder = Path(shards)
+    manifests = newest(read_manifests(folder))
+    if not manifests:
+        raise FileNotFoundError(f"there are no shards in {folder}; embed captions first")
+    check_agreement(folder, manifests)
+    first = manifests[0]
+    with create_store(index, schema=schema or load_schema(), encoder=first.encoder, dim=first.dim) as store:
+        return load_into(store, folder, manifests, report=report)
+
+
+def newest(manifests: Sequence[Manifest]) -> list[Manifest]:
+    """Leave out the shards of older versions of a file."""
+    latest: dict[str, Manifest] = {}
+    for manifest in manifests:
+        if manifest.url not in latest or manifest.created >= latest[manifest.url].created:
+            latest[manifest.url] = manifest
+    return [manifest for manifest in manifests if manifest.identity == latest[manifest.url].identity]
+
+
+def check_agreement(folder: Path, manifests: Sequence[Manifest]) -> None:
+    """Refuse shards that do not belong in one index."""
+    first = manifests[0]
+    for manifest in manifests:
+        if not manifest.encoder.agrees_with(first.encoder) or manifest.dim != first.dim:
+            raise ValueError(
+                f"the shards in {folder} are of two encoders, {first.encoder} and {manifest.encoder}; "
+                "keep a folder for each"
+            )
+        if manifest.settings != first.settings:
+            raise ValueError(
+                f"the shards in {folder} were cleaned in two ways ({first.key} and {manifest.key}); "
+                "keep a folder for each"
+            )
+
+
+def load_into(store: Store, folder: Path, manifests: Sequence[Manifest], *, report: Report = silent) -> LoadSummary:
+    """Write shards to an open index and optimise it."""
+    clock, before = StageClock(), store.count()
+    record = folder / "loaded" / f"{_name(store)}.txt"
+    with locked(record.with_suffix(".lock"), doing=f"load {folder} into {store.location}"):
+        with clock.stage("look up"):
+            loaded = _loaded(record, store, manifests)
+        left = [manifest for manifest in manifests if manifest.key not in loaded]
+        with record.open("a", encoding="utf-8") as file:
+            written = _load_all(store, folder, left, file, clock, report)
+        with clock.stage("optimise"):
+            store.optimise(report)
+    count = store.count()
+    failures = tuple(manifest.reason for manifest in manifests if manifest.status == "failed")
+    return LoadSummary(
+        store.location, len(left), len(manifests) - len(left), written, count - before, count, len(failures), failures,
+        dict(clock.seconds), clock.bottleneck,
+    )  # fmt: skip
+
+
+def _name(store: Store) -> str:
+    """Name this index, and not another one that was made later in its place."""
+    location = store.location
+    if not location.startswith(("http://", "https://")):
+        location = str(Path(location).resolve())
+    return hashlib.sha256(f"{location} {store.card.created}".encode()).hexdigest()[:16]
+
+
+def _loaded(record: Path, store: Store, manifests: Sequence[Manifest]) -> Collection[str]:
+    """Return the keys that are on record and whose probes the index has: it may be older than the record."""
+    lines = set(record.read_text(encoding="utf-8").splitlines()) if record.exists() else set()
+    on_record = [manifest for manifest in manifests if _line(manifest) in lines]
+    found = {hit.id for hit in store.fetch([probe for manifest in on_record for probe in manifest.probes])}
+    return {manifest.key for manifest in on_record if found.issuperset(manifest.probes)}
+
+
+def _line(manifest: Manifest) -> str:
+    """Identify a shard as it is; one that failed may have been completed since."""
+    return f"{manifest.key} {manifest.rows} {manifest.kept} {manifest.status}"
+
+
+def _load_all(
+    store: Store, folder: Path, manifests: Sequence[Manifest], record: IO[str], clock: StageClock, report: Report
+) -> int:
+    written, total = 0, sum(manifest.kept for manifest in manifests)
+    for manifest in manifests:
+        with ahead(read_shard(folder, manifest, UPSERT_ROWS), depth=8) as batches:
+            while True:
+                with clock.stage("read shards"):
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                with clock.stage("write"):
+                    store.upsert(batch)
+                written += batch.num_rows
+                report(Progress("load", written, total, "captions"))
+        record.write(_line(manifest) + "\n")
+        record.flush()
+    return written
