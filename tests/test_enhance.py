@@ -134,6 +134,14 @@ def test_more_classes_than_a_search_takes_get_what_each_gets_alone(store: Store)
     assert set(clock.seconds) == {"encode queries", "search", "filter"}
 
 
+@pytest.mark.parametrize(("candidates", "kept"), [(1, []), (2, ["the zorp is a red thing"])])
+def test_captions_beyond_the_candidates_are_not_seen(store: Store, candidates: int, kept: list[str]):
+    settings = Settings(search="lexical", keep="phrase", limit=1, candidates=candidates)
+    labels = LabelSet(("red thing zorp banner",), synonyms=(("red thing",),))
+    [group] = enhance(labels, encoder=ENCODER, store=store, settings=settings).texts
+    assert [text.text for text in group if text.role == "context"] == kept
+
+
 def test_underscores_part_words_in_lexical_search(store: Store):
     settings = Settings(search="lexical", keep="phrase")
     prompts = enhance(LabelSet(("blue_blick",)), encoder=ENCODER, store=store, method="retrieved", settings=settings)
