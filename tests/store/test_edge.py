@@ -17,7 +17,7 @@ import pytest
 from rag_clip.data import Fingerprint
 from rag_clip.progress import Progress
 from rag_clip.store import Store, StoreError, caption_id, create_store, load_schema, open_store, worker
-from rag_clip.store.schema import VectorSchema
+from rag_clip.store.schema import QuantizationSchema, VectorSchema
 
 DIM = 32
 ENCODER = Fingerprint("toy", "", "weights-1", "8x8")
@@ -224,13 +224,15 @@ def test_a_disk_that_is_full_is_reported(tmp_path):
     make(tmp_path / "index").close()
 
 
-def test_a_large_collection_gets_a_graph_that_finds_what_the_exact_search_finds(tmp_path):
+@pytest.mark.parametrize("kind", ["none", "int8", "turbo4"])
+def test_a_large_collection_gets_a_graph_that_finds_what_the_exact_search_finds(tmp_path, kind):
     hnsw = load_schema().hnsw.model_copy(update={"full_scan_threshold": 10})
     events: list[Progress] = []
-    with make(tmp_path / "index", hnsw=hnsw) as store:
-        vectors = fill(store, 2000)
+    with make(tmp_path / "index", hnsw=hnsw, quantization=QuantizationSchema(kind=kind)) as store:
+        vectors = fill(store, 1000)
+        assert store.info()["status"] == "not optimised"
         store.optimise(events.append)
-        assert store.info()["indexed"] == 2000
+        assert (store.info()["indexed"], store.info()["status"]) == (1000, "ready")
         queries = vectors[:20] + 0.1
         exact, graph, auto = (store.search(vectors=queries, limit=10, index=use) for use in ("exact", "hnsw", "auto"))
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
