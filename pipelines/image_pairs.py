@@ -1,0 +1,45 @@
+"""Rows of image-caption pairs, and what a file of them offers, whatever its format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from .decoding import Item
+
+
+class Pair(NamedTuple):
+    """One row: the image as bytes or as a path, its caption, its address, and what is wrong with the row, if known.
+
+    `key` names the row in its file: the number of a Parquet row, or the key of a webdataset sample.
+    """
+
+    image: Item
+    caption: str | None
+    url: str
+    key: str
+    problem: str | None = None
+
+
+class PairFile(Protocol):
+    """A file of `rows` pairs, stored under the name `source`; its largest rows have about `row_bytes`."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def source(self) -> str:
+        """The name its pairs are stored under."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+
+    @property
+    def row_bytes(self) -> int:
+        """About the size of its largest rows."""
+
+    def read(self, sizes: Sequence[int], *, start: int) -> Iterator[list[Pair]]:
+        """Yield as many rows at a time as `sizes` says, from row `start` on. Raises OSError for a damaged file."""

@@ -1,0 +1,118 @@
+"""Shards of embedded image-caption pairs: one Parquet file for each SHARD_ROWS rows of a source file, whole or absent.
+
+They lie under the encoder's key and the identity of the source file, so neither another encoder nor a changed file
+ever finds them. Rows that cannot be used are kept with their error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rag_clip.atomic import replacing
+from rag_clip.data import Fingerprint
+
+from .image_pairs import PairFile
+
+SHARD_ROWS = 1024
+VECTORS = ("vector_image", "vector_text")
+_SETTLED = b"rag_clip_settled"
+
+
+def pair_schema(dim: int) -> pa.Schema:
+    """Columns of a shard: `key` names the row in its file; id, facts and vectors are null where there is an error."""
+    texts = ("key", "id", "text", "source", "url", "sha256", "phash")
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in texts),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            *((name, pa.list_(pa.float16(), dim)) for name in VECTORS),
+            ("error", pa.string()),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PairShards:
+    """The shards of the file `path`: its rows [i * SHARD_ROWS, (i + 1) * SHARD_ROWS) lie in `folder`/i.parquet."""
+
+    path: Path
+    folder: Path
+    rows: int
+    dim: int
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """First row and end of each shard, in order."""
+        return ((start, min(start + SHARD_ROWS, self.rows)) for start in range(0, self.rows, SHARD_ROWS))
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Runs of rows (first, end) that no usable shard holds; adjacent missing shards are one run."""
+        runs: list[tuple[int, int]] = []
+        for start, stop in self.spans():
+            if self._is_usable(start, stop):
+                continue
+            if runs and runs[-1][1] == start:
+                start = runs.pop()[0]
+            runs.append((start, stop))
+        return runs
+
+    def write(self, start: int, pairs: pa.Table, *, settled: bool) -> None:
+        """Store the shard that begins at row `start`; where not `settled` (an error may pass) it is missing again.
+
+        Raises OSError where it cannot be written; no partial shard stays.
+        """
+        target = self._shard(start)
+        compression = {name: "none" if name in VECTORS else "zstd" for name in pairs.column_names}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as partial:
+                table = pairs.replace_schema_metadata({_SETTLED: json.dumps(settled)})
+                pq.write_table(table, partial, compression=compression, use_dictionary=["source", "error"])
+        except OSError as error:
+            reason = f"cannot write {target} ({error}); make room and run again, finished shards are kept"
+            raise OSError(error.errno, reason) from error
+
+    def read(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the shards in order, vectors as float16. Raises OSError where one is gone or damaged."""
+        for start, _ in self.spans():
+            try:
+                yield pq.read_table(self._shard(start), columns=columns and list(columns))
+            except (pa.ArrowException, OSError) as error:
+                raise OSError(f"{self._shard(start)} cannot be read ({error}); delete it and run again") from error
+
+    def _shard(self, start: int) -> Path:
+        return self.folder / f"{start // SHARD_ROWS:05d}.parquet"
+
+    def _is_usable(self, start: int, stop: int) -> bool:
+        try:
+            with pq.ParquetFile(self._shard(start)) as shard:
+                settled = json.loads(shard.schema_arrow.metadata[_SETTLED])
+                same = shard.schema_arrow.equals(pair_schema(self.dim), check_metadata=False)
+                return bool(settled) and same and bool(shard.metadata.num_rows == stop - start)
+        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+            return False
+
+
+def open_shards(root: str | Path, file: PairFile, *, encoder: Fingerprint, dim: int, settings: str) -> PairShards:
+    """Return the shards of `file` at `root`/encoder key/identity of the file and of the `settings` it is read with."""
+    place = file.path.resolve()
+    status = place.stat()
+    facts = json.dumps([str(place), file.source, status.st_size, status.st_mtime_ns, settings, file.rows, SHARD_ROWS])
+    identity = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    return PairShards(file.path, Path(root) / encoder.key / identity, file.rows, dim)
+
+
+def unit_rows(column: pa.ChunkedArray, dim: int) -> np.ndarray:
+    """Return a vector column without nulls as float32 unit rows [n, d]; float16 cost them a little length."""
+    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    rows: np.ndarray = values.reshape(-1, dim).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows

@@ -1,0 +1,146 @@
+"""Webdataset tars of image-caption pairs, as img2dataset writes them: KEY.jpg, KEY.txt, KEY.json.
+
+Members are read in place and never extracted; what lies beyond a cut is one row that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from .image_pairs import Pair
+
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
+MAX_IMAGE_BYTES = 256 << 20
+MAX_TEXT_BYTES = 1 << 20
+BLOCK = 512
+
+
+@dataclass(slots=True)
+class Sample:
+    """The members of one key: (offset, size) by ending, the image's separately, and what is wrong with them."""
+
+    key: str
+    image: tuple[int, int] | None = None
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TarPairs:
+    """The samples of one tar, in its order; a PairFile."""
+
+    path: Path
+    source: str
+    samples: list[Sample]
+
+    @property
+    def rows(self) -> int:
+        """How many samples the tar has, and one more where it is cut short."""
+        return len(self.samples)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the largest image."""
+        return max((sample.image[1] for sample in self.samples if sample.image), default=0)
+
+    def read(self, sizes: Sequence[int], *, start: int) -> Iterator[list[Pair]]:
+        """Yield as many samples at a time as `sizes` says, from sample `start` on."""
+        with self.path.open("rb") as file:
+            for size in sizes:
+                yield [_to_pair(file, sample) for sample in self.samples[start : start + size]]
+                start += size
+
+
+def open_tar(path: Path, *, source: str) -> TarPairs:
+    """List the samples of a tar; consecutive members with the same key are one.
+
+    Raises ValueError where the file is no uncompressed tar.
+    """
+    size = path.stat().st_size
+    samples: list[Sample] = []
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.isdir():
+                    continue
+                key, ending = _split(member.name)
+                if not samples or samples[-1].key != key:
+                    samples.append(Sample(key))
+                _add(samples[-1], member, ending, size)
+            whole = _ends_at(path, tar.offset)
+    except tarfile.ReadError as error:
+        if not samples:
+            raise ValueError(f"{path} is not a tar, or compressed ({error}); give uncompressed tars") from None
+        whole = False
+    if not whole:
+        samples.append(
+            Sample("", problem="the tar is cut short or damaged here; what followed is lost, fetch it again")
+        )
+    return TarPairs(path, source, samples)
+
+
+def _ends_at(path: Path, offset: int) -> bool:
+    """Tell whether the end mark stands at `offset`; tarfile takes a cut or damaged header for the end as well."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(BLOCK) == bytes(BLOCK)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Cut a member's name at the first dot of its last part, as webdataset does."""
+    folder, _, last = name.rpartition("/")
+    stem, _, ending = last.partition(".")
+    return f"{folder}/{stem}" if folder else stem, ending.lower()
+
+
+def _add(sample: Sample, member: tarfile.TarInfo, ending: str, size: int) -> None:
+    name = PurePosixPath(member.name)
+    is_image = ending in IMAGE_ENDINGS
+    if name.is_absolute() or ".." in name.parts:
+        sample.problem = f"member {member.name!r} points outside the tar; it is not read"
+    elif not member.isreg() or member.issparse():
+        sample.problem = f"member {member.name!r} is a link, a device or sparse, not a plain file; it is not read"
+    elif member.offset_data + member.size > size:
+        sample.problem = f"member {member.name!r} is cut short"
+    elif member.size > (MAX_IMAGE_BYTES if is_image else MAX_TEXT_BYTES):
+        sample.problem = f"member {member.name!r} has {member.size:,} bytes, which is above the limit"
+    elif is_image:
+        sample.image = (member.offset_data, member.size)
+    else:
+        sample.parts[ending] = (member.offset_data, member.size)
+
+
+def _to_pair(file: IO[bytes], sample: Sample) -> Pair:
+    if sample.problem:
+        return Pair(None, None, "", sample.key, sample.problem)
+    if sample.image is None:
+        return Pair(
+            None, None, "", sample.key, f"the sample has no image ({', '.join(sample.parts) or 'nothing'} only)"
+        )
+    try:
+        facts = _read_facts(file, sample)
+        caption = _text(file, sample.parts["txt"]) if "txt" in sample.parts else facts.get("caption")
+    except ValueError as error:
+        return Pair(None, None, "", sample.key, f"the caption or facts of the sample cannot be read ({error})")
+    url = facts.get("url")
+    caption, url = (value if isinstance(value, str) else None for value in (caption, url))
+    return Pair(_slice(file, sample.image), caption, url or "", sample.key)
+
+
+def _read_facts(file: IO[bytes], sample: Sample) -> dict[str, Any]:
+    facts = json.loads(_text(file, sample.parts["json"])) if "json" in sample.parts else {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _text(file: IO[bytes], place: tuple[int, int]) -> str:
+    return _slice(file, place).decode("utf-8")
+
+
+def _slice(file: IO[bytes], place: tuple[int, int]) -> bytes:
+    file.seek(place[0])
+    return file.read(place[1])

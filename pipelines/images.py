@@ -1,0 +1,237 @@
+"""Build an index of images with their captions: decode, embed both, judge the noise, and write to Qdrant.
+
+Embedded rows are stored shard by shard before anything is written to the index: a run that was cut short, or another
+index from the same images, decodes and embeds nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rag_clip.atomic import replacing
+from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.protocols import Encoder
+from rag_clip.store import CollectionSchema, Store, create_store, load_schema
+
+from .decoding import DecodePool
+from .image_embedding import embed_pairs
+from .image_facts import examine
+from .image_noise import judge_noise
+from .image_pairs import PairFile
+from .image_shards import VECTORS, PairShards, open_shards, unit_rows
+from .image_sources import PairColumns, open_pair_files
+
+LOAD_ROWS = 256
+MOST_WORKERS = 16
+NOISY = 0.5
+FAILURES = "failed.parquet"
+FAILURE_COLUMNS = ("file", "key", "url", "text", "error")
+_QUOTED_OR_NUMBER = re.compile(r"'.*?'|\d+(?:,\d+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesSummary:
+    """What `index_images` did: rows = usable + failed = embedded now + from_shards of an earlier run.
+
+    `reasons` counts why rows failed, and the file `failures` lists each of them. `noisy` pairs have a noise probability
+    of at least one half (None where noise was not judged, or the pair is the only one). `count` is the size of the
+    index now: a pair is stored once however often it is given. `seconds` are per stage; those of "decode" are the mean
+    over the worker processes.
+    """
+
+    location: str
+    rows: int
+    usable: int
+    failed: int
+    reasons: Mapping[str, int]
+    failures: Path
+    embedded: int
+    from_shards: int
+    noisy: int | None
+    count: int
+    seconds: Mapping[str, float]
+    bottleneck: str
+
+
+def index_images(
+    paths: Sequence[str | Path],
+    *,
+    index: str | Path,
+    encoder: Encoder,
+    shards: str | Path | None = None,
+    columns: PairColumns | None = None,
+    root: str | Path | None = None,
+    noise: bool = True,
+    schema: CollectionSchema | None = None,
+    workers: int | None = None,
+    batch_size: int = 256,
+    report: Report = silent,
+) -> ImagesSummary:
+    """Add image-caption pairs to the index, made if it does not exist, and optimise it.
+
+    `paths` are Parquet files with the `columns` named (`image`, `caption`, `url`), webdataset tars, or folders of them.
+    Where a Parquet file names images by path, paths start at `root`, by default the file's folder, and must lie below
+    it. Each point has the vectors `image` and `text`, and the payload of index/images.toml; its id is made from the
+    image's SHA-256 and the caption. `noise` judges every pair of `paths` among the others (see image_noise); without it
+    the field is null.
+
+    `shards` is where embedded rows lie, by default `index`.shards beside a folder index. A row that cannot be used has
+    its reason in `shards`/failed.parquet. `workers` processes decode; 0 decodes in this one, None is one per processor
+    up to 16.
+
+    Raises FileNotFoundError for a missing file; ValueError for files without usable pairs, wrong columns or settings,
+    and an index of another encoder or schema; OSError for a damaged file and where shards cannot be written; StoreError
+    where the index is in use or cannot be written. Nothing is made where no pair is usable.
+    """
+    folder = _choose_folder(index, shards)
+    _check_settings(batch_size, workers)
+    columns = columns or PairColumns()
+    pairs = open_pair_files(paths, columns=columns, root=root)
+    settings = json.dumps([asdict(columns), str(root)])
+    clock = StageClock()
+    parts, embedded = _embed(
+        pairs, folder, settings, encoder=encoder, workers=workers, batch_size=batch_size, clock=clock, report=report
+    )
+    rows = sum(part.rows for part in parts)
+    reasons = _list_failures(parts, folder / FAILURES)
+    usable = rows - reasons.total()
+    if not usable:
+        raise ValueError(_nothing_usable(rows, reasons))
+    with clock.stage("noise"):
+        probabilities = judge_noise(parts, scale=encoder.scale, device=encoder.device) if noise else None
+    schema = schema or load_image_schema()
+    with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
+        with clock.stage("load"):
+            _load(parts, store, probabilities, _counter("load", report, usable))
+        with clock.stage("optimise"):
+            store.optimise(report)
+        count = store.count()
+    return ImagesSummary(
+        location=str(index),
+        rows=rows,
+        usable=usable,
+        failed=rows - usable,
+        reasons=dict(reasons),
+        failures=folder / FAILURES,
+        embedded=embedded,
+        from_shards=rows - embedded,
+        noisy=None if probabilities is None else int((probabilities >= NOISY).sum()),
+        count=count,
+        seconds=dict(clock.seconds),
+        bottleneck=clock.bottleneck,
+    )
+
+
+def load_image_schema() -> CollectionSchema:
+    """Read the description of the images collection that is shipped as index/images.toml."""
+    return load_schema(Path(str(files("rag_clip.index").joinpath("images.toml"))))
+
+
+def _embed(
+    pairs: Iterable[PairFile],
+    folder: Path,
+    settings: str,
+    *,
+    encoder: Encoder,
+    workers: int | None,
+    batch_size: int,
+    clock: StageClock,
+    report: Report,
+) -> tuple[list[PairShards], int]:
+    """Embed what the shards of all files miss; return them, and how many rows were embedded."""
+    parts, embedded = [], 0
+    advance = _counter("embed", report)
+    workers = min(MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers
+    with DecodePool(encoder.preprocess, workers=workers, examine=examine) as pool:
+        for file in pairs:
+            part = open_shards(folder, file, encoder=encoder.fingerprint, dim=encoder.dim, settings=settings)
+            embedded += sum(stop - start for start, stop in part.missing())
+            embed_pairs(file, part, encoder=encoder, pool=pool, batch_size=batch_size, clock=clock, advance=advance)
+            parts.append(part)
+    return parts, embedded
+
+
+def _choose_folder(index: str | Path, shards: str | Path | None) -> Path:
+    if shards is not None:
+        return Path(shards)
+    if str(index).startswith(("http://", "https://")):
+        raise ValueError("an index on a server needs a folder for its embedded rows; give shards")
+    return Path(index).with_name(f"{Path(index).name}.shards")
+
+
+def _check_settings(batch_size: int, workers: int | None) -> None:
+    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+def _counter(stage: str, report: Report, total: int | None = None) -> Callable[[int], None]:
+    done = 0
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        report(Progress(stage, done, total, "images"))
+
+    return advance
+
+
+def _usable(parts: Sequence[PairShards]) -> Iterator[pa.Table]:
+    """Yield the rows without an error, shard by shard."""
+    for part in parts:
+        for table in part.read():
+            yield table.filter(pc.is_null(table["error"])).drop_columns(["key", "error"])
+
+
+def _list_failures(parts: Sequence[PairShards], path: Path) -> Counter[str]:
+    """Write the rows with an error to `path`; count them by reason, what is particular to one row left out."""
+    reasons = Counter[str]()
+    kind = pa.schema([(name, pa.string()) for name in FAILURE_COLUMNS])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial, pq.ParquetWriter(partial, kind) as writer:
+        for part in parts:
+            for table in part.read(FAILURE_COLUMNS[1:]):
+                failed = table.filter(pc.is_valid(table["error"]))
+                file = pa.repeat(pa.scalar(str(part.path)), len(failed))
+                columns = [file, *(failed[name] for name in FAILURE_COLUMNS[1:])]
+                writer.write_table(pa.table(columns, schema=kind))
+                reasons.update(_kind(error) for error in failed["error"].to_pylist())
+    return reasons
+
+
+def _kind(error: str) -> str:
+    """Leave out of an error what is particular to its row, and what to do about it."""
+    return re.split(r"; | \(", _QUOTED_OR_NUMBER.sub("...", error))[0]
+
+
+def _load(parts: Sequence[PairShards], store: Store, noise: np.ndarray | None, advance: Callable[[int], None]) -> None:
+    """Write the usable rows, with their probability of noise where it was judged."""
+    first = 0
+    for table in _usable(parts):
+        end = first + len(table)
+        judged = pa.nulls(len(table), pa.float32()) if noise is None else pa.array(noise[first:end], pa.float32())
+        rows = table.drop_columns(list(VECTORS)).append_column("noise", judged)
+        for name in VECTORS:
+            vectors = pa.array(unit_rows(table[name], store.card.dim).reshape(-1))
+            rows = rows.append_column(name, pa.FixedSizeListArray.from_arrays(vectors, store.card.dim))
+        for batch in rows.to_batches(max_chunksize=LOAD_ROWS):
+            store.upsert(batch)
+            advance(batch.num_rows)
+        first = end
+
+
+def _nothing_usable(rows: int, reasons: Mapping[str, int]) -> str:
+    found = ", ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "there are none"
+    return f"none of {rows} rows is an image with a caption: {found}"
