@@ -12,20 +12,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
 
-SUFFIXES = {
-    ".parquet": "parquet",
-    **{".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt", ".tar": "tar"},
-}
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-HIDDEN = re.compile(r"/[._]")
-KNOWN = f"{', '.join(SUFFIXES)}, each also with .gz or .zst"
+from .source_names import KNOWN, choose_files, fixed_part, format_of, is_remote
+
 ENTITY_KEYS = ("ETag", "etag", "e_tag", "md5Hash", "crc32c", "generation")
 TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "created")
 
@@ -55,37 +50,13 @@ def find_files(path: str | Path) -> list[FoundFile]:
     return _find_remote(str(path)) if is_remote(str(path)) else _find_local(str(path))
 
 
-def is_remote(url: str) -> bool:
-    """Tell whether a path is an fsspec URL."""
-    return "://" in url or "::" in url
-
-
-def format_of(name: str) -> tuple[str, str | None] | None:
-    """Read (format, compression) off a file's name; None for another kind of file."""
-    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes[-2:]]
-    if suffixes[-1:] == [".tgz"]:
-        return "tar", "gzip"
-    compression = COMPRESSIONS.get(suffixes.pop()) if suffixes and suffixes[-1] in COMPRESSIONS else None
-    kind = SUFFIXES.get(suffixes[-1]) if suffixes else None
-    return (kind, compression) if kind else None
-
-
-def corpus_name(url: str) -> str:
-    """Name the source of a file's rows: its stem without a shard's number, or the folder of a numbered file."""
-    path = PurePosixPath((urlsplit(url).path if is_remote(url) else url).replace("\\", "/"))
-    stem = path.name
-    while PurePosixPath(stem).suffix.lower() in {*SUFFIXES, *COMPRESSIONS, ".tgz"}:
-        stem = PurePosixPath(stem).stem
-    stem = re.sub(r"[-_.]\d+[-_.]of[-_.]\d+$", "", stem)
-    numbered = re.fullmatch(r"(part[-_.]?)?\d+([-_.].*)?", stem) is not None
-    return path.parent.name if numbered and path.parent.name else stem
-
-
 @contextmanager
 def open_file(url: str) -> Iterator[BinaryIO]:
     """Open a file for reading as it is stored."""
     if is_remote(url):
-        with _explained(url), fsspec.open(url, "rb") as file:
+        with _explained(url):
+            remote = fsspec.open(url, "rb").open()
+        with remote as file:
             yield file
     else:
         with Path(url).open("rb") as file:
@@ -109,16 +80,20 @@ def _explained(url: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ValueError(f"{url} needs one more package: {error}") from error
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # what a store's own client raises, for example where there are no credentials
+        raise SourceError(f"{url} cannot be reached: {error}") from error
 
 
 def _find_local(given: str) -> list[FoundFile]:
     path = Path(os.path.normpath(Path(given).absolute()))
     if path.is_dir():
-        found = _chosen(map(str, _walk(path)), str(path))
+        found = choose_files(map(str, _walk(path)), str(path))
         if not found:
             raise ValueError(f"the folder {given} holds no file of captions ({KNOWN})")
     elif not path.exists() and glob.has_magic(given):
-        found = _chosen(map(str, _matches(path)), _fixed_part(str(path)))
+        found = choose_files(map(str, _matches(path)), fixed_part(str(path)))
         if not found:
             raise ValueError(f"{given} matches no file of captions ({KNOWN})")
     elif not path.exists():
@@ -138,14 +113,8 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(directory, name) for name in names)
 
 
-def _fixed_part(pattern: str) -> str:
-    """Return the folders before the first wildcard of a glob; all of a path without one."""
-    wildcard = re.search(r"[*?[]", pattern)
-    return pattern[: pattern.rfind("/", 0, wildcard.start())] if wildcard else pattern
-
-
 def _matches(pattern: Path) -> Iterator[Path]:
-    root = Path(_fixed_part(pattern.as_posix()) or pattern.anchor)
+    root = Path(fixed_part(pattern.as_posix()) or pattern.anchor)
     for path in root.glob(str(pattern.relative_to(root))):
         if format_of(path.name) and path.resolve() != path:
             _refuse_exit(path, root)
@@ -159,14 +128,6 @@ def _refuse_exit(link: Path, folder: Path) -> None:
     allowed = [root, *(parent.parent / "blobs" for parent in root.parents if parent.name == "snapshots")]
     if not any(link.resolve().is_relative_to(place) for place in allowed):
         raise ValueError(f"{link} is a link that leads out of {folder}; remove it, or give the file itself by name")
-
-
-def _chosen(names: Iterable[str], root: str) -> list[str]:
-    """Choose the files of captions among those found below `root`."""
-    visible = {name for name in names if not HIDDEN.search(name, len(root)) and format_of(name)}
-    rest = {name for name in visible if format_of(name) != ("tar", None) or f"{name[:-4]}.parquet" not in visible}
-    tables = {name for name in rest if format_of(name)[0] != "txt"}  # type: ignore[index]
-    return sorted(tables or rest)
 
 
 def _local_file(name: str) -> FoundFile:
@@ -189,7 +150,7 @@ def _find_remote(url: str) -> list[FoundFile]:
 
 
 def _remote_files(filesystem: Any, names: Iterable[str], path: str, url: str) -> list[FoundFile]:
-    found = _chosen(names, _fixed_part(path))
+    found = choose_files(names, fixed_part(path))
     if not found:
         raise ValueError(f"{url} holds no file of captions ({KNOWN})")
     return [_remote_file(filesystem, name, filesystem.unstrip_protocol(name)) for name in found]

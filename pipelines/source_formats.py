@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from .source_columns import Columns, split_path
+from .source_columns import Columns
 
 MAX_LINE_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 13
@@ -85,16 +85,17 @@ def row_schema(rows: Iterable[Row]) -> pa.Schema:
 def rows_table(rows: Sequence[Row], columns: Columns) -> pa.Table:
     """Turn rows into columns `text` (bytes) and `error`, and those named in `columns`; a list of texts into rows."""
     assert columns.text is not None
-    roles = [role for role in ("source", "url", "width", "height", "language") if getattr(columns, role)]
+    names = ("source", "url", "width", "height", "language")
+    roles = {role: column for role in names if (column := getattr(columns, role))}
     taken: dict[str, list[Any]] = {name: [] for name in ("text", "error", *roles)}
     for row in rows:
         texts = [(None, row)] if isinstance(row, str) else list(_texts(_dig(row, columns.text)))
         for text, error in texts:
             taken["text"].append(text)
             taken["error"].append(error)
-        for role in roles:
-            value = None if isinstance(row, str) else _dig(row, getattr(columns, role))
-            taken[role] += [_scalar(value)] * len(texts)
+        for role, column in roles.items():
+            value = None if isinstance(row, str) else _scalar(_dig(row, column))
+            taken[role] += [value] * len(texts)
     kinds = {"text": pa.binary()}
     return pa.table({name: pa.array(values, kinds.get(name, pa.string())) for name, values in taken.items()})
 
@@ -111,9 +112,11 @@ def _texts(value: Any) -> Iterator[tuple[bytes | None, str | None]]:
         yield None, MALFORMED
 
 
-def _dig(row: Any, column: str) -> Any:
+def _dig(row: dict[str, Any], column: str) -> Any:
+    if column in row:
+        return row[column]
     value: Any = row
-    for step in split_path(row, column):
+    for step in column.split("."):
         if isinstance(value, list):
             value = [item.get(step) for item in value if isinstance(item, dict)]
         else:
@@ -122,6 +125,8 @@ def _dig(row: Any, column: str) -> Any:
 
 
 def _scalar(value: Any) -> str | None:
+    if isinstance(value, str) and value.isascii():
+        return value
     return None if value is None or isinstance(value, list | dict) else str(value).encode("utf-8", "replace").decode()
 
 

@@ -12,6 +12,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rag_clip.pipelines.source_names import corpus_name
 from rag_clip.pipelines.sources import Columns, SourceError, find_sources, read_source, unreadable
 
 CAPTIONS = ["a red flag", "a blue flag", "été à la mer"]
@@ -206,6 +207,24 @@ def test_folders_of_hugging_face_are_read_in_order_and_named_after_what_they_hol
     rows = read(tmp_path / "sets")
     assert [(row["text"], row["source"]) for row in rows] == [("t0", "train"), ("t1", "train"), ("v", "validation")]
     assert read(tmp_path / "sets/**/*.parquet", tmp_path / "sets/data") == rows
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("/data/web.parquet", "web"),
+        ("/data/web.csv.gz", "web"),
+        ("/data/v1.2.TAR", "v1.2"),
+        ("/data/cc/train-00003-of-00010.parquet", "train"),
+        ("/data/cc/00000.tar", "cc"),
+        ("s3://bucket/cc/0000.parquet", "cc"),
+        ("/data/cc/part-00000-0a1b.snappy.parquet", "cc"),
+        ("/data/2017-captions.txt", "2017-captions"),
+        ("0.txt", "0"),
+    ],
+)
+def test_rows_are_named_after_the_corpus_and_not_after_its_shards(url, name):
+    assert corpus_name(url) == name
 
 
 def test_urls_of_fsspec_are_files_folders_and_globs():

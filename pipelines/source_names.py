@@ -1,0 +1,56 @@
+"""What the name of a file tells: its format and compression, the corpus it belongs to, and whether it counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+SUFFIXES = {
+    ".parquet": "parquet",
+    **{".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt", ".tar": "tar"},
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+HIDDEN = re.compile(r"/[._]")
+KNOWN = f"{', '.join(SUFFIXES)}, each also with .gz or .zst"
+
+
+def is_remote(url: str) -> bool:
+    """Tell whether a path is an fsspec URL."""
+    return "://" in url or "::" in url
+
+
+def format_of(name: str) -> tuple[str, str | None] | None:
+    """Read (format, compression) off a file's name; None for another kind of file."""
+    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes[-2:]]
+    if suffixes[-1:] == [".tgz"]:
+        return "tar", "gzip"
+    compression = COMPRESSIONS.get(suffixes.pop()) if suffixes and suffixes[-1] in COMPRESSIONS else None
+    kind = SUFFIXES.get(suffixes[-1]) if suffixes else None
+    return (kind, compression) if kind else None
+
+
+def corpus_name(url: str) -> str:
+    """Name the source of a file's rows: its stem without a shard's number, or the folder of a numbered file."""
+    path = PurePosixPath((urlsplit(url).path if is_remote(url) else url).replace("\\", "/"))
+    stem = path.name
+    while PurePosixPath(stem).suffix.lower() in {*SUFFIXES, *COMPRESSIONS, ".tgz"}:
+        stem = PurePosixPath(stem).stem
+    stem = re.sub(r"[-_.]\d+[-_.]of[-_.]\d+$", "", stem)
+    numbered = re.fullmatch(r"\d+|part[-_.]?\d+([-_.].*)?", stem) is not None
+    return path.parent.name if numbered and path.parent.name else stem
+
+
+def fixed_part(pattern: str) -> str:
+    """Return the folders before the first wildcard of a glob; all of a path without one."""
+    wildcard = re.search(r"[*?[]", pattern)
+    return pattern[: pattern.rfind("/", 0, wildcard.start())] if wildcard else pattern
+
+
+def choose_files(names: Iterable[str], root: str) -> list[str]:
+    """Choose the files of captions among those found below `root`."""
+    visible = {name for name in names if not HIDDEN.search(name, len(root)) and format_of(name)}
+    rest = {name for name in visible if format_of(name) != ("tar", None) or f"{name[:-4]}.parquet" not in visible}
+    tables = {name for name in rest if format_of(name)[0] != "txt"}  # type: ignore[index]
+    return sorted(tables or rest)
