@@ -1,0 +1,229 @@
+"""Download the images of a list of addresses with img2dataset: webdataset tars, and a status for every address.
+
+img2dataset runs in a process of its own, so a script needs no `__main__` guard. What it may open is narrowed (see
+web_guard): private hosts, other schemes than http and https, and endless answers are refused. Owners who opted out by
+the X-Robots-Tag header are respected, as img2dataset does by default.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from rag_clip.decode import MAX_PIXELS
+from rag_clip.progress import Progress, Report, silent
+
+from .download_rounds import (
+    SHARD_PAIRS,
+    Round,
+    begin_round,
+    failed_addresses,
+    known_addresses,
+    latest_statuses,
+    list_rounds,
+)
+from .url_lists import read_url_lists
+
+MAX_BYTES = 32 << 20
+MAX_SECONDS = 60.0
+LISTED_ERRORS = 20
+OTHER_ERRORS = "other errors"
+MOST_PROCESSES = 16
+LOG = "img2dataset.log"
+LOG_TAIL = 2000
+_POLL_SECONDS = 0.2
+
+
+class DownloadError(RuntimeError):
+    """img2dataset is missing or has failed; what it finished is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadSummary:
+    """What the folder `output` holds now, over all runs: urls = downloaded + failed.
+
+    `errors` counts the last error of the failed addresses, the most frequent first. `tried` addresses were asked for in
+    this run, which took `seconds`.
+    """
+
+    output: Path
+    urls: int
+    downloaded: int
+    failed: int
+    errors: Mapping[str, int]
+    tried: int
+    seconds: float
+
+
+def download_images(
+    lists: Sequence[str | Path],
+    *,
+    output: str | Path,
+    url_column: str = "url",
+    caption_column: str | None = "caption",
+    retry_failed: bool = False,
+    allow_private: bool = False,
+    image_side: int = 512,
+    timeout: int = 10,
+    processes: int | None = None,
+    threads: int = 64,
+    report: Report = silent,
+) -> DownloadSummary:
+    """Download images into webdataset tars below `output`, which `index_images` reads.
+
+    `lists` are Parquet, CSV, TSV or text files of addresses with captions. Addresses that `output` has a status for are
+    not asked for again, unless they failed and `retry_failed`; those whose owner opted out never are. A run that was
+    cut short goes on with the shard of 10,000 it was in.
+
+    Images with a shorter side over `image_side` pixels are made smaller and stored as JPEG, others are stored as they
+    came. An answer may be 32 MiB, 36 million pixels and 60 seconds long; `timeout` is in seconds and for each step of a
+    connection. `processes` defaults to one per processor up to 16; each has `threads` connections.
+
+    Raises FileNotFoundError and ValueError for lists that cannot be used, and DownloadError where img2dataset is not
+    installed or fails.
+    """
+    if importlib.util.find_spec("img2dataset") is None:
+        raise DownloadError("img2dataset is not installed; install it with: pip install 'rag-clip[download]'")
+    _check_settings(image_side=image_side, timeout=timeout, threads=threads, processes=processes)
+    addresses = read_url_lists(lists, url_column=url_column, caption_column=caption_column)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    start, before = time.perf_counter(), _count_done(list_rounds(output))
+    run = _Runner(
+        settings={
+            "image_size": image_side,
+            "timeout": timeout,
+            "thread_count": threads,
+            "processes_count": processes or min(MOST_PROCESSES, os.cpu_count() or 1),
+        },
+        guard={"allow_private": allow_private, "max_bytes": MAX_BYTES, "max_seconds": MAX_SECONDS},
+        report=report,
+    )
+    for turn in list_rounds(output):
+        run(turn)
+    rounds = list_rounds(output)
+    retried = failed_addresses(rounds) if retry_failed else None
+    fresh = addresses.join(known_addresses(rounds), on=["url", "caption"], how="anti", nulls_equal=True)
+    for wanted in (fresh, retried):
+        if wanted is not None and len(wanted):
+            run(begin_round(output, wanted))
+    return _summarise(output, before, time.perf_counter() - start)
+
+
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    """Runs img2dataset over a round, until every shard of it is finished."""
+
+    settings: Mapping[str, Any]
+    guard: Mapping[str, Any]
+    report: Report
+
+    def __call__(self, turn: Round) -> None:
+        rows = turn.rows
+        if len(turn.done()) >= turn.shards:
+            return
+        job = {"guard": self.guard, "download": {**self.settings, **_job(turn)}}
+        log = turn.output / LOG
+        with log.open("wb") as file, _child(job, file) as process:
+            while process.poll() is None:
+                self.report(Progress("download", sum(turn.done().values()), rows, "images"))
+                try:
+                    process.wait(_POLL_SECONDS)
+                except subprocess.TimeoutExpired:
+                    continue
+        self.report(Progress("download", sum(turn.done().values()), rows, "images"))
+        if process.returncode or len(turn.done()) < turn.shards:
+            tail = log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:]
+            raise DownloadError(
+                f"img2dataset ended with exit code {process.returncode} and {len(turn.done())} of {turn.shards} shards "
+                f"finished; they are kept, run again to go on. The end of {log}:\n{tail}"
+            )
+
+
+def _job(turn: Round) -> dict[str, Any]:
+    """The arguments of img2dataset.download that do not depend on the caller."""
+    return {
+        "url_list": str(turn.addresses),
+        "output_folder": str(turn.folder),
+        "input_format": "parquet",
+        "output_format": "webdataset",
+        "url_col": "url",
+        "caption_col": "caption",
+        "number_sample_per_shard": SHARD_PAIRS,
+        "resize_mode": "keep_ratio",
+        "resize_only_if_bigger": True,
+        "skip_reencode": True,
+        "compute_hash": "sha256",
+        "extract_exif": False,
+        "enable_wandb": False,
+        "incremental_mode": "incremental",
+    }
+
+
+@contextmanager
+def _child(job: Mapping[str, Any], log: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the worker, and end it with all that it started when the block is left."""
+    command = [sys.executable, "-P", "-m", "rag_clip.pipelines.download_worker", json.dumps(job)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+        "OPENCV_IO_MAX_IMAGE_PIXELS": str(MAX_PIXELS),
+    }
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            _end(process)
+        process.communicate()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _check_settings(**settings: int | None) -> None:
+    for name, value in settings.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+
+
+def _count_done(rounds: Sequence[Round]) -> int:
+    return sum(count for turn in rounds for count in turn.done().values())
+
+
+def _summarise(output: Path, before: int, seconds: float) -> DownloadSummary:
+    rounds = list_rounds(output)
+    statuses = latest_statuses(rounds)
+    failed = statuses.filter(pl.col("status") != "success")["error_message"].fill_null("unknown error")
+    counts = dict(failed.value_counts(sort=True).sort(["count", "error_message"], descending=[True, False]).iter_rows())
+    listed = dict(list(counts.items())[:LISTED_ERRORS])
+    if len(counts) > LISTED_ERRORS:
+        listed[OTHER_ERRORS] = sum(counts.values()) - sum(listed.values())
+    return DownloadSummary(
+        output=output,
+        urls=len(statuses),
+        downloaded=len(statuses) - len(failed),
+        failed=len(failed),
+        errors=listed,
+        tried=_count_done(rounds) - before,
+        seconds=seconds,
+    )

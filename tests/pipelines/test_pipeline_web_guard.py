@@ -1,0 +1,107 @@
+"""The guard over what a download may open."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from classify_inputs import picture
+from rag_clip.pipelines.web_guard import AddressError, is_public, make_opener
+from web_server import Server, serving
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "*")
+    with serving() as server:
+        server.images["/red"] = picture("red")
+        yield server
+
+
+def fetch(url: str, *, allow_private: bool = True, max_bytes: int = 1 << 20, timeout: float = 5.0) -> bytes:
+    opener = make_opener(allow_private=allow_private, max_bytes=max_bytes, max_seconds=10)
+    with opener.open(url, timeout=timeout) as answer:
+        content: bytes = answer.read()
+    return content
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_addresses_of_the_internet_are_public(address: str):
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1",
+        "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::",
+    ],
+)  # fmt: skip
+def test_every_kind_of_inner_address_is_private(address: str):
+    assert not is_public(address)
+
+
+def test_an_answer_is_read_whole(server: Server):
+    assert fetch(server.url("/red")) == picture("red")
+    assert fetch(server.url("/moved")) == picture("red")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "0"])
+def test_a_private_host_is_refused_however_it_is_written(server: Server, host: str):
+    with pytest.raises((AddressError, urllib.error.URLError), match="is a private address"):
+        fetch(f"http://{host}:{server.server_port}/red", allow_private=False)
+    assert server.asked == {}
+
+
+def test_a_name_that_resolves_to_a_private_address_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch):
+    inner = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.server_port))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: inner)
+    with pytest.raises(urllib.error.URLError, match=r"images.example is a private address \(127.0.0.1\)"):
+        fetch("http://images.example/red", allow_private=False)
+    assert server.asked == {}
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:image/png;base64,AA=="])
+def test_other_schemes_are_refused(url: str):
+    with pytest.raises(urllib.error.URLError, match="unknown url type"):
+        fetch(url)
+
+
+def test_a_redirect_to_a_file_is_refused(server: Server):
+    with pytest.raises(
+        urllib.error.HTTPError, match="Redirection to url 'file:///etc/passwd' is not allowed"
+    ) as caught:
+        fetch(server.url("/to-file"))
+    caught.value.close()
+
+
+def test_a_redirect_that_leads_to_itself_ends(server: Server):
+    with pytest.raises(urllib.error.HTTPError, match="infinite loop") as caught:
+        fetch(server.url("/loop"))
+    caught.value.close()
+
+
+@pytest.mark.parametrize("path", ["/huge", "/endless"])
+def test_an_answer_above_the_limit_is_not_read(server: Server, path: str):
+    with pytest.raises(AddressError, match="more than 1,048,576 bytes"):
+        fetch(server.url(path))
+
+
+def test_an_answer_that_breaks_off_is_not_taken_for_whole(server: Server):
+    with pytest.raises(http.client.IncompleteRead):
+        fetch(server.url("/short"))
+
+
+def test_a_missing_page_is_an_error(server: Server):
+    with pytest.raises(urllib.error.HTTPError, match="404") as caught:
+        fetch(server.url("/absent"))
+    caught.value.close()
+
+
+def test_certificates_are_checked(server: Server):
+    with pytest.raises(urllib.error.URLError, match="SSL"):
+        fetch(server.url("/red").replace("http:", "https:"))
