@@ -83,7 +83,7 @@ def classify(
     columns = prediction_columns(files[0].schema.names)
     clock = StageClock()
     with clock.stage("prompts"):
-        classifier = zero_shot(prompts, encoder)
+        classifier = zero_shot(prompts, encoder, report=report)
     parts = output.with_name(f"{output.name}.parts")
     sources = [_open_cache(file, features_dir or parts, encoder=encoder, column=image_column) for file in files]
     rows, missing = sum(file.rows for file in files), _count_missing(sources)
@@ -120,6 +120,8 @@ def classify(
 def _check_output(output: Path, files: Sequence[ImageFile]) -> Path:
     if output.is_dir():
         raise ValueError(f"the output {output} is a folder; name a file, such as {output / 'predictions.parquet'}")
+    if output.suffix.lower() != ".parquet":
+        raise ValueError(f"the output {output} would be Parquet; give it the suffix .parquet")
     if output.resolve() in {file.path.resolve() for file in files}:
         raise ValueError(f"the output {output} is one of the inputs; name another file")
     return output

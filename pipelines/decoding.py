@@ -36,6 +36,10 @@ _BOOT = (
 )
 
 
+class DecodeError(RuntimeError):
+    """A decoding process died; the message says how, and what to do."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
     """Pixels of the good images, uint8 [m, height, width, 3] (None where m is 0), and one entry of `errors` per image.
@@ -85,7 +89,7 @@ class DecodePool:
     """Decodes in `workers` processes; with 0, in this one when the result is asked for. Use it as a context manager.
 
     `examine`, where given, also looks at each good image: (its bytes, the decoded image) -> facts.
-    Raises RuntimeError where a worker dies, and TypeError where `preprocess` cannot be pickled.
+    Raises DecodeError where a worker dies, and TypeError where `preprocess` cannot be pickled.
     """
 
     def __init__(self, preprocess: Preprocess, *, workers: int, examine: Examine | None = None) -> None:
@@ -137,7 +141,7 @@ class DecodePool:
             _send(process.stdin, pickle.dumps(items, protocol=5))
             answer: Decoded = pickle.loads(_receive(process.stdout))
         except (OSError, EOFError) as error:
-            raise RuntimeError(
+            raise DecodeError(
                 f"a decode worker ended with exit code {process.wait()}; an image may have exhausted memory or crashed "
                 "the decoder. Run again with workers=0 to see where; finished shards are kept"
             ) from error

@@ -42,7 +42,7 @@ class ImageFile:
 
 
 def open_image_files(paths: Sequence[str | Path], *, image_column: str) -> list[ImageFile]:
-    """Check that the files are Parquet, hold `image_column` in a known form, and agree in their columns.
+    """Check that the files, or those in folders, are Parquet, hold `image_column`, and agree in their columns.
 
     Columns may come in another order; the first file's order counts. Raises FileNotFoundError for a missing file, and
     ValueError for everything else that is wrong with the files, naming them.
@@ -50,11 +50,20 @@ def open_image_files(paths: Sequence[str | Path], *, image_column: str) -> list[
     paths = [paths] if isinstance(paths, str | Path) else paths
     if not paths:
         raise ValueError("no image files were given; give at least one Parquet file")
-    files = [_open(Path(path)) for path in paths]
+    files = [_open(file) for path in paths for file in _in_folder(Path(path))]
     for file in files:
         _check_agreement(files[0], file)
     _check_column(files[0], image_column)
     return files
+
+
+def _in_folder(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.parquet"))
+    if not found:
+        raise ValueError(f"the folder {path} holds no .parquet file; give a folder or files of images")
+    return found
 
 
 def read_rows(

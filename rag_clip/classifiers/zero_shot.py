@@ -18,7 +18,10 @@ import torch
 from torch.nn import functional
 
 from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, Role
+from rag_clip.progress import Progress, Report, silent
 from rag_clip.protocols import Encoder
+
+TEXTS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,16 +39,20 @@ class ZeroShot:
         return self.scale * (features.pooled @ weights.T) + self.bias
 
 
-def zero_shot(prompts: Prompts, encoder: Encoder, *, allow_other_encoder: bool = False) -> ZeroShot:
+def zero_shot(
+    prompts: Prompts, encoder: Encoder, *, allow_other_encoder: bool = False, report: Report = silent
+) -> ZeroShot:
     """Compose the weighted texts of each class into one weight vector, in float32 on the encoder's device.
 
     Every distinct text is encoded once. Raises ValueError where the prompts were made with another encoder, unless
     `allow_other_encoder`, and where the texts of a class cancel out.
     """
-    return zero_shots([prompts], encoder, allow_other_encoder=allow_other_encoder)[0]
+    return zero_shots([prompts], encoder, allow_other_encoder=allow_other_encoder, report=report)[0]
 
 
-def zero_shots(variants: Sequence[Prompts], encoder: Encoder, *, allow_other_encoder: bool = False) -> list[ZeroShot]:
+def zero_shots(
+    variants: Sequence[Prompts], encoder: Encoder, *, allow_other_encoder: bool = False, report: Report = silent
+) -> list[ZeroShot]:
     """Do as `zero_shot` for several prompts, encoding what they share once; for comparing weights of the same texts."""
     if not allow_other_encoder:
         for prompts in variants:
@@ -53,13 +60,21 @@ def zero_shots(variants: Sequence[Prompts], encoder: Encoder, *, allow_other_enc
     distinct = dict.fromkeys(text.text for prompts in variants for group in prompts.texts for text in group)
     position = {text: row for row, text in enumerate(distinct)}
     with torch.no_grad():
-        vectors = encoder.encode_text(list(distinct)).float()  # [t, d]
+        vectors = _encode(list(distinct), encoder, report)  # [t, d]
         composed = [_compose(prompts, position, vectors) for prompts in variants]
     scale, bias = float(encoder.scale), float(encoder.bias)
     return [
         ZeroShot(prompts.labels, _normalised(weights, prompts.labels), scale, bias)
         for prompts, weights in zip(variants, composed, strict=True)
     ]
+
+
+def _encode(texts: Sequence[str], encoder: Encoder, report: Report) -> torch.Tensor:
+    parts = []
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        parts.append(encoder.encode_text(texts[start : start + TEXTS_AT_ONCE]).float())
+        report(Progress("prompts", min(start + TEXTS_AT_ONCE, len(texts)), len(texts), "texts"))
+    return torch.cat(parts)
 
 
 def _normalised(weights: torch.Tensor, labels: LabelSet) -> torch.Tensor:

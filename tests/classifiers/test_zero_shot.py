@@ -9,6 +9,7 @@ import torch
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot, zero_shots
 from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, PromptText
+from rag_clip.progress import Progress
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder, check_classifier
 
@@ -214,3 +215,10 @@ def test_several_prompts_give_the_classifiers_of_each_and_share_the_encoding():
     assert [len(set(texts)) for texts in encoder.encoded] == [4]
     for classifier, prompts in zip(together, variants, strict=True):
         assert torch.equal(classifier.weights, zero_shot(prompts, VectorEncoder()).weights)
+
+
+def test_the_encoding_of_the_texts_is_reported():
+    events: list[Progress] = []
+    prompts = template_prompts(LabelSet(("cat", "dog")), templates=["a {}", "the {}"])
+    zero_shot(prompts, VectorEncoder(), report=events.append)
+    assert events == [Progress("prompts", 4, 4, "texts")]

@@ -170,6 +170,7 @@ def test_progress_counts_every_row_of_both_stages(tmp_path: Path, output: Path):
     source = write_images(tmp_path / "in.parquet", [picture(name) for name in colours(6)])
     run([source], output, batch_size=2, report=events.append)
     assert [(event.stage, event.done, event.total) for event in events] == [
+        ("prompts", 3, 3),
         ("encode", 2, 6), ("encode", 4, 6), ("encode", 6, 6), ("write", 4, 6), ("write", 6, 6),
     ]  # fmt: skip
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from classify_inputs import COLOURS, colour_prompts, colours, encoded, picture, write_images
+from classify_inputs import COLOURS, LightEncoder, colour_prompts, colours, encoded, picture, write_images
 from PIL import Image
 from rag_clip.pipelines.classify import classify
 
@@ -151,7 +151,7 @@ def test_memory_stays_below_the_size_of_a_giant_row_group(tmp_path: Path):
         report=lambda event: held.append(pa.total_allocated_bytes() - before),
     )
     assert pq.ParquetFile(tmp_path / "in.parquet").num_row_groups == 1
-    assert len(held) == 8
+    assert len(held) == 9  # one of the prompts, six of encoding, two of writing
     assert max(held) < (tmp_path / "in.parquet").stat().st_size / 2
     assert pq.ParquetFile(tmp_path / "out.parquet").num_row_groups == 5
 
@@ -194,3 +194,27 @@ def test_a_damaged_page_is_an_error_that_names_the_file(tmp_path: Path):
     content[10:60] = bytes(50)
     (tmp_path / "in.parquet").write_bytes(content)
     refused(tmp_path / "in.parquet", tmp_path, r"in\.parquet cannot be read any further .*damaged", OSError)
+
+
+def test_a_folder_stands_for_its_parquet_files(tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    for name, colour in (("b", "green"), ("a", "red")):
+        pq.write_table(pa.table({"image": [picture(colour)]}), tmp_path / "images" / f"{name}.parquet")
+    classify([tmp_path / "images"], prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=LightEncoder())
+    assert pq.read_table(tmp_path / "out.parquet")["label"].to_pylist() == ["red", "green"]
+
+
+def test_a_folder_without_parquet_files_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"holds no \.parquet file"):
+        classify([tmp_path], prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=LightEncoder())
+
+
+def test_an_output_with_another_suffix_is_refused(tmp_path: Path):
+    pq.write_table(pa.table({"image": [picture("red")]}), tmp_path / "images.parquet")
+    with pytest.raises(ValueError, match=r"would be Parquet; give it the suffix \.parquet"):
+        classify(
+            [tmp_path / "images.parquet"],
+            prompts=colour_prompts(),
+            output=tmp_path / "out.csv",
+            encoder=LightEncoder(),
+        )

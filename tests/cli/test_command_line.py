@@ -61,7 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = [*photographs(5, 1)[: len(NAMES)], b"not an image"]
     pq.write_table(pa.table({"image": images, "number": list(range(5))}), folder / "images.parquet")
     built = run("index", "build", "captions.parquet", "--index", "index", "--model", "demo", folder=folder)
-    assert (built.returncode, built.stderr) == (0, "index: 7 of 7 captions, 0 s left\n")
+    assert built.returncode == 0
+    assert built.stderr.splitlines()[-1] == "load: 5 of 5 captions, in 0 s"
     assert built.stdout.startswith("5 captions in index: 5 added, 0 already there, 2 dropped of 7\n")
     return folder
 
@@ -77,6 +78,28 @@ def test_info_names_the_encoder_and_the_count(folder: Path) -> None:
     facts = json.loads(run("index", "info", "index", "--json", folder=folder).stdout)
     assert (facts["count"], facts["card"]["dim"], facts["card"]["encoder"]["precision"]) == (5, 128, "fp32")
     assert "count: 5\n" in run("index", "info", "index", folder=folder).stdout
+
+
+def test_a_dry_run_shows_rows_and_writes_nothing(folder: Path) -> None:
+    options = ["--index", "dry", "--model", "demo", "--dry-run"]
+    shown = run("index", "build", "captions.parquet", *options, folder=folder)
+    assert shown.returncode == 0
+    assert "row 6: 'a red die' -> a red die\n" in shown.stdout
+    assert shown.stdout.endswith("of the first 7 rows 5 would be kept; dropped: {'empty': 1, 'null': 1}\n")
+    assert not (folder / "dry").exists()
+
+
+def test_two_machines_embed_and_one_loads_checks_and_copies(folder: Path) -> None:
+    for part in ("1/2", "2/2"):
+        options = ["--shards", "shards", "--model", "demo", "--part", part]
+        assert run("index", "embed", "captions.parquet", *options, folder=folder).returncode == 0
+    loaded = run("index", "load", "shards", "--index", "second", folder=folder)
+    assert loaded.stdout.startswith("5 captions in second: 5 added from 1 shards, 0 shards were in already\n")
+    checked = run("index", "check", "second", "--queries", "5", "--k", "2", folder=folder)
+    assert checked.stdout.startswith("recall@2 1.0000 over 5 queries")
+    copied = run("index", "copy", "second", "third", folder=folder)
+    assert copied.stdout == "5 rows in third, 5 of them compared with second\n"
+    assert json.loads(run("index", "info", "third", "--json", folder=folder).stdout)["count"] == 5
 
 
 def test_the_three_verbs_classify_images_and_report_the_broken_one(folder: Path) -> None:
@@ -170,7 +193,9 @@ def test_a_reader_that_leaves_early_causes_no_trace(folder: Path) -> None:
     ("arguments", "words"),
     [
         (("index", "info", "nowhere"), "no index at nowhere"),
-        (("index", "build", "labels.txt", "--index", "x", "--model", "demo"), "labels.txt"),
+        (("index", "build", "none.parquet", "--index", "x", "--model", "demo"), "none.parquet"),
+        (("index", "embed", "captions.parquet", "--shards", "x", "--model", "demo", "--part", "3/2"), "3/2"),
+        (("index", "check", "nowhere"), "no index at nowhere"),
         (("index", "build", "captions.parquet", "--index", "x", "--model", "demo", "--text-column", "alt"), "alt"),
         (("enhance", "labels.txt", "--model", "demo", "-o", "p.parquet"), "needs an index"),
         (("enhance", "labels.txt", "--index", "index", "--model", "ViT-B-99:x", "-o", "p.parquet"), "ViT-B-99"),
@@ -181,7 +206,7 @@ def test_a_reader_that_leaves_early_causes_no_trace(folder: Path) -> None:
         (("index", "info", "labels.txt"), "labels.txt is not an index"),
         (("index", "info", "localhost:6333"), "http://HOST:6333"),
         (("index", "build", "captions.parquet", "--index", "labels.txt", "--model", "demo"), "is a file"),
-        (("index", "build", "images.parquet", "--index", "x", "--model", "demo", "--text-column", "image"), "binary"),
+        (("index", "build", "images.parquet", "--index", "x", "--model", "demo", "--text-column", "number"), "int64"),
         (("classify", "images.parquet", "--prompts", "none.parquet", "--model", "demo", "-o", "o.parquet"), "none"),
     ],
 )

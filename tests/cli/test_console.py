@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rag_clip.console import Console
+from rag_clip.cli.console import Console
 from rag_clip.progress import Progress, StageClock
 
 
@@ -13,7 +13,7 @@ def test_away_from_a_terminal_a_stage_prints_its_end_and_not_each_step(capsys: p
         for done in (1, 2, 3):
             console.report(Progress("index", done, 3, "captions"))
         console.report(Progress("optimise", 1, None, "seconds"))
-    assert capsys.readouterr().err == "index: 3 of 3 captions, 0 s left\n"
+    assert capsys.readouterr().err == "index: 3 of 3 captions, in 0 s\n"
 
 
 def test_a_stage_that_starts_over_counts_its_rate_anew(
@@ -25,7 +25,7 @@ def test_a_stage_that_starts_over_counts_its_rate_anew(
         for done in (1, 10, 1, 10):
             console.report(Progress("write", done, 10))
     assert capsys.readouterr().err == (
-        "write: 10 of 10 rows, 1 rows/s, 0 s left\nwrite: 10 of 10 rows, 10 rows/s, 0 s left\n"
+        "write: 10 of 10 rows, 1 rows/s, in 10 s\nwrite: 10 of 10 rows, 10 rows/s, in 1 s\n"
     )
 
 
@@ -33,7 +33,7 @@ def test_a_long_stage_tells_its_rate_and_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([100.0, 110.0, 114.0, 120.0, 130.0, 136.0])
-    monkeypatch.setattr("rag_clip.console.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("rag_clip.cli.console.time.monotonic", lambda: next(clock))
     with Console() as console:
         for done in (0, 500, 600, 1000):
             console.report(Progress("index", done, 2000, "captions"))

@@ -76,6 +76,8 @@ class Console:
         rate = event.done / spent
         of = "" if event.total is None else f" of {event.total}"
         left = "" if event.total is None or not event.done else f", {(event.total - event.done) / rate:.0f} s left"
+        if event.total is not None and event.done >= event.total:
+            left = f", in {spent:.0f} s"
         speed = f", {rate:.0f} {event.unit}/s" if spent > 0.5 and event.done and event.unit != "seconds" else ""
         return f"{event.stage}: {event.done}{of} {event.unit}{speed}{left}"
 

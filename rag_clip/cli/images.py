@@ -1,0 +1,95 @@
+"""The verbs under `rag-clip index` that deal with images: download them, and index them with their captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from rag_clip.cli.console import Console
+from rag_clip.cli.index import Index, Retry, Schema, index_app
+from rag_clip.cli.run import Device, Json, Model, Precision, run
+
+
+@index_app.command
+def images(
+    pairs: Annotated[
+        list[Path], Parameter(negative=(), help="Parquet files or webdataset tars of images and captions.")
+    ],
+    /,
+    *,
+    index: Index,
+    model: Model,
+    image_column: str = "image",
+    caption_column: str = "caption",
+    noise: Annotated[bool, Parameter(help="Judge how likely each caption is not its image's (NLIP).")] = True,
+    shards: Annotated[Path | None, Parameter(help="Keep what is embedded here.")] = None,
+    schema: Schema = None,
+    workers: Annotated[int | None, Parameter(help="Decoding processes; 0 decodes in this one.")] = None,
+    device: Device = None,
+    precision: Precision = None,
+    as_json: Json = False,
+) -> int:
+    """Write image-caption pairs to an index of images, with a vector of the image and one of the caption."""
+
+    def job(console: Console) -> object:
+        from rag_clip.encoder import load_encoder
+        from rag_clip.pipelines.image_sources import PairColumns
+        from rag_clip.pipelines.images import index_images
+        from rag_clip.store import load_schema
+
+        summary = index_images(
+            pairs,
+            index=index,
+            encoder=load_encoder(model, device=device, precision=precision),
+            shards=shards,
+            columns=PairColumns(image_column, caption_column),
+            noise=noise,
+            schema=load_schema(schema) if schema else None,
+            workers=workers,
+            report=console.report,
+        )
+        console.say(f"{summary.count} images in {summary.location}: {summary.usable} usable of {summary.rows} rows")
+        for reason, count in summary.reasons.items():
+            console.say(f"  failed, {reason}: {count}")
+        if summary.failed:
+            console.say(f"  each failed row: {summary.failures}")
+        console.stages(summary.seconds)
+        return summary
+
+    return run(job, as_json=as_json)
+
+
+@index_app.command
+def download(
+    lists: Annotated[list[Path], Parameter(negative=(), help="Parquet, CSV or text files of image addresses.")],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder of the webdataset tars.")],
+    url_column: str = "url",
+    caption_column: str | None = "caption",
+    retry_failed: Retry = False,
+    allow_private: Annotated[bool, Parameter(negative=(), help="Also ask addresses of private networks.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Download images with img2dataset (extra `download`), as webdataset tars for `index images`."""
+
+    def job(console: Console) -> object:
+        from rag_clip.pipelines.download import download_images
+
+        summary = download_images(
+            lists,
+            output=output,
+            url_column=url_column,
+            caption_column=caption_column,
+            retry_failed=retry_failed,
+            allow_private=allow_private,
+            report=console.report,
+        )
+        console.say(f"{summary.downloaded} of {summary.urls} images in {summary.output}; {summary.tried} asked for now")
+        for reason, count in summary.errors.items():
+            console.say(f"  failed, {reason}: {count}")
+        return summary
+
+    return run(job, as_json=as_json)

@@ -1,0 +1,255 @@
+"""The verbs under `rag-clip index`: build an index in one go or in two stages, look at it, check it, copy it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from rag_clip.cli.console import Console
+from rag_clip.cli.run import Device, Json, Model, Precision, run
+
+index_app = App(name="index", help="Build, inspect, check and copy indexes.")
+
+Captions = Annotated[
+    list[str],
+    Parameter(negative=(), help="Parquet, CSV, TSV, JSONL, text or webdataset files, folders, globs or URLs."),
+]
+Index = Annotated[str, Parameter(help="A folder, or http://HOST:6333[/COLLECTION] of a Qdrant server.")]
+TextColumn = Annotated[str | None, Parameter(help="Recognised by default; dots reach into nested columns.")]
+SourceColumn = Annotated[str | None, Parameter(help="Recognised by default, or else the file's name.")]
+Cleaning = Annotated[
+    str, Parameter(help="default, align, wukong or none (see index/cleaning.toml), or FILE.toml[:PRESET] of your own.")
+]
+Schema = Annotated[Path | None, Parameter(help="A TOML like index/captions.toml.")]
+Retry = Annotated[bool, Parameter(negative=(), help="Try again what could not be read before.")]
+
+
+@index_app.command
+def build(
+    captions: Captions,
+    /,
+    *,
+    index: Index,
+    model: Model,
+    text_column: TextColumn = None,
+    source_column: SourceColumn = None,
+    cleaning: Cleaning = "default",
+    schema: Schema = None,
+    shards: Annotated[Path | None, Parameter(help="Keep embedded captions here; INDEX.shards by default.")] = None,
+    keep_shards: Annotated[bool, Parameter(help="Without them, another schema means embedding again.")] = True,
+    retry_failed: Retry = False,
+    dry_run: Annotated[
+        bool, Parameter(negative=(), help="Show ten rows and what would be dropped; write nothing.")
+    ] = False,
+    device: Device = None,
+    precision: Precision = None,
+    as_json: Json = False,
+) -> int:
+    """Clean captions, embed them, and write them to an index; run again to go on or to add."""
+
+    def job(console: Console) -> object:
+        from rag_clip.encoder import load_encoder
+        from rag_clip.pipelines.captions import build_index
+        from rag_clip.store import load_schema
+
+        if dry_run:
+            return _preview(console, captions, text_column, source_column, cleaning)
+        summary = build_index(
+            captions,
+            index=index,
+            encoder=load_encoder(model, device=device, precision=precision),
+            text_column=text_column,
+            source_column=source_column,
+            cleaning=_load_cleaning(cleaning),
+            schema=load_schema(schema) if schema else None,
+            shards=shards,
+            keep_shards=keep_shards,
+            retry_failed=retry_failed,
+            report=console.report,
+        )
+        console.say(
+            f"{summary.count} captions in {summary.location}: {summary.added} added, "
+            f"{summary.already_there} already there, {sum(summary.dropped.values())} dropped of {summary.read}"
+        )
+        _say_lost(console, summary.dropped, summary.failures)
+        console.stages(summary.seconds)
+        return summary
+
+    return run(job, as_json=as_json)
+
+
+@index_app.command
+def embed(
+    captions: Captions,
+    /,
+    *,
+    shards: Annotated[Path, Parameter(help="Folder of the embedded captions.")],
+    model: Model,
+    text_column: TextColumn = None,
+    source_column: SourceColumn = None,
+    cleaning: Cleaning = "default",
+    part: Annotated[str, Parameter(help="I/N: the I-th of N parts, from 1, for one of N machines.")] = "1/1",
+    retry_failed: Retry = False,
+    device: Device = None,
+    precision: Precision = None,
+    as_json: Json = False,
+) -> int:
+    """Do the first half of build: embed captions into shards, on one machine or as one of many."""
+
+    def job(console: Console) -> object:
+        from rag_clip.encoder import load_encoder
+        from rag_clip.pipelines.embed import embed_captions
+        from rag_clip.pipelines.source_columns import Columns
+
+        summary = embed_captions(
+            captions,
+            shards=shards,
+            encoder=load_encoder(model, device=device, precision=precision),
+            columns=Columns(text=text_column, source=source_column),
+            cleaning=_load_cleaning(cleaning),
+            part=_parse_part(part),
+            retry_failed=retry_failed,
+            report=console.report,
+        )
+        console.say(
+            f"{summary.kept} captions in {summary.shards}: {summary.embedded} embedded in {summary.written} shards, "
+            f"{summary.finished} shards were there, {sum(summary.dropped.values())} dropped of {summary.read}"
+        )
+        _say_lost(console, summary.dropped, summary.failures)
+        console.stages(summary.seconds)
+        return summary
+
+    return run(job, as_json=as_json)
+
+
+@index_app.command
+def load(shards: Path, /, *, index: Index, schema: Schema = None, as_json: Json = False) -> int:
+    """Do the second half of build: write shards to an index. Another schema needs no embedding."""
+
+    def job(console: Console) -> object:
+        from rag_clip.pipelines.load import load_shards
+        from rag_clip.store import load_schema
+
+        chosen = load_schema(schema) if schema else None
+        summary = load_shards(shards, index=index, schema=chosen, report=console.report)
+        console.say(
+            f"{summary.count} captions in {summary.location}: {summary.added} added from {summary.loaded} shards, "
+            f"{summary.finished} shards were in already"
+        )
+        _say_lost(console, {}, summary.failures)
+        console.stages(summary.seconds)
+        return summary
+
+    return run(job, as_json=as_json)
+
+
+@index_app.command
+def info(index: Index, /, *, as_json: Json = False) -> int:
+    """Say what an index holds, with which encoder it was built, and whether it is ready."""
+
+    def job(console: Console) -> object:
+        from rag_clip.store import open_store
+
+        with open_store(index) as store:
+            facts = store.info()
+        for key, value in _flatten(facts):
+            console.say(f"{key}: {value}")
+        return facts
+
+    return run(job, as_json=as_json)
+
+
+@index_app.command
+def check(
+    index: Index,
+    /,
+    *,
+    queries: int = 200,
+    k: int = 100,
+    seed: int = 0,
+    search: Annotated[Literal["auto", "hnsw"], Parameter(help="How the index is served.")] = "auto",
+    as_json: Json = False,
+) -> int:
+    """Measure recall@k of the served search against exact search, and note it in the index."""
+
+    def job(console: Console) -> object:
+        from rag_clip.store import check_index, open_store
+
+        with open_store(index) as store:
+            found = check_index(store, queries=queries, k=k, seed=seed, index=search, report=console.report)
+        console.say(
+            f"recall@{found.k} {found.recall:.4f} over {found.queries} queries (5 % below {found.recall_p05:.4f}), "
+            f"served {found.served}: p50 {1000 * found.served_p50:.1f} ms, p95 {1000 * found.served_p95:.1f} ms"
+        )
+        return found
+
+    return run(job, as_json=as_json)
+
+
+@index_app.command
+def copy(source: Index, target: Index, /, *, schema: Schema = None, as_json: Json = False) -> int:
+    """Copy an index to a folder or a server, and verify the copy."""
+
+    def job(console: Console) -> object:
+        from rag_clip.store import copy_store, load_schema, open_store
+
+        with open_store(source) as store:
+            chosen = load_schema(schema) if schema else None
+            copied = copy_store(store, target, schema=chosen, report=console.report)
+        console.say(f"{copied.count} rows in {copied.target}, {copied.verified} of them compared with {copied.source}")
+        return copied
+
+    return run(job, as_json=as_json)
+
+
+def _preview(
+    console: Console, captions: list[str], text: str | None, source: str | None, cleaning: str
+) -> dict[str, Any]:
+    from rag_clip.corpus.cleaning import row_rules
+    from rag_clip.pipelines.preview import preview
+    from rag_clip.pipelines.source_columns import Columns
+    from rag_clip.pipelines.sources import find_sources
+
+    sources = find_sources(captions, columns=Columns(text=text, source=source))
+    seen = preview(sources, clean=row_rules(_load_cleaning(cleaning)))
+    for file in seen.files:
+        console.say(f"{file.url}: {file.format}, {file.columns}")
+    for row in seen.rows.to_pylist():
+        fate = f"dropped, {row['dropped']}" if row["dropped"] else row["cleaned"]
+        console.say(f"  row {row['row']}: {row['text']!r} -> {fate}")
+    console.say(f"of the first {seen.read} rows {seen.kept} would be kept; dropped: {dict(seen.dropped) or 'none'}")
+    for damage in seen.damaged:
+        console.say(f"  {damage}")
+    return {"read": seen.read, "kept": seen.kept, "dropped": dict(seen.dropped), "rows": seen.rows.to_pylist()}
+
+
+def _load_cleaning(name: str) -> Any:
+    from rag_clip.corpus.cleaning import load_cleaning
+
+    path, _, preset = name.rpartition(":") if ".toml:" in name else (name, "", "default")
+    return load_cleaning(preset, path) if path.endswith(".toml") else load_cleaning(name)
+
+
+def _parse_part(part: str) -> tuple[int, int]:
+    number, _, count = part.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"part {part!r} is not I/N with 1 <= I <= N, such as 2/8")
+    return int(number) - 1, int(count)
+
+
+def _say_lost(console: Console, dropped: Mapping[str, int], failures: tuple[str, ...]) -> None:
+    for reason, count in dropped.items():
+        console.say(f"  dropped, {reason}: {count}")
+    for failure in failures:
+        console.say(f"  could not be read to its end: {failure}")
+
+
+def _flatten(facts: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in facts.items():
+        name = f"{above}.{key}" if above else str(key)
+        pairs += _flatten(value, name) if isinstance(value, Mapping) else [(name, value)]
+    return pairs

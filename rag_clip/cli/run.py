@@ -1,0 +1,64 @@
+"""Run a verb: catch what a user can mend, print the summary for machines, and choose the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from rag_clip.cli.console import Console
+
+FAILED, SOME_ROWS_FAILED, INTERRUPTED = 1, 3, 130
+
+Model = Annotated[str, Parameter(help="demo, NAME:PRETRAINED, hf-hub:OWNER/NAME, local-dir:FOLDER or a checkpoint.")]
+Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print the summary as JSON.")]
+Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; chosen by default.")]
+Precision = Annotated[Literal["fp32", "bf16", "fp16"] | None, Parameter(help="Chosen by device by default.")]
+
+
+def run(job: Callable[[Console], object], *, as_json: bool) -> int:
+    """Call a verb's job with a console; return its exit code. A summary that counts `failed` rows ends with 3."""
+    console, start = Console(quiet=as_json), time.perf_counter()
+    try:
+        with console:
+            facts = _to_dict(job(console))
+        if as_json:
+            print(json.dumps({**facts, "wall_seconds": round(time.perf_counter() - start, 3)}, default=str))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        print(f"rag-clip: {error}", file=sys.stderr)
+        return FAILED
+    return SOME_ROWS_FAILED if facts.get("failed") else 0
+
+
+def _is_expected(error: Exception) -> bool:
+    """Tell bad input and a bad world, whose message is the answer, from a fault of ours, whose trace is."""
+    # An error of ours can only come from a module that is loaded; loading torch to explain a typo takes seconds.
+    ours = (
+        ("rag_clip.encoder", "EncoderError"),
+        ("rag_clip.store", "StoreError"),
+        ("rag_clip.pipelines.download", "DownloadError"),
+        ("rag_clip.pipelines.decoding", "DecodeError"),
+    )
+    loaded = tuple(getattr(sys.modules[module], name) for module, name in ours if module in sys.modules)
+    return isinstance(error, (ValueError, OSError, *loaded))
+
+
+def _to_dict(summary: object) -> dict[str, Any]:
+    if is_dataclass(summary) and not isinstance(summary, type):
+        return asdict(summary)
+    return dict(summary) if isinstance(summary, Mapping) else {}
