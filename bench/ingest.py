@@ -157,15 +157,16 @@ def measure_memory(options: argparse.Namespace, folder: Path) -> None:
     if options.only:
         print(json.dumps(watch(options.only, options.dim)))
         return
-    print(f"{'captions':>10} {'start':>7} {'embed':>7} {'load':>7} {'engine':>7}   MiB, highest    captions/s")
+    print("MiB, highest: this process at its start, in embed, in load; the engine's own, and files it maps; captions/s")
     for rows in options.rows:
         corpus = folder / str(rows)
         corpus.mkdir()
         write_corpus(corpus / "web.parquet", rows)
         command = [sys.executable, __file__, "memory", "--only", str(corpus), "--dim", str(options.dim)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(f"{rows:10} {found['start']:7.0f} {found['embed']:7.0f} {found['load']:7.0f} {found['engine']:7.0f}"
-              f"   {rows / found['embed seconds']:20.0f} {rows / found['load seconds']:8.0f}", flush=True)  # fmt: skip
+        mebibytes = " ".join(f"{found[name]:7.0f}" for name in ("start", "embed", "load", "engine", "mapped"))
+        rates = " ".join(f"{rows / found[f'{name} seconds']:8.0f}" for name in ("embed", "load"))
+        print(f"{rows:10} {mebibytes} {rates}", flush=True)
         shutil.rmtree(corpus)
 
 
@@ -174,12 +175,13 @@ def watch(corpus: Path, dim: int) -> dict[str, float]:
     encoder, found = TrivialEncoder(dim=dim), {"start": resident("self")}
     begin = time.perf_counter()
     embed_captions([corpus / "web.parquet"], shards=corpus / "shards", encoder=encoder)
-    found |= {"embed": peak(), "embed seconds": time.perf_counter() - begin, "engine": 0.0}
+    found |= {"embed": peak(), "embed seconds": time.perf_counter() - begin, "engine": 0.0, "mapped": 0.0}
     over = threading.Event()
 
     def sample() -> None:
         while not over.wait(0.05):
-            found["engine"] = max(found["engine"], *(resident(child) for child in children()), 0.0)
+            for name, kind in (("engine", "RssAnon"), ("mapped", "RssFile")):
+                found[name] = max(found[name], *(resident(child, kind) for child in children()), 0.0)
 
     watcher = threading.Thread(target=sample)
     watcher.start()
@@ -202,12 +204,13 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def resident(process: str) -> float:
-    """Return the resident memory of a process in MiB; 0 where it has ended."""
+def resident(process: str, kind: str = "VmRSS") -> float:
+    """Return the resident memory of a process in MiB, of it `RssAnon` or `RssFile`; 0 where it has ended."""
     try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    except (OSError, IndexError):
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
         return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{kind}:")), 0.0)
 
 
 def children() -> list[str]:

@@ -7,6 +7,7 @@ it was at. Ids make writing a caption again harmless.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from .lock import locked
 from .shards import Manifest, read_manifests, read_shard
 
 UPSERT_ROWS = 256
+NOTE = "corpus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ def load_shards(
 
     `index` is a folder or the address of a Qdrant server, `schema` defaults to index/captions.toml. Of a file that
     changed between runs, the shards of its newest version count. Loading again writes nothing.
+
+    The index notes in its card what became of the rows of the corpus.
 
     Raises FileNotFoundError for a folder without shards; ValueError for shards of several encoders or cleanings, and
     for an index of another encoder or schema; StoreError where the index is in use, out of space or unreachable;
@@ -105,6 +109,7 @@ def load_into(store: Store, folder: Path, manifests: Sequence[Manifest], *, repo
             written = _load_all(store, folder, left, file, clock, report)
         with clock.stage("optimise"):
             store.optimise(report)
+        _note_corpus(store, _on_record(record, newest(read_manifests(folder))))
     count = store.count()
     failures = tuple(manifest.reason for manifest in manifests if manifest.status == "failed")
     return LoadSummary(
@@ -123,10 +128,33 @@ def _name(store: Store) -> str:
 
 def _loaded(record: Path, store: Store, manifests: Sequence[Manifest]) -> Collection[str]:
     """Return the keys that are on record and whose probes the index has: it may be older than the record."""
-    lines = set(record.read_text(encoding="utf-8").splitlines()) if record.exists() else set()
-    on_record = [manifest for manifest in manifests if _line(manifest) in lines]
+    on_record = _on_record(record, manifests)
     found = {hit.id for hit in store.fetch([probe for manifest in on_record for probe in manifest.probes])}
     return {manifest.key for manifest in on_record if found.issuperset(manifest.probes)}
+
+
+def _on_record(record: Path, manifests: Sequence[Manifest]) -> list[Manifest]:
+    lines = set(record.read_text(encoding="utf-8").splitlines()) if record.exists() else set()
+    return [manifest for manifest in manifests if _line(manifest) in lines]
+
+
+def _note_corpus(store: Store, manifests: Sequence[Manifest]) -> None:
+    """Keep in the index how many rows of how many files became captions, and why the others did not."""
+    if not manifests:
+        return
+    facts = {
+        "files": len({manifest.url for manifest in manifests}),
+        "files_in_part": sum(manifest.status == "failed" for manifest in manifests),
+        "shards": len(manifests),
+        "read": sum(manifest.rows for manifest in manifests),
+        "dropped": dict(sum((Counter(manifest.dropped) for manifest in manifests), Counter())),
+        "repeated": sum(manifest.repeated for manifest in manifests),
+        "kept": sum(manifest.kept for manifest in manifests),
+        "cleaning": dict(manifests[-1].cleaning),
+    }
+    noted = store.card.notes.get(NOTE, {})
+    if {name: value for name, value in noted.items() if name != "date"} != facts:
+        store.note(NOTE, facts)
 
 
 def _line(manifest: Manifest) -> str:

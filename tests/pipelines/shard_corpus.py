@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from rag_clip.pipelines.captions import build_index
 
+from rag_clip.progress import Progress
 from rag_clip.testing import ToyEncoder
 
 
@@ -37,12 +41,25 @@ class LoggingEncoder(ToyEncoder):
         return ToyEncoder.encode_text(self, texts)
 
 
-def build_alone(folder: str) -> None:
-    """Build an index in a session of its own, so that it can be killed with the process of the engine."""
+def build_killed(folder: str, events: int | None, seconds: float, *, alone: bool) -> None:
+    """Build an index, and kill -9 this process some seconds after an event, `alone` or with the engine's process.
+
+    With `events` 0 the seconds count from the start; with None it ends by itself.
+    """
     os.setsid()
+    seen = 0
+
+    def count(_event: Progress | None) -> None:
+        nonlocal seen
+        if seen == events:
+            end = partial(os.kill, os.getpid()) if alone else partial(os.killpg, 0)
+            threading.Timer(seconds, end, [signal.SIGKILL]).start()
+        seen += 1
+
+    count(None)
     paths = sorted(Path(folder).glob("*.parquet"))
     encoder = LoggingEncoder(dim=16, log=f"{folder}/embedded.txt")
-    build_index(paths, index=f"{folder}/index", encoder=encoder, shard_rows=50)
+    build_index(paths, index=f"{folder}/index", encoder=encoder, shard_rows=50, report=count)
 
 
 def write_captions(path: Path, texts: list[str | None], **columns: object) -> Path:

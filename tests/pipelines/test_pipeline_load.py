@@ -47,6 +47,30 @@ def test_loading_again_writes_nothing(shards, tmp_path):
     assert (summary.loaded, summary.finished, summary.written, summary.added, summary.count) == (0, 4, 0, 0, 25)
 
 
+def test_the_index_tells_what_became_of_the_rows_of_the_corpus(tmp_path):
+    paths = [
+        write_captions(tmp_path / "a.parquet", ["one", None, "two", "one"]),
+        write_captions(tmp_path / "b.parquet", [" ", None, "x " * 90]),
+    ]
+    embed_captions(paths, shards=tmp_path / "shards", encoder=ToyEncoder(), shard_rows=3)
+    load_shards(tmp_path / "shards", index=tmp_path / "index")
+    with open_store(tmp_path / "index") as store:
+        noted = dict(store.card.notes["corpus"])
+    load_shards(tmp_path / "shards", index=tmp_path / "index")
+    with open_store(tmp_path / "index") as store:
+        assert store.card.notes["corpus"] == noted
+    del noted["date"], noted["cleaning"]
+    assert noted == {
+        "files": 2,
+        "files_in_part": 0,
+        "shards": 3,
+        "read": 7,
+        "dropped": {"null": 2, "empty": 1, "many_words": 1},
+        "repeated": 0,
+        "kept": 3,
+    }
+
+
 def test_an_index_of_another_graph_is_loaded_from_the_same_shards(shards, tmp_path):
     load_shards(shards, index=tmp_path / "index")
     schema = load_schema()
