@@ -155,8 +155,8 @@ def info(index: Index, /, *, as_json: Json = False) -> int:
 
         with open_store(index) as store:
             facts = store.info()
-        for key, value in _flatten(facts):
-            console.say(f"{key}: {value}")
+        for line in _describe(facts):
+            console.say(line)
         return facts
 
     return run(job, as_json=as_json)
@@ -247,9 +247,24 @@ def _say_lost(console: Console, dropped: Mapping[str, int], failures: tuple[str,
         console.say(f"  could not be read to its end: {failure}")
 
 
-def _flatten(facts: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in facts.items():
-        name = f"{above}.{key}" if above else str(key)
-        pairs += _flatten(value, name) if isinstance(value, Mapping) else [(name, value)]
-    return pairs
+def _describe(facts: Mapping[str, Any]) -> list[str]:
+    """Say the facts of an index in a few lines; --json has them all."""
+    card, memory, checked = facts["card"], facts["memory"], facts["check"]
+    encoder, corpus = card["encoder"], card["notes"].get("corpus")
+    size = "" if facts["bytes"] is None else f", {facts['bytes'] / 1e6:.1f} MB on disk"
+    lines = [
+        f"{facts['count']} captions in {facts['location']}: {facts['status']}",
+        f"engine: {facts['engine']}{size}, {memory['resident'] / 1e6:.1f} MB to hold in memory",
+        f"encoder: {encoder['model']} ({encoder['pretrained'] or 'no tag'}, weights {encoder['weights'][:12]}), "
+        f"width {card['dim']}, created {card['created']}",
+    ]
+    if corpus:
+        lost = "".join(f", {reason} {count}" for reason, count in corpus["dropped"].items())
+        lines.append(f"funnel: {corpus['read']} read{lost}, repeated {corpus['repeated']}, {corpus['kept']} kept")
+    lines += [f"optimisers: {line}" for line in facts.get("optimisers") or ()]
+    if checked:
+        stale = "" if checked["current"] else ", before the last change"
+        lines.append(f"last check: recall@{checked['k']} {checked['recall']:.4f}, served {checked['served']}{stale}")
+    else:
+        lines.append(f"last check: none; measure recall with: rag-clip index check {facts['location']}")
+    return lines

@@ -77,7 +77,11 @@ def test_building_again_adds_nothing(folder: Path) -> None:
 def test_info_names_the_encoder_and_the_count(folder: Path) -> None:
     facts = json.loads(run("index", "info", "index", "--json", folder=folder).stdout)
     assert (facts["count"], facts["card"]["dim"], facts["card"]["encoder"]["precision"]) == (5, 128, "fp32")
-    assert "count: 5\n" in run("index", "info", "index", folder=folder).stdout
+    lines = run("index", "info", "index", folder=folder).stdout.splitlines()
+    assert lines[0] == "5 captions in index: ready"
+    assert lines[2].startswith("encoder: demo (open_clip_model.safetensors, weights ")
+    assert lines[3] == "funnel: 7 read, empty 1, null 1, repeated 0, 5 kept"
+    assert lines[4] == "last check: none; measure recall with: rag-clip index check index"
 
 
 def test_a_dry_run_shows_rows_and_writes_nothing(folder: Path) -> None:
@@ -97,6 +101,8 @@ def test_two_machines_embed_and_one_loads_checks_and_copies(folder: Path) -> Non
     assert loaded.stdout.startswith("5 captions in second: 5 added from 1 shards, 0 shards were in already\n")
     checked = run("index", "check", "second", "--queries", "5", "--k", "2", folder=folder)
     assert checked.stdout.startswith("recall@2 1.0000 over 5 queries")
+    info = run("index", "info", "second", folder=folder).stdout
+    assert info.endswith("last check: recall@2 1.0000, served exact\n")
     copied = run("index", "copy", "second", "third", folder=folder)
     assert copied.stdout == "5 rows in third, 5 of them compared with second\n"
     assert json.loads(run("index", "info", "third", "--json", folder=folder).stdout)["count"] == 5
