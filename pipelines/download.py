@@ -34,6 +34,7 @@ from .download_rounds import (
     latest_statuses,
     list_rounds,
 )
+from .lock import locked
 from .url_lists import read_url_lists
 
 MAX_BYTES = 32 << 20
@@ -41,6 +42,7 @@ MAX_SECONDS = 60.0
 LISTED_ERRORS = 20
 OTHER_ERRORS = "other errors"
 MOST_PROCESSES = 16
+LOCK = "download.lock"
 LOG = "img2dataset.log"
 LOG_TAIL = 2000
 _POLL_SECONDS = 0.2
@@ -91,8 +93,8 @@ def download_images(
     came. An answer may be 32 MiB, 36 million pixels and 60 seconds long; `timeout` is in seconds and for each step of a
     connection. `processes` defaults to one per processor up to 16; each has `threads` connections.
 
-    Raises FileNotFoundError and ValueError for lists that cannot be used, and DownloadError where img2dataset is not
-    installed or fails.
+    Raises FileNotFoundError and ValueError for lists that cannot be used, DownloadError where img2dataset is not
+    installed or fails, and StoreError where another process downloads into `output`.
     """
     if importlib.util.find_spec("img2dataset") is None:
         raise DownloadError("img2dataset is not installed; install it with: pip install 'rag-clip[download]'")
@@ -100,7 +102,6 @@ def download_images(
     addresses = read_url_lists(lists, url_column=url_column, caption_column=caption_column)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    start, before = time.perf_counter(), _count_done(list_rounds(output))
     run = _Runner(
         settings={
             "image_size": image_side,
@@ -111,6 +112,14 @@ def download_images(
         guard={"allow_private": allow_private, "max_bytes": MAX_BYTES, "max_seconds": MAX_SECONDS},
         report=report,
     )
+    with locked(output / LOCK, doing=f"download into {output}"):
+        start, before = time.perf_counter(), _count_done(list_rounds(output))
+        _download(addresses, output, run, retry_failed=retry_failed)
+        return _summarise(output, before, time.perf_counter() - start)
+
+
+def _download(addresses: pl.DataFrame, output: Path, run: _Runner, *, retry_failed: bool) -> None:
+    """Finish the rounds that were begun; then ask for new addresses and, if wanted, for those that have failed."""
     for turn in list_rounds(output):
         run(turn)
     rounds = list_rounds(output)
@@ -119,7 +128,6 @@ def download_images(
     for wanted in (fresh, retried):
         if wanted is not None and len(wanted):
             run(begin_round(output, wanted))
-    return _summarise(output, before, time.perf_counter() - start)
 
 
 @dataclass(frozen=True, slots=True)

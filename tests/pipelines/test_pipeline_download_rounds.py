@@ -18,6 +18,9 @@ from rag_clip.pipelines.download_rounds import (
     latest_statuses,
     list_rounds,
 )
+from rag_clip.pipelines.lock import locked
+
+from rag_clip.store import StoreError
 
 
 def addresses(*urls: str) -> pl.DataFrame:
@@ -60,6 +63,16 @@ def test_addresses_that_img2dataset_lost_are_failures(tmp_path: Path):
     finish(begin_round(tmp_path, addresses("a", "b")), 0, {"a": None}, count=2)
     assert last(tmp_path) == {"a": None, "b": NO_STATUS}
     assert failed_addresses(list_rounds(tmp_path))["url"].to_list() == ["b"]
+
+
+def test_two_downloads_into_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+    (tmp_path / "list.txt").write_text("http://127.0.0.1/a")
+    with (
+        locked(tmp_path / "out" / "download.lock", doing="test"),
+        pytest.raises(StoreError, match=r"cannot download into .*out: process \d+ is at it"),
+    ):
+        download_images([tmp_path / "list.txt"], output=tmp_path / "out", caption_column=None)
 
 
 def test_a_missing_extra_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
