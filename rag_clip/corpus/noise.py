@@ -10,6 +10,10 @@ The mixture is one-dimensional and fitted by expectation and maximisation over t
 free, and the wide noisy component would also win far below the clean mean: the best pairs would look noisiest. So the
 probability is 0 up to the clean mean, and from there on never falls as the loss grows.
 
+The order of the probabilities is more reliable than their level. Two Gaussians cannot hold three groups of losses: on
+the micro world with 40 % noise, most of it bad and some far worse, one run in two took the far worse alone for noise
+(recall 0.20 at 0.5, at a ROC-AUC of 0.995). Look at the losses before dropping by a threshold.
+
 Batches of 1024, five shuffles, the starts, 100 iterations and the floor of the variance are ours; the paper's are not
 published.
 """
