@@ -70,7 +70,9 @@ class Plan:
             ours = self._is_ours(source, start)
             if (ours and not self._has(self._key(source, start))) or (manifest is None and source.rows is None):
                 return start
-            if manifest is not None and (manifest.last or manifest.status == "failed"):
+            if manifest is not None and manifest.last:
                 return None
+            if manifest is not None and manifest.status == "failed":
+                return start if self.retry_failed else None
             start += self.shard_rows
         return None

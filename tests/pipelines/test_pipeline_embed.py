@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rag_clip.pipelines.embed import embed_captions
+from rag_clip.pipelines.load import load_shards
 from rag_clip.pipelines.lock import locked
 from shard_corpus import CountingEncoder, write_captions
 
@@ -107,6 +108,36 @@ def test_a_shard_without_its_manifest_is_embedded_again_and_no_other(corpus, tmp
     assert embed(corpus, encoder).written == 1
     assert sorted(encoder.embedded) == ["a red flag", "cats & dogs"]
     assert rows(tmp_path / "shards") == before
+
+
+def test_a_file_whose_rows_only_reading_can_count_is_finished_too(tmp_path):
+    corpus = tmp_path / "lines.txt"
+    corpus.write_text("".join(f"caption {row}\n" for row in range(6)))
+    first = embed(corpus)
+    assert [manifest["last"] for manifest in manifests(tmp_path / "shards")] == [False, True]
+    encoder = CountingEncoder()
+    second = embed(corpus, encoder)
+    assert (second.finished, second.keys, "clean" in second.seconds) == (2, first.keys, False)
+    (tmp_path / "shards" / f"{first.keys[1]}.json").unlink()
+    embed(corpus, encoder)
+    assert sorted(encoder.embedded) == ["caption 3", "caption 4", "caption 5"]
+    parts = [embed(corpus, shards=tmp_path / f"part {part}", part=(part, 2)) for part in range(2)]
+    assert sorted(key for part in parts for key in part.keys) == sorted(first.keys)
+
+
+def test_what_a_file_says_of_its_images_stays_with_its_captions(tmp_path):
+    corpus = write_captions(tmp_path / "web.parquet", ["one"], url=["http://x/1.jpg"], width=[640], height=[480])
+    [key] = embed(corpus).keys
+    [row] = pq.read_table(tmp_path / "shards" / f"{key}.parquet").drop_columns("vector").to_pylist()
+    assert row == {
+        "id": caption_id("web", "one"),
+        "text": "one",
+        "source": "web",
+        "url": "http://x/1.jpg",
+        "width": 640,
+        "height": 480,
+    }
+    assert load_shards(tmp_path / "shards", index=tmp_path / "index").count == 1
 
 
 def test_a_repeated_caption_of_a_shard_is_embedded_once(tmp_path):
