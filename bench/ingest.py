@@ -95,9 +95,13 @@ def measure_load(options: argparse.Namespace, folder: Path) -> None:
     embed_captions([folder / "web.parquet"], shards=folder / "shards", encoder=encoder)
     batches = list(prepare(folder / "shards", options.dim))
     ratios = []
-    for _ in range(options.rounds):
-        bare = timed(lambda: load_bare(batches, encoder, folder / "bare"))
-        ours = timed(lambda: load_shards(folder / "shards", index=folder / "index"))
+    calls = (
+        lambda: load_bare(batches, encoder, folder / "bare"),
+        lambda: load_shards(folder / "shards", index=folder / "index"),
+    )
+    for turn in range(options.rounds):  # in turns, so that neither is always the first
+        found = {which: timed(calls[which]) for which in (turn % 2, 1 - turn % 2)}
+        bare, ours = found[0], found[1]
         ratios.append([mine / yours for mine, yours in zip(ours, bare, strict=True)])
         print(f"bare {bare[0]:6.2f} s ({bare[1]:6.2f} s of processor), load_shards {ours[0]:6.2f} s ({ours[1]:6.2f} s)")
         for made in ("bare", "index", "shards/loaded"):

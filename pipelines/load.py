@@ -18,7 +18,7 @@ from rag_clip.store import CollectionSchema, Store, create_store, load_schema
 
 from .ahead import ahead
 from .lock import locked
-from .shards import Manifest, read_manifests, read_shard
+from .shards import GROUP_ROWS, Manifest, read_manifests, read_shard
 
 UPSERT_ROWS = 256
 NOTE = "corpus"
@@ -167,7 +167,7 @@ def _load_all(
 ) -> int:
     written, total = 0, sum(manifest.kept for manifest in manifests)
     for manifest in manifests:
-        with ahead(read_shard(folder, manifest, UPSERT_ROWS), depth=8) as batches:
+        with ahead(read_shard(folder, manifest, UPSERT_ROWS), depth=GROUP_ROWS // UPSERT_ROWS) as batches:
             while True:
                 with clock.stage("read shards"):
                     batch = next(batches, None)

@@ -122,8 +122,9 @@ def read_shard(folder: Path, manifest: Manifest, batch_rows: int) -> Iterator[pa
     path = parquet_of(folder, manifest.key)
     try:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=STREAM_BUFFER) as file:
-            for batch in file.iter_batches(batch_rows):
-                yield _restore(batch, manifest.dim)
+            for group in file.iter_batches(GROUP_ROWS):
+                whole = _restore(group, manifest.dim)
+                yield from (whole.slice(start, batch_rows) for start in range(0, whole.num_rows, batch_rows))
     except (pa.ArrowException, OSError) as error:
         raise OSError(
             f"shard {path} cannot be read ({error}); delete {path.with_suffix('.json').name} beside it and embed again"
