@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from rag_clip.pipelines.classify import classify
-from rag_clip.pipelines.decoding import decode_items
+from rag_clip.pipelines.imaging.decoding import decode_items
 from safetensors.torch import save_file
 
 from rag_clip.data import LabelSet, Prompts, PromptText

@@ -23,10 +23,10 @@ from rag_clip.store import CollectionSchema, create_store, load_schema
 
 from .embed import EmbedSummary, embed_sources
 from .load import LoadSummary, load_into
-from .shards import SHARD_ROWS, read_manifests
-from .source_columns import Columns
-from .source_files import SourceError
-from .sources import SourceFile, find_sources, read_source, unreadable
+from .shards.files import SHARD_ROWS, read_manifests
+from .sources.columns import Columns
+from .sources.files import SourceError
+from .sources.finding import SourceFile, find_sources, read_source, unreadable
 
 
 @dataclass(frozen=True, slots=True)

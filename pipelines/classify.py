@@ -25,10 +25,10 @@ from rag_clip.features import FeatureCache, open_features
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 
-from .decoding import DecodePool
-from .image_features import store_features
-from .image_rows import ImageFile, open_image_files
-from .predictions import output_schema, predict_rows, prediction_columns, write_predictions
+from .imaging.decoding import DecodePool
+from .imaging.features import store_features
+from .imaging.predictions import output_schema, predict_rows, prediction_columns, write_predictions
+from .imaging.rows import ImageFile, open_image_files
 
 TINY_ROWS = 512
 MOST_WORKERS = 16

@@ -1,7 +1,7 @@
 """Download the images of a list of addresses with img2dataset: webdataset tars, and a status for every address.
 
 img2dataset runs in a process of its own, so a script needs no `__main__` guard. What it may open is narrowed (see
-web_guard): private hosts, other schemes than http and https, and endless answers are refused. Owners who opted out by
+web/guard): private hosts, other schemes than http and https, and endless answers are refused. Owners who opted out by
 the X-Robots-Tag header are respected, as img2dataset does by default.
 """
 
@@ -25,7 +25,8 @@ import polars as pl
 from rag_clip.decode import MAX_PIXELS
 from rag_clip.progress import Progress, Report, silent
 
-from .download_rounds import (
+from .shards.lock import locked
+from .web.rounds import (
     SHARD_PAIRS,
     Round,
     begin_round,
@@ -34,8 +35,7 @@ from .download_rounds import (
     latest_statuses,
     list_rounds,
 )
-from .lock import locked
-from .url_lists import read_url_lists
+from .web.url_lists import read_url_lists
 
 MAX_BYTES = 32 << 20
 MAX_SECONDS = 60.0
@@ -183,7 +183,7 @@ def _job(turn: Round) -> dict[str, Any]:
 @contextmanager
 def _child(job: Mapping[str, Any], log: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Start the worker, and end it with all that it started when the block is left."""
-    command = [sys.executable, "-P", "-m", "rag_clip.pipelines.download_worker", json.dumps(job)]
+    command = [sys.executable, "-P", "-m", "rag_clip.pipelines.web.worker", json.dumps(job)]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),

@@ -15,12 +15,12 @@ from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 
-from .filter import prepare_filter
-from .lock import locked
-from .plan import Plan
-from .shard_maker import make_shards
-from .shards import SHARD_ROWS, Manifest, clear_partial, read_manifests
-from .sources import Columns, SourceFile, find_sources
+from .shards.files import SHARD_ROWS, Manifest, clear_partial, read_manifests
+from .shards.filter import prepare_filter
+from .shards.lock import locked
+from .shards.maker import make_shards
+from .shards.plan import Plan
+from .sources.finding import Columns, SourceFile, find_sources
 
 
 @dataclass(frozen=True, slots=True)

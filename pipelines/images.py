@@ -25,13 +25,13 @@ from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, Store, create_store, load_schema
 
-from .decoding import DecodePool
-from .image_embedding import embed_pairs
-from .image_facts import examine
-from .image_noise import judge_noise
-from .image_pairs import PairFile
-from .image_shards import VECTORS, PairShards, open_shards, unit_rows
-from .image_sources import PairColumns, open_pair_files
+from .imaging.decoding import DecodePool
+from .imaging.embedding import embed_pairs
+from .imaging.facts import examine
+from .imaging.noise import judge_noise
+from .imaging.pairs import PairFile
+from .imaging.shards import VECTORS, PairShards, open_shards, unit_rows
+from .imaging.sources import PairColumns, open_pair_files
 
 LOAD_ROWS = 256
 MOST_WORKERS = 16

@@ -16,9 +16,9 @@ from typing import IO
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.store import CollectionSchema, Store, create_store, load_schema
 
-from .ahead import ahead
-from .lock import locked
-from .shards import GROUP_ROWS, Manifest, read_manifests, read_shard
+from .shards.ahead import ahead
+from .shards.files import GROUP_ROWS, Manifest, read_manifests, read_shard
+from .shards.lock import locked
 
 UPSERT_ROWS = 256
 NOTE = "corpus"

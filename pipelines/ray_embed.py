@@ -20,8 +20,8 @@ from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 
 from .embed import EmbedSummary, embed_captions
-from .shards import SHARD_ROWS
-from .source_columns import Columns
+from .shards.files import SHARD_ROWS
+from .sources.columns import Columns
 
 PARTS_PER_ACTOR = 4
 

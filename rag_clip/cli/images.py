@@ -35,8 +35,8 @@ def images(
 
     def job(console: Console) -> object:
         from rag_clip.encoder import load_encoder
-        from rag_clip.pipelines.image_sources import PairColumns
         from rag_clip.pipelines.images import index_images
+        from rag_clip.pipelines.imaging.sources import PairColumns
         from rag_clip.store import load_schema
 
         summary = index_images(

@@ -102,7 +102,7 @@ def embed(
     def job(console: Console) -> object:
         from rag_clip.encoder import load_encoder
         from rag_clip.pipelines.embed import embed_captions
-        from rag_clip.pipelines.source_columns import Columns
+        from rag_clip.pipelines.sources.columns import Columns
 
         summary = embed_captions(
             captions,
@@ -209,9 +209,9 @@ def _preview(
     console: Console, captions: list[str], text: str | None, source: str | None, cleaning: str
 ) -> dict[str, Any]:
     from rag_clip.corpus.cleaning import row_rules
-    from rag_clip.pipelines.preview import preview
-    from rag_clip.pipelines.source_columns import Columns
-    from rag_clip.pipelines.sources import find_sources
+    from rag_clip.pipelines.sources.columns import Columns
+    from rag_clip.pipelines.sources.finding import find_sources
+    from rag_clip.pipelines.sources.preview import preview
 
     sources = find_sources(captions, columns=Columns(text=text, source=source))
     seen = preview(sources, clean=row_rules(_load_cleaning(cleaning)))

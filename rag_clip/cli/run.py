@@ -52,7 +52,7 @@ def _is_expected(error: Exception) -> bool:
         ("rag_clip.encoder", "EncoderError"),
         ("rag_clip.store", "StoreError"),
         ("rag_clip.pipelines.download", "DownloadError"),
-        ("rag_clip.pipelines.decoding", "DecodeError"),
+        ("rag_clip.pipelines.imaging.decoding", "DecodeError"),
     )
     loaded = tuple(getattr(sys.modules[module], name) for module, name in ours if module in sys.modules)
     return isinstance(error, (ValueError, OSError, *loaded))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rag_clip.pipelines.captions import build_index
-from rag_clip.pipelines.shards import read_manifests
+from rag_clip.pipelines.shards.files import read_manifests
 from shard_corpus import CountingEncoder
 
 from rag_clip.corpus.cleaning import CleaningSettings

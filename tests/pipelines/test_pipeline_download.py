@@ -15,8 +15,8 @@ import pytest
 from classify_inputs import encoded, picture
 from PIL import Image
 from rag_clip.pipelines.download import DownloadSummary, download_images
-from rag_clip.pipelines.image_tars import open_tar
 from rag_clip.pipelines.images import index_images
+from rag_clip.pipelines.imaging.tars import open_tar
 from web_server import Server, serving
 
 from rag_clip.testing import ToyEncoder

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from rag_clip.pipelines import download_rounds
 from rag_clip.pipelines.download import DownloadError, download_images
-from rag_clip.pipelines.download_rounds import (
+from rag_clip.pipelines.shards.lock import locked
+from rag_clip.pipelines.web import rounds as download_rounds
+from rag_clip.pipelines.web.rounds import (
     NO_STATUS,
     OPTED_OUT,
     Round,
@@ -18,7 +19,6 @@ from rag_clip.pipelines.download_rounds import (
     latest_statuses,
     list_rounds,
 )
-from rag_clip.pipelines.lock import locked
 
 from rag_clip.store import StoreError
 

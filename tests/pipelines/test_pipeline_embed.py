@@ -13,7 +13,7 @@ import pytest
 import torch
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
-from rag_clip.pipelines.lock import locked
+from rag_clip.pipelines.shards.lock import locked
 from shard_corpus import CountingEncoder, write_captions
 
 from rag_clip.corpus.cleaning import load_cleaning

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from classify_inputs import LightEncoder, picture
 from image_inputs import caption, colour_pairs, write_pairs, write_tar
-from rag_clip.pipelines import image_embedding, image_shards
-from rag_clip.pipelines.image_sources import PairColumns
 from rag_clip.pipelines.images import ImagesSummary, index_images, load_image_schema
+from rag_clip.pipelines.imaging import embedding as image_embedding
+from rag_clip.pipelines.imaging import shards as image_shards
+from rag_clip.pipelines.imaging.sources import PairColumns
 
 from rag_clip.decode import decode_image
 from rag_clip.perceptual import perceptual_hash

@@ -11,9 +11,9 @@ import pytest
 from classify_inputs import encoded, picture
 from image_inputs import add, add_sample, caption, colour_pairs, write_pairs, write_tar
 from PIL import Image
-from rag_clip.pipelines.image_pairs import Pair
-from rag_clip.pipelines.image_tars import open_tar
 from rag_clip.pipelines.images import ImagesSummary, index_images
+from rag_clip.pipelines.imaging.pairs import Pair
+from rag_clip.pipelines.imaging.tars import open_tar
 
 from rag_clip.decode import MAX_PIXELS
 from rag_clip.store import open_store

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
-from rag_clip.pipelines.lock import locked
+from rag_clip.pipelines.shards.lock import locked
 from shard_corpus import stored, write_captions
 
 from rag_clip.progress import Progress

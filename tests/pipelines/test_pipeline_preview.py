@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rag_clip.pipelines.preview import preview
-from rag_clip.pipelines.sources import Columns, find_sources
+from rag_clip.pipelines.sources.finding import Columns, find_sources
+from rag_clip.pipelines.sources.preview import preview
 
 from rag_clip.corpus.clean import clean
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 from rag_clip.pipelines.embed import embed_captions  # noqa: E402
 from rag_clip.pipelines.ray_embed import embed_on_ray  # noqa: E402
-from rag_clip.pipelines.shards import read_manifests, read_shard  # noqa: E402
+from rag_clip.pipelines.shards.files import read_manifests, read_shard  # noqa: E402
 from shard_corpus import write_captions  # noqa: E402
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from classify_inputs import picture
-from rag_clip.pipelines.web_guard import AddressError, is_public, make_opener
+from rag_clip.pipelines.web.guard import AddressError, is_public, make_opener
 from web_server import Server, serving
 
 

@@ -18,7 +18,7 @@ from rag_clip.progress import StageClock
 from rag_clip.protocols import Encoder
 
 from .decoding import Decoded, DecodePool, Item
-from .image_rows import ImageFile, image_items, read_rows
+from .rows import ImageFile, image_items, read_rows
 
 PIECE_ROWS = 32
 PIECE_BYTES = 4 << 20

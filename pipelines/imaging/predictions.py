@@ -20,8 +20,8 @@ from rag_clip.match import match
 from rag_clip.progress import StageClock
 from rag_clip.protocols import Classifier
 
-from .image_features import spans
-from .image_rows import ImageFile, read_rows
+from .features import spans
+from .rows import ImageFile, read_rows
 
 ROW_GROUP_BYTES = 32 << 20
 COLUMNS = {

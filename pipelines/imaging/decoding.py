@@ -32,7 +32,8 @@ if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a worker does witho
 Item = bytes | str | None
 Examine = Callable[[bytes, Image.Image], Any]
 _BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rag_clip.pipelines.decoding import serve; serve()"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from rag_clip.pipelines.imaging.decoding import serve; serve()"
 )
 
 

@@ -24,7 +24,7 @@ def _end_with_parent() -> None:
 
 
 if __name__ in ("__main__", "__mp_main__"):
-    from .web_guard import install_guard
+    from .guard import install_guard
 
     settings = json.loads(sys.argv[1])
     install_guard(**settings["guard"])

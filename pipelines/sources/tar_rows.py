@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from .source_formats import MAX_LINE_BYTES, OVERSIZED, Row, parse_json
+from .formats import MAX_LINE_BYTES, OVERSIZED, Row, parse_json
 
 UNSAFE_NAME = "unsafe_name"
 IMAGES = {"jpg", "jpeg", "png", "webp"}

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from rag_clip.atomic import replacing
 from rag_clip.data import Fingerprint
 
-from .sources import SourceFile
+from ..sources.finding import SourceFile
 
 SHARD_ROWS = 16_384
 GROUP_ROWS = 4096

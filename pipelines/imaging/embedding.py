@@ -16,10 +16,10 @@ from rag_clip.protocols import Encoder
 from rag_clip.store import caption_id
 
 from .decoding import Decoded, DecodePool, Item
-from .image_facts import ImageFacts
-from .image_features import PIECE_BYTES, PIECE_ROWS, decode_ahead, spans
-from .image_pairs import Pair, PairFile
-from .image_shards import SHARD_ROWS, VECTORS, PairShards, pair_schema
+from .facts import ImageFacts
+from .features import PIECE_BYTES, PIECE_ROWS, decode_ahead, spans
+from .pairs import Pair, PairFile
+from .shards import SHARD_ROWS, VECTORS, PairShards, pair_schema
 
 MAX_CAPTION_CHARACTERS = 10_000
 NOT_FINITE = "the encoder's features are not finite; try precision fp32"

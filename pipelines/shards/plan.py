@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from rag_clip.data import Fingerprint
 
+from ..sources.finding import SourceFile
+from .files import Manifest, shard_key
 from .pieces import Piece, cut
-from .shards import Manifest, shard_key
-from .sources import SourceFile
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rag_clip.data import Kept
 
-from .sources import SourceError, SourceFile, read_source, unreadable
+from .finding import SourceError, SourceFile, read_source, unreadable
 
 SHOWN_ROWS = 10
 LOOKED_INTO = 20

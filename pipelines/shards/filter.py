@@ -15,9 +15,9 @@ from rag_clip.corpus.statistics import CorpusCounts, count_corpus
 from rag_clip.corpus.steps import Step, chain
 from rag_clip.progress import Report, StageClock
 
+from ..sources.files import SourceError
+from ..sources.finding import SourceFile, read_source, unreadable
 from .lock import locked
-from .source_files import SourceError
-from .sources import SourceFile, read_source, unreadable
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from .decoding import Item
-from .image_pairs import Pair, PairFile
-from .image_rows import ImageFile, image_items, open_image_files, read_rows
-from .image_tars import open_tar
+from .pairs import Pair, PairFile
+from .rows import ImageFile, image_items, open_image_files, read_rows
+from .tars import open_tar
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from rag_clip.progress import StageClock
 from rag_clip.protocols import Encoder
 
 from .ahead import ahead
+from .files import Manifest, write_shard
 from .filter import Filter
 from .pieces import Cleaned, Piece, clean_piece
-from .shards import Manifest, write_shard
 
 CHUNK = 2048
 UNUSABLE_VECTOR = "no vector"

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from .source_columns import Columns
+from .columns import Columns
 
 MAX_LINE_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 13

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .source_formats import OVERSIZED
+from .formats import OVERSIZED
 
 MAX_TEXT_BYTES = 1 << 16
 BAD_ENCODING = "bad_encoding"

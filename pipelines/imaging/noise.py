@@ -11,7 +11,7 @@ import torch
 
 from rag_clip.corpus.noise import noise_probability, pair_losses
 
-from .image_shards import VECTORS, PairShards, unit_rows
+from .shards import VECTORS, PairShards, unit_rows
 
 BLOCK_PAIRS = 32_768
 

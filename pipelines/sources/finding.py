@@ -17,14 +17,14 @@ import pyarrow as pa
 
 from rag_clip.data import Kept
 
-from .csv_source import csv_rows, csv_schema, tsv_rows
-from .parquet_source import in_lists, open_parquet, parquet_tables, row_groups_from
-from .source_columns import Columns, choose_columns
-from .source_files import FoundFile, SourceError, find_files, open_unpacked
-from .source_formats import SNIFFED_ROWS, Row, json_rows, row_schema, rows_table, text_rows
-from .source_names import corpus_name
-from .source_values import checked_columns
-from .tar_source import tar_rows
+from .columns import Columns, choose_columns
+from .csv_rows import csv_rows, csv_schema, tsv_rows
+from .files import FoundFile, SourceError, find_files, open_unpacked
+from .formats import SNIFFED_ROWS, Row, json_rows, row_schema, rows_table, text_rows
+from .names import corpus_name
+from .parquet_rows import in_lists, open_parquet, parquet_tables, row_groups_from
+from .tar_rows import tar_rows
+from .values import checked_columns
 
 __all__ = ["Columns", "SourceError", "SourceFile", "find_sources", "read_source", "unreadable"]
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from rag_clip.atomic import replacing
 from rag_clip.data import Fingerprint
 
-from .image_pairs import PairFile
+from .pairs import PairFile
 
 SHARD_ROWS = 1024
 VECTORS = ("vector_image", "vector_text")

@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from .source_columns import RECOGNISED, Columns
-from .source_formats import MALFORMED, OVERSIZED, Row, read_lines
+from .columns import RECOGNISED, Columns
+from .formats import MALFORMED, OVERSIZED, Row, read_lines
 
 
 def csv_rows(stream: BinaryIO, columns: Columns) -> Iterator[Row]:

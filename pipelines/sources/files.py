@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import fsspec
 import pyarrow as pa
 
-from .source_names import KNOWN, choose_files, fixed_part, format_of, is_remote
+from .names import KNOWN, choose_files, fixed_part, format_of, is_remote
 
 ENTITY_KEYS = ("ETag", "etag", "e_tag", "md5Hash", "crc32c", "generation")
 TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "created")

@@ -13,9 +13,9 @@ from rag_clip.corpus.steps import Step
 from rag_clip.data import Kept
 from rag_clip.store import caption_id
 
+from ..sources.files import SourceError
+from ..sources.finding import SourceFile, read_source
 from .filter import with_file
-from .source_files import SourceError
-from .sources import SourceFile, read_source
 
 READ_ROWS = 4096
 SAMPLED_DROPS = 20

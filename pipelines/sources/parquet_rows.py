@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .source_columns import Columns, is_list, split_path
-from .source_files import open_file, open_unpacked
+from .columns import Columns, is_list, split_path
+from .files import open_file, open_unpacked
 
 STREAM_BUFFER = 1 << 20
 DECODED_BYTES = 32 << 20

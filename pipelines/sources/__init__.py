@@ -1,0 +1,1 @@
+"""Reading captions of any format from files, folders, globs and URLs."""
