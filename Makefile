@@ -20,8 +20,16 @@ check: $(VENV)/.development ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.development ## run every script of bench/ at its small default size
-	@set -e; for script in $(sort $(wildcard bench/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
+CAPTIONS := rag_clip/demo/assets/corpus.parquet
+bench: $(VENV)/.development ## measure everything at a small size; each script of bench/ takes larger ones
+	$(BIN)/python bench/text_encoding.py $(CAPTIONS) --limit 256 --rounds 2
+	$(BIN)/python bench/cleaning.py
+	$(BIN)/python bench/ingest.py load --rows 20000 --rounds 2
+	$(BIN)/python bench/ingest.py embed $(CAPTIONS) --limit 500
+	$(BIN)/python bench/recall.py $(CAPTIONS) --limit 3000
+	$(BIN)/python bench/noise.py
+	$(BIN)/python bench/classify.py
+	$(BIN)/python bench/recipes.py
 
 clean: ## remove the environment, build products and caches
 	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache
