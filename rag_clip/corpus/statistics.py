@@ -5,8 +5,8 @@
     near/                               places that nearly repeat an earlier one, where asked for
     counts.json                         totals and the names of the files; written last
 
-Memory is bounded by constants and does not grow with the corpus: 100,000 captions are counted at a time, half a
-million keys spilled at a time, and two million read back at a time.
+Memory is meant to be bounded by constants: 100,000 captions are counted at a time, half a million keys spilled at a
+time, and two million read back at a time. Up to a million captions, below the last constant, it was seen to grow.
 """
 
 from __future__ import annotations
