@@ -77,7 +77,8 @@ def _encode(captions: pa.Table, encoder: Encoder, clock: StageClock, tick: Calla
             found = encoder.encode_text([texts[row] for row in rows]).cpu().numpy()
         usable = np.isfinite(found).all(axis=1) & found.any(axis=1)
         vectors[rows] = np.where(usable[:, None], found, np.nan)
-        tick((start + len(rows)) / len(order))
+        if start + len(rows) < len(order):  # the shard as a whole is told by who called
+            tick((start + len(rows)) / len(order))
     return vectors
 
 
