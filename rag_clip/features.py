@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +54,7 @@ class FeatureCache:
 
     def missing(self) -> list[tuple[int, int]]:
         """Runs of rows (first, end) that no usable shard holds; adjacent missing shards are one run."""
-        runs: list[tuple[int, int]] = []
-        for start, stop in self.spans():
-            if self._is_usable(start, stop):
-                continue
-            if runs and runs[-1][1] == start:
-                start = runs.pop()[0]
-            runs.append((start, stop))
-        return runs
+        return missing_runs(self.spans(), self._is_usable)
 
     def write(self, start: int, features: FeatureRows, *, settled: bool = True) -> None:
         """Store the shard that begins at row `start`, replacing it at once.
@@ -107,6 +100,18 @@ class FeatureCache:
             return bool(facts["settled"]) and (facts["rows"], facts["dim"]) == (stop - start, self.dim)
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
             return False
+
+
+def missing_runs(spans: Iterable[tuple[int, int]], is_usable: Callable[[int, int], bool]) -> list[tuple[int, int]]:
+    """Join the spans (first row, end) that are not usable into runs; adjacent ones are one run."""
+    runs: list[tuple[int, int]] = []
+    for start, stop in spans:
+        if is_usable(start, stop):
+            continue
+        if runs and runs[-1][1] == start:
+            start = runs.pop()[0]
+        runs.append((start, stop))
+    return runs
 
 
 def open_features(

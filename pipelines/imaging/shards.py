@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from rag_clip.atomic import replacing
 from rag_clip.data import Fingerprint
+from rag_clip.features import missing_runs
 
 from .pairs import PairFile
 
@@ -55,14 +56,7 @@ class PairShards:
 
     def missing(self) -> list[tuple[int, int]]:
         """Runs of rows (first, end) that no usable shard holds; adjacent missing shards are one run."""
-        runs: list[tuple[int, int]] = []
-        for start, stop in self.spans():
-            if self._is_usable(start, stop):
-                continue
-            if runs and runs[-1][1] == start:
-                start = runs.pop()[0]
-            runs.append((start, stop))
-        return runs
+        return missing_runs(self.spans(), self._is_usable)
 
     def write(self, start: int, pairs: pa.Table, *, settled: bool) -> None:
         """Store the shard that begins at row `start`; where not `settled` (an error may pass) it is missing again.
