@@ -1,0 +1,41 @@
+"""Several sources of text in one set of prompts: the mixture whose weights a recipe states.
+
+With anchors a_cj that sum to one per class, and contexts b_ck of any sources with B_c = sum_k b_ck <= 1,
+
+    weights of class c:   (1 - B_c) * a_cj   and   b_ck
+
+so that each source weighs what its recipe says, a class for which a source has nothing gives that share back to its
+anchors, and classifiers.zero_shot turns the mixture into one vector per class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rag_clip.data import Prompts, PromptText
+
+Texts = tuple[tuple[PromptText, ...], ...]
+
+
+def mix(anchors: Prompts, *contexts: Texts) -> Prompts:
+    """Add the context texts of each class to its anchors, and scale the anchors to the weight that these leave.
+
+    Raises ValueError for contexts of another number of classes, and where those of a class weigh more than one.
+    """
+    for source in contexts:
+        if len(source) != len(anchors.labels):
+            raise ValueError(f"texts for {len(source)} classes cannot be mixed into {len(anchors.labels)}")
+    columns = zip(anchors.labels.names, anchors.texts, *contexts, strict=True)
+    mixed = tuple(
+        _mixed(name, group, [text for source in sources for text in source]) for name, group, *sources in columns
+    )
+    return Prompts(anchors.labels, mixed, anchors.provenance)
+
+
+def _mixed(name: str, anchors: Sequence[PromptText], contexts: Sequence[PromptText]) -> tuple[PromptText, ...]:
+    taken = sum(text.weight for text in contexts)
+    if not -1e-6 <= taken <= 1 + 1e-6:
+        raise ValueError(f"the texts mixed into class {name!r} weigh {taken:.4f} together; they may weigh at most 1")
+    left = max(0.0, 1 - taken)
+    return (*(replace(text, weight=left * text.weight) for text in anchors), *contexts)
