@@ -14,9 +14,10 @@ METHODS = {"corpus", "prompts", "support", "classifiers", "objectives", "batch"}
 LAYERS: tuple[set[str], ...] = (
     {"", "index", "data", "atomic"},
     {"protocols", "progress"},
-    {"decode", "labels", "perceptual", "pixels", "text_tower", "hub"},
+    {"decode", "labels", "perceptual", "pixels", "text_tower", "hub", "knowledge"},
     {"towers"},
     METHODS | {"encoder", "store", "weights", "prompt_file", "features", "demo"},
+    {"retrieval"},
     {"enhance", "match", "train", "evaluate"},
     {"pipelines"},
     {"cli", "testing"},

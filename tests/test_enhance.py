@@ -12,6 +12,7 @@ from rag_clip.enhance import Settings, enhance
 from rag_clip.progress import Progress, StageClock
 from rag_clip.prompt_file import read_prompts, write_prompts
 from rag_clip.prompts.templates import template_prompts
+from rag_clip.retrieval import Retrieval
 from rag_clip.store import CollectionSchema, Store, caption_id, create_store, load_schema, open_store
 from rag_clip.testing import ToyEncoder, check_prompts
 
@@ -61,13 +62,7 @@ def test_each_class_gets_the_captions_that_name_it(store: Store, search: str):
         "method": "retrieved",
         "settings": {
             "templates": ["a photo of a {}."],
-            "weight": 0.25,
-            "limit": 100,
-            "keep": "contains_token",
-            "rewrite": "as_written",
-            "search": search,
-            "candidates": 1000,
-            "query": "a photo of a {}.",
+            **asdict(Retrieval(search=search)),
         },
         "index": store.location,
         "without_captions": 1,

@@ -16,19 +16,49 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 from rag_clip.data import Hit, LabelSet, Prompts, PromptText
 from rag_clip.prompts.templates import choose_templates, template_prompts
 
+Texts = tuple[tuple[PromptText, ...], ...]
 Keep = Callable[[str, Sequence[str]], Callable[[str], bool]]
 Rewrite = Callable[[str, Sequence[str]], Callable[[str], str]]
 LEAST_WORDS = 3
 _LOOSE_ENDS = " :;,-–—()[]\"'"
 _EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*\]")
 _BETWEEN_WORDS = re.compile(r"(?:['’]s\b|[\W_])+")
+
+
+def retrieved_texts(
+    labels: LabelSet,
+    hits: Iterable[Sequence[Hit]],
+    *,
+    weight: float = 0.25,
+    limit: int = 100,
+    keep: Keep | None = None,
+    rewrite: Rewrite | None = None,
+) -> Texts:
+    """Return for each class its first `limit` kept captions as contexts that share `weight`; () where none is kept.
+
+    `hits` are the captions retrieved per class, best first, in class order; `keep` is the class-word filter, by
+    default `contains_token`; `rewrite` changes what is embedded, by default nothing (`as_written`), and drops captions
+    of which it leaves nothing. Raises ValueError for a weight outside [0, 1], a limit below 1, or hits that do not
+    match.
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"the weight of the captions is {weight}; give a number from 0 to 1")
+    if limit < 1:
+        raise ValueError(f"the limit of captions is {limit}; give at least 1")
+    keep, rewrite = keep or contains_token, rewrite or as_written
+    columns = zip(labels.names, labels.synonyms, hits, strict=True)
+    return tuple(
+        _shared(_first_kept(found, keep(name, synonyms), rewrite(name, synonyms), limit), weight)
+        for name, synonyms, found in columns
+    )
 
 
 def retrieved_prompts(
@@ -41,24 +71,12 @@ def retrieved_prompts(
     keep: Keep | None = None,
     rewrite: Rewrite | None = None,
 ) -> Prompts:
-    """Give each class its templates (weight 1 - `weight` together) and its first `limit` kept captions (`weight`).
+    """Give each class its templates (weight 1 - `weight` together) and its `retrieved_texts` (`weight`).
 
-    `hits` are the captions retrieved per class, best first, in class order; `keep` is the class-word filter, by
-    default `contains_token`; `rewrite` changes what is embedded, by default nothing (`as_written`), and drops captions
-    of which it leaves nothing. A class with no caption left has its templates alone; provenance counts these as
-    `without_captions`. Raises ValueError for a weight outside [0, 1], a limit below 1, or hits that do not match.
+    A class with no caption has its templates alone; provenance counts these as `without_captions`.
     """
-    if not 0 <= weight <= 1:
-        raise ValueError(f"the weight of the captions is {weight}; give a number from 0 to 1")
-    if limit < 1:
-        raise ValueError(f"the limit of captions is {limit}; give at least 1")
     keep, rewrite = keep or contains_token, rewrite or as_written
-    anchors = template_prompts(labels, templates=templates)
-    columns = zip(labels.names, labels.synonyms, anchors.texts, hits, strict=True)
-    texts = tuple(
-        _mix(group, _first_kept(found, keep(name, synonyms), rewrite(name, synonyms), limit), weight)
-        for name, synonyms, group, found in columns
-    )
+    contexts = retrieved_texts(labels, hits, weight=weight, limit=limit, keep=keep, rewrite=rewrite)
     settings = {
         "templates": list(choose_templates(labels, templates)),
         "weight": weight,
@@ -66,9 +84,18 @@ def retrieved_prompts(
         "keep": keep.__name__,
         "rewrite": rewrite.__name__,
     }
-    alone = sum(group[-1].role == "anchor" for group in texts)
-    provenance = {"encoder": {}, "method": "retrieved", "settings": settings, "index": "", "without_captions": alone}
-    return Prompts(labels, texts, provenance)
+    return with_context(template_prompts(labels, templates=templates), contexts, settings=settings)
+
+
+def with_context(anchors: Prompts, contexts: Texts, *, settings: Mapping[str, Any]) -> Prompts:
+    """Add contexts to each class and scale its anchors to what these leave of 1; provenance counts classes without."""
+    texts = tuple(
+        (*(replace(text, weight=text.weight * (1 - sum(each.weight for each in found))) for text in group), *found)
+        for group, found in zip(anchors.texts, contexts, strict=True)
+    )
+    alone = sum(not found for found in contexts)
+    facts = {"method": "retrieved", "settings": dict(settings), "without_captions": alone}
+    return Prompts(anchors.labels, texts, {**anchors.provenance, **facts})
 
 
 def weigh_context(prompts: Prompts, weight: float) -> Prompts:
@@ -158,13 +185,7 @@ def _first_kept(
     return list(islice(((rank, hit) for rank, hit in chosen if hit.text), limit))
 
 
-def _mix(anchors: Sequence[PromptText], hits: Sequence[tuple[int, Hit]], weight: float) -> tuple[PromptText, ...]:
-    if not hits:
-        return tuple(anchors)
-    return (
-        *(PromptText(anchor.text, anchor.weight * (1 - weight)) for anchor in anchors),
-        *(
-            PromptText(hit.text, weight / len(hits), "context", hit.source, hit.id, hit.score, rank)
-            for rank, hit in hits
-        ),
+def _shared(hits: Sequence[tuple[int, Hit]], weight: float) -> tuple[PromptText, ...]:
+    return tuple(
+        PromptText(hit.text, weight / len(hits), "context", hit.source, hit.id, hit.score, rank) for rank, hit in hits
     )
