@@ -11,13 +11,13 @@ weigh nothing is its context alone. Scale and bias are the encoder's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
-from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, Role
+from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, PromptText, Role
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.protocols import Encoder
 
@@ -54,27 +54,65 @@ def zero_shots(
     variants: Sequence[Prompts], encoder: Encoder, *, allow_other_encoder: bool = False, report: Report = silent
 ) -> list[ZeroShot]:
     """Do as `zero_shot` for several prompts, encoding what they share once; for comparing weights of the same texts."""
+    texts = encode_texts(variants, encoder, allow_other_encoder=allow_other_encoder, report=report)
+    return [compose(prompts, texts, encoder) for prompts in variants]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextVectors:
+    """The distinct texts of prompts: the row of each, and their unit vectors [t, d], float32, the encoder's device."""
+
+    rows: Mapping[str, int]
+    vectors: torch.Tensor
+
+    def of(self, group: Sequence[PromptText]) -> torch.Tensor:
+        """Return the vectors [t, d] of a class's texts, in their order."""
+        return self.vectors[[self.rows[text.text] for text in group]]
+
+
+@torch.no_grad()
+def encode_texts(
+    variants: Sequence[Prompts], encoder: Encoder, *, allow_other_encoder: bool = False, report: Report = silent
+) -> TextVectors:
+    """Encode every distinct text of the prompts once. Raises ValueError as `zero_shot` does for another encoder."""
     if not allow_other_encoder:
         for prompts in variants:
             _check_encoder(prompts, encoder)
-    distinct = dict.fromkeys(text.text for prompts in variants for group in prompts.texts for text in group)
-    position = {text: row for row, text in enumerate(distinct)}
-    with torch.no_grad():
-        vectors = _encode(list(distinct), encoder, report)  # [t, d]
-        composed = [_compose(prompts, position, vectors) for prompts in variants]
-    scale, bias = float(encoder.scale), float(encoder.bias)
-    return [
-        ZeroShot(prompts.labels, _normalised(weights, prompts.labels), scale, bias)
-        for prompts, weights in zip(variants, composed, strict=True)
-    ]
-
-
-def _encode(texts: Sequence[str], encoder: Encoder, report: Report) -> torch.Tensor:
+    texts = list(dict.fromkeys(text.text for prompts in variants for group in prompts.texts for text in group))
     parts = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         parts.append(encoder.encode_text(texts[start : start + TEXTS_AT_ONCE]).float())
         report(Progress("prompts", min(start + TEXTS_AT_ONCE, len(texts)), len(texts), "texts"))
-    return torch.cat(parts)
+    return TextVectors({text: row for row, text in enumerate(texts)}, torch.cat(parts))
+
+
+@torch.no_grad()
+def compose(prompts: Prompts, texts: TextVectors, encoder: Encoder) -> ZeroShot:
+    """Compose texts that are encoded already; raises ValueError where the texts of a class cancel out."""
+    weights = _normalised(_mix(prompts, texts), prompts.labels)
+    return ZeroShot(prompts.labels, weights, float(encoder.scale), float(encoder.bias))
+
+
+@torch.no_grad()
+def text_coefficients(group: Sequence[PromptText], vectors: torch.Tensor) -> torch.Tensor:
+    """Return what multiplies each text vector in the class weight: coefficients [t] @ `vectors` [t, d] = w_c [d].
+
+    With n_j = |A t_j + sum_k b_k r_k| and z the length of the sum, before it is normalised, anchor j has
+    (a_j / n_j) / z and context k has b_k * sum_j (a_j / n_j) / A / z. `group` are the texts of one class, which must
+    not cancel out. Computed in float64 on the CPU.
+    """
+    vectors = vectors.double().cpu()
+    weights = torch.tensor([text.weight for text in group], dtype=torch.float64)
+    is_anchor = torch.tensor([text.role == "anchor" for text in group])
+    anchors, contexts = weights * is_anchor, weights * ~is_anchor
+    mass = anchors.sum()
+    if mass > 0:
+        lengths = torch.linalg.vector_norm(mass * vectors + contexts @ vectors, dim=-1).clamp(min=1e-12)
+        contexts = contexts * (anchors / lengths).sum() / mass
+        anchors = anchors / lengths
+    unscaled = anchors + contexts
+    coefficients: torch.Tensor = unscaled / torch.linalg.vector_norm(unscaled @ vectors)
+    return coefficients
 
 
 def _normalised(weights: torch.Tensor, labels: LabelSet) -> torch.Tensor:
@@ -96,10 +134,11 @@ class _Bags:
     classes: torch.Tensor
 
 
-def _compose(prompts: Prompts, position: dict[str, int], vectors: torch.Tensor) -> torch.Tensor:
+def _mix(prompts: Prompts, texts: TextVectors) -> torch.Tensor:
+    vectors = texts.vectors
     mass = [sum(text.weight for text in group if text.role == "anchor") for group in prompts.texts]
-    anchors = _bags(prompts, "anchor", position, vectors.device)
-    contexts = _bags(prompts, "context", position, vectors.device)
+    anchors = _bags(prompts, "anchor", texts.rows, vectors.device)
+    contexts = _bags(prompts, "context", texts.rows, vectors.device)
     context = _weighted_sum(vectors, contexts.rows, contexts)  # [c, d]
     anchor_mass = torch.tensor(mass, dtype=vectors.dtype, device=vectors.device)[:, None]
     mixed = functional.normalize(
@@ -109,7 +148,7 @@ def _compose(prompts: Prompts, position: dict[str, int], vectors: torch.Tensor) 
     return torch.where(anchor_mass > 0, ensemble / anchor_mass.clamp(min=torch.finfo(mixed.dtype).tiny), context)
 
 
-def _bags(prompts: Prompts, role: Role, position: dict[str, int], device: torch.device) -> _Bags:
+def _bags(prompts: Prompts, role: Role, position: Mapping[str, int], device: torch.device) -> _Bags:
     rows: list[int] = []
     weights: list[float] = []
     offsets: list[int] = []

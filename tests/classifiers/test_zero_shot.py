@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot, zero_shots
+from rag_clip.classifiers.zero_shot import ZeroShot, encode_texts, text_coefficients, zero_shot, zero_shots
 from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, PromptText
 from rag_clip.progress import Progress
 from rag_clip.prompts.templates import template_prompts
@@ -215,6 +215,34 @@ def test_several_prompts_give_the_classifiers_of_each_and_share_the_encoding():
     assert [len(set(texts)) for texts in encoder.encoded] == [4]
     for classifier, prompts in zip(together, variants, strict=True):
         assert torch.equal(classifier.weights, zero_shot(prompts, VectorEncoder()).weights)
+
+
+def test_coefficients_by_hand_of_two_templates_and_one_caption():
+    group = (PromptText("t1", 0.25), PromptText("t2", 0.25), PromptText("r", 0.5, "context"))
+    vectors = torch.tensor([[1, 0], [0, 1], [0.6, 0.8]])
+    # lengths 0.894427 and 0.948683; sums 0.25 / n: 0.279508 and 0.263523; context 0.5 * 0.543032 / 0.5
+    raw = torch.tensor([0.279508, 0.263523, 0.543032], dtype=torch.float64)
+    expected = raw / torch.linalg.vector_norm(raw @ vectors.double())
+    torch.testing.assert_close(text_coefficients(group, vectors), expected, atol=1e-6, rtol=0)
+
+
+def test_coefficients_times_the_texts_are_the_class_weights():
+    draw = np.random.default_rng(5)
+    shapes = [(1, 0), (1, 1), (7, 100), (80, 3), (0, 5), (3, 0), (0, 1)]
+    groups = [random_group(draw, *shape, share=draw.choice([0.25, 0.5, 0.9])) for shape in shapes * 3]
+    groups += [(PromptText("none", 0.0), *groups[4]), (*groups[0], PromptText("none", 0.0, "context"))]
+    encoder = VectorEncoder()
+    prompts = prompts_of(*groups)
+    texts = encode_texts([prompts], encoder)
+    weights = torch.stack([text_coefficients(group, texts.of(group)) @ texts.of(group).double() for group in groups])
+    np.testing.assert_allclose(weights.numpy(), equation(prompts, encoder), atol=1e-6, rtol=0)
+    torch.testing.assert_close(weights.float(), zero_shot(prompts, encoder).weights, atol=1e-6, rtol=0)
+
+
+def test_a_text_without_weight_has_no_coefficient():
+    group = (PromptText("one", 1.0), PromptText("two", 0.0), PromptText("three", 0.0, "context"))
+    vectors = encode_texts([prompts_of(group)], VectorEncoder()).of(group)
+    assert text_coefficients(group, vectors).tolist()[1:] == [0.0, 0.0]
 
 
 def test_the_encoding_of_the_texts_is_reported():
