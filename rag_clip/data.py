@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -121,11 +121,68 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Image features: `pooled` [n, d] unit rows, `patches` [n, p, d] unit rows or None, `ids` of the images."""
+    """Image features: `pooled` [n, d] unit rows, `patches` [n, p, d] unit rows or None, `ids` of the images.
+
+    `others` are unit rows [n, d'] of the same images by further encoders, by their names.
+    """
 
     pooled: torch.Tensor
     patches: torch.Tensor | None = None
     ids: tuple[str, ...] = ()
+    others: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Support:
+    """Images that stand for the classes: `features` [m, d] unit rows and `targets` [m, c], how much of which class.
+
+    Rows of `targets` sum to one; `relevance` [m] in [0, 1] says how far to trust an image. `origin` is where each came
+    from (shot, retrieved, synthesised), `references` its id. `others` are features [m, d'] by further encoders.
+    Raises ValueError for no image, columns of other lengths, and values that are not finite or out of range.
+    """
+
+    labels: LabelSet
+    features: torch.Tensor
+    targets: torch.Tensor
+    relevance: torch.Tensor
+    origin: tuple[str, ...]
+    references: tuple[str, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.features)
+        if count == 0:
+            raise ValueError("the support set has no image; classify by text alone, or find images for it")
+        columns: dict[str, Sized] = {
+            "relevance": self.relevance,
+            "origin": self.origin,
+            "references": self.references,
+            **self.others,
+        }
+        for name, column in columns.items():
+            if len(column) != count:
+                raise ValueError(f"the support set has {count} features, but {len(column)} rows of {name}")
+        if tuple(self.targets.shape) != (count, len(self.labels)):
+            raise ValueError(
+                f"support targets are {tuple(self.targets.shape)}; expected [m, c] = {(count, len(self.labels))}"
+            )
+        for name, values in (("features", self.features), ("targets", self.targets), ("relevance", self.relevance)):
+            if not bool(values.isfinite().all()):
+                raise ValueError(f"the support set has {name} that are not finite; encode its images again")
+        if float((self.targets.sum(1) - 1).abs().max()) > 1e-3 or float(self.targets.min()) < 0:
+            raise ValueError("a row of support targets does not sum to one; give each image shares of the classes")
+        if not 0 <= float(self.relevance.min()) <= float(self.relevance.max()) <= 1:
+            raise ValueError("relevance of a support image lies outside [0, 1]")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the classes that no image stands for."""
+        held = (self.targets.sum(0) > 0).tolist()
+        return tuple(name for name, any_image in zip(self.labels.names, held, strict=True) if not any_image)
 
 
 @dataclass(frozen=True, slots=True)

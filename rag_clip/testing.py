@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rag_clip.data import Features, Fingerprint, LabelSet, Prompts
+from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, Support
 from rag_clip.protocols import Classifier
 
 
@@ -131,10 +131,56 @@ def check_classifier(build: Callable[[Prompts], Classifier], prompts: Prompts, f
     assert torch.allclose(permuted, logits[:, order], rtol=0, atol=tolerance), "permuting classes changed more"
     for dtype in (torch.float64, torch.bfloat16):
         patches = None if features.patches is None else features.patches.to(dtype)
-        cast = classifier(replace(features, pooled=features.pooled.to(dtype), patches=patches))
+        others = {name: values.to(dtype) for name, values in features.others.items()}
+        cast = classifier(replace(features, pooled=features.pooled.to(dtype), patches=patches, others=others))
         assert (cast.dtype, cast.device) == (dtype, features.pooled.device), f"{dtype} became {cast.dtype}"
+
+
+def permute_support(support: Support, order: Sequence[int]) -> Support:
+    """Return the support set with class order[i] in place i."""
+    return replace(support, labels=permute_labels(support.labels, order), targets=support.targets[:, list(order)])
+
+
+def check_support(support: Support, labels: LabelSet) -> None:
+    """Assert the contract of a support method: unit rows, the same labels, every class present or listed as missing."""
+    assert support.labels == labels, "the label set changed"
+    lengths = torch.linalg.vector_norm(support.features.double(), dim=1)
+    assert torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3), "a feature is not of unit length"
+    present = {name for name, mass in zip(labels.names, support.targets.sum(0).tolist(), strict=True) if mass > 0}
+    assert present | set(support.missing) == set(labels.names), "a class is neither present nor listed as missing"
+    assert set(support.origin) <= {"shot", "retrieved", "synthesised"}, f"unknown origin in {set(support.origin)}"
+    assert all(support.references), "an image has no reference"
+
+
+def check_head(
+    build: Callable[[Prompts, Support], Classifier], prompts: Prompts, support: Support, features: Features
+) -> None:
+    """Assert the contract of a head: that of a classifier, when the classes of prompts and support move together.
+
+    The order of the support images makes no difference either.
+    """
+
+    def follow(moved: Prompts) -> Classifier:
+        order = [prompts.labels.names.index(name) for name in moved.labels.names]
+        return build(moved, permute_support(support, order))
+
+    check_classifier(follow, prompts, features)
+    rows = list(reversed(range(len(support))))
+    turned = replace(
+        support,
+        features=support.features[rows],
+        targets=support.targets[rows],
+        relevance=support.relevance[rows],
+        origin=tuple(support.origin[row] for row in rows),
+        references=tuple(support.references[row] for row in rows),
+        others={name: values[rows] for name, values in support.others.items()},
+    )
+    logits, other = build(prompts, support)(features), build(prompts, turned)(features)
+    tolerance = 1e-4 * max(1.0, float(logits.abs().max()))
+    assert torch.allclose(other, logits, rtol=0, atol=tolerance), "the order of the support images changed the logits"
 
 
 def _rows(features: Features, start: int, stop: int) -> Features:
     patches = None if features.patches is None else features.patches[start:stop]
-    return Features(features.pooled[start:stop], patches, features.ids[start:stop])
+    others = {name: values[start:stop] for name, values in features.others.items()}
+    return Features(features.pooled[start:stop], patches, features.ids[start:stop], others)

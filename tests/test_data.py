@@ -1,8 +1,9 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
-from rag_clip.data import Fingerprint
+from rag_clip.data import Fingerprint, LabelSet, Support
 
 ENCODER = Fingerprint("ViT-B-32", "openai", "weights", "224 px", "fp32")
 
@@ -22,3 +23,40 @@ def test_encoders_agree_when_model_weights_and_preprocessing_do(change: dict[str
     other = replace(ENCODER, **change)
     assert (ENCODER.agrees_with(other), other.agrees_with(ENCODER)) == (agrees, agrees)
     assert (other.key == ENCODER.key) == (not change)
+
+
+LABELS = LabelSet(("zorp", "blick"))
+
+
+def support(**change: object) -> Support:
+    columns = {
+        "labels": LABELS,
+        "features": torch.eye(3),
+        "targets": torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]),
+        "relevance": torch.tensor([1.0, 0.5, 0.0]),
+        "origin": ("shot",) * 3,
+        "references": ("a", "b", "c"),
+    }
+    return Support(**{**columns, **change})
+
+
+def test_a_support_set_lists_the_classes_without_an_image():
+    assert support().missing == ("blick",)
+    assert support(targets=torch.full((3, 2), 0.5)).missing == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": torch.zeros(0, 3)}, "no image"),
+        ({"references": ("a",)}, "3 features, but 1 rows of references"),
+        ({"targets": torch.ones(3, 3)}, r"targets are \(3, 3\); expected \[m, c\] = \(3, 2\)"),
+        ({"targets": torch.ones(3, 2)}, "does not sum to one"),
+        ({"features": torch.full((3, 3), torch.nan)}, "features that are not finite"),
+        ({"relevance": torch.tensor([1.0, 2.0, 0.0])}, r"outside \[0, 1\]"),
+        ({"others": {"second": torch.eye(2)}}, "3 features, but 2 rows of second"),
+    ],
+)
+def test_a_support_set_that_does_not_hold_together_is_refused(change: dict[str, object], message: str):
+    with pytest.raises(ValueError, match=message):
+        support(**change)
