@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from rag_clip.data import Hit, LabelSet, Prompts
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.prompts.control import random_prompts
-from rag_clip.prompts.retrieved import with_context
+from rag_clip.prompts.mixed import mix
 from rag_clip.prompts.templates import choose_templates, template_prompts
 from rag_clip.protocols import Encoder
 from rag_clip.retrieval import Retrieval, Search, gather
@@ -74,7 +74,8 @@ def enhance(
     anchors = template_prompts(labels, templates=settings.templates)
     contexts = gather(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock, report=report)
     recorded = {"templates": list(choose_templates(labels, settings.templates)), **asdict(retrieval)}
-    prompts = with_context(anchors, contexts, settings=recorded)
+    facts = {"method": "retrieved", "settings": recorded, "without_captions": sum(not found for found in contexts)}
+    prompts = replace(mix(anchors, contexts), provenance={**anchors.provenance, **facts})
     if method == "random":
         with clock.stage("sample"):
             prompts = random_prompts(prompts, _sample(prompts, store, settings.seed), seed=settings.seed)

@@ -8,10 +8,10 @@ from typing import Literal, get_args
 
 from rag_clip.data import Hit, LabelSet
 from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.prompts.mixed import Texts
 from rag_clip.prompts.retrieved import (
     Keep,
     Rewrite,
-    Texts,
     as_written,
     contains_phrase,
     contains_substring,

@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 from rag_clip.data import Hit, LabelSet, Prompts, PromptText
+from rag_clip.prompts.mixed import Texts, mix
 from rag_clip.prompts.templates import choose_templates, template_prompts
 
-Texts = tuple[tuple[PromptText, ...], ...]
 Keep = Callable[[str, Sequence[str]], Callable[[str], bool]]
 Rewrite = Callable[[str, Sequence[str]], Callable[[str], str]]
 LEAST_WORDS = 3
@@ -84,18 +83,10 @@ def retrieved_prompts(
         "keep": keep.__name__,
         "rewrite": rewrite.__name__,
     }
-    return with_context(template_prompts(labels, templates=templates), contexts, settings=settings)
-
-
-def with_context(anchors: Prompts, contexts: Texts, *, settings: Mapping[str, Any]) -> Prompts:
-    """Add contexts to each class and scale its anchors to what these leave of 1; provenance counts classes without."""
-    texts = tuple(
-        (*(replace(text, weight=text.weight * (1 - sum(each.weight for each in found))) for text in group), *found)
-        for group, found in zip(anchors.texts, contexts, strict=True)
-    )
+    mixed = mix(template_prompts(labels, templates=templates), contexts)
     alone = sum(not found for found in contexts)
-    facts = {"method": "retrieved", "settings": dict(settings), "without_captions": alone}
-    return Prompts(anchors.labels, texts, {**anchors.provenance, **facts})
+    facts = {"method": "retrieved", "settings": settings, "without_captions": alone}
+    return Prompts(labels, mixed.texts, {**mixed.provenance, **facts})
 
 
 def weigh_context(prompts: Prompts, weight: float) -> Prompts:
