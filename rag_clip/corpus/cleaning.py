@@ -14,12 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rag_clip.corpus.boilerplate import boilerplate
 from rag_clip.corpus.clean import clean
+from rag_clip.corpus.crowded_images import crowded_images
 from rag_clip.corpus.duplicates import duplicates
 from rag_clip.corpus.image_size import image_size
 from rag_clip.corpus.language import language
 from rag_clip.corpus.length import length
+from rag_clip.corpus.mapped import MappedColumns
 from rag_clip.corpus.near_duplicates import near_duplicates
 from rag_clip.corpus.rare_tokens import rare_tokens
+from rag_clip.corpus.repeats import TEXTS, TEXTS_FOLDER
 from rag_clip.corpus.shared_captions import shared_captions
 from rag_clip.corpus.statistics import CorpusCounts
 from rag_clip.corpus.steps import Step, chain
@@ -38,6 +41,7 @@ class CleaningSettings(BaseModel):
     boilerplate: bool = False
     image_over: int = Field(default=0, ge=0)
     image_max_ratio: float | None = Field(default=None, ge=1)
+    max_texts: int | None = Field(default=None, ge=1)
     vocabulary: int | None = Field(default=None, ge=1)
     min_word_count: int = Field(default=1, ge=1)
     max_images: int | None = Field(default=None, ge=1)
@@ -47,8 +51,13 @@ class CleaningSettings(BaseModel):
     @property
     def needs_counts(self) -> bool:
         """Whether a rule needs counts of the whole corpus: a first pass over it with `count_corpus`."""
-        whole = (self.vocabulary, self.max_images, self.near_duplicates)
-        return self.duplicates or self.min_word_count > 1 or any(value is not None for value in whole)
+        return bool(self.corpus_rules)
+
+    @property
+    def corpus_rules(self) -> tuple[str, ...]:
+        """The settings that need counts of the whole corpus, of those that are on."""
+        names = ("max_texts", "vocabulary", "min_word_count", "max_images", "duplicates", "near_duplicates")
+        return tuple(name for name in names if getattr(self, name) != type(self).model_fields[name].default)
 
 
 def load_cleaning(preset: str = "default", path: str | Path | None = None) -> CleaningSettings:
@@ -86,8 +95,9 @@ def row_rules(settings: CleaningSettings) -> Step:
 
 
 def clean_with(settings: CleaningSettings, *, counts: CorpusCounts | None = None) -> Step:
-    """Build the whole chain: the rules of a row, then rare tokens, shared captions, duplicates, near duplicates.
+    """Build the whole chain: the rules of a row, then those of the corpus.
 
+    Those are crowded images, rare tokens, shared captions, duplicates and near duplicates, in this order.
     `counts` are those of the whole corpus, made with `count_corpus(..., rules=row_rules(settings),
     near=settings.near_duplicates)`. Raises ValueError where the settings need counts and there are none.
     """
@@ -100,6 +110,9 @@ def clean_with(settings: CleaningSettings, *, counts: CorpusCounts | None = None
 
 def _corpus_rules(settings: CleaningSettings, counts: CorpusCounts) -> list[Step]:
     steps: list[Step] = []
+    if settings.max_texts is not None:
+        texts = MappedColumns(counts.repeats.folder / TEXTS_FOLDER, TEXTS)
+        steps.append(crowded_images(texts, max_texts=settings.max_texts))
     common = counts.least_count(settings.vocabulary) if settings.vocabulary is not None else 1
     least = max(common, settings.min_word_count)
     if least > 1:

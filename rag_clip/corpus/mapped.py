@@ -36,6 +36,7 @@ class MappedColumns:
     """What `write_columns` wrote, opened for look-ups."""
 
     def __init__(self, folder: Path, dtypes: Mapping[str, str]) -> None:
+        self.folder = folder
         self._columns = {name: _open(folder / name, dtype) for name, dtype in dtypes.items()}
 
     def __len__(self) -> int:

@@ -53,3 +53,13 @@ def file_and_row(records: pa.Table) -> tuple[pl.Series, np.ndarray]:
     why = "the first of equal captions is the one with the smallest file and row"
     names = column_of(records, "file", why).cast(pl.String).fill_null("")
     return names, column_of(records, "row", why).cast(pl.UInt64).to_numpy()
+
+
+def image_names(records: pa.Table) -> pl.Series:
+    """Return what tells the image of each record [n]: its `sha256`, or else its `url`; null where it has neither."""
+    names = pl.Series([None] * records.num_rows, dtype=pl.String)
+    for column in ("url", "sha256"):
+        if column in records.column_names:
+            values = pl.Series(records.column(column)).cast(pl.String)
+            names = pl.select(pl.coalesce(pl.when(values != "").then(values), names)).to_series()
+    return names

@@ -1,7 +1,8 @@
 """Rows of a corpus that share a key, found in bounded memory: the first pass of `duplicates` and its relatives.
 
 The pass spills (key, file and row, image) to disk, 24 bytes a key, sorted in parts, and reads it back one range of the
-keys at a time. What is kept of it is sorted and mapped into memory, never loaded.
+keys at a time; where images are named, (image, key) are spilled a second time, sorted by image. What is kept of it is
+sorted and mapped into memory, never loaded.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import polars as pl
 import pyarrow as pa
 
 from rag_clip.corpus.mapped import write_columns
-from rag_clip.corpus.places import Places, file_and_row, to_place
+from rag_clip.corpus.places import Places, file_and_row, image_names, to_place
 from rag_clip.corpus.spill import Spill
 from rag_clip.corpus.tokens import keys_of
 
 REPEATS = {"key": "<u8", "first": "<u8", "images": "<u4"}
 PLACES = {"key": "<u8"}
+TEXTS = {"key": "<u8", "texts": "<u4"}
+TEXTS_FOLDER = "texts"
 CHUNK = 500_000
 # Odd, so that multiplying modulo 2**64 maps places one to one, and spreads neighbours over all keys.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
@@ -34,6 +37,7 @@ class RepeatFinder:
         self._ordinals: dict[str, int] = {}
         self._waiting: list[pl.DataFrame] = []
         self._rows = 0
+        self._images_named = False
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -43,14 +47,17 @@ class RepeatFinder:
     def add(self, records: pa.Table, keys: np.ndarray) -> None:
         """Note keys uint64 [n, b] of records with columns `file` and `row`: b keys a row, each found on its own.
 
-        A row is an image of its own unless a column `url` names the image.
+        A row is an image of its own unless a column `sha256` or `url` names the image.
         """
         names, rows = file_and_row(records)
         for name in names.unique().to_list():
             self._ordinals.setdefault(name, len(self._ordinals))
         ordinals = names.replace_strict(self._ordinals, return_dtype=pl.UInt64).to_numpy()
         place = to_place(ordinals, rows)
-        columns = {"place": place, "image": _images(records, place)}
+        images = image_names(records)
+        self._images_named |= images.null_count() < len(images)
+        named = np.where(images.is_null().to_numpy(), place, keys_of(images.fill_null("").to_list()))
+        columns = {"place": place, "image": named}
         repeated = {name: np.repeat(values, keys.shape[1]) for name, values in columns.items()}
         self._waiting.append(pl.DataFrame({"key": keys.reshape(-1), **repeated}))
         self._rows += keys.size
@@ -58,12 +65,17 @@ class RepeatFinder:
             self._flush()
 
     def write_repeats(self, folder: Path) -> int:
-        """Write each repeated key with its first place and its number of images; return how many there are."""
+        """Write each repeated key with its first place and its number of images; return how many there are.
+
+        `folder`/texts gets the images with several keys, and how many each has.
+        """
         summaries = (
             group.group_by("key").agg(first=pl.col("place").min(), images=pl.col("image").n_unique()).sort("key")
             for group in self._repeated()
         )
-        return write_columns(folder, (_arrays(part) for part in summaries), REPEATS)
+        repeated = write_columns(folder, (_arrays(part) for part in summaries), REPEATS)
+        self._write_texts(folder / TEXTS_FOLDER)
+        return repeated
 
     def write_later(self, folder: Path) -> int:
         """Write the places that share a key with an earlier place, spread by `spread`; return how many there are."""
@@ -73,6 +85,17 @@ class RepeatFinder:
             later.write(pl.DataFrame({"key": spread(places.to_numpy())}))
         parts = (part.select(pl.col("key").unique().sort()) for part in later.ranges())
         return write_columns(folder, (_arrays(part) for part in parts), PLACES)
+
+    def _write_texts(self, folder: Path) -> None:
+        pairs = Spill(self._folder / "pairs")
+        for part in self._spill.ranges() if self._images_named else ():
+            named = part.filter(pl.col("image") != pl.col("place"))
+            pairs.write(named.select(key="image", text="key").unique())
+        summaries = (
+            part.group_by("key").agg(texts=pl.col("text").n_unique()).filter(pl.col("texts") > 1).sort("key")
+            for part in pairs.ranges()
+        )
+        write_columns(folder, (_arrays(part) for part in summaries), TEXTS)
 
     def _repeated(self) -> Iterator[pl.DataFrame]:
         """Yield the rows of repeated keys, a range of the keys at a time, places ranked by the files' names."""
@@ -92,13 +115,6 @@ class RepeatFinder:
 def spread(places: np.ndarray) -> np.ndarray:
     """Map places uint64 [n] one to one to keys that are spread evenly."""
     return places * _SPREAD
-
-
-def _images(records: pa.Table, place: np.ndarray) -> np.ndarray:
-    if "url" not in records.column_names:
-        return place
-    urls = pl.Series(records.column("url")).cast(pl.String)
-    return np.where(urls.is_null().to_numpy(), place, keys_of(urls.fill_null("").to_list()))
 
 
 def _arrays(part: pl.DataFrame) -> dict[str, np.ndarray]:
