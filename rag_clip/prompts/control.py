@@ -1,15 +1,34 @@
-"""The control of retrieval: the same number of captions per class, with the same weights, drawn at random.
+"""The controls of texts that are mixed in: as many for each class, with the same weights, drawn at random.
 
-What prompts gain over this control, they gain from which captions were retrieved, and not from mixing captions in.
+What prompts gain over `random_prompts`, they gain from which captions were retrieved, and not from mixing captions in.
+What they gain over `waffle_prompts`, they gain from what their texts say, and not from more texts with the class name.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import string
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from rag_clip.data import Hit, Prompts, PromptText
+
+LEAST_RANDOM_WORDS = 2
+_CHARACTERS = string.ascii_lowercase + string.digits + "!#%&*+=?@^~"
+_VOCABULARY = """
+able acre again album amber angle apron arch autumn badge baker barn basin beam bench bold brave brick brief bright
+broom bundle cabin calm candle canvas carbon cedar chalk chapter chest circle civil clever climb coast copper corner
+cotton crisp crown daily damp dance debate deep diary double draft drift early easel echo elbow empty engine evening
+fabric fair faith feather fence fiction first flame flat float fresh frost garden gentle ginger glad globe grain
+grand gravel habit harbour hollow honest humble hurry idle inner island ivory jolly journal keen kettle kind ladder
+lantern large late leather legal level linen little local logic loud lucky magnet major mellow merry middle mild
+minor mirror modest motion narrow neat needle noble normal novel oak ocean often orbit paper parade pebble pencil
+plain pocket polite portion prompt proud puzzle quick quiet random rapid ribbon ripe rough round rural sandal
+scatter second shadow sharp shelf silent simple slender slow solid spare spiral spring steady stiff stone strict
+summer supper swift table tender thick ticket timber tiny total tower trade tunnel urban usual velvet village
+violin wagon warm weekly whisper wide willow window winter wise wonder yearly
+"""
+_WORDS = tuple(_VOCABULARY.split())
 
 
 def random_prompts(like: Prompts, captions: Sequence[Hit], *, seed: int) -> Prompts:
@@ -37,3 +56,37 @@ def _replaced(group: Sequence[PromptText], captions: Sequence[Hit], draw: random
 
 def _caption(text: PromptText, hit: Hit) -> PromptText:
     return replace(text, text=hit.text, source=hit.source, evidence=hit.id, score=None, rank=None)
+
+
+def waffle_prompts(like: Prompts, *, seed: int) -> Prompts:
+    """Replace the context texts of each class in `like` by its first anchor with random words or characters.
+
+    Roth et al., 2023, "Waffling around for Performance" (ICCV 2023, arXiv 2306.07282): "a photo of a fox, which has
+    brick early ladder." and "a photo of a fox, which has q7=a, 0xk~.", in turn. Ours: as long as the text replaced,
+    in words, and drawn for each class apart, since the texts replaced are too; the draw of a class depends on its name
+    and the seed alone. A class without anchors has its name instead.
+    """
+    texts = tuple(
+        tuple(_waffled(group, name, random.Random(f"{seed}:{name}")))
+        for name, group in zip(like.labels.names, like.texts, strict=True)
+    )
+    settings = {**like.provenance.get("settings", {}), "seed": seed}
+    return Prompts(like.labels, texts, {**like.provenance, "method": "waffle", "settings": settings})
+
+
+def _waffled(group: Sequence[PromptText], name: str, draw: random.Random) -> Iterator[PromptText]:
+    filled = next((text.text for text in group if text.role == "anchor"), name)
+    frame = f"{filled.rstrip(' .。')}, which has"
+    place = 0
+    for text in group:
+        if text.role == "anchor":
+            yield text
+            continue
+        count = max(LEAST_RANDOM_WORDS, len(text.text.split()) - len(frame.split()))
+        noise = _random_characters(count, draw) if place % 2 else " ".join(draw.choices(_WORDS, k=count))
+        place += 1
+        yield PromptText(f"{frame} {noise}.", text.weight, "context", "waffle", f"waffle#{place}")
+
+
+def _random_characters(count: int, draw: random.Random) -> str:
+    return ", ".join("".join(draw.choices(_CHARACTERS, k=draw.randint(3, 6))) for _ in range(count))

@@ -1,12 +1,13 @@
 """Class names in templates: the texts every other method starts from.
 
 Radford et al., 2021 (arXiv 2103.00020): for templates T_1..T_J the texts of class c are T_j(name_c), weighing 1/J each.
-The single template is the field's usual one; the general set is ours, and covers how a picture may show a thing.
+The single template is the field's usual one; the other sets are in our wording. The general set covers how a picture
+may show a thing; the sets of a domain say what kind of thing the names are, or how its pictures are taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rag_clip.data import LabelSet, Prompts, PromptText
 
@@ -20,6 +21,53 @@ GENERAL = (
     "a blurred photo of a {}.",
     "several {} together.",
 )
+TEMPLATE_SETS: Mapping[str, tuple[str, ...]] = {
+    "single": SINGLE,
+    "general": GENERAL,
+    "aerial": (
+        "a satellite photo of a {}.",
+        "an aerial image of a {}.",
+        "a satellite image of the {}.",
+        "a remote sensing image of a {}.",
+        "an aerial image of many {}.",
+    ),
+    "textures": (
+        "{} texture.",
+        "a photo of a {} surface.",
+        "a close view of something {}.",
+        "a {} pattern.",
+        "a thing that looks {}.",
+    ),
+    "pets": ("a photo of a {}, a breed of pet.", "a {} at home.", "a close view of a {}, a pet."),
+    "birds": ("a photo of a {}, a species of bird.", "a {} on a branch.", "a {} in flight."),
+    "flowers": ("a photo of a {}, a kind of flower.", "a close view of the petals of a {}.", "a {} in bloom."),
+    "food": ("a photo of {}, a dish of food.", "a plate of {}.", "{}, ready to eat."),
+    "aircraft": ("a photo of a {}, a model of aircraft.", "a {} on the runway.", "a {} in the air."),
+    "cars": ("a photo of a {}, a model of car.", "a {} on the road.", "a {} parked, seen from the side."),
+    "places": ("a photo of a {}.", "a photo taken at a {}.", "the view of a {}.", "inside a {}."),
+    "actions": (
+        "a photo of a person doing {}.",
+        "a person during {}.",
+        "people busy with {}.",
+        "a moment from a video of {}.",
+    ),
+    "chinese": (
+        "一张{}的照片。",
+        "一幅{}的图片。",
+        "{}的特写。",
+        "从远处看到的{}。",
+        "一幅{}的画。",
+        "一张模糊的{}照片。",
+        "许多{}在一起。",
+    ),
+}
+
+
+def template_set(name: str) -> tuple[str, ...]:
+    """Return a set of templates by name, one of `TEMPLATE_SETS`; raises ValueError for an unknown one."""
+    if name not in TEMPLATE_SETS:
+        raise ValueError(f"unknown template set {name!r}; known are {', '.join(TEMPLATE_SETS)}")
+    return TEMPLATE_SETS[name]
 
 
 def template_prompts(labels: LabelSet, *, templates: Sequence[str] | None = None) -> Prompts:

@@ -1,7 +1,9 @@
+import re
+
 import pytest
 
-from rag_clip.data import Hit, LabelSet
-from rag_clip.prompts.control import random_prompts
+from rag_clip.data import Hit, LabelSet, Prompts, PromptText
+from rag_clip.prompts.control import random_prompts, waffle_prompts
 from rag_clip.prompts.retrieved import retrieved_prompts
 from rag_clip.testing import check_prompts, permute_labels
 
@@ -52,3 +54,50 @@ def test_a_class_draws_the_same_beside_other_classes():
 def test_too_few_captions_are_refused():
     with pytest.raises(ValueError, match="a class needs 5 random captions, found 4; give more captions"):
         random_prompts(retrieved(LABELS), [*CAPTIONS[:4], Hit("blank", " ", 0.0)], seed=0)
+
+
+def test_waffle_puts_random_words_and_characters_in_the_place_of_each_text():
+    group = (
+        PromptText("a photo of a red fox.", 0.4),
+        PromptText("the red fox", 0.2),
+        PromptText("short", 0.1, "context", "web", "1", 0.5, 0),
+        PromptText(
+            "a caption of exactly thirteen words about a red fox in the snow", 0.1, "context", "web", "2", 0.4, 1
+        ),
+        PromptText("a caption of exactly twelve words on a red fox in snow", 0.2, "context", "web", "3", 0.3, 2),
+    )
+    like = Prompts(
+        LabelSet(("red fox",)), (group,), {"encoder": {}, "method": "retrieved", "settings": {"weight": 0.4}}
+    )
+    control = waffle_prompts(like, seed=3)
+    assert control.texts[0][:2] == group[:2]
+    frame = r"a photo of a red fox, which has "
+    patterns = (r"[a-z]+ [a-z]+\.", r"(\S{3,6}, ){4}\S{3,6}\.", r"([a-z]+ ){3}[a-z]+\.")
+    drawn = control.texts[0][2:]
+    assert [bool(re.fullmatch(frame + pattern, text.text)) for pattern, text in zip(patterns, drawn, strict=True)] == [
+        True
+    ] * 3
+    assert [(text.weight, text.role, text.source, text.evidence, text.score, text.rank) for text in drawn] == [
+        (0.1, "context", "waffle", "waffle#1", None, None),
+        (0.1, "context", "waffle", "waffle#2", None, None),
+        (0.2, "context", "waffle", "waffle#3", None, None),
+    ]
+    assert control.provenance == {"encoder": {}, "method": "waffle", "settings": {"weight": 0.4, "seed": 3}}
+
+
+def test_waffle_keeps_the_contract_of_a_prompt_method():
+    check_prompts(lambda labels: waffle_prompts(retrieved(labels), seed=1), LABELS)
+
+
+def test_waffle_draws_by_seed_and_class_name_alone():
+    draws = [waffle_prompts(retrieved(LABELS), seed=seed).texts for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+    two = waffle_prompts(retrieved(permute_labels(LABELS, [2, 0])), seed=0)
+    assert two.texts == (draws[0][2], draws[0][0])
+    noise = [group[1].text.partition("which has")[2] for group in (draws[0][0], draws[0][2])]
+    assert noise[0] != noise[1]
+
+
+def test_waffle_starts_from_the_name_where_a_class_has_no_template():
+    like = Prompts(LabelSet(("猫",)), ((PromptText("一只猫", 1.0, "context", "web", "1"),),))
+    assert waffle_prompts(like, seed=0).texts[0][0].text.startswith("猫, which has ")

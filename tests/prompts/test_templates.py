@@ -1,7 +1,7 @@
 import pytest
 
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.prompts.templates import GENERAL, SINGLE, template_prompts
+from rag_clip.prompts.templates import GENERAL, SINGLE, TEMPLATE_SETS, template_prompts, template_set
 from rag_clip.testing import check_prompts
 
 LABELS = LabelSet(("cat", "a {} of {0}"))
@@ -29,9 +29,20 @@ def test_templates_given_come_before_the_label_sets_own_and_those_before_the_def
     assert [prompts.texts[0][0].text for prompts in chosen] == ["the cat", "my cat", "a photo of a cat."]
 
 
-@pytest.mark.parametrize("templates", [SINGLE, GENERAL])
-def test_templates_keep_the_contract_of_a_prompt_method(templates: tuple[str, ...]):
-    check_prompts(lambda labels: template_prompts(labels, templates=templates), LABELS)
+@pytest.mark.parametrize("name", TEMPLATE_SETS)
+def test_every_set_keeps_the_contract_of_a_prompt_method(name: str):
+    check_prompts(lambda labels: template_prompts(labels, templates=template_set(name)), LABELS)
+
+
+@pytest.mark.parametrize("name", TEMPLATE_SETS)
+def test_the_templates_of_a_set_differ_and_hold_one_name(name: str):
+    assert [template.count("{}") for template in template_set(name)] == [1] * len(set(template_set(name)))
+
+
+def test_a_set_is_found_by_its_name():
+    assert (template_set("single"), template_set("general")) == (SINGLE, GENERAL)
+    with pytest.raises(ValueError, match=r"unknown template set 'Aerial'; known are single, general, aerial, textures"):
+        template_set("Aerial")
 
 
 def test_templates_without_a_place_for_the_name_are_refused():

@@ -1,0 +1,93 @@
+"""Class prompts pulled towards descriptions: sentences about each class, written by people or by a language model.
+
+Each description becomes a context text (see classifiers.zero_shot), every one of a class weighing the same:
+
+- CuPL (Pratt et al., 2023, arXiv 2209.03320): the sentence as it is;
+- DCLIP (Menon and Vondrick, 2023, arXiv 2210.07183): "river, which has sandy banks", worded by us; a descriptor with
+  a verb follows "which", one that says what the thing is follows "which is";
+- LaBo (Yang et al., 2023, arXiv 2211.11158): the concept as it is, without the name, as in its bottleneck;
+- ELEVATER (Li et al., 2022, arXiv 2204.08790): "a photo of a river. ; river , a natural stream", for each template,
+  with spaces around punctuation. A class without knowledge adds nothing; as published, an empty text added its name
+  alone. Published are also DCLIP and ELEVATER without the plain templates: that is a weight of 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rag_clip.data import LabelSet, PromptText
+from rag_clip.knowledge.names import NameMatch, match_names
+from rag_clip.knowledge.sentences import Sentences
+from rag_clip.prompts.mixed import Texts
+from rag_clip.prompts.templates import choose_templates, fill
+
+_TOKEN = re.compile(r"\w+(?:[-'’./]\w+)*|[^\w\s]")
+_VERBS = ("is", "are", "has", "have", "may", "can")
+_ADVERBS = ("often", "typically", "usually", "sometimes", "generally")
+_TELLS_WHAT = ("a", "an", "the", "one", "used", "made", "found", "known", "similar", *_ADVERBS)
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Context texts per class, in label order, () where nothing is known; the match of each file's names, in order."""
+
+    texts: Texts
+    matches: tuple[NameMatch, ...]
+
+
+def described_texts(
+    labels: LabelSet, files: Sequence[Sentences], *, weight: float, templates: Sequence[str] | None = None
+) -> Described:
+    """Give each class the texts of all `files` that name it, weighing `weight` together.
+
+    A text that was generated n times weighs n times as much. `templates` (those of `choose_templates`) frame
+    ELEVATER's knowledge. Evidence names the file, the class as it is spelled there, and the place of the text.
+    Raises ValueError for a weight outside (0, 1], no file, and names that fit two classes (`match_names`).
+    """
+    if not 0 < weight <= 1:
+        raise ValueError(f"the weight of the descriptions is {weight}; give a number above 0, up to 1")
+    if not files:
+        raise ValueError("there is no file of descriptions; give at least one")
+    frames = choose_templates(labels, templates)
+    found: list[list[PromptText]] = [[] for _ in labels.names]
+    matches = tuple(match_names(labels, file.by_name) for file in files)
+    for file, match in zip(files, matches, strict=True):
+        for key, row in match.rows.items():
+            found[row].extend(_described(file, key, labels.names[row], frames))
+    return Described(tuple(_weighed(texts, weight) for texts in found), matches)
+
+
+def _described(file: Sentences, key: str, name: str, templates: Sequence[str]) -> Iterator[PromptText]:
+    place = 0
+    for sentence in file.by_name[key]:
+        for text in _worded(file, sentence, name, templates):
+            place += 1
+            yield PromptText(text, 0.0, "context", file.source, f"{file.source}#{key}#{place}")
+
+
+def _worded(file: Sentences, sentence: str, name: str, templates: Sequence[str]) -> list[str]:
+    if file.kind in ("cupl", "labo"):
+        return [sentence]
+    if file.kind == "dclip":
+        return [_with_descriptor(name, sentence)]
+    knowledge = " ".join(_TOKEN.findall(f"{name} , {sentence}"))
+    return [f"{fill(template, name)} ; {knowledge}" for template in templates]
+
+
+def _with_descriptor(name: str, descriptor: str) -> str:
+    first, *rest = descriptor.lower().split()
+    verb = rest[0] if rest and first in _ADVERBS else first
+    link = "which" if verb in _VERBS else "which is" if first in _TELLS_WHAT else "which has"
+    return f"{name}, {link} {descriptor}"
+
+
+def _weighed(texts: Sequence[PromptText], weight: float) -> tuple[PromptText, ...]:
+    times = Counter(text.text for text in texts)
+    first = {text.text: text for text in reversed(texts)}
+    return tuple(
+        PromptText(text, weight * count / len(texts), "context", first[text].source, first[text].evidence)
+        for text, count in times.items()
+    )

@@ -1,0 +1,47 @@
+import pytest
+
+from rag_clip.data import LabelSet
+from rag_clip.knowledge.names import NameMatch, folded, match_names
+
+
+def test_keys_find_their_class_whatever_case_separator_and_accent():
+    labels = LabelSet(("Fire_Truck", "café", "sea horse", "Ångström", "owl"))
+    keys = ("fire-truck", "CAFE\u0301", "Sea\u2013Horse", "  angstrom ", "eagle")
+    assert match_names(labels, keys) == NameMatch(
+        {"fire-truck": 0, "CAFE\u0301": 1, "Sea\u2013Horse": 2, "  angstrom ": 3}, ("eagle",), ("owl",)
+    )
+
+
+def test_a_synonym_names_a_class_that_no_key_names_itself():
+    labels = LabelSet(("couch", "crane"), synonyms=(("sofa", "settee"), ("heron",)))
+    keys = ("Sofa", "settee", "heron", "crane")
+    assert match_names(labels, keys) == NameMatch({"Sofa": 0, "settee": 0, "crane": 1}, ("heron",), ())
+
+
+def test_the_very_name_comes_before_another_spelling_and_before_a_synonym_of_another_class():
+    labels = LabelSet(("jaguar", "Jaguar", "panther"), synonyms=((), (), ("Jaguar",)))
+    assert match_names(labels, ("jaguar", "Jaguar")) == NameMatch({"jaguar": 0, "Jaguar": 1}, (), ("panther",))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            LabelSet(("bird", "machine"), synonyms=(("crane",), ("Crane",))),
+            "'CRANE' is a synonym of both 'bird' and 'machine'; spell it as one of them, or take it from one's",
+        ),
+        (LabelSet(("crane", "Crane")), "'CRANE' is a spelling of both 'crane' and 'Crane'"),
+    ],
+)
+def test_a_key_that_fits_two_classes_is_refused_with_both_named(labels: LabelSet, message: str):
+    with pytest.raises(ValueError, match=message):
+        match_names(labels, ("CRANE",))
+
+
+def test_marks_that_are_letters_of_their_script_are_kept():
+    assert (folded("が"), folded("か"), folded("ไม่"), folded("हिन्दी")) == ("が", "か", "ไม่", "हिन्दी")
+    assert (folded("Ёлка"), folded("ﬁrst"), folded("猫"), folded("-")) == ("елка", "first", "猫", "")
+
+
+def test_names_of_separators_alone_match_only_themselves():
+    assert match_names(LabelSet(("-", "_")), ("_", " ")) == NameMatch({"_": 1}, (" ",), ("-",))
