@@ -47,16 +47,15 @@ class EdgeEngine:
         arguments = {"texts": list(texts), "limit": limit, "where": dict(where)}
         return self._process.ask("rank_texts", arguments)  # type: ignore[no-any-return]
 
-    def fetch(self, ids: Sequence[str]) -> Rows:
+    def fetch(self, ids: Sequence[str], *, using: str | None = None) -> Rows:
         """Return the captions that exist."""
-        found, payloads = self._process.ask("fetch", {"ids": list(ids)})
-        return self._rows(found, payloads, {})
+        return self._rows(*self._process.ask("fetch", {"ids": list(ids), "using": using}))
 
     def scroll(self, start: str | None, limit: int, *, vectors: bool) -> tuple[Rows, str | None]:
         """Return captions in the order of ids."""
         arguments = {"start": start, "limit": limit, "vectors": vectors}
-        found, payloads, matrices, following = self._process.ask("scroll", arguments)
-        return self._rows(found, payloads, matrices), following
+        records, following = self._process.ask("scroll", arguments)
+        return self._rows(*records), following
 
     def count(self) -> int:
         """Return the exact number of captions."""

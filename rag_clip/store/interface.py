@@ -35,8 +35,8 @@ class Engine(Protocol):
     def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where) -> list[Ranking]:
         """Rank captions by BM25; a caption scores when it holds any word of the text."""
 
-    def fetch(self, ids: Sequence[str]) -> Rows:
-        """Return the captions that exist, in any order, without vectors."""
+    def fetch(self, ids: Sequence[str], *, using: str | None = None) -> Rows:
+        """Return the captions that exist, in any order, with the vector named `using`, or without vectors."""
 
     def scroll(self, start: str | None, limit: int, *, vectors: bool) -> tuple[Rows, str | None]:
         """Return up to `limit` captions in the order of ids, from `start` on, and the id to go on from."""

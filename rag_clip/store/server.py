@@ -96,9 +96,12 @@ class ServerEngine:
         answers = self._ask(lambda: self._client.query_batch_points(self._collection, requests))
         return [[(str(point.id), point.score) for point in answer.points] for answer in answers]
 
-    def fetch(self, ids: Sequence[str]) -> Rows:
+    def fetch(self, ids: Sequence[str], *, using: str | None = None) -> Rows:
         """Return the captions that exist."""
-        return self._rows(self._ask(lambda: self._client.retrieve(self._collection, list(ids), with_payload=True)))
+        vectors = [using] if using else False
+        return self._rows(
+            self._ask(lambda: self._client.retrieve(self._collection, list(ids), True, with_vectors=vectors))
+        )
 
     def scroll(self, start: str | None, limit: int, *, vectors: bool) -> tuple[Rows, str | None]:
         """Return captions in the order of ids."""

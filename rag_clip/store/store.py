@@ -18,7 +18,7 @@ from rag_clip.store.filters import Filters, check_where
 from rag_clip.store.interface import Engine, Ranking, Where
 from rag_clip.store.memory import plan_memory
 from rag_clip.store.ranking import Rank, fuse, settle_ties
-from rag_clip.store.rows import check_rows, check_vectors
+from rag_clip.store.rows import Rows, check_rows, check_vectors
 
 QUERY_BATCH = 64
 FETCH_BATCH = 1000
@@ -100,6 +100,29 @@ class Store:
         """Return the captions with these ids, in their order, without those that do not exist; scores are 0."""
         found = self._lookup(ids)
         return [Hit(name, found[name][0], 0.0, found[name][1]) for name in ids if name in found]
+
+    def vectors(self, ids: Sequence[str], *, vector: str | None = None) -> dict[str, np.ndarray]:
+        """Return the float32 unit vector [d] of each caption that exists, by id; `vector` as for `search`.
+
+        They are the vectors as stored: at most 1e-3 from the encoder's, each number rounded to float16, where they
+        came through the shards of `build_index` or the schema stores float16.
+        """
+        using = self.card.schema.pick_vector(vector)
+        found: dict[str, np.ndarray] = {}
+        for rows in self._fetch(ids, using):
+            matrix = rows.vectors[using]
+            found.update(zip(rows.ids, matrix / np.linalg.norm(matrix, axis=1, keepdims=True), strict=True))
+        return found
+
+    def payload(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return, by id, the declared payload of captions besides text and source, without what is null."""
+        found: dict[str, dict[str, Any]] = {}
+        extra = self.card.schema.extra
+        for rows in self._fetch(ids):
+            for place, name in enumerate(rows.ids):
+                values = {field: rows.payload[field][place] for field in extra}
+                found[name] = {field: value for field, value in values.items() if value is not None}
+        return found
 
     def scroll(
         self, *, batch_size: int = 1000, start: str | None = None, vectors: bool = False, payload: bool = False
@@ -227,10 +250,15 @@ class Store:
 
     def _lookup(self, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
         found: dict[str, tuple[str, str]] = {}
-        for start in range(0, len(ids), FETCH_BATCH):
-            rows = self._engine.fetch(ids[start : start + FETCH_BATCH])
+        for rows in self._fetch(ids):
             found.update(zip(rows.ids, zip(rows.payload["text"], rows.payload["source"], strict=True), strict=True))
         return found
+
+    def _fetch(self, ids: Sequence[str], using: str | None = None) -> Iterator[Rows]:
+        for start in range(0, len(ids), FETCH_BATCH):
+            rows = self._engine.fetch(ids[start : start + FETCH_BATCH], using=using)
+            if len(rows):
+                yield rows
 
 
 def _in_batches(rank: Rank, queries: int, limit: int) -> list[Ranking]:

@@ -18,7 +18,7 @@ import qdrant_edge as edge
 
 Where = dict[str, list[str] | tuple[float | None, float | None]]
 Ranking = list[tuple[str, float]]
-Records = tuple[list[str], list[dict[str, Any]]]
+Records = tuple[list[str], list[dict[str, Any]], dict[str, np.ndarray]]
 
 LOCK_PATIENCE = 1.0
 UPSERT_POINTS = 256
@@ -98,20 +98,15 @@ class Shard:
         rankings = self.shard.query_batch(edge.QueryBatchRequest(requests))
         return [[(str(point.id), point.score) for point in ranking] for ranking in rankings]
 
-    def fetch(self, ids: list[str]) -> Records:
-        """Return ids and payloads of the points that exist."""
-        return _records(self.shard.retrieve(list(ids), True, False))
+    def fetch(self, ids: list[str], using: str | None) -> Records:
+        """Return ids, payloads and the vector named, if one is, of the points that exist."""
+        return _records(self.shard.retrieve(list(ids), True, [using] if using else False))
 
-    def scroll(
-        self, start: str | None, limit: int, vectors: bool
-    ) -> tuple[list[str], list[dict[str, Any]], dict[str, np.ndarray], str | None]:
+    def scroll(self, start: str | None, limit: int, vectors: bool) -> tuple[Records, str | None]:
         """Return ids, payloads, vectors by name if asked for, and the id that follows."""
         request = edge.ScrollRequest(offset=start, limit=limit, with_payload=True, with_vector=vectors)
         records, following = self.shard.scroll(request)
-        found: list[Any] = [record.vector for record in records] if vectors else []
-        names = found[0] if found else ()
-        matrices = {name: np.asarray([vector[name] for vector in found], np.float32) for name in names}
-        return *_records(records), matrices, None if following is None else str(following)
+        return _records(records), None if following is None else str(following)
 
     def count(self) -> int:
         """Return the exact number of points."""
@@ -137,7 +132,9 @@ class Shard:
 
 
 def _records(records: list[edge.Record]) -> Records:
-    return [str(record.id) for record in records], [record.payload or {} for record in records]
+    found: list[Any] = [record.vector for record in records if record.vector]
+    matrices = {name: np.asarray([vector[name] for vector in found], np.float32) for name in (found or [()])[0]}
+    return [str(record.id) for record in records], [record.payload or {} for record in records], matrices
 
 
 def _transpose(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
