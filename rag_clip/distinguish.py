@@ -1,0 +1,168 @@
+"""How well a prompt set tells its classes apart, judged from the class weights alone: no label, no image.
+
+For unit class weights w_c [c, d] and the encoder's scale s:
+
+    uniformity = log mean_{c != c'} exp(-2 |w_c - w_c'|^2)              Wang and Isola, 2020 (arXiv 2005.10242)
+    confusion  = mean_c [ 1 - softmax_c'(s * cos(w_c, w_c'))_c ]
+
+Lower is better for both. The confusion is what a classifier would get wrong, in probability, on images that lie
+exactly on their class weight; real images lie further off, so it ranks prompt sets and does not predict an error rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from rag_clip.data import LabelSet
+
+BLOCK_CELLS = 1 << 22
+PAIRS_AT_ONCE = 1 << 14
+NEIGHBOURS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPair:
+    """Two classes and the cosine of their weights."""
+
+    first: str
+    second: str
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Distinguishability:
+    """Uniformity (None for a single class, which has no pair), expected confusion in [0, 1], and the closest pairs."""
+
+    uniformity: float | None
+    confusion: float
+    closest: tuple[ClassPair, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PairShift:
+    """Two classes and the cosine of their weights before and after; `change` is below 0 where they moved apart."""
+
+    first: str
+    second: str
+    before: float
+    after: float
+    change: float
+
+
+@dataclass(frozen=True, slots=True)
+class Separation:
+    """What became of the pairs that are close: how many they are, how many moved apart, and their mean change.
+
+    `most` are the pairs that moved apart most, `least` those that moved apart least or together, the extreme first.
+    """
+
+    pairs: int
+    apart: int
+    mean_change: float
+    most: tuple[PairShift, ...]
+    least: tuple[PairShift, ...]
+
+
+@torch.no_grad()
+def distinguishability(weights: torch.Tensor, scale: float, labels: LabelSet, *, pairs: int = 10) -> Distinguishability:
+    """Judge the class weights [c, d], unit rows, by the measures of this module; the `pairs` closest are named.
+
+    Memory grows with c, not with its square. Raises ValueError for a scale that is not above 0, and where the rows
+    are not one per label.
+    """
+    _check(weights, labels)
+    if not 0 < scale < math.inf:
+        raise ValueError(f"the scale is {scale}; give the encoder's, a number above 0")
+    confused, near = 0.0, 0.0
+    closest: list[tuple[float, int, int]] = []
+    for start, cosines in _blocks(weights):
+        own = cosines.diagonal(start).clone()
+        others = _without_own(cosines, start)
+        rivals = (scale * others).logsumexp(dim=1)
+        confused += float((rivals - scale * own).sigmoid().sum(dtype=torch.float64))  # rivals / (rivals + own)
+        near += float((4 * others - 4).exp().sum(dtype=torch.float64))  # |w - w'|^2 = 2 - 2 cos
+        closest = sorted([*closest, *_closest(others, start, pairs)], key=lambda pair: (-pair[0], *pair[1:]))[:pairs]
+    count = len(weights)
+    return Distinguishability(
+        uniformity=math.log(near / (count * (count - 1))) if count > 1 else None,
+        confusion=confused / count,
+        closest=tuple(ClassPair(labels.names[row], labels.names[other], cosine) for cosine, row, other in closest),
+    )
+
+
+@torch.no_grad()
+def separation(before: torch.Tensor, after: torch.Tensor, labels: LabelSet, *, pairs: int = 10) -> Separation:
+    """Compare two sets of class weights [c, d] by the pairs that either has among a class's five nearest.
+
+    Names the `pairs` pairs separated most and least; of few pairs, one may be among both. Raises ValueError where the
+    rows are not one per label.
+    """
+    _check(before, labels)
+    _check(after, labels)
+    near = torch.unique(torch.cat([_nearest_pairs(before), _nearest_pairs(after)]), dim=0)
+    cosines = [_pair_cosines(weights, near) for weights in (before, after)]
+    change = cosines[1] - cosines[0]
+    order = change.argsort(stable=True)
+    most, least = (
+        tuple(_shift(labels, near[row].tolist(), float(cosines[0][row]), float(cosines[1][row])) for row in rows)
+        for rows in (order[:pairs].tolist(), order.flip(0)[:pairs].tolist())
+    )
+    mean = float(change.mean()) if len(change) else 0.0
+    return Separation(len(near), int((change < 0).sum()), mean, most, least)
+
+
+def _check(weights: torch.Tensor, labels: LabelSet) -> None:
+    if weights.ndim != 2 or len(weights) != len(labels):
+        raise ValueError(f"class weights {tuple(weights.shape)} for {len(labels)} labels; give one row per label")
+
+
+def _blocks(weights: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (first row, cosines [b, c] of b classes with all)."""
+    weights = weights.float()
+    rows = max(1, BLOCK_CELLS // len(weights))
+    for start in range(0, len(weights), rows):
+        yield start, weights[start : start + rows] @ weights.T
+
+
+def _without_own(cosines: torch.Tensor, start: int) -> torch.Tensor:
+    """Set each class's cosine with itself to minus infinity, in place."""
+    cosines.diagonal(start).fill_(-math.inf)
+    return cosines
+
+
+def _closest(others: torch.Tensor, start: int, count: int) -> list[tuple[float, int, int]]:
+    """Return the closest pairs of a block as (cosine, class, later class)."""
+    columns = torch.arange(others.shape[1], device=others.device)
+    rows = torch.arange(start, start + len(others), device=others.device)
+    later = others.masked_fill(columns <= rows[:, None], -math.inf)
+    best = later.amax(dim=1).topk(min(count, len(later))).indices  # the closest pairs lie in these rows
+    values, places = later[best].flatten().topk(min(count, len(best) * len(columns)))
+    return [
+        (cosine, int(rows[best[place // len(columns)]]), place % len(columns))
+        for cosine, place in zip(values.tolist(), places.tolist(), strict=True)
+        if cosine > -math.inf
+    ]
+
+
+def _nearest_pairs(weights: torch.Tensor) -> torch.Tensor:
+    """Return each class with its nearest others as pairs [p, 2], the earlier class first; pairs may repeat."""
+    count = min(NEIGHBOURS, len(weights) - 1)
+    parts = []
+    for start, cosines in _blocks(weights):
+        others = _without_own(cosines, start).topk(count, dim=1).indices
+        rows = torch.arange(start, start + len(cosines), device=cosines.device)[:, None].expand_as(others)
+        parts.append(torch.stack([rows, others], dim=-1).flatten(0, 1))
+    return torch.cat(parts).sort(dim=1).values
+
+
+def _pair_cosines(weights: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    parts = [(weights[part[:, 0]] * weights[part[:, 1]]).sum(dim=1) for part in torch.split(pairs, PAIRS_AT_ONCE)]
+    return torch.cat(parts).double().cpu()
+
+
+def _shift(labels: LabelSet, pair: list[int], before: float, after: float) -> PairShift:
+    return PairShift(labels.names[pair[0]], labels.names[pair[1]], before, after, after - before)
