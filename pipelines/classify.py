@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,17 +20,12 @@ from typing import Any
 
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
-from rag_clip.features import FeatureCache, open_features
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 
-from .imaging.decoding import DecodePool
-from .imaging.features import store_features
+from .imaging.encoding import encode_files
 from .imaging.predictions import output_schema, predict_rows, prediction_columns, write_predictions
 from .imaging.rows import ImageFile, open_image_files
-
-TINY_ROWS = 512
-MOST_WORKERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +73,24 @@ def classify(
     """
     files = open_image_files(paths, image_column=image_column)
     output = _check_output(Path(output), files)
-    _check_settings(top_k=top_k, batch_size=batch_size, workers=workers)
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; it must be at least 1")
     columns = prediction_columns(files[0].schema.names)
     clock = StageClock()
     with clock.stage("prompts"):
         classifier = zero_shot(prompts, encoder, report=report)
     parts = output.with_name(f"{output.name}.parts")
-    sources = [_open_cache(file, features_dir or parts, encoder=encoder, column=image_column) for file in files]
-    rows, missing = sum(file.rows for file in files), _count_missing(sources)
-    advance = _counter("encode", missing, report)
-    with DecodePool(encoder.preprocess, workers=_choose_workers(workers, missing)) as pool:
-        for source in sources:
-            store_features(
-                *source,
-                image_column=image_column,
-                encoder=encoder,
-                pool=pool,
-                batch_size=batch_size,
-                clock=clock,
-                advance=advance,
-            )
+    sources, missing = encode_files(
+        files,
+        features_dir or parts,
+        encoder=encoder,
+        image_column=image_column,
+        workers=workers,
+        batch_size=batch_size,
+        clock=clock,
+        report=report,
+    )
+    rows = sum(file.rows for file in files)
     failed = sum(cache.count_failed() for _, cache in sources)
     facts = _run_facts(prompts, encoder, image_column=image_column, top_k=top_k, rows=rows, failed=failed)
     with _replacing(output, parts) as partial_output:
@@ -125,28 +117,6 @@ def _check_output(output: Path, files: Sequence[ImageFile]) -> Path:
     if output.resolve() in {file.path.resolve() for file in files}:
         raise ValueError(f"the output {output} is one of the inputs; name another file")
     return output
-
-
-def _check_settings(*, top_k: int, batch_size: int, workers: int | None) -> None:
-    for name, value, least in (("top_k", top_k, 1), ("batch_size", batch_size, 1), ("workers", workers, 0)):
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
-
-
-def _choose_workers(workers: int | None, rows: int) -> int:
-    if workers is None:
-        return 0 if rows <= TINY_ROWS else min(MOST_WORKERS, os.cpu_count() or 1)
-    return workers if rows else 0
-
-
-def _open_cache(file: ImageFile, root: str | Path, *, encoder: Encoder, column: str) -> tuple[ImageFile, FeatureCache]:
-    return file, open_features(
-        root, encoder=encoder.fingerprint, source=file.path, column=column, rows=file.rows, dim=encoder.dim
-    )
-
-
-def _count_missing(sources: Sequence[tuple[ImageFile, FeatureCache]]) -> int:
-    return sum(stop - start for _, cache in sources for start, stop in cache.missing())
 
 
 def _counter(stage: str, total: int, report: Report) -> Callable[[int], None]:

@@ -1,0 +1,75 @@
+"""Bring the features of image files into caches: what is there stays, the rest is decoded by workers and encoded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rag_clip.features import FeatureCache, open_features
+from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.protocols import Encoder
+
+from .decoding import DecodePool
+from .features import store_features
+from .rows import ImageFile
+
+TINY_ROWS = 512
+MOST_WORKERS = 16
+
+Source = tuple[ImageFile, FeatureCache]
+
+
+def encode_files(
+    files: Sequence[ImageFile],
+    root: str | Path,
+    *,
+    encoder: Encoder,
+    image_column: str,
+    workers: int | None = None,
+    batch_size: int = 256,
+    clock: StageClock | None = None,
+    report: Report = silent,
+) -> tuple[list[Source], int]:
+    """Fill a cache below `root` for each file; return files with their caches, and the number of rows encoded now.
+
+    `workers` processes decode; 0 decodes in this one, None is one per processor up to 16, or 0 for a few images.
+    Raises ValueError for settings out of range.
+    """
+    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+    sources = [(file, _open_cache(file, root, encoder, image_column)) for file in files]
+    missing = sum(stop - start for _, cache in sources for start, stop in cache.missing())
+    done = 0
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        report(Progress("encode", done, missing))
+
+    with DecodePool(encoder.preprocess, workers=_choose_workers(workers, missing)) as pool:
+        for file, cache in sources:
+            store_features(
+                file,
+                cache,
+                image_column=image_column,
+                encoder=encoder,
+                pool=pool,
+                batch_size=batch_size,
+                clock=clock or StageClock(),
+                advance=advance,
+            )
+    return sources, missing
+
+
+def _choose_workers(workers: int | None, rows: int) -> int:
+    if workers is None:
+        return 0 if rows <= TINY_ROWS else min(MOST_WORKERS, os.cpu_count() or 1)
+    return workers if rows else 0
+
+
+def _open_cache(file: ImageFile, root: str | Path, encoder: Encoder, column: str) -> FeatureCache:
+    return open_features(
+        root, encoder=encoder.fingerprint, source=file.path, column=column, rows=file.rows, dim=encoder.dim
+    )
