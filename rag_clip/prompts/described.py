@@ -45,7 +45,7 @@ def described_texts(
 
     A text that was generated n times weighs n times as much. `templates` (those of `choose_templates`) frame
     ELEVATER's knowledge. Evidence names the file, the class as it is spelled there, and the place of the text.
-    Raises ValueError for a weight outside (0, 1], no file, and names that fit two classes (`match_names`).
+    Raises ValueError for a weight outside (0, 1], no file, and a file with a name that fits two classes.
     """
     if not 0 < weight <= 1:
         raise ValueError(f"the weight of the descriptions is {weight}; give a number above 0, up to 1")
@@ -53,11 +53,18 @@ def described_texts(
         raise ValueError("there is no file of descriptions; give at least one")
     frames = choose_templates(labels, templates)
     found: list[list[PromptText]] = [[] for _ in labels.names]
-    matches = tuple(match_names(labels, file.by_name) for file in files)
+    matches = tuple(_matched(labels, file) for file in files)
     for file, match in zip(files, matches, strict=True):
         for key, row in match.rows.items():
             found[row].extend(_described(file, key, labels.names[row], frames))
     return Described(tuple(_weighed(texts, weight) for texts in found), matches)
+
+
+def _matched(labels: LabelSet, file: Sentences) -> NameMatch:
+    try:
+        return match_names(labels, file.by_name)
+    except ValueError as error:
+        raise ValueError(f"{file.source}: {error}") from error
 
 
 def _described(file: Sentences, key: str, name: str, templates: Sequence[str]) -> Iterator[PromptText]:

@@ -103,6 +103,13 @@ def test_no_file_is_refused():
         described_texts(LABELS, [], weight=0.5)
 
 
+def test_a_name_that_fits_two_classes_is_refused_with_its_file():
+    labels = LabelSet(("bird", "machine"), synonyms=(("crane",), ("crane",)))
+    file = Sentences("cupl", {"crane": ("A crane.",)}, "cupl:cranes.json")
+    with pytest.raises(ValueError, match=r"cupl:cranes.json: 'crane' is a synonym of both 'bird' and 'machine'"):
+        described_texts(labels, [CUPL, file], weight=0.5)
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="the published knowledge files are not here")
 def test_published_descriptions_reach_the_label_sets_they_were_written_for():
     names = ("annual crop land", "forest", "highway or road", "Herbaceous_Vegetation_Land")
