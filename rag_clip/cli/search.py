@@ -1,0 +1,113 @@
+"""The verb `rag-clip search`: what an index holds for a text, an image, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from rag_clip.cli.console import Console
+from rag_clip.cli.index import Index
+from rag_clip.cli.run import Device, Json, Precision, run
+
+if TYPE_CHECKING:
+    from rag_clip.data import Hit
+    from rag_clip.store import CollectionSchema, Store
+
+
+def search_index(
+    index: Index,
+    /,
+    *,
+    text: Annotated[list[str] | None, Parameter(negative=(), help="What to look for; each text is a search.")] = None,
+    image: Annotated[Path | None, Parameter(help="An image file; with texts, each is looked for together with it.")] = (
+        None
+    ),
+    weight: Annotated[
+        float, Parameter(help="Weight of the text beside the image's 1; negative: the image without the text.")
+    ] = 2.0,
+    over: Annotated[
+        Literal["text", "image"] | None, Parameter(help="Vectors of captions or of images; the index's by default.")
+    ] = None,
+    mode: Annotated[
+        Literal["dense", "lexical", "hybrid"] | None, Parameter(help="Dense with a model, lexical without.")
+    ] = None,
+    limit: int = 10,
+    where: Annotated[
+        list[str] | None,
+        Parameter(negative=(), help="FIELD=VALUE, several for any of them, or FIELD=LEAST:GREATEST of a number."),
+    ] = None,
+    model: Annotated[str | None, Parameter(help="The model of the index; not needed for lexical search.")] = None,
+    device: Device = None,
+    precision: Precision = None,
+    as_json: Json = False,
+) -> int:
+    """Search an index by text, image or both, over captions or images."""
+
+    def job(console: Console) -> object:
+        from rag_clip.encoder import load_encoder
+        from rag_clip.search import Query, search
+        from rag_clip.store import open_store
+
+        data = image.read_bytes() if image else None
+        queries = [Query(words, data, weight) for words in text or [""]]
+        with open_store(index) as store:
+            filters = _parse_where(where or (), store.card.schema)
+            encoder = load_encoder(model, device=device, precision=precision) if model else None
+            found = search(queries, store=store, encoder=encoder, mode=mode, over=over, limit=limit, where=filters)
+            facts = [
+                {"text": query.text, "image": image, "weight": weight, "hits": _to_rows(hits, store)}
+                for query, hits in zip(queries, found, strict=True)
+            ]
+        for answer in facts:
+            _show(console, answer)
+        return {"index": index, "queries": facts}
+
+    return run(job, as_json=as_json)
+
+
+def _parse_where(conditions: Sequence[str], schema: CollectionSchema) -> dict[str, Any]:
+    """Read FIELD=VALUE and FIELD=LEAST:GREATEST, either bound left out; a number alone is both bounds."""
+    filters: dict[str, Any] = {}
+    for condition in conditions:
+        field, equals, value = condition.partition("=")
+        if not equals:
+            raise ValueError(f"condition {condition!r} is not FIELD=VALUE, such as source=web or width=300:640")
+        if field not in schema.payload or schema.payload[field].kind not in ("integer", "float"):
+            filters.setdefault(field, []).append(value)
+            continue
+        if field in filters:
+            raise ValueError(f"{field} has two ranges; give one, as in {field}=LEAST:GREATEST")
+        least, colon, greatest = value.partition(":")
+        filters[field] = (_number(least, condition), _number(greatest if colon else least, condition))
+    return filters
+
+
+def _number(text: str, condition: str) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise ValueError(f"condition {condition!r} is not FIELD=LEAST:GREATEST in numbers") from None
+
+
+def _to_rows(hits: Sequence[Hit], store: Store) -> list[dict[str, Any]]:
+    payload = store.payload([hit.id for hit in hits])
+    return [
+        {"id": hit.id, "score": hit.score, "text": hit.text, "source": hit.source} | payload[hit.id] for hit in hits
+    ]
+
+
+def _show(console: Console, answer: Mapping[str, Any]) -> None:
+    asked = [repr(answer["text"])] if answer["text"] else []
+    console.say(" and ".join([str(answer["image"]), *asked] if answer["image"] else asked))
+    rows = answer["hits"]
+    if not rows:
+        console.say("  nothing found")
+        return
+    widest = max(len("source"), *(len(row["source"]) for row in rows))
+    console.say(f"  rank   score  {'source':{widest}}  text")
+    for rank, row in enumerate(rows, start=1):
+        more = "".join(f"  {name}={row[name]}" for name in row if name not in ("id", "score", "text", "source"))
+        console.say(f"  {rank:>4}  {row['score']:6.4f}  {row['source']:{widest}}  {row['text']}{more}")
