@@ -1,33 +1,32 @@
-"""Build an index of images with their captions: decode, embed both, judge the noise, and write to Qdrant.
+"""Build an index of images with their captions: decode, embed both, clean, judge the noise, and write to Qdrant.
 
 Embedded rows are stored shard by shard before anything is written to the index: a run that was cut short, or another
-index from the same images, decodes and embeds nothing twice.
+index from the same images, decodes and embeds nothing twice, not even where captions are cleaned in another way.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from rag_clip.atomic import replacing
+from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, Store, create_store, load_schema
 
+from .imaging.cleaning import CleanPairs, check_pair_cleaning, clean_pairs
 from .imaging.decoding import DecodePool
 from .imaging.embedding import embed_pairs
 from .imaging.facts import examine
+from .imaging.failures import FAILURES, list_failures
 from .imaging.noise import judge_noise
 from .imaging.pairs import PairFile
 from .imaging.shards import VECTORS, PairShards, open_shards, unit_rows
@@ -36,25 +35,26 @@ from .imaging.sources import PairColumns, open_pair_files
 LOAD_ROWS = 256
 MOST_WORKERS = 16
 NOISY = 0.5
-FAILURES = "failed.parquet"
-FAILURE_COLUMNS = ("file", "key", "url", "text", "error")
-_QUOTED_OR_NUMBER = re.compile(r"'.*?'|\d+(?:,\d+)*")
+STORED = ("id", "text", "source", "url", "sha256", "phash", "width", "height", *VECTORS)
+NOTE = "corpus"
 
 
 @dataclass(frozen=True, slots=True)
 class ImagesSummary:
-    """What `index_images` did: rows = usable + failed = embedded now + from_shards of an earlier run.
+    """What `index_images` did: rows = usable + failed + sum(dropped) = embedded now + from_shards of an earlier run.
 
-    `reasons` counts why rows failed, and the file `failures` lists each of them. `noisy` pairs have a noise probability
-    of at least one half (None where noise was not judged, or the pair is the only one). `count` is the size of the
-    index now: a pair is stored once however often it is given. `seconds` are per stage; those of "decode" are the mean
-    over the worker processes.
+    `reasons` counts why rows failed, and the file `failures` lists each of them. `dropped` counts the captions that
+    cleaning left out, with their images, by reason; a sample lies in the folder `dropped` beside `failures`. `noisy`
+    pairs have a noise probability of at least one half (None where noise was not judged, or the pair is the only one).
+    `count` is the size of the index now: a pair is stored once however often it is given. `seconds` are per stage;
+    those of "decode" are the mean over the worker processes.
     """
 
     location: str
     rows: int
     usable: int
     failed: int
+    dropped: Mapping[str, int]
     reasons: Mapping[str, int]
     failures: Path
     embedded: int
@@ -73,6 +73,7 @@ def index_images(
     shards: str | Path | None = None,
     columns: PairColumns | None = None,
     root: str | Path | None = None,
+    cleaning: CleaningSettings | None = None,
     noise: bool = True,
     schema: CollectionSchema | None = None,
     workers: int | None = None,
@@ -84,8 +85,9 @@ def index_images(
     `paths` are Parquet files with the `columns` named (`image`, `caption`, `url`), webdataset tars, or folders of them.
     Where a Parquet file names images by path, paths start at `root`, by default the file's folder, and must lie below
     it. Each point has the vectors `image` and `text`, and the payload of index/images.toml; its id is made from the
-    image's SHA-256 and the caption. `noise` judges every pair of `paths` among the others (see image_noise); without it
-    the field is null.
+    image's SHA-256 and the caption. `cleaning`, by default the preset `default` of index/cleaning.toml, drops captions
+    with their images; its rules over the whole corpus look at all pairs of `paths`. `noise` judges every pair that is
+    kept among the others (see imaging/noise.py); without it the field is null. The index notes what became of the rows.
 
     `shards` is where embedded rows lie, by default `index`.shards beside a folder index. A row that cannot be used has
     its reason in `shards`/failed.parquet. `workers` processes decode; 0 decodes in this one, None is one per processor
@@ -95,43 +97,32 @@ def index_images(
     and an index of another encoder or schema; OSError for a damaged file and where shards cannot be written; StoreError
     where the index is in use or cannot be written. Nothing is made where no pair is usable.
     """
-    folder = _choose_folder(index, shards)
-    _check_settings(batch_size, workers)
+    folder, cleaning, clock = _choose_folder(index, shards), cleaning or load_cleaning(), StageClock()
+    _check_settings(batch_size, workers, cleaning)
     columns = columns or PairColumns()
-    pairs = open_pair_files(paths, columns=columns, root=root)
+    files = open_pair_files(paths, columns=columns, root=root)
     settings = json.dumps([asdict(columns), str(root)])
-    clock = StageClock()
     parts, embedded = _embed(
-        pairs, folder, settings, encoder=encoder, workers=workers, batch_size=batch_size, clock=clock, report=report
+        files, folder, settings, encoder=encoder, workers=workers, batch_size=batch_size, clock=clock, report=report
     )
-    rows = sum(part.rows for part in parts)
-    reasons = _list_failures(parts, folder / FAILURES)
-    usable = rows - reasons.total()
-    if not usable:
-        raise ValueError(_nothing_usable(rows, reasons))
+    reasons = list_failures(parts, folder / FAILURES)
+    with clock.stage("clean"):
+        pairs = clean_pairs(parts, cleaning, folder, report)
+    if not len(pairs):
+        raise ValueError(_nothing_usable(parts, {**reasons, **pairs.dropped}))
     with clock.stage("noise"):
-        probabilities = judge_noise(parts, scale=encoder.scale, device=encoder.device) if noise else None
+        probabilities = judge_noise(pairs, scale=encoder.scale, device=encoder.device) if noise else None
     schema = schema or load_image_schema()
     with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
-        with clock.stage("load"):
-            _load(parts, store, probabilities, _counter("load", report, usable))
-        with clock.stage("optimise"):
-            store.optimise(report)
+        _fill(store, pairs, probabilities, clock, report)
+        store.note(NOTE, _describe(pairs, reasons, cleaning))
         count = store.count()
+    noisy = None if probabilities is None else int((probabilities >= NOISY).sum())
+    rows, failed = _count_rows(parts), reasons.total()
     return ImagesSummary(
-        location=str(index),
-        rows=rows,
-        usable=usable,
-        failed=rows - usable,
-        reasons=dict(reasons),
-        failures=folder / FAILURES,
-        embedded=embedded,
-        from_shards=rows - embedded,
-        noisy=None if probabilities is None else int((probabilities >= NOISY).sum()),
-        count=count,
-        seconds=dict(clock.seconds),
-        bottleneck=clock.bottleneck,
-    )
+        str(index), rows, len(pairs), failed, pairs.dropped, dict(reasons), folder / FAILURES, embedded,
+        rows - embedded, noisy, count, dict(clock.seconds), clock.bottleneck,
+    )  # fmt: skip
 
 
 def load_image_schema() -> CollectionSchema:
@@ -171,10 +162,11 @@ def _choose_folder(index: str | Path, shards: str | Path | None) -> Path:
     return Path(index).with_name(f"{Path(index).name}.shards")
 
 
-def _check_settings(batch_size: int, workers: int | None) -> None:
+def _check_settings(batch_size: int, workers: int | None, cleaning: CleaningSettings) -> None:
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
+    check_pair_cleaning(cleaning)
 
 
 def _counter(stage: str, report: Report, total: int | None = None) -> Callable[[int], None]:
@@ -188,38 +180,17 @@ def _counter(stage: str, report: Report, total: int | None = None) -> Callable[[
     return advance
 
 
-def _usable(parts: Sequence[PairShards]) -> Iterator[pa.Table]:
-    """Yield the rows without an error, shard by shard."""
-    for part in parts:
-        for table in part.read():
-            yield table.filter(pc.is_null(table["error"])).drop_columns(["key", "error"])
+def _fill(store: Store, pairs: CleanPairs, noise: np.ndarray | None, clock: StageClock, report: Report) -> None:
+    with clock.stage("load"):
+        _load(pairs, store, noise, _counter("load", report, len(pairs)))
+    with clock.stage("optimise"):
+        store.optimise(report)
 
 
-def _list_failures(parts: Sequence[PairShards], path: Path) -> Counter[str]:
-    """Write the rows with an error to `path`; count them by reason, what is particular to one row left out."""
-    reasons = Counter[str]()
-    kind = pa.schema([(name, pa.string()) for name in FAILURE_COLUMNS])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial, pq.ParquetWriter(partial, kind) as writer:
-        for part in parts:
-            for table in part.read(FAILURE_COLUMNS[1:]):
-                failed = table.filter(pc.is_valid(table["error"]))
-                file = pa.repeat(pa.scalar(str(part.path)), len(failed))
-                columns = [file, *(failed[name] for name in FAILURE_COLUMNS[1:])]
-                writer.write_table(pa.table(columns, schema=kind))
-                reasons.update(_kind(error) for error in failed["error"].to_pylist())
-    return reasons
-
-
-def _kind(error: str) -> str:
-    """Leave out of an error what is particular to its row, and what to do about it."""
-    return re.split(r"; | \(", _QUOTED_OR_NUMBER.sub("...", error))[0]
-
-
-def _load(parts: Sequence[PairShards], store: Store, noise: np.ndarray | None, advance: Callable[[int], None]) -> None:
-    """Write the usable rows, with their probability of noise where it was judged."""
+def _load(pairs: CleanPairs, store: Store, noise: np.ndarray | None, advance: Callable[[int], None]) -> None:
+    """Write the pairs, with their probability of noise where it was judged."""
     first = 0
-    for table in _usable(parts):
+    for table in pairs.read(STORED):
         end = first + len(table)
         judged = pa.nulls(len(table), pa.float32()) if noise is None else pa.array(noise[first:end], pa.float32())
         rows = table.drop_columns(list(VECTORS)).append_column("noise", judged)
@@ -232,6 +203,21 @@ def _load(parts: Sequence[PairShards], store: Store, noise: np.ndarray | None, a
         first = end
 
 
-def _nothing_usable(rows: int, reasons: Mapping[str, int]) -> str:
+def _describe(pairs: CleanPairs, reasons: Mapping[str, int], cleaning: CleaningSettings) -> dict[str, Any]:
+    """Return what became of the rows of this run: those that failed are among those dropped."""
+    return {
+        "files": len(pairs.parts),
+        "read": _count_rows(pairs.parts),
+        "dropped": {**reasons, **pairs.dropped},
+        "kept": len(pairs),
+        "cleaning": cleaning.model_dump(mode="json"),
+    }
+
+
+def _count_rows(parts: Sequence[PairShards]) -> int:
+    return sum(part.rows for part in parts)
+
+
+def _nothing_usable(parts: Sequence[PairShards], reasons: Mapping[str, int]) -> str:
     found = ", ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "there are none"
-    return f"none of {rows} rows is an image with a caption: {found}"
+    return f"none of {_count_rows(parts)} rows is an image with a caption to keep: {found}"

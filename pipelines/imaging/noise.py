@@ -6,29 +6,28 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from rag_clip.corpus.noise import noise_probability, pair_losses
 
-from .shards import VECTORS, PairShards, unit_rows
+from .cleaning import CleanPairs
+from .shards import VECTORS, unit_rows
 
 BLOCK_PAIRS = 32_768
 
 
-def judge_noise(parts: Sequence[PairShards], *, scale: float, device: torch.device) -> np.ndarray | None:
-    """Return the probability float32 [n] that each pair without an error is noise; None for fewer than two pairs.
+def judge_noise(pairs: CleanPairs, *, scale: float, device: torch.device) -> np.ndarray | None:
+    """Return the probability float32 [n] that each pair is noise; None for fewer than two pairs.
 
     A pair is compared with others of its block, at most `BLOCK_PAIRS` neighbours in the order of the files; the mixture
     is fitted over all (see corpus.noise).
     """
-    n = sum(table["error"].null_count for part in parts for table in part.read(["error"]))
-    if n < 2:
+    if len(pairs) < 2:
         return None
-    sizes = _even_blocks(n)
+    sizes = _even_blocks(len(pairs))
     losses = [
         pair_losses(*(torch.from_numpy(rows).to(device) for rows in block), scale=scale)
-        for block in _blocks(parts, sizes)
+        for block in _blocks(pairs, sizes)
     ]
     return noise_probability(np.concatenate(losses)).astype(np.float32)
 
@@ -39,19 +38,17 @@ def _even_blocks(n: int) -> list[int]:
     return [n // count + (place < n % count) for place in range(count)]
 
 
-def _blocks(parts: Sequence[PairShards], sizes: Sequence[int]) -> Iterator[list[np.ndarray]]:
+def _blocks(pairs: CleanPairs, sizes: Sequence[int]) -> Iterator[list[np.ndarray]]:
     """Yield image and text vectors of consecutive pairs, as many as `sizes` says."""
     waiting: list[pa.Table] = []
     held = 0
     wanted = iter(sizes)
     size = next(wanted, 0)
-    for part in parts:
-        for table in part.read([*VECTORS, "error"]):
-            good = table.filter(pc.is_null(table["error"])).select(VECTORS)
-            waiting.append(good)
-            held += len(good)
-            while size and held >= size:
-                block = pa.concat_tables(waiting)
-                yield [unit_rows(block[name].slice(0, size), part.dim) for name in VECTORS]
-                waiting, held = [block.slice(size)], held - size
-                size = next(wanted, 0)
+    for table in pairs.read(VECTORS):
+        waiting.append(table)
+        held += len(table)
+        while size and held >= size:
+            block = pa.concat_tables(waiting)
+            yield [unit_rows(block[name].slice(0, size), pairs.dim) for name in VECTORS]
+            waiting, held = [block.slice(size)], held - size
+            size = next(wanted, 0)

@@ -75,7 +75,7 @@ def clean_piece(piece: Piece, step: Step, key: str) -> Cleaned:
         return Cleaned(piece, piece.rows, 0, {}, piece.rows)
     kept = step(with_file(piece.rows, piece.source))
     captions, repeated = _identify(kept.selected)
-    return Cleaned(piece, captions, repeated, dict(Counter(kept.reason)), _sample(kept, key))
+    return Cleaned(piece, captions, repeated, dict(Counter(kept.reason)), sample_drops(kept, key))
 
 
 def _identify(captions: pa.Table) -> tuple[pa.Table, int]:
@@ -89,8 +89,8 @@ def _identify(captions: pa.Table) -> tuple[pa.Table, int]:
     return chosen.add_column(0, "id", pa.array(first, pa.string())), len(ids) - len(first)
 
 
-def _sample(kept: Kept, key: str) -> pa.Table:
-    """Take at most SAMPLED_DROPS dropped rows of each reason, the same ones each time."""
+def sample_drops(kept: Kept, key: str) -> pa.Table:
+    """Take at most SAMPLED_DROPS dropped rows of each reason, the same ones for the same key; adds column `reason`."""
     rows: dict[str, list[int]] = {}
     for row, reason in enumerate(kept.reason):
         rows.setdefault(reason, []).append(row)

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.index import Index, Retry, Schema, index_app
+from rag_clip.cli.index import Cleaning, Index, Retry, Schema, index_app, load_named_cleaning, say_dropped
 from rag_clip.cli.run import Device, Json, Model, Precision, run
 
 
@@ -23,6 +23,7 @@ def images(
     model: Model,
     image_column: str = "image",
     caption_column: str = "caption",
+    cleaning: Cleaning = "default",
     noise: Annotated[bool, Parameter(help="Judge how likely each caption is not its image's (NLIP).")] = True,
     shards: Annotated[Path | None, Parameter(help="Keep what is embedded here.")] = None,
     schema: Schema = None,
@@ -45,6 +46,7 @@ def images(
             encoder=load_encoder(model, device=device, precision=precision),
             shards=shards,
             columns=PairColumns(image_column, caption_column),
+            cleaning=load_named_cleaning(cleaning),
             noise=noise,
             schema=load_schema(schema) if schema else None,
             workers=workers,
@@ -55,6 +57,7 @@ def images(
             console.say(f"  failed, {reason}: {count}")
         if summary.failed:
             console.say(f"  each failed row: {summary.failures}")
+        say_dropped(console, summary.dropped)
         console.stages(summary.seconds)
         return summary
 

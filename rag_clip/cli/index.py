@@ -63,7 +63,7 @@ def build(
             encoder=load_encoder(model, device=device, precision=precision),
             text_column=text_column,
             source_column=source_column,
-            cleaning=_load_cleaning(cleaning),
+            cleaning=load_named_cleaning(cleaning),
             schema=load_schema(schema) if schema else None,
             shards=shards,
             keep_shards=keep_shards,
@@ -109,7 +109,7 @@ def embed(
             shards=shards,
             encoder=load_encoder(model, device=device, precision=precision),
             columns=Columns(text=text_column, source=source_column),
-            cleaning=_load_cleaning(cleaning),
+            cleaning=load_named_cleaning(cleaning),
             part=_parse_part(part),
             retry_failed=retry_failed,
             report=console.report,
@@ -214,7 +214,7 @@ def _preview(
     from rag_clip.pipelines.sources.preview import preview
 
     sources = find_sources(captions, columns=Columns(text=text, source=source))
-    seen = preview(sources, clean=row_rules(_load_cleaning(cleaning)))
+    seen = preview(sources, clean=row_rules(load_named_cleaning(cleaning)))
     for file in seen.files:
         console.say(f"{file.url}: {file.format}, {file.columns}")
     for row in seen.rows.to_pylist():
@@ -226,7 +226,8 @@ def _preview(
     return {"read": seen.read, "kept": seen.kept, "dropped": dict(seen.dropped), "rows": seen.rows.to_pylist()}
 
 
-def _load_cleaning(name: str) -> Any:
+def load_named_cleaning(name: str) -> Any:
+    """Load a preset, or FILE.toml[:PRESET]."""
     from rag_clip.corpus.cleaning import load_cleaning
 
     path, _, preset = name.rpartition(":") if ".toml:" in name else (name, "", "default")
@@ -240,9 +241,14 @@ def _parse_part(part: str) -> tuple[int, int]:
     return int(number) - 1, int(count)
 
 
-def _say_lost(console: Console, dropped: Mapping[str, int], failures: tuple[str, ...]) -> None:
+def say_dropped(console: Console, dropped: Mapping[str, int]) -> None:
+    """Say how many captions were dropped, by reason."""
     for reason, count in dropped.items():
         console.say(f"  dropped, {reason}: {count}")
+
+
+def _say_lost(console: Console, dropped: Mapping[str, int], failures: tuple[str, ...]) -> None:
+    say_dropped(console, dropped)
     for failure in failures:
         console.say(f"  could not be read to its end: {failure}")
 
@@ -260,7 +266,8 @@ def _describe(facts: Mapping[str, Any]) -> list[str]:
     ]
     if corpus:
         lost = "".join(f", {reason} {count}" for reason, count in corpus["dropped"].items())
-        lines.append(f"funnel: {corpus['read']} read{lost}, repeated {corpus['repeated']}, {corpus['kept']} kept")
+        repeated = f", repeated {corpus['repeated']}" if "repeated" in corpus else ""
+        lines.append(f"funnel: {corpus['read']} read{lost}{repeated}, {corpus['kept']} kept")
     lines += [f"optimisers: {line}" for line in facts.get("optimisers") or ()]
     if checked:
         stale = "" if checked["current"] else ", before the last change"

@@ -61,7 +61,7 @@ def test_a_pair_is_stored_with_both_vectors_and_its_facts(tmp_path: Path, index:
     np.testing.assert_allclose(list(vectors.values()), np.stack(expected), atol=1e-3)
     assert (summary.rows, summary.usable, summary.failed, summary.embedded, summary.count) == (1, 1, 0, 1, 1)
     assert set(summary.seconds) == {
-        "read", "decode", "encode images", "encode captions", "write shards", "noise", "load", "optimise",
+        "read", "decode", "encode images", "encode captions", "write shards", "clean", "noise", "load", "optimise",
     }  # fmt: skip
 
 

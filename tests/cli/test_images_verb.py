@@ -1,0 +1,37 @@
+"""The verb `index images` as its users meet it."""
+
+from __future__ import annotations
+
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rag_clip.cli import app
+from rag_clip.demo.make import photographs
+
+
+def run(*arguments: str, folder: Path) -> tuple[int, str, str]:
+    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        code = app(list(arguments), result_action="return_value")
+    return int(code or 0), out.getvalue(), errors.getvalue()
+
+
+def test_images_are_cleaned_by_the_preset_asked_for_and_info_shows_the_funnel(tmp_path: Path) -> None:
+    images = [*photographs(4, 1)[:3], b"broken"]
+    captions = ["a red flag at sea", "flag", "a blue flag at sea", "a flag"]
+    pq.write_table(pa.table({"image": images, "caption": captions}), tmp_path / "in.parquet")
+    (tmp_path / "own.toml").write_text("[mine]\nmin_words = 2\n")
+    options = ["--index", "index", "--model", "demo", "--workers", "0", "--cleaning", "own.toml:mine"]
+    code, shown, _ = run("index", "images", "in.parquet", *options, folder=tmp_path)
+    assert code == 3
+    assert shown.splitlines()[:4] == [
+        "2 images in index: 2 usable of 4 rows",
+        "  failed, not an image of a known format: 1",
+        "  each failed row: index.shards/failed.parquet",
+        "  dropped, few_words: 1",
+    ]
+    _, info, _ = run("index", "info", "index", folder=tmp_path)
+    assert "funnel: 4 read, not an image of a known format 1, few_words 1, 2 kept\n" in info
