@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -40,21 +41,32 @@ class ZeroShot:
 
 
 def zero_shot(
-    prompts: Prompts, encoder: Encoder, *, allow_other_encoder: bool = False, report: Report = silent
+    prompts: Prompts,
+    encoder: Encoder,
+    *,
+    known: Mapping[str, np.ndarray] | None = None,
+    allow_other_encoder: bool = False,
+    report: Report = silent,
 ) -> ZeroShot:
     """Compose the weighted texts of each class into one weight vector, in float32 on the encoder's device.
 
-    Every distinct text is encoded once. Raises ValueError where the prompts were made with another encoder, unless
-    `allow_other_encoder`, and where the texts of a class cancel out.
+    Every distinct text is encoded once; those whose unit vector [d] is `known` (see stored_vectors) are not. Raises
+    ValueError where the prompts were made with another encoder, unless `allow_other_encoder`, and where the texts of a
+    class cancel out.
     """
-    return zero_shots([prompts], encoder, allow_other_encoder=allow_other_encoder, report=report)[0]
+    return zero_shots([prompts], encoder, known=known, allow_other_encoder=allow_other_encoder, report=report)[0]
 
 
 def zero_shots(
-    variants: Sequence[Prompts], encoder: Encoder, *, allow_other_encoder: bool = False, report: Report = silent
+    variants: Sequence[Prompts],
+    encoder: Encoder,
+    *,
+    known: Mapping[str, np.ndarray] | None = None,
+    allow_other_encoder: bool = False,
+    report: Report = silent,
 ) -> list[ZeroShot]:
     """Do as `zero_shot` for several prompts, encoding what they share once; for comparing weights of the same texts."""
-    texts = encode_texts(variants, encoder, allow_other_encoder=allow_other_encoder, report=report)
+    texts = encode_texts(variants, encoder, known=known, allow_other_encoder=allow_other_encoder, report=report)
     return [compose(prompts, texts, encoder) for prompts in variants]
 
 
@@ -72,18 +84,29 @@ class TextVectors:
 
 @torch.no_grad()
 def encode_texts(
-    variants: Sequence[Prompts], encoder: Encoder, *, allow_other_encoder: bool = False, report: Report = silent
+    variants: Sequence[Prompts],
+    encoder: Encoder,
+    *,
+    known: Mapping[str, np.ndarray] | None = None,
+    allow_other_encoder: bool = False,
+    report: Report = silent,
 ) -> TextVectors:
-    """Encode every distinct text of the prompts once. Raises ValueError as `zero_shot` does for another encoder."""
+    """Encode every distinct text of the prompts once, but for those `known`.
+
+    Raises ValueError as `zero_shot` does for another encoder.
+    """
+    known = known or {}
     if not allow_other_encoder:
         for prompts in variants:
             _check_encoder(prompts, encoder)
-    texts = list(dict.fromkeys(text.text for prompts in variants for group in prompts.texts for text in group))
-    parts = []
+    distinct = dict.fromkeys(text.text for prompts in variants for group in prompts.texts for text in group)
+    texts = [text for text in distinct if text not in known]
+    given = [text for text in distinct if text in known]
+    parts = [torch.from_numpy(np.stack([known[text] for text in given])).float().to(encoder.device)] if given else []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         parts.append(encoder.encode_text(texts[start : start + TEXTS_AT_ONCE]).float())
         report(Progress("prompts", min(start + TEXTS_AT_ONCE, len(texts)), len(texts), "texts"))
-    return TextVectors({text: row for row, text in enumerate(texts)}, torch.cat(parts))
+    return TextVectors({text: row for row, text in enumerate([*given, *texts])}, torch.cat(parts))
 
 
 @torch.no_grad()
