@@ -20,7 +20,7 @@ from .shards.ahead import ahead
 from .shards.files import GROUP_ROWS, Manifest, read_manifests, read_shard
 from .shards.lock import locked
 
-UPSERT_ROWS = 256
+UPSERT_ROWS = 2048  # eight requests to a server, three of them under way at once; a folder's engine cuts them too
 NOTE = "corpus"
 
 
@@ -28,7 +28,8 @@ NOTE = "corpus"
 class LoadSummary:
     """What a load did: `written` captions of `loaded` shards, `finished` shards were in the index already.
 
-    `added` of the written ones were new to the index; `count` is its size now. `failures` say which files of the corpus
+    `added` of the written ones were new to the index, as far as its growth tells: where others wrote to it meanwhile,
+    theirs may be among them. `count` is its size now. `failures` say which files of the corpus
     were embedded only in part.
     """
 
@@ -111,9 +112,10 @@ def load_into(store: Store, folder: Path, manifests: Sequence[Manifest], *, repo
             store.optimise(report)
         _note_corpus(store, _on_record(record, newest(read_manifests(folder))))
     count = store.count()
+    added = min(written, count - before)
     failures = tuple(manifest.reason for manifest in manifests if manifest.status == "failed")
     return LoadSummary(
-        store.location, len(left), len(manifests) - len(left), written, count - before, count, len(failures), failures,
+        store.location, len(left), len(manifests) - len(left), written, added, count, len(failures), failures,
         dict(clock.seconds), clock.bottleneck,
     )  # fmt: skip
 

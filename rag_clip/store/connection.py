@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
+from grpc import RpcError  # type: ignore[import-untyped]
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from rag_clip.store.card import Card, read_card
 from rag_clip.store.interface import StoreError
 from rag_clip.store.schema import CollectionSchema, PayloadIndex, TextIndex, VectorSchema
 from rag_clip.store.server import METADATA_KEY, ServerEngine
-from rag_clip.store.server_errors import server_errors
+from rag_clip.store.server_errors import Pause, server_errors
 
 TIMEOUT_SECONDS = 60
+# gRPC waits up to two minutes between attempts to connect, longer than we try; a server that is back must be found.
+RECONNECT = {"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 2000}
 OLDEST_SERVER = (1, 20)
 
 
@@ -21,7 +26,7 @@ def connect(location: str, api_key: str | None) -> tuple[QdrantClient, str | Non
     """Connect to http(s)://host[:port][/collection]; returns the client and the collection named, if any.
 
     gRPC is expected on the port after the one given (6334 for 6333). Raises ValueError for a URL with more in it,
-    credentials above all.
+    credentials above all, and for a key that cannot be sent.
     """
     url = urlsplit(location)
     parts = [part for part in url.path.split("/") if part]
@@ -38,15 +43,32 @@ def connect(location: str, api_key: str | None) -> tuple[QdrantClient, str | Non
             grpc_port=port + 1,
             https=url.scheme == "https",
             prefer_grpc=True,
-            api_key=api_key,
+            api_key=_check_key(api_key),
+            grpc_options=dict(RECONNECT),
             timeout=TIMEOUT_SECONDS,
             check_compatibility=False,
         )
     return client, parts[0] if parts else None
 
 
-def open_server(client: QdrantClient, collection: str, location: str) -> tuple[ServerEngine, Card]:
-    """Open a collection; raises FileNotFoundError where there is none, ValueError where it is not ours."""
+def _check_key(api_key: str | None) -> str | None:
+    """Drop the space around a key, and refuse what no header can carry; the message does not repeat it."""
+    key = (api_key or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(
+            "QDRANT_API_KEY holds a line break or a character outside ASCII, which no key has; set it to the key alone"
+        )
+    return key or None
+
+
+def open_server(
+    client: QdrantClient, collection: str, location: str, *, pause: Pause = time.sleep
+) -> tuple[ServerEngine, Card]:
+    """Open a collection; raises FileNotFoundError where there is none, ValueError where it is not ours.
+
+    `pause` waits for seconds between the attempts of the engine. Opening is tried once, so a wrong address is told at
+    once.
+    """
     with server_errors(location):
         _check_version(client, location)
         if not client.collection_exists(collection):
@@ -58,21 +80,37 @@ def open_server(client: QdrantClient, collection: str, location: str) -> tuple[S
     if METADATA_KEY not in metadata:
         raise ValueError(f"collection {collection!r} at {location} was not made by rag-clip; name another collection")
     card = read_card(metadata[METADATA_KEY], location)
-    return ServerEngine(client, collection, card), card
+    return ServerEngine(client, collection, card, pause=pause), card
 
 
-def create_server(client: QdrantClient, collection: str, location: str, wanted: Card) -> tuple[ServerEngine, Card]:
-    """Make an empty collection with its payload indexes, or open the one there."""
+def create_server(
+    client: QdrantClient, collection: str, location: str, wanted: Card, *, pause: Pause = time.sleep
+) -> tuple[ServerEngine, Card]:
+    """Make an empty collection with its payload indexes, or open the one there; see `open_server`.
+
+    Payload indexes that are missing, because whoever made the collection was cut short, are made now.
+    """
     with server_errors(location):
         _check_version(client, location)
-        if client.collection_exists(collection):
-            return open_server(client, collection, location)
+        if not client.collection_exists(collection):
+            _create(client, collection, wanted)
+        engine, card = open_server(client, collection, location, pause=pause)
+        indexed = client.get_collection(collection).payload_schema
+        for name, index in card.schema.payload.items():
+            if name not in indexed:
+                client.create_payload_index(collection, name, _index(index), wait=True)
+    return engine, card
+
+
+def _create(client: QdrantClient, collection: str, card: Card) -> None:
+    """Make the collection, unless another process does so at the same moment."""
+    try:
         client.create_collection(
-            collection, **_description(wanted.schema, wanted.dim), metadata={METADATA_KEY: wanted.to_dict()}
+            collection, **_description(card.schema, card.dim), metadata={METADATA_KEY: card.to_dict()}
         )
-        for name, index in wanted.schema.payload.items():
-            client.create_payload_index(collection, name, _index(index), wait=True)
-    return ServerEngine(client, collection, wanted), wanted
+    except (RpcError, UnexpectedResponse, ValueError):
+        if not client.collection_exists(collection):
+            raise
 
 
 def _check_version(client: QdrantClient, location: str) -> None:

@@ -25,6 +25,7 @@ PASSING = {
     StatusCode.DEADLINE_EXCEEDED,
     StatusCode.RESOURCE_EXHAUSTED,
     StatusCode.ABORTED,
+    StatusCode.INTERNAL,  # a cluster that has lost a node says this; REST says 500
 }
 REFUSING = {StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED}
 

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from rag_clip.store import StoreError
+from rag_clip.store.server_errors import ATTEMPTS, patiently, server_errors
+
+
+class Failure(grpc.RpcError):
+    """What gRPC raises, with a code of ours."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return "as told"
+
+
+def outcome(code: grpc.StatusCode, failures: int) -> tuple[str, int]:
+    """Return how a call that fails so often ends, and after how many pauses."""
+    left, pauses = [Failure(code)] * failures, []
+
+    def call() -> str:
+        if left:
+            raise left.pop()
+        return "done"
+
+    try:
+        with server_errors("captions"):
+            return patiently(call, pause=pauses.append), len(pauses)
+    except StoreError as error:
+        return str(error), len(pauses)
+
+
+@pytest.mark.parametrize("name", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL"])
+def test_a_code_that_may_pass_is_tried_eight_times_and_then_told(name):
+    code = grpc.StatusCode[name]
+    assert outcome(code, ATTEMPTS - 1) == ("done", ATTEMPTS - 1)
+    message, pauses = outcome(code, ATTEMPTS)
+    assert message.startswith("the Qdrant server failed on captions: ")
+    assert "as told" in message
+    assert pauses == ATTEMPTS - 1
+
+
+@pytest.mark.parametrize("name", ["INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION"])
+def test_a_code_that_stays_is_told_at_once(name):
+    assert outcome(grpc.StatusCode[name], 1) == ("the Qdrant server failed on captions: as told", 0)
