@@ -19,11 +19,12 @@ from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning, row_rules
 from rag_clip.corpus.steps import Step, chain
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.protocols import Encoder
-from rag_clip.store import CollectionSchema, create_store, load_schema
+from rag_clip.store import CollectionSchema, Store, create_store, load_schema
 
 from .embed import EmbedSummary, embed_sources
 from .load import LoadSummary, load_into
 from .shards.files import SHARD_ROWS, read_manifests
+from .shards.recorded import CORPUS_NOTE, check_cleaning, plain
 from .sources.columns import Columns
 from .sources.files import SourceError
 from .sources.finding import SourceFile, find_sources, read_source, unreadable
@@ -81,8 +82,8 @@ def build_index(
     dimensions. Without `keep_shards` the folder is removed at the end, and a later run embeds everything again.
 
     Raises FileNotFoundError for a missing file; ValueError for files without usable captions, a missing or wrong
-    column, and an index of another encoder or schema; OSError for a full disk; StoreError where the index or the
-    shards are in use, or the server is gone: what is finished is kept. Nothing is made where no caption is usable.
+    column, and an index of another encoder, schema or cleaning; OSError for a full disk; StoreError where the index or
+    the shards are in use, or the server is gone: what is finished is kept. Nothing is made where no caption is usable.
     """
     named = {"text": text_column, "source": source_column}
     chosen = replace(columns or Columns(), **{role: name for role, name in named.items() if name is not None})
@@ -91,12 +92,14 @@ def build_index(
     _check_usable(sources, chain([unreadable, row_rules(cleaning)]))
     folder = Path(shards) if shards is not None else default_shards(index, schema)
     with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
+        check_cleaning(store, cleaning)
         embedded = embed_sources(
             sources, shards=folder, encoder=encoder, cleaning=cleaning, shard_rows=shard_rows,
             retry_failed=retry_failed, report=report,
         )  # fmt: skip
         keys = set(embedded.keys)
         manifests = [manifest for manifest in read_manifests(folder) if manifest.key in keys]
+        _note_first(store, embedded, cleaning, files=len(sources))
         loaded = load_into(store, folder, manifests, report=report)
     if not keep_shards:
         shutil.rmtree(folder)
@@ -130,6 +133,22 @@ def _check_usable(sources: Sequence[SourceFile], step: Step) -> None:
     found = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "no rows"
     column = sources[0].columns.text
     raise ValueError(f"column {column!r} of {len(sources)} file(s) holds no usable caption in {read} rows ({found})")
+
+
+def _note_first(store: Store, embedded: EmbedSummary, cleaning: CleaningSettings, *, files: int) -> None:
+    """Note in a new index how it is cleaned before it holds a caption: a load that is cut short leaves some in it."""
+    if CORPUS_NOTE not in store.card.notes:
+        facts = {
+            "files": files,
+            "files_in_part": embedded.failed,
+            "shards": len(embedded.keys),
+            "read": embedded.read,
+            "dropped": dict(embedded.dropped),
+            "repeated": embedded.repeated,
+            "kept": embedded.kept,
+            "cleaning": plain(cleaning),
+        }
+        store.note(CORPUS_NOTE, facts)
 
 
 def _summarise(embedded: EmbedSummary, loaded: LoadSummary) -> BuildSummary:

@@ -31,12 +31,12 @@ from .imaging.noise import judge_noise
 from .imaging.pairs import PairFile
 from .imaging.shards import VECTORS, PairShards, open_shards, unit_rows
 from .imaging.sources import PairColumns, open_pair_files
+from .shards.recorded import CORPUS_NOTE, check_cleaning, plain
 
 LOAD_ROWS = 256
 MOST_WORKERS = 16
 NOISY = 0.5
 STORED = ("id", "text", "source", "url", "sha256", "phash", "width", "height", *VECTORS)
-NOTE = "corpus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ def index_images(
     up to 16.
 
     Raises FileNotFoundError for a missing file; ValueError for files without usable pairs, wrong columns or settings,
-    and an index of another encoder or schema; OSError for a damaged file and where shards cannot be written; StoreError
-    where the index is in use or cannot be written. Nothing is made where no pair is usable.
+    and an index of another encoder, schema or cleaning; OSError for a damaged file and where shards cannot be written;
+    StoreError where the index is in use or cannot be written. Nothing is made where no pair is usable.
     """
     folder, cleaning, clock = _choose_folder(index, shards), cleaning or load_cleaning(), StageClock()
     _check_settings(batch_size, workers, cleaning)
@@ -114,8 +114,9 @@ def index_images(
         probabilities = judge_noise(pairs, scale=encoder.scale, device=encoder.device) if noise else None
     schema = schema or load_image_schema()
     with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
+        check_cleaning(store, cleaning)
+        store.note(CORPUS_NOTE, _describe(pairs, reasons, cleaning))
         _fill(store, pairs, probabilities, clock, report)
-        store.note(NOTE, _describe(pairs, reasons, cleaning))
         count = store.count()
     noisy = None if probabilities is None else int((probabilities >= NOISY).sum())
     rows, failed = _count_rows(parts), reasons.total()
@@ -210,7 +211,7 @@ def _describe(pairs: CleanPairs, reasons: Mapping[str, int], cleaning: CleaningS
         "read": _count_rows(pairs.parts),
         "dropped": {**reasons, **pairs.dropped},
         "kept": len(pairs),
-        "cleaning": cleaning.model_dump(mode="json"),
+        "cleaning": plain(cleaning),
     }
 
 

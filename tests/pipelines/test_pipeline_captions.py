@@ -13,7 +13,7 @@ from rag_clip.pipelines.captions import build_index
 from rag_clip.pipelines.shards.files import read_manifests
 from shard_corpus import CountingEncoder
 
-from rag_clip.corpus.cleaning import CleaningSettings
+from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
 from rag_clip.progress import Progress
 from rag_clip.store import caption_id, load_schema, open_store
 from rag_clip.testing import ToyEncoder
@@ -167,3 +167,37 @@ def test_another_encoder_or_schema_is_refused_before_anything_is_embedded(corpus
     with pytest.raises(ValueError, match="another schema"):
         build_index([corpus], index=tmp_path / "index", encoder=CountingEncoder(), schema=schema)
     assert encoder.embedded == []
+
+
+def test_other_cleaning_is_refused_before_anything_is_embedded_and_names_what_differs(corpus, tmp_path):
+    build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder())
+    encoder = CountingEncoder()
+    cleaning = load_cleaning().model_copy(update={"max_words": 3, "min_words": 3})
+    message = (
+        r"cleaned with other settings \(min_words was 0, is 3; max_words was 80, is 3\); those that only these "
+        "settings drop would stay in it: build another index, or clean as before"
+    )
+    with pytest.raises(ValueError, match=message):
+        build_index([corpus], index=tmp_path / "index", encoder=encoder, cleaning=cleaning)
+    assert encoder.embedded == []
+    build_index([corpus], index=tmp_path / "other", encoder=encoder, cleaning=cleaning)
+    with open_store(tmp_path / "other") as store:
+        assert sorted(hit.text for hit in store.sample(9, 0)) == ["a blue flag", "a red flag"]
+
+
+def test_the_cleaning_of_an_index_is_noted_before_its_first_caption(corpus, tmp_path):
+    def stop(event: Progress) -> None:
+        if event.stage == "load":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder(), report=stop)
+    with pytest.raises(ValueError, match="max_words was 80, is None"):
+        build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder(), cleaning=load_cleaning("none"))
+    build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder())
+    with open_store(tmp_path / "index") as store:
+        facts = {name: value for name, value in store.card.notes["corpus"].items() if name not in ("date", "cleaning")}
+    assert facts == {
+        "files": 1, "files_in_part": 0, "shards": 1, "read": 6, "dropped": {"null": 1, "empty": 1}, "repeated": 1,
+        "kept": 3,
+    }  # fmt: skip

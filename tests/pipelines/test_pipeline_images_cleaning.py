@@ -59,6 +59,9 @@ def test_other_cleaning_embeds_nothing_again_and_leaves_no_sample_of_the_one_bef
     none = load_cleaning("none")
     first = run([source], index, cleaning=CleaningSettings(max_characters=12), shards=tmp_path / "shards")
     assert (first.usable, first.dropped, texts(index)) == (1, {"many_characters": 2}, ["a red square"])
+    with pytest.raises(ValueError, match="max_characters was 12, is None"):
+        run([source], index, cleaning=none, shards=tmp_path / "shards")
+    assert texts(index) == ["a red square"]
     again = run([source], tmp_path / "other", cleaning=none, shards=tmp_path / "shards")
     assert (again.embedded, again.usable, again.dropped) == (0, 3, {})
     assert list((tmp_path / "shards/dropped").iterdir()) == []
