@@ -1,6 +1,6 @@
 """The main job on the bundled world: index its captions, enhance its names, classify its photographs, compare.
 
-The weight of the retrieved captions is chosen on the validation photographs; the test photographs are only scored.
+The default recipe was chosen on validation photographs (CONTRIBUTING.md); the test photographs are only scored.
 """
 
 from __future__ import annotations
@@ -15,18 +15,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
-import torch
 
-from rag_clip.classifiers.zero_shot import zero_shots
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.demo.concepts import BANDS, concepts
-from rag_clip.enhance import Settings, enhance
+from rag_clip.enhance import enhance
 from rag_clip.labels import read_labels
-from rag_clip.match import match
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.prompt_file import write_prompts
-from rag_clip.prompts.retrieved import weigh_context
 from rag_clip.protocols import Encoder
+from rag_clip.recipe import load_recipe
 from rag_clip.store import open_store
 
 from .captions import build_index
@@ -34,17 +31,13 @@ from .classify import classify
 from .demo_report import write_report
 
 BUNDLED = ("labels.json", "corpus.parquet", "truth.parquet", "test.parquet", "validation.parquet")
-WEIGHTS = (0.25, 0.5, 0.75, 0.9)
-PUBLISHED = Settings(search="dense")
-RECIPE = Settings(keep="phrase", names="dropped")
 METHODS = {
     "templates": "templates",
-    "published": "RePE as published: dense search",
-    "repe": "RePE, hybrid search",
-    "retrieved": "retrieved, names left out",
+    "repe": "RePE as published",
+    "retrieved": "default recipe",
     "random": "control: random captions",
+    "waffle": "control: random words",
 }
-WEIGHED = ("retrieved", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +50,9 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class DemoSummary:
-    """What the demo measured: a score per method, for each band and for all; seconds per stage; where the files are.
-
-    `validation` is the accuracy on the validation photographs for each weight tried, `weight` the one chosen.
-    """
+    """What the demo measured: a score per method, for each band and for all; seconds per stage; where the files are."""
 
     table: Mapping[str, Mapping[str, Score]]
-    weight: float
-    validation: Mapping[float, float]
     names: int
     images: int
     captions: int
@@ -74,11 +62,10 @@ class DemoSummary:
     @property
     def facts(self) -> str:
         """Say in one sentence what the table is over."""
-        tried = ", ".join(f"{weight:g}: {100 * value:.1f}" for weight, value in self.validation.items())
         return (
             f"{self.images} photographs, {self.names} names, {self.captions} captions; mean ± standard deviation "
-            f"over three render seeds. RePE gives the captions weight 0.25, as published; the last two rows give them "
-            f"{self.weight:g}, chosen on validation photographs (top-1 by weight: {tried})."
+            "over three render seeds. The default recipe was chosen on other photographs; its controls mix in as many "
+            "texts with the same weights."
         )
 
     def cells(self) -> dict[str, dict[str, str]]:
@@ -101,18 +88,14 @@ def run_demo(out: str | Path, *, encoder: Encoder, report: Report = silent) -> D
         built = build_index([out / "corpus.parquet"], index=out / "index", encoder=encoder, report=report)
     with clock.stage("enhance"):
         labels = read_labels(out / "labels.json")
-        found = _enhance(labels, out / "index", encoder, report)
-    with clock.stage("choose weight"):
-        validation = score_weights(found["retrieved"], out / "validation.parquet", encoder)
-        weight = max(validation, key=lambda candidate: (validation[candidate], -candidate))
-        prompts = {name: weigh_context(made, weight) if name in WEIGHED else made for name, made in found.items()}
+        prompts = _enhance(labels, out / "index", encoder, report)
     with clock.stage("classify"):
         for name, made in prompts.items():
             _classify(name, made, out, encoder, report)
     table = {name: score_bands(out / f"predictions-{name}.parquet") for name in prompts}
     images = pq.read_metadata(out / "test.parquet").num_rows
     page = out / "report.html"
-    summary = DemoSummary(table, weight, validation, len(labels), images, built.count, dict(clock.seconds), page)
+    summary = DemoSummary(table, len(labels), images, built.count, dict(clock.seconds), page)
     write_report(page, summary.cells(), summary.seconds, summary.facts, prompts=prompts["retrieved"], encoder=encoder)
     return summary
 
@@ -130,11 +113,11 @@ def _enhance(labels: LabelSet, index: Path, encoder: Encoder, report: Report) ->
     with open_store(index, encoder=encoder.fingerprint) as store:
         ask = partial(enhance, labels, encoder=encoder, store=store, report=report)
         return {
-            "templates": ask(method="templates"),
-            "published": ask(settings=PUBLISHED),
-            "repe": ask(),
-            "retrieved": ask(settings=RECIPE),
-            "random": ask(method="random", settings=RECIPE),
+            "templates": ask(recipe=load_recipe("templates")),
+            "repe": ask(recipe=load_recipe("repe")),
+            "retrieved": ask(),
+            "random": ask(control="random"),
+            "waffle": ask(control="waffle"),
         }
 
 
@@ -148,17 +131,6 @@ def _classify(name: str, prompts: Prompts, out: Path, encoder: Encoder, report: 
         features_dir=out / "features",
         report=report,
     )
-
-
-def score_weights(prompts: Prompts, validation: Path, encoder: Encoder) -> dict[float, float]:
-    """Return the top-1 accuracy on a labelled Parquet for each of WEIGHTS as the weight of the retrieved captions."""
-    table = pq.read_table(validation, columns=["image", "label"])
-    images = encoder.encode_images(table["image"].to_pylist())
-    position = {name: row for row, name in enumerate(prompts.labels.names)}
-    truth = torch.tensor([position[name] for name in table["label"].to_pylist()], device=images.pooled.device)
-    classifiers = zero_shots([weigh_context(prompts, weight) for weight in WEIGHTS], encoder)
-    right = [match(classifier, images, top_k=1).labels[:, 0] == truth for classifier in classifiers]
-    return {weight: float(hits.float().mean()) for weight, hits in zip(WEIGHTS, right, strict=True)}
 
 
 def score_bands(predictions: Path, bands: Sequence[str] = BANDS) -> dict[str, Score]:

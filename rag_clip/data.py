@@ -185,6 +185,28 @@ class Support:
         return tuple(name for name, any_image in zip(self.labels.names, held, strict=True) if not any_image)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Validation:
+    """Labelled images that settings may be chosen by: `features` of n images, `targets` int64 [n] of `labels`.
+
+    A type of its own: what chooses or trains takes no other labels, so those of a test set cannot get in by mistake.
+    Raises ValueError for no image, targets of another length, and classes that the label set does not have.
+    """
+
+    features: Features
+    labels: LabelSet
+    targets: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.targets) == len(self.features.pooled):
+            raise ValueError(
+                f"{len(self.targets)} targets for {len(self.features.pooled)} validation images; give one per image, "
+                "and at least one image"
+            )
+        if not 0 <= int(self.targets.min()) <= int(self.targets.max()) < len(self.labels):
+            raise ValueError(f"a validation target is none of the {len(self.labels)} classes; count them from 0")
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """What a corpus filter returns: the rows selected, and the rows dropped, each with its reason and score."""

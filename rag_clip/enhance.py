@@ -1,85 +1,107 @@
-"""The query layer: from class names to weighted texts, with the captions that a store holds for each class."""
+"""The query layer: from class names to weighted texts, by a recipe, with the evidence for each."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Literal, get_args
 
 from rag_clip.data import Hit, LabelSet, Prompts
+from rag_clip.knowledge.names import NameMatch
+from rag_clip.knowledge.sentences import Sentences, read_sentences
+from rag_clip.naming import name_classes
 from rag_clip.progress import Report, StageClock, silent
-from rag_clip.prompts.control import random_prompts
-from rag_clip.prompts.mixed import mix
-from rag_clip.prompts.templates import choose_templates, template_prompts
+from rag_clip.prompts.control import random_prompts, waffle_prompts
+from rag_clip.prompts.described import described_texts
+from rag_clip.prompts.mixed import Texts, mix
+from rag_clip.prompts.synonyms import synonym_prompts
+from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Encoder
-from rag_clip.retrieval import Retrieval, Search, gather
+from rag_clip.recipe import Recipe, load_recipe
+from rag_clip.retrieval import gather
 from rag_clip.store import Store
 
-Method = Literal["templates", "retrieved", "random"]
+Control = Literal["random", "waffle"]
 LARGEST_SAMPLE = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to enhance: templates, the seed of the control, and the fields of Retrieval, which explains them."""
-
-    templates: tuple[str, ...] | None = None
-    weight: float = 0.25
-    limit: int = 100
-    search: Search = "hybrid"
-    candidates: int = 1000
-    keep: str = "token"
-    names: str = "kept"
-    query: str = "a photo of a {}."
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        self.retrieval()
-
-    def retrieval(self) -> Retrieval:
-        """Return the settings of the retrieval."""
-        return Retrieval(
-            weight=self.weight,
-            limit=self.limit,
-            search=self.search,
-            candidates=self.candidates,
-            keep=self.keep,
-            names=self.names,
-            query=self.query,
-        )
+NAMES_IN_A_NOTE = 5
 
 
 def enhance(
     labels: LabelSet,
     *,
     encoder: Encoder,
+    recipe: Recipe | None = None,
     store: Store | None = None,
-    method: Method = "retrieved",
-    settings: Settings | None = None,
+    control: Control | None = None,
+    seed: int = 0,
     clock: StageClock | None = None,
     report: Report = silent,
 ) -> Prompts:
-    """Turn a label set into prompts: its templates alone, with retrieved captions, or with random ones (the control).
+    """Turn a label set into prompts by a recipe, by default the one named so; see rag_clip.recipe.
 
-    Raises ValueError for an unknown method, a method that needs a store and has none, a store without captions, and
-    a store whose vectors are another encoder's (lexical search needs none, so there any store will do).
+    A `control` puts as many random captions of the store (`random`), or random words (`waffle`), with the same weights
+    in the place of what the recipe mixes in; `seed` draws them. Provenance keeps the recipe, counts classes that got no
+    caption, and notes what a user should know, such as names that a file does not have. Raises ValueError for a recipe
+    that needs a store and has none, a store without captions, one whose vectors are another encoder's (lexical search
+    needs none, so there any store will do), and a control of a recipe that mixes in nothing.
     """
-    settings = settings or Settings()
-    if method not in get_args(Method):
-        raise ValueError(f"unknown method {method!r}; known are {', '.join(get_args(Method))}")
-    if method == "templates":
-        return _signed(template_prompts(labels, templates=settings.templates), encoder)
-    if store is None:
-        raise ValueError(f"method {method!r} retrieves captions and needs an index; give one, or use 'templates'")
-    clock, retrieval = clock or StageClock(), settings.retrieval()
-    anchors = template_prompts(labels, templates=settings.templates)
-    contexts = gather(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock, report=report)
-    recorded = {"templates": list(choose_templates(labels, settings.templates)), **asdict(retrieval)}
-    facts = {"method": "retrieved", "settings": recorded, "without_captions": sum(not found for found in contexts)}
-    prompts = replace(mix(anchors, contexts), provenance={**anchors.provenance, **facts})
-    if method == "random":
+    recipe, clock = recipe or load_recipe("default"), clock or StageClock()
+    _check_needs(recipe, store, control)
+    templates = recipe.templates.choose()
+    anchors, known = template_prompts(labels, templates=templates), labels
+    contexts: list[Texts] = []
+    notes: list[str] = []
+    without = 0
+    if recipe.synonyms and store:
+        with clock.stage("count names"):
+            named = name_classes(labels, recipe.synonyms, encoder=encoder, store=store, report=report)
+        anchors = synonym_prompts(labels, named.report, templates=templates, use=recipe.synonyms.use)
+        known, notes = named.labels, [*named.notes]
+    if recipe.retrieved and store:
+        found = gather(known, encoder=encoder, store=store, retrieval=recipe.retrieved, clock=clock, report=report)
+        alone = [name for name, texts in zip(labels.names, found, strict=True) if not texts]
+        contexts, without = [found], len(alone)
+        notes += [f"no caption was found for {_some(alone)}; templates keep their weight"] if alone else []
+    if recipe.described:
+        with clock.stage("read descriptions"):
+            files = [read_sentences(path) for path in recipe.described.files]
+            described = described_texts(known, files, weight=recipe.described.weight, templates=templates)
+        contexts.append(described.texts)
+        notes += [
+            note for file, match in zip(files, described.matches, strict=True) for note in _unmatched(file, match)
+        ]
+    prompts = mix(anchors, *contexts)
+    if control:
         with clock.stage("sample"):
-            prompts = random_prompts(prompts, _sample(prompts, store, settings.seed), seed=settings.seed)
-    return _signed(prompts, encoder, index=store.location)
+            prompts = _controlled(prompts, control, store, seed)
+    facts = {
+        "encoder": asdict(encoder.fingerprint),
+        "method": control or recipe.name,
+        "settings": {**recipe.document(), **({"seed": seed} if control else {})},
+        "index": store.location if store and recipe.needs_index else "",
+        "without_captions": without,
+        "notes": notes,
+    }
+    return replace(prompts, provenance=facts)
+
+
+def _check_needs(recipe: Recipe, store: Store | None, control: Control | None) -> None:
+    if control is not None and control not in get_args(Control):
+        raise ValueError(f"unknown control {control!r}; known are {', '.join(get_args(Control))}")
+    if store is None and (recipe.needs_index or control == "random"):
+        what = f"recipe {recipe.name!r}" if recipe.needs_index else "the random control"
+        raise ValueError(f"{what} looks for captions and needs an index; give one, or use recipe 'templates'")
+    if control and not (recipe.retrieved or recipe.described):
+        raise ValueError(
+            f"recipe {recipe.name!r} mixes no texts into its templates, so there is nothing to control; "
+            "give one with captions or descriptions"
+        )
+
+
+def _controlled(prompts: Prompts, control: Control, store: Store | None, seed: int) -> Prompts:
+    if control == "waffle" or store is None:
+        return waffle_prompts(prompts, seed=seed)
+    return random_prompts(prompts, _sample(prompts, store, seed), seed=seed)
 
 
 def _sample(prompts: Prompts, store: Store, seed: int) -> list[Hit]:
@@ -87,6 +109,13 @@ def _sample(prompts: Prompts, store: Store, seed: int) -> list[Hit]:
     return store.sample(min(needed, LARGEST_SAMPLE, store.count()), seed) if needed else []
 
 
-def _signed(prompts: Prompts, encoder: Encoder, index: str = "") -> Prompts:
-    signature = {"encoder": asdict(encoder.fingerprint), "index": index}
-    return replace(prompts, provenance={**prompts.provenance, **signature})
+def _unmatched(file: Sentences, match: NameMatch) -> Iterator[str]:
+    if match.unmatched_labels:
+        yield f"{file.source} describes no {_some(match.unmatched_labels)}"
+    if match.unmatched_keys:
+        yield f"{file.source} has {_some(match.unmatched_keys)}, not in the label set"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:NAMES_IN_A_NOTE])
+    return f"{len(names)} classes ({shown}, ...)" if len(names) > NAMES_IN_A_NOTE else shown

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rag_clip.data import Fingerprint, LabelSet, Support
+from rag_clip.data import Features, Fingerprint, LabelSet, Support, Validation
 
 ENCODER = Fingerprint("ViT-B-32", "openai", "weights", "224 px", "fp32")
 
@@ -60,3 +60,12 @@ def test_a_support_set_lists_the_classes_without_an_image():
 def test_a_support_set_that_does_not_hold_together_is_refused(change: dict[str, object], message: str):
     with pytest.raises(ValueError, match=message):
         support(**change)
+
+
+@pytest.mark.parametrize(
+    ("images", "targets", "message"),
+    [(2, [0], "1 targets for 2 validation images"), (0, [], "at least one image"), (1, [2], "none of the 2 classes")],
+)
+def test_validation_images_that_do_not_match_their_labels_are_refused(images: int, targets: list[int], message: str):
+    with pytest.raises(ValueError, match=message):
+        Validation(Features(torch.ones(images, 3)), LABELS, torch.tensor(targets, dtype=torch.int64))

@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,10 +8,11 @@ import torch
 
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import LabelSet
-from rag_clip.enhance import Settings, enhance
+from rag_clip.enhance import enhance
 from rag_clip.progress import Progress, StageClock
 from rag_clip.prompt_file import read_prompts, write_prompts
-from rag_clip.prompts.templates import template_prompts
+from rag_clip.prompts.templates import GENERAL, template_prompts
+from rag_clip.recipe import Described, Recipe, Synonyms, Templates
 from rag_clip.retrieval import Retrieval
 from rag_clip.store import CollectionSchema, Store, caption_id, create_store, load_schema, open_store
 from rag_clip.testing import ToyEncoder, check_prompts
@@ -49,9 +50,13 @@ def store(location: Path) -> Iterator[Store]:
         yield store
 
 
+def by_captions(**settings: object) -> Recipe:
+    return Recipe("captions", retrieved=Retrieval(**settings))
+
+
 @pytest.mark.parametrize("search", ["dense", "lexical", "hybrid"])
 def test_each_class_gets_the_captions_that_name_it(store: Store, search: str):
-    prompts = enhance(LABELS, encoder=ENCODER, store=store, method="retrieved", settings=Settings(search=search))
+    prompts = enhance(LABELS, encoder=ENCODER, store=store, recipe=by_captions(search=search))
     found = [{text.text for text in group if text.role == "context"} for group in prompts.texts]
     assert found == [set(CAPTIONS[0:2]), set(CAPTIONS[2:4]), set()]
     evidence = [text for group in prompts.texts for text in group if text.role == "context"]
@@ -59,18 +64,17 @@ def test_each_class_gets_the_captions_that_name_it(store: Store, search: str):
     assert {text.source for text in evidence} == {"toy"}
     assert prompts.provenance == {
         "encoder": asdict(ENCODER.fingerprint),
-        "method": "retrieved",
-        "settings": {
-            "templates": ["a photo of a {}."],
-            **asdict(Retrieval(search=search)),
-        },
+        "method": "captions",
+        "settings": by_captions(search=search).document(),
         "index": store.location,
         "without_captions": 1,
+        "notes": ["no caption was found for 'quux'; templates keep their weight"],
     }
+    assert prompts.provenance["settings"]["retrieved"]["search"] == search
 
 
 def test_retrieval_classifies_images_of_names_that_the_encoder_has_not_learned(store: Store, tmp_path: Path):
-    prompts = enhance(LABELS, encoder=ENCODER, store=store, method="retrieved", settings=Settings(weight=0.5))
+    prompts = enhance(LABELS, encoder=ENCODER, store=store, recipe=by_captions(weight=0.5))
     write_prompts(prompts, tmp_path / "prompts.parquet")
     pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     pixels[0, 2] = pixels[1, 0] = 255
@@ -79,75 +83,132 @@ def test_retrieval_classifies_images_of_names_that_the_encoder_has_not_learned(s
 
 
 def test_names_are_dropped_from_captions_on_request(store: Store):
-    dropped = enhance(LABELS, encoder=ENCODER, store=store, settings=Settings(names="dropped"))
+    dropped = enhance(LABELS, encoder=ENCODER, store=store, recipe=by_captions(names="dropped"))
     names = dict(enumerate(LABELS.names))
     context = [(row, t.text) for row, group in enumerate(dropped.texts) for t in group if t.role == "context"]
     assert context
     assert [text for row, text in context if names[row] in text.split()] == []
 
 
-def test_an_unknown_way_with_names_is_refused():
-    with pytest.raises(ValueError, match="names in captions are kept or dropped, found 'gone'"):
-        Settings(names="gone")
-
-
 def test_templates_need_no_store():
-    prompts = enhance(LABELS, encoder=ENCODER, method="templates", settings=Settings(templates=("the {}",)))
+    prompts = enhance(LABELS, encoder=ENCODER, recipe=Recipe(templates=Templates(texts=("the {}",))))
     assert prompts.texts == template_prompts(LABELS, templates=("the {}",)).texts
     assert prompts.provenance == {
         "encoder": asdict(ENCODER.fingerprint),
         "method": "templates",
-        "settings": {"templates": ["the {}"]},
+        "settings": {"name": "templates", "templates": {"set": "", "texts": ["the {}"]}},
         "index": "",
+        "without_captions": 0,
+        "notes": [],
     }
 
 
+def test_a_named_set_of_templates_comes_before_the_label_sets_own():
+    prompts = enhance(LABELS, encoder=ENCODER, recipe=Recipe(templates=Templates(set="general")))
+    assert prompts.texts == template_prompts(LABELS, templates=GENERAL).texts
+
+
 def test_the_control_mixes_in_as_many_captions_of_the_store(store: Store):
-    retrieved = enhance(LABELS, encoder=ENCODER, store=store, method="retrieved")
-    control = enhance(LABELS, encoder=ENCODER, store=store, method="random", settings=Settings(seed=4))
+    retrieved = enhance(LABELS, encoder=ENCODER, store=store, recipe=by_captions())
+    control = enhance(LABELS, encoder=ENCODER, store=store, recipe=by_captions(), control="random", seed=4)
     assert [[text.weight for text in group] for group in control.texts] == [
         [text.weight for text in group] for group in retrieved.texts
     ]
     drawn = {text.text for group in control.texts for text in group if text.role == "context"}
     assert drawn <= set(CAPTIONS)
     assert drawn != {text.text for group in retrieved.texts for text in group if text.role == "context"}
-    assert control.provenance["settings"]["seed"] == 4
+    assert (control.provenance["method"], control.provenance["settings"]["seed"]) == ("random", 4)
 
 
-@pytest.mark.parametrize("method", ["templates", "retrieved"])
-def test_enhancing_keeps_the_contract_of_a_prompt_method(store: Store, method: str):
-    check_prompts(lambda labels: enhance(labels, encoder=ENCODER, store=store, method=method), LABELS)
+def test_the_waffle_control_mixes_in_words_that_say_nothing(store: Store):
+    retrieved = enhance(LABELS, encoder=ENCODER, store=store, recipe=by_captions())
+    control = enhance(LABELS, encoder=ENCODER, store=store, recipe=by_captions(), control="waffle")
+    assert [len(group) for group in control.texts] == [len(group) for group in retrieved.texts]
+    drawn = [text.text for group in control.texts for text in group if text.role == "context"]
+    assert [text for text in drawn if text in CAPTIONS] == []
+    assert control.provenance["method"] == "waffle"
+
+
+def test_descriptions_are_mixed_in_and_what_does_not_match_is_noted(tmp_path: Path):
+    path = tmp_path / "cupl.json"
+    path.write_text(
+        '{"Zorp": ["A zorp is red.", "Zorps have a banner."], "blick": ["Blicks fly."], "fnord": ["It is."]}'
+    )
+    recipe = Recipe("described", described=Described((path,), weight=0.4))
+    prompts = enhance(LABELS, encoder=ENCODER, recipe=recipe)
+    assert [[(text.text, round(text.weight, 9)) for text in group] for group in prompts.texts] == [
+        [("a photo of a zorp.", 0.6), ("A zorp is red.", 0.2), ("Zorps have a banner.", 0.2)],
+        [("a photo of a blick.", 0.6), ("Blicks fly.", 0.4)],
+        [("a photo of a quux.", 1)],
+    ]
+    assert prompts.provenance["notes"] == [
+        "cupl:cupl.json describes no 'quux'",
+        "cupl:cupl.json has 'fnord', not in the label set",
+    ]
+
+
+def test_a_class_is_called_what_the_captions_call_it(store: Store):
+    labels = LabelSet(("grumple", "blick"), synonyms=(("zorp",), ()), templates=("a photo of a {}.",))
+    recipe = Recipe("named", synonyms=Synonyms(), retrieved=Retrieval(keep="phrase", weight=0.5))
+    prompts = enhance(labels, encoder=ENCODER, store=store, recipe=recipe)
+    assert [group[0].text for group in prompts.texts] == ["a photo of a zorp.", "a photo of a blick."]
+    assert {text.text for text in prompts.texts[0][1:]} == set(CAPTIONS[0:2])
+    assert prompts.labels == labels
+    assert prompts.provenance["notes"] == ["'grumple' is called 'zorp', as the corpus says most often"]
+
+
+def test_captions_and_descriptions_together_leave_the_rest_to_the_templates(store: Store, tmp_path: Path):
+    path = tmp_path / "cupl.json"
+    path.write_text('{"zorp": ["A zorp is red."], "blick": ["Blicks fly."], "quux": ["A quux is green."]}')
+    recipe = Recipe("both", retrieved=Retrieval(weight=0.3), described=Described((path,), weight=0.4))
+    prompts = enhance(LABELS, encoder=ENCODER, store=store, recipe=recipe)
+    by_source = [
+        {source: round(sum(t.weight for t in group if t.source == source), 9) for source in {t.source for t in group}}
+        for group in prompts.texts
+    ]
+    assert by_source == [
+        {"template": 0.3, "toy": 0.3, "cupl:cupl.json": 0.4},
+        {"template": 0.3, "toy": 0.3, "cupl:cupl.json": 0.4},
+        {"template": 0.6, "cupl:cupl.json": 0.4},
+    ]
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), by_captions()], ids=["templates", "captions"])
+def test_enhancing_keeps_the_contract_of_a_prompt_method(store: Store, recipe: Recipe):
+    check_prompts(lambda labels: enhance(labels, encoder=ENCODER, store=store, recipe=recipe), LABELS)
 
 
 def test_more_classes_than_a_search_takes_get_what_each_gets_alone(store: Store):
     names = (*(f"filler {number}" for number in range(70)), "zorp", "blick")
     events: list[Progress] = []
     clock = StageClock()
-    many = enhance(LabelSet(names), encoder=ENCODER, store=store, method="retrieved", clock=clock, report=events.append)
-    assert many.texts[70:] == enhance(LABELS, encoder=ENCODER, store=store, method="retrieved").texts[:2]
+    many = enhance(
+        LabelSet(names), encoder=ENCODER, store=store, recipe=by_captions(), clock=clock, report=events.append
+    )
+    assert many.texts[70:] == enhance(LABELS, encoder=ENCODER, store=store, recipe=by_captions()).texts[:2]
     assert events == [Progress("retrieve", 64, 72, "classes"), Progress("retrieve", 72, 72, "classes")]
     assert set(clock.seconds) == {"encode queries", "search", "filter"}
 
 
 @pytest.mark.parametrize(("candidates", "kept"), [(1, []), (2, ["the zorp is a red thing"])])
 def test_captions_beyond_the_candidates_are_not_seen(store: Store, candidates: int, kept: list[str]):
-    settings = Settings(search="lexical", keep="phrase", limit=1, candidates=candidates)
+    recipe = by_captions(search="lexical", keep="phrase", limit=1, candidates=candidates)
     labels = LabelSet(("red thing zorp banner",), synonyms=(("red thing",),))
-    [group] = enhance(labels, encoder=ENCODER, store=store, settings=settings).texts
+    [group] = enhance(labels, encoder=ENCODER, store=store, recipe=recipe).texts
     assert [text.text for text in group if text.role == "context"] == kept
 
 
 def test_underscores_part_words_in_lexical_search(store: Store):
-    settings = Settings(search="lexical", keep="phrase")
-    prompts = enhance(LabelSet(("blue_blick",)), encoder=ENCODER, store=store, method="retrieved", settings=settings)
+    recipe = by_captions(search="lexical", keep="phrase")
+    prompts = enhance(LabelSet(("blue_blick",)), encoder=ENCODER, store=store, recipe=recipe)
     assert [text.text for text in prompts.texts[0][1:]] == ["a blue blick"]
 
 
 def test_an_index_of_another_encoder_is_refused_where_vectors_are_compared(store: Store):
     other = ToyEncoder(name="other")
     with pytest.raises(ValueError, match=r"was built with toy .* but the encoder is other .* or lexical search"):
-        enhance(LABELS, encoder=other, store=store, method="retrieved")
-    prompts = enhance(LABELS, encoder=other, store=store, method="retrieved", settings=Settings(search="lexical"))
+        enhance(LABELS, encoder=other, store=store, recipe=by_captions())
+    prompts = enhance(LABELS, encoder=other, store=store, recipe=by_captions(search="lexical"))
     assert prompts.provenance["encoder"] == asdict(other.fingerprint)
 
 
@@ -157,27 +218,20 @@ def test_an_empty_index_is_refused(tmp_path: Path):
         create_store(tmp_path / "empty", schema=schema, encoder=ENCODER.fingerprint, dim=ENCODER.dim) as empty,
         pytest.raises(ValueError, match=r"the index at .*empty holds no captions; build it first"),
     ):
-        enhance(LABELS, encoder=ENCODER, store=empty, method="retrieved")
+        enhance(LABELS, encoder=ENCODER, store=empty, recipe=by_captions())
 
 
-def test_a_missing_store_and_an_unknown_method_are_refused():
-    with pytest.raises(ValueError, match="method 'random' retrieves captions and needs an index; give one"):
-        enhance(LABELS, encoder=ENCODER, method="random")
-    with pytest.raises(ValueError, match="unknown method 'magic'; known are templates, retrieved, random"):
-        enhance(LABELS, encoder=ENCODER, method="magic")
+def test_a_missing_store_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="recipe 'captions' looks for captions and needs an index; give one, or use"):
+        enhance(LABELS, encoder=ENCODER, recipe=by_captions())
+    (tmp_path / "cupl.json").write_text('{"zorp": ["A zorp is red."]}')
+    described = Recipe("described", described=Described((tmp_path / "cupl.json",)))
+    with pytest.raises(ValueError, match="the random control looks for captions and needs an index"):
+        enhance(LABELS, encoder=ENCODER, recipe=described, control="random")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"search": "fuzzy"}, "unknown search 'fuzzy'; known are dense, lexical, hybrid"),
-        ({"keep": "all"}, "unknown filter 'all'; known are token, substring, phrase"),
-        ({"weight": -0.1}, "the weight of the captions is -0.1; give a number from 0 to 1"),
-        ({"limit": 0}, "limit is 0 of 1000 candidates; give 1 <= limit <= candidates"),
-        ({"limit": 20, "candidates": 10}, "limit is 20 of 10 candidates"),
-        ({"query": "a photo"}, r"query 'a photo' has no '\{\}'; put '\{\}' where the class name goes"),
-    ],
-)
-def test_settings_out_of_range_are_refused(change: dict[str, object], message: str):
-    with pytest.raises(ValueError, match=message):
-        replace(Settings(), **change)
+def test_an_unknown_control_and_one_of_nothing_are_refused(store: Store):
+    with pytest.raises(ValueError, match="unknown control 'magic'; known are random, waffle"):
+        enhance(LABELS, encoder=ENCODER, store=store, recipe=by_captions(), control="magic")
+    with pytest.raises(ValueError, match="recipe 'templates' mixes no texts into its templates"):
+        enhance(LABELS, encoder=ENCODER, store=store, recipe=Recipe(), control="waffle")

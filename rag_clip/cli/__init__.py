@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from rag_clip.cli import images as images  # registers its verbs
 from rag_clip.cli.console import Console
+from rag_clip.cli.enhance import enhance
 from rag_clip.cli.index import index_app
 from rag_clip.cli.run import Device, Json, Model, Precision, run
 
@@ -22,78 +23,7 @@ app = App(
     ),
 )
 app.command(index_app)
-
-
-@app.command
-def enhance(
-    labels: Path,
-    /,
-    *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="prompts.parquet, or prompts.json to edit.")],
-    index: Annotated[str | None, Parameter(help="The caption index; not needed for templates.")] = None,
-    method: Literal["templates", "retrieved", "random"] = "retrieved",
-    model: Model,
-    weight: Annotated[float, Parameter(help="Weight of the captions together; the templates have the rest.")] = 0.25,
-    limit: Annotated[int, Parameter(help="Captions per class, at most.")] = 100,
-    search: Literal["dense", "lexical", "hybrid"] = "hybrid",
-    candidates: Annotated[
-        int | None, Parameter(help="Captions searched per class, before the filter; 1000, or LIMIT if that is more.")
-    ] = None,
-    keep: Annotated[
-        Literal["token", "substring", "phrase"], Parameter(help="How a caption must hold the class name.")
-    ] = "token",
-    names: Annotated[
-        Literal["kept", "dropped"], Parameter(help="Class names in captions: as published, or left out.")
-    ] = "kept",
-    seed: Annotated[int, Parameter(help="Seed of the random control.")] = 0,
-    format: Annotated[Literal["parquet", "json"] | None, Parameter(help="By the output's suffix by default.")] = None,
-    device: Device = None,
-    precision: Precision = None,
-    as_json: Json = False,
-) -> int:
-    """Turn a label file (.txt, .toml, .json, .parquet) into prompts: templates, and captions found for each class."""
-
-    def job(console: Console) -> object:
-        from rag_clip.encoder import load_encoder
-        from rag_clip.enhance import Settings
-        from rag_clip.enhance import enhance as enhance_labels
-        from rag_clip.labels import read_labels
-        from rag_clip.progress import StageClock
-        from rag_clip.prompt_file import check_prompts_path, write_prompts
-        from rag_clip.store import open_store
-
-        path, clock = output.with_suffix(f".{format}") if format else output, StageClock()
-        check_prompts_path(path)
-        label_set = read_labels(labels)
-        settings = Settings(
-            weight=weight,
-            limit=limit,
-            search=search,
-            candidates=candidates or max(1000, limit),
-            keep=keep,
-            names=names,
-            seed=seed,
-        )
-        with clock.stage("load model"):
-            encoder = load_encoder(model, device=device, precision=precision)
-        options: dict[str, Any] = {"encoder": encoder, "method": method, "settings": settings, "clock": clock}
-        if index is None:
-            prompts = enhance_labels(label_set, report=console.report, **options)
-        else:
-            with open_store(index) as store:
-                prompts = enhance_labels(label_set, store=store, report=console.report, **options)
-        write_prompts(prompts, path)
-        captions = [sum(text.role == "context" for text in group) for group in prompts.texts]
-        console.say(
-            f"{path}: {len(label_set)} classes, {sum(map(len, prompts.texts))} texts, "
-            f"{sum(captions)} captions; {captions.count(0)} classes have templates alone"
-        )
-        console.stages(clock.seconds)
-        facts = {"output": path, "classes": len(label_set), "captions": sum(captions)}
-        facts |= {"without_captions": captions.count(0), "provenance": prompts.provenance}
-        return {**facts, "seconds": clock.seconds, "bottleneck": clock.bottleneck}
-
-    return run(job, as_json=as_json)
+app.command(enhance)
 
 
 @app.command

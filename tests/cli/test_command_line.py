@@ -114,7 +114,11 @@ def test_two_machines_embed_and_one_loads_checks_and_copies(folder: Path) -> Non
 def test_the_three_verbs_classify_images_and_report_the_broken_one(folder: Path) -> None:
     made = run("enhance", "labels.txt", "--index", "index", "--model", "demo", "-o", "prompts.parquet", folder=folder)
     assert made.returncode == 0
-    assert made.stdout.startswith("prompts.parquet: 4 classes, 8 texts, 4 captions; 0 classes have templates alone\n")
+    assert made.stdout.startswith(
+        "prompts.parquet: 4 classes, 8 texts, 4 of them mixed in; 0 classes without captions\n"
+        "told apart (lower is better)  uniformity  expected confusion\n"
+    )
+    assert re.search(r"separated most +before +after\n", made.stdout)
     assert "bottleneck: " in made.stdout
     done = run(
         "classify", "images.parquet", "--prompts", "prompts.parquet", "--model", "demo", "-o", "out.parquet",
@@ -135,7 +139,7 @@ def test_the_three_verbs_classify_images_and_report_the_broken_one(folder: Path)
 
 
 def test_prompts_can_be_edited_as_json(folder: Path) -> None:
-    options = ["--method", "templates", "--model", "demo", "--format", "json"]
+    options = ["--recipe", "templates", "--model", "demo", "--format", "json"]
     made = run("enhance", "labels.txt", *options, "-o", "edit.parquet", folder=folder)
     assert made.returncode == 0
     assert [group[0].text for group in read_prompts(folder / "edit.json").texts] == [
@@ -144,9 +148,36 @@ def test_prompts_can_be_edited_as_json(folder: Path) -> None:
 
 
 def test_the_random_control_has_as_many_captions(folder: Path) -> None:
-    options = ["--index", "index", "--model", "demo", "--method", "random", "--json"]
+    options = ["--index", "index", "--model", "demo", "--control", "random", "--json"]
     facts = json.loads(run("enhance", "labels.txt", *options, "-o", "random.parquet", folder=folder).stdout)
     assert (facts["captions"], facts["provenance"]["method"]) == (4, "random")
+
+
+def test_prompts_are_scored_beside_their_controls_on_labelled_images(folder: Path) -> None:
+    pictures = pl.read_parquet(folder / "images.parquet").head(4).with_columns(name=pl.Series(NAMES))
+    pictures.write_parquet(folder / "labelled.parquet")
+    options = ["--index", "index", "--model", "demo", "--compare", "labelled.parquet", "--label-column", "name"]
+    made = run("enhance", "labels.txt", *options, "-o", "compared.parquet", folder=folder)
+    assert made.returncode == 0
+    table = made.stdout[made.stdout.index("top-1, %") :].splitlines()
+    assert [line.split()[0] for line in table[1:5]] == ["templates", "default", "random", "waffle"]
+    facts = json.loads(run("enhance", "labels.txt", *options, "-o", "compared.parquet", "--json", folder=folder).stdout)
+    assert all(score["images"] in (0, 25, 50, 75, 100) for score in facts["compared"].values())
+    wrong = run("enhance", "labels.txt", *options[:-1], "number", "-o", "compared.parquet", folder=folder)
+    assert (wrong.returncode, "4 labels of column 'number' are not in the label set" in wrong.stderr) == (1, True)
+
+
+def test_a_recipe_in_a_file_is_followed_and_its_retrieval_overridden(folder: Path) -> None:
+    (folder / "mine.toml").write_text('[templates]\nset = "general"\n[retrieved]\nweight = 0.5\n')
+    options = ["--index", "index", "--model", "demo", "--recipe", "mine.toml", "--limit", "2", "--json"]
+    facts = json.loads(run("enhance", "labels.txt", *options, "-o", "mine.parquet", folder=folder).stdout)
+    retrieved = facts["provenance"]["settings"]["retrieved"]
+    assert (retrieved["weight"], retrieved["limit"], facts["texts"]) == (0.5, 2, 4 * 8)
+    refused = run(
+        "enhance", "labels.txt", "--recipe", "templates", "--limit", "2", "--model", "demo", "-o", "x.json",
+        folder=folder,
+    )  # fmt: skip
+    assert (refused.returncode, "recipe 'templates' retrieves no captions" in refused.stderr) == (1, True)
 
 
 def test_names_of_any_script_and_with_braces_pass_through_the_three_verbs(folder: Path) -> None:
@@ -169,7 +200,7 @@ def test_the_filter_asked_for_is_the_one_used(folder: Path, keep: str) -> None:
     (folder / "part.txt").write_text("ie\n")
     options = ["--index", "index", "--model", "demo", "--keep", keep, "--json"]
     facts = json.loads(run("enhance", "part.txt", *options, "-o", "part.json", folder=folder).stdout)
-    assert facts["provenance"]["settings"]["keep"] == keep
+    assert facts["provenance"]["settings"]["retrieved"]["keep"] == keep
     assert facts["captions"] == (1 if keep == "substring" else 0)
     assert facts["bottleneck"] in facts["seconds"]
 

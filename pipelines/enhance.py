@@ -1,0 +1,116 @@
+"""Enhance a label set and write its prompts; say how much further apart its classes are, and compare with controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
+from rag_clip.data import LabelSet, Prompts
+from rag_clip.distinguish import Distinguishability, Separation, distinguishability, separation
+from rag_clip.enhance import Control, enhance
+from rag_clip.progress import Report, StageClock, silent
+from rag_clip.prompt_file import check_prompts_path, write_prompts
+from rag_clip.prompts.templates import template_prompts
+from rag_clip.protocols import Encoder
+from rag_clip.recipe import Recipe
+from rag_clip.store import open_store
+
+from .labelled import Labelled
+
+CONTROLS: tuple[Control, ...] = ("random", "waffle")
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Top-1 in percent on the labelled images, over all images and as the mean over the classes that have some."""
+
+    images: float
+    classes: float
+
+
+@dataclass(frozen=True, slots=True)
+class EnhanceSummary:
+    """What `enhance_labels` did: counts, notes, how well the classes are told apart before and after, and seconds.
+
+    `before` and `after` judge the templates alone and the prompts written; `compared` is empty without labelled images.
+    """
+
+    output: Path
+    classes: int
+    texts: int
+    captions: int
+    without_captions: int
+    before: Distinguishability
+    after: Distinguishability
+    separated: Separation
+    compared: Mapping[str, Accuracy]
+    provenance: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    bottleneck: str
+
+
+def enhance_labels(
+    labels: LabelSet,
+    *,
+    output: str | Path,
+    encoder: Encoder,
+    recipe: Recipe,
+    index: str | None = None,
+    control: Control | None = None,
+    seed: int = 0,
+    labelled: Labelled | None = None,
+    report: Report = silent,
+) -> EnhanceSummary:
+    """Write the prompts of a recipe to `output`, and judge them beside the templates alone.
+
+    With `labelled` images, templates, recipe and both controls are scored on them; nothing is chosen by that. Raises
+    ValueError as `enhance` and `write_prompts` do.
+    """
+    output, clock = Path(output), StageClock()
+    check_prompts_path(output)
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(index)) if index else None
+        ask = partial(enhance, labels, encoder=encoder, recipe=recipe, store=store, seed=seed, report=report)
+        prompts = ask(control=control, clock=clock)
+        plain = template_prompts(labels, templates=recipe.templates.choose())
+        sets = {"templates": plain, prompts.provenance["method"]: prompts}
+        if labelled and (recipe.retrieved or recipe.described):
+            others = CONTROLS if store else ("waffle",)
+            sets |= {other: ask(control=other) for other in others if other != control}
+    write_prompts(prompts, output)
+    with clock.stage("encode texts"):
+        classifiers = dict(zip(sets, zero_shots(list(sets.values()), encoder, report=report), strict=True))
+    with clock.stage("compare"):
+        first, second = classifiers["templates"], classifiers[prompts.provenance["method"]]
+        before, after = (distinguishability(one.weights, one.scale, labels) for one in (first, second))
+        separated = separation(first.weights, second.weights, labels)
+        compared = {name: _score(one, labelled) for name, one in classifiers.items()} if labelled else {}
+    return EnhanceSummary(
+        output,
+        len(labels),
+        sum(map(len, prompts.texts)),
+        _captions(prompts),
+        prompts.provenance["without_captions"],
+        before,
+        after,
+        separated,
+        compared,
+        prompts.provenance,
+        dict(clock.seconds),
+        clock.bottleneck,
+    )
+
+
+def _captions(prompts: Prompts) -> int:
+    return sum(text.role == "context" for group in prompts.texts for text in group)
+
+
+def _score(classifier: ZeroShot, labelled: Labelled) -> Accuracy:
+    right = (classifier(labelled.features).argmax(1) == labelled.targets).float()
+    per_class = [right[labelled.targets == row].mean() for row in labelled.targets.unique()]  # type: ignore[no-untyped-call]
+    return Accuracy(100 * float(right.mean()), 100 * float(sum(per_class) / len(per_class)))

@@ -1,0 +1,81 @@
+"""Labelled images for measuring and choosing: their features, and the class of each."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from rag_clip.data import Features, LabelSet
+from rag_clip.knowledge.names import match_names
+from rag_clip.progress import Report, silent
+from rag_clip.protocols import Encoder
+
+from .imaging.encoding import encode_files
+from .imaging.rows import open_image_files
+
+FAULTS_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """Features of the n images that could be used, their classes int64 [n], and how many images failed."""
+
+    features: Features
+    targets: torch.Tensor
+    failed: int
+
+
+def read_labelled(
+    paths: Sequence[str | Path],
+    labels: LabelSet,
+    *,
+    encoder: Encoder,
+    image_column: str = "image",
+    label_column: str = "label",
+    features_dir: str | Path | None = None,
+    workers: int | None = None,
+    report: Report = silent,
+) -> Labelled:
+    """Encode the images of Parquet files, and match their labels to class names without case or punctuation.
+
+    Features stay in `features_dir`, if given, where `classify` finds them too. Raises ValueError for labels that are
+    not in the label set, naming some, and where no image can be used.
+    """
+    files = open_image_files(paths, image_column=image_column)
+    names = [name for file in files for name in _read_labels(file.path, label_column)]
+    rows = {name: row for each in set(names) - {""} for name, row in match_names(labels, [each]).rows.items()}
+    unknown = list(dict.fromkeys(name for name in names if name not in rows))
+    if unknown:
+        shown = ", ".join(repr(name) for name in unknown[:FAULTS_SHOWN])
+        raise ValueError(f"{len(unknown)} labels of column {label_column!r} are not in the label set, such as {shown}")
+    with ExitStack() as stack:
+        root = features_dir or stack.enter_context(tempfile.TemporaryDirectory())
+        sources, _ = encode_files(
+            files, root, encoder=encoder, image_column=image_column, workers=workers, report=report
+        )
+        shards = [cache.read(start) for _, cache in sources for start, _ in cache.spans()]
+    good = np.concatenate([[error is None for error in shard.errors] for shard in shards])
+    if not good.any():
+        raise ValueError(f"none of the {len(good)} images can be used; the first says: {shards[0].errors[0]}")
+    pooled = torch.from_numpy(np.concatenate([shard.pooled for shard in shards])[good])
+    targets = torch.tensor([rows[name] for name in names])[torch.from_numpy(good)]
+    return Labelled(Features(pooled.to(encoder.device)), targets.to(encoder.device), int((~good).sum()))
+
+
+def _read_labels(path: Path, column: str) -> list[str]:
+    schema = pq.read_schema(path)
+    if column not in schema.names:
+        raise ValueError(f"{path} has no column {column!r} of labels; it has {', '.join(schema.names)}")
+    values = pq.read_table(path, columns=[column])[column]
+    try:
+        return [name or "" for name in values.cast(pa.string()).to_pylist()]
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: column {column!r} does not hold names of classes: {error}") from None

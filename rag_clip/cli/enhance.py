@@ -1,0 +1,151 @@
+"""`rag-clip enhance`: class names to prompts, by a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from rag_clip.cli.console import Console
+from rag_clip.cli.run import Device, Json, Model, Precision, run
+
+if TYPE_CHECKING:
+    from rag_clip.distinguish import PairShift
+    from rag_clip.pipelines.enhance import EnhanceSummary
+    from rag_clip.recipe import Recipe
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Overrides:
+    """Settings of retrieval that take the place of the recipe's."""
+
+    weight: Annotated[float | None, Parameter(help="Weight of the captions together; the templates have the rest.")] = (
+        None
+    )
+    limit: Annotated[int | None, Parameter(help="Captions per class, at most.")] = None
+    search: Literal["dense", "lexical", "hybrid"] | None = None
+    candidates: Annotated[int | None, Parameter(help="Captions searched per class, before the filter.")] = None
+    keep: Annotated[
+        Literal["token", "substring", "phrase"] | None, Parameter(help="How a caption must hold the class name.")
+    ] = None
+    names: Annotated[
+        Literal["kept", "dropped"] | None, Parameter(help="Class names in captions: as published, or left out.")
+    ] = None
+    modality: Annotated[
+        Literal["text", "image"] | None,
+        Parameter(help="Whether captions are found by their own vector or their image's."),
+    ] = None
+
+
+def enhance(
+    labels: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="prompts.parquet, or prompts.json to edit.")],
+    model: Model,
+    index: Annotated[str | None, Parameter(help="The caption index; not needed for templates.")] = None,
+    recipe: Annotated[
+        str, Parameter(help="A name of index/recipes.toml (templates, repe, default), FILE.toml or FILE.toml:NAME.")
+    ] = "default",
+    overrides: Overrides | None = None,
+    control: Annotated[
+        Literal["random", "waffle"] | None,
+        Parameter(help="Put random captions or words in the place of the texts found."),
+    ] = None,
+    seed: Annotated[int, Parameter(help="Seed of the controls.")] = 0,
+    compare: Annotated[
+        list[Path] | None,
+        Parameter(negative=(), help="Parquet files of labelled images: score templates and controls too."),
+    ] = None,
+    image_column: str = "image",
+    label_column: str = "label",
+    format: Annotated[Literal["parquet", "json"] | None, Parameter(help="By the output's suffix by default.")] = None,
+    device: Device = None,
+    precision: Precision = None,
+    as_json: Json = False,
+) -> int:
+    """Turn a label file (.txt, .toml, .json, .parquet) into prompts: templates, and texts found for each class."""
+
+    def job(console: Console) -> object:
+        from rag_clip.encoder import load_encoder
+        from rag_clip.labels import read_labels
+        from rag_clip.pipelines.enhance import enhance_labels
+        from rag_clip.pipelines.labelled import read_labelled
+        from rag_clip.prompt_file import check_prompts_path
+        from rag_clip.recipe import load_recipe
+
+        path = output.with_suffix(f".{format}") if format else output
+        check_prompts_path(path)
+        chosen, label_set = _override(load_recipe(recipe), overrides), read_labels(labels)
+        encoder = load_encoder(model, device=device, precision=precision)
+        labelled = compare and read_labelled(
+            compare,
+            label_set,
+            encoder=encoder,
+            image_column=image_column,
+            label_column=label_column,
+            report=console.report,
+        )
+        summary = enhance_labels(
+            label_set,
+            output=path,
+            encoder=encoder,
+            recipe=chosen,
+            labelled=labelled or None,
+            index=index,
+            control=control,
+            seed=seed,
+            report=console.report,
+        )
+        _show(console, summary)
+        return summary
+
+    return run(job, as_json=as_json)
+
+
+def _override(recipe: Recipe, overrides: Overrides | None) -> Recipe:
+    given = {key: value for key, value in asdict(overrides or Overrides()).items() if value is not None}
+    if not given:
+        return recipe
+    if recipe.retrieved is None:
+        raise ValueError(f"recipe {recipe.name!r} retrieves no captions, so --{next(iter(given))} says nothing to it")
+    if given.get("limit", 0) > recipe.retrieved.candidates:
+        given.setdefault("candidates", given["limit"])
+    return replace(recipe, retrieved=replace(recipe.retrieved, **given))
+
+
+def _show(console: Console, summary: EnhanceSummary) -> None:
+    console.say(
+        f"{summary.output}: {summary.classes} classes, {summary.texts} texts, {summary.captions} of them mixed in; "
+        f"{summary.without_captions} classes without captions"
+    )
+    for note in summary.provenance["notes"]:
+        console.say(f"  {note}")
+    judged = {"templates": summary.before, "these prompts": summary.after}
+    console.table(
+        "told apart (lower is better)",
+        {
+            name: {
+                "uniformity": "-" if one.uniformity is None else f"{one.uniformity:.3f}",
+                "expected confusion": f"{one.confusion:.4f}",
+            }
+            for name, one in judged.items()
+        },
+    )
+    for title, pairs in (("separated most", summary.separated.most), ("separated least", summary.separated.least)):
+        if pairs:
+            console.table(title, {f"{pair.first} / {pair.second}": _cosines(pair) for pair in pairs})
+    if summary.compared:
+        scores = {
+            name: {"images": f"{one.images:.1f}", "classes": f"{one.classes:.1f}"}
+            for name, one in summary.compared.items()
+        }
+        console.table("top-1, %", scores)
+    console.stages(summary.seconds)
+
+
+def _cosines(pair: PairShift) -> dict[str, str]:
+    return {"before": f"{pair.before:.3f}", "after": f"{pair.after:.3f}"}
