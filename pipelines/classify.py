@@ -18,14 +18,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rag_clip.classifiers.zero_shot import zero_shot
+from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Prompts
 from rag_clip.progress import Progress, Report, StageClock, silent
-from rag_clip.protocols import Encoder
+from rag_clip.protocols import Classifier, Encoder
+from rag_clip.store import open_store
+from rag_clip.stored_vectors import stored_vectors
 
 from .imaging.encoding import encode_files
 from .imaging.predictions import output_schema, predict_rows, prediction_columns, write_predictions
 from .imaging.rows import ImageFile, open_image_files
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What builds the classifier from the zero-shot one, and the facts about it that predictions keep."""
+
+    build: Callable[[ZeroShot], Classifier]
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,8 @@ def classify(
     prompts: Prompts,
     output: str | Path,
     encoder: Encoder,
+    head: Head | None = None,
+    index: str | None = None,
     image_column: str = "image",
     top_k: int = 5,
     features_dir: str | Path | None = None,
@@ -65,8 +77,9 @@ def classify(
     The five columns take the prefix `predicted_` where the input has one of these names. An image that cannot be used
     has an error and no label, and the run goes on. `output` appears once it is complete; until then what is done lies
     in `output`.parts, and the same call continues from there. With `features_dir` the image features stay for other
-    prompts. `workers` processes decode; 0 decodes in this one, None is one per processor up to 16, or 0 for a few
-    images. Memory stays bounded on files and row groups of any size.
+    prompts; with `index`, the one the prompts came from, its captions are not encoded again. `head` builds the
+    classifier from the zero-shot one. `workers` processes decode; 0 decodes in this one, None is one per processor up
+    to 16, or 0 for a few images. Memory stays bounded on files and row groups of any size.
 
     Raises ValueError for input, prompts or settings that cannot be used, FileNotFoundError for a missing file, and
     OSError where a file is damaged or cannot be written.
@@ -78,7 +91,7 @@ def classify(
     columns = prediction_columns(files[0].schema.names)
     clock = StageClock()
     with clock.stage("prompts"):
-        classifier = zero_shot(prompts, encoder, report=report)
+        classifier = _build(prompts, encoder, head, index, report)
     parts = output.with_name(f"{output.name}.parts")
     sources, missing = encode_files(
         files,
@@ -90,9 +103,9 @@ def classify(
         clock=clock,
         report=report,
     )
-    rows = sum(file.rows for file in files)
-    failed = sum(cache.count_failed() for _, cache in sources)
+    rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
     facts = _run_facts(prompts, encoder, image_column=image_column, top_k=top_k, rows=rows, failed=failed)
+    facts["head"] = dict(head.facts) if head else {}
     with _replacing(output, parts) as partial_output:
         write_predictions(
             partial_output,
@@ -107,6 +120,15 @@ def classify(
     return ClassifySummary(
         output, rows, failed, missing, rows - missing, columns, dict(clock.seconds), clock.bottleneck
     )
+
+
+def _build(prompts: Prompts, encoder: Encoder, head: Head | None, index: str | None, report: Report) -> Classifier:
+    known = None
+    if index:
+        with open_store(index) as store:
+            known = stored_vectors([prompts], store, encoder=encoder.fingerprint)
+    classifier = zero_shot(prompts, encoder, known=known, report=report)
+    return head.build(classifier) if head else classifier
 
 
 def _check_output(output: Path, files: Sequence[ImageFile]) -> Path:

@@ -34,6 +34,9 @@ def classify(
     prompts: Path,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="predictions.parquet")],
     model: Model,
+    index: Annotated[
+        str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")
+    ] = None,
     image_column: str = "image",
     top_k: int = 5,
     features: Annotated[Path | None, Parameter(help="Keep image features here, for other prompts.")] = None,
@@ -55,6 +58,7 @@ def classify(
             prompts=read_prompts(prompts),
             output=output,
             encoder=load_encoder(model, device=device, precision=precision),
+            index=index,
             image_column=image_column,
             top_k=top_k,
             features_dir=features,

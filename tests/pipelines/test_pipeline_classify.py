@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from classify_inputs import COLOURS, LightEncoder, colour_prompts, colours, picture, write_images
-from rag_clip.pipelines.classify import classify
+from rag_clip.pipelines.classify import Head, classify
 
 import rag_clip.features
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.progress import Progress
+from rag_clip.store import caption_id, create_store, load_schema
 from rag_clip.testing import ToyEncoder
 
 
@@ -206,3 +211,42 @@ def test_an_output_over_an_input_or_a_folder_is_refused(tmp_path: Path):
 
 def test_colours_of_the_tests_are_told_apart():
     assert colours(3) == list(COLOURS)
+
+
+def test_a_head_takes_the_place_of_the_zero_shot_classifier(tmp_path: Path, output: Path):
+    source = write_images(tmp_path / "in.parquet", [picture(name) for name in colours(3)])
+
+    def turned(zero_shot: ZeroShot) -> ZeroShot:
+        return replace(zero_shot, weights=zero_shot.weights.roll(1, 0))
+
+    run([source], output, head=Head(turned, {"name": "turned"}))
+    order = {name: colours(3)[(row + 1) % 3] for row, name in enumerate(colours(3))}
+    assert pq.read_table(output)["label"].to_pylist() == [order[name] for name in colours(3)]
+    assert json.loads(pq.read_schema(output).metadata[b"rag_clip"])["head"] == {"name": "turned"}
+
+
+def test_captions_of_the_index_are_not_encoded_again(tmp_path: Path, output: Path):
+    class Counting(ToyEncoder):
+        __slots__ = ()
+
+        def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+            asked.extend(texts)
+            return ToyEncoder.encode_text(self, texts)
+
+    asked: list[str] = []
+    encoder, captions = ToyEncoder(), ["a red thing", "a blue thing"]
+    with create_store(tmp_path / "index", schema=load_schema(), encoder=encoder.fingerprint, dim=encoder.dim) as store:
+        vectors = pa.array(list(encoder.encode_text(captions).numpy()), pa.list_(pa.float32()))
+        ids = [caption_id("toy", text) for text in captions]
+        store.upsert(
+            pa.RecordBatch.from_pydict({"id": ids, "text": captions, "source": ["toy"] * 2, "vector": vectors})
+        )
+    labels = LabelSet(("red", "blue"))
+    texts = tuple(
+        (PromptText(name, 0.5), PromptText(caption, 0.5, "context", "toy", evidence))
+        for name, caption, evidence in zip(labels.names, captions, ids, strict=True)
+    )
+    source = write_images(tmp_path / "in.parquet", [picture("red"), picture("blue")])
+    run([source], output, prompts=Prompts(labels, texts), encoder=Counting(), index=str(tmp_path / "index"))
+    assert sorted(asked) == ["blue", "red"]
+    assert pq.read_table(output)["label"].to_pylist() == ["red", "blue"]
