@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class QdrantProcess:
         Upsert is answered only when so many of them are there at once.
         """
         with self._starting:
-            if self._process is None or nursery().ask("ended", self._process, False) != [None]:
+            if self._process is None or nursery().ask("ended", self._process) != [None]:
                 self._process = None
                 facts = (str(self._folder), self._port, self.key, dies_at, together)
                 self._process, self._port = nursery().ask("start", *facts)
@@ -79,11 +80,15 @@ class QdrantProcess:
         return self
 
     def wait(self) -> int:
-        """Wait until the server has died, and return its exit code."""
+        """Wait until the server has died, a minute at most, and return its exit code."""
         assert self._process is not None
-        [code] = nursery().ask("ended", self._process, True)
-        self._process = None
-        return code
+        for _ in range(1200):
+            [code] = nursery().ask("ended", self._process)
+            if code is not None:
+                self._process = None
+                return code
+            time.sleep(0.05)
+        raise TimeoutError("the server is still alive")
 
     def kill(self) -> None:
         """Kill -9; a server that is dead stays so."""

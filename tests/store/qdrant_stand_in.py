@@ -207,9 +207,9 @@ def serve(folder: str, port: int, key: str, dies_at: str, together: int) -> None
         server.wait_for_termination(timeout=1)
 
 
-def ended(process: int, wait: bool) -> int | None:
+def ended(process: int) -> int | None:
     """Return the exit code of a server, negative for a signal, or None while it runs; it is told once."""
-    found, status = os.waitpid(process, 0 if wait else os.WNOHANG)
+    found, status = os.waitpid(process, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if found else None
 
 

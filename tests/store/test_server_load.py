@@ -204,7 +204,8 @@ def test_the_growth_of_an_index_by_others_is_not_taken_for_ones_own(server, tmp_
 @pytest.mark.slow
 def test_the_command_fails_when_the_server_stays_away_and_completes_when_run_again(server, shards, tmp_path):
     server.start(dies_at="Upsert:8")
-    command = [sys.executable, "-m", "rag_clip.cli", "index", "load", str(shards), "--index", server.location]
+    program = str(Path(sys.executable).with_name("rag-clip"))
+    command = [program, "index", "load", str(shards), "--index", server.location]
     first = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (first.returncode, server.wait()) == (1, -signal.SIGKILL)
     assert "rag-clip: the Qdrant server failed on captions" in first.stderr
