@@ -29,7 +29,7 @@ from rag_clip.decode import ImageError, decode_image
 if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a worker does without
     from rag_clip.protocols import Preprocess
 
-Item = bytes | str | None
+Item = bytes | str | ImageError | None
 Examine = Callable[[bytes, Image.Image], Any]
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -57,7 +57,10 @@ class Decoded:
 
 
 def decode_items(items: Sequence[Item], preprocess: Preprocess, examine: Examine | None = None) -> Decoded:
-    """Decode images given as bytes or as paths of files; what is wrong with one never stops the others."""
+    """Decode images given as bytes or as paths of files; what is wrong with one never stops the others.
+
+    An ImageError in the place of an image is its error.
+    """
     start = time.perf_counter()
     pixels: list[np.ndarray] = []
     errors: list[str | None] = []
@@ -83,6 +86,8 @@ def decode_items(items: Sequence[Item], preprocess: Preprocess, examine: Examine
 def _content(item: Item) -> bytes:
     if item is None:
         raise ImageError("the image is null")
+    if isinstance(item, ImageError):
+        raise item
     return Path(item).read_bytes() if isinstance(item, str) else item
 
 

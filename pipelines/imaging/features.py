@@ -18,7 +18,7 @@ from rag_clip.progress import StageClock
 from rag_clip.protocols import Encoder
 
 from .decoding import Decoded, DecodePool, Item
-from .rows import ImageFile, image_items, read_rows
+from .rows import ImageFile, inner_items, read_rows
 
 PIECE_ROWS = 32
 PIECE_BYTES = 4 << 20
@@ -49,7 +49,7 @@ def store_features(
             for piece, piece_stop in spans(*batch, piece_rows)
         ]
         tables = _timed(read_rows(file, sizes, start=start, columns=[image_column]), clock)
-        items = (image_items(table[image_column], file.path.parent) for table in tables)
+        items = (inner_items(table[image_column], file.path.parent) for table in tables)
         decoded = decode_ahead(items, pool, rows=2 * batch_size)
         for shard_start, shard_stop in spans(start, stop, cache.shard_rows):
             batches, settled = [], True
@@ -74,7 +74,7 @@ def decode_ahead(items: Iterable[list[Item]], pool: DecodePool, *, rows: int) ->
     waiting: deque[tuple[Callable[[], Decoded], int, int]] = deque()
     waiting_rows = waiting_bytes = 0
     for piece in items:
-        size = sum(len(item or b"") for item in piece)
+        size = sum(len(item) for item in piece if isinstance(item, bytes))
         waiting.append((pool.submit(piece), len(piece), size))
         waiting_rows, waiting_bytes = waiting_rows + len(piece), waiting_bytes + size
         while waiting and (waiting_rows > rows or waiting_bytes > WAITING_BYTES or not pool.workers):

@@ -13,6 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rag_clip.decode import ImageError
+
+from .named_files import check_names, holds_names, leaves
+
+LOOKED_AT = 100
 READ_BYTES = 16 << 20
 MAX_READ_ROWS = 256
 STREAM_BUFFER = 1 << 20
@@ -28,7 +33,7 @@ _IMAGE_TYPES = (
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A Parquet file with a column of images: bytes, {bytes, path} structs, or paths relative to the file's folder."""
+    """A Parquet file with a column of images: bytes, {bytes, path} structs, or paths of files below a folder."""
 
     path: Path
     schema: pa.Schema
@@ -41,11 +46,14 @@ class ImageFile:
         return max(1, min(MAX_READ_ROWS, READ_BYTES // max(1, self.row_bytes)))
 
 
-def open_image_files(paths: Sequence[str | Path], *, image_column: str) -> list[ImageFile]:
+def open_image_files(
+    paths: Sequence[str | Path], *, image_column: str, root: str | Path | None = None
+) -> list[ImageFile]:
     """Check that the files, or those in folders, are Parquet, hold `image_column`, and agree in their columns.
 
-    Columns may come in another order; the first file's order counts. Raises FileNotFoundError for a missing file, and
-    ValueError for everything else that is wrong with the files, naming them.
+    Columns may come in another order; the first file's order counts. Where the images are strings, some of the first
+    must name files below `root`, by default the folder of their Parquet file. Raises FileNotFoundError for a missing
+    file, and ValueError for everything else that is wrong with the files, naming them.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
     if not paths:
@@ -54,6 +62,9 @@ def open_image_files(paths: Sequence[str | Path], *, image_column: str) -> list[
     for file in files:
         _check_agreement(files[0], file)
     _check_column(files[0], image_column)
+    for file in files:
+        if holds_names(file.schema.field(image_column).type):
+            check_names(_first_values(file, image_column), file.path, image_column, Path(root or file.path.parent))
     return files
 
 
@@ -93,6 +104,16 @@ def image_items(column: pa.ChunkedArray, folder: Path) -> list[bytes | str | Non
     Relative paths start at `folder`; absolute paths and `..` are followed as they stand.
     """
     return [_item(value, folder) for value in column.to_pylist()]
+
+
+def inner_items(column: pa.ChunkedArray, root: Path) -> list[bytes | str | ImageError | None]:
+    """Do as `image_items`, with an ImageError for each path that leaves `root`, links followed."""
+    return [
+        ImageError(f"the image {item!r} lies outside '{root}'; it is not read")
+        if isinstance(item, str) and leaves(item, root)
+        else item
+        for item in image_items(column, root)
+    ]
 
 
 def _item(value: Any, folder: Path) -> bytes | str | None:
@@ -143,6 +164,15 @@ def _check_column(file: ImageFile, name: str) -> None:
             f"column {name!r} of {file.path} is {file.schema.field(name).type}; images are binary, "
             "{bytes, path} structs, or strings that name files"
         )
+
+
+def _first_values(file: ImageFile, column: str) -> list[str]:
+    """Return some of the first values that are not null."""
+    for batch in _batches(file, 0, [column]):
+        values = [value for value in batch.column(0).to_pylist() if value is not None]
+        if values:
+            return values[:LOOKED_AT]
+    return []
 
 
 def _holds_images(kind: pa.DataType) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from rag_clip.decode import ImageError
+
 from .decoding import Item
 from .pairs import Pair, PairFile
-from .rows import ImageFile, image_items, open_image_files, read_rows
+from .rows import ImageFile, inner_items, open_image_files, read_rows
 from .tars import open_tar
 
 
@@ -60,7 +61,7 @@ class ParquetPairs:
         has_url = self.columns.url in self.file.schema.names
         names = [self.columns.image, self.columns.caption, *([self.columns.url] if has_url else [])]
         for table in read_rows(self.file, sizes, start=start, columns=names):
-            images = image_items(table[self.columns.image], self.root)
+            images = inner_items(table[self.columns.image], self.root)
             captions = table[self.columns.caption].to_pylist()
             urls = table[self.columns.url].to_pylist() if has_url else [""] * len(images)
             yield [
@@ -70,8 +71,8 @@ class ParquetPairs:
             start += table.num_rows
 
     def _to_pair(self, image: Item, caption: str | None, url: str, row: int) -> Pair:
-        if isinstance(image, str) and not Path(os.path.realpath(image)).is_relative_to(self.root):
-            return Pair(None, caption, url, str(row), f"the image {image!r} lies outside '{self.root}'; it is not read")
+        if isinstance(image, ImageError):
+            return Pair(None, caption, url, str(row), str(image))
         return Pair(image, caption, url, str(row))
 
 
@@ -108,7 +109,7 @@ def _find(path: Path) -> dict[Path, str]:
 
 
 def _open_parquet(path: Path, columns: PairColumns, root: str | Path | None) -> ParquetPairs:
-    [file] = open_image_files([path], image_column=columns.image)
+    [file] = open_image_files([path], image_column=columns.image, root=root)
     if columns.caption not in file.schema.names:
         raise ValueError(
             f"{path} has no column {columns.caption!r}; its columns are {', '.join(file.schema.names)}. "

@@ -161,12 +161,13 @@ def test_a_changed_file_is_decoded_again(tmp_path: Path, output: Path):
 
 
 def test_a_file_that_was_not_there_is_read_on_the_next_run(tmp_path: Path, output: Path):
-    source = write_images(tmp_path / "in.parquet", ["late.png"], pa.string())
+    (tmp_path / "now.png").write_bytes(picture("red"))
+    source = write_images(tmp_path / "in.parquet", ["now.png", "late.png"], pa.string())
     first = run([source], output, features_dir=tmp_path / "features")
     (tmp_path / "late.png").write_bytes(picture("green"))
     second = run([source], output, features_dir=tmp_path / "features")
-    assert (first.failed, second.failed, second.decoded) == (1, 0, 1)
-    assert pq.read_table(output)["label"].to_pylist() == ["green"]
+    assert (first.failed, second.failed, second.decoded) == (1, 0, 2)
+    assert pq.read_table(output)["label"].to_pylist() == ["red", "green"]
 
 
 @pytest.mark.usefixtures("small_shards")

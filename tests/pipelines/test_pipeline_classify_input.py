@@ -97,16 +97,54 @@ def test_structs_give_bytes_or_else_the_file_at_path(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())], ids=str)
-def test_paths_start_at_the_folder_of_the_parquet_file_or_are_absolute(tmp_path: Path, kind: pa.DataType):
+def test_paths_start_at_the_folder_of_the_parquet_file_and_do_not_leave_it(tmp_path: Path, kind: pa.DataType):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "red.png").write_bytes(picture("red"))
     (tmp_path / "blue.png").write_bytes(picture("blue"))
-    images = pa.array(["red.png", str(tmp_path / "blue.png"), "../blue.png", "gone.png", None]).cast(kind)
+    (folder / "link.png").symlink_to(tmp_path / "blue.png")
+    outside = [str(tmp_path / "blue.png"), "../blue.png", "link.png"]
+    images = pa.array(["red.png", str(folder / "red.png"), "gone.png", None, *outside, "nul\0"]).cast(kind)
     pq.write_table(pa.table({"image": images}), folder / "in.parquet")
     rows = labels_of(folder / "in.parquet", tmp_path)
-    assert [label for label, _ in rows] == ["red", "blue", "blue", None, None]
-    assert rows[3][1] == f"cannot read {str(folder / 'gone.png')!r}: No such file or directory"
+    assert [label for label, _ in rows] == ["red", "red", *[None] * 6]
+    assert rows[-1][1].startswith("ValueError: embedded null")
+    assert [error for _, error in rows[2:4]] == [
+        f"cannot read {str(folder / 'gone.png')!r}: No such file or directory",
+        "the image is null",
+    ]
+    assert [error for _, error in rows[4:-1]] == [
+        f"the image {str(folder / name)!r} lies outside '{folder}'; it is not read" for name in outside
+    ]
+
+
+def test_a_path_that_leaves_the_folder_is_refused_by_worker_processes_too(tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "blue.png").write_bytes(picture("blue"))
+    images = [{"bytes": picture("red"), "path": None}, {"bytes": None, "path": "../blue.png"}]
+    source = write_images(tmp_path / "data/in.parquet", images, PATHS_AND_BYTES)
+    output = tmp_path / "out.parquet"
+    classify([source], prompts=colour_prompts(), output=output, encoder=LightEncoder(), workers=1)
+    rows = pq.read_table(output).to_pylist()
+    assert [row["label"] for row in rows] == ["red", None]
+    assert "lies outside" in rows[1]["error"]
+
+
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        ([None, "http://example.org/1.jpg"], r"the first is 'http://example.org/1.jpg'\); nothing is fetched here"),
+        (
+            ["a red flag", "gone.png", "long " * 99, "nul\0"],
+            r"none of the first 4 names a file .*'a red flag'\); give bytes",
+        ),
+    ],
+)
+def test_strings_that_name_no_files_are_refused_before_anything_is_done(
+    tmp_path: Path, values: list[str | None], advice: str
+):
+    refused(write_images(tmp_path / "in.parquet", values, pa.string()), tmp_path, advice)
+    assert not (tmp_path / "out.parquet.parts").exists()
 
 
 def test_every_kind_of_column_passes_through(tmp_path: Path):
