@@ -51,20 +51,23 @@ def build(
     """Clean captions, embed them, and write them to an index; run again to go on or to add."""
 
     def job(console: Console) -> object:
+        from rag_clip.cli.preview import show_preview
         from rag_clip.encoder import load_encoder
         from rag_clip.pipelines.captions import build_index
+        from rag_clip.pipelines.sources.columns import Columns
         from rag_clip.store import load_schema
 
+        columns, settings = Columns(text=text_column, source=source_column), load_named_cleaning(cleaning)
+        described = load_schema(schema) if schema else None
         if dry_run:
-            return _preview(console, captions, text_column, source_column, cleaning)
+            return show_preview(console, captions, columns=columns, cleaning=settings, index=index)
         summary = build_index(
             captions,
             index=index,
             encoder=load_encoder(model, device=device, precision=precision),
-            text_column=text_column,
-            source_column=source_column,
-            cleaning=load_named_cleaning(cleaning),
-            schema=load_schema(schema) if schema else None,
+            columns=columns,
+            cleaning=settings,
+            schema=described,
             shards=shards,
             keep_shards=keep_shards,
             retry_failed=retry_failed,
@@ -203,27 +206,6 @@ def copy(source: Index, target: Index, /, *, schema: Schema = None, as_json: Jso
         return copied
 
     return run(job, as_json=as_json)
-
-
-def _preview(
-    console: Console, captions: list[str], text: str | None, source: str | None, cleaning: str
-) -> dict[str, Any]:
-    from rag_clip.corpus.cleaning import row_rules
-    from rag_clip.pipelines.sources.columns import Columns
-    from rag_clip.pipelines.sources.finding import find_sources
-    from rag_clip.pipelines.sources.preview import preview
-
-    sources = find_sources(captions, columns=Columns(text=text, source=source))
-    seen = preview(sources, clean=row_rules(load_named_cleaning(cleaning)))
-    for file in seen.files:
-        console.say(f"{file.url}: {file.format}, {file.columns}")
-    for row in seen.rows.to_pylist():
-        fate = f"dropped, {row['dropped']}" if row["dropped"] else row["cleaned"]
-        console.say(f"  row {row['row']}: {row['text']!r} -> {fate}")
-    console.say(f"of the first {seen.read} rows {seen.kept} would be kept; dropped: {dict(seen.dropped) or 'none'}")
-    for damage in seen.damaged:
-        console.say(f"  {damage}")
-    return {"read": seen.read, "kept": seen.kept, "dropped": dict(seen.dropped), "rows": seen.rows.to_pylist()}
 
 
 def load_named_cleaning(name: str) -> Any:
