@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -147,4 +148,7 @@ def parquet_of(folder: Path, key: str) -> Path:
 def clear_partial(folder: Path) -> None:
     """Delete what killed runs left half written; only for one that holds the folder alone."""
     for path in [*folder.glob(".*.partial"), *folder.glob("dropped/.*.partial")]:
-        path.unlink(missing_ok=True)
+        if path.is_dir():  # counts of a corpus
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -73,6 +73,7 @@ def test_what_a_killed_run_left_half_written_is_cleared(tmp_path):
     whole = sorted(tmp_path.rglob("*"))
     for path in (tmp_path / ".1.partial", tmp_path / "dropped/.2.partial"):
         path.write_text("half")
+    (tmp_path / ".counts-1.2.partial/spill").mkdir(parents=True)
     clear_partial(tmp_path)
     assert sorted(tmp_path.rglob("*")) == whole
 
