@@ -1,0 +1,157 @@
+"""Seconds of `gather`: 100 captions for each of 1,000 labels among 1,000,000 generated captions, then its defaults.
+
+    python bench/retrieval.py FOLDER [--captions 1000000] [--width 128] [--labels 1000] [--limit 100] [--rounds 3]
+
+FOLDER keeps the index, so that another run measures at once. A caption is a sentence of made-up words, nouns following
+Zipf's law; its vector is the sum of a random vector for each word, and noise. The labels are nouns from the commonest
+to the rarest.
+"""
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars
+import pyarrow as pa
+import torch
+
+from rag_clip.data import Fingerprint, LabelSet
+from rag_clip.retrieval import Retrieval, gather
+from rag_clip.store import caption_id, create_store, load_schema, open_store
+
+BATCH_ROWS = 8192
+NOISE = 0.5
+FINGERPRINT = Fingerprint("generated", "", "0", "")
+SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+SLOTS = {"adjective": 200, "noun": 20_000, "verb": 100, "place": 500}
+WORDS = {
+    slot: ["".join(parts) + slot[0] for parts, _number in zip(product(SYLLABLES, repeat=4), range(count), strict=False)]
+    for slot, count in SLOTS.items()
+}
+
+
+def word_vectors(width: int) -> dict[str, np.ndarray]:
+    """Return a random vector of about unit length for each word, [words, width] by slot."""
+    generator = np.random.default_rng(0)
+    shapes = {slot: (count, width) for slot, count in SLOTS.items()}
+    return {slot: generator.standard_normal(shape, np.float32) / width**0.5 for slot, shape in shapes.items()}
+
+
+def captions(count: int, width: int) -> Iterator[pa.RecordBatch]:
+    """Yield generated captions as `Store.upsert` takes them."""
+    generator, vectors = np.random.default_rng(1), word_vectors(width)
+    common = 1 / np.arange(10, SLOTS["noun"] + 10)
+    for start in range(0, count, BATCH_ROWS):
+        rows = min(BATCH_ROWS, count - start)
+        drawn = {slot: generator.integers(0, words, rows) for slot, words in SLOTS.items()}
+        drawn["noun"] = generator.choice(SLOTS["noun"], rows, p=common / common.sum())
+        matrix = NOISE * generator.standard_normal((rows, width), np.float32) / width**0.5
+        for slot, words in drawn.items():
+            matrix += vectors[slot][words] * (2 if slot == "noun" else 1)
+        columns = [[WORDS[slot][word] for word in drawn[slot]] for slot in SLOTS]
+        texts = [f"a {a} {n} {v} in {p}, {start + row}" for row, (a, n, v, p) in enumerate(zip(*columns, strict=True))]
+        yield pa.record_batch(
+            {
+                "id": [caption_id("bench", text) for text in texts],
+                "text": texts,
+                "source": ["bench"] * rows,
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), width),
+            }
+        )
+
+
+def build(folder: Path, count: int, width: int) -> None:
+    """Build the index with the schema that the package ships."""
+    begun = time.perf_counter()
+    with create_store(folder, schema=load_schema(), encoder=FINGERPRINT, dim=width) as store:
+        for batch in captions(count, width):
+            store.upsert(batch)
+        loaded = time.perf_counter()
+        store.optimise()
+    print(f"{count} captions: load {loaded - begun:.0f} s, graph {time.perf_counter() - loaded:.0f} s")
+
+
+class WordEncoder:
+    """Gives a query the vector of its noun; retrieval asks an encoder for nothing more."""
+
+    scale, bias = 20.0, 0.0
+    fingerprint = FINGERPRINT
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self._rows = {noun: row for row, noun in enumerate(WORDS["noun"])}
+        self._vectors = torch.nn.functional.normalize(torch.from_numpy(word_vectors(dim)["noun"]), dim=-1)
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return unit rows [t, dim]."""
+        return self._vectors[[self._rows[text.split()[-1].rstrip(".")] for text in texts]]
+
+
+def engine_seconds() -> float:
+    """Return the CPU seconds of the engine processes that have ended; on a busy machine steadier than the clock."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def opening_seconds(folder: Path) -> float:
+    """Return the CPU seconds of an engine that only opens the index and closes it."""
+    spent = engine_seconds()
+    with open_store(folder):
+        pass
+    return engine_seconds() - spent
+
+
+def measure(folder: Path, labels: LabelSet, retrieval: Retrieval, rounds: int) -> dict[str, object]:
+    """Gather captions for the labels, once to warm up and `rounds` times more."""
+    opening, spent, walls, owners, captions = opening_seconds(folder), engine_seconds(), [], [], 0
+    with open_store(folder) as store:
+        encoder: Any = WordEncoder(store.card.dim)
+        for _round in range(rounds + 1):
+            begun, cpu = time.perf_counter(), time.process_time()
+            captions = sum(map(len, gather(labels, encoder=encoder, store=store, retrieval=retrieval)))
+            walls.append(time.perf_counter() - begun)
+            owners.append(time.process_time() - cpu)
+    return {
+        "retrieval": f"{retrieval.search}, {retrieval.limit} of {retrieval.candidates}",
+        "captions": captions,
+        "first s": round(walls[0], 2),
+        "median s": round(statistics.median(walls[1:]), 2),
+        "our CPU s": round(statistics.mean(owners), 2),
+        "engine CPU s": round((engine_seconds() - spent - opening) / (rounds + 1), 2),
+    }
+
+
+def main() -> None:
+    """Parse, build where there is no index, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--captions", type=int, default=1_000_000)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--labels", type=int, default=1000)
+    parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if not (options.folder / "card.json").exists():
+        build(options.folder, options.captions, options.width)
+    chosen = np.linspace(0, SLOTS["noun"] - 1, options.labels).astype(int)
+    labels = LabelSet(tuple(WORDS["noun"][row] for row in chosen))
+    with open_store(options.folder) as store:
+        facts = store.info()
+    print(
+        f"{facts['count']} captions, {facts['indexed']} in a graph; {facts['card']['dim']} wide, {len(labels)} labels"
+    )
+    every = {"limit": options.limit, "candidates": options.limit}
+    kinds = [*(Retrieval(search=search, **every) for search in ("dense", "lexical", "hybrid")), Retrieval()]
+    rows = [measure(options.folder, labels, kind, options.rounds) for kind in kinds]
+    with polars.Config(tbl_cols=-1, tbl_width_chars=120, tbl_hide_column_data_types=True):
+        print(polars.DataFrame(rows))
+
+
+if __name__ == "__main__":
+    main()
