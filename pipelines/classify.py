@@ -92,17 +92,12 @@ def classify(
     clock = StageClock()
     with clock.stage("prompts"):
         classifier = _build(prompts, encoder, head, index, report)
+    predict = partial(predict_rows, classifier=classifier, top_k=top_k, batch_size=batch_size, device=encoder.device)
     parts = output.with_name(f"{output.name}.parts")
     sources, missing = encode_files(
-        files,
-        features_dir or parts,
-        encoder=encoder,
-        image_column=image_column,
-        workers=workers,
-        batch_size=batch_size,
-        clock=clock,
-        report=report,
-    )
+        files, features_dir or parts, encoder=encoder, image_column=image_column, workers=workers,
+        batch_size=batch_size, clock=clock, report=report,
+    )  # fmt: skip
     rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
     facts = _run_facts(prompts, encoder, image_column=image_column, top_k=top_k, rows=rows, failed=failed)
     facts["head"] = dict(head.facts) if head else {}
@@ -111,9 +106,7 @@ def classify(
             partial_output,
             sources,
             schema=output_schema(files[0].schema, columns, facts),
-            predict=partial(
-                predict_rows, classifier=classifier, top_k=top_k, batch_size=batch_size, device=encoder.device
-            ),
+            predict=predict,
             clock=clock,
             advance=_counter("write", rows, report),
         )

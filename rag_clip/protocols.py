@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rag_clip.data import Features, Fingerprint, Hit, LabelSet
+from rag_clip.data import Features, Fingerprint, LabelSet
 
 
 class Preprocess(Protocol):
@@ -63,15 +63,6 @@ class Encoder(Protocol):
 
     def encode_images(self, images: Sequence[Image.Image | bytes], *, patches: bool = False) -> Features:
         """Decode where needed, preprocess and embed images."""
-
-
-class Retriever(Protocol):
-    """Finds captions for a batch of queries, given as texts, vectors, or both."""
-
-    def search(
-        self, *, texts: Sequence[str] | None = None, vectors: np.ndarray | None = None, limit: int = 100
-    ) -> list[list[Hit]]:
-        """Return at most `limit` hits per query, best first."""
 
 
 class Classifier(Protocol):
