@@ -5,8 +5,9 @@ For unit class weights w_c [c, d] and the encoder's scale s:
     uniformity = log mean_{c != c'} exp(-2 |w_c - w_c'|^2)              Wang and Isola, 2020 (arXiv 2005.10242)
     confusion  = mean_c [ 1 - softmax_c'(s * cos(w_c, w_c'))_c ]
 
-Lower is better for both. The confusion is what a classifier would get wrong, in probability, on images that lie
-exactly on their class weight; real images lie further off, so it ranks prompt sets and does not predict an error rate.
+Lower is more distinct for both. The confusion is what a classifier would get wrong, in probability, on images that lie
+exactly on their class weight. Distinct is not right: neither measure knows where the images lie, and classes filled
+with texts drawn at random can be the most distinct of all. Compare prompt sets of the same method, and see a control.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def _nearest_pairs(weights: torch.Tensor) -> torch.Tensor:
 
 def _pair_cosines(weights: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
     parts = [(weights[part[:, 0]] * weights[part[:, 1]]).sum(dim=1) for part in torch.split(pairs, PAIRS_AT_ONCE)]
-    return torch.cat(parts).double().cpu()
+    return torch.cat(parts).cpu().double()
 
 
 def _shift(labels: LabelSet, pair: list[int], before: float, after: float) -> PairShift:

@@ -111,7 +111,7 @@ def explain_label(
     if before.labels.names != prompts.labels.names:
         raise ValueError(f"the prompts before have other classes than {prompts.labels.names[:3]}...; compare the same")
     texts = encode_texts([before, prompts], encoder, report=report)
-    weights = [compose(variant, texts, encoder).weights.double() for variant in (before, prompts)]
+    weights = [compose(variant, texts, encoder).weights.cpu().double() for variant in (before, prompts)]
     cosines = torch.stack([rows @ rows[row] for rows in weights])  # [2, c]
     confusion = 1 - (encoder.scale * cosines).softmax(dim=1)[:, row]
     others = [other for other in range(len(prompts.labels)) if other != row]
@@ -147,7 +147,7 @@ def explain_image(
     classifier = compose(prompts, texts, encoder)
     winner, second = match(classifier, features, top_k=2).labels[0].tolist()
     rows = (winner, second if named in (None, winner) else named)
-    probabilities = classifier(features)[0].double().softmax(dim=0)
+    probabilities = classifier(features)[0].cpu().double().softmax(dim=0)
     parts = [_parts(prompts.texts[row], texts, features.pooled[0]) for row in rows]
     mean = classifier.scale * sum(float(coefficients @ cosines) for coefficients, cosines in parts) / 2
     first, rival = (
@@ -180,7 +180,7 @@ def _anchors(group: tuple[PromptText, ...]) -> tuple[PromptText, ...]:
 def _shares(group: tuple[PromptText, ...], texts: TextVectors) -> tuple[TextShare, ...]:
     vectors = texts.of(group)
     coefficients = text_coefficients(group, vectors)
-    vectors = vectors.double().cpu()
+    vectors = vectors.cpu().double()
     shares = coefficients * (vectors @ (coefficients @ vectors))
     return tuple(TextShare(group[row], float(shares[row])) for row in shares.argsort(descending=True, stable=True))
 
@@ -188,7 +188,7 @@ def _shares(group: tuple[PromptText, ...], texts: TextVectors) -> tuple[TextShar
 def _parts(group: tuple[PromptText, ...], texts: TextVectors, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the coefficient of each text of a class, and its cosine with the image; [t] each."""
     vectors = texts.of(group)
-    return text_coefficients(group, vectors), vectors.double().cpu() @ image.double().cpu()
+    return text_coefficients(group, vectors), vectors.cpu().double() @ image.cpu().double()
 
 
 def _effect(

@@ -124,7 +124,7 @@ def text_coefficients(group: Sequence[PromptText], vectors: torch.Tensor) -> tor
     (a_j / n_j) / z and context k has b_k * sum_j (a_j / n_j) / A / z. `group` are the texts of one class, which must
     not cancel out. Computed in float64 on the CPU.
     """
-    vectors = vectors.double().cpu()
+    vectors = vectors.cpu().double()
     weights = torch.tensor([text.weight for text in group], dtype=torch.float64)
     is_anchor = torch.tensor([text.role == "anchor" for text in group])
     anchors, contexts = weights * is_anchor, weights * ~is_anchor

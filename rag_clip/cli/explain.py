@@ -1,0 +1,153 @@
+"""The verb `rag-clip explain`: what a class is made of, and which texts decided for an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from rag_clip.cli.console import Console
+from rag_clip.cli.run import Device, Json, Model, Precision, run
+
+if TYPE_CHECKING:
+    from rag_clip.explain import ClassEffect, ImageExplanation, LabelExplanation
+
+
+def explain(
+    label: str | None = None,
+    /,
+    *,
+    prompts: Annotated[Path, Parameter(help="A file that `rag-clip enhance` wrote.")],
+    model: Model,
+    image: Annotated[Path | None, Parameter(help="An image file.")] = None,
+    images: Annotated[Path | None, Parameter(help="A Parquet file of images, with --row.")] = None,
+    row: Annotated[int | None, Parameter(help="The row of --images, from 0.")] = None,
+    image_column: str = "image",
+    before: Annotated[
+        Path | None, Parameter(help="Prompts to compare the nearest classes with; the templates alone by default.")
+    ] = None,
+    count: Annotated[int, Parameter(help="Texts and classes to show.")] = 10,
+    html: Annotated[Path | None, Parameter(help="Also write a page with the picture, and bars.")] = None,
+    device: Device = None,
+    precision: Precision = None,
+    as_json: Json = False,
+) -> int:
+    """Show the texts of LABEL and its nearest classes; for an image, the texts that decided between two classes.
+
+    An image is explained by the class it gets against the second, or against LABEL where one is given.
+    """
+
+    def job(console: Console) -> object:
+        from dataclasses import asdict
+
+        if label is None and image is None and images is None:
+            raise ValueError("there is nothing to explain; give a class name, --image FILE, or --images FILE --row N")
+        if count < 1:
+            raise ValueError(f"--count is {count}; show at least one text")
+        picture = _picture(image, images, row, image_column)
+
+        from rag_clip.encoder import load_encoder
+        from rag_clip.explain import explain_image, explain_label
+        from rag_clip.prompt_file import read_prompts
+
+        made, earlier = read_prompts(prompts), None if before is None else read_prompts(before)
+        encoder, report = load_encoder(model, device=device, precision=precision), console.report
+        of_image = of_label = None
+        if picture is not None:
+            of_image = explain_image(picture, made, encoder, against=label, report=report)
+            _show_image(console, of_image, count)
+        if label is not None:
+            of_label = explain_label(label, made, encoder, before=earlier, count=count, report=report)
+            _show_label(console, of_label, count)
+        if html is not None:
+            from rag_clip.pipelines.explain_page import write_page
+
+            write_page(html, label=of_label, image=of_image, picture=picture)
+            console.say(f"page: {html}")
+        return {
+            "label": None if of_label is None else asdict(of_label),
+            "image": None if of_image is None else asdict(of_image),
+            "html": html,
+        }
+
+    return run(job, as_json=as_json)
+
+
+def _picture(image: Path | None, images: Path | None, row: int | None, column: str) -> bytes | None:
+    if image is not None and images is not None:
+        raise ValueError("--image and --images were both given; explain one image")
+    if (images is None) != (row is None):
+        raise ValueError("--images FILE and --row N belong together; give both")
+    if image is not None:
+        return image.read_bytes()
+    if images is None or row is None:
+        return None
+
+    from rag_clip.pipelines.imaging.rows import image_items, open_image_files, read_rows
+
+    file, *others = open_image_files([images], image_column=column)
+    if others:
+        raise ValueError(f"{images} holds {1 + len(others)} files; name the one whose row is meant")
+    if not 0 <= row < file.rows:
+        raise ValueError(f"{file.path} has no row {row}; its {file.rows} rows are counted from 0")
+    item = image_items(next(read_rows(file, [1], start=row, columns=[column]))[column], file.path.parent)[0]
+    if item is None:
+        raise ValueError(f"row {row} of {file.path} holds no image; choose another")
+    return Path(item).read_bytes() if isinstance(item, str) else item
+
+
+def _show_image(console: Console, found: ImageExplanation, count: int) -> None:
+    for effect in (found.winner, found.rival):
+        console.table(f"{_shortened(effect.label)} ({effect.probability:.1%})", _effects(effect, found.bias, count))
+    console.say(
+        f"{found.winner.label} {found.winner.logit:.4f} - {found.rival.label} {found.rival.logit:.4f} "
+        f"= gap {found.gap:.4f}, the sum of its lifts less those of {found.rival.label}"
+    )
+
+
+def _effects(effect: ClassEffect, bias: float, count: int) -> dict[str, dict[str, str]]:
+    rows = {
+        f"{number}. {_shortened(text.prompt.text)}": _effect(text.lift, text.contribution, f"{text.cosine:.3f}")
+        for number, text in enumerate(effect.texts[:count], start=1)
+    }
+    if rest := effect.texts[count:]:
+        lift, contribution = sum(text.lift for text in rest), sum(text.contribution for text in rest)
+        rows[f"{len(rest)} other texts"] = _effect(lift, contribution)
+    if bias:
+        rows["bias of the model"] = {"lift": "", "contributes": f"{bias:.4f}", "cosine": ""}
+    return {**rows, "sum": _effect(sum(text.lift for text in effect.texts), effect.logit)}
+
+
+def _effect(lift: float, contribution: float, cosine: str = "") -> dict[str, str]:
+    return {"lift": f"{lift:+.4f}", "contributes": f"{contribution:.4f}", "cosine": cosine}
+
+
+def _show_label(console: Console, found: LabelExplanation, count: int) -> None:
+    texts = {
+        f"{number}. {_shortened(text.prompt.text)}": {
+            "share": f"{text.share:.1%}",
+            "weight": f"{text.prompt.weight:.4f}",
+            "score": "" if text.prompt.score is None else f"{text.prompt.score:.3f}",
+            "rank": "" if text.prompt.rank is None else str(text.prompt.rank),
+            "source": text.prompt.source,
+            "id": text.prompt.evidence,
+        }
+        for number, text in enumerate(found.texts[:count], start=1)
+    }
+    console.table(f"{_shortened(found.label)}: {len(texts)} of {len(found.texts)} texts", texts)
+    rivals = {
+        rival.label: {
+            "before": f"{rival.before:.4f}",
+            "after": f"{rival.after:.4f}",
+            "change": f"{rival.after - rival.before:+.4f}",
+        }
+        for rival in found.competitors
+    }
+    if rivals:
+        console.table("nearest classes, cosine", rivals)
+    console.say(f"expected confusion: before {found.confusion_before:.3g}, after {found.confusion_after:.3g}")
+
+
+def _shortened(text: str, limit: int = 72) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
