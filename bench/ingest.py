@@ -33,6 +33,7 @@ import torch
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
 
+from rag_clip.progress import Progress
 from rag_clip.store import create_store, load_schema
 from rag_clip.testing import ToyEncoder
 
@@ -161,46 +162,54 @@ def measure_memory(options: argparse.Namespace, folder: Path) -> None:
     if options.only:
         print(json.dumps(watch(options.only, options.dim)))
         return
-    print("MiB, highest: this process at its start, in embed, in load; the engine's own, and files it maps; captions/s")
+    print(
+        "MiB, highest: this process at its start, in embed, in load; files the engine maps; captions/s of both stages;"
+    )
+    print("   and the engine's own memory, highest in each quarter of the load and in the last optimisation")
     for rows in options.rows:
         corpus = folder / str(rows)
         corpus.mkdir()
         write_corpus(corpus / "web.parquet", rows)
         command = [sys.executable, __file__, "memory", "--only", str(corpus), "--dim", str(options.dim)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        mebibytes = " ".join(f"{found[name]:7.0f}" for name in ("start", "embed", "load", "engine", "mapped"))
+        mebibytes = " ".join(f"{found[name]:7.0f}" for name in ("start", "embed", "load", "mapped"))
         rates = " ".join(f"{rows / found[f'{name} seconds']:8.0f}" for name in ("embed", "load"))
-        print(f"{rows:10} {mebibytes} {rates}", flush=True)
+        print(f"{rows:10} {mebibytes} {rates}   {' '.join(f'{part:.0f}' for part in found['engine'])}", flush=True)
         shutil.rmtree(corpus)
 
 
-def watch(corpus: Path, dim: int) -> dict[str, float]:
+def watch(corpus: Path, dim: int) -> dict[str, Any]:
     """Run both stages in this process; return peaks of resident memory in MiB, and seconds."""
     encoder, found = TrivialEncoder(dim=dim), {"start": resident("self")}
+    engine, mapped, quarter, over = [0.0] * 5, 0.0, 0, threading.Event()
     begin = time.perf_counter()
     embed_captions([corpus / "web.parquet"], shards=corpus / "shards", encoder=encoder)
-    found |= {"embed": peak(), "embed seconds": time.perf_counter() - begin, "engine": 0.0, "mapped": 0.0}
-    over = threading.Event()
+    found |= {"embed": peak(), "embed seconds": time.perf_counter() - begin}
 
     def sample() -> None:
+        nonlocal mapped
         while not over.wait(0.05):
-            for name, kind in (("engine", "RssAnon"), ("mapped", "RssFile")):
-                found[name] = max(found[name], *(resident(child, kind) for child in children()), 0.0)
+            engine[quarter] = max(engine[quarter], *(resident(child, "RssAnon") for child in children()), 0.0)
+            mapped = max(mapped, *(resident(child, "RssFile") for child in children()), 0.0)
+
+    def follow(event: Progress) -> None:
+        nonlocal quarter
+        quarter = 4 if event.stage == "optimise" else 4 * (event.done - 1) // (event.total or event.done)
 
     watcher = threading.Thread(target=sample)
     watcher.start()
     begin = time.perf_counter()
-    load_shards(corpus / "shards", index=corpus / "index", schema=flat_schema())
+    load_shards(corpus / "shards", index=corpus / "index", schema=cheap_schema(), report=follow)
     found |= {"load": peak(), "load seconds": time.perf_counter() - begin}
     over.set()
     watcher.join()
-    return found
+    return found | {"engine": engine, "mapped": mapped}
 
 
-def flat_schema() -> Any:
-    """Return the schema without a graph and with vectors left on disk: the engine's own appetite is not in question."""
+def cheap_schema() -> Any:
+    """Return the schema with the smallest graph, which is built as often as any: its size and time are known."""
     schema = load_schema()
-    return schema.model_copy(update={"hnsw": schema.hnsw.model_copy(update={"full_scan_threshold": 10**9})})
+    return schema.model_copy(update={"hnsw": schema.hnsw.model_copy(update={"m": 2, "ef_construct": 4})})
 
 
 def peak() -> float:

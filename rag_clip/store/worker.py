@@ -5,6 +5,7 @@ file is started by its path and imports nothing of the package, which keeps torc
 means: write everything out and stop.
 """
 
+import ctypes
 import os
 import pickle
 import signal
@@ -22,6 +23,7 @@ Records = tuple[list[str], list[dict[str, Any]], dict[str, np.ndarray]]
 
 LOCK_PATIENCE = 1.0
 UPSERT_POINTS = 256
+VALUE_BYTES = {"float32": 4, "float16": 2}
 
 
 class Shard:
@@ -30,6 +32,8 @@ class Shard:
     def __init__(self) -> None:
         self.opened: edge.EdgeShard | None = None
         self.lock: IO[str] | None = None
+        self.segment_rows = 0
+        self.growing = 0
 
     @property
     def shard(self) -> edge.EdgeShard:
@@ -52,20 +56,27 @@ class Shard:
         self.lock = file
         return None
 
-    def create(self, folder: str, schema: dict[str, Any], dim: int) -> None:
+    def create(self, folder: str, schema: dict[str, Any], dim: int, segment_rows: int) -> None:
         """Make an empty shard; payload indexes first, since a filter on a later one is slow."""
         Path(folder).mkdir()
-        self.opened = edge.EdgeShard.create(folder, _config(schema, dim))
+        self.opened = edge.EdgeShard.create(folder, _config(schema, dim, segment_rows))
+        self.segment_rows = segment_rows
         for name, index in schema["payload"].items():
             self.shard.update(edge.UpdateOperation.create_field_index(name, _index(index)))
         self.shard.flush()
 
-    def load(self, folder: str) -> None:
+    def load(self, folder: str, vectors: int, segment_rows: int) -> None:
         """Open a shard, replaying what an interrupted run had logged."""
         self.opened = edge.EdgeShard.load(folder)
+        self.segment_rows = segment_rows
+        facts = self.info()
+        self.growing = facts["points"] - facts["indexed"] // vectors
 
-    def upsert(self, ids: list[str], payload: dict[str, list[Any]], vectors: dict[str, np.ndarray]) -> None:
-        """Write points in batches of 256, the fastest size measured."""
+    def upsert(self, ids: list[str], payload: dict[str, list[Any]], vectors: dict[str, np.ndarray]) -> bool:
+        """Write points in batches of 256, the fastest size measured; tell whether it is time to optimise.
+
+        The segment that grows keeps ids and text index in memory, whatever placement they were given.
+        """
         for start in range(0, len(ids), UPSERT_POINTS):
             part = slice(start, start + UPSERT_POINTS)
             payloads = _transpose({name: values[part] for name, values in payload.items()})
@@ -76,6 +87,8 @@ class Shard:
                 for name, vector, fields in rows
             ]
             self.shard.update(edge.UpdateOperation.upsert_points(points))
+        self.growing += len(ids)
+        return self.growing >= self.segment_rows
 
     def rank_vectors(
         self, vectors: np.ndarray, limit: int, using: str, exact: bool, ef: int, where: Where
@@ -116,6 +129,8 @@ class Shard:
         """Merge segments and build graphs where the schema's threshold asks for them."""
         self.shard.optimize()
         self.shard.flush()
+        self.growing = 0
+        _return_memory()
 
     def info(self) -> dict[str, int]:
         """Return counts of points, of segments and of vectors in graphs."""
@@ -152,14 +167,17 @@ def _condition(field: str, wanted: list[str] | tuple[float | None, float | None]
     return edge.FieldCondition(field, range=edge.RangeFloat(gte=wanted[0], lte=wanted[1]))
 
 
-def _config(schema: dict[str, Any], dim: int) -> edge.EdgeConfig:
+def _config(schema: dict[str, Any], dim: int, segment_rows: int) -> edge.EdgeConfig:
     hnsw = schema["hnsw"]
-    threshold = hnsw["full_scan_threshold"]
+    width = max(VALUE_BYTES[vector["datatype"]] for vector in schema["vectors"])
+    segment = segment_rows * dim * width // 1024
+    threshold = min(hnsw["full_scan_threshold"], segment - 1)
     return edge.EdgeConfig(
         vectors={vector["name"]: _vector(vector, dim) for vector in schema["vectors"]},
         hnsw_config=edge.HnswIndexConfig(hnsw["m"], hnsw["ef_construct"], threshold),
         quantization_config=_quantization(schema["quantization"]["kind"]),
-        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=threshold),
+        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=threshold, max_segment_size=segment),
+        id_tracker_memory=edge.Memory.Cold,
     )
 
 
@@ -184,9 +202,18 @@ def _vector(vector: dict[str, Any], dim: int) -> edge.EdgeVectorParams:
 def _index(index: dict[str, Any]) -> Any:
     plain = {"keyword": edge.KeywordIndexParams, "integer": edge.IntegerIndexParams, "float": edge.FloatIndexParams}
     if index["kind"] in plain:
-        return plain[index["kind"]]()
+        return plain[index["kind"]](memory=edge.Memory.Cold)
     tokenizer = getattr(edge.TokenizerType, index["tokenizer"].capitalize())
-    return edge.TextIndexParams(tokenizer=tokenizer, lowercase=index["lowercase"], scoring=True)
+    return edge.TextIndexParams(
+        tokenizer=tokenizer, lowercase=index["lowercase"], scoring=True, memory=edge.Memory.Cold
+    )
+
+
+def _return_memory() -> None:
+    """Give freed memory back to the system, which glibc keeps after many small pieces."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,10 @@ import pytest
 
 from rag_clip.data import Fingerprint
 from rag_clip.progress import Progress
-from rag_clip.store import Store, StoreError, caption_id, create_store, load_schema, open_store, worker
+from rag_clip.store import Card, Store, StoreError, caption_id, create_store, load_schema, open_store, worker
+from rag_clip.store.edge import EdgeEngine
+from rag_clip.store.process import EngineProcess
+from rag_clip.store.rows import Rows
 from rag_clip.store.schema import QuantizationSchema, VectorSchema
 
 DIM = 32
@@ -244,6 +248,27 @@ def test_a_large_collection_gets_a_graph_that_finds_what_the_exact_search_finds(
     assert sum(map(len, found)) >= 190
     assert auto == graph
     assert all(event.stage == "optimise" for event in events)
+
+
+@pytest.mark.parametrize("datatype", ["float32", "float16"])
+def test_a_segment_that_is_full_is_indexed_without_being_asked_for_after_reopening_too(tmp_path, datatype):
+    schema = load_schema().model_copy(update={"vectors": (VectorSchema(datatype=datatype),)})
+    vectors = {"text": np.random.default_rng(0).standard_normal((1000, DIM)).astype("f4")}
+    texts = [f"caption {row}" for row in range(1000)]
+    rows = Rows([str(uuid.UUID(int=row)) for row in range(1000)], {"text": texts, "source": ["made"] * 1000}, vectors)
+    create = {"schema": schema.model_dump(), "dim": DIM}
+    found = []
+    for operation, arguments, part in (("create", create, (0, 700)), ("load", {"vectors": 1}, (700, 1000))):
+        process = EngineProcess()
+        process.ask(operation, {"folder": str(tmp_path / "shard"), "segment_rows": 300, **arguments})
+        engine = EdgeEngine(tmp_path, process, Card(ENCODER, schema, DIM))
+        for start in range(*part, 100):
+            engine.upsert(rows[start : start + 100])
+        found.append((engine.info()["indexed"], engine.info()["segments"]))
+        last = engine.rank_texts([f"caption {part[1] - 1}"], 1, where={})
+        assert last[0][0][0] == rows.ids[part[1] - 1]
+        engine.close()
+    assert found == [(600, 3), (900, 4)]
 
 
 @pytest.mark.parametrize("vector", [{"datatype": "float16", "on_disk": True}, {"distance": "dot"}], ids=["half", "dot"])
