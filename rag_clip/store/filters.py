@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
+from numbers import Real
 
 from rag_clip.store.interface import Where
 from rag_clip.store.schema import CollectionSchema
@@ -23,11 +25,18 @@ def check_where(where: Filters, schema: CollectionSchema) -> Where:
 
 def _condition(field: str, value: str | Sequence[str] | Range, kind: str) -> list[str] | Range:
     if kind == "keyword":
-        values = [value] if isinstance(value, str) else list(value)
+        values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
         if not all(isinstance(item, str) for item in values):
             raise ValueError(f"{field} is a keyword; filter by a text or several, not {value!r}")
         return values  # type: ignore[return-value]
-    if isinstance(value, str) or len(value) != 2 or any(isinstance(bound, str) for bound in value):
+    if not isinstance(value, Sequence) or len(value) != 2 or not all(_is_bound(bound) for bound in value):
         raise ValueError(f"{field} is a number; filter by (least, greatest), either None for no bound, not {value!r}")
     least, greatest = value
+    if least is not None and greatest is not None and least > greatest:  # type: ignore[operator]
+        raise ValueError(f"{field} is to be at least {least} and at most {greatest}, which no number is; swap them")
     return least, greatest  # type: ignore[return-value]
+
+
+def _is_bound(value: object) -> bool:
+    """Tell whether a value is a number, or None; NaN is neither."""
+    return value is None or (isinstance(value, Real) and not isinstance(value, bool) and not isnan(value))

@@ -207,6 +207,12 @@ def test_pairs_that_do_not_fit_have_a_higher_probability_of_noise(tmp_path: Path
     noise = {int(row["text"].split()[1]): row["noise"] for row in stored(index)}
     assert {row for row, probability in noise.items() if probability >= 0.5} == set(wrong)
     assert summary.noisy == 3
+    query = ToyEncoder().encode_text(["green"]).numpy()
+    with open_store(index) as store:
+        likely, doubtful = (
+            store.search(vectors=query, where={"noise": ends})[0] for ends in ((None, 0.5), (0.5, None))
+        )
+    assert ({int(hit.text.split()[1]) for hit in doubtful}, len(likely)) == (set(wrong), 57)
 
 
 def test_noise_does_not_depend_on_shards(tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch):
