@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from rag_clip.data import LabelSet, Support
+from rag_clip.support_file import (
+    merge_supports,
+    read_support,
+    read_support_images,
+    write_support,
+)
+from rag_clip.testing import ToyEncoder, permute_support
+
+ENCODER = ToyEncoder(dim=4)
+LABELS = LabelSet(("red", "blue", "none such"), synonyms=(("scarlet",), (), ()), templates=("a {}",))
+
+
+def support(**changes: object) -> Support:
+    made = Support(
+        LABELS,
+        torch.eye(4)[:3],
+        torch.tensor([[1.0, 0, 0], [0, 1, 0], [0.25, 0.75, 0]]),
+        torch.tensor([1.0, 0.5, 0.0]),
+        ("shot", "retrieved", "synthesised"),
+        ("a.parquet#1", "b", "c"),
+        {"encoder": asdict(ENCODER.fingerprint), "method": "test", "settings": {"k": 1}},
+        {"timm:x": torch.eye(2)[[0, 1, 1]]},
+    )
+    return replace(made, **changes)
+
+
+def assert_equal(found: Support, expected: Support) -> None:
+    for name in ("labels", "origin", "references", "provenance"):
+        assert getattr(found, name) == getattr(expected, name)
+    for name in ("features", "targets", "relevance"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert found.others.keys() == expected.others.keys()
+    assert all(torch.equal(found.others[name], values) for name, values in expected.others.items())
+
+
+def test_a_support_set_comes_back_as_it_was_written(tmp_path: Path):
+    write_support(support(), tmp_path / "new" / "s.parquet", images=[b"1", None, b"3"])
+    assert_equal(read_support(tmp_path / "new" / "s.parquet", encoder=ENCODER.fingerprint), support())
+    assert read_support_images(tmp_path / "new" / "s.parquet") == [b"1", None, b"3"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["s.parquet"]
+
+
+def test_rows_may_be_deleted_with_any_tool(tmp_path: Path):
+    path = tmp_path / "s.parquet"
+    write_support(support(), path)
+    table = pq.read_table(path)
+    assert table.to_pylist()[2]["classes"] == ["red", "blue"]
+    pq.write_table(table.filter(pa.array([True, False, True])), path)
+    left = read_support(path)
+    assert (left.references, left.missing) == (("a.parquet#1", "c"), ("none such",))
+    assert read_support_images(path) == [None, None]
+
+
+def test_features_of_another_encoder_are_refused(tmp_path: Path):
+    write_support(support(), tmp_path / "s.parquet")
+    message = r"s.parquet: the support set was made with toy .*, but the encoder is toy .*; make it again"
+    with pytest.raises(ValueError, match=message):
+        read_support(tmp_path / "s.parquet", encoder=ToyEncoder(dim=8).fingerprint)
+
+
+def test_what_is_not_a_support_file_is_refused(tmp_path: Path):
+    pl.DataFrame({"reference": ["a"]}).write_parquet(tmp_path / "other.parquet")
+    (tmp_path / "text.parquet").write_text("no")
+    for name, message in (
+        ("other.parquet", "is not a support file; it needs the columns reference, origin"),
+        ("text.parquet", "is not a readable Parquet file"),
+        ("s.csv", "support sets are .parquet files, found suffix '.csv'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_support(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="write one with `rag-clip support`"):
+        read_support(tmp_path / "absent.parquet")
+    with pytest.raises(ValueError, match="is a folder; name a file"):
+        write_support(support(), tmp_path)
+    with pytest.raises(ValueError, match="2 images for 3 rows"):
+        write_support(support(), tmp_path / "s.parquet", images=[None, None])
+
+
+def test_a_class_that_the_label_set_does_not_have_is_named(tmp_path: Path):
+    path = tmp_path / "s.parquet"
+    write_support(support(), path)
+    table = pq.read_table(path)
+    place = table.column_names.index("classes")
+    column = pa.array([["red"], ["green"], ["red", "blue"]])
+    pq.write_table(table.set_column(place, "classes", column), path)
+    with pytest.raises(ValueError, match=r"row 2 stands for 'green', which its label set does not have"):
+        read_support(path)
+
+
+def test_merging_keeps_an_image_once_and_what_it_stands_for_is_the_mean():
+    first = support()
+    moved = permute_support(support(targets=torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 0, 1]])), [2, 0, 1])
+    second = replace(moved, references=("new", "b", "c"), relevance=torch.tensor([1.0, 0.75, 0.5]))
+    merged, kept = merge_supports([first, second])
+    assert kept == ((0, 0), (0, 1), (0, 2), (1, 0))
+    assert merged.references == ("a.parquet#1", "b", "c", "new")
+    assert merged.labels == LABELS
+    expected = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0], [0.125, 0.375, 0.5], [1, 0, 0]])
+    assert torch.equal(merged.targets, expected)
+    assert merged.relevance.tolist() == [1.0, 0.5, 0.0, 1.0]
+    assert merged.provenance["parts"] == [first.provenance, second.provenance]
+    assert merged.provenance["encoder"] == asdict(ENCODER.fingerprint)
+    assert torch.equal(merged.others["timm:x"], torch.eye(2)[[0, 1, 1, 0]])
+
+
+def test_sets_that_do_not_belong_together_are_refused():
+    other_classes = support(labels=LabelSet(("red", "blue", "pink")))
+    other_encoder = support(provenance={"encoder": asdict(replace(ENCODER.fingerprint, weights="else"))})
+    for second, message in (
+        (other_classes, "different classes, such as 'none such'"),
+        (support(features=torch.eye(5)[:3]), "features are 5 wide beside 4"),
+        (support(others={}), "by further encoders [] beside ['timm:x']"),
+        (other_encoder, "made with toy (no tag, weights else), but the encoder is toy (no tag, weights toy-4)"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            merge_supports([support(), second])
+    with pytest.raises(ValueError, match="nothing to merge"):
+        merge_supports([])
