@@ -1,13 +1,18 @@
-"""Evidence for class names: captions that a store holds for each class, as context texts."""
+"""Evidence for class names: captions that a store holds for each class, chosen and weighed, as context texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from rag_clip.data import Hit, LabelSet
+import torch
+from torch.nn.functional import normalize
+
+from rag_clip.data import Hit, LabelSet, PromptText
 from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.prompts.contrast import ROUNDS, contrast
+from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.mixed import Texts
 from rag_clip.prompts.retrieved import (
     Keep,
@@ -19,13 +24,16 @@ from rag_clip.prompts.retrieved import (
     retrieved_texts,
     without_name,
 )
-from rag_clip.prompts.templates import fill
+from rag_clip.prompts.templates import choose_templates, fill
+from rag_clip.prompts.trust import trust
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store
 from rag_clip.store.filters import Filters
 
 Search = Literal["dense", "lexical", "hybrid"]
 Modality = Literal["text", "image"]
+Contrast = Literal["none", "drop", "weigh"]
+Trust = Literal["equal", "evidence"]
 FILTERS: Mapping[str, Keep] = {
     "token": contains_token,
     "substring": contains_substring,
@@ -33,6 +41,7 @@ FILTERS: Mapping[str, Keep] = {
 }
 REWRITES: Mapping[str, Rewrite] = {"kept": as_written, "dropped": without_name}
 CLASSES_PER_SEARCH = 64
+LEAST_SHARE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,11 @@ class Retrieval:
     `query`, as published; `lexical` asks BM25 with the bare name, which finds names that the encoder has not learned;
     `hybrid` fuses both. Dense search compares with the vectors of captions, or with `modality` "image" with those of
     images, whose captions are then used, as the authors' code did. `where` filters by payload (see store.search).
+
+    With `contrast` "drop", captions that name other classes only are refused (see prompts.mentions); "weigh" does that,
+    and weighs captions by what they tell their class from the others (see prompts.contrast). With `trust` "evidence"
+    each class gives its captions a weight of its own, up to `weight` (see prompts.trust); it needs "weigh" to be good.
+    The defaults are RePE's but for the search, with neither.
     Raises ValueError for a value out of range.
     """
 
@@ -55,6 +69,8 @@ class Retrieval:
     modality: Modality = "text"
     keep: str = "token"
     names: str = "kept"
+    contrast: Contrast = "none"
+    trust: Trust = "equal"
     where: Filters = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,6 +86,10 @@ class Retrieval:
             raise ValueError(f"unknown modality {self.modality!r}; known are {', '.join(get_args(Modality))}")
         if self.modality == "image" and self.search == "lexical":
             raise ValueError("lexical search compares no image vectors; use dense or hybrid search")
+        if self.contrast not in get_args(Contrast):
+            raise ValueError(f"unknown contrast {self.contrast!r}; known are {', '.join(get_args(Contrast))}")
+        if self.trust not in get_args(Trust):
+            raise ValueError(f"unknown trust {self.trust!r}; known are {', '.join(get_args(Trust))}")
         if self.keep not in FILTERS:
             raise ValueError(f"unknown filter {self.keep!r}; known are {', '.join(FILTERS)}")
         if self.names not in REWRITES:
@@ -82,24 +102,74 @@ def gather(
     encoder: Encoder,
     store: Store,
     retrieval: Retrieval | None = None,
+    templates: Sequence[str] | None = None,
     clock: StageClock | None = None,
     report: Report = silent,
 ) -> Texts:
-    """Return the context texts of each class, in class order; () for a class of which the store holds nothing.
+    """Return the context texts of each class, in class order; () for a class of which the store holds nothing to trust.
 
-    Raises ValueError for a store without captions, one whose vectors are another encoder's (lexical search needs
-    none, so there any store will do), and one without the vectors or payload fields asked for.
+    `templates` are those the captions will be mixed into, by default the label set's own; trust looks at them. Raises
+    ValueError for a store without captions, one whose vectors are another encoder's (lexical search needs none, so
+    there any store will do), and one without the vectors or payload fields asked for.
     """
     retrieval, clock = retrieval or Retrieval(), clock or StageClock()
     _check_store(store, encoder, retrieval)
-    return retrieved_texts(
+    chosen = retrieved_texts(
         labels,
         _search(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock, report=report),
         weight=retrieval.weight,
         limit=retrieval.limit,
-        keep=FILTERS[retrieval.keep],
+        keep=_filter(labels, retrieval),
         rewrite=REWRITES[retrieval.names],
     )
+    if not any(chosen) or (retrieval.contrast != "weigh" and retrieval.trust == "equal"):
+        return chosen
+    with clock.stage("weigh"):
+        return _weigh(chosen, labels, encoder, retrieval, choose_templates(labels, templates))
+
+
+def _filter(labels: LabelSet, retrieval: Retrieval) -> Keep:
+    keep = FILTERS[retrieval.keep]
+    return keep if retrieval.contrast == "none" else _both(keep, Mentions(labels).keep)
+
+
+def _both(first: Keep, second: Keep) -> Keep:
+    def both(name: str, synonyms: Sequence[str]) -> Callable[[str], bool]:
+        one, other = first(name, synonyms), second(name, synonyms)
+        return lambda caption: one(caption) and other(caption)
+
+    return both
+
+
+def _weigh(chosen: Texts, labels: LabelSet, encoder: Encoder, retrieval: Retrieval, templates: Sequence[str]) -> Texts:
+    """Set the weight of each caption by contrast and trust, and leave out those that come to next to nothing.
+
+    In float64 on the CPU, so that weights do not depend on the order of classes.
+    """
+    distinct = {text: row for row, text in enumerate(dict.fromkeys(text.text for group in chosen for text in group))}
+    rows = [distinct[text.text] for group in chosen for text in group]
+    classes = torch.tensor([row for row, group in enumerate(chosen) for _ in group])
+    vectors = _encode(list(distinct), encoder)[rows]
+    rounds = ROUNDS if retrieval.contrast == "weigh" else 0
+    shares = contrast(vectors, classes, count=len(labels), scale=encoder.scale, rounds=rounds)
+    weights = torch.full((len(labels),), retrieval.weight, dtype=torch.float64)
+    if retrieval.trust == "evidence":
+        filled = _encode([fill(template, name) for name in labels.names for template in templates], encoder)
+        anchors = normalize(filled.view(len(labels), len(templates), -1).mean(1), dim=-1)
+        weights = trust(anchors, vectors, classes, shares, scale=encoder.scale, weight=retrieval.weight)
+    share = iter(shares.tolist())
+    weighed = [[(text, next(share)) for text in group] for group in chosen]
+    return tuple(_given(group, total) for group, total in zip(weighed, weights.tolist(), strict=True))
+
+
+def _encode(texts: Sequence[str], encoder: Encoder) -> torch.Tensor:
+    return encoder.encode_text(texts).double().cpu()
+
+
+def _given(group: Sequence[tuple[PromptText, float]], total: float) -> tuple[PromptText, ...]:
+    kept = [(text, share) for text, share in group if share >= LEAST_SHARE and total > 0]
+    whole = sum(share for _, share in kept)
+    return tuple(replace(text, weight=round(total * share / whole, 9)) for text, share in kept)
 
 
 def _search(

@@ -30,6 +30,8 @@ LEAST_WORDS = 3
 _LOOSE_ENDS = " :;,-–—()[]\"'"
 _EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*\]")
 _BETWEEN_WORDS = re.compile(r"(?:['’]s\b|[\W_])+")
+# Han, kana, Thai, Lao, Khmer and Myanmar put no spaces between words: each letter counts as a word.
+_UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 
 
 def retrieved_texts(
@@ -116,8 +118,8 @@ def _part(weight: float, weights: Sequence[float]) -> float:
 def contains_token(name: str, _synonyms: Sequence[str] = ()) -> Callable[[str], bool]:
     """Keep captions with any word of the class name (split at spaces and underscores) among their words.
 
-    Words are compared without case and without a possessive 's. Scripts that put no spaces between words have no
-    tokens to compare: use `contains_substring` there.
+    Words are compared without case and without a possessive 's. In scripts that put no spaces between words each
+    letter is one, and a name must be there letter by letter.
     """
     return _contains_any(re.split(r"[\s_]+", name))
 
@@ -163,9 +165,14 @@ def _contains_any(phrases: Sequence[str]) -> Callable[[str], bool]:
     return kept
 
 
+def words_of(text: str) -> list[str]:
+    """Split a text into the words that the filters compare: folded case, no punctuation, no possessive 's."""
+    return _tokens(text).split()
+
+
 def _tokens(text: str) -> str:
     """Return the words of a text between single spaces, as in ' red fox '."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = _UNSPACED.sub(r" \1 ", unicodedata.normalize("NFKC", text).casefold())
     return f" {_BETWEEN_WORDS.sub(' ', folded).strip()} "
 
 

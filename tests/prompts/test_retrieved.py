@@ -100,6 +100,8 @@ def test_each_filter_keeps_its_captions(keep: Keep, fox: list[str], can: list[st
         ("***", "***", False),
         ("{x} (y)", "the Y axis", True),
         ("кот", "Чёрный КОТ", True),
+        ("自行车", "红色的自行车靠在墙边", True),
+        ("自行车", "公园里的狗", False),
     ],
 )
 def test_a_token_is_a_whole_word_without_case(name: str, caption: str, expected: bool):
