@@ -147,6 +147,51 @@ def test_weight_zero_classifies_as_the_templates_do_and_weight_one_as_the_captio
     np.testing.assert_allclose(everything[1], plain[1], atol=1e-6)
 
 
+def published(
+    templates: np.ndarray, captions: list[np.ndarray], weight: float, *, normalised: bool = True
+) -> np.ndarray:
+    """RePE from its equation: `templates` [c, j, d] and the captions of each class [k, d], unit rows, in float64."""
+    classes = []
+    for own, found in zip(templates.astype(np.float64), captions, strict=True):
+        mean = sum(row.astype(np.float64) for row in found) / len(found) if len(found) else None
+        mixed = [row if mean is None else (1 - weight) * row + weight * mean for row in own]
+        if not normalised:
+            classes.append(mixed[0])
+            continue
+        ensemble = sum(row / np.linalg.norm(row) for row in mixed)
+        classes.append(ensemble / np.linalg.norm(ensemble))
+    return np.stack(classes)
+
+
+@pytest.mark.parametrize("templates", [("a {}",), ("a {}", "the {}", "{} !")])
+@pytest.mark.parametrize("weight", [0.0, 0.25, 0.9])
+def test_class_weights_agree_with_the_equation(templates: tuple[str, ...], weight: float):
+    draw, encoder = np.random.default_rng(0), ToyEncoder(dim=24)
+    labels = LabelSet(tuple(f"class{row}" for row in range(12)), templates=templates)
+    words = [f"word{row}" for row in range(30)]
+    hits = [
+        [Hit(f"{name}-{k}", f"{name} {' '.join(draw.choice(words, 3))}", 0.5) for k in range(draw.integers(0, 9))]
+        for name in labels.names[:-1]
+    ]
+    hits[1] = [Hit(f"tie-{k}", "class1 said again", 0.5) for k in range(5)]  # equal captions count each
+    hits.append([])
+    filled = encoder.encode_text([t.replace("{}", name) for name in labels.names for t in templates]).numpy()
+    vectors = [encoder.encode_text([hit.text for hit in found[:4]]).numpy() for found in hits]
+    expected = published(filled.reshape(12, len(templates), -1), vectors, weight)
+    found = zero_shot(retrieved_prompts(labels, hits, weight=weight, limit=4), encoder).weights
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+def test_the_published_single_template_differs_by_the_length_of_the_mixture_alone():
+    encoder, labels = ToyEncoder(), LabelSet(LABELS.names, templates=("a {}",))
+    filled = encoder.encode_text(["a red fox", "a can"]).numpy()[:, None]
+    vectors = [encoder.encode_text([hit.text for hit in FOX[1:]]).numpy(), np.zeros((0, encoder.dim))]
+    unnormalised = published(filled, vectors, 0.25, normalised=False)
+    ours = zero_shot(retrieved_prompts(labels, [FOX, CAN]), encoder).weights.numpy()
+    np.testing.assert_allclose(ours * np.linalg.norm(unnormalised, axis=1, keepdims=True), unnormalised, atol=1e-6)
+    assert np.linalg.norm(unnormalised[0]) < 0.99
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -1,0 +1,158 @@
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from rag_clip.index import __path__ as schemas
+
+from rag_clip.data import LabelSet
+from rag_clip.progress import Progress, StageClock
+from rag_clip.prompts.mixed import Texts, mix
+from rag_clip.prompts.templates import template_prompts
+from rag_clip.retrieval import Retrieval, gather
+from rag_clip.store import Store, caption_id, create_store, load_schema
+from rag_clip.testing import ToyEncoder, check_prompts
+
+ENCODER = ToyEncoder()
+LABELS = LabelSet(("fox", "red fox", "wolf", "yeti"), templates=("{}",))
+CAPTIONS = {
+    "fox with orange fur": "wiki",
+    "fox orange fur tail": "wiki",
+    "orange fur of a fox": "shop",
+    "fox in the window": "shop",
+    "red fox scarlet coat tail": "wiki",
+    "scarlet coat red fox tail bushy": "shop",
+    "wolf grey pack howling": "wiki",
+    "grey pack wolf howling": "shop",
+    "wolf in the window": "shop",
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with fill_store(tmp_path_factory.mktemp("store") / "index", "captions.toml", ["vector"]) as store:
+        yield store
+
+
+def fill_store(folder: Path, schema: str, columns: Sequence[str]) -> Store:
+    store = create_store(
+        folder, schema=load_schema(Path(schemas[0]) / schema), encoder=ENCODER.fingerprint, dim=ENCODER.dim
+    )
+    shown = ["wolf" if text == "wolf grey pack howling" else "stone" for text in CAPTIONS]
+    texts = {"vector": list(CAPTIONS), "vector_text": list(CAPTIONS), "vector_image": shown}
+    vectors = {name: ENCODER.encode_text(texts[name]).numpy().ravel() for name in columns}
+    facts: dict[str, Any] = {
+        "id": [caption_id("toy", text) for text in CAPTIONS],
+        "text": list(CAPTIONS),
+        "source": list(CAPTIONS.values()),
+    }
+    for name, values in vectors.items():
+        facts[name] = pa.FixedSizeListArray.from_arrays(values, ENCODER.dim).cast(pa.list_(pa.float32()))
+    store.upsert(pa.RecordBatch.from_pydict(facts))
+    return store
+
+
+def found(store: Store, labels: LabelSet = LABELS, **changes: Any) -> list[list[str]]:
+    """The captions gathered for each class, in the order of the alphabet."""
+    return [sorted(text.text for text in group) for group in weighed(store, labels, **changes)]
+
+
+def weighed(store: Store, labels: LabelSet = LABELS, **changes: Any) -> Texts:
+    return gather(labels, encoder=ENCODER, store=store, retrieval=Retrieval(**{"query": "{}", **changes}))
+
+
+def test_captions_share_the_weight_and_a_class_without_has_none(store: Store):
+    groups = weighed(store, search="lexical", keep="phrase", weight=0.4)
+    assert [[text.weight for text in group] for group in groups] == [[0.4 / 6] * 6, [0.2] * 2, [0.4 / 3] * 3, []]
+    assert {text.role for group in groups for text in group} == {"context"}
+    assert [text.evidence for text in groups[2]] == [caption_id("toy", text.text) for text in groups[2]]
+
+
+def test_labels_that_are_parts_of_others_get_captions_of_their_own_by_contrast(store: Store):
+    everything = [text for text in CAPTIONS if "fox" in text]
+    both = found(store, LabelSet(("fox", "red fox")), keep="token")
+    assert both == [sorted(everything)] * 2
+    apart = found(store, LabelSet(("fox", "red fox")), keep="token", contrast="drop")
+    assert apart == [sorted(everything[:4]), sorted(everything[4:])]
+
+
+def test_captions_that_tell_classes_apart_weigh_more(store: Store):
+    groups = weighed(store, keep="phrase", names="dropped", contrast="weigh", weight=0.5)
+    weights = {text.text: text.weight for text in groups[2]}
+    assert set(weights) == {"in the window", "grey pack howling"}  # the first is a caption of foxes too
+    assert weights["in the window"] < 0.01 * weights["grey pack howling"]
+    assert [sum(text.weight for text in group) for group in groups] == pytest.approx([0.5, 0.5, 0.5, 0], abs=1e-6)
+
+
+def test_trust_leans_on_captions_of_names_that_the_encoder_does_not_know(store: Store):
+    known = weighed(store, keep="phrase", contrast="weigh", trust="evidence", weight=0.9)
+    dropped = weighed(store, keep="phrase", names="dropped", contrast="weigh", trust="evidence", weight=0.9)
+    # What is left of the captions shares no word with the name, which is as good as unknown then.
+    assert 0.25 <= sum(text.weight for text in known[2]) < 0.4
+    assert 0.8 < sum(text.weight for text in dropped[2]) <= 0.9
+
+
+def test_trust_looks_at_the_templates_that_captions_are_mixed_into(store: Store):
+    retrieval = Retrieval(keep="phrase", names="dropped", contrast="weigh", trust="evidence", weight=0.9)
+    own, telling = (
+        gather(LABELS, encoder=ENCODER, store=store, retrieval=retrieval, templates=templates)
+        for templates in (None, ("grey pack howling {}",))
+    )
+    assert sum(text.weight for text in telling[2]) < sum(text.weight for text in own[2])
+
+
+def test_a_lone_caption_is_not_trusted(store: Store):
+    labels = LabelSet(("bushy", "fox"), templates=("{}",))
+    groups = weighed(store, labels, contrast="weigh", trust="evidence")
+    assert groups[0] == ()
+    assert groups[1]
+
+
+def test_captions_can_be_filtered_by_payload(store: Store):
+    assert found(store, keep="phrase", where={"source": "shop"})[2] == ["grey pack wolf howling", "wolf in the window"]
+
+
+def test_class_texts_can_be_compared_with_images_whose_captions_are_used(tmp_path: Path):
+    with fill_store(tmp_path / "index", "images.toml", ["vector_text", "vector_image"]) as images:
+        by_caption = found(images, search="dense", keep="token", candidates=1, limit=1)
+        by_image = found(images, search="dense", modality="image", keep="token", candidates=1, limit=1)
+    assert (by_caption[2], by_image[2]) == (["wolf in the window"], ["wolf grey pack howling"])
+
+
+def test_an_index_without_image_vectors_is_refused(store: Store):
+    with pytest.raises(ValueError, match="the index has no vector 'image'; name one of text"):
+        found(store, modality="image")
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"contrast": "drop"}, {"contrast": "weigh", "trust": "evidence", "names": "dropped"}]
+)
+def test_gathered_captions_keep_the_contract_of_a_prompt_method(store: Store, changes: dict[str, Any]):
+    check_prompts(lambda labels: mix(template_prompts(labels), weighed(store, labels, **changes)), LABELS)
+
+
+def test_stages_and_progress_are_reported(store: Store):
+    clock, events = StageClock(), list[Progress]()
+    retrieval = Retrieval(contrast="weigh")
+    gather(LABELS, encoder=ENCODER, store=store, retrieval=retrieval, clock=clock, report=events.append)
+    assert set(clock.seconds) == {"encode queries", "search", "filter", "weigh"}
+    assert events == [Progress("retrieve", 4, 4, "classes")]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modality": "sound"}, "unknown modality 'sound'; known are text, image"),
+        ({"modality": "image", "search": "lexical"}, "lexical search compares no image vectors; use dense or hybrid"),
+        ({"contrast": "loud"}, "unknown contrast 'loud'; known are none, drop, weigh"),
+        ({"trust": "blind"}, "unknown trust 'blind'; known are equal, evidence"),
+        ({"names": "gone"}, "names in captions are kept or dropped, found 'gone'"),
+        ({"weight": float("nan")}, "the weight of the captions is nan; give a number from 0 to 1"),
+        ({"limit": 20, "candidates": 10}, "limit is 20 of 10 candidates"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        replace(Retrieval(), **change)
