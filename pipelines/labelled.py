@@ -19,7 +19,7 @@ from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 
 from .imaging.encoding import encode_files
-from .imaging.rows import open_image_files
+from .imaging.rows import ImageFile, open_image_files
 
 FAULTS_SHOWN = 5
 
@@ -50,12 +50,7 @@ def read_labelled(
     not in the label set, naming some, and where no image can be used.
     """
     files = open_image_files(paths, image_column=image_column)
-    names = [name for file in files for name in _read_labels(file.path, label_column)]
-    rows = {name: row for each in set(names) - {""} for name, row in match_names(labels, [each]).rows.items()}
-    unknown = list(dict.fromkeys(name for name in names if name not in rows))
-    if unknown:
-        shown = ", ".join(repr(name) for name in unknown[:FAULTS_SHOWN])
-        raise ValueError(f"{len(unknown)} labels of column {label_column!r} are not in the label set, such as {shown}")
+    rows = read_classes(files, labels, label_column)
     with ExitStack() as stack:
         root = features_dir or stack.enter_context(tempfile.TemporaryDirectory())
         sources, _ = encode_files(
@@ -66,8 +61,22 @@ def read_labelled(
     if not good.any():
         raise ValueError(f"none of the {len(good)} images can be used; the first says: {shards[0].errors[0]}")
     pooled = torch.from_numpy(np.concatenate([shard.pooled for shard in shards])[good])
-    targets = torch.tensor([rows[name] for name in names])[torch.from_numpy(good)]
+    targets = torch.tensor(rows)[torch.from_numpy(good)]
     return Labelled(Features(pooled.to(encoder.device)), targets.to(encoder.device), int((~good).sum()))
+
+
+def read_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str = "label") -> list[int]:
+    """Return the class of every row of the files, in their order.
+
+    Raises ValueError for labels that are not in the label set, naming some, and for files without the column.
+    """
+    names = [name for file in files for name in _read_labels(file.path, label_column)]
+    rows = {name: row for each in set(names) - {""} for name, row in match_names(labels, [each]).rows.items()}
+    unknown = list(dict.fromkeys(name for name in names if name not in rows))
+    if unknown:
+        shown = ", ".join(repr(name) for name in unknown[:FAULTS_SHOWN])
+        raise ValueError(f"{len(unknown)} labels of column {label_column!r} are not in the label set, such as {shown}")
+    return [rows[name] for name in names]
 
 
 def _read_labels(path: Path, column: str) -> list[str]:

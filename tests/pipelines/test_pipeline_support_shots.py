@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from classify_inputs import LightEncoder, encoded, picture, write_images
+from PIL import Image
+from rag_clip.pipelines.imaging.views import CopyViews, CropViews
+from rag_clip.pipelines.labelled import read_labelled
+from rag_clip.pipelines.support.shots import support_from_shots
+
+from rag_clip.data import LabelSet
+from rag_clip.support_file import read_support
+from rag_clip.testing import check_support
+
+LABELS = LabelSet(("red", "green", "blue", "pink"))
+ENCODER = LightEncoder()
+
+
+def opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def speckled(seed: int) -> bytes:
+    return encoded(Image.fromarray(np.random.default_rng(seed).integers(0, 255, (16, 12, 3), np.uint8)))
+
+
+def write(path: Path, images: list[object], labels: list[str]) -> Path:
+    return write_images(path, images, label=labels)
+
+
+def test_shots_stand_for_their_classes_and_others_validate(tmp_path: Path):
+    names = ["red", "green", "blue"] * 4
+    path = write(tmp_path / "a.parquet", [speckled(seed) for seed in range(12)], names)
+    held_out = tmp_path / "new" / "validation.parquet"
+    summary = support_from_shots(
+        [path], LABELS, output=tmp_path / "s.parquet", encoder=ENCODER, k=3, views=2, validation_output=held_out
+    )
+    support = read_support(tmp_path / "s.parquet", encoder=ENCODER.fingerprint)
+    check_support(support, LABELS)
+    assert (summary.images, summary.classes, summary.missing, summary.validation) == (9, 3, ("pink",), 3)
+    assert (summary.short, summary.failed, summary.repeated, summary.reused) == ({}, 0, 0, False)
+    assert support.targets.sum(0).tolist() == [3, 3, 3, 0]
+    rows = [int(reference.removeprefix(f"{path}#")) for reference in support.references]
+    assert [names[row] for row in rows] == [LABELS.names[place] for place in support.targets.argmax(1).tolist()]
+    validation = read_labelled([held_out], LABELS, encoder=ENCODER)
+    used = set(pq.read_table(path)["image"].take(rows).to_pylist())
+    assert sorted(validation.targets.tolist()) == [0, 1, 2]
+    assert not used & set(pq.read_table(held_out)["image"].to_pylist())
+
+
+def test_the_feature_of_an_image_is_the_mean_of_its_views(tmp_path: Path):
+    path = write(tmp_path / "a.parquet", [speckled(1)], ["red"])
+    for views in (0, 3):
+        support_from_shots([path], LABELS, output=tmp_path / "s.parquet", encoder=ENCODER, k=1, views=views, seed=5)
+        made = read_support(tmp_path / "s.parquet").features
+        crops = CropViews(ENCODER.preprocess, views, 5)(opened(speckled(1)))
+        pixels = torch.from_numpy(crops).permute(0, 3, 1, 2)
+        expected = torch.nn.functional.normalize(ENCODER.encode_pixels(pixels).pooled.mean(0), dim=0)
+        torch.testing.assert_close(made[0], expected)
+
+
+def test_workers_and_one_process_make_the_same_support(tmp_path: Path):
+    path = write(tmp_path / "a.parquet", [speckled(seed) for seed in range(40)], ["red", "green"] * 20)
+    for workers in (0, 2):
+        support_from_shots(
+            [path], LABELS, output=tmp_path / f"{workers}.parquet", encoder=ENCODER, k=18, views=2, workers=workers
+        )
+    alone, shared = read_support(tmp_path / "0.parquet"), read_support(tmp_path / "2.parquet")
+    assert torch.equal(alone.features, shared.features)
+    assert alone.references == shared.references
+
+
+def test_an_image_labelled_twice_stands_once_for_both_and_a_broken_one_is_counted(tmp_path: Path):
+    images = [picture("red"), picture("red"), picture("blue"), b"broken", picture("blue")]
+    path = write(tmp_path / "a.parquet", images, ["red", "pink", "blue", "blue", "blue"])
+    summary = support_from_shots([path], LABELS, output=tmp_path / "s.parquet", encoder=ENCODER, k=5, views=0)
+    support = read_support(tmp_path / "s.parquet")
+    assert support.targets.tolist() == [[0.5, 0, 0, 0.5], [0, 0, 1, 0]]
+    assert (summary.images, summary.repeated, summary.failed, summary.missing) == (2, 2, 1, ("green",))
+    assert summary.short == {"red": 1, "pink": 1, "blue": 3}
+
+
+def test_a_support_set_is_made_again_only_where_something_changed(tmp_path: Path):
+    first = write(tmp_path / "a.parquet", [picture("red")], ["red"])
+    second = write(tmp_path / "b.parquet", [picture("blue")], ["blue"])
+
+    def make(k: int, encoder: LightEncoder = ENCODER) -> bool:
+        done = support_from_shots([first, second], LABELS, output=tmp_path / "s.parquet", encoder=encoder, k=k)
+        return done.reused
+
+    assert [make(1), make(1), make(2), make(2, LightEncoder(dim=8)), make(2, LightEncoder(dim=8))] == [
+        False, True, False, False, True,
+    ]  # fmt: skip
+    write(second, [picture("green")], ["green"])
+    assert make(2, LightEncoder(dim=8)) is False
+    assert read_support(tmp_path / "s.parquet").references == (f"{first}#0", f"{second}#0")
+
+
+@pytest.mark.parametrize(
+    ("images", "label", "settings", "message"),
+    [
+        ([b"broken"], "red", {}, "none of the 1 images drawn can be used; the first says: not an image"),
+        ([picture("red")], "grey", {}, "1 labels of column 'label' are not in the label set, such as 'grey'"),
+        ([picture("red")], "red", {"k": 0}, "k is 0"),
+        ([picture("red")], "red", {"views": -1}, "views is -1"),
+        ([picture("red")], "red", {"workers": -1}, "workers is -1"),
+        ([picture("red")], "red", {"validation_output": "v.parquet"}, "no image is left to validate"),
+        ([picture("red")], "red", {"output": "s.csv"}, "support sets are .parquet files"),
+    ],
+)
+def test_what_makes_no_support_is_refused(
+    tmp_path: Path, images: list[object], label: str, settings: dict[str, object], message: str
+):
+    path = write(tmp_path / "a.parquet", images, [label])
+    asked = {"output": tmp_path / "s.parquet", "k": 1, **settings}
+    with pytest.raises(ValueError, match=message):
+        support_from_shots([path], LABELS, encoder=ENCODER, **asked)
+    assert not (tmp_path / "s.parquet").exists()
+
+
+def test_crops_depend_on_the_image_and_the_seed_and_keep_at_least_half_of_it():
+    image = opened(speckled(3))
+    crops = CropViews(np.asarray, 0)(image)
+    assert np.array_equal(crops, np.asarray(image)[None])
+    views = CropViews(lambda crop: np.array(crop.size), 50, seed=1)(image)
+    assert np.array_equal(views, CropViews(lambda crop: np.array(crop.size), 50, seed=1)(image))
+    areas = views.prod(1) / (16 * 12)
+    assert areas.min() > 0.45
+    assert areas.max() <= 1
+    assert len(np.unique(areas)) > 10
+
+
+def test_copies_are_an_image_and_five_others_of_it():
+    image = opened(speckled(4))
+    sizes = CopyViews(lambda view: np.array(view.size))(image)
+    assert sizes.tolist() == [[12, 16], [6, 8], [24, 32], [12, 16], [12, 16], [10, 14]]
