@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 from rag_clip.data import Hit, LabelSet, Prompts
@@ -24,6 +24,16 @@ from rag_clip.store import Store
 Control = Literal["random", "waffle"]
 LARGEST_SAMPLE = 10_000
 NAMES_IN_A_NOTE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the sources of a recipe gave: anchors, contexts of each, notes, and how many classes got no caption."""
+
+    anchors: Prompts
+    contexts: tuple[Texts, ...]
+    notes: tuple[str, ...]
+    without_captions: int
 
 
 def enhance(
@@ -47,20 +57,47 @@ def enhance(
     """
     recipe, clock = recipe or load_recipe("default"), clock or StageClock()
     _check_needs(recipe, store, control)
+    found = _find_texts(labels, recipe, encoder, store, clock, report)
+    prompts = mix(found.anchors, *found.contexts)
+    if control:
+        with clock.stage("sample"):
+            prompts = _controlled(prompts, control, store, seed)
+    facts = {
+        "encoder": asdict(encoder.fingerprint),
+        "method": control or recipe.name,
+        "settings": {**recipe.document(), **({"seed": seed} if control else {})},
+        "index": store.location if store and recipe.needs_index else "",
+        "without_captions": found.without_captions,
+        "notes": list(found.notes),
+    }
+    return replace(prompts, provenance=facts)
+
+
+def _find_texts(
+    labels: LabelSet, recipe: Recipe, encoder: Encoder, store: Store | None, clock: StageClock, report: Report
+) -> _Found:
     templates = recipe.templates.choose()
     anchors, known = template_prompts(labels, templates=templates), labels
     contexts: list[Texts] = []
     notes: list[str] = []
-    without = 0
+    alone: list[str] = []
     if recipe.synonyms and store:
         with clock.stage("count names"):
             named = name_classes(labels, recipe.synonyms, encoder=encoder, store=store, report=report)
         anchors = synonym_prompts(labels, named.report, templates=templates, use=recipe.synonyms.use)
         known, notes = named.labels, [*named.notes]
     if recipe.retrieved and store:
-        found = gather(known, encoder=encoder, store=store, retrieval=recipe.retrieved, clock=clock, report=report)
-        alone = [name for name, texts in zip(labels.names, found, strict=True) if not texts]
-        contexts, without = [found], len(alone)
+        captions = gather(
+            known,
+            encoder=encoder,
+            store=store,
+            retrieval=recipe.retrieved,
+            templates=templates,
+            clock=clock,
+            report=report,
+        )
+        alone = [name for name, texts in zip(labels.names, captions, strict=True) if not texts]
+        contexts.append(captions)
         notes += [f"no caption was found for {_some(alone)}; templates keep their weight"] if alone else []
     if recipe.described:
         with clock.stage("read descriptions"):
@@ -70,19 +107,7 @@ def enhance(
         notes += [
             note for file, match in zip(files, described.matches, strict=True) for note in _unmatched(file, match)
         ]
-    prompts = mix(anchors, *contexts)
-    if control:
-        with clock.stage("sample"):
-            prompts = _controlled(prompts, control, store, seed)
-    facts = {
-        "encoder": asdict(encoder.fingerprint),
-        "method": control or recipe.name,
-        "settings": {**recipe.document(), **({"seed": seed} if control else {})},
-        "index": store.location if store and recipe.needs_index else "",
-        "without_captions": without,
-        "notes": notes,
-    }
-    return replace(prompts, provenance=facts)
+    return _Found(anchors, tuple(contexts), tuple(notes), len(alone))
 
 
 def _check_needs(recipe: Recipe, store: Store | None, control: Control | None) -> None:

@@ -11,8 +11,10 @@ from cyclopts import App, Parameter
 from rag_clip.cli import images as images  # registers its verbs
 from rag_clip.cli.console import Console
 from rag_clip.cli.enhance import enhance
+from rag_clip.cli.explain import explain
 from rag_clip.cli.index import index_app
 from rag_clip.cli.run import Device, Json, Model, Precision, run
+from rag_clip.cli.search import search_index
 
 app = App(
     name="rag-clip",
@@ -24,6 +26,8 @@ app = App(
 )
 app.command(index_app)
 app.command(enhance)
+app.command(explain)
+app.command(search_index, name="search")
 
 
 @app.command
