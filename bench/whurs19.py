@@ -1,0 +1,113 @@
+"""Every head on genuine CLIP features of WHU-RS19: `python bench/whurs19.py FOLDER [HEAD ...]`.
+
+FOLDER holds whurs19_CLIP_ViTB32.npz and whurs19_CLIP_ViTL14.npz. Top-1 in percent, mean of ten seeds, at 1 / 2 / 4 / 8
+/ 16 shots of each of the 19 classes: first without validation images, then with min(k, 4) more of each class. Both are
+scored on the images that neither has. Text is the ensemble of 106 templates, which are all the text weights there are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.protocols import Classifier
+
+MODELS = ("ViTB32", "ViTL14")
+HEADS = ("priming", "gaussian", "ridge", "tip_adapter", "tip_adapter:tip_adapter_f", "tip_x")
+SHOTS = (1, 2, 4, 8, 16)
+SEEDS = range(10)
+SCALE = 100.0  # of OpenAI's CLIP
+
+
+class Split(NamedTuple):
+    """Rows of shots, validation and test images."""
+
+    shots: torch.Tensor
+    validation: torch.Tensor
+    test: torch.Tensor
+
+
+class Images(NamedTuple):
+    """Features [n, d], labels [n] and the text classifier."""
+
+    features: torch.Tensor
+    labels: torch.Tensor
+    text: ZeroShot
+
+
+def main() -> None:
+    """Print a row per model and head."""
+    heads = sys.argv[2:] or [name for name in HEADS if find_spec(f"rag_clip.classifiers.{name.split(':')[0]}")]
+    print(f"{'model':<8}{'head':<28}{'shots ' + ' / '.join(map(str, SHOTS)):<38}{'with validation':<38}ms a fit")
+    for model in MODELS:
+        images = read(Path(sys.argv[1]) / f"whurs19_CLIP_{model}.npz")
+        print(f"{model:<8}{'zero_shot':<28}{100 * accuracy(images, images.text, torch.arange(len(images.labels))):.1f}")
+        for head in heads:
+            started = perf_counter()
+            build = load(head)
+            rows = [[measure(images, build, shots, held) for shots in SHOTS] for held in (False, True)]
+            seconds = (perf_counter() - started) / (2 * len(SHOTS) * len(SEEDS))
+            cells = [" / ".join(f"{100 * cell:.1f}" for cell in row) for row in rows]
+            print(f"{model:<8}{head:<28}{cells[0]:<38}{cells[1]:<38}{1000 * seconds:.0f}", flush=True)
+
+
+def read(path: Path) -> Images:
+    """Read features and the ensemble, which is the last row of the text."""
+    data = np.load(path)
+    features, text = (
+        torch.nn.functional.normalize(torch.from_numpy(rows.astype(np.float32)), dim=-1)
+        for rows in (data["image"], data["text"][-1])
+    )
+    classifier = ZeroShot(LabelSet(tuple(data["classes"].tolist())), text, SCALE)
+    return Images(features, torch.from_numpy(data["label"]), classifier)
+
+
+def load(head: str) -> Callable[..., Classifier]:
+    """Find the builder of a head: the function of the file's name, or FILE:FUNCTION."""
+    file, _, function = head.partition(":")
+    build: Callable[..., Classifier] = getattr(import_module(f"rag_clip.classifiers.{file}"), function or file)
+    return build
+
+
+def split(labels: torch.Tensor, shots: int, seed: int) -> Split:
+    """Draw k images of each class, then min(k, 4) others; the rest are for the test."""
+    draw = np.random.default_rng(seed)
+    rows = [torch.from_numpy(draw.permutation(np.flatnonzero(labels.numpy() == name))) for name in labels.unique()]
+    held = shots + min(shots, 4)
+    parts = [[row[:shots] for row in rows], [row[shots:held] for row in rows], [row[held:] for row in rows]]
+    return Split(*(torch.cat(part) for part in parts))
+
+
+def measure(images: Images, build: Callable[..., Classifier], shots: int, held: bool) -> float:
+    """Return the accuracy over the test images, mean of the seeds."""
+    names = images.text.labels
+    found = []
+    for seed in SEEDS:
+        rows = split(images.labels, shots, seed)
+        targets = torch.nn.functional.one_hot(images.labels[rows.shots], len(names)).float()
+        count = len(rows.shots)
+        references = tuple(map(str, rows.shots.tolist()))
+        support = Support(names, images.features[rows.shots], targets, torch.ones(count), ("shot",) * count, references)
+        validation = Validation(Features(images.features[rows.validation]), names, images.labels[rows.validation])
+        found.append(accuracy(images, build(images.text, support, validation=validation if held else None), rows.test))
+    return sum(found) / len(found)
+
+
+def accuracy(images: Images, classifier: Classifier, rows: torch.Tensor) -> float:
+    """Return the share of the rows that the classifier gets right."""
+    predicted = classifier(Features(images.features[rows])).argmax(1)
+    return float((predicted == images.labels[rows]).double().mean())
+
+
+if __name__ == "__main__":
+    main()

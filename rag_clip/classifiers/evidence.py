@@ -1,0 +1,106 @@
+"""What a support set says of each class, for the heads in closed form: masses, means, and which images may judge.
+
+A support image s has relevance r_s and shares y_sk of the classes: it counts r_s y_sk for class k. Class k has the mass
+n_k = sum_s r_s y_sk and the mean mu_k = sum_s r_s y_sk x_s / n_k. Everything is float64, on the device of the support.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Features, Support, Validation
+
+TEMPERATURES = tuple(10 ** (step / 4) for step in range(-8, 3))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """Support rows `images` [m, d] that count `shares` [m, c] (r_s y_sk) for the classes, and the text's view of them.
+
+    `mass` [c], `means` [c, d] (zero where a class has no mass), `present` bool [c], `text` [c, d] and `logits` [m, c]
+    of zero-shot. `judges` bool [m]: shots that leave each of their classes another image. Retrieved and synthesised
+    images do not judge: they were made or chosen by the text, so they agree with it.
+    """
+
+    images: torch.Tensor
+    shares: torch.Tensor
+    mass: torch.Tensor
+    means: torch.Tensor
+    present: torch.Tensor
+    text: torch.Tensor
+    logits: torch.Tensor
+    judges: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Validation images as float64: `images` [n, d], `targets` [n, c] of ones and zeros, zero-shot `logits` [n, c]."""
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    logits: torch.Tensor
+
+
+def gather_evidence(zero_shot: ZeroShot, support: Support) -> Evidence:
+    """Count the support images for the classes; those of no relevance are left out.
+
+    Raises ValueError for other classes or another width than the zero-shot classifier has.
+    """
+    _check_fit("support set", support.labels.names, support.features, zero_shot)
+    counted = support.relevance > 0
+    images = support.features[counted].double()
+    shares = (support.targets * support.relevance[:, None])[counted].to(images)
+    mass = shares.sum(0)
+    means = shares.T @ images / mass.clamp(min=torch.finfo(mass.dtype).tiny)[:, None]
+    shots = torch.tensor([origin == "shot" for origin in support.origin], device=images.device)[
+        counted.to(images.device)
+    ]
+    left = ((mass - shares > 1e-6 * mass) | (shares == 0)).all(1)
+    text = zero_shot.weights.to(images)
+    return Evidence(
+        images, shares, mass, means, mass > 0, text, zero_shot(Features(images)), shots & left & (shares.sum(1) > 0)
+    )
+
+
+def hold_out(zero_shot: ZeroShot, validation: Validation, present: torch.Tensor) -> Held:
+    """Take the validation images of the classes that are `present` [c]; the others keep their text logit in any case.
+
+    Raises ValueError for other classes or another width than the zero-shot classifier has.
+    """
+    _check_fit("validation set", validation.labels.names, validation.features.pooled, zero_shot)
+    targets = validation.targets.to(present.device)
+    kept = present[targets]
+    images = validation.features.pooled.to(present.device)[kept].double()
+    ones = functional.one_hot(targets[kept], len(present)).to(images)
+    return Held(images, ones, zero_shot(Features(images)))
+
+
+def centre(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Take the mean over the classes `present` [c] off scores [n, c], and give the other classes zero: no bonus."""
+    mean = (scores * present).sum(1, keepdim=True) / present.sum().clamp(min=1)
+    return torch.where(present, scores - mean, 0.0)
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """Return the cross-entropy of logits [n, c] to targets [n, c], at the temperature that suits them best.
+
+    The temperature is left free because settings are compared by their order of classes, not by their confidence.
+    """
+    return min(float(functional.cross_entropy(step * logits, targets)) for step in TEMPERATURES)
+
+
+def _check_fit(what: str, names: tuple[str, ...], features: torch.Tensor, zero_shot: ZeroShot) -> None:
+    if names != zero_shot.labels.names:
+        raise ValueError(
+            f"the {what} has {len(names)} classes that differ from the {len(zero_shot.labels)} of the prompts, or "
+            "another order; make it for the same label set"
+        )
+    if features.shape[1] != zero_shot.weights.shape[1]:
+        raise ValueError(
+            f"the {what} is {features.shape[1]} wide, the prompts {zero_shot.weights.shape[1]}; "
+            "encode both with the same encoder"
+        )
