@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from rag_clip.corpus.cleaning import CleaningSettings
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.store import CollectionSchema, Store, create_store, load_schema
 
 from .shards.ahead import ahead
 from .shards.files import GROUP_ROWS, Manifest, read_manifests, read_shard
 from .shards.lock import locked
+from .shards.recorded import CORPUS_NOTE, check_cleaning
 
 UPSERT_ROWS = 2048  # eight requests to a server, three of them under way at once; a folder's engine cuts them too
-NOTE = "corpus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,12 @@ def check_agreement(folder: Path, manifests: Sequence[Manifest]) -> None:
 
 
 def load_into(store: Store, folder: Path, manifests: Sequence[Manifest], *, report: Report = silent) -> LoadSummary:
-    """Write shards to an open index and optimise it."""
+    """Write shards to an open index and optimise it.
+
+    Raises ValueError, before writing, for shards that were cleaned in another way than what the index holds.
+    """
+    for cleaning in manifests[:1]:
+        check_cleaning(store, CleaningSettings.model_validate(dict(cleaning.cleaning)))
     clock, before = StageClock(), store.count()
     record = folder / "loaded" / f"{_name(store)}.txt"
     with locked(record.with_suffix(".lock"), doing=f"load {folder} into {store.location}"):
@@ -154,9 +160,9 @@ def _note_corpus(store: Store, manifests: Sequence[Manifest]) -> None:
         "kept": sum(manifest.kept for manifest in manifests),
         "cleaning": dict(manifests[-1].cleaning),
     }
-    noted = store.card.notes.get(NOTE, {})
+    noted = store.card.notes.get(CORPUS_NOTE, {})
     if {name: value for name, value in noted.items() if name != "date"} != facts:
-        store.note(NOTE, facts)
+        store.note(CORPUS_NOTE, facts)
 
 
 def _line(manifest: Manifest) -> str:
