@@ -9,7 +9,7 @@ from rag_clip.pipelines.load import load_shards
 from rag_clip.pipelines.shards.lock import locked
 from shard_corpus import stored, write_captions
 
-from rag_clip.corpus.cleaning import CleaningSettings
+from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.progress import Progress
 from rag_clip.store import StoreError, caption_id, load_schema, open_store
 from rag_clip.testing import ToyEncoder
@@ -112,11 +112,11 @@ def test_what_does_not_belong_in_one_index_is_refused(shards, tmp_path):
 
 def test_shards_that_were_cleaned_in_another_way_are_refused(shards, tmp_path):
     load_shards(shards, index=tmp_path / "index")
-    mended = CleaningSettings(min_words=2)
+    mended = load_cleaning().model_copy(update={"min_words": 2})
     embed_captions(
         [tmp_path / "web.parquet"], shards=tmp_path / "others", encoder=ToyEncoder(), shard_rows=10, cleaning=mended
     )
-    with pytest.raises(ValueError, match=r"were cleaned with other settings \(min_words was 0, is 2\)"):
+    with pytest.raises(ValueError, match=r"were cleaned with other settings \(min_words was 3, is 2\)"):
         load_shards(tmp_path / "others", index=tmp_path / "index")
     assert load_shards(shards, index=tmp_path / "index").count == 25
 
