@@ -1,0 +1,81 @@
+"""The cache that Tip-Adapter and TIP-X share: support images as keys, what they say of the classes as votes.
+
+    P = A V        A [n, m] affinities of queries to keys, V [m, c] votes
+
+As published (Zhang et al., ECCV 2022, arXiv 2207.09519) V is one-hot and P a sum: a class with ten images speaks ten
+times as loud as a class with one, and a class without images is outvoted by images of nothing like it. "balanced" is
+ours, and the same where all classes have equally many images: the votes of a class are divided by its images and
+multiplied by the mean number of images; where some classes have none, their text logits stay, and the mean over the
+other classes is taken off the votes of those. Relevance multiplies an image's votes in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Support
+
+Mode = Literal["balanced", "published"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cache:
+    """Keys [m, d] and votes [m, c] in float32; if some classes have no votes, `relative` bool [c] marks the others."""
+
+    keys: torch.Tensor
+    votes: torch.Tensor
+    relative: torch.Tensor | None = None
+
+    def cosines(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return the similarity [n, m] of unit features [n, d] to the keys."""
+        return pooled @ self.keys.to(pooled).T
+
+    def count(self, affinities: torch.Tensor, share: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """Return the votes [n, c] for queries of these affinities [n, m]; `share` [n, c] multiplies before centring."""
+        votes = (affinities @ self.votes.to(affinities)) * share
+        if self.relative is None:
+            return votes
+        held = self.relative.to(affinities)
+        return (votes - (votes @ held)[:, None] / held.sum()) * held
+
+
+@torch.no_grad()
+def build_cache(zero_shot: ZeroShot, support: Support, *, mode: Mode = "balanced") -> Cache:
+    """Make the cache of a support set.
+
+    Raises ValueError where its classes or its width are not those of the classifier.
+    """
+    if support.labels.names != zero_shot.labels.names:
+        raise ValueError(
+            f"the support set has the classes {support.labels.names[:3]}... ({len(support.labels)}), the classifier "
+            f"{zero_shot.labels.names[:3]}... ({len(zero_shot.labels)}); find support for these labels, in their order"
+        )
+    if support.features.shape[1] != zero_shot.weights.shape[1]:
+        raise ValueError(
+            f"support features have width {support.features.shape[1]}, the classifier {zero_shot.weights.shape[1]}; "
+            "encode the support set with the same encoder"
+        )
+    targets = support.targets.float()
+    votes = support.relevance.float()[:, None] * targets
+    if mode == "published":
+        return Cache(support.features.float(), votes)
+    images, held = targets.sum(0), votes.sum(0) > 0
+    if not bool(held.any()):
+        return Cache(support.features.float(), votes)
+    # a class with less than one image in all, by soft labels, does not speak for a whole one
+    votes = votes * (images[held].mean() / images.clamp(min=1))
+    return Cache(support.features.float(), votes, None if bool(held.all()) else held)
+
+
+def wide(features: torch.Tensor) -> torch.Tensor:
+    """Return features in float32, or float64 as they are: exponentials and divergences need it."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
+def evenly(count: int, at_most: int, device: torch.device) -> torch.Tensor:
+    """Return up to `at_most` row numbers of `count`, evenly spaced."""
+    return torch.linspace(0, count - 1, min(count, at_most), dtype=torch.float64, device=device).round().long()

@@ -1,0 +1,139 @@
+"""Tip-Adapter: a cache of support images beside the text classifier; and Tip-Adapter-F, its keys trained.
+
+    logits = scale f W + bias + (scale / 100) alpha exp(-beta (1 - f F')) V        F [m, d] keys, V [m, c] votes
+
+Zhang et al., ECCV 2022 (arXiv 2207.09519). Votes are those of `cache`, balanced unless mode="published". alpha and beta
+that are not given are chosen on validation images, else by leaving one shot out, else those of the authors' ImageNet
+configuration. Their grid has 20 x 200 steps, with bounds by data set; the bounds here are the widest of theirs.
+
+Tip-Adapter-F starts from the keys F and trains them, not normalised again, by cross-entropy on the support images:
+AdamW 1e-3, epsilon 1e-4, weight decay 0.01, cosine per step, batches of 256, 20 epochs. The authors kept the epoch that
+was best on the test set; here it is the best on validation images, else the last. Features are given, not augmented
+anew in each epoch, so an image matches its own key fully: in "balanced" it has no vote on itself in training, unless
+it is the only one of its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional
+
+from rag_clip.classifiers.cache import Cache, Mode, build_cache, wide
+from rag_clip.classifiers.search import Choice, Judged, choose, judged_images
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.progress import Report, silent
+from rag_clip.train import Schedule, fit
+
+ALPHA, BETA = 1.17, 1.0
+ALPHAS = tuple(0.1 + step * (50 - 0.1) / 20 for step in range(20))
+BETAS = tuple(0.1 + step * (50 - 0.1) / 200 for step in range(200))
+PUBLISHED_SCHEDULE = Schedule(epochs=20, batch_size=256, rate=1e-3, epsilon=1e-4, weight_decay=0.01)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TipAdapter:
+    """The text classifier, the cache, and the settings `choice` (alpha as quoted for scale 100)."""
+
+    zero_shot: ZeroShot
+    cache: Cache
+    choice: Choice
+
+    @property
+    def labels(self) -> LabelSet:
+        """The c classes."""
+        return self.zero_shot.labels
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least."""
+        pooled = wide(features.pooled)
+        affinities = torch.exp(-self.choice.beta * (1 - self.cache.cosines(pooled)))
+        votes = self.choice.alpha * self.zero_shot.scale / 100 * self.cache.count(affinities)
+        return (self.zero_shot(Features(pooled)) + votes).to(features.pooled.dtype)
+
+
+def tip_adapter(
+    zero_shot: ZeroShot,
+    support: Support,
+    *,
+    alpha: float | None = None,
+    beta: float | None = None,
+    mode: Mode = "balanced",
+    validation: Validation | None = None,
+) -> TipAdapter:
+    """Build Tip-Adapter, choosing what of alpha and beta is not given.
+
+    Raises ValueError where support or validation do not fit the classifier.
+    """
+    cache = build_cache(zero_shot, support, mode=mode)
+    judged = judged_images(zero_shot, support, validation)
+    return TipAdapter(zero_shot, cache, _choose(zero_shot, cache, judged, alpha, beta))
+
+
+def tip_adapter_f(
+    zero_shot: ZeroShot,
+    support: Support,
+    *,
+    alpha: float | None = None,
+    beta: float | None = None,
+    mode: Mode = "balanced",
+    schedule: Schedule = PUBLISHED_SCHEDULE,
+    validation: Validation | None = None,
+    report: Report = silent,
+) -> TipAdapter:
+    """Build Tip-Adapter and train its keys; with validation, alpha and beta are chosen again for the trained keys.
+
+    Soft targets are learned as they are, and an image counts in the loss by its relevance. Raises as `tip_adapter`.
+    """
+    start = tip_adapter(zero_shot, support, alpha=alpha, beta=beta, mode=mode, validation=validation)
+    keys = start.cache.keys.double().requires_grad_()  # in float32, AdamW makes rounding errors visible in the logits
+    training = replace(start, cache=replace(start.cache, keys=keys))
+    judged = None if validation is None else judged_images(zero_shot, support, validation)
+    fit(
+        [keys],
+        _loss(training, support, mode),
+        rows=len(support),
+        schedule=schedule,
+        validate=None if judged is None else lambda: _accuracy(training, judged),
+        report=report,
+    )
+    cache = replace(start.cache, keys=keys.detach().float())
+    choice = start.choice if judged is None else _choose(zero_shot, cache, judged, alpha, beta)
+    return TipAdapter(zero_shot, cache, choice)
+
+
+def _choose(
+    zero_shot: ZeroShot, cache: Cache, judged: Judged | None, alpha: float | None, beta: float | None
+) -> Choice:
+    if alpha is not None and beta is not None:
+        return Choice(alpha, beta)
+    if judged is None:
+        return Choice(ALPHA if alpha is None else alpha, BETA if beta is None else beta, by="default")
+    alphas, betas = ALPHAS if alpha is None else (alpha,), BETAS if beta is None else (beta,)
+    return choose(judged, cache, scale=zero_shot.scale, alphas=alphas, betas=betas)
+
+
+def _loss(training: TipAdapter, support: Support, mode: Mode) -> Callable[[torch.Tensor], torch.Tensor]:
+    features, targets, relevance = support.features.double(), support.targets.double(), support.relevance.double()
+    texts = training.zero_shot(Features(features))
+    factor = training.choice.alpha * training.zero_shot.scale / 100
+    alone = (targets.sum(0) - targets).gather(1, targets.argmax(1, keepdim=True)) < 1e-3  # [m, 1]
+
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.to(features.device)
+        affinities = torch.exp(-training.choice.beta * (1 - training.cache.cosines(features[rows])))
+        if mode == "balanced":
+            itself = affinities.gather(1, rows[:, None])
+            affinities = affinities.scatter(1, rows[:, None], itself * alone[rows])
+        logits = texts[rows] + factor * training.cache.count(affinities)
+        losses = functional.cross_entropy(logits, targets[rows], reduction="none")
+        return (relevance[rows] * losses).sum() / relevance[rows].sum().clamp(min=1e-6)
+
+    return loss
+
+
+def _accuracy(classifier: TipAdapter, judged: Judged) -> float:
+    return float((classifier(Features(judged.features)).argmax(1) == judged.targets).float().mean())

@@ -1,0 +1,131 @@
+"""TIP-X: Tip-Adapter with a second affinity, of what query and support image say through the class texts.
+
+    q, S = softmax of f W', F W' at temperature tau        D_ij = KL(q_i || S_j) = sum_c q_ic (log q_ic - log S_jc)
+    logits = scale f W + bias + (scale / 100) (alpha exp(-beta (1 - f F')) V + gamma psi(D) V)        psi(D) = a - b D
+
+Udandarao, Gupta and Albanie, ICCV 2023 (arXiv 2211.16198). D is the entropy of q less a cross-entropy: one product of
+[n, c] by [c, m]. tau 0.5 is theirs, for scale 100. psi maps D onto the range of the cosines: in "published" as -D, by
+the extremes of the whole matrix of queries, so that every call must be given the whole test set; in "balanced" so that
+the largest divergence has the least cosine, by the extremes among the support images, once, so that a batch makes no
+difference. Votes are those of `cache`; a small class then gains nothing. The grid is theirs; they fix no default, gamma
+5 is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from rag_clip.classifiers.cache import Cache, Mode, build_cache, evenly, wide
+from rag_clip.classifiers.search import Choice, choose, judged_images
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Features, LabelSet, Support, Validation
+
+ALPHA, BETA, GAMMA, TEMPERATURE = 1.17, 1.0, 5.0, 0.5
+ALPHAS = tuple(0.1 + step * (50 - 0.1) / 20 for step in range(20))
+BETAS = tuple(1 + step * (50 - 1) / 200 for step in range(200))
+GAMMAS = tuple(0.1 + step * (30 - 0.1) / 50 for step in range(50))
+FITTED_ON = 2000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TipX:
+    """The text classifier, the cache, tau at scale 100, psi as (a, b) or None to fit it to each call, the settings."""
+
+    zero_shot: ZeroShot
+    cache: Cache
+    temperature: float
+    psi: tuple[float, float] | None
+    choice: Choice
+
+    @property
+    def labels(self) -> LabelSet:
+        """The c classes."""
+        return self.zero_shot.labels
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least."""
+        pooled = wide(features.pooled)
+        cosines = self.cache.cosines(pooled)
+        votes = self.choice.alpha * self.cache.count(torch.exp(-self.choice.beta * (1 - cosines)))
+        votes += self.choice.gamma * self.cache.count(self.text_affinities(pooled, cosines))
+        return (self.zero_shot(Features(pooled)) + self.zero_shot.scale / 100 * votes).to(features.pooled.dtype)
+
+    def text_affinities(self, pooled: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
+        """Return psi(D) [n, m]."""
+        divergences = self.divergences(pooled, self.cache.keys)
+        a, b = self.psi or _published(divergences, cosines)
+        return a - b * divergences
+
+    def divergences(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Return KL(q || S) [n, m] of the signatures of unit features [n, d] and [m, d]."""
+        q, s = self._log_signatures(queries), self._log_signatures(keys.to(queries))
+        p = q.exp() / q.shape[1]
+        return (p * q).sum(1, keepdim=True) - p @ s.T
+
+    def _log_signatures(self, features: torch.Tensor) -> torch.Tensor:
+        # log(c * probability): near zero for signatures near uniform, where log(probability) would round D away
+        sharp = features @ self.zero_shot.weights.to(features).T * (self.zero_shot.scale / 100 / self.temperature)
+        centred = sharp - sharp.mean(1, keepdim=True)
+        return centred - centred.expm1().mean(1, keepdim=True).log1p()
+
+
+@torch.no_grad()
+def tip_x(
+    zero_shot: ZeroShot,
+    support: Support,
+    *,
+    alpha: float | None = None,
+    beta: float | None = None,
+    gamma: float | None = None,
+    temperature: float = TEMPERATURE,
+    mode: Mode = "balanced",
+    validation: Validation | None = None,
+) -> TipX:
+    """Build TIP-X, choosing what of alpha, beta and gamma is not given as `tip_adapter` does.
+
+    Raises ValueError where support or validation do not fit the classifier, and for a temperature that is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"the temperature of the signatures is {temperature}; it must be above zero")
+    default = Choice(
+        ALPHA if alpha is None else alpha, BETA if beta is None else beta, GAMMA if gamma is None else gamma, by="given"
+    )
+    head = TipX(zero_shot, build_cache(zero_shot, support, mode=mode), temperature, None, default)
+    if mode == "balanced":
+        head = replace(head, psi=_fit(head))
+    if None not in (alpha, beta, gamma):
+        return head
+    judged = judged_images(zero_shot, support, validation)
+    if judged is None:
+        return replace(head, choice=replace(default, by="default"))
+    choice = choose(
+        judged,
+        head.cache,
+        scale=zero_shot.scale,
+        alphas=ALPHAS if alpha is None else (alpha,),
+        betas=BETAS if beta is None else (beta,),
+        gammas=GAMMAS if gamma is None else (gamma,),
+        text=head.text_affinities(judged.features, head.cache.cosines(judged.features)),
+    )
+    return replace(head, choice=choice)
+
+
+def _fit(head: TipX) -> tuple[float, float]:
+    keys = head.cache.keys[evenly(len(head.cache.keys), FITTED_ON, head.cache.keys.device)]
+    apart = ~torch.eye(len(keys), dtype=torch.bool, device=keys.device)  # no query is a support image
+    cosines, divergences = (keys @ keys.T)[apart], head.divergences(keys, keys)[apart]
+    slope = _slope(cosines, divergences)
+    return (slope * float(divergences.max()) + float(cosines.min()), slope) if slope else (0.0, 0.0)
+
+
+def _published(divergences: torch.Tensor, cosines: torch.Tensor) -> tuple[float, float]:
+    slope = _slope(cosines, divergences)
+    return slope * float(divergences.min()) - float(cosines.min()), slope
+
+
+def _slope(cosines: torch.Tensor, divergences: torch.Tensor) -> float:
+    if divergences.numel() == 0 or not divergences.max() > divergences.min():
+        return 0.0
+    return float((cosines.max() - cosines.min()) / (divergences.max() - divergences.min()))
