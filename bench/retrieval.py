@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars
 import pyarrow as pa
 import torch
 
@@ -148,9 +147,8 @@ def main() -> None:
     )
     every = {"limit": options.limit, "candidates": options.limit}
     kinds = [*(Retrieval(search=search, **every) for search in ("dense", "lexical", "hybrid")), Retrieval()]
-    rows = [measure(options.folder, labels, kind, options.rounds) for kind in kinds]
-    with polars.Config(tbl_cols=-1, tbl_width_chars=120, tbl_hide_column_data_types=True):
-        print(polars.DataFrame(rows))
+    for kind in kinds:
+        print(measure(options.folder, labels, kind, options.rounds), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from rag_clip.progress import Report
 from rag_clip.store.card import Card
 from rag_clip.store.rows import Rows
 
-Ranking = list[tuple[str, float]]
+Ranking = list[tuple[str, float, str, str]]
 Where = Mapping[str, list[str] | tuple[float | None, float | None]]
 
 
@@ -23,7 +23,7 @@ class Engine(Protocol):
     """Qdrant, wherever it runs; the Store has checked every argument before it comes here.
 
     A Where maps a field to the values it may have, or to its least and greatest number, either None for no bound.
-    A Ranking is a list of (id, score), best first, in the engine's own order among equal scores.
+    A Ranking is a list of (id, score, text, source), best first, in the engine's own order among equal scores.
     """
 
     def upsert(self, rows: Rows) -> None:

@@ -34,12 +34,14 @@ def fuse(rankings: Sequence[Ranking], weights: Sequence[float], limit: int) -> R
     score(caption) = sum_i weight_i / (60 + rank_i), ranks from 1; a ranking that lacks the caption adds nothing.
     """
     scores: dict[str, float] = {}
+    captions: dict[str, tuple[str, str]] = {}
     for ranking, weight in zip(rankings, weights, strict=True):
-        for rank, (name, _score) in enumerate(ranking, start=1):
+        for rank, (name, _score, text, source) in enumerate(ranking, start=1):
             scores[name] = scores.get(name, 0.0) + weight / (RRF_CONSTANT + rank)
-    kept = [(name, score) for name, score in scores.items() if score > 0]
+            captions[name] = (text, source)
+    kept = [(name, score, *captions[name]) for name, score in scores.items() if score > 0]
     return sorted(kept, key=_best_first)[:limit]
 
 
-def _best_first(hit: tuple[str, float]) -> tuple[float, str]:
+def _best_first(hit: tuple[str, float, str, str]) -> tuple[float, str]:
     return (-hit[1], hit[0])

@@ -78,7 +78,7 @@ class ServerEngine:
         params = models.SearchParams(hnsw_ef=max(self._schema.hnsw.ef, limit), exact=exact, quantization=rescore)
         return self._rank(
             [
-                models.QueryRequest(query=vector, using=using, limit=limit, filter=_filter(where), params=params)
+                models.QueryRequest(query=vector, using=using, params=params, **_bounds(limit, where))
                 for vector in vectors.tolist()
             ]
         )
@@ -87,14 +87,14 @@ class ServerEngine:
         """Rank by the server's BM25 over its text index."""
         return self._rank(
             [
-                models.QueryRequest(query=models.TextQuery(text=text), using="text", limit=limit, filter=_filter(where))
+                models.QueryRequest(query=models.TextQuery(text=text), using="text", **_bounds(limit, where))
                 for text in texts
             ]
         )
 
     def _rank(self, requests: list[models.QueryRequest]) -> list[Ranking]:
         answers = self._ask(lambda: self._client.query_batch_points(self._collection, requests))
-        return [[(str(point.id), point.score) for point in answer.points] for answer in answers]
+        return [[_hit(point) for point in answer.points] for answer in answers]
 
     def fetch(self, ids: Sequence[str], *, using: str | None = None) -> Rows:
         """Return the captions that exist."""
@@ -193,6 +193,15 @@ def cut_rows(rows: Rows) -> Iterator[Rows]:
             start, size = row, 0
         size += bytes_here
     yield rows[start:]
+
+
+def _bounds(limit: int, where: Where) -> dict[str, Any]:
+    return {"limit": limit, "filter": _filter(where), "with_payload": ["text", "source"]}
+
+
+def _hit(point: models.ScoredPoint) -> tuple[str, float, str, str]:
+    payload = point.payload or {}
+    return str(point.id), point.score, payload["text"], payload["source"]
 
 
 def _filter(where: Where) -> models.Filter | None:

@@ -94,11 +94,13 @@ class Store:
             rankings = self._rank_both(texts, vectors, limit, index, filters, weights, vector)
         else:
             raise ValueError(f"unknown search mode {mode!r}; use dense, lexical or hybrid")
-        return self._to_hits(rankings)
+        return [[Hit(name, text, score, source) for name, score, text, source in ranking] for ranking in rankings]
 
     def fetch(self, ids: Sequence[str]) -> list[Hit]:
         """Return the captions with these ids, in their order, without those that do not exist; scores are 0."""
-        found = self._lookup(ids)
+        found: dict[str, tuple[str, str]] = {}
+        for rows in self._fetch(ids):
+            found.update(zip(rows.ids, zip(rows.payload["text"], rows.payload["source"], strict=True), strict=True))
         return [Hit(name, found[name][0], 0.0, found[name][1]) for name in ids if name in found]
 
     def vectors(self, ids: Sequence[str], *, vector: str | None = None) -> dict[str, np.ndarray]:
@@ -243,16 +245,6 @@ class Store:
                 f"{len(lexical)} texts for {len(dense)} vectors; hybrid search needs one of each per query"
             )
         return [fuse(pair, weights, limit) for pair in zip(dense, lexical, strict=True)]
-
-    def _to_hits(self, rankings: list[Ranking]) -> list[list[Hit]]:
-        found = self._lookup(list({name for ranking in rankings for name, _score in ranking}))
-        return [[Hit(name, found[name][0], score, found[name][1]) for name, score in ranking] for ranking in rankings]
-
-    def _lookup(self, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-        found: dict[str, tuple[str, str]] = {}
-        for rows in self._fetch(ids):
-            found.update(zip(rows.ids, zip(rows.payload["text"], rows.payload["source"], strict=True), strict=True))
-        return found
 
     def _fetch(self, ids: Sequence[str], using: str | None = None) -> Iterator[Rows]:
         for start in range(0, len(ids), FETCH_BATCH):

@@ -18,7 +18,7 @@ import numpy as np
 import qdrant_edge as edge
 
 Where = dict[str, list[str] | tuple[float | None, float | None]]
-Ranking = list[tuple[str, float]]
+Ranking = list[tuple[str, float, str, str]]
 Records = tuple[list[str], list[dict[str, Any]], dict[str, np.ndarray]]
 
 LOCK_PATIENCE = 1.0
@@ -105,11 +105,10 @@ class Shard:
 
     def _rank(self, queries: list[Any], limit: int, where: Where, params: edge.SearchParams | None) -> list[Ranking]:
         requests = [
-            edge.QueryRequest(limit=limit, query=query, filter=_filter(where), params=params, with_payload=False)
+            edge.QueryRequest(limit=limit, query=query, filter=_filter(where), params=params, with_payload=True)
             for query in queries
         ]
-        rankings = self.shard.query_batch(edge.QueryBatchRequest(requests))
-        return [[(str(point.id), point.score) for point in ranking] for ranking in rankings]
+        return [[_hit(point) for point in found] for found in self.shard.query_batch(edge.QueryBatchRequest(requests))]
 
     def fetch(self, ids: list[str], using: str | None) -> Records:
         """Return ids, payloads and the vector named, if one is, of the points that exist."""
@@ -144,6 +143,11 @@ class Shard:
         if shard is not None:
             shard.flush()
             shard.close()
+
+
+def _hit(point: edge.ScoredPoint) -> tuple[str, float, str, str]:
+    payload: Any = point.payload
+    return str(point.id), point.score, payload["text"], payload["source"]
 
 
 def _records(records: list[edge.Record]) -> Records:
