@@ -128,6 +128,19 @@ def merge_supports(parts: Sequence[Support]) -> tuple[Support, tuple[tuple[int, 
     return merged, kept
 
 
+def merge_files(paths: Sequence[str | Path], output: str | Path) -> tuple[int, int]:
+    """Merge support files, with the bytes of their images; return how many images there are, and how many repeated.
+
+    Raises ValueError as `read_support` and `merge_supports` do.
+    """
+    parts = [read_support(path) for path in paths]
+    merged, kept = merge_supports(parts)
+    bytes_of = [read_support_images(path) for path in paths]
+    images = [bytes_of[part][row] for part, row in kept]
+    write_support(merged, output, images=images if any(images) else None)
+    return len(merged), sum(map(len, parts)) - len(merged)
+
+
 def _targets(parts: Sequence[Support], places: Sequence[tuple[int, int]]) -> torch.Tensor:
     return torch.stack([parts[part].targets[row] for part, row in places]).mean(0)
 

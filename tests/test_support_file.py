@@ -12,6 +12,7 @@ import torch
 
 from rag_clip.data import LabelSet, Support
 from rag_clip.support_file import (
+    merge_files,
     merge_supports,
     read_support,
     read_support_images,
@@ -129,3 +130,11 @@ def test_sets_that_do_not_belong_together_are_refused():
             merge_supports([support(), second])
     with pytest.raises(ValueError, match="nothing to merge"):
         merge_supports([])
+
+
+def test_merged_files_keep_the_bytes_of_their_images(tmp_path: Path):
+    write_support(support(), tmp_path / "a.parquet", images=[b"1", None, b"3"])
+    write_support(support(references=("x", "b", "y")), tmp_path / "b.parquet")
+    assert merge_files([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "c.parquet") == (5, 1)
+    assert read_support(tmp_path / "c.parquet").references == ("a.parquet#1", "b", "c", "x", "y")
+    assert read_support_images(tmp_path / "c.parquet") == [b"1", None, b"3", None, None]

@@ -15,6 +15,7 @@ from rag_clip.cli.explain import explain
 from rag_clip.cli.index import index_app
 from rag_clip.cli.run import Device, Json, Model, Precision, run
 from rag_clip.cli.search import search_index
+from rag_clip.cli.support import support_app
 
 app = App(
     name="rag-clip",
@@ -28,6 +29,7 @@ app.command(index_app)
 app.command(enhance)
 app.command(explain)
 app.command(search_index, name="search")
+app.command(support_app)
 
 
 @app.command

@@ -97,10 +97,11 @@ def photographs(seed: int, per_concept: int) -> list[bytes]:
     """Return JPEGs of every concept, `per_concept` of each, in the concepts' order repeated."""
     drawn = np.stack([draw_design(concept.design) for concept in concepts()])
     shown = torch.from_numpy(drawn).permute(0, 3, 1, 2).repeat(per_concept, 1, 1, 1)
-    return [_jpeg(image) for image in photograph(shown, seed=seed).permute(0, 2, 3, 1).numpy()]
+    return [encode_jpeg(image) for image in photograph(shown, seed=seed).permute(0, 2, 3, 1).numpy()]
 
 
-def _jpeg(pixels: np.ndarray) -> bytes:
+def encode_jpeg(pixels: np.ndarray) -> bytes:
+    """Return RGB pixels [height, width, 3] as a JPEG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=88)
     return buffer.getvalue()

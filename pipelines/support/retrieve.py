@@ -1,0 +1,241 @@
+"""Make a support set from an index of images: ask, keep out what is to be classified, concentrate, write."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
+from rag_clip.data import Hit, Prompts
+from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.prompts.retrieved import contains_phrase
+from rag_clip.protocols import Encoder
+from rag_clip.store import Store, open_store
+from rag_clip.support.concentrate import Concentrated, Concentration, concentrate
+from rag_clip.support.decontaminate import Contained, Known, Threshold, decontaminate
+from rag_clip.support.retrieved import Candidates, Query, Search, merge_hits, plan_queries, retrieved_support
+from rag_clip.support_file import check_support_path, write_support
+
+from .known import read_known
+
+QUERIES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Containment:
+    """How many of the `known` images to classify the candidates hold, and the share; copies by what told them first.
+
+    `threshold` is the cosine from which on images were copies, `recall` the share of known copies that lie there.
+    """
+
+    known: int
+    contained: int
+    rate: float
+    exact: int
+    perceptual: int
+    cosine: int
+    threshold: float
+    recall: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievedSummary:
+    """What `retrieve_support` did: `images` of `classes` in `output`, chosen among `candidates`; dropped by reason.
+
+    `agreement` is, by class, the share of the images found that zero-shot calls by the class's name; `fallen_back`
+    names had too little of it and have no image, `missing` are all without one. `containment` is None where no images
+    to classify were given.
+    """
+
+    output: Path
+    images: int
+    classes: int
+    candidates: int
+    dropped: Mapping[str, int]
+    agreement: Mapping[str, float]
+    fallen_back: tuple[str, ...]
+    missing: tuple[str, ...]
+    containment: Containment | None
+    seconds: Mapping[str, float]
+
+
+def retrieve_support(
+    prompts: Prompts,
+    *,
+    output: str | Path,
+    index: str,
+    encoder: Encoder,
+    search: Search = "class",
+    candidates: int = 100,
+    settings: Concentration | None = None,
+    against: Sequence[str | Path] = (),
+    image_column: str = "image",
+    workers: int | None = None,
+    report: Report = silent,
+) -> RetrievedSummary:
+    """Write the support set that an index of images (see `index_images`) holds for the classes of `prompts`.
+
+    `candidates` images are asked for per class, by `class`, `texts` or `captions` (see `plan_queries`); images equal or
+    nearly equal to those of the Parquet files `against` are left out. Raises ValueError for an index of another encoder
+    or without images, hashes, and where nothing is left; StoreError where the index is in use.
+    """
+    output, settings, clock = Path(output), settings or Concentration(), StageClock()
+    check_support_path(output)
+    plan_queries(prompts, search=search, budget=candidates)
+    with open_store(index, encoder=encoder.fingerprint) as store:
+        with clock.stage("encode texts"):
+            classifier = zero_shot(prompts, encoder, report=report)
+        found = find_candidates(
+            prompts, classifier, store, encoder, search=search, budget=candidates, clock=clock, report=report
+        )
+    if not len(found):
+        raise ValueError(f"the index at {index} holds no image for any class by {search!r}; ask in another way")
+    held, containment = found, None
+    if against:
+        with clock.stage("keep out"):
+            known, threshold = read_known(
+                against, encoder=encoder, image_column=image_column, workers=workers, report=report
+            )
+            held, containment = _keep_out(found, known, threshold)
+    with clock.stage("concentrate"):
+        concentrated = concentrate(held, classifier, settings)
+    facts = _provenance(encoder, index, search, candidates, settings, concentrated, containment)
+    support = retrieved_support(prompts.labels, held.take(concentrated.rows), limit=settings.limit, provenance=facts)
+    write_support(support, output)
+    return RetrievedSummary(
+        output,
+        len(support),
+        len(prompts.labels) - len(support.missing),
+        len(found),
+        _dropped(concentrated, containment),
+        concentrated.agreement,
+        concentrated.fallen_back,
+        support.missing,
+        containment,
+        dict(clock.seconds),
+    )
+
+
+def find_candidates(
+    prompts: Prompts,
+    classifier: ZeroShot,
+    store: Store,
+    encoder: Encoder,
+    *,
+    search: Search,
+    budget: int,
+    clock: StageClock | None = None,
+    report: Report = silent,
+) -> Candidates:
+    """Return the images that the store holds for each class, at most `budget`, with their vectors, hashes and noise.
+
+    Captions found by words must hold the whole name or a whole synonym. Raises ValueError where images have no hash.
+    """
+    clock = clock or StageClock()
+    queries = plan_queries(prompts, search=search, budget=budget)
+    vectors = None
+    if search == "class":
+        vectors = classifier.weights.float().cpu().numpy()
+    elif search == "texts":
+        with clock.stage("encode texts"):
+            vectors = encoder.encode_text([query.text for query in queries]).float().cpu().numpy()
+    with clock.stage("search"):
+        hits = _search(queries, vectors, store, report)
+    by_class = [
+        [found for query, found in pairs]
+        for _, pairs in itertools.groupby(zip(queries, hits, strict=True), key=lambda pair: pair[0].row)
+    ]
+    if search == "captions":
+        by_class = [_saying(prompts, row, found) for row, found in enumerate(by_class)]
+    merged = [merge_hits(found)[:budget] for found in by_class]
+    with clock.stage("look up"):
+        return _look_up(merged, store)
+
+
+def _search(queries: Sequence[Query], vectors: np.ndarray | None, store: Store, report: Report) -> list[list[Hit]]:
+    hits: list[list[Hit]] = []
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        rows = slice(start, start + QUERIES_AT_ONCE)
+        asked = queries[rows]
+        most = max(query.budget for query in asked)
+        if vectors is None:
+            found = store.search(texts=[query.text for query in asked], limit=most, mode="lexical")
+        else:
+            found = store.search(vectors=vectors[rows], limit=most, vector="image")
+        hits += [each[: query.budget] for query, each in zip(asked, found, strict=True)]
+        report(Progress("search images", len(hits), len(queries), "queries"))
+    return hits
+
+
+def _saying(prompts: Prompts, row: int, found: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
+    """Keep captions that hold the whole name; BM25 also returns those that share a word with it."""
+    says = contains_phrase(prompts.labels.names[row], prompts.labels.synonyms[row])
+    return [[hit for hit in hits if says(hit.text)] for hits in found]
+
+
+def _look_up(merged: Sequence[Sequence[Hit]], store: Store) -> Candidates:
+    hits = [(row, hit) for row, found in enumerate(merged) for hit in found]
+    ids = list(dict.fromkeys(hit.id for _, hit in hits))
+    payload, vectors = store.payload(ids), store.vectors(ids, vector="image")
+    bare = [name for name in ids if not {"sha256", "phash"} <= payload.get(name, {}).keys()]
+    if bare:
+        raise ValueError(
+            f"{len(bare)} images of the index at {store.location} have no hash, such as {bare[0]}; build it with "
+            "`rag-clip index images`"
+        )
+    matrix = np.stack([vectors[hit.id] for _, hit in hits]) if hits else np.zeros((0, store.card.dim), np.float32)
+    return Candidates(
+        np.array([row for row, _ in hits], np.int64),
+        tuple(hit.id for _, hit in hits),
+        torch.from_numpy(matrix.astype(np.float32)),
+        tuple(payload[hit.id]["sha256"] for _, hit in hits),
+        np.array([int(payload[hit.id]["phash"], 16) for _, hit in hits], np.uint64),
+        np.array([payload[hit.id].get("noise", np.nan) for _, hit in hits], np.float64),
+        tuple(hit.source for _, hit in hits),
+    )
+
+
+def _keep_out(found: Candidates, known: Known, threshold: Threshold) -> tuple[Candidates, Containment]:
+    contained: Contained = decontaminate(found, known, cosine=threshold.cosine)
+    facts = Containment(
+        contained.known,
+        contained.images,
+        contained.rate,
+        contained.exact,
+        contained.perceptual,
+        contained.cosine,
+        threshold.cosine,
+        threshold.recall,
+    )
+    return found.take(contained.clean), facts
+
+
+def _dropped(concentrated: Concentrated, containment: Containment | None) -> dict[str, int]:
+    copies = containment.exact + containment.perceptual + containment.cosine if containment else 0
+    return {**({"copy of an image to classify": copies} if copies else {}), **concentrated.dropped}
+
+
+def _provenance(
+    encoder: Encoder,
+    index: str,
+    search: Search,
+    candidates: int,
+    settings: Concentration,
+    concentrated: Concentrated,
+    containment: Containment | None,
+) -> dict[str, Any]:
+    return {
+        "encoder": asdict(encoder.fingerprint),
+        "method": "retrieved",
+        "settings": {"search": search, "candidates": candidates, **asdict(settings)},
+        "index": str(index),
+        "dropped": _dropped(concentrated, containment),
+        "fallen_back": list(concentrated.fallen_back),
+        "containment": asdict(containment) if containment else None,
+    }

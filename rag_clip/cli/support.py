@@ -1,0 +1,199 @@
+"""The verbs under `rag-clip support`: images that stand for class names, labelled or found, and sets of them merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from rag_clip.cli.console import Console
+from rag_clip.cli.run import Device, Json, Model, Precision, run
+
+if TYPE_CHECKING:
+    from rag_clip.pipelines.support.retrieve import Containment, RetrievedSummary
+
+support_app = App(name="support", help="Find images that stand for class names, for `classify --support`.")
+
+Output = Annotated[Path, Parameter(name=["--output", "-o"], help="support.parquet")]
+Workers = Annotated[int | None, Parameter(help="Decoding processes; 0 decodes in this one.")]
+MOST_NAMES = 5
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Filters:
+    """What an image found must be to stay; see rag_clip/support/concentrate.py."""
+
+    limit: Annotated[int, Parameter(help="Images per class, at most.")] = 16
+    most_noise: Annotated[float, Parameter(help="Highest probability that its caption is wrong.")] = 0.5
+    near_cosine: Annotated[float, Parameter(help="From here on, two images are one.")] = 0.99
+    consistent: Annotated[bool, Parameter(help="Drop images that look like another class.")] = True
+    least_agreement: Annotated[
+        float, Parameter(help="Share of a class's images that must look like it; below, it has none.")
+    ] = 0.3
+    source_share: Annotated[float, Parameter(help="Largest share of a class's limit from one source.")] = 1.0
+
+
+@support_app.command
+def shots(
+    images: Annotated[list[Path], Parameter(negative=(), help="Parquet files of labelled images.")],
+    /,
+    *,
+    labels: Annotated[Path, Parameter(help="The label file: .txt, .toml, .json or .parquet.")],
+    output: Output,
+    model: Model,
+    k: Annotated[int, Parameter(name=["--shots", "-k"], help="Images per class.")] = 16,
+    seed: int = 0,
+    views: Annotated[int, Parameter(help="Random crops averaged per image; 0 takes the whole image once.")] = 10,
+    validation: Annotated[
+        Path | None, Parameter(help="Write min(k, 4) other images per class here, to choose settings by.")
+    ] = None,
+    image_column: str = "image",
+    label_column: str = "label",
+    workers: Workers = None,
+    device: Device = None,
+    precision: Precision = None,
+    as_json: Json = False,
+) -> int:
+    """Draw k labelled images per class."""
+
+    def job(console: Console) -> object:
+        from rag_clip.encoder import load_encoder
+        from rag_clip.labels import read_labels
+        from rag_clip.pipelines.support.shots import support_from_shots
+
+        summary = support_from_shots(
+            images,
+            read_labels(labels),
+            output=output,
+            encoder=load_encoder(model, device=device, precision=precision),
+            k=k,
+            seed=seed,
+            views=views,
+            validation="min(k,4)" if validation else "none",
+            validation_output=validation,
+            image_column=image_column,
+            label_column=label_column,
+            workers=workers,
+            report=console.report,
+        )
+        made = ", made before and still right" if summary.reused else ""
+        console.say(f"{summary.output}: {summary.images} images of {summary.classes} classes{made}")
+        if summary.validation:
+            console.say(f"{validation}: {summary.validation} images to validate")
+        if summary.failed:
+            console.say(f"  {summary.failed} images drawn cannot be used")
+        if summary.repeated:
+            console.say(f"  {summary.repeated} images drawn again; each stands once, for all its classes")
+        _name(console, f"fewer than {k} images", summary.short)
+        _name(console, "no image", summary.missing)
+        return summary
+
+    return run(job, as_json=as_json)
+
+
+@support_app.command
+def retrieve(
+    prompts: Annotated[Path, Parameter(help="Prompts of `rag-clip enhance`: the classes, and the texts to ask with.")],
+    /,
+    *,
+    index: Annotated[str, Parameter(help="An index of images: a folder, or http://HOST:6333/COLLECTION.")],
+    output: Output,
+    model: Model,
+    search: Annotated[
+        Literal["class", "texts", "captions"],
+        Parameter(help="Ask by the class's embedding, by each of its texts, or for captions that say its name."),
+    ] = "class",
+    candidates: Annotated[int, Parameter(help="Images asked for per class.")] = 100,
+    filters: Filters | None = None,
+    against: Annotated[
+        list[Path] | None,
+        Parameter(negative=(), help="Parquet files about to be classified: their images are kept out."),
+    ] = None,
+    image_column: str = "image",
+    workers: Workers = None,
+    device: Device = None,
+    precision: Precision = None,
+    as_json: Json = False,
+) -> int:
+    """Find images for class names in an index, keep those that are different and look right (SuS-LC)."""
+
+    def job(console: Console) -> object:
+        from rag_clip.encoder import load_encoder
+        from rag_clip.pipelines.support.retrieve import retrieve_support
+        from rag_clip.prompt_file import read_prompts
+        from rag_clip.support.concentrate import Concentration
+
+        summary = retrieve_support(
+            read_prompts(prompts),
+            output=output,
+            index=index,
+            encoder=load_encoder(model, device=device, precision=precision),
+            search=search,
+            candidates=candidates,
+            settings=Concentration(**asdict(filters or Filters())),
+            against=against or (),
+            image_column=image_column,
+            workers=workers,
+            report=console.report,
+        )
+        _show_retrieved(console, summary)
+        return summary
+
+    return run(job, as_json=as_json)
+
+
+@support_app.command
+def merge(
+    supports: Annotated[list[Path], Parameter(negative=(), help="Support files of the same classes and encoder.")],
+    /,
+    *,
+    output: Output,
+    as_json: Json = False,
+) -> int:
+    """Join support files; an image that is in several is kept once."""
+
+    def job(console: Console) -> object:
+        from rag_clip.support_file import merge_files
+
+        images, repeated = merge_files(supports, output)
+        console.say(f"{output}: {images} images, {repeated} more were repeated")
+        return {"output": output, "images": images, "repeated": repeated}
+
+    return run(job, as_json=as_json)
+
+
+def _show_retrieved(console: Console, summary: RetrievedSummary) -> None:
+    console.say(
+        f"{summary.output}: {summary.images} images of {summary.classes} classes, of {summary.candidates} found"
+    )
+    for reason, count in summary.dropped.items():
+        console.say(f"  dropped, {reason}: {count}")
+    if summary.agreement:
+        mean = sum(summary.agreement.values()) / len(summary.agreement)
+        console.say(
+            f"  images that look like their class: {mean:.0%} in the mean over {len(summary.agreement)} classes"
+        )
+    _name(console, "too few images that look like them, so text alone", summary.fallen_back)
+    _name(console, "no image", summary.missing)
+    if summary.containment:
+        console.say(f"  {_describe(summary.containment)}")
+    console.stages(summary.seconds)
+
+
+def _describe(found: Containment) -> str:
+    return (
+        f"{found.contained} of {found.known} images to classify ({found.rate:.1%}) are among those found: "
+        f"{found.exact} copies by their bytes, {found.perceptual} by their hash, {found.cosine} by a cosine from "
+        f"{found.threshold:.4f} on, where {found.recall:.0%} of known copies lie"
+    )
+
+
+def _name(console: Console, what: str, names: Iterable[str]) -> None:
+    listed = list(names)
+    if listed:
+        more = ", ..." if len(listed) > MOST_NAMES else ""
+        console.say(f"  {what}: {len(listed)} classes ({', '.join(listed[:MOST_NAMES])}{more})")

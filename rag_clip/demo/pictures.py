@@ -1,0 +1,71 @@
+"""Photographs for captions of the bundled corpus that say a name: what an index of the micro world's images holds.
+
+`python -m rag_clip.demo.pictures pictures.parquet` writes columns id, image, caption, source; the same bytes every
+time. They are no test photographs: their render seeds are others. A caption that is wrong for its concept has the
+photograph of another one, as on the web.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from rag_clip.demo.concepts import WORLD_SEED, concepts
+from rag_clip.demo.draw import draw_design
+from rag_clip.demo.make import encode_jpeg
+from rag_clip.demo.photograph import photograph
+
+# Training draws its seeds below 2**62; tests and validation have 2**62 + 1 to + 9.
+PICTURE_SEED = 2**62 + 1000
+AT_ONCE = 512
+NAMED = ("name", "both")
+
+
+def named_captions(per_concept: int) -> pl.DataFrame:
+    """Return id, caption, source, concept and wrong of up to `per_concept` captions that name each concept.
+
+    They are the first of the corpus, whose order is random.
+    """
+    assets = files("rag_clip.demo") / "assets"
+    corpus, truth = (pl.read_parquet(str(assets / name)) for name in ("corpus.parquet", "truth.parquet"))
+    named = corpus.join(truth, on="id", maintain_order="left").filter(pl.col("kind").is_in(NAMED))
+    return named.filter(pl.int_range(pl.len()).over("concept") < per_concept).select(
+        "id", "caption", "source", "concept", "wrong"
+    )
+
+
+def write_pictures(path: str | Path, *, per_concept: int = 24) -> int:
+    """Write the photographs and captions as a Parquet file for `index_images`; return how many."""
+    captions = named_captions(per_concept)
+    textures = torch.from_numpy(np.stack([draw_design(concept.design) for concept in concepts()])).permute(0, 3, 1, 2)
+    shown = torch.from_numpy(_shown(captions))
+    images: list[bytes] = []
+    for place, start in enumerate(range(0, len(shown), AT_ONCE)):
+        seen = photograph(textures[shown[start : start + AT_ONCE]], seed=PICTURE_SEED + place)
+        images += [encode_jpeg(pixels) for pixels in seen.permute(0, 2, 3, 1).numpy()]
+    table = captions.select("id", "caption", "source").insert_column(1, pl.Series("image", images, pl.Binary))
+    table.write_parquet(path, compression="uncompressed", row_group_size=1024)
+    return len(images)
+
+
+def _shown(captions: pl.DataFrame) -> np.ndarray:
+    """Return the concept that each photograph shows: the caption's, another where the caption is wrong."""
+    rows = {concept.name: row for row, concept in enumerate(concepts())}
+    shown = np.array([rows[name] for name in captions["concept"]])
+    draw = np.random.default_rng([WORLD_SEED, 7])
+    shifts = draw.integers(1, len(rows), size=len(shown))
+    found: np.ndarray = np.where(captions["wrong"].to_numpy(), (shown + shifts) % len(rows), shown)
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--per-concept", type=int, default=24)
+    asked = parser.parse_args()
+    write_pictures(asked.path, per_concept=asked.per_concept)
