@@ -82,7 +82,7 @@ def load(head: str) -> Callable[..., Classifier]:
 def split(labels: torch.Tensor, shots: int, seed: int) -> Split:
     """Draw k images of each class, then min(k, 4) others; the rest are for the test."""
     draw = np.random.default_rng(seed)
-    rows = [torch.from_numpy(draw.permutation(np.flatnonzero(labels.numpy() == name))) for name in labels.unique()]
+    rows = [torch.from_numpy(draw.permutation(np.flatnonzero(labels.numpy() == name))) for name in range(int(labels.max()) + 1)]
     held = shots + min(shots, 4)
     parts = [[row[:shots] for row in rows], [row[shots:held] for row in rows], [row[held:] for row in rows]]
     return Split(*(torch.cat(part) for part in parts))

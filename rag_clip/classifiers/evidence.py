@@ -2,6 +2,13 @@
 
 A support image s has relevance r_s and shares y_sk of the classes: it counts r_s y_sk for class k. Class k has the mass
 n_k = sum_s r_s y_sk and the mean mu_k = sum_s r_s y_sk x_s / n_k. Everything is float64, on the device of the support.
+
+Where some classes have no image, adding to the logits of the others would decide between the two by the size of what is
+added. So images decide only among the classes that have any (`among`): the text says how likely those are together,
+
+    logits_k = z_k + log sum_present exp(zero-shot_j) - log sum_present exp(z_j)
+
+and the other classes keep their text logit, and its probability.
 """
 
 from __future__ import annotations
@@ -45,25 +52,33 @@ class Held:
     logits: torch.Tensor
 
 
-def gather_evidence(zero_shot: ZeroShot, support: Support) -> Evidence:
+def gather_evidence(zero_shot: ZeroShot, support: Support, *, text_samples: float = 0.0) -> Evidence:
     """Count the support images for the classes; those of no relevance are left out.
 
-    Raises ValueError for other classes or another width than the zero-shot classifier has.
+    With `text_samples`, the text of each class that has images, moved by the gap between the means of images and
+    texts, counts for as many more images, which do not judge. Raises ValueError for other classes or another width
+    than the zero-shot classifier has.
     """
     _check_fit("support set", support.labels.names, support.features, zero_shot)
     counted = support.relevance > 0
     images = support.features[counted].double()
     shares = (support.targets * support.relevance[:, None])[counted].to(images)
+    mass, means = _count(images, shares)
+    shots = torch.tensor([origin == "shot" for origin in support.origin], device=counted.device)[counted]
+    judges = shots & ((mass - shares > 1e-6 * mass) | (shares == 0)).all(1)
+    present, text = mass > 0, zero_shot.weights.to(images)
+    if text_samples:
+        moved = (text + (means - text)[present].mean(0))[present]
+        images = torch.cat([images, moved])
+        shares = torch.cat([shares, text_samples * torch.eye(len(present)).to(shares)[present]])
+        judges = torch.cat([judges, torch.zeros(len(moved)).to(judges)])
+        mass, means = _count(images, shares)
+    return Evidence(images, shares, mass, means, present, text, zero_shot(Features(images)), judges)
+
+
+def _count(images: torch.Tensor, shares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     mass = shares.sum(0)
-    means = shares.T @ images / mass.clamp(min=torch.finfo(mass.dtype).tiny)[:, None]
-    shots = torch.tensor([origin == "shot" for origin in support.origin], device=images.device)[
-        counted.to(images.device)
-    ]
-    left = ((mass - shares > 1e-6 * mass) | (shares == 0)).all(1)
-    text = zero_shot.weights.to(images)
-    return Evidence(
-        images, shares, mass, means, mass > 0, text, zero_shot(Features(images)), shots & left & (shares.sum(1) > 0)
-    )
+    return mass, shares.T @ images / mass.clamp(min=torch.finfo(mass.dtype).tiny)[:, None]
 
 
 def hold_out(zero_shot: ZeroShot, validation: Validation, present: torch.Tensor) -> Held:
@@ -80,9 +95,15 @@ def hold_out(zero_shot: ZeroShot, validation: Validation, present: torch.Tensor)
 
 
 def centre(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Take the mean over the classes `present` [c] off scores [n, c], and give the other classes zero: no bonus."""
+    """Take the mean over the classes `present` [c] off scores [n, c], and give the other classes zero."""
     mean = (scores * present).sum(1, keepdim=True) / present.sum().clamp(min=1)
     return torch.where(present, scores - mean, 0.0)
+
+
+def among(logits: torch.Tensor, text: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Let `logits` [n, c] decide among the classes `present` [c], and the logits `text` [n, c] everything else."""
+    total, inside = (torch.where(present, each, -torch.inf).logsumexp(1, keepdim=True) for each in (text, logits))
+    return torch.where(present, logits + total - inside, text)
 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> float:

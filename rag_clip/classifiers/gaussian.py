@@ -6,9 +6,9 @@ a Bayes ridge. With the masses n_k and means mu_k of `evidence`, x_s centred on 
     S = sum_sk r_s y_sk (x_s - mu_k)(x_s - mu_k)'    P = d ((m - 1) C + tr(C) I)^-1    C = S / sum(r) * m / (m - 1)
     g_k(f) = f P mu_k - mu_k P mu_k / 2              logits = zero-shot + alpha * scale / 100 * (g_k - mean_k g_k)
 
-The mean is over the classes with images; the others have nothing added. Text stands in for `text_samples` = 1 image of
-each class that has any, as in TIMO (Li et al., AAAI 2025, arXiv 2412.11375): its weight, moved by the gap between the
-means of images and texts. That gives one shot a covariance at all.
+The mean is over the classes with images; only among them does the sum decide (`evidence.among`). Text stands in for
+`text_samples` = 1 image of each class that has any, as in TIMO (Li et al., AAAI 2025, arXiv 2412.11375): its weight,
+moved by the gap between the means of images and texts. That gives one shot a covariance at all.
 
 alpha is quoted for scale 100. The paper picks it on validation images from 1e-4 to 1e2. Here it has the least
 cross-entropy, at the temperature that suits it best, over what may judge: validation images, and each shot by the
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rag_clip.classifiers.evidence import Evidence, centre, cross_entropy, gather_evidence, hold_out
+from rag_clip.classifiers.evidence import Evidence, among, centre, cross_entropy, gather_evidence, hold_out
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 
@@ -36,11 +36,15 @@ ALPHAS = tuple(10 ** (step / 4) for step in range(-16, 9))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gaussian:
-    """Zero-shot logits plus a linear discriminant of `weights` [c, d] and `offsets` [c]; `alpha` made them."""
+    """Zero-shot logits plus a linear discriminant of `weights` [c, d] and `offsets` [c]; `alpha` made them.
+
+    It decides among the classes `present`, bool [c].
+    """
 
     zero_shot: ZeroShot
     weights: torch.Tensor
     offsets: torch.Tensor
+    present: torch.Tensor
     alpha: float
 
     @property
@@ -51,9 +55,9 @@ class Gaussian:
     def __call__(self, features: Features) -> torch.Tensor:
         """Return logits [n, c], on the device and in the dtype of `features.pooled` [n, d]."""
         images = features.pooled.to(torch.promote_types(features.pooled.dtype, torch.float32))
-        added = images @ self.weights.to(images).T + self.offsets.to(images)
-        logits: torch.Tensor = (self.zero_shot(features) + added).to(features.pooled.dtype)
-        return logits
+        text = self.zero_shot(Features(images))
+        logits = text + images @ self.weights.to(images).T + self.offsets.to(images)
+        return among(logits, text, self.present.to(images.device)).to(features.pooled.dtype)
 
 
 @torch.no_grad()
@@ -72,15 +76,16 @@ def gaussian(
     """
     if text_samples < 0 or (alpha is not None and alpha < 0):
         raise ValueError(f"alpha is {alpha} and text_samples {text_samples}; give numbers from 0")
-    evidence = gather_evidence(zero_shot, support)
-    fitted = _fit(evidence, text_samples)
+    evidence = gather_evidence(zero_shot, support, text_samples=text_samples)
+    fitted = _fit(evidence)
     weights = fitted.means @ fitted.precision()
     offsets = -(weights * fitted.means).sum(1) / 2
     if alpha is None:
         alpha = _chosen(zero_shot, evidence, fitted, weights, offsets, validation)
     factor = alpha * zero_shot.scale / 100
     present = evidence.present
-    return Gaussian(zero_shot, factor * centre(weights.T, present).T, factor * centre(offsets[None], present)[0], alpha)
+    weights, offsets = factor * centre(weights.T, present).T, factor * centre(offsets[None], present)[0]
+    return Gaussian(zero_shot, weights, offsets, present, alpha)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +95,7 @@ class _Fitted:
     mass: torch.Tensor
     means: torch.Tensor
     scatter: torch.Tensor
-    count: float
+    count: int
     weight: float
 
     def precision(self) -> torch.Tensor:
@@ -104,16 +109,10 @@ class _Fitted:
         return width * self.weight / self.count * inverse
 
 
-def _fit(evidence: Evidence, text_samples: float) -> _Fitted:
-    present = evidence.present
-    gap = (evidence.means - evidence.text)[present].mean(0)
-    samples = torch.cat([evidence.images, (evidence.text + gap)[present]])
-    shares = torch.cat([evidence.shares, text_samples * torch.eye(len(present)).to(samples)[present]])
-    mass = shares.sum(0)
-    means = shares.T @ samples / mass.clamp(min=torch.finfo(mass.dtype).tiny)[:, None]
-    scatter = (samples * shares.sum(1, keepdim=True)).T @ samples - (means * mass[:, None]).T @ means
-    count = len(evidence.images) + text_samples * float(present.sum())
-    return _Fitted(mass, means, (scatter + scatter.T) / 2, count, float(mass.sum()))
+def _fit(evidence: Evidence) -> _Fitted:
+    images, shares, mass, means = evidence.images, evidence.shares, evidence.mass, evidence.means
+    scatter = (images * shares.sum(1, keepdim=True)).T @ images - (means * mass[:, None]).T @ means
+    return _Fitted(mass, means, (scatter + scatter.T) / 2, len(images), float(mass.sum()))
 
 
 def _chosen(
@@ -134,8 +133,9 @@ def _chosen(
         scores.append(held.images @ weights.T + offsets)
     if not sum(map(len, targets)):
         return ALPHA
-    added = zero_shot.scale / 100 * centre(torch.cat(scores), evidence.present)
-    losses = [cross_entropy(torch.cat(logits) + alpha * added, torch.cat(targets)) for alpha in ALPHAS]
+    text, added = torch.cat(logits), zero_shot.scale / 100 * centre(torch.cat(scores), evidence.present)
+    tried = (among(text + alpha * added, text, evidence.present) for alpha in ALPHAS)
+    losses = [cross_entropy(each, torch.cat(targets)) for each in tried]
     return ALPHAS[losses.index(min(losses))]
 
 

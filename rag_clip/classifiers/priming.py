@@ -1,21 +1,23 @@
 """Neural Priming: each class weight is its text mixed with the mean of its images, by how much evidence there is.
 
 Wallingford et al., NeurIPS 2023 (arXiv 2306.10191) mix w_k = normalise(a t_k + (1 - a) normalise(mu_k)) with one a for
-all classes, 0.9 for retrieved images. With unequal counts that favours the classes with many images: images lie nearer
-to any image than to any text, so a class is up to several tenths of a cosine better off for having images at all. Here
-a comes from the counts, and that gap is taken off first:
+all classes, 0.9 for retrieved images. Where counts differ that favours some classes: any image lies nearer to images
+than to texts, and images set classes further apart than texts do. Here the mixture is by counts, and both are undone:
 
-    a_k = q / (q + n_k)      gap = mean_k normalise(mu_k) - mean_k t_k, over the classes with images
-    w_k = normalise(a_k t_k + (1 - a_k) (normalise(mu_k) - gap))      logits = scale f W + bias
+    c_k = mu_k / sqrt(s_k)                                      w_k = t + (q (t_k - t) + n_k (c_k - c)) / (q + n_k / r)
 
-with the masses n_k and means mu_k of `evidence`. The text counts for q = 9 images, so that one image leaves it the
-published 0.9. An image that is not a shot counts `discount` = 0.1: ten of them leave it 0.9. A class without images has
-a_k = 1 and keeps its text; so do all classes as q grows.
+with the masses n_k and means mu_k of `evidence`, and t and c the means of t_k and c_k over the classes with images. s_k
+is the mean cosine of two images of class k, pulled to that of all classes as by one more pair; dividing by it makes
+the length of c_k, and with it the cosine of another image to it, independent of n_k. r is by how much more an image
+favours its own class in the texts than in the c_k: whatever its count, a class gains as much on its own images.
+
+The text counts for q = 9 images, so that one image leaves it the published 0.9. An image that is not a shot counts
+`discount` = 0.1: ten of them leave it 0.9. A class without images keeps its text; so do all as q grows.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -23,13 +25,32 @@ from torch.nn import functional
 
 from rag_clip.classifiers.evidence import Evidence, cross_entropy, gather_evidence, hold_out
 from rag_clip.classifiers.zero_shot import ZeroShot
-from rag_clip.data import Features, Support, Validation
+from rag_clip.data import Features, LabelSet, Support, Validation
 
 TEXT_COUNT = 9.0
 TEXT_COUNTS = (1.0, 2.0, 4.0, 9.0, 16.0, 32.0, 64.0)
 PUBLISHED_SHARE = 0.9
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Primed:
+    """A linear classifier with `weights` [c, d] in place of those of `zero_shot`; `text_count` is the q used."""
+
+    zero_shot: ZeroShot
+    weights: torch.Tensor
+    text_count: float
+
+    @property
+    def labels(self) -> LabelSet:
+        """The c classes."""
+        return self.zero_shot.labels
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        """Return logits [n, c], on the device and in the dtype of `features.pooled` [n, d]."""
+        return replace(self.zero_shot, weights=self.weights)(features)
+
+
+@torch.no_grad()
 def priming(
     zero_shot: ZeroShot,
     support: Support,
@@ -38,41 +59,54 @@ def priming(
     discount: float = 0.1,
     mode: Literal["counted", "published"] = "counted",
     validation: Validation | None = None,
-) -> ZeroShot:
-    """Return a zero-shot classifier whose weights are primed by the support images.
+) -> Primed:
+    """Prime the text weights by the support images.
 
     `text_count` is q; without it the best of `TEXT_COUNTS` by cross-entropy on `validation`, else 9. mode="published"
-    mixes every class that has images by 0.9, whatever the counts, and leaves the gap in. Raises ValueError for a
-    support or validation set that does not fit, a count that is not above zero, and a discount outside [0, 1].
+    mixes every class that has images by 0.9. Raises ValueError for a support or validation set that does not fit, a
+    count that is not above zero, and a discount outside [0, 1].
     """
     if not 0 <= discount <= 1 or (text_count is not None and not text_count > 0):
         raise ValueError(
             f"text_count is {text_count} and discount {discount}; give a count above 0, a discount in 0..1"
         )
     evidence = gather_evidence(zero_shot, _discounted(support, discount))
-    centroids = functional.normalize(evidence.means, dim=1)
     if mode == "published":
-        return _mixed(zero_shot, evidence, torch.full_like(evidence.mass, PUBLISHED_SHARE), centroids)
-    there = evidence.present.double()[:, None]
-    gap = (there * (centroids - evidence.text)).sum(0) / there.sum().clamp(min=1)
-    aligned = centroids - gap
+        centroids = functional.normalize(evidence.means, dim=1)
+        mixed = functional.normalize(PUBLISHED_SHARE * evidence.text + (1 - PUBLISHED_SHARE) * centroids, dim=1)
+        weights = torch.where(evidence.present[:, None], mixed, evidence.text)
+        return Primed(zero_shot, weights.to(zero_shot.weights), TEXT_COUNT)
     if text_count is not None or validation is None:
-        return _mixed(zero_shot, evidence, _shares(evidence, text_count or TEXT_COUNT), aligned)
+        return _prime(zero_shot, evidence, text_count or TEXT_COUNT)
     held = hold_out(zero_shot, validation, evidence.present)
-    primed = [_mixed(zero_shot, evidence, _shares(evidence, count), aligned) for count in TEXT_COUNTS]
+    primed = [_prime(zero_shot, evidence, count) for count in TEXT_COUNTS]
     losses = [cross_entropy(classifier(Features(held.images)), held.targets) for classifier in primed]
     return primed[losses.index(min(losses))]
 
 
-def _shares(evidence: Evidence, text_count: float) -> torch.Tensor:
-    return text_count / (text_count + evidence.mass)
+def _prime(zero_shot: ZeroShot, evidence: Evidence, text_count: float) -> Primed:
+    present = evidence.present
+    if int(present.sum()) < 2:
+        return Primed(zero_shot, zero_shot.weights, text_count)
+    mass, means, text = evidence.mass[present, None], evidence.means[present], evidence.text[present]
+    squares = evidence.shares.square().sum(0)[present, None]
+    pairs = mass**2 - squares
+    cosines = (mass * means).square().sum(1, keepdim=True) - squares  # summed over the pairs of a class
+    pooled = (cosines.sum() / pairs.sum()).clamp(0.01, 1) if pairs.sum() > 1e-6 else torch.ones_like(mass[0])
+    centroids = means / ((cosines + pooled) / (pairs + 1)).clamp(min=0.01).sqrt()
+    in_text = _advantage(means @ text.T)
+    in_images = pooled.sqrt() * _advantage((centroids @ centroids.T).fill_diagonal_(1))
+    ratio = (in_text / in_images.clamp(min=1e-6)).clamp(0.01, 1)
+    moved = text_count * (text - text.mean(0)) + mass * (centroids - centroids.mean(0))
+    weights = evidence.text.clone()
+    weights[present] = text.mean(0) + moved / (text_count + mass / ratio)
+    return Primed(zero_shot, weights.to(zero_shot.weights), text_count)
 
 
-def _mixed(zero_shot: ZeroShot, evidence: Evidence, shares: torch.Tensor, centroids: torch.Tensor) -> ZeroShot:
-    text_shares = shares[:, None]
-    mixed = functional.normalize(text_shares * evidence.text + (1 - text_shares) * centroids, dim=1)
-    weights = torch.where(evidence.present[:, None], mixed, evidence.text)
-    return replace(zero_shot, weights=weights.to(zero_shot.weights))
+def _advantage(cosines: torch.Tensor) -> torch.Tensor:
+    """Return by how much the diagonal of [c, c] exceeds what stands beside it, on average."""
+    own = cosines.diagonal().mean()
+    return own - (cosines.sum() - cosines.diagonal().sum()) / (cosines.numel() - len(cosines))
 
 
 def _discounted(support: Support, discount: float) -> Support:

@@ -9,7 +9,8 @@ have images, and y the shares of an image, centred likewise, the residual y - g 
 g is how much of y the text explains by itself, in least squares, and at least 1 / scale: dividing by it puts the
 residual in units of logits, so that a large penalty gives zero-shot. W weighs an image by its relevance over the mass
 of its class, so that classes count alike (mode="published": by its relevance). The median is over pairs of support
-images: a bandwidth means the same for every encoder. Classes without images have nothing added.
+images: a bandwidth means the same for every encoder. The sum decides among the classes that have images
+(`evidence.among`).
 
 Penalty and bandwidth have the least squared error over shots left out one by one, and over validation images. Leaving
 out is exact, for W, g and the median as they are, and costs no refit: with H = (K + penalty W^-1)^-1 the error of
@@ -24,7 +25,7 @@ from typing import Literal
 
 import torch
 
-from rag_clip.classifiers.evidence import Evidence, Held, centre, gather_evidence, hold_out
+from rag_clip.classifiers.evidence import Evidence, Held, among, centre, gather_evidence, hold_out
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 
@@ -37,12 +38,13 @@ MOST_IMAGES = 20_000
 class Ridge:
     """Zero-shot logits plus exp(-`rate` (1 - f X')) `coefficients`, for support `images` X [m, d], coefficients [m, c].
 
-    `bandwidth` and `penalty` are what was given or chosen.
+    It decides among the classes `present`, bool [c]. `bandwidth` and `penalty` are what was given or chosen.
     """
 
     zero_shot: ZeroShot
     images: torch.Tensor
     coefficients: torch.Tensor
+    present: torch.Tensor
     rate: float
     bandwidth: float
     penalty: float
@@ -55,9 +57,9 @@ class Ridge:
     def __call__(self, features: Features) -> torch.Tensor:
         """Return logits [n, c], on the device and in the dtype of `features.pooled` [n, d]."""
         rows = features.pooled.to(torch.promote_types(features.pooled.dtype, torch.float32))
+        text = self.zero_shot(Features(rows))
         added = torch.exp(self.rate * (rows @ self.images.to(rows).T - 1)) @ self.coefficients.to(rows)
-        logits: torch.Tensor = (self.zero_shot(features) + added).to(features.pooled.dtype)
-        return logits
+        return among(text + added, text, self.present.to(rows.device)).to(features.pooled.dtype)
 
 
 @torch.no_grad()
@@ -92,7 +94,7 @@ def ridge(
     best = min(_fits(evidence, problem, held, bandwidths, penalties), key=lambda fit: fit.error)
     coefficients = best.coefficients / problem.gain
     rate = best.bandwidth / problem.median
-    return Ridge(zero_shot, evidence.images, coefficients, rate, best.bandwidth, best.penalty)
+    return Ridge(zero_shot, evidence.images, coefficients, evidence.present, rate, best.bandwidth, best.penalty)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

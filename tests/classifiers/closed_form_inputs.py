@@ -46,13 +46,15 @@ def random_support(text: ZeroShot, counts: Sequence[int], *, soft: bool = False,
     return Support(text.labels, rows, targets, relevance, ("shot",) * len(rows), references)
 
 
-def real_shots(model: str, shots: int, seed: int) -> tuple[ZeroShot, Support, Features, torch.Tensor]:
-    """Return text, k shots of each class, and the other images with their labels."""
+def real_shots(
+    model: str, shots: int, seed: int, *, without: int = 0
+) -> tuple[ZeroShot, Support, Features, torch.Tensor]:
+    """Return text, k shots of each class but the first `without`, and the other images with their labels."""
     data = np.load(FEATURES / f"whurs19_CLIP_{model}.npz")
     images, text = (unit(torch.from_numpy(rows.astype(np.float32))) for rows in (data["image"], data["text"][-1]))
     labels = torch.from_numpy(data["label"])
     draw = np.random.default_rng(seed)
-    rows = [draw.permutation(np.flatnonzero(data["label"] == name))[:shots] for name in range(len(text))]
+    rows = [draw.permutation(np.flatnonzero(data["label"] == name))[:shots] for name in range(without, len(text))]
     chosen = torch.from_numpy(np.concatenate(rows))
     rest = torch.ones(len(labels), dtype=torch.bool)
     rest[chosen] = False

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from rag_clip.classifiers.evidence import centre, cross_entropy, gather_evidence, hold_out
+from rag_clip.classifiers.evidence import among, centre, cross_entropy, gather_evidence, hold_out
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 
@@ -34,6 +36,23 @@ def test_only_shots_that_leave_their_class_another_image_judge():
 def test_centring_takes_the_mean_of_the_present_off_and_gives_the_others_nothing():
     scores = centre(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([True, True, False]))
     assert scores.tolist() == [[-1.0, 1.0, 0.0]]
+
+
+def test_images_decide_among_their_classes_and_the_text_how_likely_those_are():
+    text = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    decided = among(torch.tensor([[7.0, 7.0 + math.log(3), 99.0]]), text, torch.tensor([True, True, False]))
+    assert torch.allclose(decided.exp(), torch.tensor([[0.2, 0.6, 0.2]]))
+    assert torch.equal(among(text + 5, text, torch.zeros(3).bool()), text)
+
+
+def test_texts_moved_by_the_gap_count_for_images_that_do_not_judge():
+    targets = [[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0]]
+    evidence = gather_evidence(TEXT, make_support(targets, [1.0] * 4, ("shot",) * 4), text_samples=2)
+    # means [.8 .4 0] and [0 .8 .4], texts [1 0 0] and [0 1 0]: the gap is [-.1 .1 .2]
+    assert torch.allclose(evidence.images[4:].float(), torch.tensor([[0.9, 0.1, 0.2], [-0.1, 1.1, 0.2]]))
+    assert evidence.shares[4:].tolist() == [[2, 0, 0], [0, 2, 0]]
+    assert evidence.mass.tolist() == [4, 4, 0]
+    assert evidence.judges.tolist() == [True] * 4 + [False] * 2
 
 
 def test_cross_entropy_does_not_depend_on_confidence():

@@ -3,7 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from closed_form_inputs import as_validation, check_contract, needs_features, random_support, random_text, real_shots
+from closed_form_inputs import (
+    as_validation,
+    check_contract,
+    needs_features,
+    random_support,
+    random_text,
+    real_shots,
+    unit,
+)
 
 from rag_clip.classifiers.priming import priming
 from rag_clip.classifiers.zero_shot import ZeroShot
@@ -15,35 +23,49 @@ UNEVEN = random_support(TEXT, [8, 1, 0, 3], soft=True)
 
 def test_one_image_of_two_classes_gives_the_weights_computed_by_hand():
     text = ZeroShot(LabelSet(("cat", "dog")), torch.eye(2, 3), 10.0)
-    support = Support(
-        text.labels,
-        torch.tensor([[0.6, 0, 0.8], [0, 0.6, 0.8]]),
-        torch.eye(2),
-        torch.ones(2),
-        ("shot",) * 2,
-        ("a", "b"),
-    )
-    # gap = mean([.6 0 .8], [0 .6 .8]) - mean(texts) = [-.2 -.2 .8]; a = 1/2; cat: ([1 0 0] + [.8 .2 0]) / 2
-    expected = torch.tensor([[0.9, 0.1, 0], [0.1, 0.9, 0]]) / 0.82**0.5
-    assert torch.allclose(priming(text, support, text_count=1.0).weights, expected)
+    rows = torch.tensor([[0.6, 0, 0.8], [0, 0.6, 0.8]])
+    support = Support(text.labels, rows, torch.eye(2), torch.ones(2), ("shot",) * 2, ("a", "b"))
+    # no pairs, so c_k = mu_k; an image favours its class by 0.6 among texts, by 1 - 0.64 = 0.36 among images: r = 1
+    # t = [.5 .5 0], c = [.3 .3 .8]: cat is t + (1 * [.5 -.5 0] + 1 * [.3 -.3 0]) / (1 + 1)
+    assert torch.allclose(priming(text, support, text_count=1.0).weights, torch.tensor([[0.9, 0.1, 0], [0.1, 0.9, 0]]))
     published = torch.tensor([[0.96, 0, 0.08], [0, 0.96, 0.08]]) / (0.96**2 + 0.08**2) ** 0.5
     assert torch.allclose(priming(text, support, mode="published").weights, published)
 
 
-def test_weights_equal_the_equation_in_float64():
-    support = replace(UNEVEN, origin=("retrieved",) * 5 + ("shot",) * 7)
-    found = priming(TEXT, support, text_count=3.0, discount=0.25).weights.numpy()
-    counts = np.where(np.arange(12) < 5, 0.25, 1.0) * support.relevance.double().numpy()
+def equation(text: ZeroShot, support: Support, counts: np.ndarray, text_count: float) -> np.ndarray:
+    """The module's equation, a pair of images or classes at a time, in float64."""
+    rows, texts = support.features.double().numpy(), text.weights.double().numpy()
     shares = support.targets.double().numpy() * counts[:, None]
-    text, mass = TEXT.weights.double().numpy(), shares.sum(0)
-    there = [row for row in range(4) if mass[row] > 0]
-    centroids = {row: shares[:, row] @ support.features.double().numpy() for row in there}
-    centroids = {row: value / np.linalg.norm(value) for row, value in centroids.items()}
-    gap = np.mean([centroids[row] - text[row] for row in there], axis=0)
+    mass = shares.sum(0)
+    there = [row for row in range(len(texts)) if mass[row] > 0]
+    others = [(one, other) for one in there for other in there if one != other]
+    means = {row: shares[:, row] @ rows / mass[row] for row in there}
+    images = [(one, other) for one in range(len(rows)) for other in range(len(rows)) if one != other]
+    weights = {row: [shares[one, row] * shares[other, row] for one, other in images] for row in there}
+    cosines = {
+        row: sum(weight * rows[one] @ rows[other] for weight, (one, other) in zip(weights[row], images, strict=True))
+        for row in there
+    }
+    pooled = sum(cosines.values()) / sum(sum(weights[row]) for row in there)
+    centroids = {row: means[row] / ((cosines[row] + pooled) / (sum(weights[row]) + 1)) ** 0.5 for row in there}
+    in_text = np.mean([means[row] @ texts[row] for row in there]) - np.mean([means[a] @ texts[b] for a, b in others])
+    in_images = pooled**0.5 * (1 - np.mean([centroids[a] @ centroids[b] for a, b in others]))
+    ratio = in_text / in_images
+    assert 0.01 < ratio < 1
+    middle, centre = np.mean([texts[row] for row in there], 0), np.mean([centroids[row] for row in there], 0)
+    found = texts.copy()
     for row in there:
-        share = 3 / (3 + mass[row])
-        mixed = share * text[row] + (1 - share) * (centroids[row] - gap)
-        assert np.allclose(found[row], mixed / np.linalg.norm(mixed), atol=1e-6)
+        moved = text_count * (texts[row] - middle) + mass[row] * (centroids[row] - centre)
+        found[row] = middle + moved / (text_count + mass[row] / ratio)
+    return found
+
+
+def test_weights_equal_the_equation_in_float64():
+    text = replace(TEXT, weights=unit(TEXT.weights + torch.ones(24) * 0.3))
+    support = replace(UNEVEN, origin=("retrieved",) * 5 + ("shot",) * 7)
+    counts = np.where(np.arange(12) < 5, 0.25, 1.0) * support.relevance.double().numpy()
+    found = priming(text, support, text_count=3.0, discount=0.25)
+    assert np.allclose(found.weights.numpy(), equation(text, support, counts, 3.0), atol=1e-6)
 
 
 def test_a_class_without_images_keeps_its_text_and_so_do_all_as_the_text_counts_more():

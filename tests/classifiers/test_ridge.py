@@ -60,8 +60,10 @@ class Equation:
 
 
 def added(text: ZeroShot, support: Support, bandwidth: float = 1.0, penalty: float = 1.0, **options: str) -> np.ndarray:
+    """Return what the head adds to zero-shot on the queries, centred on each."""
     head = ridge(text, support, bandwidth=bandwidth, penalty=penalty, **options)
-    return (head(QUERIES) - text(QUERIES)).numpy()
+    found = (head(QUERIES) - text(QUERIES)).numpy()
+    return np.asarray(found - found.mean(1, keepdims=True))
 
 
 def test_one_image_of_each_of_two_classes_gives_the_coefficients_computed_by_hand():
@@ -98,19 +100,19 @@ def test_the_settings_are_those_of_refitting_without_each_image():
 
 def test_a_large_penalty_is_zero_shot_and_a_class_without_images_keeps_its_text():
     support = random_support(TEXT, [9, 1, 0, 2])
-    assert np.abs(added(TEXT, support, penalty=1e9)).max() < 1e-6
-    found = added(TEXT, support)
-    assert not found[:, 2].any()
-    assert found[:, [0, 1, 3]].all()
-    assert np.allclose(found.sum(1), 0, atol=1e-9)
+    assert torch.allclose(ridge(TEXT, support, penalty=1e9)(QUERIES), TEXT(QUERIES), atol=1e-6)
+    found = ridge(TEXT, support, penalty=0.1)(QUERIES)
+    assert torch.equal(found[:, 2], TEXT(QUERIES)[:, 2])
+    assert torch.allclose(found.logsumexp(1), TEXT(QUERIES).logsumexp(1))
+    assert not torch.allclose(found, TEXT(QUERIES), atol=1.0)
 
 
 def test_one_class_and_images_of_no_relevance_add_nothing():
     text = random_text(1, 8)
     queries = Features(unit(torch.randn(5, 8, generator=torch.Generator().manual_seed(0))))
-    assert torch.equal(ridge(text, random_support(text, [3]))(queries), text(queries))
+    assert torch.allclose(ridge(text, random_support(text, [3]))(queries), text(queries))
     support = random_support(TEXT, [2, 2, 2, 2])
-    assert not added(TEXT, replace(support, relevance=torch.zeros(8))).any()
+    assert torch.equal(ridge(TEXT, replace(support, relevance=torch.zeros(8)))(QUERIES), TEXT(QUERIES))
 
 
 def test_copies_of_the_images_of_a_class_do_not_favour_it():
@@ -124,10 +126,11 @@ def test_copies_of_the_images_of_a_class_do_not_favour_it():
         ("shot",) * 12,
         tuple("abcdefghijkl"),
     )
-    even, uneven = (ridge(TEXT, each, bandwidth=1.0, penalty=1.0, mode="balanced") for each in (support, copied))
-    published = ridge(TEXT, copied, bandwidth=1.0, penalty=1.0, mode="published")
-    favour = [float((head(QUERIES) - even(QUERIES))[:, 0].abs().mean()) for head in (uneven, published)]
-    assert favour[0] < 0.5 * favour[1]
+    even, uneven, published = (
+        added(TEXT, each, penalty=3.0, mode=mode)[:, 0]
+        for each, mode in ((support, "balanced"), (copied, "balanced"), (copied, "published"))
+    )
+    assert abs((uneven - even).mean()) < 0.5 * abs((published - even).mean())
 
 
 def test_settings_are_fixed_where_no_image_may_judge():
