@@ -1,4 +1,4 @@
-"""CLIP's text tower at the true length of its texts.
+"""CLIP's text tower at the true length of its texts, and with learned vectors in the place of tokens.
 
 In a causal tower pooled at the end token nothing that follows the end token reaches the embedding, so padding is cut.
 Other towers keep their whole context.
@@ -7,6 +7,7 @@ Other towers keep their whole context.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,3 +77,50 @@ def _batches(ends: torch.Tensor, order: torch.Tensor, budget: int) -> Iterator[t
             yield order[start:stop]
             start = stop
     yield order[start:]
+
+
+class _LearnedTokens(nn.Module):
+    """A token table in which the ids below zero are rows of `vectors`: id -1 - k is row k."""
+
+    def __init__(self, table: nn.Module, vectors: torch.Tensor) -> None:
+        super().__init__()
+        self.table, self.vectors = table, vectors
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        known: torch.Tensor = self.table(tokens.clamp(min=0))
+        learned = self.vectors[(-1 - tokens).clamp(min=0)].to(known)
+        return torch.where((tokens < 0)[..., None], learned, known)
+
+
+def token_table(model: nn.Module) -> nn.Module:
+    """Return what turns the token ids of a model's text tower into vectors."""
+    text: Any = getattr(model, "text", model)
+    table: nn.Module = text.token_embedding if _is_native(text) else text.transformer.get_input_embeddings()
+    return table
+
+
+@contextmanager
+def learned_tokens(model: nn.Module, vectors: torch.Tensor) -> Iterator[None]:
+    """Let token ids below zero stand for rows of `vectors` [r, e] (id -1 - k for row k); gradients reach them.
+
+    Towers of open_clip's own and of Hugging Face alike: neither pools at such an id nor takes it for padding.
+    """
+    text: Any = getattr(model, "text", model)
+    table = token_table(model)
+    replaced = _LearnedTokens(table, vectors)
+    try:
+        _set_table(text, replaced)
+        yield
+    finally:
+        _set_table(text, table)
+
+
+def _is_native(text: Any) -> bool:
+    return hasattr(text, "token_embedding")
+
+
+def _set_table(text: Any, table: nn.Module) -> None:
+    if _is_native(text):
+        text.token_embedding = table
+    else:
+        text.transformer.set_input_embeddings(table)

@@ -13,7 +13,7 @@ from torch import nn
 from rag_clip.data import Features, Fingerprint
 from rag_clip.decode import decode_image
 from rag_clip.pixels import PixelTransform
-from rag_clip.text_tower import causal_tower
+from rag_clip.text_tower import causal_tower, learned_tokens, token_table
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WHOLE_CONTEXT_BATCH = 256
@@ -49,13 +49,28 @@ class TwoTowers:
             return torch.zeros(0, self.dim, device=self.device)
         places: dict[str, int] = {}
         rows = [places.setdefault(text, len(places)) for text in texts]
-        tokens, tower = self.tokenizer(list(places)), causal_tower(self.model)
+        return self._embed(self.tokenizer(list(places)))[rows]
+
+    def encode_tokens(self, tokens: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """Embed token ids int64 [t, context] as `encode_text` does, with ids below zero for learned vectors [r, e].
+
+        Id -1 - k stands for row k of `vectors`. Gradients reach `vectors`; the tower stays as it is.
+        """
+        with learned_tokens(self.model, vectors):
+            return self._embed(tokens)
+
+    @torch.no_grad()
+    def token_vectors(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the text tower's vectors of token ids [...] as float32 [..., e], before positions are added."""
+        vectors: torch.Tensor = token_table(self.model)(tokens.to(self.device))
+        return vectors.float()
+
+    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        tower = causal_tower(self.model)
         if tower:
-            unique = tower.encode(tokens)
-        else:
-            whole = (self.model.encode_text(part.to(self.device)) for part in tokens.split(WHOLE_CONTEXT_BATCH))
-            unique = torch.cat(list(whole))
-        return _unit(unique)[rows]
+            return _unit(tower.encode(tokens))
+        whole = [self.model.encode_text(part.to(self.device)) for part in torch.split(tokens, WHOLE_CONTEXT_BATCH)]
+        return _unit(torch.cat(whole))
 
     @torch.no_grad()
     def encode_pixels(self, pixels: torch.Tensor, *, patches: bool = False) -> Features:

@@ -1,0 +1,168 @@
+"""CoOp: the words around a class name learned as vectors, through the frozen text tower.
+
+    w_c = normalise(E([start, v_1 .. v_M, name_c, ".", end]))      logits = scale f W + bias
+
+Zhou et al., IJCV 2022 (arXiv 2109.01134): cross-entropy on few labelled images, its gradient into v alone; `contexts`
+says what v may be. Defaults are the authors': M = 16 drawn from N(0, 0.02^2), shared by all classes, the name at the
+end, SGD 2e-3, momentum 0.9, weight decay 5e-4, batches of 32, an epoch at 1e-5 and then a cosine (here per step); 50
+epochs for one image per class, 100 for up to four, 200 above; the last epoch kept.
+
+Different here: images are given as features, so they are not cropped anew in each epoch. v is float32 whatever the
+tower's precision. In "balanced" the images of a class count together as much as those of any other; where all have
+equally many, that is the published loss. A class without images is left out of the loss and keeps its text: the loss
+could only push it away from every image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch.nn import functional
+
+from rag_clip.classifiers.cache import Mode
+from rag_clip.classifiers.contexts import Context, prompt_tokens, start_vectors
+from rag_clip.classifiers.evidence import Evidence, Held, gather_evidence, hold_out
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.learned_prompts import LearnedPrompts, check_learned_encoder
+from rag_clip.progress import Report, silent
+from rag_clip.towers import TwoTowers
+from rag_clip.train import Schedule, fit
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoOp:
+    """The learned prompts, for `write_learned_prompts`, and the classifier `learned` of their class vectors."""
+
+    learned: ZeroShot
+    prompts: LearnedPrompts
+
+    @property
+    def labels(self) -> LabelSet:
+        """The c classes."""
+        return self.learned.labels
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        """Return logits [n, c] on the device and in the dtype of `features.pooled`."""
+        return self.learned(features)
+
+
+def coop(
+    zero_shot: ZeroShot,
+    support: Support,
+    *,
+    encoder: TwoTowers,
+    context: Context | None = None,
+    mode: Mode = "balanced",
+    schedule: Schedule | None = None,
+    validation: Validation | None = None,
+    report: Report = silent,
+) -> CoOp:
+    """Learn a context on support images; with validation the best epoch is kept. `schedule.seed` draws its start.
+
+    Raises ValueError where support or validation do not fit the classifier, and where a name is too long to leave
+    the context room.
+    """
+    context, schedule = context or Context(), schedule or published_schedule(support)
+    evidence = gather_evidence(zero_shot, support)
+    learner = _learner(encoder, zero_shot, evidence.present, context, schedule.seed)
+    if bool(evidence.present.any()):
+        held = None if validation is None else hold_out(zero_shot, validation, evidence.present)
+        fit(
+            [learner.vectors],
+            _loss(learner, evidence, mode),
+            rows=len(evidence.images),
+            schedule=schedule,
+            validate=None if held is None else lambda: _accuracy(learner, held),
+            report=report,
+        )
+    weights = learner.all_weights()
+    provenance = {
+        "encoder": asdict(encoder.fingerprint),
+        "method": "coop",
+        "settings": {"context": asdict(context), "mode": mode, "schedule": asdict(schedule)},
+        "support": dict(support.provenance),
+    }
+    prompts = LearnedPrompts(zero_shot.labels, weights, learner.vectors.detach(), context.position, provenance)
+    return CoOp(replace(zero_shot, weights=weights), prompts)
+
+
+def published_schedule(support: Support) -> Schedule:
+    """Return the authors' schedule; its epochs follow from the mean number of images of the classes that have any."""
+    shots = len(support) / (len(support.labels) - len(support.missing))
+    epochs = 50 if shots < 2 else 100 if shots <= 4 else 200
+    return Schedule(epochs, 32, 2e-3, "sgd", weight_decay=5e-4, warm_up=1)
+
+
+@torch.no_grad()
+def learned_zero_shot(prompts: LearnedPrompts, encoder: TwoTowers, *, labels: LabelSet | None = None) -> ZeroShot:
+    """Return the classifier of learned prompts: their own class vectors, or a shared context around other names.
+
+    Raises ValueError for another encoder, and for other names where each class has its own context.
+    """
+    check_learned_encoder(prompts, encoder.fingerprint)
+    if labels is None or labels.names == prompts.labels.names:
+        weights = prompts.weights.to(encoder.device)
+    elif prompts.shared:
+        tokens = prompt_tokens(encoder, labels.names, length=len(prompts.context), position=prompts.position)
+        weights = encoder.encode_tokens(tokens, prompts.context.to(encoder.device))
+    else:
+        raise ValueError(
+            "each class has a learned context of its own, which other names cannot use; learn a shared one"
+        )
+    return ZeroShot(labels or prompts.labels, weights, float(encoder.scale), float(encoder.bias))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Learner:
+    """The context `vectors` being learned for the classes `held` bool [c], and their prompts `tokens` [h, context]."""
+
+    encoder: TwoTowers
+    zero_shot: ZeroShot
+    held: torch.Tensor
+    tokens: torch.Tensor
+    vectors: torch.Tensor
+
+    def weights(self) -> torch.Tensor:
+        """Return the class vectors [h, d] of the classes held."""
+        return self.encoder.encode_tokens(self.tokens, self.vectors.flatten(0, -2))
+
+    @torch.no_grad()
+    def all_weights(self) -> torch.Tensor:
+        """Return the class vectors [c, d], those of the text for the classes that are not held."""
+        weights = self.zero_shot.weights.float().clone()
+        if len(self.tokens):
+            weights[self.held.to(weights.device)] = self.weights().to(weights.device)
+        return weights
+
+
+def _learner(encoder: TwoTowers, zero_shot: ZeroShot, held: torch.Tensor, context: Context, seed: int) -> _Learner:
+    names = zero_shot.labels.names
+    vectors = start_vectors(encoder, context, names, seed=seed)
+    tokens = prompt_tokens(
+        encoder, names, length=vectors.shape[-2], position=context.position, per_class=context.per_class
+    )
+    return _Learner(encoder, zero_shot, held, tokens[held.cpu()], vectors.requires_grad_())
+
+
+def _loss(learner: _Learner, evidence: Evidence, mode: Mode) -> Callable[[torch.Tensor], torch.Tensor]:
+    device, present = learner.vectors.device, evidence.present
+    shares = evidence.shares[:, present]
+    importance = (shares / evidence.mass[present] if mode == "balanced" else shares).sum(1)
+    importance = (importance / importance.mean()).float().to(device)
+    targets = (shares / shares.sum(1, keepdim=True)).float().to(device)
+    features = evidence.images.float().to(device)
+
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.to(device)
+        logits = learner.zero_shot.scale * features[rows] @ learner.weights().T
+        return (importance[rows] * functional.cross_entropy(logits, targets[rows], reduction="none")).mean()
+
+    return loss
+
+
+def _accuracy(learner: _Learner, held: Held) -> float:
+    logits = replace(learner.zero_shot, weights=learner.all_weights())(Features(held.images))
+    return float((logits.argmax(1) == held.targets.argmax(1)).float().mean())
