@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from rag_clip.perceptual import perceptual_hash
 
 if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a decode worker does without
     from rag_clip.protocols import Preprocess
@@ -51,6 +53,19 @@ class CopyViews:
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return uint8 [6, height, width, 3], the image itself first."""
         return np.stack([self.preprocess(view) for view in (image, *copies_of(image))])
+
+
+class CopyFacts(NamedTuple):
+    """SHA-256 of an image's bytes, and the perceptual hashes of the image and its copies, in the order of CopyViews."""
+
+    sha256: str
+    phash: tuple[int, ...]
+
+
+def examine_copies(data: bytes, image: Image.Image) -> CopyFacts:
+    """Describe an image, given as bytes and as what they decode to, and its copies."""
+    hashes = tuple(perceptual_hash(view) for view in (image, *copies_of(image)))
+    return CopyFacts(hashlib.sha256(data).hexdigest(), hashes)
 
 
 def copies_of(image: Image.Image) -> list[Image.Image]:

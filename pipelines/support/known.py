@@ -10,14 +10,14 @@ import torch
 
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.protocols import Encoder, Preprocess
-from rag_clip.support.decontaminate import Known, Threshold, calibrate_cosine
+from rag_clip.support.decontaminate import Copies, Known
 
 from ..imaging.facts import examine
 from ..imaging.rows import ImageFile, open_image_files
 from ..imaging.view_features import choose_workers, encode_views, read_pieces
-from ..imaging.views import CopyViews, CropViews
+from ..imaging.views import CopyViews, CropViews, examine_copies
 
-CALIBRATED_ON = 256
+COPIED = 256
 
 
 def read_known(
@@ -27,8 +27,8 @@ def read_known(
     image_column: str = "image",
     workers: int | None = None,
     report: Report = silent,
-) -> tuple[Known, Threshold]:
-    """Read the images of Parquet files, and measure on copies of 256 of them from which cosine on images are copies.
+) -> tuple[Known, Copies]:
+    """Read the images of Parquet files, and make copies of 256 of them, spread evenly, to measure on.
 
     Images that cannot be used are left out. Raises ValueError as `open_image_files`, and where no image can be used.
     """
@@ -51,26 +51,24 @@ def read_known(
     if not hashes:
         raise ValueError(f"none of the {total} images to classify can be used; there is nothing to keep out")
     known = Known(tuple(hashes), np.array(perceptual, np.uint64), torch.cat(features))
-    return known, _calibrate(known, files, encoder, image_column, total)
+    return known, _make_copies(files, encoder, image_column, total)
 
 
-def _calibrate(known: Known, files: Sequence[ImageFile], encoder: Encoder, image_column: str, total: int) -> Threshold:
-    """Measure on images spread evenly over all files."""
+def _make_copies(files: Sequence[ImageFile], encoder: Encoder, image_column: str, total: int) -> Copies:
+    """Copy images spread evenly over all files."""
     views: Preprocess = CopyViews(encoder.preprocess)
-    copies, originals = [], []
+    wanted = np.unique(np.linspace(0, total - 1, min(COPIED, total)).astype(int))
+    features: list[torch.Tensor] = []
+    hashes: list[tuple[int, ...]] = []
     start = 0
-    wanted = np.unique(np.linspace(0, total - 1, min(CALIBRATED_ON, total)).astype(int))
     for file in files:
         rows = [int(row - start) for row in wanted if start <= row < start + file.rows]
         items = read_pieces(file, image_column, rows) if rows else iter(())
-        for piece in encode_views(items, views, encoder=encoder, workers=0, examine=examine):
+        for piece in encode_views(items, views, encoder=encoder, workers=0, examine=examine_copies):
             if piece.facts:
-                copies.append(piece.features[:, 1:])
-                originals += [fact.sha256 for fact in piece.facts]
+                features.append(piece.features)
+                hashes += [fact.phash for fact in piece.facts]
         start += file.rows
-    # Those measured on come first, as calibrate_cosine has it; an image given twice is there twice.
-    place = {digest: row for row, digest in enumerate(known.sha256)}
-    first = [place[digest] for digest in originals]
-    order = [*first, *(row for row in range(len(known.sha256)) if row not in set(first))]
-    ordered = Known(tuple(known.sha256[row] for row in order), known.phash[order], known.features[order])
-    return calibrate_cosine(ordered, torch.cat(copies))
+    if not hashes:
+        raise ValueError(f"none of {len(wanted)} images to classify, spread over all, can be used; check the files")
+    return Copies(torch.cat(features), np.array(hashes, np.uint64))

@@ -18,7 +18,7 @@ from rag_clip.prompts.retrieved import contains_phrase
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store, open_store
 from rag_clip.support.concentrate import Concentrated, Concentration, concentrate
-from rag_clip.support.decontaminate import Contained, Known, Threshold, decontaminate
+from rag_clip.support.decontaminate import Copies, Known, calibrate, decontaminate
 from rag_clip.support.retrieved import Candidates, Query, Search, merge_hits, plan_queries, retrieved_support
 from rag_clip.support_file import check_support_path, write_support
 
@@ -31,7 +31,8 @@ QUERIES_AT_ONCE = 64
 class Containment:
     """How many of the `known` images to classify the candidates hold, and the share; copies by what told them first.
 
-    `threshold` is the cosine from which on images were copies, `recall` the share of known copies that lie there.
+    `threshold` is the cosine from which on images were copies whatever their hash, `recall` the share found of copies
+    that were made to measure on.
     """
 
     known: int
@@ -99,10 +100,10 @@ def retrieve_support(
     held, containment = found, None
     if against:
         with clock.stage("keep out"):
-            known, threshold = read_known(
+            known, copies = read_known(
                 against, encoder=encoder, image_column=image_column, workers=workers, report=report
             )
-            held, containment = _keep_out(found, known, threshold)
+            held, containment = _keep_out(found, known, copies)
     with clock.stage("concentrate"):
         concentrated = concentrate(held, classifier, settings)
     facts = _provenance(encoder, index, search, candidates, settings, concentrated, containment)
@@ -201,8 +202,9 @@ def _look_up(merged: Sequence[Sequence[Hit]], store: Store) -> Candidates:
     )
 
 
-def _keep_out(found: Candidates, known: Known, threshold: Threshold) -> tuple[Candidates, Containment]:
-    contained: Contained = decontaminate(found, known, cosine=threshold.cosine)
+def _keep_out(found: Candidates, known: Known, copies: Copies) -> tuple[Candidates, Containment]:
+    thresholds = calibrate(copies, known, found)
+    contained = decontaminate(found, known, thresholds)
     facts = Containment(
         contained.known,
         contained.images,
@@ -210,8 +212,8 @@ def _keep_out(found: Candidates, known: Known, threshold: Threshold) -> tuple[Ca
         contained.exact,
         contained.perceptual,
         contained.cosine,
-        threshold.cosine,
-        threshold.recall,
+        thresholds.alone,
+        thresholds.recall,
     )
     return found.take(contained.clean), facts
 

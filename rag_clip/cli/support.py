@@ -29,7 +29,7 @@ class Filters:
 
     limit: Annotated[int, Parameter(help="Images per class, at most.")] = 16
     most_noise: Annotated[float, Parameter(help="Highest probability that its caption is wrong.")] = 0.5
-    near_cosine: Annotated[float, Parameter(help="From here on, two images are one.")] = 0.99
+    near_cosine: Annotated[float, Parameter(help="From here on, two images are one.")] = 0.995
     consistent: Annotated[bool, Parameter(help="Drop images that look like another class.")] = True
     least_agreement: Annotated[
         float, Parameter(help="Share of a class's images that must look like it; below, it has none.")
@@ -188,7 +188,7 @@ def _describe(found: Containment) -> str:
     return (
         f"{found.contained} of {found.known} images to classify ({found.rate:.1%}) are among those found: "
         f"{found.exact} copies by their bytes, {found.perceptual} by their hash, {found.cosine} by a cosine from "
-        f"{found.threshold:.4f} on, where {found.recall:.0%} of known copies lie"
+        f"{found.threshold:.4f} on; of copies made to measure on, {found.recall:.0%} are found"
     )
 
 

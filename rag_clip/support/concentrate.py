@@ -3,7 +3,7 @@
 Ours. For the m candidates of class c, best first, with zero-shot logits z(x):
 
     dropped as noise           where noise(x) > 0.5, NLIP's probability that caption and image do not belong together
-    dropped as a near copy     of an earlier image of the class: bits(phash xor phash') <= 8, or f . f' >= 0.99
+    dropped as a near copy     of an earlier image of the class: bits(phash xor phash') <= 8, or f . f' >= 0.995
     dropped as inconsistent    where argmax_j z_j(x) != c
     agreement(c)               the share of the images that were consistent; below 0.3 the class has no image at all,
                                and heads keep to its text
@@ -41,7 +41,7 @@ class Concentration:
 
     limit: int = 16
     most_noise: float = 0.5
-    near_cosine: float = 0.99
+    near_cosine: float = 0.995
     consistent: bool = True
     least_agreement: float = 0.3
     source_share: float = 1.0

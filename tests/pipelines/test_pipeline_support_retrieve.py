@@ -14,6 +14,7 @@ from rag_clip.pipelines.images import index_images
 from rag_clip.pipelines.support.known import read_known
 from rag_clip.pipelines.support.retrieve import retrieve_support
 
+from rag_clip.perceptual import hash_distances
 from rag_clip.support.concentrate import Concentration
 from rag_clip.support_file import read_support
 from rag_clip.testing import check_support
@@ -96,11 +97,13 @@ def test_images_to_classify_and_their_copies_are_kept_out(index: Path, tmp_path:
 def test_what_is_to_be_classified_is_read_with_its_copies_measured(tmp_path: Path):
     images = files_of(["red", "green", "blue"])
     path = write(tmp_path / "test.parquet", [images[0], b"broken", *images], [""] * 5)
-    known, threshold = read_known([path], encoder=ENCODER)
+    known, copies = read_known([path], encoder=ENCODER)
     assert len(known.sha256) == 4
     assert len(set(known.sha256)) == 3
     assert known.features.shape == (4, ENCODER.dim)
-    assert 0.5 < threshold.cosine < 1
+    assert copies.features.shape == (4, 6, ENCODER.dim)
+    assert copies.phash[:, 0].tolist() == known.phash.tolist()
+    assert (hash_distances(copies.phash[0, :1], copies.phash[0]) <= 14).all()
     with pytest.raises(ValueError, match="none of the 1 images to classify can be used"):
         read_known([write(tmp_path / "bad.parquet", [b"x"], [""])], encoder=ENCODER)
 
