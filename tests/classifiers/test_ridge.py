@@ -49,14 +49,15 @@ class Equation:
         noise = self.penalty * np.diag(1 / self.weights[kept])
         return np.exp(self.rate * (queries @ rows.T - 1)) @ np.linalg.solve(kernel + noise, self.residual[kept])
 
-    def left_out_error(self) -> float:
-        """Refit without each image, and sum the weighted squared errors on it."""
+    def left_out_error(self, judges: range | None = None) -> float:
+        """Refit without each image, and sum the weighted squared errors on those that judge."""
         count = len(self.rows)
         found = [
             self.predict(self.rows[row : row + 1], [other for other in range(count) if other != row])[0]
             for row in range(count)
         ]
-        return float((self.weights[:, None] * (self.residual - np.array(found)) ** 2).sum())
+        errors = self.weights[:, None] * (self.residual - np.array(found)) ** 2
+        return float(errors[judges or range(count)].sum())
 
 
 def added(text: ZeroShot, support: Support, bandwidth: float = 1.0, penalty: float = 1.0, **options: str) -> np.ndarray:
@@ -96,6 +97,14 @@ def test_the_settings_are_those_of_refitting_without_each_image():
     }
     chosen = ridge(TEXT, support)
     assert (chosen.bandwidth, chosen.penalty) == min(errors, key=errors.__getitem__)
+
+
+def test_retrieved_images_count_but_do_not_judge():
+    support = replace(random_support(TEXT, [5, 2, 3, 3]), origin=("shot",) * 5 + ("retrieved",) * 8)
+    errors = {each: Equation(TEXT, support, 3.0, each).left_out_error(range(5)) for each in PENALTIES}
+    everything = {each: Equation(TEXT, support, 3.0, each).left_out_error() for each in PENALTIES}
+    best = min(errors, key=errors.__getitem__)
+    assert ridge(TEXT, support, bandwidth=3.0).penalty == best != min(everything, key=everything.__getitem__)
 
 
 def test_a_large_penalty_is_zero_shot_and_a_class_without_images_keeps_its_text():
