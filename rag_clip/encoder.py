@@ -23,6 +23,7 @@ from rag_clip.data import Fingerprint
 from rag_clip.hub import fetch
 from rag_clip.pixels import PixelTransform
 from rag_clip.towers import DTYPES, TwoTowers
+from rag_clip.vision_encoder import VisionEncoder, is_vision, load_vision
 
 CONFIG = "open_clip_config.json"
 MERGES = "bpe.txt.gz"
@@ -48,12 +49,15 @@ class Source:
     quick_gelu: bool = False
 
 
-def load_encoder(spec: str, *, device: str | torch.device | None = None, precision: str | None = None) -> TwoTowers:
+def load_encoder(
+    spec: str, *, device: str | torch.device | None = None, precision: str | None = None
+) -> TwoTowers | VisionEncoder:
     """Load a frozen encoder.
 
     `spec` is `demo`, NAME:PRETRAINED in open_clip's names (`ViT-B-32:openai`), NAME:CHECKPOINT, `hf-hub:OWNER/NAME`,
     `local-dir:FOLDER`, or the path of such a folder or of a checkpoint in it. A folder holds `open_clip_config.json`,
-    a checkpoint, and optionally `bpe.txt.gz`, the merges of its tokenizer.
+    a checkpoint, and optionally `bpe.txt.gz`, the merges of its tokenizer. `timm:...` and `demo:second` are encoders
+    without text (see `vision_encoder.load_vision`).
 
     `device` defaults to CUDA, then MPS, then the CPU; `precision` (fp32, bf16, fp16) to fp16 on CUDA, else fp32.
     Raises EncoderError.
@@ -62,6 +66,12 @@ def load_encoder(spec: str, *, device: str | torch.device | None = None, precisi
     precision = precision or ("fp16" if place.type == "cuda" else "fp32")
     if precision not in DTYPES:
         raise EncoderError(f"precision {precision!r} is unknown; choose one of {', '.join(DTYPES)}")
+    if is_vision(spec):
+        try:
+            with _quiet_root_logger():
+                return load_vision(spec, device=place, precision=precision, dtype=DTYPES[precision])
+        except ValueError as error:
+            raise EncoderError(str(error)) from error
     source = _find(spec)
     try:
         with _quiet_root_logger():

@@ -1,4 +1,4 @@
-"""The image transform up to uint8 pixels: resize and crop as open_clip does, in PIL alone.
+"""The image transform up to uint8 pixels: resize and crop as open_clip and timm do, in PIL alone.
 
 Division by 255, mean and standard deviation follow on the device, in `Encoder.encode_pixels`.
 """
@@ -31,10 +31,13 @@ class PixelTransform:
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return uint8 [height, width, 3]."""
+        return np.array(_crop_or_pad(self.resize(image), (self.width, self.height), self.fill))
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """Return the RGB image resized, before it is cropped or padded."""
         if self.resize_mode == "shortest":
             image = _crop_to_aspect(image.convert("RGB"))
-        resized = _resize(image.convert("RGB"), self._resized(image.width, image.height), self.interpolation)
-        return np.array(_crop_or_pad(resized, (self.width, self.height), self.fill))
+        return _resize(image.convert("RGB"), self._resized(image.width, image.height), self.interpolation)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         if self.resize_mode == "squash":
@@ -45,6 +48,19 @@ class PixelTransform:
         ratios = (height / self.height, width / self.width)
         ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
         return max(1, round(width / ratio)), max(1, round(height / ratio))
+
+
+@dataclass(frozen=True, slots=True)
+class CentreCrop:
+    """Resizes as `resized` does, and crops or pads the centre of that to uint8 [height, width, 3], as timm does."""
+
+    resized: PixelTransform
+    height: int
+    width: int
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Return uint8 [height, width, 3]."""
+        return np.array(_crop_or_pad(self.resized.resize(image), (self.width, self.height), self.resized.fill))
 
 
 def _resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:

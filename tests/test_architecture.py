@@ -15,7 +15,7 @@ LAYERS: tuple[set[str], ...] = (
     {"", "index", "data", "atomic"},
     {"protocols", "progress"},
     {"decode", "labels", "perceptual", "pixels", "text_tower", "hub", "knowledge", "train"},
-    {"towers", "distinguish", "learned_prompts"},
+    {"towers", "distinguish", "learned_prompts", "vision_encoder"},
     METHODS | {"encoder", "store", "weights", "prompt_file", "support_file", "features", "demo"},
     {"retrieval"},
     {"recipe"},
