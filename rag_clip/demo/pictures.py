@@ -43,7 +43,7 @@ def write_pictures(path: str | Path, *, per_concept: int = 24) -> int:
     """Write the photographs and captions as a Parquet file for `index_images`; return how many."""
     captions = named_captions(per_concept)
     textures = torch.from_numpy(np.stack([draw_design(concept.design) for concept in concepts()])).permute(0, 3, 1, 2)
-    shown = torch.from_numpy(_shown(captions))
+    shown = torch.from_numpy(shown_concepts(captions))
     images: list[bytes] = []
     for place, start in enumerate(range(0, len(shown), AT_ONCE)):
         seen = photograph(textures[shown[start : start + AT_ONCE]], seed=PICTURE_SEED + place)
@@ -53,7 +53,7 @@ def write_pictures(path: str | Path, *, per_concept: int = 24) -> int:
     return len(images)
 
 
-def _shown(captions: pl.DataFrame) -> np.ndarray:
+def shown_concepts(captions: pl.DataFrame) -> np.ndarray:
     """Return the concept that each photograph shows: the caption's, another where the caption is wrong."""
     rows = {concept.name: row for row, concept in enumerate(concepts())}
     shown = np.array([rows[name] for name in captions["concept"]])

@@ -1,0 +1,94 @@
+"""`rag-clip support` as its users meet it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rag_clip.pipelines.images import index_images
+
+from rag_clip.cli.support import support_app
+from rag_clip.data import LabelSet
+from rag_clip.demo.concepts import concepts
+from rag_clip.demo.make import photographs
+from rag_clip.encoder import load_encoder
+from rag_clip.labels import write_labels
+from rag_clip.prompt_file import write_prompts
+from rag_clip.prompts.templates import template_prompts
+from rag_clip.support_file import read_support
+
+HEAD = [row for row, concept in enumerate(concepts()) if concept.band == "head"][:3]
+NAMES = [concepts()[row].name for row in HEAD]
+
+
+def support(*arguments: object, folder: Path) -> tuple[int, str, str]:
+    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        code = support_app([*map(str, arguments)], result_action="return_value")
+    return int(code), out.getvalue(), errors.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photographs of each of three names, as labelled images and as an index; and labels and prompts."""
+    folder = tmp_path_factory.mktemp("support")
+    drawn = photographs(11, 2)
+    images = [drawn[row + offset] for offset in (0, len(concepts())) for row in HEAD]
+    captions = [f"a photo of {name}" for name in NAMES * 2]
+    pq.write_table(pa.table({"image": images, "caption": captions, "label": NAMES * 2}), folder / "images.parquet")
+    index_images(
+        [folder / "images.parquet"], index=str(folder / "index"), encoder=load_encoder("demo"), workers=0, noise=False
+    )
+    labels = LabelSet((*NAMES, "no such thing"))
+    write_labels(labels, folder / "labels.json")
+    write_prompts(template_prompts(labels), folder / "prompts.parquet")
+    return folder
+
+
+def test_shots_are_drawn_validated_by_others_and_merged(folder: Path) -> None:
+    options = ("--labels", "labels.json", "--model", "demo", "-k", 1, "-o", "a.parquet", "--validation", "v.parquet")
+    code, out, _ = support("shots", "images.parquet", *options, folder=folder)
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            "a.parquet: 3 images of 3 classes",
+            "v.parquet: 3 images to validate",
+            "  no image: 1 classes (no such thing)",
+        ],
+    )
+    _, out, _ = support("shots", "images.parquet", *options, folder=folder)
+    assert out.startswith("a.parquet: 3 images of 3 classes, made before and still right\n")
+    code, out, _ = support("merge", "a.parquet", "a.parquet", "-o", "m.parquet", "--json", folder=folder)
+    facts = json.loads(out)
+    assert (code, facts["images"], facts["repeated"]) == (0, 3, 3)
+    assert read_support(folder / "m.parquet").references == read_support(folder / "a.parquet").references
+
+
+def test_images_are_found_and_those_to_classify_kept_out(folder: Path) -> None:
+    options = ("--index", "index", "--model", "demo", "--search", "captions", "--limit", 1, "--near-cosine", 1)
+    code, out, _ = support("retrieve", "prompts.parquet", *options, "-o", "r.parquet", folder=folder)
+    assert code == 0
+    assert out.splitlines()[0] == "r.parquet: 3 images of 3 classes, of 6 found"
+    assert "  no image: 1 classes (no such thing)" in out.splitlines()
+    assert read_support(folder / "r.parquet").origin == ("retrieved",) * 3
+    table = pq.read_table(folder / "images.parquet").slice(0, 3)
+    pq.write_table(table, folder / "test.parquet")
+    against = ("--against", "test.parquet", "--no-consistent", "-o", "s.parquet", "--json")
+    code, out, _ = support("retrieve", "prompts.parquet", *options, *against, folder=folder)
+    containment = json.loads(out)["containment"]
+    assert (containment["exact"], containment["contained"], containment["rate"]) == (3, 3, 1.0)
+
+
+def test_what_cannot_be_done_is_said_in_one_line(folder: Path) -> None:
+    code, _, errors = support("merge", "absent.parquet", "-o", "m.parquet", folder=folder)
+    assert (code, errors) == (
+        1,
+        "rag-clip: there is no support file absent.parquet; write one with `rag-clip support`\n",
+    )
+    options = ("--index", "index", "--model", "demo", "-o", "x.parquet", "--limit", 0)
+    code, _, errors = support("retrieve", "prompts.parquet", *options, folder=folder)
+    assert (code, errors.splitlines()[-1]) == (1, "rag-clip: the limit is 0 images per class; take at least 1")
