@@ -24,6 +24,7 @@ from rag_clip.data import Features, Support, Validation
 
 JUDGED_AT_MOST = 2000
 TIED_AT_MOST = 500
+FAR = 1e30  # beyond any weight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,11 +92,12 @@ def choose(
 ) -> Choice:
     """Return the best setting of the grid; values ascend. `text` [n, m] are affinities through text, for gamma."""
     factor = scale / 100
-    base, cosines = judged.logits / factor, cache.cosines(judged.features)
+    base = judged.logits / factor
+    gaps = cache.cosines(judged.features) - 1
     line = None if text is None else cache.count(text * judged.allowed, judged.share)
 
     def votes(beta: float) -> torch.Tensor:
-        return cache.count(torch.exp(-beta * (1 - cosines)) * judged.allowed, judged.share)
+        return cache.count((beta * gaps).exp_().mul_(judged.allowed), judged.share)
 
     def right(votes: torch.Tensor) -> torch.Tensor:  # [alphas, gammas]
         if line is None:
@@ -125,14 +127,15 @@ def count_right(
     The target is ahead of another class by lead + weight * gain, which holds on one side of the weight -lead / gain.
     """
     grid = torch.tensor(weights, dtype=base.dtype, device=base.device)
-    lead = base.gather(1, targets[:, None]) - base
-    gain = direction.gather(1, targets[:, None]) - direction
-    crossing = -lead / gain
-    low = torch.where(gain > 0, crossing, -torch.inf).amax(1)
-    high = torch.where(gain < 0, crossing, torch.inf).amin(1)
-    beaten = ((gain == 0) & (lead < 0)).any(1)
+    own = targets[:, None]
+    lead = (base.gather(1, own) - base).scatter_(1, own, torch.inf)
+    gain = direction.gather(1, own) - direction
+    crossing = (-lead / gain).nan_to_num_(nan=-FAR).clamp_(-FAR, FAR)  # 0 / 0 is a class that is never ahead
+    # sums push what does not bind out of reach: torch.where takes ten times as long on masks without order
+    side = torch.full_like(gain, FAR).copysign_(gain)
+    low, high = (crossing + (side - FAR)).amax(1), (crossing + (side + FAR)).amin(1)
     start, stop = torch.searchsorted(grid, low), torch.searchsorted(grid, high, right=True)
-    some = (start < stop) & ~beaten
+    some = start < stop
     length = len(weights) + 1
     changes = torch.bincount(start[some], minlength=length) - torch.bincount(stop[some], minlength=length)
     return changes.cumsum(0)[:-1]
