@@ -51,11 +51,13 @@ class TwoTowers:
         rows = [places.setdefault(text, len(places)) for text in texts]
         return self._embed(self.tokenizer(list(places)))[rows]
 
-    def encode_tokens(self, tokens: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    def encode_tokens(self, tokens: torch.Tensor, vectors: torch.Tensor | None = None) -> torch.Tensor:
         """Embed token ids int64 [t, context] as `encode_text` does, with ids below zero for learned vectors [r, e].
 
-        Id -1 - k stands for row k of `vectors`. Gradients reach `vectors`; the tower stays as it is.
+        Id -1 - k stands for row k of `vectors`. Gradients reach `vectors`, and weights that are not frozen.
         """
+        if vectors is None:
+            return self._embed(tokens)
         with learned_tokens(self.model, vectors):
             return self._embed(tokens)
 
@@ -72,12 +74,12 @@ class TwoTowers:
         whole = [self.model.encode_text(part.to(self.device)) for part in torch.split(tokens, WHOLE_CONTEXT_BATCH)]
         return _unit(torch.cat(whole))
 
-    @torch.no_grad()
     def encode_pixels(self, pixels: torch.Tensor, *, patches: bool = False) -> Features:
         """Embed uint8 pixels [n, 3, height, width] in one batch as Features on `device`.
 
-        Patch features are the patch tokens after the last block, taken to the joint space as the class token is.
-        Raises ValueError where the image tower has none.
+        Gradients reach weights that are not frozen; those of a loaded encoder are. Patch features are the patch tokens
+        after the last block, taken to the joint space as the class token is. Raises ValueError where the image tower
+        has none.
         """
         mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
         values = (pixels.to(self.device).float() / 255).sub(mean).div(std).to(DTYPES[self.fingerprint.precision])

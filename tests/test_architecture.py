@@ -16,7 +16,7 @@ LAYERS: tuple[set[str], ...] = (
     {"protocols", "progress"},
     {"decode", "labels", "perceptual", "pixels", "text_tower", "hub", "knowledge", "train"},
     {"towers", "distinguish", "learned_prompts", "vision_encoder"},
-    METHODS | {"encoder", "store", "weights", "prompt_file", "support_file", "features", "demo"},
+    METHODS | {"encoder", "store", "weights", "prompt_file", "support_file", "features", "continue_training", "demo"},
     {"retrieval"},
     {"recipe"},
     {"naming"},

@@ -1,0 +1,157 @@
+"""BALLAD, phase B: a matrix on image features, learned with classes drawn equally often, for long-tailed classes.
+
+    f' = share A f + (1 - share) f        logits = scale normalise(f') W + bias
+
+Ma et al., 2021 (arXiv 2111.14745); phase A is `continue_training`. The sampler goes round the classes, four images at a
+time. Defaults are those for ImageNet-LT: share 0.2, SGD 0.2, momentum 0.9, weight decay 5e-4, batches of 512, 10 epochs
+(here 100 steps at least), a cosine (here per step). The direction of f' does not depend on the length of f, so unit
+features serve. A starts at the identity, so that the untrained head is zero-shot; the authors' random start is
+`start="random"`. A class without images keeps its text logit, and is left out of the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+from rag_clip.classifiers.cache import wide
+from rag_clip.classifiers.evidence import Evidence, gather_evidence, hold_out
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.progress import Report, silent
+from rag_clip.train import Sampler, Schedule, fit
+
+SHARE = 0.2
+IMAGES_PER_CLASS = 4
+LEAST_STEPS = 100  # ten epochs are 2,260 steps of ImageNet-LT, but ten of a small support set
+PHASE_B = Schedule(10, 512, 0.2, "sgd", weight_decay=5e-4)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ballad:
+    """The text classifier and the adapter [d, d] of image features; classes outside `held` bool [c] keep their text."""
+
+    zero_shot: ZeroShot
+    adapter: torch.Tensor
+    share: float
+    held: torch.Tensor
+
+    @property
+    def labels(self) -> LabelSet:
+        """The c classes."""
+        return self.zero_shot.labels
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least."""
+        pooled = wide(features.pooled)
+        logits = self.zero_shot(Features(adapt(pooled, self.adapter.to(pooled), share=self.share)))
+        if not bool(self.held.all()):
+            logits = torch.where(self.held.to(logits.device), logits, self.zero_shot(Features(pooled)))
+        return logits.to(features.pooled.dtype)
+
+
+def ballad(
+    zero_shot: ZeroShot,
+    support: Support,
+    *,
+    share: float = SHARE,
+    start: Literal["identity", "random"] = "identity",
+    schedule: Schedule | None = None,
+    validation: Validation | None = None,
+    report: Report = silent,
+) -> Ballad:
+    """Learn the adapter of phase B on support images; with validation the best epoch is kept.
+
+    Soft targets are learned as they are and drawn as their greatest class; an image counts by its relevance. Raises
+    ValueError where support or validation do not fit the classifier, and for a share outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the adapter's share is {share}; it must lie in [0, 1]")
+    evidence, schedule = gather_evidence(zero_shot, support), schedule or adapter_schedule(support)
+    adapter = _start(evidence, start, schedule.seed).requires_grad_()
+    if bool(evidence.present.any()):
+        training = Ballad(zero_shot, adapter, share, evidence.present)
+        held = None if validation is None else hold_out(zero_shot, validation, evidence.present)
+        references = [name for name, trust in zip(support.references, support.relevance.tolist(), strict=True) if trust]
+        fit(
+            [adapter],
+            _adapter_loss(training, evidence),
+            rows=len(evidence.images),
+            schedule=schedule,
+            sampler=class_aware(_classes(evidence, zero_shot.labels), references),
+            validate=None if held is None else lambda: _accuracy(training, held.images, held.targets),
+            report=report,
+        )
+    return Ballad(zero_shot, adapter.detach().float(), share, evidence.present)
+
+
+def adapter_schedule(support: Support) -> Schedule:
+    """Return the authors' schedule of phase B, with more epochs where theirs would be under 100 steps."""
+    steps = math.ceil(len(support) / PHASE_B.batch_size)
+    return replace(PHASE_B, epochs=max(PHASE_B.epochs, math.ceil(LEAST_STEPS / steps)))
+
+
+def adapt(features: torch.Tensor, adapter: torch.Tensor, *, share: float) -> torch.Tensor:
+    """Return f' [n, d] of features [n, d] through the adapter [d, d], as unit rows."""
+    return functional.normalize(share * features @ adapter.T + (1 - share) * features, dim=-1)
+
+
+def class_aware(classes: Sequence[str], references: Sequence[str]) -> Sampler:
+    """Return a sampler that goes round the classes in random order, with four images of each, itself in random order.
+
+    `classes` and `references` [m] name the class and the image of each row; draws follow from them and the generator,
+    so that the order of rows and classes makes no difference. An epoch has as many images as there are rows.
+    """
+    members: dict[str, list[int]] = {}
+    for name, _, row in sorted(zip(classes, references, range(len(classes)), strict=True)):
+        members.setdefault(name, []).append(row)
+
+    def draw(rows: int, generator: torch.Generator) -> torch.Tensor:
+        queues = [_endless(group, generator) for group in members.values()]
+        turns = _endless(range(len(queues)), generator)
+        chosen = (row for turn in turns for row in islice(queues[turn], IMAGES_PER_CLASS))
+        return torch.tensor(list(islice(chosen, rows)))
+
+    return draw
+
+
+def _endless(values: Sequence[int], generator: torch.Generator) -> Iterator[int]:
+    while True:
+        for place in torch.randperm(len(values), generator=generator).tolist():
+            yield values[place]
+
+
+def _classes(evidence: Evidence, labels: LabelSet) -> list[str]:
+    return [labels.names[row] for row in evidence.shares.argmax(1).tolist()]
+
+
+def _start(evidence: Evidence, start: str, seed: int) -> torch.Tensor:
+    width = evidence.images.shape[1]
+    if start == "identity":
+        return torch.eye(width).to(evidence.images)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = 2 * torch.rand(width, width, generator=generator) - 1
+    return torch.mul(drawn, width**-0.5).to(evidence.images)
+
+
+def _adapter_loss(training: Ballad, evidence: Evidence) -> Callable[[torch.Tensor], torch.Tensor]:
+    shares, relevance = evidence.shares[:, evidence.present], evidence.shares.sum(1)
+
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.to(relevance.device)
+        logits = training(Features(evidence.images[rows]))[:, evidence.present]
+        losses = functional.cross_entropy(logits, shares[rows] / relevance[rows, None], reduction="none")
+        mean: torch.Tensor = (relevance[rows] * losses).sum() / relevance[rows].sum()
+        return mean
+
+    return loss
+
+
+def _accuracy(classifier: Ballad, images: torch.Tensor, targets: torch.Tensor) -> float:
+    return float((classifier(Features(images)).argmax(1) == targets.argmax(1)).float().mean())
