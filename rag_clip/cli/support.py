@@ -30,7 +30,10 @@ class Filters:
     limit: Annotated[int, Parameter(help="Images per class, at most.")] = 16
     most_noise: Annotated[float, Parameter(help="Highest probability that its caption is wrong.")] = 0.5
     near_cosine: Annotated[float, Parameter(help="From here on, two images are one.")] = 0.995
-    consistent: Annotated[bool, Parameter(help="Drop images that look like another class.")] = True
+    judge: Annotated[
+        Literal["text", "images", "nothing"],
+        Parameter(help="What an image must look like its class by: the class's text, or the other images found."),
+    ] = "text"
     least_agreement: Annotated[
         float, Parameter(help="Share of a class's images that must look like it; below, it has none.")
     ] = 0.3

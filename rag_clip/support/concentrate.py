@@ -4,11 +4,12 @@ Ours. For the m candidates of class c, best first, with zero-shot logits z(x):
 
     dropped as noise           where noise(x) > 0.5, NLIP's probability that caption and image do not belong together
     dropped as a near copy     of an earlier image of the class: bits(phash xor phash') <= 8, or f . f' >= 0.995
-    dropped as inconsistent    where argmax_j z_j(x) != c
+    dropped as inconsistent    where argmax_j z_j(x) != c; or, judged by images, argmax_j f . m_j != c, m_j the mean of
+                               the candidates of class j, for j = c without x itself
     agreement(c)               the share of the images that were consistent; below 0.3 the class has no image at all,
                                and heads keep to its text
     dropped over a source      beyond ceil(share * limit) images of one source, and beyond the limit
-    dropped as two classes'    where a near copy stays for another class in which it has a higher z
+    dropped as two classes'    where a near copy stays for another class that it fits better
 
 0.3 is measured on nothing but sense: where fewer than a third of the images found for a name look like it, either the
 name finds other things, or its text cannot tell.
@@ -20,9 +21,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features
@@ -30,25 +33,29 @@ from rag_clip.support.decontaminate import NEAR_BITS, PAIRS_AT_ONCE, near_hashes
 from rag_clip.support.retrieved import Candidates, first_of_each
 
 ROWS_AT_ONCE = 4096
+Judge = Literal["text", "images", "nothing"]
 
 
 @dataclass(frozen=True, slots=True)
 class Concentration:
     """What may stay: see the top of this file. `source_share` 1 caps no source; `least_agreement` 0 drops no class.
 
-    With `consistent` False no image is dropped for looking like another class. Raises ValueError out of range.
+    `judge` says by what an image must look like its class: the `text` of the classes; the other `images` found, for
+    names that captions know and the encoder does not; or `nothing`. Raises ValueError out of range.
     """
 
     limit: int = 16
     most_noise: float = 0.5
     near_cosine: float = 0.995
-    consistent: bool = True
+    judge: Judge = "text"
     least_agreement: float = 0.3
     source_share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.limit < 1:
             raise ValueError(f"the limit is {self.limit} images per class; take at least 1")
+        if self.judge not in get_args(Judge):
+            raise ValueError(f"unknown judge {self.judge!r}; known are {', '.join(get_args(Judge))}")
         for name in ("most_noise", "near_cosine", "least_agreement", "source_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a number from 0 to 1")
@@ -77,7 +84,6 @@ def concentrate(candidates: Candidates, classifier: ZeroShot, settings: Concentr
     width = classifier.weights.shape[1]
     if candidates.features.shape[1] != width:
         raise ValueError(f"images have {candidates.features.shape[1]} numbers, the classifier {width}; use one encoder")
-    own, best = _judge(candidates, classifier)
     names = classifier.labels.names
     dropped: Counter[str] = Counter()
     rows = np.arange(len(candidates))
@@ -89,9 +95,11 @@ def concentrate(candidates: Candidates, classifier: ZeroShot, settings: Concentr
 
     keep(~(candidates.noise > settings.most_noise), "the caption is probably wrong")
     keep(_different(candidates.take(rows), settings.near_cosine), "near copy of an image of the class")
+    own, best = np.zeros(len(candidates)), candidates.classes.copy()
+    own[rows], best[rows] = _judge(candidates.take(rows), classifier, settings.judge)
     agreement: dict[str, float] = {}
     fallen_back: tuple[str, ...] = ()
-    if settings.consistent:
+    if settings.judge != "nothing":
         agrees = best[rows] == candidates.classes[rows]
         rates = _rates(candidates.classes[rows], agrees, len(names))
         agreement = {name: float(rate) for name, rate in zip(names, rates, strict=True) if not math.isnan(rate)}
@@ -109,15 +117,26 @@ def concentrate(candidates: Candidates, classifier: ZeroShot, settings: Concentr
 
 
 @torch.no_grad()
-def _judge(candidates: Candidates, classifier: ZeroShot) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logit of each candidate for its class, and the class of its highest logit."""
+def _judge(candidates: Candidates, classifier: ZeroShot, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
+    """Return how well each candidate fits its class, and the class that it fits best."""
     classes = torch.from_numpy(candidates.classes)
+    features = candidates.features.to(classifier.weights.device)
+    sums = torch.zeros_like(classifier.weights).index_add_(0, classes.to(features.device), features)
     own, best = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
     for start in range(0, len(candidates), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        logits = classifier(Features(candidates.features[rows].to(classifier.weights.device))).cpu()
-        own.append(logits.gather(1, classes[rows, None])[:, 0])
-        best.append(logits.argmax(1))
+        held = features[start : start + ROWS_AT_ONCE]
+        column = classes[start : start + ROWS_AT_ONCE, None]
+        if judge == "images":
+            fits = (held @ normalize(sums, dim=1).T).cpu()
+            others = sums[column[:, 0].to(sums.device)] - held
+            without = (held * normalize(others, dim=1)).sum(1).cpu()
+            # The only image of its class has nothing to be compared with, and stays.
+            alone = torch.linalg.vector_norm(others, dim=1).cpu() < 1e-4
+            fits.scatter_(1, column, torch.where(alone, 1.0, without)[:, None])
+        else:
+            fits = classifier(Features(held)).cpu()
+        own.append(fits.gather(1, column)[:, 0])
+        best.append(fits.argmax(1))
     return torch.cat(own).numpy(), torch.cat(best).numpy()
 
 

@@ -77,7 +77,7 @@ def test_images_are_found_and_those_to_classify_kept_out(folder: Path) -> None:
     assert read_support(folder / "r.parquet").origin == ("retrieved",) * 3
     table = pq.read_table(folder / "images.parquet").slice(0, 3)
     pq.write_table(table, folder / "test.parquet")
-    against = ("--against", "test.parquet", "--no-consistent", "-o", "s.parquet", "--json")
+    against = ("--against", "test.parquet", "--judge", "nothing", "-o", "s.parquet", "--json")
     code, out, _ = support("retrieve", "prompts.parquet", *options, *against, folder=folder)
     containment = json.loads(out)["containment"]
     assert (containment["exact"], containment["contained"], containment["rate"]) == (3, 3, 1.0)

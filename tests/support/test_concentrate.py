@@ -10,7 +10,7 @@ from rag_clip.data import LabelSet
 from rag_clip.support.concentrate import Concentration, concentrate
 
 CLASSIFIER = ZeroShot(LabelSet(("red", "blue")), torch.eye(6)[:2], scale=10)
-LOOSE = Concentration(consistent=False)
+LOOSE = Concentration(judge="nothing")
 RED, BLUE = [1.0, 0, 0, 0, 0, 0], [0, 1.0, 0, 0, 0, 0]
 
 
@@ -37,6 +37,19 @@ def test_a_class_whose_images_hardly_look_like_it_keeps_to_its_text():
     kept = concentrate(found, CLASSIFIER, Concentration(least_agreement=0))
     assert (kept.rows.tolist(), kept.dropped) == ([0, 4], {"looks like another class": 3})
     assert concentrate(found, CLASSIFIER, LOOSE).rows.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_images_may_be_judged_by_one_another_where_the_text_knows_nothing():
+    first, second = [0, 0, 2.0, 0, 0, 0], [0, 0, 0, 2.0, 0, 0]
+    rows = torch.tensor([first, first, second, first, second, second, first])
+    rows = rows + 0.3 * torch.randn(7, 6, generator=torch.Generator().manual_seed(1))
+    found = candidates([0, 0, 0, 0, 1, 1, 1], rows)
+    assert concentrate(found, CLASSIFIER).rows.tolist() != [0, 1, 3, 4, 5]
+    done = concentrate(found, CLASSIFIER, Concentration(judge="images"))
+    assert (done.rows.tolist(), done.dropped) == ([0, 1, 3, 4, 5], {"looks like another class": 2})
+    assert done.agreement == {"red": 0.75, "blue": pytest.approx(2 / 3)}
+    alone = concentrate(found.take(np.array([0, 4])), CLASSIFIER, Concentration(judge="images"))
+    assert alone.rows.tolist() == [0, 1]
 
 
 def test_noise_near_copies_and_the_limit_are_counted_apart():
@@ -81,6 +94,7 @@ def test_no_candidates_are_no_rows():
         ({"limit": 0}, "the limit is 0"),
         ({"most_noise": 1.5}, "most_noise is 1.5; give a number from 0 to 1"),
         ({"source_share": -1}, "source_share is -1"),
+        ({"judge": "me"}, "unknown judge 'me'; known are text, images, nothing"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str):
