@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.demo.concepts import BANDS, concepts
-from rag_clip.enhance import enhance
+from rag_clip.enhance import control_prompts, enhance
 from rag_clip.labels import read_labels
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.prompt_file import write_prompts
@@ -112,12 +112,13 @@ def write_bundled(out: Path) -> None:
 def _enhance(labels: LabelSet, index: Path, encoder: Encoder, report: Report) -> dict[str, Prompts]:
     with open_store(index, encoder=encoder.fingerprint) as store:
         ask = partial(enhance, labels, encoder=encoder, store=store, report=report)
+        found = ask()
         return {
             "templates": ask(recipe=load_recipe("templates")),
             "repe": ask(recipe=load_recipe("repe")),
-            "retrieved": ask(),
-            "random": ask(control="random"),
-            "waffle": ask(control="waffle"),
+            "retrieved": found,
+            "random": control_prompts(found, "random", store=store),
+            "waffle": control_prompts(found, "waffle"),
         }
 
 

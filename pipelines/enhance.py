@@ -12,7 +12,7 @@ from typing import Any
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.distinguish import Distinguishability, Separation, distinguishability, separation
-from rag_clip.enhance import Control, enhance
+from rag_clip.enhance import Control, control_prompts, enhance
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.prompt_file import check_prompts_path, write_prompts
 from rag_clip.prompts.templates import template_prompts
@@ -75,13 +75,14 @@ def enhance_labels(
     check_prompts_path(output)
     with ExitStack() as stack:
         store = stack.enter_context(open_store(index)) if index else None
-        ask = partial(enhance, labels, encoder=encoder, recipe=recipe, store=store, seed=seed, report=report)
-        prompts = ask(control=control, clock=clock)
+        found = enhance(labels, encoder=encoder, recipe=recipe, store=store, clock=clock, report=report)
+        controlled = partial(control_prompts, found, store=store, seed=seed)
+        prompts = controlled(control) if control else found
         plain = template_prompts(labels, templates=recipe.templates.choose())
         sets = {"templates": plain, prompts.provenance["method"]: prompts}
         if labelled and (recipe.retrieved or recipe.described):
-            others = CONTROLS if store else ("waffle",)
-            sets |= {other: ask(control=other) for other in others if other != control}
+            sets[recipe.name] = found
+            sets |= {other: controlled(other) for other in CONTROLS if store or other == "waffle"}
     write_prompts(prompts, output)
     with clock.stage("encode texts"):
         classifiers = dict(zip(sets, zero_shots(list(sets.values()), encoder, report=report), strict=True))

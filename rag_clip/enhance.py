@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
-from rag_clip.data import Hit, LabelSet, Prompts
+from rag_clip.data import LabelSet, Prompts
 from rag_clip.knowledge.names import NameMatch
 from rag_clip.knowledge.sentences import Sentences, read_sentences
 from rag_clip.naming import name_classes
@@ -59,18 +59,32 @@ def enhance(
     _check_needs(recipe, store, control)
     found = _find_texts(labels, recipe, encoder, store, clock, report)
     prompts = mix(found.anchors, *found.contexts)
-    if control:
-        with clock.stage("sample"):
-            prompts = _controlled(prompts, control, store, seed)
     facts = {
         "encoder": asdict(encoder.fingerprint),
-        "method": control or recipe.name,
-        "settings": {**recipe.document(), **({"seed": seed} if control else {})},
+        "method": recipe.name,
+        "settings": recipe.document(),
         "index": store.location if store and recipe.needs_index else "",
         "without_captions": found.without_captions,
         "notes": list(found.notes),
     }
-    return replace(prompts, provenance=facts)
+    prompts = replace(prompts, provenance=facts)
+    if control:
+        with clock.stage("sample"):
+            prompts = control_prompts(prompts, control, store=store, seed=seed)
+    return prompts
+
+
+def control_prompts(prompts: Prompts, control: Control, *, store: Store | None = None, seed: int = 0) -> Prompts:
+    """Put random captions of the store, or random words, in the place of the texts that are mixed in.
+
+    Raises ValueError for an unknown control, and for random captions without a store.
+    """
+    _check_control(control, store)
+    if control == "waffle" or store is None:
+        return waffle_prompts(prompts, seed=seed)
+    needed = sum(text.role == "context" for group in prompts.texts for text in group)
+    captions = store.sample(min(needed, LARGEST_SAMPLE, store.count()), seed) if needed else []
+    return random_prompts(prompts, captions, seed=seed)
 
 
 def _find_texts(
@@ -98,7 +112,11 @@ def _find_texts(
         )
         alone = [name for name, texts in zip(labels.names, captions, strict=True) if not texts]
         contexts.append(captions)
-        notes += [f"no caption was found for {_some(alone)}; templates keep their weight"] if alone else []
+        notes += (
+            [f"no caption was found, or none to trust, for {_some(alone)}; templates keep their weight"]
+            if alone
+            else []
+        )
     if recipe.described:
         with clock.stage("read descriptions"):
             files = [read_sentences(path) for path in recipe.described.files]
@@ -110,28 +128,25 @@ def _find_texts(
     return _Found(anchors, tuple(contexts), tuple(notes), len(alone))
 
 
-def _check_needs(recipe: Recipe, store: Store | None, control: Control | None) -> None:
-    if control is not None and control not in get_args(Control):
+def _check_control(control: Control, store: Store | None) -> None:
+    if control not in get_args(Control):
         raise ValueError(f"unknown control {control!r}; known are {', '.join(get_args(Control))}")
-    if store is None and (recipe.needs_index or control == "random"):
-        what = f"recipe {recipe.name!r}" if recipe.needs_index else "the random control"
-        raise ValueError(f"{what} looks for captions and needs an index; give one, or use recipe 'templates'")
+    if control == "random" and store is None:
+        raise ValueError("the random control looks for captions and needs an index; give one, or use 'waffle'")
+
+
+def _check_needs(recipe: Recipe, store: Store | None, control: Control | None) -> None:
+    if store is None and recipe.needs_index:
+        raise ValueError(
+            f"recipe {recipe.name!r} looks for captions and needs an index; give one, or use recipe 'templates'"
+        )
+    if control:
+        _check_control(control, store)
     if control and not (recipe.retrieved or recipe.described):
         raise ValueError(
             f"recipe {recipe.name!r} mixes no texts into its templates, so there is nothing to control; "
             "give one with captions or descriptions"
         )
-
-
-def _controlled(prompts: Prompts, control: Control, store: Store | None, seed: int) -> Prompts:
-    if control == "waffle" or store is None:
-        return waffle_prompts(prompts, seed=seed)
-    return random_prompts(prompts, _sample(prompts, store, seed), seed=seed)
-
-
-def _sample(prompts: Prompts, store: Store, seed: int) -> list[Hit]:
-    needed = sum(text.role == "context" for group in prompts.texts for text in group)
-    return store.sample(min(needed, LARGEST_SAMPLE, store.count()), seed) if needed else []
 
 
 def _unmatched(file: Sentences, match: NameMatch) -> Iterator[str]:

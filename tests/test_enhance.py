@@ -68,7 +68,7 @@ def test_each_class_gets_the_captions_that_name_it(store: Store, search: str):
         "settings": by_captions(search=search).document(),
         "index": store.location,
         "without_captions": 1,
-        "notes": ["no caption was found for 'quux'; templates keep their weight"],
+        "notes": ["no caption was found, or none to trust, for 'quux'; templates keep their weight"],
     }
     assert prompts.provenance["settings"]["retrieved"]["search"] == search
 

@@ -112,7 +112,10 @@ def test_two_machines_embed_and_one_loads_checks_and_copies(folder: Path) -> Non
 
 
 def test_the_three_verbs_classify_images_and_report_the_broken_one(folder: Path) -> None:
-    made = run("enhance", "labels.txt", "--index", "index", "--model", "demo", "-o", "prompts.parquet", folder=folder)
+    made = run(
+        "enhance", "labels.txt", "--index", "index", "--model", "demo", "--recipe", "repe", "-o", "prompts.parquet",
+        folder=folder,
+    )  # fmt: skip
     assert made.returncode == 0
     assert made.stdout.startswith(
         "prompts.parquet: 4 classes, 8 texts, 4 of them mixed in; 0 classes without captions\n"
@@ -148,7 +151,7 @@ def test_prompts_can_be_edited_as_json(folder: Path) -> None:
 
 
 def test_the_random_control_has_as_many_captions(folder: Path) -> None:
-    options = ["--index", "index", "--model", "demo", "--control", "random", "--json"]
+    options = ["--index", "index", "--model", "demo", "--recipe", "repe", "--control", "random", "--json"]
     facts = json.loads(run("enhance", "labels.txt", *options, "-o", "random.parquet", folder=folder).stdout)
     assert (facts["captions"], facts["provenance"]["method"]) == (4, "random")
 
@@ -156,15 +159,25 @@ def test_the_random_control_has_as_many_captions(folder: Path) -> None:
 def test_prompts_are_scored_beside_their_controls_on_labelled_images(folder: Path) -> None:
     pictures = pl.read_parquet(folder / "images.parquet").head(4).with_columns(name=pl.Series(NAMES))
     pictures.write_parquet(folder / "labelled.parquet")
-    options = ["--index", "index", "--model", "demo", "--compare", "labelled.parquet", "--label-column", "name"]
+    options = ["--index", "index", "--model", "demo", "--recipe", "repe", "--compare", "labelled.parquet"]
+    options += ["--label-column", "name"]
     made = run("enhance", "labels.txt", *options, "-o", "compared.parquet", folder=folder)
     assert made.returncode == 0
     table = made.stdout[made.stdout.index("top-1, %") :].splitlines()
-    assert [line.split()[0] for line in table[1:5]] == ["templates", "default", "random", "waffle"]
+    assert [line.split()[0] for line in table[1:5]] == ["templates", "repe", "random", "waffle"]
     facts = json.loads(run("enhance", "labels.txt", *options, "-o", "compared.parquet", "--json", folder=folder).stdout)
     assert all(score["images"] in (0, 25, 50, 75, 100) for score in facts["compared"].values())
     wrong = run("enhance", "labels.txt", *options[:-1], "number", "-o", "compared.parquet", folder=folder)
     assert (wrong.returncode, "4 labels of column 'number' are not in the label set" in wrong.stderr) == (1, True)
+
+
+def test_the_default_recipe_trusts_no_lone_caption(folder: Path) -> None:
+    options = ["--index", "index", "--model", "demo", "-o", "default.parquet"]
+    made = run("enhance", "labels.txt", *options, folder=folder)
+    assert made.returncode == 0
+    assert f"no caption was found, or none to trust, for {', '.join(map(repr, NAMES))}; templates keep" in made.stdout
+    texts = read_prompts(folder / "default.parquet").texts
+    assert [[text.text for text in group] for group in texts] == [[f"a photo of a {name}."] for name in NAMES]
 
 
 def test_a_recipe_in_a_file_is_followed_and_its_retrieval_overridden(folder: Path) -> None:
@@ -198,7 +211,7 @@ def test_names_of_any_script_and_with_braces_pass_through_the_three_verbs(folder
 @pytest.mark.parametrize("keep", ["token", "substring", "phrase"])
 def test_the_filter_asked_for_is_the_one_used(folder: Path, keep: str) -> None:
     (folder / "part.txt").write_text("ie\n")
-    options = ["--index", "index", "--model", "demo", "--keep", keep, "--json"]
+    options = ["--index", "index", "--model", "demo", "--recipe", "repe", "--keep", keep, "--json"]
     facts = json.loads(run("enhance", "part.txt", *options, "-o", "part.json", folder=folder).stdout)
     assert facts["provenance"]["settings"]["retrieved"]["keep"] == keep
     assert facts["captions"] == (1 if keep == "substring" else 0)
