@@ -1,0 +1,225 @@
+"""CoMo: the caches of several encoders, blended image by image by how far each agrees with the text.
+
+    p_v = exp(-beta (1 - f_v F_v')) V          f_v [n, d_v], keys F_v [m, d_v] of encoder v, votes V [m, c] of `cache`
+    z(p) = (p - mean_k p_k) / std_k p_k        over the classes k, std with c - 1 in the denominator
+    w = softmax_v( sharpness * corr_v )        corr_v = z(p_v) . z(text) / (c - 1), Pearson's correlation
+    logits = scale f W + bias + (scale / 100) alpha sum_v w_v z(p_v)
+
+CoMo (Zhang et al., 2022, arXiv 2209.12255), the CLIP and DINO part of CaFo (CVPR 2023, arXiv 2303.02151). The authors
+weigh by the dot product z(p_v) . z(text), here a sharpness of c - 1. It grows with the number of classes: of two
+encoders the one whose correlation is higher by 0.01 weighs 0.52 with ten classes and 0.99995 with a thousand, so that
+the other is switched off. A sharpness that does not depend on c, such as 10, blends. Only classes that have support
+are standardised, and the others keep their text logit, unless mode="published". alpha and beta that are not given are
+chosen as `search` chooses, else alpha is 0.6 (CaFo's for ImageNet with 16 shots) and beta 1.
+
+Fine-tuned, the keys of all encoders are trained together on the support images, as Tip-Adapter-F's are; the authors
+took turns between shots and generated images, here they are one set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional
+
+from rag_clip.classifiers.cache import Cache, Mode, build_cache, wide
+from rag_clip.classifiers.search import Choice, Judged, count_right, judged_images
+from rag_clip.classifiers.tip_adapter import PUBLISHED_SCHEDULE
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.progress import Report, silent
+from rag_clip.train import Schedule, fit
+
+ALPHA, BETA = 0.6, 1.0
+ALPHAS = tuple(0.1 * 1.2**step for step in range(30))
+BETAS = tuple(0.1 * 1.2**step for step in range(40))
+MAIN = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoMo:
+    """The text classifier, a cache for each encoder by its name ("" the classifier's own), and the settings."""
+
+    zero_shot: ZeroShot
+    caches: Mapping[str, Cache]
+    choice: Choice
+    sharpness: float
+
+    @property
+    def labels(self) -> LabelSet:
+        """The c classes."""
+        return self.zero_shot.labels
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least.
+
+        Raises ValueError where `features.others` lacks an encoder of the support set.
+        """
+        text = self.zero_shot(Features(wide(features.pooled)))
+        cosines = cosines_of(self.caches, features)
+        votes = [cache.count(torch.exp(-self.choice.beta * (1 - cosines[name]))) for name, cache in self.caches.items()]
+        blended = blend(text, votes, sharpness=self.sharpness, held=self.caches[MAIN].relative)
+        return (text + self.choice.alpha * self.zero_shot.scale / 100 * blended).to(features.pooled.dtype)
+
+
+def como(
+    zero_shot: ZeroShot,
+    support: Support,
+    *,
+    alpha: float | None = None,
+    beta: float | None = None,
+    sharpness: float | None = None,
+    mode: Mode = "balanced",
+    validation: Validation | None = None,
+) -> CoMo:
+    """Blend the caches of the classifier's encoder and of every one in `support.others`.
+
+    `sharpness` None is c - 1, as published. What of alpha and beta is not given is chosen. Raises ValueError where
+    support or validation do not fit the classifier, or lack features by a further encoder.
+    """
+    if not support.others:
+        raise ValueError("CoMo needs support features by a further encoder, and found none; encode them with one more")
+    for name, values in support.others.items():
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"the support features by {name!r} are not finite; encode its images again")
+    main = build_cache(zero_shot, support, mode=mode)
+    caches = {MAIN: main, **{name: replace(main, keys=values.float()) for name, values in support.others.items()}}
+    sharp = float(len(support.labels) - 1) if sharpness is None else sharpness
+    start = CoMo(zero_shot, caches, Choice(ALPHA, BETA, by="default"), sharp)
+    return _chosen(start, judged_images(zero_shot, support, validation), support, validation, alpha, beta)
+
+
+def como_f(
+    zero_shot: ZeroShot,
+    support: Support,
+    *,
+    alpha: float | None = None,
+    beta: float | None = None,
+    sharpness: float | None = None,
+    mode: Mode = "balanced",
+    schedule: Schedule = PUBLISHED_SCHEDULE,
+    validation: Validation | None = None,
+    report: Report = silent,
+) -> CoMo:
+    """Build CoMo and train the keys of all encoders; with validation, alpha and beta are chosen again after it.
+
+    In "balanced" an image has no vote on itself in training. Raises as `como`.
+    """
+    start = como(zero_shot, support, alpha=alpha, beta=beta, sharpness=sharpness, mode=mode, validation=validation)
+    keys = {name: cache.keys.double().requires_grad_() for name, cache in start.caches.items()}
+    training = replace(start, caches={name: replace(start.caches[name], keys=values) for name, values in keys.items()})
+    validate = None if validation is None else lambda: _accuracy(training, validation)
+    fit(list(keys.values()), _loss(training, support, mode), rows=len(support), schedule=schedule, validate=validate,
+        report=report)  # fmt: skip
+    caches = {name: replace(start.caches[name], keys=values.detach().float()) for name, values in keys.items()}
+    trained = replace(start, caches=caches)
+    if validation is None:
+        return trained
+    return _chosen(trained, judged_images(zero_shot, support, validation), support, validation, alpha, beta)
+
+
+def blend(
+    text: torch.Tensor, votes: Sequence[torch.Tensor], *, sharpness: float, held: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Standardise votes [n, c] of each encoder, and sum them by their agreement with the text logits [n, c].
+
+    Where given, only the classes `held` [c] count, and the others get zero.
+    """
+    classes = text.shape[1] if held is None else int(held.sum())
+    reference = _standardise(text, held)
+    each = torch.stack([_standardise(values, held) for values in votes])  # [v, n, c]
+    agreement = (each * reference).sum(2) / max(1, classes - 1)
+    return ((sharpness * agreement).softmax(0)[:, :, None] * each).sum(0)
+
+
+def cosines_of(caches: Mapping[str, Cache], features: Features) -> dict[str, torch.Tensor]:
+    """Return the similarities [n, m] of images to the keys of each encoder; raises ValueError for one they lack."""
+    lacking = [name for name in caches if name != MAIN and name not in features.others]
+    if lacking:
+        found = ", ".join(features.others) or "none"
+        raise ValueError(
+            f"CoMo needs features of the images by {', '.join(lacking)}, and found {found} beside the main encoder's; "
+            "encode the images with the same further encoders as the support set"
+        )
+    return {
+        name: cache.cosines(wide(features.pooled if name == MAIN else features.others[name]))
+        for name, cache in caches.items()
+    }
+
+
+def _standardise(values: torch.Tensor, held: torch.Tensor | None) -> torch.Tensor:
+    kept = torch.ones_like(values[0]) if held is None else held.to(values)
+    count = kept.sum()
+    centred = (values - (values @ kept)[:, None] / count) * kept
+    deviation = (centred.square().sum(1) / (count - 1).clamp(min=1)).sqrt()
+    least = 1e-6 * (values.abs() * kept).amax(1)  # equal votes differ by rounding alone
+    return torch.where((deviation > least)[:, None], centred / deviation.clamp(min=1e-30)[:, None], 0.0)
+
+
+@torch.no_grad()
+def _chosen(
+    start: CoMo, judged: Judged | None, support: Support, validation: Validation | None, alpha: float | None,
+    beta: float | None,
+) -> CoMo:  # fmt: skip
+    if alpha is not None and beta is not None:
+        return replace(start, choice=Choice(alpha, beta))
+    if judged is None:
+        choice = Choice(ALPHA if alpha is None else alpha, BETA if beta is None else beta, by="default")
+        return replace(start, choice=choice)
+    factor = start.zero_shot.scale / 100
+    cosines = cosines_of(start.caches, _features_of(judged, support, validation))
+    alphas, betas = ALPHAS if alpha is None else (alpha,), BETAS if beta is None else (beta,)
+    best, most, lowest = Choice(alphas[0], betas[0]), -1, float("inf")
+    for each in betas:
+        votes = [
+            cache.count(torch.exp(-each * (1 - cosines[name])) * judged.allowed, judged.share)
+            for name, cache in start.caches.items()
+        ]
+        blended = blend(judged.logits, votes, sharpness=start.sharpness, held=start.caches[MAIN].relative)
+        counts = count_right(judged.logits / factor, blended, judged.targets, alphas)
+        for row in (counts == counts.max()).nonzero()[:, 0].tolist() if int(counts.max()) >= most else []:
+            loss = float(functional.cross_entropy(judged.logits + factor * alphas[row] * blended, judged.targets))
+            if int(counts[row]) > most or loss < lowest:
+                most, lowest = int(counts[row]), loss
+                best = Choice(alphas[row], each, by=judged.by, accuracy=most / len(judged.targets))
+    return replace(start, choice=best)
+
+
+def _features_of(judged: Judged, support: Support, validation: Validation | None) -> Features:
+    if validation is not None:
+        return replace(validation.features, pooled=judged.features)
+    rows = (judged.allowed == 0).nonzero()[:, 1]  # an image must not vote on itself, and on nothing else
+    return Features(judged.features, others={name: values[rows] for name, values in support.others.items()})
+
+
+def _loss(training: CoMo, support: Support, mode: Mode) -> Callable[[torch.Tensor], torch.Tensor]:
+    features = Features(
+        support.features.double(), others={name: values.double() for name, values in support.others.items()}
+    )
+    targets, relevance = support.targets.double(), support.relevance.double()
+    text = training.zero_shot(Features(features.pooled))
+    factor = training.choice.alpha * training.zero_shot.scale / 100
+    alone = (targets.sum(0) - targets).gather(1, targets.argmax(1, keepdim=True)) < 1e-3  # [m, 1]
+
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.to(text.device)
+        drawn = Features(features.pooled[rows], others={name: v[rows] for name, v in features.others.items()})
+        votes = []
+        for name, cosines in cosines_of(training.caches, drawn).items():
+            affinities = torch.exp(-training.choice.beta * (1 - cosines))
+            if mode == "balanced":
+                itself = affinities.gather(1, rows[:, None])
+                affinities = affinities.scatter(1, rows[:, None], itself * alone[rows])
+            votes.append(training.caches[name].count(affinities))
+        held = training.caches[MAIN].relative
+        logits = text[rows] + factor * blend(text[rows], votes, sharpness=training.sharpness, held=held)
+        losses = functional.cross_entropy(logits, targets[rows], reduction="none")
+        return (relevance[rows] * losses).sum() / relevance[rows].sum().clamp(min=1e-6)
+
+    return loss
+
+
+def _accuracy(classifier: CoMo, validation: Validation) -> float:
+    return float((classifier(validation.features).argmax(1) == validation.targets).float().mean())
