@@ -3,7 +3,7 @@
 `python bench/retrieved_support.py FOLDER` (about 5 minutes on two cores) writes photographs for the bundled captions,
 indexes them, and prints for each way to ask and to filter: images per class, the share that shows its class, classes
 without images, and top-1 on the validation photographs of zero-shot, and of Tip-Adapter and priming at their defaults.
-Then it puts 36 test photographs and 36 changed copies of others into an index and prints what containment reports.
+Then it puts 36 of these photographs and changed copies of 36 others into an index and prints what containment reports.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from rag_clip.pipelines.captions import build_index
 from rag_clip.pipelines.images import index_images
 from rag_clip.pipelines.imaging.views import copies_of
 from rag_clip.pipelines.labelled import Labelled, read_labelled
-from rag_clip.pipelines.support.retrieve import find_candidates, retrieve_support
+from rag_clip.pipelines.support.candidates import find_candidates
+from rag_clip.pipelines.support.retrieve import retrieve_support
 
 from rag_clip.classifiers.priming import priming
 from rag_clip.classifiers.tip_adapter import tip_adapter

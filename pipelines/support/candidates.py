@@ -1,0 +1,98 @@
+"""Find images for classes in an index, with their vectors, hashes and noise."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Hit, Prompts
+from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.prompts.retrieved import contains_phrase
+from rag_clip.protocols import Encoder
+from rag_clip.store import Store
+from rag_clip.support.retrieved import Candidates, Query, Search, merge_hits, plan_queries
+
+QUERIES_AT_ONCE = 64
+
+
+def find_candidates(
+    prompts: Prompts,
+    classifier: ZeroShot,
+    store: Store,
+    encoder: Encoder,
+    *,
+    search: Search,
+    budget: int,
+    clock: StageClock | None = None,
+    report: Report = silent,
+) -> Candidates:
+    """Return the images that the store holds for each class, at most `budget`, with their vectors, hashes and noise.
+
+    Captions found by words must hold the whole name or a whole synonym. Raises ValueError where images have no hash.
+    """
+    clock = clock or StageClock()
+    queries = plan_queries(prompts, search=search, budget=budget)
+    vectors = None
+    if search == "class":
+        vectors = classifier.weights.float().cpu().numpy()
+    elif search == "texts":
+        with clock.stage("encode texts"):
+            vectors = encoder.encode_text([query.text for query in queries]).float().cpu().numpy()
+    with clock.stage("search"):
+        hits = _search(queries, vectors, store, report)
+    by_class = [
+        [found for query, found in pairs]
+        for _, pairs in itertools.groupby(zip(queries, hits, strict=True), key=lambda pair: pair[0].row)
+    ]
+    if search == "captions":
+        by_class = [_saying(prompts, row, found) for row, found in enumerate(by_class)]
+    merged = [merge_hits(found)[:budget] for found in by_class]
+    with clock.stage("look up"):
+        return _look_up(merged, store)
+
+
+def _search(queries: Sequence[Query], vectors: np.ndarray | None, store: Store, report: Report) -> list[list[Hit]]:
+    hits: list[list[Hit]] = []
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        rows = slice(start, start + QUERIES_AT_ONCE)
+        asked = queries[rows]
+        most = max(query.budget for query in asked)
+        if vectors is None:
+            found = store.search(texts=[query.text for query in asked], limit=most, mode="lexical")
+        else:
+            found = store.search(vectors=vectors[rows], limit=most, vector="image")
+        hits += [each[: query.budget] for query, each in zip(asked, found, strict=True)]
+        report(Progress("search images", len(hits), len(queries), "queries"))
+    return hits
+
+
+def _saying(prompts: Prompts, row: int, found: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
+    """Keep captions that hold the whole name; BM25 also returns those that share a word with it."""
+    says = contains_phrase(prompts.labels.names[row], prompts.labels.synonyms[row])
+    return [[hit for hit in hits if says(hit.text)] for hits in found]
+
+
+def _look_up(merged: Sequence[Sequence[Hit]], store: Store) -> Candidates:
+    hits = [(row, hit) for row, found in enumerate(merged) for hit in found]
+    ids = list(dict.fromkeys(hit.id for _, hit in hits))
+    payload, vectors = store.payload(ids), store.vectors(ids, vector="image")
+    bare = [name for name in ids if not {"sha256", "phash"} <= payload.get(name, {}).keys()]
+    if bare:
+        raise ValueError(
+            f"{len(bare)} images of the index at {store.location} have no hash, such as {bare[0]}; build it with "
+            "`rag-clip index images`"
+        )
+    matrix = np.stack([vectors[hit.id] for _, hit in hits]) if hits else np.zeros((0, store.card.dim), np.float32)
+    return Candidates(
+        np.array([row for row, _ in hits], np.int64),
+        tuple(hit.id for _, hit in hits),
+        torch.from_numpy(matrix.astype(np.float32)),
+        tuple(payload[hit.id]["sha256"] for _, hit in hits),
+        np.array([int(payload[hit.id]["phash"], 16) for _, hit in hits], np.uint64),
+        np.array([payload[hit.id].get("noise", np.nan) for _, hit in hits], np.float64),
+        tuple(hit.source for _, hit in hits),
+    )
