@@ -25,7 +25,7 @@ from rag_clip.protocols import Classifier, Encoder
 from rag_clip.store import open_store
 from rag_clip.stored_vectors import stored_vectors
 
-from .imaging.encoding import encode_files
+from .imaging.joined import encode_by_all
 from .imaging.predictions import output_schema, predict_rows, prediction_columns, write_predictions
 from .imaging.rows import ImageFile, open_image_files
 
@@ -64,6 +64,7 @@ def classify(
     output: str | Path,
     encoder: Encoder,
     head: Head | None = None,
+    others: Mapping[str, Encoder] | None = None,
     index: str | None = None,
     image_column: str = "image",
     top_k: int = 5,
@@ -78,8 +79,9 @@ def classify(
     has an error and no label, and the run goes on. `output` appears once it is complete; until then what is done lies
     in `output`.parts, and the same call continues from there. With `features_dir` the image features stay for other
     prompts; with `index`, the one the prompts came from, its captions are not encoded again. `head` builds the
-    classifier from the zero-shot one. `workers` processes decode; 0 decodes in this one, None is one per processor up
-    to 16, or 0 for a few images. Memory stays bounded on files and row groups of any size.
+    classifier from the zero-shot one; `others` are further encoders that it needs features by, under their names, and
+    an image that one of them fails on has an error. `workers` processes decode; 0 decodes in this one, None is one per
+    processor up to 16, or 0 for a few images. Memory stays bounded on files and row groups of any size.
 
     Raises ValueError for input, prompts or settings that cannot be used, FileNotFoundError for a missing file, and
     OSError where a file is damaged or cannot be written.
@@ -94,13 +96,15 @@ def classify(
         classifier = _build(prompts, encoder, head, index, report)
     predict = partial(predict_rows, classifier=classifier, top_k=top_k, batch_size=batch_size, device=encoder.device)
     parts = output.with_name(f"{output.name}.parts")
-    sources, missing = encode_files(
-        files, features_dir or parts, encoder=encoder, image_column=image_column, workers=workers,
+    others = others or {}
+    sources, missing = encode_by_all(
+        files, features_dir or parts, encoder=encoder, others=others, image_column=image_column, workers=workers,
         batch_size=batch_size, clock=clock, report=report,
     )  # fmt: skip
     rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
     facts = _run_facts(prompts, encoder, image_column=image_column, top_k=top_k, rows=rows, failed=failed)
     facts["head"] = dict(head.facts) if head else {}
+    facts["others"] = {name: asdict(each.fingerprint) for name, each in others.items()}
     with _replacing(output, parts) as partial_output:
         write_predictions(
             partial_output,

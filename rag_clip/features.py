@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,13 @@ _KEY = b"rag_clip"
 class FeatureRows:
     """Features of consecutive images: `pooled` float32 [n, d], and per row an error, None where the image is good.
 
-    Rows with an error are zero in `pooled`.
+    `others` are features [n, d'] of the same images by further encoders. Rows that an encoder failed on are zero in its
+    features.
     """
 
     pooled: np.ndarray
     errors: tuple[str | None, ...]
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def good(self) -> np.ndarray:

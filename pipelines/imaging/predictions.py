@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import torch
 
 from rag_clip.data import Features
-from rag_clip.features import FeatureCache, FeatureRows
+from rag_clip.features import FeatureRows
 from rag_clip.match import match
 from rag_clip.progress import StageClock
 from rag_clip.protocols import Classifier
 
 from .features import spans
+from .joined import JoinedFeatures
 from .rows import ImageFile, read_rows
 
 ROW_GROUP_BYTES = 32 << 20
@@ -56,7 +57,7 @@ def output_schema(schema: pa.Schema, columns: Sequence[str], facts: Mapping[str,
 
 def write_predictions(
     path: Path,
-    sources: Iterable[tuple[ImageFile, FeatureCache]],
+    sources: Iterable[tuple[ImageFile, JoinedFeatures]],
     *,
     schema: pa.Schema,
     predict: Callable[[FeatureRows], list[pa.Array]],
@@ -90,10 +91,12 @@ def predict_rows(
     """Return the columns of `COLUMNS` for the rows of a shard; rows with an error have nulls and their error."""
     good = features.good
     names = pa.array(classifier.labels.names, pa.string())
-    found = [
-        match(classifier, Features(torch.from_numpy(features.pooled[good[first:end]]).to(device)), top_k=top_k)
-        for first, end in spans(0, len(good), batch_size)
-    ]
+
+    def of(rows: np.ndarray) -> Features:
+        pooled, *rest = (torch.from_numpy(v[rows]).to(device) for v in (features.pooled, *features.others.values()))
+        return Features(pooled, others=dict(zip(features.others, rest, strict=True)))
+
+    found = [match(classifier, of(good[first:end]), top_k=top_k) for first, end in spans(0, len(good), batch_size)]
     k = min(top_k, len(names))
     labels = np.concatenate([np.empty((0, k), np.int64), *(part.labels.cpu().numpy() for part in found)])
     scores = np.concatenate([np.empty((0, k), np.float32), *(part.scores.cpu().numpy() for part in found)])
@@ -114,7 +117,7 @@ def _groups(file: ImageFile, start: int, stop: int) -> Iterator[tuple[int, int]]
     return spans(start, stop, max(1, ROW_GROUP_BYTES // max(1, file.row_bytes)))
 
 
-def _read_groups(file: ImageFile, cache: FeatureCache, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+def _read_groups(file: ImageFile, cache: JoinedFeatures, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
     """The tables that become row groups, each with its first row; one reader passes over the whole file."""
     groups = [group for shard in cache.spans() for group in _groups(file, *shard)]
     tables = read_rows(file, [stop - start for start, stop in groups], columns=columns)
