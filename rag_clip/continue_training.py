@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from rag_clip.data import LabelSet
 from rag_clip.progress import Report, silent
-from rag_clip.towers import TwoTowers
+from rag_clip.protocols import Encoder
+from rag_clip.towers import TwoTowers, two_towers
 from rag_clip.train import Schedule, fit
 
 TEMPLATE = "a photo of a {}."
@@ -28,7 +29,7 @@ PUBLISHED_SCHEDULE = Schedule(50, 512, 1e-5, "sgd", weight_decay=5e-4)
 
 
 def continue_training(
-    encoder: TwoTowers,
+    encoder: Encoder,
     pixels: Callable[[torch.Tensor], torch.Tensor],
     targets: torch.Tensor,
     *,
@@ -43,18 +44,19 @@ def continue_training(
     or not; `targets` int64 [m] are their classes. Scale and bias stay. The copy has a fingerprint of its own, which is
     that of its `checkpoint`.
     """
-    model = copy.deepcopy(encoder.model).float()
-    towers = [weight for name, weight in model.named_parameters() if name not in ("logit_scale", "logit_bias")]
-    for weight in towers:
+    towers = two_towers(encoder)
+    model = copy.deepcopy(towers.model).float()
+    trained = [weight for name, weight in model.named_parameters() if name not in ("logit_scale", "logit_bias")]
+    for weight in trained:
         weight.requires_grad_(True)
-    training = replace(encoder, model=model, fingerprint=replace(encoder.fingerprint, precision="fp32"))
-    tokens = encoder.tokenizer([template.format(name) for name in labels.names])
+    training = replace(towers, model=model, fingerprint=replace(towers.fingerprint, precision="fp32"))
+    tokens = towers.tokenizer([template.format(name) for name in labels.names])
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
         images, texts = training.encode_pixels(pixels(rows)).pooled, training.encode_tokens(tokens)
         return functional.cross_entropy(encoder.scale * images @ texts.T, targets[rows].to(images.device))
 
-    fit(towers, loss, rows=len(targets), schedule=schedule, report=report)
+    fit(trained, loss, rows=len(targets), schedule=schedule, report=report)
     model.requires_grad_(False)
     weights = hashlib.sha256(checkpoint(training)).hexdigest()
     return replace(training, fingerprint=replace(training.fingerprint, weights=weights))

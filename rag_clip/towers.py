@@ -13,6 +13,7 @@ from torch import nn
 from rag_clip.data import Features, Fingerprint
 from rag_clip.decode import decode_image
 from rag_clip.pixels import PixelTransform
+from rag_clip.protocols import Encoder
 from rag_clip.text_tower import causal_tower, learned_tokens, token_table
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -102,6 +103,16 @@ class TwoTowers:
     def _pixels(self, images: Sequence[Image.Image | bytes]) -> torch.Tensor:
         decoded = (decode_image(image) if isinstance(image, bytes) else image for image in images)
         return torch.stack([torch.from_numpy(self.preprocess(image)).permute(2, 0, 1) for image in decoded])
+
+
+def two_towers(encoder: Encoder) -> TwoTowers:
+    """Return the encoder where it is an open_clip model, to train it or through it; raises ValueError for others."""
+    if not isinstance(encoder, TwoTowers):
+        raise ValueError(
+            f"encoder {encoder.name!r} has no text tower to train through; name an open_clip model, such as demo or "
+            "ViT-B-32:openai"
+        )
+    return encoder
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:

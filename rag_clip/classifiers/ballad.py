@@ -3,10 +3,10 @@
     f' = share A f + (1 - share) f        logits = scale normalise(f') W + bias
 
 Ma et al., 2021 (arXiv 2111.14745); phase A is `continue_training`. The sampler goes round the classes, four images at a
-time. Defaults are those for ImageNet-LT: share 0.2, SGD 0.2, momentum 0.9, weight decay 5e-4, batches of 512, 10 epochs
-(here 100 steps at least), a cosine (here per step). The direction of f' does not depend on the length of f, so unit
-features serve. A starts at the identity, so that the untrained head is zero-shot; the authors' random start is
-`start="random"`. A class without images keeps its text logit, and is left out of the loss.
+time. Defaults are those for ImageNet-LT: share 0.2, SGD 0.2 (for scale 100), momentum 0.9, weight decay 5e-4, batches
+of 512, 10 epochs (here 100 steps at least), a cosine (here per step). The direction of f' does not depend on the length
+of f, so unit features serve. A starts at the identity, so that the untrained head is zero-shot; the authors' random
+start is `start="random"`. A class without images keeps its text logit, and is left out of the loss.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def ballad(
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the adapter's share is {share}; it must lie in [0, 1]")
-    evidence, schedule = gather_evidence(zero_shot, support), schedule or adapter_schedule(support)
+    evidence, schedule = gather_evidence(zero_shot, support), schedule or adapter_schedule(zero_shot, support)
     adapter = _start(evidence, start, schedule.seed).requires_grad_()
     if bool(evidence.present.any()):
         training = Ballad(zero_shot, adapter, share, evidence.present)
@@ -91,10 +91,14 @@ def ballad(
     return Ballad(zero_shot, adapter.detach().float(), share, evidence.present)
 
 
-def adapter_schedule(support: Support) -> Schedule:
-    """Return the authors' schedule of phase B, with more epochs where theirs would be under 100 steps."""
+def adapter_schedule(zero_shot: ZeroShot, support: Support) -> Schedule:
+    """Return the authors' schedule for the classifier's scale, with more epochs where theirs are under 100 steps.
+
+    Logits change by scale^2 times the rate in a step, so the rate, which is quoted for scale 100, goes by its inverse.
+    """
     steps = math.ceil(len(support) / PHASE_B.batch_size)
-    return replace(PHASE_B, epochs=max(PHASE_B.epochs, math.ceil(LEAST_STEPS / steps)))
+    epochs = max(PHASE_B.epochs, math.ceil(LEAST_STEPS / steps))
+    return replace(PHASE_B, epochs=epochs, rate=PHASE_B.rate * (100 / zero_shot.scale) ** 2)
 
 
 def adapt(features: torch.Tensor, adapter: torch.Tensor, *, share: float) -> torch.Tensor:

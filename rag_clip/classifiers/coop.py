@@ -4,8 +4,8 @@
 
 Zhou et al., IJCV 2022 (arXiv 2109.01134): cross-entropy on few labelled images, its gradient into v alone; `contexts`
 says what v may be. Defaults are the authors': M = 16 drawn from N(0, 0.02^2), shared by all classes, the name at the
-end, SGD 2e-3, momentum 0.9, weight decay 5e-4, batches of 32, an epoch at 1e-5 and then a cosine (here per step); 50
-epochs for one image per class, 100 for up to four, 200 above; the last epoch kept.
+end, SGD 2e-3 (for scale 100), momentum 0.9, weight decay 5e-4, batches of 32, an epoch at 1e-5 and then a cosine (here
+per step); 50 epochs for one image per class, 100 for up to four, 200 above; the last epoch kept.
 
 Different here: images are given as features, so they are not cropped anew in each epoch. v is float32 whatever the
 tower's precision. In "balanced" the images of a class count together as much as those of any other; where all have
@@ -28,7 +28,8 @@ from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.learned_prompts import LearnedPrompts, check_learned_encoder
 from rag_clip.progress import Report, silent
-from rag_clip.towers import TwoTowers
+from rag_clip.protocols import Encoder
+from rag_clip.towers import TwoTowers, two_towers
 from rag_clip.train import Schedule, fit
 
 
@@ -53,7 +54,7 @@ def coop(
     zero_shot: ZeroShot,
     support: Support,
     *,
-    encoder: TwoTowers,
+    encoder: Encoder,
     context: Context | None = None,
     mode: Mode = "balanced",
     schedule: Schedule | None = None,
@@ -65,9 +66,9 @@ def coop(
     Raises ValueError where support or validation do not fit the classifier, and where a name is too long to leave
     the context room.
     """
-    context, schedule = context or Context(), schedule or published_schedule(support)
+    context, schedule = context or Context(), schedule or published_schedule(zero_shot, support)
     evidence = gather_evidence(zero_shot, support)
-    learner = _learner(encoder, zero_shot, evidence.present, context, schedule.seed)
+    learner = _learner(two_towers(encoder), zero_shot, evidence.present, context, schedule.seed)
     if bool(evidence.present.any()):
         held = None if validation is None else hold_out(zero_shot, validation, evidence.present)
         fit(
@@ -89,15 +90,18 @@ def coop(
     return CoOp(replace(zero_shot, weights=weights), prompts)
 
 
-def published_schedule(support: Support) -> Schedule:
-    """Return the authors' schedule; its epochs follow from the mean number of images of the classes that have any."""
+def published_schedule(zero_shot: ZeroShot, support: Support) -> Schedule:
+    """Return the authors' schedule for the classifier's scale, its epochs by the mean number of images of a class.
+
+    Logits change by scale^2 times the rate in a step, so the rate, which is quoted for scale 100, goes by its inverse.
+    """
     shots = len(support) / (len(support.labels) - len(support.missing))
     epochs = 50 if shots < 2 else 100 if shots <= 4 else 200
-    return Schedule(epochs, 32, 2e-3, "sgd", weight_decay=5e-4, warm_up=1)
+    return Schedule(epochs, 32, 2e-3 * (100 / zero_shot.scale) ** 2, "sgd", weight_decay=5e-4, warm_up=1)
 
 
 @torch.no_grad()
-def learned_zero_shot(prompts: LearnedPrompts, encoder: TwoTowers, *, labels: LabelSet | None = None) -> ZeroShot:
+def learned_zero_shot(prompts: LearnedPrompts, encoder: Encoder, *, labels: LabelSet | None = None) -> ZeroShot:
     """Return the classifier of learned prompts: their own class vectors, or a shared context around other names.
 
     Raises ValueError for another encoder, and for other names where each class has its own context.
@@ -106,8 +110,9 @@ def learned_zero_shot(prompts: LearnedPrompts, encoder: TwoTowers, *, labels: La
     if labels is None or labels.names == prompts.labels.names:
         weights = prompts.weights.to(encoder.device)
     elif prompts.shared:
-        tokens = prompt_tokens(encoder, labels.names, length=len(prompts.context), position=prompts.position)
-        weights = encoder.encode_tokens(tokens, prompts.context.to(encoder.device))
+        towers = two_towers(encoder)
+        tokens = prompt_tokens(towers, labels.names, length=len(prompts.context), position=prompts.position)
+        weights = towers.encode_tokens(tokens, prompts.context.to(encoder.device))
     else:
         raise ValueError(
             "each class has a learned context of its own, which other names cannot use; learn a shared one"

@@ -131,9 +131,11 @@ def test_validation_keeps_the_best_epoch():
     assert (chosen(unseen).argmax(1) == truth).float().mean() == max(scores)
 
 
-def test_small_sets_get_a_hundred_steps_and_large_ones_the_published_epochs():
+def test_small_sets_get_a_hundred_steps_and_the_rate_suits_the_scale():
     supports = [support_of([0, 1] * half) for half in (8, 300, 6000)]
-    assert [adapter_schedule(support).epochs for support in supports] == [100, 50, 10]
+    schedules = [adapter_schedule(replace(text(), scale=50.0), support) for support in supports]
+    assert [schedule.epochs for schedule in schedules] == [100, 50, 10]
+    assert [schedule.rate for schedule in schedules] == [0.8, 0.8, 0.8]
 
 
 def test_a_share_outside_zero_to_one_is_refused():

@@ -11,7 +11,7 @@ from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.encoder import load_encoder
 from rag_clip.learned_prompts import read_learned_prompts, write_learned_prompts
 from rag_clip.prompts.templates import template_prompts
-from rag_clip.testing import check_head
+from rag_clip.testing import ToyEncoder, check_head
 from rag_clip.train import Schedule
 
 LABELS = LabelSet(("flag", "old signal", "Brai", "red_sign"))
@@ -140,9 +140,16 @@ def test_learned_prompts_classify_again_from_their_file_and_a_shared_context_fit
         learned_zero_shot(apart, encoder, labels=fewer)
 
 
-def test_epochs_follow_the_published_table():
+def test_epochs_follow_the_published_table_and_the_rate_suits_the_scale(text):
     supports = [support_of([0, 1] * shots) for shots in (1, 2, 4, 8, 16)]
-    assert [published_schedule(support).epochs for support in supports] == [50, 100, 100, 200, 200]
+    schedules = [published_schedule(replace(text, scale=50.0), support) for support in supports]
+    assert [schedule.epochs for schedule in schedules] == [50, 100, 100, 200, 200]
+    assert {schedule.rate for schedule in schedules} == {0.008}
+
+
+def test_an_encoder_without_a_text_tower_is_refused(text):
+    with pytest.raises(ValueError, match="encoder 'toy' has no text tower to train through; name an open_clip model"):
+        coop(text, support_of([0, 1]), encoder=ToyEncoder())
 
 
 def test_support_and_validation_of_other_labels_or_widths_are_refused(encoder, text):
