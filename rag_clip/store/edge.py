@@ -21,6 +21,7 @@ from rag_clip.store.card import Card, read_card
 from rag_clip.store.interface import Ranking, StoreError, Where
 from rag_clip.store.process import EngineProcess
 from rag_clip.store.rows import Rows
+from rag_clip.store.schema import CollectionSchema
 
 SEGMENT_ROWS = 250_000
 OUR_FILES = {"lock", "shard", "card.json.part"}
@@ -29,17 +30,24 @@ OUR_FILES = {"lock", "shard", "card.json.part"}
 class EdgeEngine:
     """A folder on disk, held by one process at a time."""
 
-    def __init__(self, folder: Path, process: EngineProcess, card: Card) -> None:
+    def __init__(self, folder: Path, process: EngineProcess, card: Card, *, segment_rows: int = SEGMENT_ROWS) -> None:
         self._folder = folder
         self._process = process
         self._schema = card.schema
         self._dim = card.dim
+        self._segment_rows = segment_rows
 
     def upsert(self, rows: Rows) -> None:
-        """Write rows; they are in the engine's log when this returns. The one that fills a segment optimises it."""
+        """Write rows; they are in the engine's log when this returns.
+
+        The one that fills a segment optimises it, and a new process goes on: it gives all memory back, which the
+        allocator of a long-lived one keeps in pieces.
+        """
         arguments = {"ids": rows.ids, "payload": rows.payload, "vectors": rows.vectors}
         if self._process.ask("upsert", arguments):
             self.optimise(silent)
+            self._process.close()
+            self._process = _open_shard(self._folder, self._schema, self._segment_rows)
 
     def rank_vectors(self, vectors: np.ndarray, limit: int, *, using: str, exact: bool, where: Where) -> list[Ranking]:
         """Rank by similarity."""
@@ -104,8 +112,7 @@ def open_edge(location: str) -> tuple[EdgeEngine, Card]:
     process = _hold(folder)
     try:
         card = read_card(_read_json(folder), location)
-        arguments = {"vectors": len(card.schema.vectors), "segment_rows": SEGMENT_ROWS}
-        process.ask("load", {"folder": str(folder / "shard"), **arguments})
+        _load(process, folder, card.schema)
     except BaseException:
         process.close()
         raise
@@ -131,6 +138,21 @@ def create_edge(location: str, wanted: Card) -> tuple[EdgeEngine, Card]:
         process.close()
         raise
     return EdgeEngine(folder, process, wanted), wanted
+
+
+def _open_shard(folder: Path, schema: CollectionSchema, segment_rows: int) -> EngineProcess:
+    process = _hold(folder)
+    try:
+        _load(process, folder, schema, segment_rows)
+    except BaseException:
+        process.close()
+        raise
+    return process
+
+
+def _load(process: EngineProcess, folder: Path, schema: CollectionSchema, segment_rows: int = SEGMENT_ROWS) -> None:
+    arguments = {"vectors": len(schema.vectors), "segment_rows": segment_rows}
+    process.ask("load", {"folder": str(folder / "shard"), **arguments})
 
 
 def _make_folder(folder: Path) -> None:

@@ -5,7 +5,6 @@ file is started by its path and imports nothing of the package, which keeps torc
 means: write everything out and stop.
 """
 
-import ctypes
 import os
 import pickle
 import signal
@@ -129,7 +128,6 @@ class Shard:
         self.shard.optimize()
         self.shard.flush()
         self.growing = 0
-        _return_memory()
 
     def info(self) -> dict[str, int]:
         """Return counts of points, of segments and of vectors in graphs."""
@@ -211,13 +209,6 @@ def _index(index: dict[str, Any]) -> Any:
     return edge.TextIndexParams(
         tokenizer=tokenizer, lowercase=index["lowercase"], scoring=True, memory=edge.Memory.Cold
     )
-
-
-def _return_memory() -> None:
-    """Give freed memory back to the system, which glibc keeps after many small pieces."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -261,7 +261,7 @@ def test_a_segment_that_is_full_is_indexed_without_being_asked_for_after_reopeni
     for operation, arguments, part in (("create", create, (0, 700)), ("load", {"vectors": 1}, (700, 1000))):
         process = EngineProcess()
         process.ask(operation, {"folder": str(tmp_path / "shard"), "segment_rows": 300, **arguments})
-        engine = EdgeEngine(tmp_path, process, Card(ENCODER, schema, DIM))
+        engine = EdgeEngine(tmp_path, process, Card(ENCODER, schema, DIM), segment_rows=300)
         for start in range(*part, 100):
             engine.upsert(rows[start : start + 100])
         found.append((engine.info()["indexed"], engine.info()["segments"]))
