@@ -4,8 +4,8 @@
 
 Zhou et al., IJCV 2022 (arXiv 2109.01134): cross-entropy on few labelled images, its gradient into v alone; `contexts`
 says what v may be. Defaults are the authors': M = 16 drawn from N(0, 0.02^2), shared by all classes, the name at the
-end, SGD 2e-3 (for scale 100), momentum 0.9, weight decay 5e-4, batches of 32, an epoch at 1e-5 and then a cosine (here
-per step); 50 epochs for one image per class, 100 for up to four, 200 above; the last epoch kept.
+end, SGD 2e-3, momentum 0.9, weight decay 5e-4, batches of 32, an epoch at 1e-5 and then a cosine (here per step); 50
+epochs for one image per class, 100 for up to four, 200 above; the last epoch kept.
 
 Different here: images are given as features, so they are not cropped anew in each epoch. v is float32 whatever the
 tower's precision. In "balanced" the images of a class count together as much as those of any other; where all have
@@ -66,7 +66,7 @@ def coop(
     Raises ValueError where support or validation do not fit the classifier, and where a name is too long to leave
     the context room.
     """
-    context, schedule = context or Context(), schedule or published_schedule(zero_shot, support)
+    context, schedule = context or Context(), schedule or published_schedule(support)
     evidence = gather_evidence(zero_shot, support)
     learner = _learner(two_towers(encoder), zero_shot, evidence.present, context, schedule.seed)
     if bool(evidence.present.any()):
@@ -90,14 +90,11 @@ def coop(
     return CoOp(replace(zero_shot, weights=weights), prompts)
 
 
-def published_schedule(zero_shot: ZeroShot, support: Support) -> Schedule:
-    """Return the authors' schedule for the classifier's scale, its epochs by the mean number of images of a class.
-
-    Logits change by scale^2 times the rate in a step, so the rate, which is quoted for scale 100, goes by its inverse.
-    """
+def published_schedule(support: Support) -> Schedule:
+    """Return the authors' schedule, its epochs by the mean number of images of the classes that have any."""
     shots = len(support) / (len(support.labels) - len(support.missing))
     epochs = 50 if shots < 2 else 100 if shots <= 4 else 200
-    return Schedule(epochs, 32, 2e-3 * (100 / zero_shot.scale) ** 2, "sgd", weight_decay=5e-4, warm_up=1)
+    return Schedule(epochs, 32, 2e-3, "sgd", weight_decay=5e-4, warm_up=1)
 
 
 @torch.no_grad()
