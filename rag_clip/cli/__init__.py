@@ -9,11 +9,12 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from rag_clip.cli import images as images  # registers its verbs
+from rag_clip.cli.classify import classify, heads
 from rag_clip.cli.console import Console
 from rag_clip.cli.enhance import enhance
 from rag_clip.cli.explain import explain
 from rag_clip.cli.index import index_app
-from rag_clip.cli.run import Device, Json, Model, Precision, run
+from rag_clip.cli.run import Json, run
 from rag_clip.cli.search import search_index
 from rag_clip.cli.support import support_app
 
@@ -27,59 +28,11 @@ app = App(
 )
 app.command(index_app)
 app.command(enhance)
+app.command(classify)
+app.command(heads)
 app.command(explain)
 app.command(search_index, name="search")
 app.command(support_app)
-
-
-@app.command
-def classify(
-    images: Annotated[list[Path], Parameter(negative=())],
-    /,
-    *,
-    prompts: Path,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="predictions.parquet")],
-    model: Model,
-    index: Annotated[
-        str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")
-    ] = None,
-    image_column: str = "image",
-    top_k: int = 5,
-    features: Annotated[Path | None, Parameter(help="Keep image features here, for other prompts.")] = None,
-    workers: Annotated[int | None, Parameter(help="Decoding processes; 0 decodes in this one.")] = None,
-    batch_size: int = 256,
-    device: Device = None,
-    precision: Precision = None,
-    as_json: Json = False,
-) -> int:
-    """Classify the images of Parquet files; every input column stays, with label, score, top-k and error beside."""
-
-    def job(console: Console) -> object:
-        from rag_clip.encoder import load_encoder
-        from rag_clip.pipelines.classify import classify as classify_images
-        from rag_clip.prompt_file import read_prompts
-
-        summary = classify_images(
-            images,
-            prompts=read_prompts(prompts),
-            output=output,
-            encoder=load_encoder(model, device=device, precision=precision),
-            index=index,
-            image_column=image_column,
-            top_k=top_k,
-            features_dir=features,
-            workers=workers,
-            batch_size=batch_size,
-            report=console.report,
-        )
-        console.say(
-            f"{summary.output}: {summary.rows} rows, {summary.failed} failed; "
-            f"{summary.decoded} decoded, {summary.from_cache} from cached features"
-        )
-        console.stages(summary.seconds)
-        return summary
-
-    return run(job, as_json=as_json)
 
 
 @app.command

@@ -180,6 +180,26 @@ def test_the_default_recipe_trusts_no_lone_caption(folder: Path) -> None:
     assert [[text.text for text in group] for group in texts] == [[f"a photo of a {name}."] for name in NAMES]
 
 
+def test_a_head_on_labelled_images_classifies(folder: Path) -> None:
+    pictures = pl.read_parquet(folder / "images.parquet").head(4).with_columns(name=pl.Series(NAMES))
+    pictures.write_parquet(folder / "shots.parquet")
+    run("enhance", "labels.txt", "--recipe", "templates", "--model", "demo", "-o", "plain.parquet", folder=folder)
+    made = run(
+        "support", "shots", "shots.parquet", "--labels", "labels.txt", "-k", "1", "--model", "demo",
+        "--label-column", "name", "-o", "support.parquet", folder=folder,
+    )  # fmt: skip
+    assert made.returncode == 0
+    options = ["--prompts", "plain.parquet", "--model", "demo", "--support", "support.parquet", "-o", "headed.parquet"]
+    (folder / "head.toml").write_text("alpha = 50.0\nbeta = 20.0\n")
+    headed = ["--head", "tip_adapter", "--head-options", "head.toml"]
+    assert run("classify", "shots.parquet", *options, *headed, folder=folder).returncode == 0
+    assert pl.read_parquet(folder / "headed.parquet")["label"].to_list() == NAMES
+    lone = run("classify", "shots.parquet", *options, folder=folder)
+    assert (lone.returncode, "give --support and --head" in lone.stderr) == (1, True)
+    listed = json.loads(run("heads", "--json", folder=folder).stdout)
+    assert listed["tip_adapter"]["settings"] == {"alpha": None, "beta": None, "mode": "balanced"}
+
+
 def test_a_recipe_in_a_file_is_followed_and_its_retrieval_overridden(folder: Path) -> None:
     (folder / "mine.toml").write_text('[templates]\nset = "general"\n[retrieved]\nweight = 0.5\n')
     options = ["--index", "index", "--model", "demo", "--recipe", "mine.toml", "--limit", "2", "--json"]

@@ -1,0 +1,92 @@
+"""Put a head on a classifier: its support and validation files read, checked, and encoded by further encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.heads import HEADS, build_head
+from rag_clip.progress import Progress, Report, silent
+from rag_clip.protocols import Encoder
+from rag_clip.support_file import read_support, read_support_images
+
+from .classify import Head
+
+IMAGES_AT_ONCE = 256
+
+
+def prepare_head(
+    name: str,
+    support: str | Path,
+    *,
+    labels: LabelSet,
+    encoder: Encoder,
+    others: Mapping[str, Encoder] | None = None,
+    validation: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    report: Report = silent,
+) -> Head:
+    """Return the head `name` on a support file, for `classify`; `validation` is a support file of its own.
+
+    Features by `others` are taken from the files, or from the images in them. Raises ValueError for an unknown head or
+    option, files of other labels or another encoder, and images that a further encoder needs and the file lacks.
+    """
+    held = _read(support, labels, encoder, others or {}, report)
+    judged = None
+    if validation is not None:
+        rows = _read(validation, labels, encoder, others or {}, report)
+        judged = Validation(Features(rows.features, others=rows.others), labels, rows.targets.argmax(1))
+    build = build_head(name, held, encoder=encoder, options=options, validation=judged, report=report)
+    facts = {
+        "name": name,
+        "settings": {**HEADS[name].settings, **(options or {})},
+        "support": {"path": str(support), "images": len(held), "missing": len(held.missing), **held.provenance},
+        "validation": {"path": str(validation), "images": len(judged.targets)} if judged else {},
+    }
+    return Head(build, facts)
+
+
+def _read(
+    path: str | Path, labels: LabelSet, encoder: Encoder, others: Mapping[str, Encoder], report: Report
+) -> Support:
+    support = read_support(path, encoder=encoder.fingerprint)
+    if set(support.labels.names) != set(labels.names):
+        foreign = sorted(set(support.labels.names) ^ set(labels.names))
+        raise ValueError(
+            f"{path} stands for other classes than the prompts ({foreign[0]!r} is in one of them only); "
+            "make it for this label set"
+        )
+    order = [support.labels.names.index(name) for name in labels.names]
+    moved = {name: rows.to(encoder.device) for name, rows in support.others.items()}
+    lacking = {name: other for name, other in others.items() if name not in moved}
+    if lacking:
+        images = read_support_images(path)
+        moved |= {name: _encode(other, images, path, report) for name, other in lacking.items()}
+    return replace(
+        support,
+        labels=labels,
+        features=support.features.to(encoder.device),
+        targets=support.targets[:, order].to(encoder.device),
+        relevance=support.relevance.to(encoder.device),
+        others=moved,
+    )
+
+
+@torch.no_grad()
+def _encode(encoder: Encoder, images: list[bytes | None], path: str | Path, report: Report) -> torch.Tensor:
+    held = [image for image in images if image is not None]
+    if len(held) < len(images):
+        raise ValueError(
+            f"{path} holds {len(held)} of its {len(images)} images, and {encoder.name} must see each; "
+            "make it again with its images"
+        )
+    parts = []
+    for start in range(0, len(held), IMAGES_AT_ONCE):
+        parts.append(encoder.encode_images(held[start : start + IMAGES_AT_ONCE]).pooled.float())
+        report(Progress("encode support", min(start + IMAGES_AT_ONCE, len(held)), len(held)))
+    return torch.cat(parts)

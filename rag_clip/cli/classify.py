@@ -1,0 +1,106 @@
+"""`rag-clip classify`: Parquet files of images to labels; `rag-clip heads`: what can use a support set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from rag_clip.cli.console import Console
+from rag_clip.cli.run import Device, Json, Model, Precision, run
+
+
+def classify(
+    images: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    prompts: Path,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="predictions.parquet")],
+    model: Model,
+    index: Annotated[
+        str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")
+    ] = None,
+    support: Annotated[Path | None, Parameter(help="A support file, for the head.")] = None,
+    head: Annotated[str | None, Parameter(help="How to use it; `rag-clip heads` lists them.")] = None,
+    head_options: Annotated[Path | None, Parameter(help="TOML with settings of the head.")] = None,
+    validation: Annotated[Path | None, Parameter(help="A support file to choose the head's settings by.")] = None,
+    second: Annotated[
+        list[str] | None, Parameter(negative=(), help="Further encoders whose features the head needs (timm:NAME).")
+    ] = None,
+    image_column: str = "image",
+    top_k: int = 5,
+    features: Annotated[Path | None, Parameter(help="Keep image features here, for other prompts.")] = None,
+    workers: Annotated[int | None, Parameter(help="Decoding processes; 0 decodes in this one.")] = None,
+    batch_size: int = 256,
+    device: Device = None,
+    precision: Precision = None,
+    as_json: Json = False,
+) -> int:
+    """Classify the images of Parquet files; every input column stays, with label, score, top-k and error beside."""
+
+    def job(console: Console) -> object:
+        from rag_clip.encoder import load_encoder
+        from rag_clip.heads import read_options
+        from rag_clip.pipelines.classify import classify as classify_images
+        from rag_clip.pipelines.heads import prepare_head
+        from rag_clip.prompt_file import read_prompts
+
+        if (support is None) != (head is None):
+            raise ValueError("a head needs a support file, and a support file a head; give --support and --head")
+        texts, encoder = read_prompts(prompts), load_encoder(model, device=device, precision=precision)
+        others = {name: load_encoder(name, device=device, precision=precision) for name in second or ()}
+        chosen = (
+            support
+            and head
+            and prepare_head(
+                head,
+                support,
+                labels=texts.labels,
+                encoder=encoder,
+                others=others,
+                validation=validation,
+                options=read_options(head_options) if head_options else None,
+                report=console.report,
+            )
+        )
+        summary = classify_images(
+            images,
+            prompts=texts,
+            output=output,
+            encoder=encoder,
+            head=chosen or None,
+            others=others,
+            index=index,
+            image_column=image_column,
+            top_k=top_k,
+            features_dir=features,
+            workers=workers,
+            batch_size=batch_size,
+            report=console.report,
+        )
+        console.say(
+            f"{summary.output}: {summary.rows} rows, {summary.failed} failed; "
+            f"{summary.decoded} decoded, {summary.from_cache} from cached features"
+        )
+        console.stages(summary.seconds)
+        return summary
+
+    return run(job, as_json=as_json)
+
+
+def heads(*, as_json: Json = False) -> int:
+    """List the heads that use a support set: paper, what each needs, and its settings with their defaults."""
+
+    def job(console: Console) -> object:
+        from rag_clip.heads import HEADS
+
+        for name, head in HEADS.items():
+            console.say(f"{name}: {head.paper}\n  needs {head.needs}")
+            settings = ", ".join(f"{key} = {value}" for key, value in head.settings.items())
+            console.say(f"  settings: {settings}")
+        return {
+            name: {"paper": head.paper, "needs": head.needs, "settings": head.settings} for name, head in HEADS.items()
+        }
+
+    return run(job, as_json=as_json)

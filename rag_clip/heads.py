@@ -1,0 +1,120 @@
+"""The heads by name: what builds each, what it needs, and its settings; a head makes a classifier of support images."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from rag_clip.classifiers.ballad import ballad
+from rag_clip.classifiers.como import como, como_f
+from rag_clip.classifiers.coop import coop
+from rag_clip.classifiers.gaussian import gaussian
+from rag_clip.classifiers.priming import priming
+from rag_clip.classifiers.ridge import ridge
+from rag_clip.classifiers.tip_adapter import tip_adapter, tip_adapter_f
+from rag_clip.classifiers.tip_x import tip_x
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Support, Validation
+from rag_clip.progress import Report, silent
+from rag_clip.protocols import Classifier, Encoder
+
+GIVEN = ("zero_shot", "support", "encoder", "validation", "report")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A way to use support images: what builds it, its paper, what it needs, and whether it trains by gradients."""
+
+    build: Callable[..., Classifier]
+    paper: str
+    trains: bool = False
+    second_encoder: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its options with their defaults; None is chosen by validation, by leave-one-out, or as published."""
+        parameters = inspect.signature(self.build).parameters
+        return {name: _plain(one.default) for name, one in parameters.items() if name not in GIVEN}
+
+    @property
+    def needs(self) -> str:
+        """What it needs beside names, in words."""
+        more = [", features by a second encoder"] if self.second_encoder else []
+        trained = [", training"] if self.trains else []
+        return "".join(["support", *more, *trained, "; may use validation" if self.validates else ""])
+
+    @property
+    def validates(self) -> bool:
+        """Whether validation images can choose its settings."""
+        return "validation" in inspect.signature(self.build).parameters
+
+
+HEADS: Mapping[str, Head] = {
+    "tip_adapter": Head(tip_adapter, "Zhang et al., 2022, arXiv 2207.09519"),
+    "tip_adapter_f": Head(tip_adapter_f, "Zhang et al., 2022, arXiv 2207.09519", trains=True),
+    "tip_x": Head(tip_x, "Udandarao et al., 2023, arXiv 2211.16198"),
+    "como": Head(como, "Zhang et al., 2022, arXiv 2209.12255", second_encoder=True),
+    "como_f": Head(como_f, "Zhang et al., 2022, arXiv 2209.12255", trains=True, second_encoder=True),
+    "coop": Head(coop, "Zhou et al., 2022, arXiv 2109.01134", trains=True),
+    "ballad": Head(ballad, "Ma et al., 2021, arXiv 2111.14745", trains=True),
+    "gaussian": Head(gaussian, "Wang et al., 2024, arXiv 2402.04087"),
+    "ridge": Head(ridge, "Bendou et al., 2025, arXiv 2501.11175"),
+    "priming": Head(priming, "Wallingford et al., 2023, arXiv 2306.10191"),
+}
+
+
+def build_head(
+    name: str,
+    support: Support,
+    *,
+    encoder: Encoder,
+    options: Mapping[str, Any] | None = None,
+    validation: Validation | None = None,
+    report: Report = silent,
+) -> Callable[[ZeroShot], Classifier]:
+    """Return what makes the head of the zero-shot classifier; `options` are settings of `HEADS[name]`.
+
+    Raises ValueError for an unknown head, unknown or ill-typed options, and validation that the head cannot use.
+    """
+    if name not in HEADS:
+        raise ValueError(f"unknown head {name!r}; known are {', '.join(HEADS)}")
+    head = HEADS[name]
+    if validation is not None and not head.validates:
+        raise ValueError(f"{name} chooses nothing by validation images; leave them out")
+    given = {"encoder": encoder, "validation": validation, "report": report}
+    wanted = {key: value for key, value in given.items() if key in inspect.signature(head.build).parameters}
+    settings = _check_options(name, head, options or {})
+    return lambda zero_shot: partial(head.build, zero_shot, support)(**wanted, **settings)
+
+
+def read_options(path: str | Path) -> dict[str, Any]:
+    """Read the settings of a head from TOML; raises ValueError for a file that is not TOML, OSError for none."""
+    try:
+        return tomllib.loads(Path(path).read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+
+
+def _check_options(name: str, head: Head, options: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = [key for key in options if key not in head.settings]
+    if unknown:
+        raise ValueError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(head.settings)}")
+    hints = get_type_hints(head.build)
+    checked = {}
+    for key, value in options.items():
+        try:
+            checked[key] = TypeAdapter(hints[key]).validate_python(value)
+        except ValidationError as error:
+            raise ValueError(f"{name}, setting {key}: {error.errors()[0]['msg']}; found {value!r}") from None
+    return checked
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
