@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -63,6 +63,25 @@ class Encoder(Protocol):
 
     def encode_images(self, images: Sequence[Image.Image | bytes], *, patches: bool = False) -> Features:
         """Decode where needed, preprocess and embed images."""
+
+
+class Painter(Protocol):
+    """Makes images from texts; the same text and seed give the same image."""
+
+    @property
+    def name(self) -> str:
+        """The specification that loads it again."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides text and seed decides an image, such as weights, steps and guidance; plain JSON values."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of its images."""
+
+    def paint(self, texts: Sequence[str], *, seeds: Sequence[int]) -> Sequence[Image.Image]:
+        """Return one image of `size` per text, in order, painted from its own seed; black where it was withheld."""
 
 
 class Classifier(Protocol):

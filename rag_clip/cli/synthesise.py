@@ -1,0 +1,86 @@
+"""The verb `rag-clip support synthesise`: images painted from class prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from rag_clip.cli.console import Console
+from rag_clip.cli.run import Device, Json, Model, Precision, run
+from rag_clip.cli.support import MOST_NAMES, Output, support_app
+
+
+@support_app.command
+def synthesise(
+    prompts: Annotated[Path, Parameter(help="Prompts of `rag-clip enhance`: the classes, and the texts to paint.")],
+    /,
+    *,
+    output: Output,
+    model: Model,
+    painter: Annotated[str, Parameter(help="demo, or a text-to-image model of diffusers: a hub id or a folder.")],
+    per_class: Annotated[int, Parameter(help="Images painted per class.")] = 16,
+    keep: Annotated[int, Parameter(help="Images of them kept per class, those nearest to its embedding.")] = 8,
+    wording: Annotated[
+        Literal["templates", "sentences"], Parameter(help="Paint the templates, or the descriptions and captions.")
+    ] = "templates",
+    guidance: Annotated[
+        float | None, Parameter(help="How far to follow the text; 9.5 for diffusers, few-step models want 0.")
+    ] = None,
+    steps: Annotated[
+        int | None, Parameter(help="Denoising steps; 85 for diffusers, few-step models want 1 to 4.")
+    ] = None,
+    size: Annotated[tuple[int, int] | None, Parameter(help="Width and height; the model's own by default.")] = None,
+    seed: int = 0,
+    batch: Annotated[int, Parameter(help="Images painted at once.")] = 8,
+    paintings: Annotated[
+        Path | None, Parameter(help="Folder that keeps every image painted; by default the output without .parquet.")
+    ] = None,
+    with_images: Annotated[bool, Parameter(negative=(), help="Put the images into the support file.")] = False,
+    device: Device = None,
+    precision: Precision = None,
+    as_json: Json = False,
+) -> int:
+    """Paint images for class names, keep those that look most like them (SuS-SD)."""
+
+    def job(console: Console) -> object:
+        from rag_clip.encoder import load_encoder
+        from rag_clip.painter import load_painter
+        from rag_clip.pipelines.support.synthesise import synthesise_support
+        from rag_clip.prompt_file import read_prompts
+
+        summary = synthesise_support(
+            read_prompts(prompts),
+            output=output,
+            encoder=load_encoder(model, device=device, precision=precision),
+            painter=load_painter(
+                painter, guidance=guidance, steps=steps, size=size, device=device, precision=precision
+            ),
+            per_class=per_class,
+            keep=keep,
+            wording=wording,
+            seed=seed,
+            batch=batch,
+            paintings=paintings,
+            with_images=with_images,
+            report=console.report,
+        )
+        console.say(
+            f"{summary.output}: {summary.images} images of {summary.classes} classes, of {summary.painted} painted"
+        )
+        if summary.black:
+            console.say(f"  withheld by the painter, black: {summary.black}")
+        mean = sum(summary.agreement.values()) / len(summary.agreement)
+        console.say(
+            f"  images that look like their class: {mean:.0%} in the mean over {len(summary.agreement)} classes"
+        )
+        if summary.missing:
+            more = ", ..." if len(summary.missing) > MOST_NAMES else ""
+            listed = ", ".join(summary.missing[:MOST_NAMES])
+            console.say(f"  no image: {len(summary.missing)} classes ({listed}{more})")
+        console.say(f"  all images painted are in {summary.paintings}")
+        console.stages(summary.seconds)
+        return summary
+
+    return run(job, as_json=as_json)
