@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -145,26 +146,30 @@ def _both(first: Keep, second: Keep) -> Keep:
 def _weigh(chosen: Texts, labels: LabelSet, encoder: Encoder, retrieval: Retrieval, templates: Sequence[str]) -> Texts:
     """Set the weight of each caption by contrast and trust, and leave out those that come to next to nothing.
 
-    In float64 on the CPU, so that weights do not depend on the order of classes.
+    In float32, on the device of the encoder. Classes are taken in the order of their names, so that nothing depends on
+    the order of the label set, not even the last digit.
     """
-    distinct = {text: row for row, text in enumerate(dict.fromkeys(text.text for group in chosen for text in group))}
-    rows = [distinct[text.text] for group in chosen for text in group]
-    classes = torch.tensor([row for row, group in enumerate(chosen) for _ in group])
-    vectors = _encode(list(distinct), encoder)[rows]
+    order = sorted(range(len(labels)), key=lambda row: labels.names[row])
+    groups = [chosen[row] for row in order]
+    distinct = {text: row for row, text in enumerate(dict.fromkeys(text.text for group in groups for text in group))}
+    encoded = encoder.encode_text(list(distinct)).float()
+    device = encoded.device
+    vectors = encoded[torch.tensor([distinct[text.text] for group in groups for text in group], device=device)]
+    classes = torch.tensor([row for row, group in enumerate(groups) for _ in group], device=device)
     rounds = ROUNDS if retrieval.contrast == "weigh" else 0
     shares = contrast(vectors, classes, count=len(labels), scale=encoder.scale, rounds=rounds)
-    weights = torch.full((len(labels),), retrieval.weight, dtype=torch.float64)
+    totals = [retrieval.weight] * len(labels)
     if retrieval.trust == "evidence":
-        filled = _encode([fill(template, name) for name in labels.names for template in templates], encoder)
-        anchors = normalize(filled.view(len(labels), len(templates), -1).mean(1), dim=-1)
-        weights = trust(anchors, vectors, classes, shares, scale=encoder.scale, weight=retrieval.weight)
+        filled = encoder.encode_text([fill(template, labels.names[row]) for row in order for template in templates])
+        anchors = normalize(filled.float().view(len(labels), len(templates), -1).mean(1), dim=-1)
+        found = trust(anchors, vectors, classes, shares, scale=encoder.scale, weight=retrieval.weight)
+        totals = [round(total, 6) for total in found.tolist()]
     share = iter(shares.tolist())
-    weighed = [[(text, next(share)) for text in group] for group in chosen]
-    return tuple(_given(group, total) for group, total in zip(weighed, weights.tolist(), strict=True))
-
-
-def _encode(texts: Sequence[str], encoder: Encoder) -> torch.Tensor:
-    return encoder.encode_text(texts).double().cpu()
+    weighed = {
+        row: _given([(text, next(share)) for text in group], total)
+        for row, group, total in zip(order, groups, totals, strict=True)
+    }
+    return tuple(weighed[row] for row in range(len(labels)))
 
 
 def _given(group: Sequence[tuple[PromptText, float]], total: float) -> tuple[PromptText, ...]:
@@ -176,26 +181,39 @@ def _given(group: Sequence[tuple[PromptText, float]], total: float) -> tuple[Pro
 def _search(
     labels: LabelSet, *, encoder: Encoder, store: Store, retrieval: Retrieval, clock: StageClock, report: Report
 ) -> Iterator[list[Hit]]:
-    """Yield the captions found for each class, best first, searching the store for a batch of classes at a time."""
+    """Yield the captions found for each class, best first, searching the store for a batch of classes at a time.
+
+    The next batch is searched while the caller looks at this one; the stage "search" is the time spent waiting for it.
+    """
     vectors = None
     if retrieval.search != "lexical":
         with clock.stage("encode queries"):
             vectors = encoder.encode_text([fill(retrieval.query, name) for name in labels.names]).cpu().numpy()
-    for start in range(0, len(labels), CLASSES_PER_SEARCH):
-        rows = slice(start, start + CLASSES_PER_SEARCH)
-        texts = None if retrieval.search == "dense" else [name.replace("_", " ") for name in labels.names[rows]]
-        with clock.stage("search"):
-            found = store.search(
-                texts=texts,
-                vectors=None if vectors is None else vectors[rows],
-                limit=retrieval.candidates,
-                mode=retrieval.search,
-                where=retrieval.where,
-                vector=_vector(store, retrieval),
-            )
-        with clock.stage("filter"):
-            yield from found
-        report(Progress("retrieve", start + len(found), len(labels), "classes"))
+    texts = None if retrieval.search == "dense" else [name.replace("_", " ") for name in labels.names]
+
+    def search(rows: slice) -> list[list[Hit]]:
+        return store.search(
+            texts=None if texts is None else texts[rows],
+            vectors=None if vectors is None else vectors[rows],
+            limit=retrieval.candidates,
+            mode=retrieval.search,
+            where=retrieval.where,
+            vector=_vector(store, retrieval),
+        )
+
+    batches = [slice(start, start + CLASSES_PER_SEARCH) for start in range(0, len(labels), CLASSES_PER_SEARCH)]
+    done = 0
+    with ThreadPoolExecutor(1) as ahead:
+        waiting = ahead.submit(search, batches[0])
+        for following in [*batches[1:], None]:
+            with clock.stage("search"):
+                found = waiting.result()
+            if following is not None:
+                waiting = ahead.submit(search, following)
+            with clock.stage("filter"):
+                yield from found
+            done += len(found)
+            report(Progress("retrieve", done, len(labels), "classes"))
 
 
 def _vector(store: Store, retrieval: Retrieval) -> str | None:

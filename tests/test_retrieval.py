@@ -11,7 +11,7 @@ from rag_clip.data import LabelSet
 from rag_clip.progress import Progress, StageClock
 from rag_clip.prompts.mixed import Texts, mix
 from rag_clip.prompts.templates import template_prompts
-from rag_clip.retrieval import Retrieval, gather
+from rag_clip.retrieval import CLASSES_PER_SEARCH, Retrieval, gather
 from rag_clip.store import Store, caption_id, create_store, load_schema
 from rag_clip.testing import ToyEncoder, check_prompts
 
@@ -110,6 +110,14 @@ def test_a_lone_caption_is_not_trusted(store: Store):
     assert groups[1]
 
 
+@pytest.mark.parametrize("search", ["dense", "lexical", "hybrid"])
+def test_classes_of_several_searches_keep_their_order(store: Store, search: str):
+    others = [f"class{row}" for row in range(2 * CLASSES_PER_SEARCH)]
+    groups = found(store, LabelSet(("wolf", *others, "red fox")), search=search, keep="phrase")
+    wolves, foxes = ([text for text in sorted(CAPTIONS) if name in text] for name in ("wolf", "red fox"))
+    assert groups == [wolves, *[[] for _ in others], foxes]
+
+
 def test_captions_can_be_filtered_by_payload(store: Store):
     assert found(store, keep="phrase", where={"source": "shop"})[2] == ["grey pack wolf howling", "wolf in the window"]
 
@@ -139,6 +147,13 @@ def test_stages_and_progress_are_reported(store: Store):
     gather(LABELS, encoder=ENCODER, store=store, retrieval=retrieval, clock=clock, report=events.append)
     assert set(clock.seconds) == {"encode queries", "search", "filter", "weigh"}
     assert events == [Progress("retrieve", 4, 4, "classes")]
+
+
+def test_an_error_of_the_search_is_the_callers(tmp_path: Path):
+    opened = fill_store(tmp_path / "index", "captions.toml", ["vector"])
+    retrieval = Retrieval(where={"colour": "red"})
+    with opened, pytest.raises(ValueError, match="colour"):
+        gather(LABELS, encoder=ENCODER, store=opened, retrieval=retrieval)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ confirms itself. 0.3 was chosen on the micro world's validation photographs (ben
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import normalize
 
 from rag_clip.prompts.contrast import class_means, log_probabilities
 
@@ -39,17 +38,9 @@ def trust(
     """
     count = len(templates)
     means = class_means(vectors, classes, shares, count=count)
-    known = log_probabilities(
-        templates, torch.arange(count, device=classes.device), means, scale=scale, own=_cosines(templates, means)
-    ).exp()
-    rest = means[classes] - shares[:, None] * vectors  # [t, d]
+    known = log_probabilities(templates, torch.arange(count, device=classes.device), means, scale=scale).exp()
     alone = torch.bincount(classes, minlength=count)[classes] == 1
-    told = log_probabilities(vectors, classes, means, scale=scale, own=_cosines(vectors, rest)).exp()
-    told = told.masked_fill(alone, 0)
+    told = log_probabilities(vectors, classes, means, scale=scale, left_out=shares).exp().masked_fill(alone, 0)
     sure = torch.zeros_like(known).index_add_(0, classes, shares * told)
     weights = known * min(weight, KNOWN_WEIGHT) + (1 - known) * weight
     return weights.masked_fill(sure < LEAST_SURE, 0)
-
-
-def _cosines(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    return (rows * normalize(others, dim=-1)).sum(1)

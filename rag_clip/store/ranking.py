@@ -39,8 +39,8 @@ def fuse(rankings: Sequence[Ranking], weights: Sequence[float], limit: int) -> R
         for rank, (name, _score, text, source) in enumerate(ranking, start=1):
             scores[name] = scores.get(name, 0.0) + weight / (RRF_CONSTANT + rank)
             captions[name] = (text, source)
-    kept = [(name, score, *captions[name]) for name, score in scores.items() if score > 0]
-    return sorted(kept, key=_best_first)[:limit]
+    order = sorted((-score, name) for name, score in scores.items() if score > 0)[:limit]
+    return [(name, -negative, *captions[name]) for negative, name in order]
 
 
 def _best_first(hit: tuple[str, float, str, str]) -> tuple[float, str]:

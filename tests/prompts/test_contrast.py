@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rag_clip.prompts.contrast import contrast
+from rag_clip.prompts.contrast import BLOCK_VALUES, contrast
 
 
 def rows(*angles: float) -> torch.Tensor:
@@ -53,6 +53,17 @@ def test_shares_agree_with_the_equation_on_random_captions_with_ties_and_empty_c
         np.testing.assert_allclose(
             found.numpy(), reference(vectors.numpy(), classes.numpy(), 7, 9.0, rounds), atol=1e-9
         )
+
+
+def test_captions_of_several_blocks_agree_with_the_equation_in_both_precisions():
+    draw = torch.Generator().manual_seed(1)
+    vectors = normalize(torch.randn(1200, BLOCK_VALUES // 1000, generator=draw, dtype=torch.float64), dim=1)
+    classes = torch.randint(0, 3, (1200,), generator=draw)
+    expected = reference(vectors.numpy(), classes.numpy(), 3, 30.0, 2)
+    for given, tolerance in ((vectors, 1e-12), (vectors.float(), 1e-7)):
+        found = contrast(given, classes, count=3, scale=30.0)
+        assert found.dtype == given.dtype
+        np.testing.assert_allclose(found.numpy(), expected, atol=tolerance)
 
 
 def test_a_caption_nearer_another_class_fades_and_so_does_one_that_fits_all():

@@ -1,3 +1,4 @@
+import random
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +14,7 @@ from rag_clip.prompts.retrieved import (
     retrieved_prompts,
     weigh_context,
     without_name,
+    words_of,
 )
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder, check_prompts
@@ -121,6 +123,15 @@ def test_a_token_is_a_whole_word_without_case(name: str, caption: str, expected:
 )
 def test_a_phrase_is_a_whole_name_or_synonym_in_order(caption: str, expected: bool):
     assert contains_phrase("red_fox", ("vulpes vulpes", ""))(caption) is expected
+
+
+def test_filters_agree_with_the_words_of_captions_whatever_they_are_made_of():
+    draw = random.Random(0)
+    texts = ["".join(draw.choices("aAsS' ’-_ßﬁé狗İK\u0301", k=draw.randint(1, 8))) for _ in range(150)]
+    kept = [(name, caption) for name in texts for caption in texts if contains_phrase(name)(caption)]
+    spaced = {text: f" {' '.join(words_of(text))} " for text in texts}
+    assert kept == [(n, c) for n in texts for c in texts if words_of(n) and spaced[n] in spaced[c]]
+    assert len(kept) > 2 * len(texts)
 
 
 def test_retrieval_keeps_the_contract_of_a_prompt_method():
