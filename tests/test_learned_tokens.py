@@ -50,9 +50,10 @@ def test_the_tower_is_as_before_also_after_an_error(tmp_path):
     assert torch.equal(encoder.encode_text(TEXTS), before)
 
 
-def test_a_bf16_tower_gives_float32_gradients_near_those_in_fp32(tmp_path):
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+def test_a_tower_of_half_precision_gives_float32_gradients_near_those_in_fp32(tmp_path, half):
     spec, gradients = write_model(tmp_path, MODELS["clip"]), []
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", half):
         encoder = load_encoder(spec, device="cpu", precision=precision)
         tokens = encoder.tokenizer(TEXTS)
         tokens[:, 1] = -1
