@@ -6,11 +6,11 @@
     logits = scale f W + bias + (scale / 100) alpha sum_v w_v z(p_v)
 
 CoMo (Zhang et al., 2022, arXiv 2209.12255), the CLIP and DINO part of CaFo (CVPR 2023, arXiv 2303.02151). The authors
-weigh by the dot product z(p_v) . z(text), here a sharpness of c - 1. It grows with the number of classes: of two
-encoders the one whose correlation is higher by 0.01 weighs 0.52 with ten classes and 0.99995 with a thousand, so that
-the other is switched off. A sharpness that does not depend on c, such as 10, blends. Only classes that have support
-are standardised, and the others keep their text logit, unless mode="published". alpha and beta that are not given are
-chosen as `search` chooses, else alpha is 0.6 (CaFo's for ImageNet with 16 shots) and beta 1.
+weigh by the dot product z(p_v) . z(text), a sharpness of c - 1. It grows with the number of classes: of two encoders
+the one whose correlation is higher by 0.01 weighs 0.52 with ten classes and 0.99995 with a thousand, so that the other
+is switched off. mode="published" keeps that; otherwise the sharpness is 1, which blends by the correlation itself.
+There only classes that have support are standardised, too, and the others keep their text logit. alpha and beta that
+are not given are chosen as `search` chooses, else alpha is 0.6 (CaFo's for ImageNet with 16 shots) and beta 1.
 
 Fine-tuned, the keys of all encoders are trained together on the support images, as Tip-Adapter-F's are; the authors
 took turns between shots and generated images, here they are one set.
@@ -33,7 +33,7 @@ from rag_clip.progress import Report, silent
 from rag_clip.train import Schedule, fit
 
 ALPHA, BETA = 0.6, 1.0
-ALPHAS = tuple(0.1 * 1.2**step for step in range(30))
+ALPHAS = tuple(0.1 * 1.3**step for step in range(30))
 BETAS = tuple(0.1 * 1.2**step for step in range(40))
 MAIN = ""
 
@@ -76,8 +76,8 @@ def como(
 ) -> CoMo:
     """Blend the caches of the classifier's encoder and of every one in `support.others`.
 
-    `sharpness` None is c - 1, as published. What of alpha and beta is not given is chosen. Raises ValueError where
-    support or validation do not fit the classifier, or lack features by a further encoder.
+    `sharpness` None is 1, or c - 1 where published. What of alpha and beta is not given is chosen. Raises ValueError
+    where support or validation do not fit the classifier, or lack features by a further encoder.
     """
     if not support.others:
         raise ValueError("CoMo needs support features by a further encoder, and found none; encode them with one more")
@@ -86,8 +86,9 @@ def como(
             raise ValueError(f"the support features by {name!r} are not finite; encode its images again")
     main = build_cache(zero_shot, support, mode=mode)
     caches = {MAIN: main, **{name: replace(main, keys=values.float()) for name, values in support.others.items()}}
-    sharp = float(len(support.labels) - 1) if sharpness is None else sharpness
-    start = CoMo(zero_shot, caches, Choice(ALPHA, BETA, by="default"), sharp)
+    if sharpness is None:
+        sharpness = len(support.labels) - 1.0 if mode == "published" else 1.0
+    start = CoMo(zero_shot, caches, Choice(ALPHA, BETA, by="default"), sharpness)
     return _chosen(start, judged_images(zero_shot, support, validation), support, validation, alpha, beta)
 
 

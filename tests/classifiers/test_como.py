@@ -61,12 +61,14 @@ def equation(support: Support, alpha: float, beta: float, sharpness: float) -> n
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("sharpness", [None, 1.0, 10.0])
-def test_logits_equal_the_equation_in_float64(sharpness: float | None) -> None:
+@pytest.mark.parametrize(
+    ("settings", "sharpness"),
+    [({}, 1), ({"mode": "published"}, CLASSES - 1), ({"sharpness": 10.0}, 10), ({"sharpness": 0.0}, 0)],
+)
+def test_logits_equal_the_equation_in_float64(settings: dict[str, object], sharpness: float) -> None:
     support = replace(two_views([3] * CLASSES), relevance=torch.linspace(0.2, 1, 15))
-    found = como(TEXT, support, alpha=7, beta=3, sharpness=sharpness)(QUERIES).double().numpy()
-    expected = equation(support, 7, 3, CLASSES - 1 if sharpness is None else sharpness)
-    np.testing.assert_allclose(found, expected, atol=2e-5, rtol=0)
+    found = como(TEXT, support, alpha=7, beta=3, **settings)(QUERIES).double().numpy()
+    np.testing.assert_allclose(found, equation(support, 7, 3, sharpness), atol=2e-5, rtol=0)
 
 
 def test_the_blend_of_two_encoders_is_the_one_computed_by_hand() -> None:
