@@ -18,12 +18,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rag_clip.classifiers.coop import learned_zero_shot
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Prompts
+from rag_clip.learned_prompts import LearnedPrompts
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Classifier, Encoder
 from rag_clip.store import open_store
 from rag_clip.stored_vectors import stored_vectors
+from rag_clip.towers import two_towers
 
 from .imaging.joined import encode_by_all
 from .imaging.predictions import output_schema, predict_rows, prediction_columns, write_predictions
@@ -60,7 +63,7 @@ class ClassifySummary:
 def classify(
     paths: Sequence[str | Path],
     *,
-    prompts: Prompts,
+    prompts: Prompts | LearnedPrompts,
     output: str | Path,
     encoder: Encoder,
     head: Head | None = None,
@@ -78,7 +81,8 @@ def classify(
     The five columns take the prefix `predicted_` where the input has one of these names. An image that cannot be used
     has an error and no label, and the run goes on. `output` appears once it is complete; until then what is done lies
     in `output`.parts, and the same call continues from there. With `features_dir` the image features stay for other
-    prompts; with `index`, the one the prompts came from, its captions are not encoded again. `head` builds the
+    prompts; with `index`, the one the prompts came from, its captions are not encoded again. Learned prompts
+    (CoOp) classify as they are. `head` builds the
     classifier from the zero-shot one; `others` are further encoders that it needs features by, under their names, and
     an image that one of them fails on has an error. `workers` processes decode; 0 decodes in this one, None is one per
     processor up to 16, or 0 for a few images. Memory stays bounded on files and row groups of any size.
@@ -119,12 +123,17 @@ def classify(
     )
 
 
-def _build(prompts: Prompts, encoder: Encoder, head: Head | None, index: str | None, report: Report) -> Classifier:
-    known = None
-    if index:
-        with open_store(index) as store:
-            known = stored_vectors([prompts], store, encoder=encoder.fingerprint)
-    classifier = zero_shot(prompts, encoder, known=known, report=report)
+def _build(
+    prompts: Prompts | LearnedPrompts, encoder: Encoder, head: Head | None, index: str | None, report: Report
+) -> Classifier:
+    if isinstance(prompts, LearnedPrompts):
+        classifier = learned_zero_shot(prompts, two_towers(encoder))
+    else:
+        known = None
+        if index:
+            with open_store(index) as store:
+                known = stored_vectors([prompts], store, encoder=encoder.fingerprint)
+        classifier = zero_shot(prompts, encoder, known=known, report=report)
     return head.build(classifier) if head else classifier
 
 
@@ -167,7 +176,7 @@ def _replacing(output: Path, parts: Path) -> Iterator[Path]:
 
 
 def _run_facts(
-    prompts: Prompts, encoder: Encoder, *, image_column: str, top_k: int, rows: int, failed: int
+    prompts: Prompts | LearnedPrompts, encoder: Encoder, *, image_column: str, top_k: int, rows: int, failed: int
 ) -> dict[str, Any]:
     provenance = {key: prompts.provenance.get(key) for key in ("method", "settings", "index")}
     return {
@@ -182,8 +191,11 @@ def _run_facts(
     }
 
 
-def _digest(prompts: Prompts) -> str:
+def _digest(prompts: Prompts | LearnedPrompts) -> str:
     digest = hashlib.sha256()
+    if isinstance(prompts, LearnedPrompts):
+        digest.update(json.dumps(prompts.labels.names).encode() + prompts.weights.cpu().numpy().tobytes())
+        return digest.hexdigest()
     for name, group in zip(prompts.labels.names, prompts.texts, strict=True):
         digest.update(json.dumps([name, [[text.text, text.weight, text.role] for text in group]]).encode())
     return digest.hexdigest()

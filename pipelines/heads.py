@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 
-from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.classifiers.coop import CoOp
+from rag_clip.classifiers.zero_shot import zero_shot
+from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
 from rag_clip.heads import HEADS, build_head
+from rag_clip.learned_prompts import LearnedPrompts, check_learned_path, write_learned_prompts
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.protocols import Encoder
 from rag_clip.support_file import read_support, read_support_images
@@ -49,6 +52,37 @@ def prepare_head(
         "validation": {"path": str(validation), "images": len(judged.targets)} if judged else {},
     }
     return Head(build, facts)
+
+
+def learn_prompts(
+    prompts: Prompts,
+    support: str | Path,
+    *,
+    output: str | Path,
+    encoder: Encoder,
+    validation: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    report: Report = silent,
+) -> LearnedPrompts:
+    """Learn a context around the class names (CoOp) on a support file, and write it for `classify`.
+
+    Raises ValueError as `prepare_head`, for an output that is not .safetensors, and for an encoder without text.
+    """
+    check_learned_path(Path(output))
+    head = prepare_head(
+        "coop",
+        support,
+        labels=prompts.labels,
+        encoder=encoder,
+        validation=validation,
+        options=options,
+        report=report,
+    )
+    learned = head.build(zero_shot(prompts, encoder, report=report))
+    assert isinstance(learned, CoOp)
+    made = replace(learned.prompts, provenance={**learned.prompts.provenance, "method": "coop", "head": head.facts})
+    write_learned_prompts(made, output)
+    return made
 
 
 def _read(

@@ -64,7 +64,7 @@ def write_learned_prompts(prompts: LearnedPrompts, path: str | Path) -> None:
     Raises ValueError for another suffix, OSError where the disk is full; the old file is then untouched.
     """
     path = Path(path)
-    _check_path(path)
+    check_learned_path(path)
     facts = {
         **labels_to_document(prompts.labels),
         "position": prompts.position,
@@ -87,7 +87,7 @@ def read_learned_prompts(path: str | Path, *, encoder: Fingerprint | None = None
     encoder than `encoder`; FileNotFoundError where there is none.
     """
     path = Path(path)
-    _check_path(path)
+    check_learned_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of learned prompts {path}; learn some with the head coop")
     try:
@@ -120,7 +120,8 @@ def _read(path: Path) -> LearnedPrompts:
     return LearnedPrompts(labels, **tensors, position=facts["position"], provenance=facts["provenance"])
 
 
-def _check_path(path: Path) -> None:
+def check_learned_path(path: Path) -> None:
+    """Raise ValueError for a folder, and for another suffix than .safetensors."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file, such as {path / f'prompts{SUFFIX}'}")
     if path.suffix.lower() != SUFFIX:

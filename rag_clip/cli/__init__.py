@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from rag_clip.cli import images as images  # registers its verbs
-from rag_clip.cli.classify import classify, heads
+from rag_clip.cli.classify import classify, heads, learn
 from rag_clip.cli.console import Console
 from rag_clip.cli.enhance import enhance
 from rag_clip.cli.explain import explain
@@ -30,6 +30,7 @@ app.command(index_app)
 app.command(enhance)
 app.command(classify)
 app.command(heads)
+app.command(learn)
 app.command(explain)
 app.command(search_index, name="search")
 app.command(support_app)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.run import Device, Json, Model, Precision, run
+
+if TYPE_CHECKING:
+    from rag_clip.data import Prompts
+    from rag_clip.learned_prompts import LearnedPrompts
 
 
 def classify(
@@ -44,11 +48,10 @@ def classify(
         from rag_clip.heads import read_options
         from rag_clip.pipelines.classify import classify as classify_images
         from rag_clip.pipelines.heads import prepare_head
-        from rag_clip.prompt_file import read_prompts
 
         if (support is None) != (head is None):
             raise ValueError("a head needs a support file, and a support file a head; give --support and --head")
-        texts, encoder = read_prompts(prompts), load_encoder(model, device=device, precision=precision)
+        texts, encoder = _read_prompts(prompts), load_encoder(model, device=device, precision=precision)
         others = {name: load_encoder(name, device=device, precision=precision) for name in second or ()}
         chosen = (
             support
@@ -85,6 +88,50 @@ def classify(
         )
         console.stages(summary.seconds)
         return summary
+
+    return run(job, as_json=as_json)
+
+
+def _read_prompts(path: Path) -> Prompts | LearnedPrompts:
+    from rag_clip.learned_prompts import SUFFIX, read_learned_prompts
+    from rag_clip.prompt_file import read_prompts
+
+    return read_learned_prompts(path) if path.suffix.lower() == SUFFIX else read_prompts(path)
+
+
+def learn(
+    support: Path,
+    /,
+    *,
+    prompts: Annotated[Path, Parameter(help="Whose classes, and the text of those without an image.")],
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="learned.safetensors, for `classify --prompts`.")],
+    model: Model,
+    validation: Annotated[Path | None, Parameter(help="A support file to choose the epoch by.")] = None,
+    options: Annotated[Path | None, Parameter(help="TOML with settings of coop: [context] and [schedule].")] = None,
+    device: Device = None,
+    precision: Precision = None,
+    as_json: Json = False,
+) -> int:
+    """Learn the words around the class names on a support file (CoOp), as a prompt file of its own."""
+
+    def job(console: Console) -> object:
+        from rag_clip.encoder import load_encoder
+        from rag_clip.heads import read_options
+        from rag_clip.pipelines.heads import learn_prompts
+        from rag_clip.prompt_file import read_prompts
+
+        made = learn_prompts(
+            read_prompts(prompts),
+            support,
+            output=output,
+            encoder=load_encoder(model, device=device, precision=precision),
+            validation=validation,
+            options=read_options(options) if options else None,
+            report=console.report,
+        )
+        kind = "one context for all classes" if made.shared else "a context for each class"
+        console.say(f"{output}: {len(made.labels)} classes, {kind} of {made.context.shape[-2]} vectors")
+        return {"output": output, "classes": len(made.labels), "context": list(made.context.shape)}
 
     return run(job, as_json=as_json)
 

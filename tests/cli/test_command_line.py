@@ -180,7 +180,9 @@ def test_the_default_recipe_trusts_no_lone_caption(folder: Path) -> None:
     assert [[text.text for text in group] for group in texts] == [[f"a photo of a {name}."] for name in NAMES]
 
 
-def test_a_head_on_labelled_images_classifies(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def supported(folder: Path) -> Path:
+    """The folder with template prompts and a support file of one labelled picture a class."""
     pictures = pl.read_parquet(folder / "images.parquet").head(4).with_columns(name=pl.Series(NAMES))
     pictures.write_parquet(folder / "shots.parquet")
     run("enhance", "labels.txt", "--recipe", "templates", "--model", "demo", "-o", "plain.parquet", folder=folder)
@@ -189,6 +191,11 @@ def test_a_head_on_labelled_images_classifies(folder: Path) -> None:
         "--label-column", "name", "-o", "support.parquet", folder=folder,
     )  # fmt: skip
     assert made.returncode == 0
+    return folder
+
+
+def test_a_head_on_labelled_images_classifies(supported: Path) -> None:
+    folder = supported
     options = ["--prompts", "plain.parquet", "--model", "demo", "--support", "support.parquet", "-o", "headed.parquet"]
     (folder / "head.toml").write_text("alpha = 50.0\nbeta = 20.0\n")
     headed = ["--head", "tip_adapter", "--head-options", "head.toml"]
@@ -198,6 +205,26 @@ def test_a_head_on_labelled_images_classifies(folder: Path) -> None:
     assert (lone.returncode, "give --support and --head" in lone.stderr) == (1, True)
     listed = json.loads(run("heads", "--json", folder=folder).stdout)
     assert listed["tip_adapter"]["settings"] == {"alpha": None, "beta": None, "mode": "balanced"}
+
+
+def test_learned_words_classify_like_any_prompts(supported: Path) -> None:
+    folder = supported
+    options = ["--prompts", "plain.parquet", "--model", "demo", "-o", "learned.safetensors"]
+    (folder / "coop.toml").write_text("[context]\nlength = 2\n[schedule]\nepochs = 2\nrate = 0.002\n")
+    made = run("learn", "support.parquet", *options, "--options", "coop.toml", folder=folder)
+    assert (made.returncode, made.stdout) == (
+        0, "learned.safetensors: 4 classes, one context for all classes of 2 vectors\n",
+    )  # fmt: skip
+    done = run(
+        "classify", "shots.parquet", "--prompts", "learned.safetensors", "--model", "demo", "-o", "by-learned.parquet",
+        folder=folder,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert set(pl.read_parquet(folder / "by-learned.parquet")["label"]) <= set(NAMES)
+    metadata = pq.read_schema(folder / "by-learned.parquet").metadata
+    assert json.loads(metadata[b"rag_clip"])["prompts"]["method"] == "coop"
+    wrong = run("learn", "support.parquet", *options[:-1], "learned.parquet", folder=folder)
+    assert (wrong.returncode, ".safetensors" in wrong.stderr) == (1, True)
 
 
 def test_a_recipe_in_a_file_is_followed_and_its_retrieval_overridden(folder: Path) -> None:
