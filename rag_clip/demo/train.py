@@ -55,13 +55,18 @@ class Pairs:
     shares: np.ndarray
 
 
-def make_pairs() -> Pairs:
-    """Draw the named designs and a pool of nameless ones, none of which is a concept's."""
+def nameless_designs() -> tuple[Design, ...]:
+    """Sample designs of every family, none of which is a concept's; some come twice."""
     draw = np.random.default_rng([SEED, 1])
     known = {concept.design for concept in concepts()}
     families = list(FAMILIES)
-    nameless = (sample_design(families[k % len(families)], draw) for k in range(ANONYMOUS))
-    anonymous = tuple(design for design in nameless if design not in known)
+    sampled = (sample_design(families[k % len(families)], draw) for k in range(ANONYMOUS))
+    return tuple(design for design in sampled if design not in known)
+
+
+def make_pairs() -> Pairs:
+    """Draw the named designs and a pool of nameless ones."""
+    anonymous = nameless_designs()
     shares = np.array([concept.frequency for concept in concepts()])
     return Pairs(anonymous, textures(anonymous), textures([c.design for c in concepts()]), shares / shares.sum())
 

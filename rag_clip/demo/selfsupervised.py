@@ -1,0 +1,146 @@
+"""Train the micro world's encoder without words: `python -m rag_clip.demo.selfsupervised [--out DIR] [--steps N]`.
+
+SimCLR (Chen et al., 2020, arXiv 2002.05709) on designs that no concept has, without names and captions: two photographs
+of a design, each with its own pose, light, background and noise, are to lie nearer to one another than to photographs
+of other designs. A batch holds few families, else the family alone would tell most designs apart. The projection that
+the loss sees is thrown away. The folder is in timm's format: `load_encoder("timm:DIR")`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.functional import normalize
+
+from rag_clip.demo.concepts import BANDS, concepts
+from rag_clip.demo.designs import FAMILIES, Design
+from rag_clip.demo.make import PER_VALIDATION, VALIDATION_SEED
+from rag_clip.demo.photograph import photograph
+from rag_clip.demo.train import contrastive_loss, nameless_designs, textures
+
+CONFIG: dict[str, Any] = {
+    "architecture": "resnet18",
+    "num_classes": 0,
+    "num_features": 192,
+    "model_args": {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 192], "stem_type": "deep", "stem_width": 16},
+    "pretrained_cfg": {
+        "input_size": [3, 64, 64],
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "num_classes": 0,
+        "first_conv": "conv1.0",
+        "classifier": "fc",
+    },
+}
+SEED, STEPS, FAMILIES_AT_ONCE, PER_FAMILY = 20261123, 600, 4, 32
+PEAK_RATE, WARM_UP, SCALE, PROJECTION = 3e-3, 40, 10.0, 128
+SHOTS = 4
+
+
+def draw_rows(members: list[np.ndarray], step: int) -> tuple[np.ndarray, int]:
+    """Return the rows of a step's designs, of `FAMILIES_AT_ONCE` families, and the seed to photograph them with."""
+    draw = np.random.default_rng([SEED, step])
+    families = draw.choice(len(members), size=FAMILIES_AT_ONCE, replace=False)
+    rows = [draw.choice(members[family], size=PER_FAMILY, replace=False) for family in families]
+    return np.concatenate(rows), int(draw.integers(2**62))
+
+
+def to_input(photographs: torch.Tensor) -> torch.Tensor:
+    """Normalise photographs [n, 3, 64, 64] as the model's own preprocessing does."""
+    return (photographs.float() / 255 - 0.5) / 0.25
+
+
+@torch.no_grad()
+def embed(model: nn.Module, shown: torch.Tensor, seed: int) -> torch.Tensor:
+    """Photograph textures [n, 4, t, t] and return unit features [n, d]."""
+    model.eval()
+    parts = [model(to_input(part)) for part in torch.split(photograph(shown, seed=seed), 256)]
+    model.train()
+    return normalize(torch.cat(parts), dim=1)
+
+
+def accuracy_by_band(model: nn.Module, shown: torch.Tensor) -> dict[str, float]:
+    """Top-1 of validation photographs by the nearest mean of `SHOTS` other photographs of each concept, per band."""
+    means = embed(model, shown.repeat(SHOTS, 1, 1, 1), SEED).view(SHOTS, len(shown), -1).mean(0)
+    queries = embed(model, shown.repeat(PER_VALIDATION, 1, 1, 1), VALIDATION_SEED)
+    found = (queries @ normalize(means, dim=1).T).argmax(1)
+    right = (found == torch.arange(len(shown)).repeat(PER_VALIDATION)).float()
+    bands = np.array([concept.band for concept in concepts()] * PER_VALIDATION)
+    return {band: round(float(right[torch.from_numpy(bands == band)].mean()), 4) for band in BANDS}
+
+
+def train(out: Path, *, steps: int = STEPS, designs: Sequence[Design] | None = None) -> None:
+    """Train on the CPU, and write config.json, model.safetensors in half precision and train.log to `out`.
+
+    `designs` are by default those without a name that the bundled CLIP is trained on, each once.
+    """
+    designs = list(dict.fromkeys(nameless_designs() if designs is None else designs))
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(SEED)
+    model = timm.create_model(CONFIG["architecture"], num_classes=0, **CONFIG["model_args"])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.02  # a batch holds few families; the statistics are to be of all
+    width = CONFIG["num_features"]
+    projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION))
+    with (out / "train.log").open("w") as log:
+        _run(model, projection, designs, steps, log)
+    (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    save_file({key: value.contiguous() for key, value in state.items()}, out / "model.safetensors")
+
+
+def _run(model: nn.Module, projection: nn.Module, designs: Sequence[Design], steps: int, log: TextIO) -> None:
+    drawn, shown = textures(list(designs)), textures([concept.design for concept in concepts()])
+    members = [np.flatnonzero([design.family == family for design in designs]) for family in FAMILIES]
+    learned = [*model.parameters(), *projection.parameters()]
+    optimiser = torch.optim.AdamW(learned, lr=PEAK_RATE, weight_decay=0.05)
+    parameters = sum(value.numel() for value in model.parameters())
+    _note(log, {"parameters": parameters, "designs": len(designs), "steps": steps, "torch": torch.__version__})
+    start = time.process_time()
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = _rate_at(step, steps)
+        rows, seed = draw_rows(members, step)
+        views = photograph(drawn[rows].repeat(2, 1, 1, 1), seed=seed)
+        one, other = normalize(projection(model(to_input(views))), dim=1).chunk(2)
+        loss = contrastive_loss(one, other, torch.tensor(SCALE))
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            found = accuracy_by_band(model, shown)
+            seconds = round(time.process_time() - start, 1)
+            _note(log, {"step": step + 1, "loss": round(loss.item(), 4), **found, "cpu_seconds": seconds})
+
+
+def _rate_at(step: int, steps: int) -> float:
+    if step < WARM_UP:
+        return PEAK_RATE * (step + 1) / WARM_UP
+    return PEAK_RATE * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP)))
+
+
+def _note(log: TextIO, facts: dict[str, object]) -> None:
+    log.write(json.dumps(facts) + "\n")
+    log.flush()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "assets" / "second")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    chosen = parser.parse_args()
+    train(chosen.out, steps=chosen.steps)
