@@ -1,0 +1,74 @@
+"""Intervals and paired differences: the normal limit, strata, and scipy's exact test."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from rag_clip.evaluate.uncertainty import Interval, bootstrap, mean_interval, paired_difference, sign_probability
+
+
+def test_the_interval_of_an_accuracy_is_near_its_normal_limit() -> None:
+    found = mean_interval((torch.arange(1000) % 5 == 0).double(), draws=4000)
+    assert found.value == pytest.approx(0.2)
+    assert (found.low, found.high) == pytest.approx((0.2 - 0.0248, 0.2 + 0.0248), abs=0.002)
+
+
+def test_strata_count_alike_and_are_drawn_apart() -> None:
+    values, strata = torch.tensor([1.0, 0, 0, 0, 1]), torch.tensor([7, 2, 2, 2, 2])
+    found = mean_interval(values, strata=strata, draws=4000)
+    assert found.value == 0.625
+    assert found.low == pytest.approx(0.5)
+    assert found.high == pytest.approx(0.5 + 0.375)
+
+
+def test_images_of_one_kind_leave_no_doubt() -> None:
+    assert mean_interval(torch.ones(50), draws=10) == Interval(pytest.approx(1.0), pytest.approx(1.0), pytest.approx(1))
+
+
+def test_the_same_seed_gives_the_same_interval_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.linspace(0, 1, 30)
+    whole = mean_interval(values, draws=50, seed=3)
+    monkeypatch.setattr("rag_clip.evaluate.uncertainty.CELLS", 100)
+    parts = mean_interval(values, draws=50, seed=3)
+    assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), rel=1e-12)
+    other = mean_interval(values, draws=50, seed=4)
+    assert other.value == whole.value
+    assert (other.low, other.high) != pytest.approx((whole.low, whole.high), rel=1e-12)
+
+
+def test_any_measure_has_an_interval() -> None:
+    values = (torch.arange(1000) % 2).double()
+    found = bootstrap(lambda rows: float(values[rows].std()), 1000)
+    assert found.value == pytest.approx(float(values.std()))
+    assert 0.49 < found.low < found.high < 0.51
+
+
+def test_two_runs_differ_by_the_images_that_changed_sides() -> None:
+    first = torch.tensor([True] * 60 + [False] * 40)
+    second = torch.tensor([True] * 55 + [False] * 5 + [True] * 15 + [False] * 25)
+    found = paired_difference(first, second)
+    assert (found.value, found.gained, found.lost) == (pytest.approx(0.1), 15, 5)
+    assert 0 < found.low < 0.1 < found.high < 0.2
+    assert found.probability == pytest.approx(binomtest(5, 20).pvalue)
+
+
+def test_a_run_does_not_differ_from_itself() -> None:
+    run = torch.tensor([True, False, True])
+    found = paired_difference(run, run)
+    assert (found.value, found.low, found.high, found.probability) == (0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 1), (3, 3), (40, 12), (900, 1000), (0, 3000)])
+def test_the_sign_test_agrees_with_scipy(gained: int, lost: int) -> None:
+    assert sign_probability(gained, lost) == pytest.approx(binomtest(gained, gained + lost).pvalue, rel=1e-9)
+
+
+def test_runs_of_other_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="same images in the same order"):
+        paired_difference(torch.ones(2, dtype=torch.bool), torch.ones(3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="there is no image"):
+        mean_interval(torch.zeros(0))
+    with pytest.raises(ValueError, match="draws is 0"):
+        bootstrap(lambda rows: 0.0, 5, draws=0)
