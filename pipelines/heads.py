@@ -39,6 +39,8 @@ def prepare_head(
     Features by `others` are taken from the files, or from the images in them. Raises ValueError for an unknown head or
     option, files of other labels or another encoder, and images that a further encoder needs and the file lacks.
     """
+    if name in HEADS and HEADS[name].second_encoder and not others:
+        raise ValueError(f"{name} blends features of several encoders; name a second one, such as timm:NAME")
     held = _read(support, labels, encoder, others or {}, report)
     judged = None
     if validation is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from rag_clip.knowledge.names import match_names
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 
-from .imaging.encoding import encode_files
+from .imaging.joined import encode_by_all
 from .imaging.rows import ImageFile, open_image_files
 
 FAULTS_SHOWN = 5
@@ -38,6 +38,7 @@ def read_labelled(
     labels: LabelSet,
     *,
     encoder: Encoder,
+    others: Mapping[str, Encoder] | None = None,
     image_column: str = "image",
     label_column: str = "label",
     features_dir: str | Path | None = None,
@@ -46,23 +47,32 @@ def read_labelled(
 ) -> Labelled:
     """Encode the images of Parquet files, and match their labels to class names without case or punctuation.
 
-    Features stay in `features_dir`, if given, where `classify` finds them too. Raises ValueError for labels that are
+    `others` are further encoders, whose features come along under their names. Features stay in `features_dir`, if
+    given, where `classify` finds them too. Raises ValueError for labels that are
     not in the label set, naming some, and where no image can be used.
     """
     files = open_image_files(paths, image_column=image_column)
     rows = read_classes(files, labels, label_column)
     with ExitStack() as stack:
         root = features_dir or stack.enter_context(tempfile.TemporaryDirectory())
-        sources, _ = encode_files(
-            files, root, encoder=encoder, image_column=image_column, workers=workers, report=report
+        sources, _ = encode_by_all(
+            files,
+            root,
+            encoder=encoder,
+            others=others or {},
+            image_column=image_column,
+            workers=workers,
+            report=report,
         )
         shards = [cache.read(start) for _, cache in sources for start, _ in cache.spans()]
     good = np.concatenate([[error is None for error in shard.errors] for shard in shards])
     if not good.any():
         raise ValueError(f"none of the {len(good)} images can be used; the first says: {shards[0].errors[0]}")
-    pooled = torch.from_numpy(np.concatenate([shard.pooled for shard in shards])[good])
+    columns = {"": [shard.pooled for shard in shards]}
+    columns |= {name: [shard.others[name] for shard in shards] for name in others or {}}
+    held = {name: torch.from_numpy(np.concatenate(parts)[good]).to(encoder.device) for name, parts in columns.items()}
     targets = torch.tensor(rows)[torch.from_numpy(good)]
-    return Labelled(Features(pooled.to(encoder.device)), targets.to(encoder.device), int((~good).sum()))
+    return Labelled(Features(held.pop(""), others=held), targets.to(encoder.device), int((~good).sum()))
 
 
 def read_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str = "label") -> list[int]:

@@ -76,6 +76,8 @@ def test_a_second_encoder_sees_the_images_of_the_support_file(tmp_path: Path):
     path = shots(tmp_path / "support.parquet")
     head = prepare_head("como", path, labels=LABELS, encoder=ENCODER, others=others)
     assert predicted(tmp_path, head=head, others=others) == colours(6)
+    with pytest.raises(ValueError, match="como blends features of several encoders; name a second one"):
+        prepare_head("como", path, labels=LABELS, encoder=ENCODER)
     bare = shots(tmp_path / "bare.parquet", images=False)
     with pytest.raises(ValueError, match="holds 0 of its 6 images, and toy must see each"):
         prepare_head("como", bare, labels=LABELS, encoder=ENCODER, others=others)

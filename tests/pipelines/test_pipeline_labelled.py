@@ -44,6 +44,15 @@ def test_images_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path):
     assert torch.equal(again.features.pooled, labelled.features.pooled)
 
 
+def test_further_encoders_see_the_same_images(tmp_path: Path):
+    path = write(tmp_path / "a.parquet", [png("red"), b"broken", png("blue")], ["red thing", "blue thing", "azure"])
+    second = ToyEncoder(dim=8, name="second")
+    labelled = read_labelled([path], LABELS, encoder=ENCODER, others={"second": second})
+    assert (labelled.targets.tolist(), labelled.failed) == ([0, 1], 1)
+    expected = second.encode_images([png("red"), png("blue")]).pooled
+    torch.testing.assert_close(labelled.features.others["second"], expected)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
