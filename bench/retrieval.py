@@ -1,26 +1,32 @@
-"""Seconds of `gather`: 100 captions for each of 1,000 labels among 1,000,000 generated captions, then its defaults.
+"""Seconds of `gather`: 100 captions for each of 1,000 labels among 1,000,000 generated captions, then two recipes.
 
     python bench/retrieval.py FOLDER [--captions 1000000] [--width 128] [--labels 1000] [--limit 100] [--rounds 3]
 
 FOLDER keeps the index, so that another run measures at once. A caption is a sentence of made-up words, nouns following
 Zipf's law; its vector is the sum of a random vector for each word, and noise. The labels are nouns from the commonest
-to the rarest.
+to the rarest. The recipes are Retrieval() and the default of `enhance`, whose texts are encoded by a look-up: what a
+real encoder takes for them is bench/text_encoding.py's to say.
 """
 
 import argparse
+import os
+import re
 import resource
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch.nn.functional import embedding_bag, normalize
 
 from rag_clip.data import Fingerprint, LabelSet
+from rag_clip.progress import StageClock
+from rag_clip.recipe import load_recipe
 from rag_clip.retrieval import Retrieval, gather
 from rag_clip.store import caption_id, create_store, load_schema, open_store
 
@@ -77,19 +83,22 @@ def build(folder: Path, count: int, width: int) -> None:
 
 
 class WordEncoder:
-    """Gives a query the vector of its noun; retrieval asks an encoder for nothing more."""
+    """Gives a text the sum of its words' vectors; retrieval asks an encoder for nothing more."""
 
     scale, bias = 20.0, 0.0
     fingerprint = FINGERPRINT
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
-        self._rows = {noun: row for row, noun in enumerate(WORDS["noun"])}
-        self._vectors = torch.nn.functional.normalize(torch.from_numpy(word_vectors(dim)["noun"]), dim=-1)
+        self._rows = {word: row for row, word in enumerate(word for words in WORDS.values() for word in words)}
+        self._vectors = torch.cat([torch.from_numpy(vectors) for vectors in word_vectors(dim).values()])
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return unit rows [t, dim]."""
-        return self._vectors[[self._rows[text.split()[-1].rstrip(".")] for text in texts]]
+        """Return unit rows [t, dim]; zeros for a text without a known word."""
+        found = [[self._rows[word] for word in re.findall(r"\w+", text) if word in self._rows] for text in texts]
+        starts = torch.tensor([0, *accumulate(map(len, found))][:-1])
+        flat = torch.tensor([row for rows in found for row in rows])
+        return normalize(embedding_bag(flat, self._vectors, starts, mode="sum"), dim=-1)
 
 
 def engine_seconds() -> float:
@@ -109,11 +118,13 @@ def opening_seconds(folder: Path) -> float:
 def measure(folder: Path, labels: LabelSet, retrieval: Retrieval, rounds: int) -> dict[str, object]:
     """Gather captions for the labels, once to warm up and `rounds` times more."""
     opening, spent, walls, owners, captions = opening_seconds(folder), engine_seconds(), [], [], 0
+    clock = StageClock()
     with open_store(folder) as store:
         encoder: Any = WordEncoder(store.card.dim)
         for _round in range(rounds + 1):
             begun, cpu = time.perf_counter(), time.process_time()
-            captions = sum(map(len, gather(labels, encoder=encoder, store=store, retrieval=retrieval)))
+            clock = StageClock()
+            captions = sum(map(len, gather(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock)))
             walls.append(time.perf_counter() - begun)
             owners.append(time.process_time() - cpu)
     return {
@@ -123,6 +134,8 @@ def measure(folder: Path, labels: LabelSet, retrieval: Retrieval, rounds: int) -
         "median s": round(statistics.median(walls[1:]), 2),
         "our CPU s": round(statistics.mean(owners), 2),
         "engine CPU s": round((engine_seconds() - spent - opening) / (rounds + 1), 2),
+        "stages": {stage: round(seconds, 2) for stage, seconds in clock.seconds.items()},
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
@@ -146,9 +159,10 @@ def main() -> None:
         f"{facts['count']} captions, {facts['indexed']} in a graph; {facts['card']['dim']} wide, {len(labels)} labels"
     )
     every = {"limit": options.limit, "candidates": options.limit}
-    kinds = [*(Retrieval(search=search, **every) for search in ("dense", "lexical", "hybrid")), Retrieval()]
-    for kind in kinds:
-        print(measure(options.folder, labels, kind, options.rounds), flush=True)
+    kinds = {search: Retrieval(search=search, **every) for search in ("dense", "lexical", "hybrid")}
+    kinds |= {"Retrieval()": Retrieval(), "default recipe": load_recipe("default").retrieved or Retrieval()}
+    for name, kind in kinds.items():
+        print({"name": name, **measure(options.folder, labels, kind, options.rounds)}, flush=True)
 
 
 if __name__ == "__main__":
