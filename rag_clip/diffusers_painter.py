@@ -85,7 +85,7 @@ def _load(spec: str, dtype: torch.dtype) -> Any:
     except ImportError as error:
         raise PainterError(f"painting with {spec!r} needs diffusers; pip install 'rag-clip[synthesis]'") from error
     try:
-        return DiffusionPipeline.from_pretrained(spec, torch_dtype=dtype, use_safetensors=True)
+        return DiffusionPipeline.from_pretrained(spec, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise PainterError(

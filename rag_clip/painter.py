@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from rag_clip.demo.painter import demo_painter
+from rag_clip.demo.unet import SIDE
 from rag_clip.diffusers_painter import PainterError, load_diffusers_painter
 from rag_clip.encoder import load_encoder
 from rag_clip.protocols import Painter
@@ -30,7 +31,6 @@ def load_painter(
         return load_diffusers_painter(
             spec, guidance=guidance, steps=steps, size=size, device=device, precision=precision
         )
-    painter = demo_painter(load_encoder("demo", device="cpu", precision="fp32"), guidance=guidance, steps=steps)
-    if size not in (None, painter.size):
-        raise PainterError(f"the demo painter paints {painter.size[0]} x {painter.size[1]} pixels; leave size out")
-    return painter
+    if size not in (None, (SIDE, SIDE)):
+        raise PainterError(f"the demo painter paints {SIDE} x {SIDE} pixels; leave size out")
+    return demo_painter(load_encoder("demo", device="cpu", precision="fp32"), guidance=guidance, steps=steps)

@@ -1,7 +1,8 @@
 """The micro world's noise schedule and its deterministic sampler; diffusers' DDIMScheduler of one setting.
 
 With signal share a_t (the cosine schedule): noisy = sqrt(a_t) clean + sqrt(1 - a_t) noise. A step of DDIM (Song et al.,
-2021, arXiv 2010.02502) keeps the noise that the clean image found implies, and goes to the share of the next time.
+2021, arXiv 2010.02502) keeps the noise that the clean image found, clipped, implies, and goes to the share of the next
+time: diffusers' `step(..., use_clipped_model_output=True)`.
 """
 
 from __future__ import annotations
