@@ -1,0 +1,103 @@
+"""Openness by random orders of the groups, with the sampling and the means of its paper, for parity.
+
+Ren et al., Findings of ACL 2023, arXiv 2206.01986, as their released evaluation does it: each group comes first in
+`trials` orders, the others at random. Extensibility is the mean over all N steps of the share of images right, the
+start alone included; stability the mean over the last N - 1 steps of the start group's mean recall by class. Trials are
+averaged, then groups. Expected values where groups have equally many images: `openness.openness`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rag_clip.evaluate.openness import blocked_by, check_groups
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampledOpenness:
+    """`acc_c`, `acc_e` (both micro: images alike) and `acc_s` (classes of a group alike), each a mean over groups.
+
+    `extensibility` and `stability` are float64 [N, trials], by the group that came first; `error_e` and `error_s` the
+    standard errors of their means over the trials, NaN for a single trial.
+    """
+
+    acc_c: float
+    acc_e: float
+    acc_s: float
+    error_e: float
+    error_s: float
+    extensibility: torch.Tensor
+    stability: torch.Tensor
+
+
+def sampled_openness(
+    logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor, *, trials: int = 3, seed: int = 42
+) -> SampledOpenness:
+    """Sample openness in N x `trials` orders (the paper: 3 trials, 2 between data sets), all from one matrix of logits.
+
+    Raises ValueError for trials below 1, a group without an image, and as `openness.openness`.
+    """
+    count = check_groups(logits, targets, groups)
+    own = groups[targets]
+    images = torch.bincount(own, minlength=count)
+    if trials < 1:
+        raise ValueError(f"trials is {trials}; ask for at least one order per group")
+    if bool((images == 0).any()):
+        raise ValueError(
+            f"group {int((images == 0).nonzero()[0])} has no image, and no accuracy when it comes first; "
+            "leave its classes out, or use the closed form"
+        )
+    blocked = torch.cat([rows for _, rows in blocked_by(logits, targets, groups)])
+    closed = ~blocked.gather(1, own[:, None])[:, 0]
+    draw = np.random.RandomState(seed)
+    extensibility, stability = torch.empty(2, count, trials, dtype=torch.float64)
+    for start in range(count):
+        others = np.delete(np.arange(count), start)
+        first = own == start
+        for trial in range(trials):
+            order = torch.from_numpy(np.concatenate([[start], draw.permutation(others)])).to(targets.device)
+            taken = _step_taken(blocked, order)
+            extensibility[start, trial] = _extensibility(closed, taken, own, order, images)
+            stability[start, trial] = _stability(closed[first], taken[first], targets[first], count)
+    acc_c = float((torch.bincount(own[closed], minlength=count).double() / images).mean())
+    return SampledOpenness(
+        acc_c=acc_c,
+        acc_e=float(extensibility.mean()),
+        acc_s=float(stability.mean()),
+        error_e=_error(extensibility),
+        error_s=_error(stability),
+        extensibility=extensibility,
+        stability=stability,
+    )
+
+
+def _step_taken(blocked: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Return the step, from 0, at which the first group that blocks an image comes; the number of groups if none."""
+    in_order = torch.cat([blocked[:, order], blocked.new_ones(len(blocked), 1)], dim=1)
+    return in_order.byte().argmax(1)  # the first of the largest
+
+
+def _extensibility(
+    closed: torch.Tensor, taken: torch.Tensor, own: torch.Tensor, order: torch.Tensor, images: torch.Tensor
+) -> float:
+    known = order.argsort()[own]
+    ever = closed & (taken > known)
+    gained, lost = (torch.bincount(steps[ever], minlength=len(order) + 1)[:-1] for steps in (known, taken))
+    return float(((gained - lost).cumsum(0).double() / images[order].cumsum(0)).mean())
+
+
+def _stability(closed: torch.Tensor, taken: torch.Tensor, targets: torch.Tensor, count: int) -> float:
+    steps = (closed * (taken - 1)).double() / (count - 1)
+    images = torch.bincount(targets)
+    return float((torch.bincount(targets, weights=steps)[images > 0] / images[images > 0]).mean())
+
+
+def _error(sampled: torch.Tensor) -> float:
+    """Return the standard error of the mean over groups of the means over trials."""
+    groups, trials = sampled.shape
+    if trials == 1:
+        return float("nan")
+    return float((sampled.var(1).sum() / trials).sqrt() / groups)

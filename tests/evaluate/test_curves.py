@@ -1,0 +1,77 @@
+"""Curves against the size of the vocabulary: every subset written out, and their means as openness; thieves by hand."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from rag_clip.evaluate.curves import class_curve, find_thieves, group_curve
+from rag_clip.evaluate.metrics import mean_per_class
+from rag_clip.evaluate.openness import openness
+
+GROUPS = torch.tensor([0, 1, 2, 0, 1, 2, 3, 3])
+
+
+def noise(*, images: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    targets = torch.repeat_interleave(torch.arange(8), torch.tensor(images))
+    logits = torch.randn(len(targets), 8, generator=draw) + 1.5 * torch.nn.functional.one_hot(targets, 8)
+    return logits, targets
+
+
+def right_with(logits: torch.Tensor, target: int, known: list[int]) -> bool:
+    return all(float(logits[target]) > float(logits[other]) for other in known if other != target)
+
+
+def test_the_curve_by_classes_is_the_mean_over_every_vocabulary() -> None:
+    logits, targets = noise(images=[2] * 8)
+    expected = []
+    for size in range(8):
+        shares = [
+            right_with(row, label, list(others))
+            for row, label in zip(logits, targets.tolist(), strict=True)
+            for others in combinations([other for other in range(8) if other != label], size)
+        ]
+        expected.append(sum(shares) / len(shares))
+    found = class_curve(logits, targets)
+    assert found.sizes.tolist() == list(range(1, 9))
+    assert found.accuracy.tolist() == pytest.approx(expected)
+
+
+def test_the_curve_by_classes_runs_from_one_to_the_mean_per_class() -> None:
+    logits, targets = noise(images=[1, 2, 3, 4, 5, 6, 7, 0])
+    curve = class_curve(logits, targets).accuracy
+    assert curve[0].item() == pytest.approx(1.0)
+    assert curve[-1].item() == pytest.approx(mean_per_class(logits, targets))
+    assert bool((curve.diff() <= 1e-12).all())
+
+
+def test_openness_is_the_mean_of_the_curve_by_groups() -> None:
+    logits, targets = noise(images=[1, 2, 3, 4, 5, 6, 7, 8])
+    curve, found = group_curve(logits, targets, GROUPS).accuracy, openness(logits, targets, GROUPS)
+    assert float(curve[0]) == pytest.approx(found.acc_c)
+    assert float(curve.mean()) == pytest.approx(found.acc_e)
+    assert float(curve[1:].mean()) == pytest.approx(found.acc_s)
+
+
+def test_the_curve_of_a_thousand_classes_stays_exact() -> None:
+    draw = torch.Generator().manual_seed(0)
+    targets = torch.arange(1000)
+    logits = torch.randn(1000, 1000, generator=draw) + 3 * torch.eye(1000)
+    curve = class_curve(logits, targets).accuracy
+    others = logits.masked_fill(torch.eye(1000, dtype=torch.bool), -9)
+    thieves = (others >= logits.diagonal()[:, None]).sum(1).double()
+    assert float(curve[1]) == pytest.approx(float((1 - thieves / 999).mean()), abs=1e-12)
+    assert float(curve[-1]) == pytest.approx(float((thieves == 0).double().mean()), abs=1e-12)
+
+
+def test_thieves_are_counted_by_group_and_class() -> None:
+    logits = torch.tensor([[2.0, 1, 3, 0], [2, 2, 3, 4], [0, 5, 0, 0], [0, 0, 9, 1]])
+    found = find_thieves(logits, torch.tensor([0, 0, 1, 2]), torch.tensor([0, 0, 1, 2]))
+    assert found.mean[:3].tolist() == [1.5, 0.0, 0.0]
+    assert found.groups[:3].tolist() == [[0.5, 1.0, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    assert found.mean[3].isnan()
+    assert found.groups[3].isnan().all()
+    assert found.classes.tolist() == [[0, 1, 2, 1], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
