@@ -12,6 +12,7 @@ from rag_clip.cli import images as images  # registers its verbs
 from rag_clip.cli.classify import classify, heads, learn
 from rag_clip.cli.console import Console
 from rag_clip.cli.enhance import enhance
+from rag_clip.cli.evaluate import evaluate
 from rag_clip.cli.explain import explain
 from rag_clip.cli.index import index_app
 from rag_clip.cli.run import Json, run
@@ -31,6 +32,7 @@ app.command(enhance)
 app.command(classify)
 app.command(heads)
 app.command(learn)
+app.command(evaluate)
 app.command(explain)
 app.command(search_index, name="search")
 app.command(support_app)

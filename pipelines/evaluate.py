@@ -1,0 +1,166 @@
+"""Measure prompts and heads on labelled images: tasks x prompts files x heads, on features that are encoded once.
+
+A run that is finished stays beside the results, under the name of all that decides its numbers: the same call again
+measures only what is new, and a run that was cut short goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
+from rag_clip.data import Prompts
+from rag_clip.evaluate.splits import Test, take_features
+from rag_clip.heads import HEADS
+from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.protocols import Classifier, Encoder
+from rag_clip.store import open_store
+from rag_clip.stored_vectors import stored_vectors
+
+from .evaluation.measures import image_table, measure
+from .evaluation.results import Result, store_run, stored_run, write_results
+from .evaluation.runs import HeadChoice, PromptFile, Run, plan_runs
+from .evaluation.tasks import ImageTask, Measured, read_images
+from .heads import prepare_head
+
+IMAGES_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateSummary:
+    """What `evaluate` did: the runs measured now, those found from before, images that could not be used, seconds."""
+
+    output: Path
+    results: tuple[Result, ...]
+    measured: int
+    found: int
+    failed: int
+    seconds: Mapping[str, float]
+    bottleneck: str
+
+
+def evaluate(
+    tasks: Sequence[ImageTask],
+    *,
+    texts: Sequence[PromptFile],
+    output: str | Path,
+    encoder: Encoder,
+    heads: Sequence[HeadChoice] = (),
+    others: Mapping[str, Encoder] | None = None,
+    index: str | None = None,
+    features_dir: str | Path | None = None,
+    workers: int | None = None,
+    on_result: Callable[[Result], None] = lambda _result: None,
+    report: Report = silent,
+) -> EvaluateSummary:
+    """Measure each prompts file alone and with each head on each task of its classes; write `output` in long form.
+
+    `on_result` is called with each run once it is finished, in order. `others` are further encoders that heads need;
+    with `index`, the one the prompts came from, its captions are not encoded again.
+
+    Raises ValueError for input and settings that cannot be used, and FileNotFoundError for a missing file.
+    """
+    output, others, clock = _check_output(output), others or {}, StageClock()
+    names = [task.name for task in tasks]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated:
+        raise ValueError(f"two tasks are called {repeated!r}; name them apart")
+    marks = {name: each.fingerprint for name, each in others.items()}
+    plans = [(task, plan_runs(task, texts, heads, encoder=encoder.fingerprint, others=marks)) for task in tasks]
+    build = _Builder(encoder, others, index, clock, report)
+    results: list[Result] = []
+    measured = failed = 0
+    for task, runs in plans:
+        images: Measured | None = None
+        for run in runs:
+            if found := stored_run(output, run.key):
+                result = replace(found, task=task.name, run=run.name)
+            else:
+                if images is None:
+                    with clock.stage("images"):
+                        images = read_images(
+                            task, encoder=encoder, others=others, features_dir=features_dir, workers=workers,
+                            report=report,
+                        )  # fmt: skip
+                    failed += images.failed
+                result = _measure(task, run, images, build(run), clock)
+                store_run(output, result)
+                measured += 1
+            results.append(result)
+            on_result(result)
+            write_results(output, results)
+            report(Progress("evaluate", len(results), sum(len(runs) for _, runs in plans), "runs"))
+    return EvaluateSummary(
+        output, tuple(results), measured, len(results) - measured, failed, dict(clock.seconds), clock.bottleneck
+    )
+
+
+def _measure(task: ImageTask, run: Run, images: Measured, classifier: Classifier, clock: StageClock) -> Result:
+    with clock.stage("match"):
+        logits = _logits(classifier, images.test)
+    with clock.stage("measure"):
+        truth = images.test.truth
+        measures = measure(logits, truth, task.labels)
+        table = image_table(logits, truth, images.rows, task.labels)
+    settings = {**run.settings, "images": len(truth), "failed": images.failed}
+    return Result(task.name, run.name, run.tier, run.key, settings, measures, table)
+
+
+@torch.no_grad()
+def _logits(classifier: Classifier, test: Test) -> torch.Tensor:
+    """Return logits [n, c] in the order of the task's classes."""
+    held = {name: column for column, name in enumerate(classifier.labels.names)}
+    columns = [held[name] for name in test.labels.names]
+    rows = torch.arange(len(test), device=test.truth.device)
+    starts = range(0, len(test), IMAGES_AT_ONCE)
+    parts = [classifier(take_features(test.features, rows[start : start + IMAGES_AT_ONCE])) for start in starts]
+    return torch.cat(parts)[:, columns].float()
+
+
+class _Builder:
+    """Builds the classifier of a run; the texts of a prompts file are encoded once for all of its heads."""
+
+    def __init__(
+        self, encoder: Encoder, others: Mapping[str, Encoder], index: str | None, clock: StageClock, report: Report
+    ) -> None:
+        self._encoder, self._others, self._index = encoder, others, index
+        self._clock, self._report = clock, report
+        self._alone: dict[str, ZeroShot] = {}
+
+    def __call__(self, run: Run) -> Classifier:
+        if run.texts.name not in self._alone:
+            with self._clock.stage("prompts"):
+                self._alone = {run.texts.name: self._compose(run.texts.prompts)}  # runs of a file follow one another
+        alone, chosen = self._alone[run.texts.name], run.head
+        if chosen is None:
+            return alone
+        with self._clock.stage("head"):
+            head = prepare_head(
+                chosen.name,
+                chosen.support,
+                labels=run.texts.prompts.labels,
+                encoder=self._encoder,
+                others=self._others if HEADS[chosen.name].second_encoder else {},
+                validation=chosen.validation,
+                options=chosen.options,
+                report=self._report,
+            )
+            return head.build(alone)
+
+    def _compose(self, prompts: Prompts) -> ZeroShot:
+        known = None
+        if self._index:
+            with open_store(self._index) as store:
+                known = stored_vectors([prompts], store, encoder=self._encoder.fingerprint)
+        return zero_shot(prompts, self._encoder, known=known, report=self._report)
+
+
+def _check_output(output: str | Path) -> Path:
+    output = Path(output)
+    if output.is_dir() or output.suffix.lower() != ".parquet":
+        raise ValueError(f"the output {output} would be Parquet; name a file with the suffix .parquet")
+    return output

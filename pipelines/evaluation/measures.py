@@ -1,0 +1,86 @@
+"""All that is measured of one run, from its logits on the test images of a task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+
+import pyarrow as pa
+import torch
+
+from rag_clip.data import LabelSet
+from rag_clip.evaluate.calibration import brier_score, calibration_error, confidence_of, risk_coverage
+from rag_clip.evaluate.metrics import count_above, is_right, per_class, predict
+from rag_clip.evaluate.openness import number_groups, openness
+from rag_clip.evaluate.uncertainty import Interval, bootstrap, mean_interval
+from rag_clip.labels import labels_to_document
+
+from .results import IMAGES, LABELS, Measure
+
+TOP = 5
+
+
+def measure(logits: torch.Tensor, targets: torch.Tensor, labels: LabelSet) -> tuple[Measure, ...]:
+    """Return the numbers of logits [n, c]: accuracy, recall by class, calibration, and openness where there are groups.
+
+    Raises ValueError for logits that are not finite.
+    """
+    return (
+        *_accuracies(logits, targets, labels),
+        *_trust(logits, targets),
+        *_openness(logits, targets, labels),
+    )
+
+
+def image_table(logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, labels: LabelSet) -> pa.Table:
+    """Return a row per image (see IMAGES), with the names and groups of the classes in the schema's metadata."""
+    columns = [rows, targets, predict(logits, targets), confidence_of(logits), is_right(logits, targets)]
+    arrays = [
+        pa.array(values.cpu().numpy(), field.type, safe=False) for values, field in zip(columns, IMAGES, strict=True)
+    ]
+    facts = {LABELS: json.dumps(labels_to_document(labels))}
+    return pa.table(arrays, schema=IMAGES.with_metadata(facts))
+
+
+def _accuracies(logits: torch.Tensor, targets: torch.Tensor, labels: LabelSet) -> Iterator[Measure]:
+    right = is_right(logits, targets)
+    yield _with_interval("accuracy", mean_interval(right))
+    if len(labels) > TOP:
+        yield _with_interval(f"top{TOP}", mean_interval(count_above(logits, targets) < TOP))
+    yield _with_interval("mean_per_class", mean_interval(right, strata=targets))
+    table = per_class(logits, targets)
+    for name, images, recall in zip(labels.names, table.images.tolist(), table.recall.tolist(), strict=True):
+        if images:
+            yield Measure("recall", name, recall)
+
+
+def _trust(logits: torch.Tensor, targets: torch.Tensor) -> Iterator[Measure]:
+    yield Measure("ece", "", calibration_error(logits, targets))
+    yield Measure("brier", "", brier_score(logits, targets))
+    yield Measure("aurc", "", risk_coverage(confidence_of(logits), is_right(logits, targets)).area)
+
+
+def _openness(logits: torch.Tensor, targets: torch.Tensor, labels: LabelSet) -> Iterator[Measure]:
+    """Yield Acc-C, Acc-E and Acc-S, with intervals over the images, where every class has a group and not all one."""
+    if len(set(labels.groups)) < 2 or not all(labels.groups):
+        return
+    _names, groups = number_groups(labels.groups)
+    found = openness(logits, targets, groups.to(targets.device))
+    extended = found.closed.double() / (found.thieves + 1)
+    others = found.count - 1
+    for name, value, of_image in (
+        ("acc_c", found.acc_c, found.closed.double()),
+        ("acc_e", found.acc_e, extended),
+        ("acc_s", found.acc_s, extended * (others - found.thieves) / others),
+    ):
+        drawn = bootstrap(partial(_weighted_mean, of_image.cpu(), found.weights.cpu()), len(targets))
+        yield Measure(name, "", value, drawn.low, drawn.high)
+
+
+def _weighted_mean(values: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor) -> float:
+    return float(values[rows] @ weights[rows] / weights[rows].sum())
+
+
+def _with_interval(metric: str, found: Interval) -> Measure:
+    return Measure(metric, "", found.value, found.low, found.high)

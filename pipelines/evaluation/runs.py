@@ -1,0 +1,184 @@
+"""A run: a prompts file on a task, with a head or without; what it is made of, and the sentence of its tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rag_clip.data import Fingerprint, Prompts, PromptText
+from rag_clip.heads import HEADS
+from rag_clip.prompt_file import read_prompts
+from rag_clip.support_file import read_support
+
+from .results import FORMAT
+from .tasks import ImageTask, digest, file_identity
+from .tiers import tier_of
+
+
+@dataclass(frozen=True, slots=True)
+class HeadChoice:
+    """A head by name on a support file; `options` are its settings, `validation` a support file to choose them by."""
+
+    name: str
+    support: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    validation: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFile:
+    """Prompts read from a file, under the name that runs have by it."""
+
+    name: str
+    path: Path
+    prompts: Prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One thing to measure; `key` names all that decides its numbers, `settings` are for the reader."""
+
+    name: str
+    tier: str
+    key: str
+    settings: Mapping[str, Any]
+    texts: PromptFile
+    head: HeadChoice | None = None
+
+
+def read_prompt_files(paths: Sequence[str | Path]) -> list[PromptFile]:
+    """Read prompts files, each named after its file without "prompts-"; by its folder too where names agree.
+
+    Raises ValueError for no file, and for what is not prompts.
+    """
+    if not paths:
+        raise ValueError("there is nothing to evaluate; give at least one prompts file")
+    places = [Path(path) for path in paths]
+    short = [place.stem.removeprefix("prompts-") for place in places]
+    names = [
+        name if short.count(name) == 1 else f"{place.parent.name}/{name}"
+        for name, place in zip(short, places, strict=True)
+    ]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated:
+        raise ValueError(f"two prompts files would both be called {repeated!r}; rename one")
+    return [PromptFile(name, place, read_prompts(place)) for name, place in zip(names, places, strict=True)]
+
+
+def choose_heads(
+    names: Sequence[str],
+    *,
+    support: Path | None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    validation: Path | None = None,
+) -> list[HeadChoice]:
+    """Return the heads by name on a support file; `options` are settings by head, `validation` goes to those it helps.
+
+    Raises ValueError for unknown heads, options of heads that were not chosen, and heads without a support file.
+    """
+    options = options or {}
+    unknown = [name for name in names if name not in HEADS]
+    if unknown:
+        raise ValueError(f"unknown head {unknown[0]!r}; known are {', '.join(HEADS)}")
+    idle = [name for name in options if name not in names]
+    if idle:
+        raise ValueError(
+            f"there are settings for {idle[0]!r}, which is none of the heads to measure; add it, or cut it"
+        )
+    if support is None:
+        if names:
+            raise ValueError(f"the head {names[0]!r} needs a support file; give one")
+        return []
+    return [
+        HeadChoice(name, support, options.get(name, {}), validation if HEADS[name].validates else None)
+        for name in names
+    ]
+
+
+def plan_runs(
+    task: ImageTask,
+    texts: Sequence[PromptFile],
+    heads: Sequence[HeadChoice],
+    *,
+    encoder: Fingerprint,
+    others: Mapping[str, Fingerprint] | None = None,
+) -> list[Run]:
+    """List the runs of a task: each prompts file of its classes alone, then with each head.
+
+    Raises ValueError where no prompts file has the classes of the task.
+    """
+    fitting = [one for one in texts if set(one.prompts.labels.names) == set(task.labels.names)]
+    if not fitting:
+        raise ValueError(f"no prompts file has the {len(task.labels)} classes of {task.name}; enhance its label set")
+    return [
+        _run(task, one, head, encoder, others or {} if head and HEADS[head.name].second_encoder else {})
+        for one in fitting
+        for head in (None, *heads)
+    ]
+
+
+def _run(
+    task: ImageTask, texts: PromptFile, head: HeadChoice | None, encoder: Fingerprint, others: Mapping[str, Fingerprint]
+) -> Run:
+    facts = _head_facts(head, others) if head else {}
+    provenance = texts.prompts.provenance
+    settings = {
+        "task": {
+            "files": [str(path) for path in task.paths],
+            "image_column": task.image_column,
+            "label_column": task.label_column,
+            "classes": len(task.labels),
+        },
+        "prompts": {"path": str(texts.path), **{key: provenance.get(key) for key in ("method", "settings", "index")}},
+        "encoder": asdict(encoder),
+        "head": facts,
+        "tuned": tuning(facts),
+    }
+    content = [(name, [asdict(text) for text in group]) for name, group in _by_class(texts.prompts)]
+    decides: list[Any] = [
+        [version("rag-clip"), FORMAT],
+        task.digest,
+        content,
+        asdict(encoder),
+        {name: asdict(each) for name, each in others.items()},
+        facts,
+    ]
+    if head:
+        decides += [file_identity(path) for path in (head.support, head.validation) if path]
+    name = f"{texts.name} + {head.name}" if head else texts.name
+    return Run(name, tier_of(texts.prompts, facts), digest(decides), settings, texts, head)
+
+
+def _by_class(prompts: Prompts) -> Iterator[tuple[str, tuple[PromptText, ...]]]:
+    return zip(prompts.labels.names, prompts.texts, strict=True)
+
+
+def _head_facts(head: HeadChoice, others: Mapping[str, Fingerprint]) -> dict[str, Any]:
+    held = read_support(head.support)
+    return {
+        "name": head.name,
+        "settings": {**HEADS[head.name].settings, **head.options},
+        "support": {"path": str(head.support), "images": len(held), "missing": len(held.missing)},
+        "origins": {origin: held.origin.count(origin) for origin in sorted(set(held.origin))},
+        "validation": str(head.validation) if head.validation else "",
+        "others": sorted(others),
+    }
+
+
+def tuning(head: Mapping[str, Any]) -> str:
+    """Say in a sentence what was chosen, and on what; `head` are its facts, empty for prompts alone."""
+    end = "No label of the images measured here was used."
+    if not head:
+        return f"Nothing was tuned: the settings are those of the recipe as given. {end}"
+    open_settings = [name for name, value in head["settings"].items() if value is None]
+    origins = ", ".join(f"{count} {origin}" for origin, count in head["origins"].items())
+    trained = "trained" if HEADS[head["name"]].trains else "built"
+    built = f"{head['name']} was {trained} on {head['support']['images']} support images ({origins})"
+    if head["validation"]:
+        return f"{built}; its open settings were chosen on the images of {head['validation']}. {end}"
+    if open_settings:
+        return f"{built}; {', '.join(open_settings)}: as published, or by leave-one-out on these images. {end}"
+    return f"{built}, with its settings as given. {end}"

@@ -1,0 +1,52 @@
+"""Tiers of information: what a run knew beside the class names, so that unlike runs never share a row unmarked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rag_clip.data import Prompts
+
+TIERS: Mapping[str, str] = {
+    "T0": "class names, templates and written knowledge",
+    "T1": "and a corpus of captions or images",
+    "T2": "and the unlabelled images of the whole batch",
+    "T3": "and a second image encoder",
+    "FS": "and labelled support or validation images",
+    "T?": "unknown: the prompts do not say what they were made of",
+}
+_CORPUS_ORIGINS = {"retrieved"}
+
+
+def tier_of(prompts: Prompts | None, head: Mapping[str, Any] | None = None) -> str:
+    """Return the marks that hold, such as "T0", "T1", or "T1+T3+FS"; T0, T1 and T? exclude one another.
+
+    `head` are the facts that predictions keep of a head; prompts are None where text features were given as they are.
+    A corpus was used where the prompts name an index, or quote captions, or images were retrieved. Labels were used
+    where a support image is a shot, or where validation images chose settings.
+    """
+    head = head or {}
+    origins = set(head.get("origins", ()))
+    marks = [_text_tier(prompts)]
+    if origins & _CORPUS_ORIGINS and marks[0] == "T0":
+        marks = ["T1"]
+    if head.get("batch"):
+        marks.append("T2")
+    if head.get("others"):
+        marks.append("T3")
+    if "shot" in origins or head.get("validation"):
+        marks.append("FS")
+    return "+".join(marks)
+
+
+def describe_tier(tier: str) -> str:
+    """Return the marks of a tier in words."""
+    return ", ".join(TIERS[mark] for mark in tier.split("+"))
+
+
+def _text_tier(prompts: Prompts | None) -> str:
+    if prompts is None:
+        return "T0"
+    if prompts.provenance.get("index") or any(text.evidence for group in prompts.texts for text in group):
+        return "T1"
+    return "T?" if prompts.provenance.get("method", "unknown") == "unknown" else "T0"

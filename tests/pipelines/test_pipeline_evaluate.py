@@ -1,0 +1,167 @@
+"""The evaluate job: what is measured, what is kept, and what is not run again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from classify_inputs import COLOURS, picture, write_images
+from evaluate_inputs import ENCODER, LABELS, colour_task, prompt_files
+from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.evaluation.results import read_results
+from rag_clip.pipelines.evaluation.runs import choose_heads, read_prompt_files
+from rag_clip.pipelines.evaluation.tasks import ImageTask, read_images
+
+from rag_clip.data import LabelSet, Support
+from rag_clip.support_file import write_support
+
+
+def shots(path: Path) -> Path:
+    names = [*COLOURS]
+    write_support(
+        Support(
+            LABELS,
+            ENCODER.encode_images([picture(name) for name in names]).pooled,
+            torch.eye(3),
+            torch.ones(3),
+            ("shot",) * 3,
+            tuple(names),
+            {"encoder": {}, "method": "shots"},
+        ),
+        path,
+    )
+    return path
+
+
+def test_each_prompts_file_is_a_run_with_its_numbers_and_tier(tmp_path: Path) -> None:
+    seen: list[str] = []
+    summary = evaluate(
+        [colour_task(tmp_path)],
+        texts=prompt_files(tmp_path),
+        output=tmp_path / "results.parquet",
+        encoder=ENCODER,
+        workers=0,
+        on_result=lambda result: seen.append(f"{result.run} {result.tier}"),
+    )
+    assert seen == ["good T0", "bad T1"]
+    assert (summary.measured, summary.found, summary.failed) == (2, 0, 0)
+    table = pl.read_parquet(tmp_path / "results.parquet")
+    names = ["task", "run", "tier", "metric", "item", "value", "low", "high", "settings", "key"]
+    assert table.columns == names
+    bad = {(row["metric"], row["item"]): row["value"] for row in table.filter(run="bad").iter_rows(named=True)}
+    recalls = {("recall", "red"): 0.0, ("recall", "green"): 1.0, ("recall", "blue"): 1.0}
+    assert {key: bad[key] for key in recalls} == recalls
+    # Red is taken by one class of the other of two groups: within its own group it is right.
+    numbers = [bad[metric, ""] for metric in ("accuracy", "mean_per_class", "acc_c", "acc_e", "acc_s")]
+    assert numbers == pytest.approx([2 / 3, 2 / 3, 1.0, 0.75, 0.5])
+
+
+def test_the_same_call_measures_nothing_and_a_new_prompts_file_alone_is_measured(tmp_path: Path) -> None:
+    task, texts, output = colour_task(tmp_path), prompt_files(tmp_path), tmp_path / "results.parquet"
+    first = evaluate([task], texts=texts[:1], output=output, encoder=ENCODER, workers=0)
+    second = evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0)
+    third = evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0)
+    assert [(one.measured, one.found) for one in (first, second, third)] == [(1, 0), (1, 1), (0, 2)]
+    assert [result.measures for result in third.results] == [result.measures for result in second.results]
+
+
+def test_a_run_cut_short_is_measured_again_and_finished_ones_are_not(tmp_path: Path) -> None:
+    task, texts, output = colour_task(tmp_path), prompt_files(tmp_path), tmp_path / "results.parquet"
+
+    def stop(result: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0, on_result=stop)
+    again = evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0)
+    assert (again.measured, again.found) == (1, 1)
+
+
+@pytest.mark.parametrize("change", ["encoder", "images", "groups"])
+def test_what_decides_the_numbers_decides_what_is_run_again(tmp_path: Path, change: str) -> None:
+    task, texts, output = colour_task(tmp_path), prompt_files(tmp_path)[:1], tmp_path / "results.parquet"
+    evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0)
+    encoder = replace(ENCODER, dim=40) if change == "encoder" else ENCODER
+    if change == "encoder":
+        texts = [replace(texts[0], prompts=replace(texts[0].prompts, provenance={"encoder": {}, "method": "x"}))]
+    if change == "images":
+        write_images(task.paths[0], [picture("red")], label=["red"])
+    if change == "groups":
+        task = replace(task, labels=replace(LABELS, groups=("a", "a", "b")))
+    assert evaluate([task], texts=texts, output=output, encoder=encoder, workers=0).measured == 1
+
+
+def test_heads_are_runs_of_their_own_marked_by_the_labels_they_used(tmp_path: Path) -> None:
+    heads = choose_heads(
+        ["tip_adapter"], support=shots(tmp_path / "s.parquet"), options={"tip_adapter": {"alpha": 100.0}}
+    )
+    output = tmp_path / "results.parquet"
+    evaluate(
+        [colour_task(tmp_path)],
+        texts=prompt_files(tmp_path)[1:],
+        output=output,
+        encoder=ENCODER,
+        heads=heads,
+        workers=0,
+    )
+    alone, head = read_results(output)
+    assert [(one.run, one.tier) for one in (alone, head)] == [("bad", "T1"), ("bad + tip_adapter", "T1+FS")]
+    accuracies = [one.get("accuracy") for one in (alone, head)]
+    assert [one.value for one in accuracies if one] == pytest.approx([2 / 3, 1.0])
+    assert head.settings["head"]["settings"]["alpha"] == 100.0
+    assert head.settings["tuned"] == (
+        "tip_adapter was built on 3 support images (3 shot); beta: as published, or by leave-one-out on these images. "
+        "No label of the images measured here was used."
+    )
+
+
+def test_images_that_cannot_be_used_are_counted_and_the_rest_keep_their_rows(tmp_path: Path) -> None:
+    task = colour_task(tmp_path, broken=True)
+    images = read_images(task, encoder=ENCODER, workers=0)
+    assert (images.rows.tolist(), images.failed) == ([0, 1, 2, 3, 4, 5], 1)
+    output = tmp_path / "results.parquet"
+    assert evaluate([task], texts=prompt_files(tmp_path), output=output, encoder=ENCODER, workers=0).failed == 1
+    kept = read_results(output)[1].images
+    assert kept is not None
+    assert kept.select(["row", "target", "predicted", "right"]).to_pylist()[:2] == [
+        {"row": 0, "target": 0, "predicted": 2, "right": False},
+        {"row": 1, "target": 1, "predicted": 1, "right": True},
+    ]
+
+
+def test_logits_are_put_in_the_order_of_the_tasks_classes(tmp_path: Path) -> None:
+    task = colour_task(tmp_path)
+    turned = LabelSet(LABELS.names[::-1], groups=LABELS.groups[::-1])
+    summary = evaluate(
+        [replace(task, labels=turned)],
+        texts=prompt_files(tmp_path),
+        output=tmp_path / "results.parquet",
+        encoder=ENCODER,
+        workers=0,
+    )
+    assert summary.results[1].series("recall") == {"blue": 1.0, "green": 1.0, "red": 0.0}
+
+
+def test_bad_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    task, texts = colour_task(tmp_path), prompt_files(tmp_path)
+    others = ImageTask("other", task.paths, LabelSet(("cat", "dog")))
+    with pytest.raises(ValueError, match="no prompts file has the 2 classes of other; enhance its label set"):
+        evaluate([others], texts=texts, output=tmp_path / "r.parquet", encoder=ENCODER)
+    with pytest.raises(ValueError, match=r"r\.csv would be Parquet"):
+        evaluate([task], texts=texts, output=tmp_path / "r.csv", encoder=ENCODER)
+    with pytest.raises(ValueError, match="two tasks are called 'colours'"):
+        evaluate([task, task], texts=texts, output=tmp_path / "r.parquet", encoder=ENCODER)
+    with pytest.raises(ValueError, match="unknown head 'tip'; known are tip_adapter"):
+        choose_heads(["tip"], support=None)
+    with pytest.raises(ValueError, match="'ridge' needs a support file"):
+        choose_heads(["ridge"], support=None)
+    with pytest.raises(ValueError, match="settings for 'tip_x', which is none of the heads"):
+        choose_heads(["ridge"], support=tmp_path, options={"tip_x": {}})
+    with pytest.raises(ValueError, match="would both be called"):
+        read_prompt_files([tmp_path / "prompts-good.parquet", tmp_path / "prompts-good.parquet"])
+    (tmp_path / "old.parquet").write_bytes((tmp_path / "colours.parquet").read_bytes())
+    with pytest.raises(ValueError, match=r"old\.parquet holds no results of rag-clip; this version reads format 1"):
+        read_results(tmp_path / "old.parquet")
