@@ -96,7 +96,7 @@ def test_what_decides_the_numbers_decides_what_is_run_again(tmp_path: Path, chan
 
 def test_heads_are_runs_of_their_own_marked_by_the_labels_they_used(tmp_path: Path) -> None:
     heads = choose_heads(
-        ["tip_adapter"], support=shots(tmp_path / "s.parquet"), options={"tip_adapter": {"alpha": 100.0}}
+        ["tip_adapter"], support=shots(tmp_path / "s.parquet"), options={"tip_adapter": {"alpha": 1e4}}
     )
     output = tmp_path / "results.parquet"
     evaluate(
@@ -111,7 +111,7 @@ def test_heads_are_runs_of_their_own_marked_by_the_labels_they_used(tmp_path: Pa
     assert [(one.run, one.tier) for one in (alone, head)] == [("bad", "T1"), ("bad + tip_adapter", "T1+FS")]
     accuracies = [one.get("accuracy") for one in (alone, head)]
     assert [one.value for one in accuracies if one] == pytest.approx([2 / 3, 1.0])
-    assert head.settings["head"]["settings"]["alpha"] == 100.0
+    assert head.settings["head"]["settings"]["alpha"] == 1e4
     assert head.settings["tuned"] == (
         "tip_adapter was built on 3 support images (3 shot); beta: as published, or by leave-one-out on these images. "
         "No label of the images measured here was used."
