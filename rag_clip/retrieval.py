@@ -24,12 +24,14 @@ from rag_clip.prompts.retrieved import (
     contains_token,
     retrieved_texts,
     without_name,
+    words_of,
 )
 from rag_clip.prompts.templates import choose_templates, fill
 from rag_clip.prompts.trust import trust
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store
 from rag_clip.store.filters import Filters
+from rag_clip.store.schema import TextIndex
 
 Search = Literal["dense", "lexical", "hybrid"]
 Modality = Literal["text", "image"]
@@ -50,7 +52,8 @@ class Retrieval:
     """How captions are found and chosen; weight, limit and query are those of RePE (see prompts.retrieved).
 
     `candidates` captions are searched per class, of which the first `limit` that pass the filter `keep` share the
-    `weight`; class names in them are `kept`, as published, or `dropped`. `dense` search asks with the embedding of
+    `weight`; with "phrase", only captions that hold the words of the name or of a synonym are searched.
+    Class names in captions are `kept`, as published, or `dropped`. `dense` search asks with the embedding of
     `query`, as published; `lexical` asks BM25 with the bare name, which finds names that the encoder has not learned;
     `hybrid` fuses both. Dense search compares with the vectors of captions, or with `modality` "image" with those of
     images, whose captions are then used, as the authors' code did. `where` filters by payload (see store.search).
@@ -191,6 +194,9 @@ def _search(
             vectors = encoder.encode_text([fill(retrieval.query, name) for name in labels.names]).cpu().numpy()
     texts = None if retrieval.search == "dense" else [name.replace("_", " ") for name in labels.names]
 
+    by_words = store.card.schema.payload["text"] == TextIndex(kind="text")
+    holding = _held(labels) if retrieval.keep == "phrase" and by_words else None
+
     def search(rows: slice) -> list[list[Hit]]:
         return store.search(
             texts=None if texts is None else texts[rows],
@@ -199,6 +205,7 @@ def _search(
             mode=retrieval.search,
             where=retrieval.where,
             vector=_vector(store, retrieval),
+            holding=None if holding is None else holding[rows],
         )
 
     batches = [slice(start, start + CLASSES_PER_SEARCH) for start in range(0, len(labels), CLASSES_PER_SEARCH)]
@@ -214,6 +221,20 @@ def _search(
                 yield from found
             done += len(found)
             report(Progress("retrieve", done, len(labels), "classes"))
+
+
+def _held(labels: LabelSet) -> list[list[str]]:
+    """Return the phrases that captions of each class must hold; none where an engine may see other words than we do.
+
+    That is where a spelling is not of ASCII letters and digits alone: engines fold no ß, and split no script without
+    spaces. Captions that hold all words of a phrase apart are left to the filter.
+    """
+    spellings = [(name, *synonyms) for name, synonyms in zip(labels.names, labels.synonyms, strict=True)]
+    return [[" ".join(words_of(text)) for text in texts] if all(map(_plain, texts)) else [] for texts in spellings]
+
+
+def _plain(text: str) -> bool:
+    return text.isascii() and bool(words_of(text))
 
 
 def _vector(store: Store, retrieval: Retrieval) -> str | None:

@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,17 +36,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         yield store
 
 
-def fill_store(folder: Path, schema: str, columns: Sequence[str]) -> Store:
+def fill_store(folder: Path, schema: str, columns: Sequence[str], captions: Mapping[str, str] = CAPTIONS) -> Store:
     store = create_store(
         folder, schema=load_schema(Path(schemas[0]) / schema), encoder=ENCODER.fingerprint, dim=ENCODER.dim
     )
-    shown = ["wolf" if text == "wolf grey pack howling" else "stone" for text in CAPTIONS]
-    texts = {"vector": list(CAPTIONS), "vector_text": list(CAPTIONS), "vector_image": shown}
+    shown = ["wolf" if text == "wolf grey pack howling" else "stone" for text in captions]
+    texts = {"vector": list(captions), "vector_text": list(captions), "vector_image": shown}
     vectors = {name: ENCODER.encode_text(texts[name]).numpy().ravel() for name in columns}
     facts: dict[str, Any] = {
-        "id": [caption_id("toy", text) for text in CAPTIONS],
-        "text": list(CAPTIONS),
-        "source": list(CAPTIONS.values()),
+        "id": [caption_id("toy", text) for text in captions],
+        "text": list(captions),
+        "source": list(captions.values()),
     }
     for name, values in vectors.items():
         facts[name] = pa.FixedSizeListArray.from_arrays(values, ENCODER.dim).cast(pa.list_(pa.float32()))
@@ -116,6 +116,20 @@ def test_classes_of_several_searches_keep_their_order(store: Store, search: str)
     groups = found(store, LabelSet(("wolf", *others, "red fox")), search=search, keep="phrase")
     wolves, foxes = ([text for text in sorted(CAPTIONS) if name in text] for name in ("wolf", "red fox"))
     assert groups == [wolves, *[[] for _ in others], foxes]
+
+
+@pytest.mark.parametrize("search", ["dense", "lexical", "hybrid"])
+def test_the_phrase_filter_finds_captions_beyond_the_nearest(store: Store, search: str):
+    labels = LabelSet(("red fox", "wolf"), synonyms=((), ("howling",)))
+    groups = found(store, labels, search=search, keep="phrase", candidates=2, limit=2)
+    assert [len(group) for group in groups] == [2, 2]
+    assert all("red fox" in text for text in groups[0])
+
+
+def test_names_that_the_engine_may_split_otherwise_are_searched_without_phrases(tmp_path: Path):
+    captions = {"STRASSE bei nacht": "wiki", "grey pack wolf howling": "wiki"}
+    with fill_store(tmp_path / "index", "captions.toml", ["vector"], captions) as store:
+        assert found(store, LabelSet(("straße", "wolf")), keep="phrase") == [[text] for text in captions]
 
 
 def test_captions_can_be_filtered_by_payload(store: Store):

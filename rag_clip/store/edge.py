@@ -18,7 +18,7 @@ import numpy as np
 
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.store.card import Card, read_card
-from rag_clip.store.interface import Ranking, StoreError, Where
+from rag_clip.store.interface import Holding, Ranking, StoreError, Where
 from rag_clip.store.process import EngineProcess
 from rag_clip.store.rows import Rows
 from rag_clip.store.schema import CollectionSchema
@@ -49,14 +49,17 @@ class EdgeEngine:
             self._process.close()
             self._process = _open_shard(self._folder, self._schema, self._segment_rows)
 
-    def rank_vectors(self, vectors: np.ndarray, limit: int, *, using: str, exact: bool, where: Where) -> list[Ranking]:
+    def rank_vectors(
+        self, vectors: np.ndarray, limit: int, *, using: str, exact: bool, where: Where, holding: Holding
+    ) -> list[Ranking]:
         """Rank by similarity."""
-        arguments = {"vectors": vectors, "limit": limit, "using": using, "exact": exact, "where": dict(where)}
-        return self._process.ask("rank_vectors", arguments | {"ef": self._schema.hnsw.ef})  # type: ignore[no-any-return]
+        arguments = {"vectors": vectors, "using": using, "exact": exact, "ef": self._schema.hnsw.ef}
+        bounds = {"limit": limit, "where": dict(where), "holding": holding}
+        return self._process.ask("rank_vectors", arguments | bounds)  # type: ignore[no-any-return]
 
-    def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where) -> list[Ranking]:
+    def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where, holding: Holding) -> list[Ranking]:
         """Rank by the engine's BM25 over its text index."""
-        arguments = {"texts": list(texts), "limit": limit, "where": dict(where)}
+        arguments = {"texts": list(texts), "limit": limit, "where": dict(where), "holding": holding}
         return self._process.ask("rank_texts", arguments)  # type: ignore[no-any-return]
 
     def fetch(self, ids: Sequence[str], *, using: str | None = None) -> Rows:

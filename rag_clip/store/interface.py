@@ -13,6 +13,7 @@ from rag_clip.store.rows import Rows
 
 Ranking = list[tuple[str, float, str, str]]
 Where = Mapping[str, list[str] | tuple[float | None, float | None]]
+Holding = Sequence[Sequence[str]]
 
 
 class StoreError(RuntimeError):
@@ -23,16 +24,19 @@ class Engine(Protocol):
     """Qdrant, wherever it runs; the Store has checked every argument before it comes here.
 
     A Where maps a field to the values it may have, or to its least and greatest number, either None for no bound.
+    A Holding has, for each query, phrases of which a caption must hold all words of one; none for no condition.
     A Ranking is a list of (id, score, text, source), best first, in the engine's own order among equal scores.
     """
 
     def upsert(self, rows: Rows) -> None:
         """Write rows, replacing those with the same id."""
 
-    def rank_vectors(self, vectors: np.ndarray, limit: int, *, using: str, exact: bool, where: Where) -> list[Ranking]:
+    def rank_vectors(
+        self, vectors: np.ndarray, limit: int, *, using: str, exact: bool, where: Where, holding: Holding
+    ) -> list[Ranking]:
         """Rank captions by similarity of their vector `using` to each vector."""
 
-    def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where) -> list[Ranking]:
+    def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where, holding: Holding) -> list[Ranking]:
         """Rank captions by BM25; a caption scores when it holds any word of the text."""
 
     def fetch(self, ids: Sequence[str], *, using: str | None = None) -> Rows:

@@ -16,7 +16,7 @@ from qdrant_client import QdrantClient, models
 
 from rag_clip.progress import Progress, Report
 from rag_clip.store.card import Card
-from rag_clip.store.interface import Ranking, StoreError, Where
+from rag_clip.store.interface import Holding, Ranking, StoreError, Where
 from rag_clip.store.rows import Rows
 from rag_clip.store.server_errors import Answer, Pause, patiently, server_errors
 
@@ -72,23 +72,25 @@ class ServerEngine:
         with server_errors(self._collection):
             return patiently(call, pause=self._pause)
 
-    def rank_vectors(self, vectors: np.ndarray, limit: int, *, using: str, exact: bool, where: Where) -> list[Ranking]:
+    def rank_vectors(
+        self, vectors: np.ndarray, limit: int, *, using: str, exact: bool, where: Where, holding: Holding
+    ) -> list[Ranking]:
         """Rank by similarity."""
         rescore = models.QuantizationSearchParams(rescore=True, oversampling=2.0)
         params = models.SearchParams(hnsw_ef=max(self._schema.hnsw.ef, limit), exact=exact, quantization=rescore)
         return self._rank(
             [
-                models.QueryRequest(query=vector, using=using, params=params, **_bounds(limit, where))
-                for vector in vectors.tolist()
+                models.QueryRequest(query=vector, using=using, params=params, **_bounds(limit, where, phrases))
+                for vector, phrases in zip(vectors.tolist(), holding, strict=True)
             ]
         )
 
-    def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where) -> list[Ranking]:
+    def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where, holding: Holding) -> list[Ranking]:
         """Rank by the server's BM25 over its text index."""
         return self._rank(
             [
-                models.QueryRequest(query=models.TextQuery(text=text), using="text", **_bounds(limit, where))
-                for text in texts
+                models.QueryRequest(query=models.TextQuery(text=text), using="text", **_bounds(limit, where, phrases))
+                for text, phrases in zip(texts, holding, strict=True)
             ]
         )
 
@@ -195,8 +197,8 @@ def cut_rows(rows: Rows) -> Iterator[Rows]:
     yield rows[start:]
 
 
-def _bounds(limit: int, where: Where) -> dict[str, Any]:
-    return {"limit": limit, "filter": _filter(where), "with_payload": ["text", "source"]}
+def _bounds(limit: int, where: Where, phrases: Sequence[str]) -> dict[str, Any]:
+    return {"limit": limit, "filter": _filter(where, phrases), "with_payload": ["text", "source"]}
 
 
 def _hit(point: models.ScoredPoint) -> tuple[str, float, str, str]:
@@ -204,9 +206,12 @@ def _hit(point: models.ScoredPoint) -> tuple[str, float, str, str]:
     return str(point.id), point.score, payload["text"], payload["source"]
 
 
-def _filter(where: Where) -> models.Filter | None:
+def _filter(where: Where, phrases: Sequence[str]) -> models.Filter | None:
     conditions: list[models.Condition] = [_condition(field, wanted) for field, wanted in where.items()]
-    return models.Filter(must=conditions) if conditions else None
+    held: list[models.Condition] = [
+        models.FieldCondition(key="text", match=models.MatchText(text=phrase)) for phrase in phrases
+    ]
+    return models.Filter(must=conditions, should=held or None) if conditions or held else None
 
 
 def _condition(field: str, wanted: list[str] | tuple[float | None, float | None]) -> models.FieldCondition:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from rag_clip.data import Hit
 from rag_clip.progress import Report, silent
 from rag_clip.store.card import Card
 from rag_clip.store.filters import Filters, check_where
-from rag_clip.store.interface import Engine, Ranking, Where
+from rag_clip.store.interface import Engine, Holding, Ranking, Where
 from rag_clip.store.memory import plan_memory
 from rag_clip.store.ranking import Rank, fuse, settle_ties
 from rag_clip.store.rows import Rows, check_rows, check_vectors
@@ -26,6 +27,19 @@ FUSED_DEPTH = 100
 
 Mode = Literal["dense", "lexical", "hybrid"]
 IndexUse = Literal["auto", "exact", "hnsw"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many captions a search may return, and which."""
+
+    limit: int
+    where: Where
+    holding: Holding | None
+
+    def of(self, rows: Sequence[int]) -> list[list[str]]:
+        """Return the phrases of some queries."""
+        return [[] if self.holding is None else list(self.holding[row]) for row in rows]
 
 
 class Store:
@@ -70,6 +84,7 @@ class Store:
         index: IndexUse = "auto",
         where: Filters | None = None,
         vector: str | None = None,
+        holding: Sequence[Sequence[str]] | None = None,
     ) -> list[list[Hit]]:
         """Return at most `limit` hits per query, best first.
 
@@ -79,19 +94,21 @@ class Store:
         where one has been built, `auto` is exact up to the schema's full_scan_threshold. `where` keeps captions
         whose keyword field has the value, or one of the values, and whose number lies in the range (least, greatest),
         ends included, None for no bound; a caption without a number lies in no range. `vector` names the vector to
-        compare with; the schema's default where it is None.
+        compare with; the schema's default where it is None. `holding` gives for each query phrases, of which a caption
+        must hold all words of one, as the text index splits words; no phrase is no condition.
 
         Hit.score is the engine's: cosine, BM25, or the fused score.
         """
         filters = check_where(where or {}, self.card.schema)
         if limit < 1:
             raise ValueError(f"limit is {limit}; ask for at least one hit")
+        bounds = Bounds(limit, filters, holding)
         if mode == "dense":
-            rankings = self._rank_vectors(vectors, limit, index, filters, vector)
+            rankings = self._rank_vectors(vectors, bounds, index, vector)
         elif mode == "lexical":
-            rankings = self._rank_texts(texts, limit, filters)
+            rankings = self._rank_texts(texts, bounds)
         elif mode == "hybrid":
-            rankings = self._rank_both(texts, vectors, limit, index, filters, weights, vector)
+            rankings = self._rank_both(texts, vectors, bounds, index, weights, vector)
         else:
             raise ValueError(f"unknown search mode {mode!r}; use dense, lexical or hybrid")
         return [[Hit(name, text, score, source) for name, score, text, source in ranking] for ranking in rankings]
@@ -201,7 +218,7 @@ class Store:
         self._engine.close()
 
     def _rank_vectors(
-        self, vectors: np.ndarray | None, limit: int, index: IndexUse, where: Where, vector: str | None
+        self, vectors: np.ndarray | None, bounds: Bounds, index: IndexUse, vector: str | None
     ) -> list[Ranking]:
         if vectors is None:
             raise ValueError("dense search needs vectors; encode the texts, or use mode='lexical'")
@@ -211,40 +228,43 @@ class Store:
         queries = check_vectors(vectors, self.card.dim, [f"query {row}" for row in range(len(vectors))])
         exact = index == "exact" or (index == "auto" and self.is_small())
         return _in_batches(
-            lambda rows, asked: self._engine.rank_vectors(queries[rows], asked, using=using, exact=exact, where=where),
+            lambda rows, asked: self._engine.rank_vectors(
+                queries[rows], asked, using=using, exact=exact, where=bounds.where, holding=bounds.of(rows)
+            ),
             len(queries),
-            limit,
+            bounds,
         )
 
-    def _rank_texts(self, texts: Sequence[str] | None, limit: int, where: Where) -> list[Ranking]:
+    def _rank_texts(self, texts: Sequence[str] | None, bounds: Bounds) -> list[Ranking]:
         if texts is None:
             raise ValueError("lexical search needs texts")
         return _in_batches(
-            lambda rows, asked: self._engine.rank_texts([texts[row] for row in rows], asked, where=where),
+            lambda rows, asked: self._engine.rank_texts(
+                [texts[row] for row in rows], asked, where=bounds.where, holding=bounds.of(rows)
+            ),
             len(texts),
-            limit,
+            bounds,
         )
 
     def _rank_both(
         self,
         texts: Sequence[str] | None,
         vectors: np.ndarray | None,
-        limit: int,
+        bounds: Bounds,
         index: IndexUse,
-        where: Where,
         weights: tuple[float, float],
         vector: str | None,
     ) -> list[Ranking]:
         if not (min(weights) >= 0 and max(weights) > 0):
             raise ValueError(f"weights {weights} are (dense, lexical): neither below zero, one above")
-        depth = max(limit, FUSED_DEPTH)
-        dense = self._rank_vectors(vectors, depth, index, where, vector)
-        lexical = self._rank_texts(texts, depth, where)
+        deep = replace(bounds, limit=max(bounds.limit, FUSED_DEPTH))
+        dense = self._rank_vectors(vectors, deep, index, vector)
+        lexical = self._rank_texts(texts, deep)
         if len(dense) != len(lexical):
             raise ValueError(
                 f"{len(lexical)} texts for {len(dense)} vectors; hybrid search needs one of each per query"
             )
-        return [fuse(pair, weights, limit) for pair in zip(dense, lexical, strict=True)]
+        return [fuse(pair, weights, bounds.limit) for pair in zip(dense, lexical, strict=True)]
 
     def _fetch(self, ids: Sequence[str], using: str | None = None) -> Iterator[Rows]:
         for start in range(0, len(ids), FETCH_BATCH):
@@ -253,7 +273,9 @@ class Store:
                 yield rows
 
 
-def _in_batches(rank: Rank, queries: int, limit: int) -> list[Ranking]:
+def _in_batches(rank: Rank, queries: int, bounds: Bounds) -> list[Ranking]:
+    if bounds.holding is not None and len(bounds.holding) != queries:
+        raise ValueError(f"`holding` has phrases for {len(bounds.holding)} of {queries} queries; give some for each")
     starts = range(0, queries, QUERY_BATCH)
     batches = [range(start, min(start + QUERY_BATCH, queries)) for start in starts]
-    return [ranking for batch in batches for ranking in settle_ties(rank, batch, limit)]
+    return [ranking for batch in batches for ranking in settle_ties(rank, batch, bounds.limit)]

@@ -17,6 +17,7 @@ import numpy as np
 import qdrant_edge as edge
 
 Where = dict[str, list[str] | tuple[float | None, float | None]]
+Holding = list[list[str]]
 Ranking = list[tuple[str, float, str, str]]
 Records = tuple[list[str], list[dict[str, Any]], dict[str, np.ndarray]]
 
@@ -90,22 +91,26 @@ class Shard:
         return self.growing >= self.segment_rows
 
     def rank_vectors(
-        self, vectors: np.ndarray, limit: int, using: str, exact: bool, ef: int, where: Where
+        self, vectors: np.ndarray, limit: int, using: str, exact: bool, ef: int, where: Where, holding: Holding
     ) -> list[Ranking]:
         """Rank by similarity."""
         rescore = edge.QuantizationSearchParams(rescore=True, oversampling=2.0)
         params = edge.SearchParams(hnsw_ef=max(ef, limit), exact=exact, quantization=rescore)
         queries = [edge.Query.Nearest(vector, using=using) for vector in vectors.tolist()]
-        return self._rank(queries, limit, where, params)
+        return self._rank(queries, limit, where, holding, params)
 
-    def rank_texts(self, texts: list[str], limit: int, where: Where) -> list[Ranking]:
+    def rank_texts(self, texts: list[str], limit: int, where: Where, holding: Holding) -> list[Ranking]:
         """Rank by BM25."""
-        return self._rank([edge.TextQuery("text", text) for text in texts], limit, where, None)
+        return self._rank([edge.TextQuery("text", text) for text in texts], limit, where, holding, None)
 
-    def _rank(self, queries: list[Any], limit: int, where: Where, params: edge.SearchParams | None) -> list[Ranking]:
+    def _rank(
+        self, queries: list[Any], limit: int, where: Where, holding: Holding, params: edge.SearchParams | None
+    ) -> list[Ranking]:
         requests = [
-            edge.QueryRequest(limit=limit, query=query, filter=_filter(where), params=params, with_payload=True)
-            for query in queries
+            edge.QueryRequest(
+                limit=limit, query=query, filter=_filter(where, phrases), params=params, with_payload=True
+            )
+            for query, phrases in zip(queries, holding, strict=True)
         ]
         return [[_hit(point) for point in found] for found in self.shard.query_batch(edge.QueryBatchRequest(requests))]
 
@@ -158,9 +163,10 @@ def _transpose(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _filter(where: Where) -> edge.Filter | None:
+def _filter(where: Where, phrases: list[str]) -> edge.Filter | None:
     conditions: list[Any] = [_condition(field, wanted) for field, wanted in where.items()]
-    return edge.Filter(must=conditions) if conditions else None
+    held: list[Any] = [edge.FieldCondition("text", match=edge.MatchText(phrase)) for phrase in phrases]
+    return edge.Filter(must=conditions, should=held or None) if conditions or held else None
 
 
 def _condition(field: str, wanted: list[str] | tuple[float | None, float | None]) -> edge.FieldCondition:

@@ -265,7 +265,7 @@ def test_a_segment_that_is_full_is_indexed_without_being_asked_for_after_reopeni
         for start in range(*part, 100):
             engine.upsert(rows[start : start + 100])
         found.append((engine.info()["indexed"], engine.info()["segments"]))
-        last = engine.rank_texts([f"caption {part[1] - 1}"], 1, where={})
+        last = engine.rank_texts([f"caption {part[1] - 1}"], 1, where={}, holding=[[]])
         assert last[0][0][0] == rows.ids[part[1] - 1]
         engine.close()
     assert found == [(600, 3), (900, 4)]

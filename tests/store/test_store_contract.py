@@ -298,3 +298,22 @@ def test_scroll_returns_the_payload_and_every_vector_as_they_were_added(paired):
 def test_a_batch_without_one_of_the_vectors_is_refused(paired):
     with pytest.raises(ValueError, match="the batch lacks vector_image; found columns"):
         paired.upsert(paired_batch().drop_columns("vector_image"))
+
+
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+def test_captions_can_be_asked_for_that_hold_a_phrase(store, mode):
+    asked = {"vectors": np.array([[1, 0, 0, 0]] * 4, np.float32), "texts": ["red kite"] * 4, "mode": mode}
+    found = store.search(**asked, holding=[["red"], ["blue", "kite"], ["heron"], []])
+    everything = store.search(**asked)
+    assert [sorted(hit.text for hit in hits) for hits in found[:3]] == [
+        ["a red flag", "a red flag", "a red kite over the sea"],
+        sorted(hit.text for hit in everything[0] if "blue" in hit.text or "kite" in hit.text),
+        [],
+    ]
+    assert found[3] == everything[3]
+    assert store.search(**asked, holding=[["red"]] * 4, where={"source": "coco"})[0][0].id == IDS[5]
+
+
+def test_phrases_for_other_queries_are_refused(store):
+    with pytest.raises(ValueError, match="`holding` has phrases for 1 of 2 queries; give some for each"):
+        store.search(texts=["red", "kite"], mode="lexical", holding=[["red"]])
