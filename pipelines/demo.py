@@ -16,8 +16,11 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
+from rag_clip.atomic import replacing
+from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.demo.concepts import BANDS, concepts
+from rag_clip.demo.pictures import write_pictures
 from rag_clip.enhance import control_prompts, enhance
 from rag_clip.labels import read_labels
 from rag_clip.progress import Report, StageClock, silent
@@ -27,14 +30,19 @@ from rag_clip.recipe import load_recipe
 from rag_clip.store import open_store
 
 from .captions import build_index
-from .classify import classify
+from .classify import Head, classify
 from .demo_report import write_report
+from .heads import prepare_head
+from .images import index_images
+from .support.retrieve import retrieve_support
 
 BUNDLED = ("labels.json", "corpus.parquet", "truth.parquet", "test.parquet", "validation.parquet")
+HEAD = "ridge"
 METHODS = {
     "templates": "templates",
     "repe": "RePE as published",
     "retrieved": "default recipe",
+    "support": "and photographs found for the names",
     "random": "control: random captions",
     "waffle": "control: random words",
 }
@@ -65,7 +73,7 @@ class DemoSummary:
         return (
             f"{self.images} photographs, {self.names} names, {self.captions} captions; mean ± standard deviation "
             "over three render seeds. The default recipe was chosen on other photographs; its controls mix in as many "
-            "texts with the same weights."
+            f"texts with the same weights. The photographs found are used by the head {HEAD!r}."
         )
 
     def cells(self) -> dict[str, dict[str, str]]:
@@ -89,10 +97,19 @@ def run_demo(out: str | Path, *, encoder: Encoder, report: Report = silent) -> D
     with clock.stage("enhance"):
         labels = read_labels(out / "labels.json")
         prompts = _enhance(labels, out / "index", encoder, report)
+    with clock.stage("support"):
+        head = _find_support(prompts["retrieved"], out, encoder, report)
     with clock.stage("classify"):
-        for name, made in prompts.items():
-            _classify(name, made, out, encoder, report)
-    table = {name: score_bands(out / f"predictions-{name}.parquet") for name in prompts}
+        for name in METHODS:
+            _classify(
+                name,
+                prompts.get(name, prompts["retrieved"]),
+                out,
+                encoder,
+                report,
+                head=head if name == "support" else None,
+            )
+    table = {name: score_bands(out / f"predictions-{name}.parquet") for name in METHODS}
     images = pq.read_metadata(out / "test.parquet").num_rows
     page = out / "report.html"
     summary = DemoSummary(table, len(labels), images, built.count, dict(clock.seconds), page)
@@ -122,13 +139,35 @@ def _enhance(labels: LabelSet, index: Path, encoder: Encoder, report: Report) ->
         }
 
 
-def _classify(name: str, prompts: Prompts, out: Path, encoder: Encoder, report: Report) -> None:
+def _find_support(prompts: Prompts, out: Path, encoder: Encoder, report: Report) -> Head:
+    """Index photographs with captions, find those for the names, and fit a head on them; the test ones are kept out."""
+    if not (out / "pictures.parquet").exists():
+        with replacing(out / "pictures.parquet") as partial:
+            write_pictures(partial, names=prompts.labels.names)
+    cleaning = load_cleaning("none")
+    index_images([out / "pictures.parquet"], index=out / "images", encoder=encoder, cleaning=cleaning, report=report)
+    retrieve_support(
+        prompts,
+        output=out / "support.parquet",
+        index=str(out / "images"),
+        encoder=encoder,
+        search="captions",
+        against=[out / "test.parquet"],
+        report=report,
+    )
+    return prepare_head(HEAD, out / "support.parquet", labels=prompts.labels, encoder=encoder, report=report)
+
+
+def _classify(
+    name: str, prompts: Prompts, out: Path, encoder: Encoder, report: Report, *, head: Head | None = None
+) -> None:
     write_prompts(prompts, out / f"prompts-{name}.parquet")
     classify(
         [out / "test.parquet"],
         prompts=prompts,
         output=out / f"predictions-{name}.parquet",
         encoder=encoder,
+        head=head,
         features_dir=out / "features",
         report=report,
     )

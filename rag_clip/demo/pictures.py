@@ -8,6 +8,7 @@ photograph of another one, as on the web.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 
@@ -26,22 +27,24 @@ AT_ONCE = 512
 NAMED = ("name", "both")
 
 
-def named_captions(per_concept: int) -> pl.DataFrame:
+def named_captions(per_concept: int, names: Collection[str] | None = None) -> pl.DataFrame:
     """Return id, caption, source, concept and wrong of up to `per_concept` captions that name each concept.
 
-    They are the first of the corpus, whose order is random.
+    They are the first of the corpus, whose order is random; `names` are the concepts wanted, by default all.
     """
     assets = files("rag_clip.demo") / "assets"
     corpus, truth = (pl.read_parquet(str(assets / name)) for name in ("corpus.parquet", "truth.parquet"))
     named = corpus.join(truth, on="id", maintain_order="left").filter(pl.col("kind").is_in(NAMED))
+    if names is not None:
+        named = named.filter(pl.col("concept").is_in(list(names)))
     return named.filter(pl.int_range(pl.len()).over("concept") < per_concept).select(
         "id", "caption", "source", "concept", "wrong"
     )
 
 
-def write_pictures(path: str | Path, *, per_concept: int = 24) -> int:
+def write_pictures(path: str | Path, *, per_concept: int = 24, names: Collection[str] | None = None) -> int:
     """Write the photographs and captions as a Parquet file for `index_images`; return how many."""
-    captions = named_captions(per_concept)
+    captions = named_captions(per_concept, names)
     textures = torch.from_numpy(np.stack([draw_design(concept.design) for concept in concepts()])).permute(0, 3, 1, 2)
     shown = torch.from_numpy(shown_concepts(captions))
     images: list[bytes] = []

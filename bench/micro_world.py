@@ -1,0 +1,109 @@
+"""Names only, on the photographs of the micro world: prompts, support found for names, every head at its defaults.
+
+`python bench/micro_world.py FOLDER [--heads NAME ...]` prints top-1 in percent for head / tail / unseen / all, the mean
+and the sample standard deviation over the three render seeds of the test photographs; `--photographs validation` has
+one seed, and is what may choose. Support is found by the words of the prompts' captions (`support retrieve --search
+captions`), and copies of the photographs are kept out of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.resources import files
+from pathlib import Path
+
+import polars as pl
+import torch
+from rag_clip.pipelines.captions import build_index
+from rag_clip.pipelines.images import index_images
+from rag_clip.pipelines.labelled import Labelled, read_labelled
+from rag_clip.pipelines.support.retrieve import retrieve_support
+
+from rag_clip.classifiers.zero_shot import zero_shots
+from rag_clip.corpus.cleaning import load_cleaning
+from rag_clip.demo.concepts import BANDS, concepts
+from rag_clip.demo.pictures import write_pictures
+from rag_clip.encoder import load_encoder
+from rag_clip.enhance import control_prompts, enhance
+from rag_clip.heads import HEADS, build_head
+from rag_clip.labels import read_labels
+from rag_clip.protocols import Classifier, Encoder
+from rag_clip.recipe import load_recipe
+from rag_clip.store import open_store
+from rag_clip.support_file import read_support
+
+ASSETS = Path(str(files("rag_clip.demo"))) / "assets"
+HEADS_OF_ONE_ENCODER = [name for name, head in HEADS.items() if not head.second_encoder and name != "coop"]
+
+
+def main() -> None:
+    """Build the two indexes where they are missing, then print a row for each classifier."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--heads", nargs="+", default=HEADS_OF_ONE_ENCODER)
+    parser.add_argument("--photographs", choices=("test", "validation"), default="test")
+    options = parser.parse_args()
+    photographs = ASSETS / f"{options.photographs}.parquet"
+    folder, encoder = options.folder, load_encoder("demo", device="cpu")
+    prepare(folder, encoder)
+    labels = read_labels(ASSETS / "labels.json")
+    test = read_labelled([photographs], labels, encoder=encoder, features_dir=folder / "features")
+    with open_store(folder / "captions") as store:
+        plain = enhance(labels, encoder=encoder, recipe=load_recipe("templates"))
+        found = enhance(labels, encoder=encoder, store=store)
+        sets = {
+            "templates": plain,
+            "RePE as published": enhance(labels, encoder=encoder, recipe=load_recipe("repe"), store=store),
+            "default recipe": found,
+            "control: random captions": control_prompts(found, "random", store=store),
+            "control: random words": control_prompts(found, "waffle"),
+        }
+    classifiers = dict(zip(sets, zero_shots(list(sets.values()), encoder), strict=True))
+    for name, classifier in classifiers.items():
+        show(name, classifier, test, photographs)
+    for name, prompts in (("templates", plain), ("default recipe", found)):
+        path = folder / f"support-{name.split()[0]}.parquet"
+        summary = retrieve_support(
+            prompts,
+            output=path,
+            index=str(folder / "images"),
+            encoder=encoder,
+            search="captions",
+            against=[photographs],
+        )
+        support = read_support(path, encoder=encoder.fingerprint)
+        print(f"{name}: {len(support)} images found, {len(support.missing)} classes without; {summary.containment}")
+        for head in options.heads:
+            show(f"{name} + {head}", build_head(head, support, encoder=encoder)(classifiers[name]), test, photographs)
+
+
+def prepare(folder: Path, encoder: Encoder) -> None:
+    """Write and index captions and photographs that are not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "pictures.parquet").exists():
+        write_pictures(folder / "pictures.parquet")
+    cleaning = load_cleaning("none")
+    index_images([folder / "pictures.parquet"], index=folder / "images", encoder=encoder, cleaning=cleaning)
+    build_index([str(ASSETS / "corpus.parquet")], index=folder / "captions", encoder=encoder)
+
+
+def show(name: str, classifier: Classifier, test: Labelled, photographs: Path) -> None:
+    """Print the accuracy of a classifier per band and over all."""
+    band = {concept.name: concept.band for concept in concepts()}
+    right = classifier(test.features).argmax(1) == test.targets
+    names = [classifier.labels.names[row] for row in test.targets.tolist()]
+    seeds = pl.read_parquet(photographs, columns=["seed"])["seed"]
+    table = pl.DataFrame({"right": right.tolist(), "band": [band[each] for each in names], "seed": seeds})
+    cells = [cell(table.filter(pl.col("band") == each)) for each in BANDS] + [cell(table)]
+    print(f"{name:<42}" + " / ".join(cells), flush=True)
+
+
+def cell(table: pl.DataFrame) -> str:
+    """Format the mean and deviation over the render seeds."""
+    seeds = table.group_by("seed").agg(pl.col("right").mean())["right"] * 100
+    return f"{seeds.mean():.1f} ± {seeds.std():.1f}"
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
