@@ -16,6 +16,7 @@ from rag_clip.classifiers.ballad import ballad
 from rag_clip.classifiers.como import como, como_f
 from rag_clip.classifiers.coop import coop
 from rag_clip.classifiers.gaussian import gaussian
+from rag_clip.classifiers.linear_probe import linear_probe
 from rag_clip.classifiers.priming import priming
 from rag_clip.classifiers.ridge import ridge
 from rag_clip.classifiers.tip_adapter import tip_adapter, tip_adapter_f
@@ -66,6 +67,7 @@ HEADS: Mapping[str, Head] = {
     "ballad": Head(ballad, "Ma et al., 2021, arXiv 2111.14745", trains=True),
     "gaussian": Head(gaussian, "Wang et al., 2024, arXiv 2402.04087"),
     "ridge": Head(ridge, "Bendou et al., 2025, arXiv 2501.11175"),
+    "linear_probe": Head(linear_probe, "Li et al., 2022, arXiv 2204.08790", trains=True),
     "priming": Head(priming, "Wallingford et al., 2023, arXiv 2306.10191"),
 }
 

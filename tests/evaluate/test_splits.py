@@ -1,0 +1,84 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rag_clip.classifiers.ridge import ridge
+from rag_clip.classifiers.tip_adapter import tip_adapter
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Features, LabelSet, Validation
+from rag_clip.evaluate.splits import Test, Train
+
+ROOT = Path(__file__).parents[2]
+LABELS = LabelSet(("red", "blue"))
+FEATURES = Features(torch.eye(4), ids=("a", "b", "c", "d"))
+TARGETS = torch.tensor([0, 1, 1, 0])
+TRAIN, TEST = Train(FEATURES, LABELS, TARGETS), Test(FEATURES, LABELS, TARGETS)
+
+
+def test_train_images_become_shots_of_their_class():
+    support = TRAIN.take(torch.tensor([3, 1])).support()
+    assert torch.equal(support.features, torch.eye(4)[[3, 1]])
+    assert torch.equal(support.targets, torch.eye(2))
+    assert (support.origin, support.references, support.relevance.tolist()) == (("shot",) * 2, ("d", "b"), [1.0, 1.0])
+    assert torch.equal(TRAIN.take(TARGETS == 1).targets, torch.tensor([1, 1]))
+
+
+@pytest.mark.parametrize("head", [tip_adapter, ridge])
+def test_heads_that_choose_by_validation_refuse_a_test_set_when_run(head):
+    text, support = ZeroShot(LABELS, torch.eye(2, 4), 10.0), TRAIN.support()
+    head(text, support, validation=Validation(FEATURES, LABELS, TARGETS))
+    with pytest.raises(TypeError, match="labels of test images are for scoring alone"):
+        head(text, support, validation=TEST)
+
+
+def test_nothing_can_be_made_of_a_test_set_that_trains_or_chooses():
+    with pytest.raises(TypeError, match="scoring alone"):
+        Validation(TEST.features, TEST.labels, TEST.targets)
+    with pytest.raises(AttributeError, match="support"):
+        TEST.support()
+
+
+def test_the_type_check_refuses_a_test_set_where_something_chooses_or_trains(tmp_path: Path):
+    program = tmp_path / "mistake.py"
+    program.write_text(
+        "from rag_clip.classifiers.tip_adapter import tip_adapter\n"
+        "from rag_clip.classifiers.zero_shot import ZeroShot\n"
+        "from rag_clip.data import Support, Validation\n"
+        "from rag_clip.evaluate.protocol import draw_shots, inner_split\n"
+        "from rag_clip.evaluate.splits import Test, Train\n"
+        "def right(text: ZeroShot, support: Support, train: Train, validation: Validation) -> None:\n"
+        "    tip_adapter(text, support, validation=validation)\n"
+        "    draw_shots(train, shots=1, seed=0)\n"
+        "def wrong(text: ZeroShot, support: Support, test: Test) -> None:\n"
+        "    tip_adapter(text, support, validation=test)\n"
+        "    draw_shots(test, shots=1, seed=0)\n"
+        "    inner_split(test)\n"
+    )
+    command = [sys.executable, "-m", "mypy", str(program)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    faults = [line for line in result.stdout.splitlines() if "error:" in line]
+    assert [line.split(":")[1] for line in faults] == ["10", "11", "12"]
+    assert all('incompatible type "Test"' in line for line in faults)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (torch.tensor([0, 1]), "2 labels for 4 train images; give one per image"),
+        (torch.tensor([0, 1, 2, 0]), "train image 2 has class 2, which is none of the 2; count them from 0"),
+        (torch.tensor([0, -1, 2, 0]), "train image 1 has class -1"),
+        (torch.ones(4, 2, dtype=torch.bool), r"labels of train images are torch.bool \(4, 2\); give int64"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(targets: torch.Tensor, message: str):
+    with pytest.raises(ValueError, match=message):
+        Train(FEATURES, LABELS, targets)
+
+
+def test_test_images_may_have_several_labels_each():
+    assert len(Test(FEATURES, LABELS, torch.ones(4, 2, dtype=torch.bool))) == 4
+    with pytest.raises(ValueError, match=r"bool \[n, 2\]"):
+        Test(FEATURES, LABELS, torch.ones(4, 3, dtype=torch.bool))
