@@ -28,7 +28,7 @@ import torch
 
 from rag_clip.evaluate.metrics import check_logits
 
-ROWS = 2048
+ROWS = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,16 +102,16 @@ def blocked_by(
     logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield (rows, bool [rows, N]): whether a group holds a class, not the label, that scores as high as the label."""
-    order = groups.argsort(stable=True)
-    ends = torch.bincount(groups).cumsum(0) - 1
+    count = int(groups.max()) + 1
     for start in range(0, len(logits), ROWS):
         rows = slice(start, min(start + ROWS, len(logits)))
         labels = targets[rows, None].long()
         above = logits[rows] >= logits[rows].gather(1, labels)
         above.scatter_(1, labels, False)
-        # Sorted by group, a group's count is the difference of the running counts at its ends.
-        counts = above[:, order].cumsum(1, dtype=torch.int32)[:, ends]
-        yield rows, counts.diff(dim=1, prepend=counts.new_zeros(len(counts), 1)) > 0
+        images, columns = above.nonzero(as_tuple=True)
+        blocked = above.new_zeros(len(above), count)
+        blocked[images, groups[columns]] = True
+        yield rows, blocked
 
 
 def macro_weights(targets: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

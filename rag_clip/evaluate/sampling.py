@@ -76,8 +76,7 @@ def sampled_openness(
 
 def _step_taken(blocked: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Return the step, from 0, at which the first group that blocks an image comes; the number of groups if none."""
-    in_order = torch.cat([blocked[:, order], blocked.new_ones(len(blocked), 1)], dim=1)
-    return in_order.byte().argmax(1)  # the first of the largest
+    return torch.where(blocked, order.argsort().int(), len(order)).amin(1).long()
 
 
 def _extensibility(

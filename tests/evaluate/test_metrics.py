@@ -93,6 +93,11 @@ def test_what_cannot_be_measured_is_refused_by_row(
         is_right(torch.tensor(logits), torch.tensor(targets))
 
 
+def test_logits_whose_sum_overflows_are_finite_all_the_same() -> None:
+    logits = torch.tensor([[6e4, 5e4], [5e4, 6e4]], dtype=torch.float16)
+    assert is_right(logits, torch.tensor([0, 0])).tolist() == [True, False]
+
+
 def test_no_image_and_no_class_are_refused() -> None:
     with pytest.raises(ValueError, match="no image to evaluate"):
         accuracy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
