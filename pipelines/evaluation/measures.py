@@ -11,6 +11,7 @@ import torch
 
 from rag_clip.data import LabelSet
 from rag_clip.evaluate.calibration import brier_score, calibration_error, confidence_of, risk_coverage
+from rag_clip.evaluate.curves import group_curve
 from rag_clip.evaluate.metrics import count_above, is_right, per_class, predict
 from rag_clip.evaluate.openness import number_groups, openness
 from rag_clip.evaluate.uncertainty import Interval, bootstrap, mean_interval
@@ -65,8 +66,8 @@ def _openness(logits: torch.Tensor, targets: torch.Tensor, labels: LabelSet) -> 
     """Yield Acc-C, Acc-E and Acc-S, with intervals over the images, where every class has a group and not all one."""
     if len(set(labels.groups)) < 2 or not all(labels.groups):
         return
-    _names, groups = number_groups(labels.groups)
-    found = openness(logits, targets, groups.to(targets.device))
+    groups = number_groups(labels.groups)[1].to(targets.device)
+    found = openness(logits, targets, groups)
     extended = found.closed.double() / (found.thieves + 1)
     others = found.count - 1
     for name, value, of_image in (
@@ -76,6 +77,8 @@ def _openness(logits: torch.Tensor, targets: torch.Tensor, labels: LabelSet) -> 
     ):
         drawn = bootstrap(partial(_weighted_mean, of_image.cpu(), found.weights.cpu()), len(targets))
         yield Measure(name, "", value, drawn.low, drawn.high)
+    for known, value in enumerate(group_curve(logits, targets, groups).accuracy.tolist(), start=1):
+        yield Measure("accuracy_by_groups", str(known), value)
 
 
 def _weighted_mean(values: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor) -> float:

@@ -24,6 +24,7 @@ def evaluate(
     prompts: Annotated[list[Path] | None, Many, Parameter(help="Prompts files, each a run.")] = None,
     model: Annotated[str, Parameter(help="The encoder, as for classify.")] = "",
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="results.parquet")] = Path("results.parquet"),
+    page: Annotated[Path | None, Parameter(name="--report", help="The page; by default beside the output.")] = None,
     labels: Annotated[Path | None, Parameter(help="Classes and groups of plain Parquet; else the prompts'.")] = None,
     head: Annotated[list[str] | None, Many, Parameter(help="Also measure these heads on each prompts file.")] = None,
     support: Annotated[Path | None, Parameter(help="A support file, for the heads.")] = None,
@@ -48,6 +49,7 @@ def evaluate(
         from rag_clip.heads import read_options
         from rag_clip.labels import read_labels
         from rag_clip.pipelines.evaluate import evaluate as evaluate_runs
+        from rag_clip.pipelines.evaluate_report import write_evaluation
         from rag_clip.pipelines.evaluation.runs import choose_heads, read_prompt_files
         from rag_clip.pipelines.evaluation.tasks import ImageTask
 
@@ -57,11 +59,12 @@ def evaluate(
         heads = choose_heads(head or (), support=support, options=options, validation=validation)
         texts = read_prompt_files(prompts)
         classes = read_labels(labels) if labels else texts[0].prompts.labels
+        encoder = load_encoder(model, device=device, precision=precision)
         summary = evaluate_runs(
             [ImageTask(task.stem, (task,), classes, image_column, label_column) for task in tasks],
             texts=texts,
             output=output,
-            encoder=load_encoder(model, device=device, precision=precision),
+            encoder=encoder,
             heads=heads,
             others={name: load_encoder(name, device=device, precision=precision) for name in second or ()},
             index=index,
@@ -71,10 +74,14 @@ def evaluate(
             report=console.report,
         )
         console.say(f"{output}: {summary.measured} runs measured, {summary.found} there already")
+        place = page or output.with_suffix(".html")
+        write_evaluation(place, summary.results, encoder=encoder)
+        console.say(f"report: {place}")
         if summary.measured:
             console.stages(summary.seconds)
         return {
             "output": output,
+            "report": place,
             "measured": summary.measured,
             "found": summary.found,
             "failed": summary.failed,
