@@ -1,0 +1,190 @@
+"""Labelled image features on disk, as published or as written here: what is evaluated without an encoder.
+
+An .npz file holds `image` [n, d] and `label` [n], numbers of the names in `classes` [c] or the names themselves, and
+may hold `text` [t, c, d] or [c, d], by template, with the `templates` [t], and the encoder's `scale`. A Parquet file
+holds a column of lists of numbers, `features` or `vector`, and a column of names.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.nn import functional
+
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Features, LabelSet
+from rag_clip.knowledge.names import match_names
+
+VECTOR_COLUMNS = ("features", "vector")
+NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureFile:
+    """Features of n images and their `truth`, int64 [n], or bool [n, c] where an image may have several labels.
+
+    `text` [t, c, d] are unit rows by template, None where the file has none of just these classes. `scale` is the
+    encoder's, if known.
+    """
+
+    features: Features
+    labels: LabelSet
+    truth: torch.Tensor
+    text: torch.Tensor | None = None
+    templates: tuple[str, ...] = ()
+    scale: float | None = None
+
+    def zero_shot(self, template: int = -1, *, scale: float | None = None) -> ZeroShot:
+        """Return the classifier of one row of `text`, the last by default, at `scale` or that of the file.
+
+        Raises ValueError where the file has no text, no such row, or neither gives a scale.
+        """
+        if self.text is None:
+            raise ValueError("the file has no text features of these classes; take class weights from an encoder")
+        if not -len(self.text) <= template < len(self.text):
+            raise ValueError(f"there is no template {template}; the file has {len(self.text)}, counted from 0")
+        if scale is None and self.scale is None:
+            raise ValueError("the file does not say the encoder's scale; give it (exp of the logit scale)")
+        return ZeroShot(self.labels, self.text[template], float(scale if scale is not None else self.scale or 0))
+
+
+def read_features(
+    path: str | Path, *, labels: LabelSet | None = None, label_column: str = "label", multilabel: bool = False
+) -> FeatureFile:
+    """Read an .npz or a Parquet file as float32 unit rows; with `labels`, its classes are matched to them by name.
+
+    Without, they are those of the file: `classes` in its order, or the distinct names in order. Raises ValueError,
+    naming the file, for what it lacks, rows that are zero or not finite, other lengths, and labels that are none of
+    the classes; FileNotFoundError where there is none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no features file {path}; give an .npz or .parquet file")
+    try:
+        if path.suffix.lower() == ".npz":
+            return _read_npz(path, labels)
+        if path.suffix.lower() == ".parquet":
+            return _read_parquet(path, labels, label_column, multilabel)
+        raise ValueError(f"features files end in .npz or .parquet, found suffix {path.suffix!r}")
+    except (ValueError, pa.ArrowException, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def has_features(path: str | Path) -> bool:
+    """Tell whether a file holds features by its suffix, or its columns; raises ValueError for unreadable Parquet."""
+    return Path(path).suffix.lower() == ".npz" or vector_column(Path(path)) is not None
+
+
+def vector_column(path: Path) -> str | None:
+    """Return the column of a Parquet file that holds features, None where none does."""
+    try:
+        schema = pq.read_schema(path)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
+    return next((name for name in VECTOR_COLUMNS if name in schema.names), None)
+
+
+def class_numbers(names: Sequence[str], labels: LabelSet) -> list[int]:
+    """Return the class of each name, matched without case and accents; raises ValueError naming those that are none."""
+    rows = {name: row for row, name in enumerate(labels.names)}
+    for each in set(names) - rows.keys():
+        rows |= match_names(labels, [each]).rows  # apart, since a name would keep its synonyms from matching
+    unknown = [name for name in dict.fromkeys(names) if name not in rows]
+    if unknown:
+        shown = ", ".join(map(repr, unknown[:NAMES_SHOWN]))
+        raise ValueError(f"{len(unknown)} labels are none of the {len(labels)} classes, such as {shown}")
+    return [rows[name] for name in names]
+
+
+def _read_npz(path: Path, labels: LabelSet | None) -> FeatureFile:
+    with np.load(path, allow_pickle=False) as held:
+        missing = [name for name in ("image", "label") if name not in held]
+        if missing:
+            raise ValueError(f"has no array {missing[0]!r}; it has {', '.join(held)}")
+        image, label = held["image"], held["label"]
+        classes = tuple(held["classes"].tolist()) if "classes" in held else None
+        text = held.get("text")
+        templates = tuple(held["templates"].tolist()) if "templates" in held else ()
+        scale = float(held["scale"]) if "scale" in held else None
+    if label.ndim != 1 or len(label) != len(image):
+        raise ValueError(f"`label` is {label.shape} for {len(image)} images; give one per image")
+    if label.dtype.kind in "iu" and classes is None and labels is None:
+        raise ValueError("labels are numbers, and there are no `classes`; add the names, or give a label set")
+    own = LabelSet(classes) if classes else labels or LabelSet(tuple(sorted(set(label.tolist()))))
+    numbers = label.tolist() if label.dtype.kind in "iu" else class_numbers(label.tolist(), own)
+    if numbers and not 0 <= min(numbers) <= max(numbers) < len(own):
+        raise ValueError(f"labels lie in [{min(numbers)}, {max(numbers)}] for {len(own)} classes; count them from 0")
+    place = class_numbers(own.names, labels) if labels else list(range(len(own)))
+    vectors = None if text is None else _text(text, place, labels or own)
+    truth = torch.tensor([place[number] for number in numbers], dtype=torch.int64)
+    return FeatureFile(Features(_unit(image)), labels or own, truth, vectors, templates, scale)
+
+
+def _text(text: np.ndarray, place: list[int], labels: LabelSet) -> torch.Tensor | None:
+    text = text[None] if text.ndim == 2 else text
+    if text.ndim != 3 or text.shape[1] != len(place):
+        raise ValueError(f"`text` is {text.shape} for {len(place)} classes; give [t, c, d] or [c, d]")
+    if sorted(place) != list(range(len(labels))):
+        return None  # the file speaks of other classes than those asked for
+    rows = _unit(text.reshape(-1, text.shape[2])).reshape(text.shape)
+    moved = torch.empty_like(rows)
+    moved[:, place] = rows
+    return moved
+
+
+def _read_parquet(path: Path, labels: LabelSet | None, label_column: str, multilabel: bool) -> FeatureFile:
+    column = vector_column(path)
+    if column is None:
+        raise ValueError(f"has no column of features ({' or '.join(VECTOR_COLUMNS)}); encode its images first")
+    names = read_names(path, label_column)
+    vectors = pq.read_table(path, columns=[column])[column].combine_chunks()
+    if vectors.null_count:
+        raise ValueError(f"{vectors.null_count} rows have no features; leave them out")
+    flat = vectors.flatten().to_numpy(zero_copy_only=False)
+    if len(vectors) == 0 or len(flat) % len(vectors):
+        raise ValueError(f"{len(flat)} numbers in {len(vectors)} rows of features; rows must be of one width")
+    pooled = _unit(flat.reshape(len(vectors), -1))
+    labels = labels or LabelSet(tuple(sorted({name for row in names for name in row})))
+    truth = torch.zeros(len(names), len(labels), dtype=torch.bool)
+    rows = [row for row, held in enumerate(names) for _ in held]
+    truth[rows, class_numbers([name for held in names for name in held], labels)] = True
+    if not multilabel:
+        several = [row for row, held in enumerate(names) if len(held) != 1]
+        if several:
+            raise ValueError(f"row {several[0]} has {len(names[several[0]])} labels; give one, or a metric for several")
+        return FeatureFile(Features(pooled), labels, truth.int().argmax(1))
+    return FeatureFile(Features(pooled), labels, truth)
+
+
+def read_names(path: Path, column: str) -> list[tuple[str, ...]]:
+    """Return the labels of every row of a Parquet file, whose column holds names or lists of names.
+
+    Raises ValueError where the column is not there or holds something else.
+    """
+    schema = pq.read_schema(path)
+    if column not in schema.names:
+        raise ValueError(f"has no column {column!r} of labels; it has {', '.join(schema.names)}")
+    values = pq.read_table(path, columns=[column])[column].to_pylist()
+    rows = [tuple(value) if isinstance(value, list) else () if value is None else (value,) for value in values]
+    for row, held in enumerate(rows):
+        if not all(isinstance(name, str) for name in held):
+            raise ValueError(f"column {column!r} holds {held} in row {row}; give names of classes")
+    return rows
+
+
+def _unit(rows: np.ndarray) -> torch.Tensor:
+    vectors = torch.from_numpy(np.array(rows, dtype=np.float32))
+    if vectors.ndim != 2 or not len(vectors):
+        raise ValueError(f"features are {tuple(vectors.shape)}; give [n, d], at least one row")
+    lengths = torch.linalg.vector_norm(vectors, dim=1)
+    bad = (~(lengths.isfinite() & (lengths > 0))).nonzero()[:, 0]
+    if len(bad):
+        raise ValueError(f"{len(bad)} rows of features are zero or not finite, the first is row {int(bad[0])}")
+    return functional.normalize(vectors, dim=1)
