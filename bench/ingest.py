@@ -83,6 +83,7 @@ def main() -> None:
     memory = verbs.add_parser("memory")
     memory.add_argument("--rows", type=int, nargs="+", default=[200_000, 1_000_000])
     memory.add_argument("--dim", type=int, default=128)
+    memory.add_argument("--plain", action="store_true", help="No number of its own in each caption.")
     memory.add_argument("--only", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
@@ -169,7 +170,7 @@ def measure_memory(options: argparse.Namespace, folder: Path) -> None:
     for rows in options.rows:
         corpus = folder / str(rows)
         corpus.mkdir()
-        write_corpus(corpus / "web.parquet", rows)
+        write_corpus(corpus / "web.parquet", rows, numbered=not options.plain)
         command = [sys.executable, __file__, "memory", "--only", str(corpus), "--dim", str(options.dim)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         mebibytes = " ".join(f"{found[name]:7.0f}" for name in ("start", "embed", "load", "mapped"))
@@ -231,18 +232,22 @@ def children() -> list[str]:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
-def write_corpus(path: Path, rows: int, chunk: int = 50_000) -> None:
-    """Write generated captions of 4 to 12 words, all different, in a process of its own: its memory must not count."""
+def write_corpus(path: Path, rows: int, chunk: int = 50_000, *, numbered: bool = True) -> None:
+    """Write generated captions of 4 to 12 words in a process of its own: its memory must not count.
+
+    A number makes each one different, and is a word that no other caption has.
+    """
     if os.fork():
         os.wait()
         return
     draw, words = np.random.default_rng(0), np.array(WORDS)
     with pq.ParquetWriter(path, pa.schema({"caption": pa.string()})) as writer:
         for start in range(0, rows, chunk):
-            lengths = draw.integers(4, 13, min(chunk, rows - start))
+            lengths = draw.integers(4 if numbered else 8, 13, min(chunk, rows - start))
             texts = [" ".join(words[draw.integers(0, len(words), n)]) for n in lengths]
-            numbered = [f"{text} {start + row}" for row, text in enumerate(texts)]
-            writer.write_table(pa.table({"caption": numbered}))
+            if numbered:
+                texts = [f"{text} {start + row}" for row, text in enumerate(texts)]
+            writer.write_table(pa.table({"caption": texts}))
     os._exit(0)
 
 
