@@ -75,4 +75,4 @@ def _curve(thieves: torch.Tensor, weights: torch.Tensor, count: int) -> Curve:
         # C(M - m, j) / C(M, j) from its value for j - 1; it stays 0 once j exceeds M - m.
         survive = survive * (free - added + 1).clamp(min=0) / (count - added)
         accuracy.append(mass @ survive)
-    return Curve(torch.arange(1, count + 1), torch.stack(accuracy))
+    return Curve(torch.arange(1, count + 1, device=mass.device), torch.stack(accuracy))

@@ -15,7 +15,7 @@ def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
     """Refuse what cannot be measured.
 
     Raises ValueError, naming the first row, for logits [n, c] that are not finite and targets [n] that are none of the
-    c classes; and for no image, no class, other shapes, and targets that are not integers.
+    c classes; and for no image, no class, other shapes, and targets that are not int64 or int32.
     """
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits have shape {tuple(logits.shape)}; expected [n, c], a column per class")
@@ -23,8 +23,8 @@ def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
         raise ValueError("there is no image to evaluate; give at least one row of logits")
     if targets.shape != (len(logits),):
         raise ValueError(f"targets have shape {tuple(targets.shape)} for {len(logits)} rows of logits; give one each")
-    if targets.is_floating_point() or targets.dtype == torch.bool:
-        raise ValueError(f"targets are {targets.dtype}; give the number of each image's class as an integer")
+    if targets.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"targets are {targets.dtype}; give the number of each image's class as int64")
     outside = (targets < 0) | (targets >= logits.shape[1])
     if bool(outside.any()):
         row = int(outside.nonzero()[0])

@@ -35,17 +35,22 @@ ROWS = 512
 class Openness:
     """`acc_c`, `acc_e` and `acc_s` in [0, 1], with what they rest on.
 
-    `closed` bool [n] is c(x), `thieves` int64 [n] is m(x), `weights` float64 [n] are the macro weights of the images,
-    which sum to one, and `count` is the number of groups.
+    `by_group` float64 [N, 3] are the three for the images of each group, NaN where it has none. `closed` bool [n] is
+    c(x), `thieves` int64 [n] is m(x), and `weights` float64 [n] are the macro weights of the images, which sum to one.
     """
 
     acc_c: float
     acc_e: float
     acc_s: float
+    by_group: torch.Tensor
     closed: torch.Tensor
     thieves: torch.Tensor
     weights: torch.Tensor
-    count: int
+
+    @property
+    def count(self) -> int:
+        """The number N of groups."""
+        return len(self.by_group)
 
 
 def openness(logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor) -> Openness:
@@ -63,10 +68,12 @@ def openness(logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor) 
         closed[rows] = ~at_home
         thieves[rows] = blocked.sum(1) - at_home.long()
     weights = macro_weights(targets, groups)
-    survive = closed.double() / (thieves + 1)
-    acc_c, acc_e = float(weights @ closed.double()), float(weights @ survive)
-    acc_s = float(weights @ (survive * (count - 1 - thieves))) / (count - 1)
-    return Openness(acc_c, acc_e, acc_s, closed, thieves, weights, count)
+    extended = closed.double() / (thieves + 1)
+    steady = extended * (count - 1 - thieves) / (count - 1)
+    mass = torch.bincount(own, weights=weights, minlength=count)
+    parts = [torch.bincount(own, weights=weights * part, minlength=count) for part in (closed, extended, steady)]
+    acc_c, acc_e, acc_s = (float(part.sum()) for part in parts)
+    return Openness(acc_c, acc_e, acc_s, torch.stack(parts, dim=1) / mass[:, None], closed, thieves, weights)
 
 
 def number_groups(groups: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]:
@@ -88,8 +95,8 @@ def check_groups(logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tens
         raise ValueError(
             f"groups have shape {tuple(groups.shape)} for {logits.shape[1]} classes; give the group of every class"
         )
-    if groups.is_floating_point() or int(groups.min()) < 0:
-        raise ValueError(f"groups are {groups.dtype} from {groups.min()}; number them 0, 1, 2, ... as integers")
+    if groups.dtype != torch.int64 or int(groups.min()) < 0:
+        raise ValueError(f"groups are {groups.dtype} from {groups.min()}; number them 0, 1, 2, ... as int64")
     sizes = torch.bincount(groups)
     if bool((sizes == 0).any()):
         raise ValueError(f"group {int((sizes == 0).nonzero()[0])} holds no class; number the groups without gaps")

@@ -83,12 +83,9 @@ def test_accuracies_agree_with_scikit_learn() -> None:
         ([[0.0, 1], [0, 1]], [0, 2], r"the target of row 1 is 2, outside the 2 classes"),
         ([[0.0, 1], [0, 1]], [-1, 2], r"the target of row 0 is -1"),
         ([[0.0, 1]], [0, 1], r"targets have shape \(2,\) for 1 rows"),
-        ([[0.0, 1]], [0.0], "targets are torch.float32"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_by_row(
-    logits: list[list[float]], targets: list[float], message: str
-) -> None:
+def test_what_cannot_be_measured_is_refused_by_row(logits: list[list[float]], targets: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         is_right(torch.tensor(logits), torch.tensor(targets))
 
@@ -103,5 +100,7 @@ def test_no_image_and_no_class_are_refused() -> None:
         accuracy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"logits have shape \(2, 0\)"):
         accuracy(torch.zeros(2, 0), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"targets are torch\.uint8; give the number"):
+        accuracy(LOGITS, TARGETS.byte())
     with pytest.raises(ValueError, match="k is 0"):
         accuracy(LOGITS, TARGETS, k=0)

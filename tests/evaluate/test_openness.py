@@ -67,6 +67,7 @@ def test_an_image_taken_by_one_of_two_other_groups_counts_half() -> None:
     assert found.thieves.tolist() == [1, 0, 0, 0]
     assert found.weights.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 3])
     assert (found.acc_c, found.acc_e, found.acc_s) == pytest.approx((1.0, 11 / 12, 5 / 6 + 1 / 24))
+    assert found.by_group.flatten().tolist() == pytest.approx([1, 3 / 4, 5 / 8, 1, 1, 1, 1, 1, 1])
 
 
 def test_the_three_accuracies_hang_together() -> None:
@@ -94,6 +95,8 @@ def test_groups_without_images_distract_and_are_in_no_mean() -> None:
     found = openness(logits, targets, torch.tensor([0, 1, 2, 2]))
     assert found.weights.tolist() == [0.5, 0.5]
     assert (found.acc_c, found.acc_e) == (1.0, 0.75)
+    assert found.by_group[:2].tolist() == [[1.0, 0.5, 0.25], [1.0, 1.0, 1.0]]
+    assert found.by_group[2].isnan().all()
 
 
 def test_the_order_of_images_and_classes_makes_no_difference() -> None:
