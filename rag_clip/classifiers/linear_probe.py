@@ -36,6 +36,7 @@ SCHEDULE = Schedule(50, 64, RATE, "sgd", weight_decay=WEIGHT_DECAY, decay="const
 GROWS = 2 * (1 + SCHEDULE.momentum)  # rate times weight decay from which on weights grow without bound, by decay alone
 EPSILON = 1e-5
 JUDGING_SHARE = 0.2
+_Layer = tuple[torch.Tensor, torch.Tensor]  # weights [h, d] and biases [h] of the h classes that have images
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def linear_probe(
     evidence = gather_evidence(zero_shot, support)
     present = evidence.present
     images = _Images(evidence.images.float(), evidence.shares[:, present].float())
-    weights, biases = _start(start, evidence.text[present].float(), seed)
+    layer = _start(start, evidence.text[present].float(), seed)
     if validation is None:
         judges = judging_rows(torch.where(evidence.judges, evidence.shares.argmax(1), -1))
         training, judged = images.take(~judges), images.take(judges)
@@ -109,23 +110,22 @@ def linear_probe(
         held = hold_out(zero_shot, validation, present)
         training, judged = images, _Images(held.images.float(), held.targets[:, present].float())
 
+    def score(rate: float, weight_decay: float) -> Score:
+        if rate * weight_decay >= GROWS:
+            return NOTHING
+        schedule = replace(SCHEDULE, epochs=TRIAL_EPOCHS, rate=rate, weight_decay=weight_decay, seed=seed)
+        return _try(training, judged, layer, schedule)
+
     if rate is not None and weight_decay is not None:
         tuned = Tuned(rate, weight_decay, "given")
     elif len(judged.rows) == 0:
         tuned = Tuned(rate or RATE, weight_decay or WEIGHT_DECAY, "default")
     else:
-
-        def score(rate: float, weight_decay: float) -> Score:
-            if rate * weight_decay >= GROWS:
-                return NOTHING
-            schedule = replace(SCHEDULE, epochs=TRIAL_EPOCHS, rate=rate, weight_decay=weight_decay, seed=seed)
-            return _try(training, judged, weights, biases, schedule)
-
         best = search_rates(score, rate=rate, weight_decay=weight_decay, report=report)
-        tuned = Tuned(best.rate, best.weight_decay, "validation" if validation else "inner split", best.score[0])
+        by: Literal["inner split", "validation"] = "inner split" if validation is None else "validation"
+        tuned = Tuned(best.rate, best.weight_decay, by, best.score[0])
     schedule = replace(SCHEDULE, rate=tuned.rate, weight_decay=tuned.weight_decay, seed=seed)
-    if len(images.rows):
-        weights, biases, _ = _train(images, weights, biases, schedule, report=report)
+    weights, biases = _train(images, layer, schedule, report=report)[0] if len(images.rows) else layer
     return LinearProbe(zero_shot, _placed(weights, present), _placed(biases, present), present, tuned)
 
 
@@ -152,7 +152,7 @@ class _Images:
         return _Images(self.rows[chosen], self.shares[chosen])
 
 
-def _start(start: str, text: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _start(start: str, text: torch.Tensor, seed: int) -> _Layer:
     if start == "language":
         return text, text.new_zeros(len(text))
     bound = text.shape[1] ** -0.5  # as torch.nn.Linear begins
@@ -166,29 +166,24 @@ def _placed(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     return placed
 
 
-def _try(training: _Images, judged: _Images, weights: torch.Tensor, biases: torch.Tensor, schedule: Schedule) -> Score:
+def _try(training: _Images, judged: _Images, layer: _Layer, schedule: Schedule) -> Score:
     try:
-        return max(_train(training, weights, biases, schedule, judged=judged)[2], default=NOTHING)
+        return max(_train(training, layer, schedule, judged=judged)[1], default=NOTHING)
     except ArithmeticError:
         return NOTHING
 
 
 def _train(
-    images: _Images,
-    weights: torch.Tensor,
-    biases: torch.Tensor,
-    schedule: Schedule,
-    *,
-    judged: _Images | None = None,
-    report: Report = silent,
-) -> tuple[torch.Tensor, torch.Tensor, list[Score]]:
-    """Train from `weights` [h, d] and `biases` [h]; return them with the standardisation folded in, and the scores of
-    the epochs, accuracy and negated cross-entropy on the images `judged`.
+    images: _Images, layer: _Layer, schedule: Schedule, *, judged: _Images | None = None, report: Report = silent
+) -> tuple[_Layer, list[Score]]:
+    """Train from `layer` on; return the layer with the standardisation folded in, and the scores of its epochs.
+
+    A score is the accuracy and the negated cross-entropy on the images `judged`.
     """
     mean = images.rows.mean(0)
     deviation = (images.rows.var(0, correction=0) + EPSILON).sqrt()
     standard = (images.rows - mean) / deviation
-    weights, biases = (value.clone().requires_grad_() for value in (weights, biases))
+    weights, biases = (value.clone().requires_grad_() for value in layer)
     scores: list[Score] = []
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
@@ -206,4 +201,4 @@ def _train(
     validate = None if judged is None else lambda: judge(judged)
     fit([weights, biases], loss, rows=len(standard), schedule=schedule, validate=validate, report=report)
     folded = weights.detach() / deviation
-    return folded, biases.detach() - folded @ mean, scores
+    return (folded, biases.detach() - folded @ mean), scores
