@@ -5,8 +5,8 @@
 Masking is the plain way: for each of groups x trials random orders and each step, argmax over the columns known so far;
 `--timed` of these orders are run and the rest reckoned from them (`--timed 60` runs all). `sampled_openness` answers
 for as many orders, `openness` for every order there is. Ratios are of processor time, which other work on the machine
-hardly changes; wall seconds stand beside it. `--candidates` adds an adversarial vocabulary of so many random names, for
-features of width 512.
+hardly changes; wall seconds stand beside it. `--candidates` adds an adversarial vocabulary of so many names around the
+classes, for features of width 512.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def main() -> None:
         f"    Acc-E {100 * accuracy:.2f}: {count} of {orders} orders run; closed / masking all {orders}: 1/{ratio:.0f}"
     )
     if given.candidates:
-        names = normalize(torch.randn(given.candidates, WIDTH), dim=-1)
+        near = classes[torch.randint(len(classes), (given.candidates,))]
+        names = normalize(near + 0.04 * torch.randn(given.candidates, WIDTH), dim=-1)
         worst, _ = timed("adversarial", lambda: adversarial_names(features, targets, classes, names))
         left = [worst.accuracy, float(worst.single_accuracy[0]), float(worst.set_accuracy[-1]), worst.certified]
         print(
