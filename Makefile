@@ -30,6 +30,8 @@ bench: $(VENV)/.development ## measure everything at a small size; each script o
 	$(BIN)/python bench/noise.py
 	$(BIN)/python bench/classify.py
 	$(BIN)/python bench/recipes.py
+	$(BIN)/python bench/heads.py --only divergences
+	$(BIN)/python bench/openness.py --images 10000 --candidates 2000
 
 clean: ## remove the environment, build products and caches
 	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache
