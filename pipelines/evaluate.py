@@ -14,6 +14,7 @@ import torch
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Prompts
+from rag_clip.evaluate.feature_file import read_features
 from rag_clip.evaluate.splits import Test, take_features
 from rag_clip.heads import HEADS
 from rag_clip.progress import Progress, Report, StageClock, silent
@@ -23,7 +24,7 @@ from rag_clip.stored_vectors import stored_vectors
 
 from .evaluation.measures import image_table, measure
 from .evaluation.results import Result, store_run, stored_run, write_results
-from .evaluation.runs import HeadChoice, PromptFile, Run, plan_runs
+from .evaluation.runs import HeadChoice, PromptFile, Run, TextRow, plan_runs
 from .evaluation.tasks import ImageTask, Measured, read_images
 from .heads import prepare_head
 
@@ -46,11 +47,12 @@ class EvaluateSummary:
 def evaluate(
     tasks: Sequence[ImageTask],
     *,
-    texts: Sequence[PromptFile],
     output: str | Path,
-    encoder: Encoder,
+    texts: Sequence[PromptFile] = (),
+    encoder: Encoder | None = None,
     heads: Sequence[HeadChoice] = (),
     others: Mapping[str, Encoder] | None = None,
+    scale: float | None = None,
     index: str | None = None,
     features_dir: str | Path | None = None,
     workers: int | None = None,
@@ -60,7 +62,8 @@ def evaluate(
     """Measure each prompts file alone and with each head on each task of its classes; write `output` in long form.
 
     `on_result` is called with each run once it is finished, in order. `others` are further encoders that heads need;
-    with `index`, the one the prompts came from, its captions are not encoded again.
+    with `index`, the one the prompts came from, its captions are not encoded again. A task of features needs no
+    encoder; the text features of its file are runs too, at `scale` where the file does not say it.
 
     Raises ValueError for input and settings that cannot be used, and FileNotFoundError for a missing file.
     """
@@ -70,7 +73,8 @@ def evaluate(
     if repeated:
         raise ValueError(f"two tasks are called {repeated!r}; name them apart")
     marks = {name: each.fingerprint for name, each in others.items()}
-    plans = [(task, plan_runs(task, texts, heads, encoder=encoder.fingerprint, others=marks)) for task in tasks]
+    mark = None if encoder is None else encoder.fingerprint
+    plans = [(task, plan_runs(task, texts, heads, encoder=mark, others=marks, scale=scale)) for task in tasks]
     build = _Builder(encoder, others, index, clock, report)
     results: list[Result] = []
     measured = failed = 0
@@ -87,7 +91,7 @@ def evaluate(
                             report=report,
                         )  # fmt: skip
                     failed += images.failed
-                result = _measure(task, run, images, build(run), clock)
+                result = _measure(task, run, images, build(run, task), clock)
                 store_run(output, result)
                 measured += 1
             results.append(result)
@@ -104,8 +108,8 @@ def _measure(task: ImageTask, run: Run, images: Measured, classifier: Classifier
         logits = _logits(classifier, images.test)
     with clock.stage("measure"):
         truth = images.test.truth
-        measures = measure(logits, truth, task.labels)
-        table = image_table(logits, truth, images.rows, task.labels)
+        measures = measure(logits, truth, task.labels, metric=task.metric)
+        table = image_table(logits, truth, images.rows, task.labels) if truth.ndim == 1 else None
     settings = {**run.settings, "images": len(truth), "failed": images.failed}
     return Result(task.name, run.name, run.tier, run.key, settings, measures, table)
 
@@ -125,25 +129,33 @@ class _Builder:
     """Builds the classifier of a run; the texts of a prompts file are encoded once for all of its heads."""
 
     def __init__(
-        self, encoder: Encoder, others: Mapping[str, Encoder], index: str | None, clock: StageClock, report: Report
+        self,
+        encoder: Encoder | None,
+        others: Mapping[str, Encoder],
+        index: str | None,
+        clock: StageClock,
+        report: Report,
     ) -> None:
         self._encoder, self._others, self._index = encoder, others, index
         self._clock, self._report = clock, report
         self._alone: dict[str, ZeroShot] = {}
 
-    def __call__(self, run: Run) -> Classifier:
-        if run.texts.name not in self._alone:
+    def __call__(self, run: Run, task: ImageTask) -> Classifier:
+        texts, chosen = run.texts, run.head
+        if isinstance(texts, TextRow):
+            return read_features(task.paths[0], labels=task.labels).zero_shot(texts.row, scale=texts.scale)
+        if texts.name not in self._alone:
             with self._clock.stage("prompts"):
-                self._alone = {run.texts.name: self._compose(run.texts.prompts)}  # runs of a file follow one another
-        alone, chosen = self._alone[run.texts.name], run.head
+                self._alone = {texts.name: self._compose(texts.prompts)}  # runs of a file follow one another
+        alone = self._alone[texts.name]
         if chosen is None:
             return alone
         with self._clock.stage("head"):
             head = prepare_head(
                 chosen.name,
                 chosen.support,
-                labels=run.texts.prompts.labels,
-                encoder=self._encoder,
+                labels=texts.prompts.labels,
+                encoder=self._needed(),
                 others=self._others if HEADS[chosen.name].second_encoder else {},
                 validation=chosen.validation,
                 options=chosen.options,
@@ -151,12 +163,17 @@ class _Builder:
             )
             return head.build(alone)
 
+    def _needed(self) -> Encoder:
+        if self._encoder is None:
+            raise ValueError("prompts are texts to encode; name the model")
+        return self._encoder
+
     def _compose(self, prompts: Prompts) -> ZeroShot:
-        known = None
+        known, encoder = None, self._needed()
         if self._index:
             with open_store(self._index) as store:
-                known = stored_vectors([prompts], store, encoder=self._encoder.fingerprint)
-        return zero_shot(prompts, self._encoder, known=known, report=self._report)
+                known = stored_vectors([prompts], store, encoder=encoder.fingerprint)
+        return zero_shot(prompts, encoder, known=known, report=self._report)
 
 
 def _check_output(output: str | Path) -> Path:

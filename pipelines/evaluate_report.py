@@ -5,30 +5,37 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from rag_clip.atomic import replacing
-from rag_clip.evaluate.uncertainty import Difference, paired_difference
 from rag_clip.protocols import Encoder
 
-from .evaluation.charts import COLOURS, Bar, draw_accuracies, draw_openness, draw_reliability
-from .evaluation.class_charts import draw_confusions, draw_gains
-from .evaluation.examples import Example, describe_captions, find_changes
+from .evaluation.calibration_chart import draw_reliability
+from .evaluation.changes import change, confusions
+from .evaluation.charts import COLOURS, FEW, Bar, draw_accuracies, draw_openness
+from .evaluation.compare import Comparison, difference
 from .evaluation.page import STYLE, figure, paragraph, section, table
 from .evaluation.results import Measure, Result
 from .evaluation.tiers import TIERS
 
 MOST_RUNS = 8
 MOST_PAIRS = 4
-CONFUSED = 16
 COLUMNS = {
-    "accuracy": "top-1", "top5": "top-5", "mean_per_class": "per class", "acc_c": "Acc-C", "acc_e": "Acc-E",
-    "acc_s": "Acc-S", "ece": "ECE", "brier": "Brier", "aurc": "AURC",
-}  # fmt: skip
+    "accuracy": "top-1",
+    "map_11_point": "mAP, 11 points",
+    "map": "mAP",
+    "roc_auc": "ROC-AUC",
+    "top5": "top-5",
+    "mean_per_class": "per class",
+    "acc_c": "Acc-C",
+    "acc_e": "Acc-E",
+    "acc_s": "Acc-S",
+    "ece": "ECE",
+    "brier": "Brier",
+    "aurc": "AURC",
+}
 PLAIN = ("brier", "aurc")
 
 
@@ -57,11 +64,21 @@ def write_evaluation(
         partial.write_text(page, encoding="utf-8")
 
 
+def write_comparison(path: str | Path, comparison: Comparison, *, title: str = "Comparison") -> None:
+    """Write the report of two results files: of each pair, the run before and the run after; as `write_evaluation`."""
+    results = []
+    for pair in comparison.pairs:
+        sides = (("before", pair.before), ("after", pair.after))
+        task = pair.name.rpartition(" [")[0]
+        results += [replace(one, task=task, run=f"{one.run} ({when})") for when, one in sides]
+    write_evaluation(path, results, title=title)
+
+
 def choose_shown(results: Sequence[Result], most: int = MOST_RUNS) -> list[Result]:
     """Return all runs where they are few; else the first, and others spread evenly from the best to the worst."""
     if len(results) <= most:
         return list(results)
-    ranked = sorted(results[1:], key=lambda one: -_value(one, "accuracy"))
+    ranked = sorted(results[1:], key=lambda one: -one.main.value)
     places = [round(step * (len(ranked) - 1) / (most - 2)) for step in range(most - 1)]
     return [results[0], *(ranked[place] for place in places)]
 
@@ -73,11 +90,12 @@ def _task(task: str, results: Sequence[Result], encoder: Encoder | None) -> str:
         f"Of {len(results)} runs the charts below show the first, and {len(shown) - 1} spread evenly from the best to "
         "the worst."
     )  # fmt: skip
+    main = COLUMNS[results[0].main.metric]
     parts = [
         f"<h2>{html.escape(task)}</h2>",
         paragraph(_facts(results[0])),
-        _numbers(results),
-        figure(draw_accuracies([_bar(one, colours) for one in results]), "Top-1 accuracy of every run."),
+        _folded(_numbers(results), results),
+        figure(draw_accuracies([_bar(one, colours) for one in _ordered(results)], title=main), f"{main} of every run."),
         paragraph(some) if some else "",
         _openness(shown, colours),
         _reliability(shown, colours),
@@ -86,14 +104,14 @@ def _task(task: str, results: Sequence[Result], encoder: Encoder | None) -> str:
     if len(kept) < len(shown):
         parts.append(paragraph("The answers to single images were not kept beside these results, so there is no more."))
     if kept:
-        parts.append(_confusions(kept))
+        parts.append(confusions(kept))
     if len(kept) > 1:
-        parts += [_pair(kept[0], other, encoder, opened=place == 0) for place, other in enumerate(_others(kept))]
+        parts += [change(kept[0], other, encoder, opened=place == 0) for place, other in enumerate(_others(kept))]
     return "".join(parts)
 
 
 def _others(kept: Sequence[Result]) -> list[Result]:
-    return sorted(kept[1:], key=lambda one: -abs(_value(one, "accuracy") - _value(kept[0], "accuracy")))[:MOST_PAIRS]
+    return sorted(kept[1:], key=lambda one: -abs(one.main.value - kept[0].main.value))[:MOST_PAIRS]
 
 
 def _facts(result: Result) -> str:
@@ -107,15 +125,26 @@ def _facts(result: Result) -> str:
     )
 
 
+def _folded(content: str, results: Sequence[Result]) -> str:
+    if len(results) <= FEW:
+        return content
+    return f"<details><summary>All numbers of {len(results)} runs</summary>{content}</details>"
+
+
+def _ordered(results: Sequence[Result]) -> list[Result]:
+    """Return many runs from the best to the worst, few as they were given."""
+    return list(results) if len(results) <= FEW else sorted(results, key=lambda one: -one.main.value)
+
+
 def _numbers(results: Sequence[Result]) -> str:
     held = {metric: name for metric, name in COLUMNS.items() if any(one.get(metric) for one in results)}
     first = results[0]
     rows = []
     for one in results:
-        change = _difference(first, one) if one is not first else None
-        difference = "" if change is None else f"{change.value:+.1%}{_bounds(change.low, change.high, '+.1%')}"
+        paired = difference(first, one) if one is not first else None
+        shown = "" if paired is None else f"{paired.value:+.1%}{_bounds(paired.low, paired.high, '+.1%')}"
         cells = [_cell(metric, one.get(metric)) for metric in held]
-        rows.append([_name(one), cells[0], difference, *cells[1:]])
+        rows.append([_name(one), cells[0], shown, *cells[1:]])
     heads = ["run", *held.values()]
     heads.insert(2, f"less {first.run}")
     note = (
@@ -168,77 +197,6 @@ def _reliability(shown: Sequence[Result], colours: Mapping[str, str]) -> str:
     )
 
 
-def _confusions(kept: Sequence[Result]) -> str:
-    labels = kept[0].labels
-    assert labels is not None
-    best = max(kept[1:], key=lambda one: _value(one, "accuracy"), default=kept[0])
-    matrices = {one.run: _matrix(one, len(labels)) for one in (kept[0], best)}
-    classes = _confused(np.sum(list(matrices.values()), axis=0))
-    if not classes:
-        return ""
-    drawn = {run: matrix[np.ix_(classes, classes)] for run, matrix in matrices.items()}
-    return section(
-        "Which classes are taken for which",
-        f"The classes of the worst pairs in {' and '.join(matrices)} together, counted in images; blue is right, red "
-        "is wrong.",
-        figure(draw_confusions(drawn, [labels.names[row] for row in classes]), "Confusions."),
-    )
-
-
-def _confused(matrix: np.ndarray) -> list[int]:
-    """Return the classes of the most frequent wrong pairs, up to CONFUSED of them, those of a pair side by side."""
-    wrong = matrix - np.diag(np.diag(matrix))
-    classes: dict[int, None] = {}
-    for cell in np.argsort(-wrong, axis=None, kind="stable"):
-        label, prediction = divmod(int(cell), len(matrix))
-        if wrong[label, prediction] == 0 or len(classes.keys() | {label, prediction}) > CONFUSED:
-            break
-        classes |= {label: None, prediction: None}
-    return list(classes)
-
-
-def _pair(before: Result, after: Result, encoder: Encoder | None, *, opened: bool) -> str:
-    labels, change = after.labels, _difference(before, after)
-    assert labels is not None
-    recalls = [one.series("recall") for one in (before, after)]
-    names = [name for name in labels.names if name in recalls[0] and name in recalls[1]]
-    values = [np.array([recall[name] for name in names]) for recall in recalls]
-    sentence = "" if change is None else _sentence(before, after, change)
-    changes = find_changes(before, after, encoder=encoder)
-    return (
-        f"<details{' open' if opened else ''}><summary>{html.escape(before.run)} → {html.escape(after.run)}</summary>"
-        f"{paragraph(sentence)}{figure(draw_gains(names, *values), 'Gains by class.')}"
-        f"{_examples('Right only after', changes.gained)}{_examples('Right only before', changes.lost)}</details>"
-    )
-
-
-def _sentence(before: Result, after: Result, change: Difference) -> str:
-    unlike = "" if before.tier == after.tier else f" The runs are of unlike tiers, {before.tier} and {after.tier}."
-    return (
-        f"{after.run} is right on {change.gained} images that {before.run} got wrong, and wrong on {change.lost} that "
-        f"it got right: {change.value:+.1%} ({change.low:+.1%} … {change.high:+.1%}). If neither were better, a split "
-        f"this uneven had probability {change.probability:.2g}.{unlike}"
-    )
-
-
-def _examples(title: str, examples: Sequence[Example]) -> str:
-    if not examples:
-        return ""
-    cells = "".join(
-        f'<figure class="example">{_img(one)}<figcaption><b>{html.escape(one.label)}</b>'
-        f'<span class="{"up" if one.before == one.label else "down"}">before: {html.escape(one.before)}</span>'
-        f'<span class="{"up" if one.after == one.label else "down"}">after: {html.escape(one.after)}</span>'
-        + "".join(f"<q>{html.escape(text)}</q>" for text in describe_captions(one.captions))
-        + "</figcaption></figure>"
-        for one in examples
-    )
-    return f'<h4>{title}</h4><div class="examples">{cells}</div>'
-
-
-def _img(example: Example) -> str:
-    return f'<img alt="" src="{example.picture}">' if example.picture else '<i class="gone">image gone</i>'
-
-
 def _settings(results: Sequence[Result]) -> str:
     entries = "".join(
         f"<details><summary>{html.escape(one.task)}: {_name(one)}</summary>{paragraph(one.settings['tuned'])}"
@@ -261,22 +219,4 @@ def _name(result: Result) -> str:
 
 def _bar(result: Result, colours: Mapping[str, str]) -> Bar:
     whole = {one.metric: one for one in result.measures if not one.item}
-    return Bar(f"{result.run}  [{result.tier}]", colours.get(result.run, "#b4bfca"), whole)
-
-
-def _difference(before: Result, after: Result) -> Difference | None:
-    if before.images is None or after.images is None or not before.images["row"].equals(after.images["row"]):
-        return None
-    first, second = (torch.from_numpy(one["right"].to_numpy()) for one in (before.images, after.images))
-    return paired_difference(first, second)
-
-
-def _matrix(result: Result, classes: int) -> np.ndarray:
-    assert result.images is not None
-    cells = result.images["target"].to_numpy().astype(np.int64) * classes + result.images["predicted"].to_numpy()
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
-
-
-def _value(result: Result, metric: str) -> float:
-    found = result.get(metric)
-    return 0.0 if found is None else found.value
+    return Bar(f"{result.run}  [{result.tier}]", colours.get(result.run, "#b4bfca"), result.main, whole)

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from .results import Measure
 
@@ -43,15 +41,17 @@ _STYLE: dict[Any, Any] = {
     "text.color": INK,
     "svg.hashsalt": "rag-clip",
 }
+FEW = 24
 PERCENT = FuncFormatter(lambda value, _place: f"{value:.0%}")
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A run in the chart of accuracies: its name with its tier, its colour, and its numbers by metric."""
+    """A run in the chart of accuracies: its name with its tier, its colour, its main number, and all by metric."""
 
     name: str
     colour: str
+    main: Measure
     measures: Mapping[str, Measure]
 
 
@@ -70,13 +70,13 @@ def to_svg(figure: Figure) -> str:
     return stream.getvalue()
 
 
-def draw_accuracies(bars: Sequence[Bar]) -> str:
-    """Draw top-1 as bars with 95 % intervals; beside them Acc-C, Acc-E and Acc-S as points where runs have them."""
+def draw_accuracies(bars: Sequence[Bar], *, title: str = "top-1") -> str:
+    """Draw the main number, `title`, with its interval; beside it Acc-C, Acc-E and Acc-S where runs have them."""
     opened = any("acc_e" in bar.measures for bar in bars)
     with style():
-        figure = Figure(figsize=(10.2, 0.75 + 0.36 * len(bars)), layout="constrained")
+        figure = Figure(figsize=(10.2, 0.75 + (0.36 if len(bars) <= FEW else 0.23) * len(bars)), layout="constrained")
         axes = figure.subplots(1, 2 if opened else 1, sharey=True, squeeze=False, width_ratios=[1.15, 1][: 1 + opened])
-        _accuracy_bars(axes[0, 0], bars)
+        _accuracy_bars(axes[0, 0], bars, title)
         if opened:
             _openness_points(axes[0, 1], bars)
         return to_svg(figure)
@@ -108,33 +108,11 @@ def draw_openness(curves: Mapping[str, tuple[str, Sequence[float]]]) -> str:
         return to_svg(figure)
 
 
-def draw_reliability(runs: Mapping[str, tuple[str, np.ndarray, np.ndarray]], bins: int = 15) -> str:
-    """Draw accuracy against confidence, and how many images have which; `runs` are (colour, confidence, right)."""
-    rows = -(-len(runs) // 5)
-    columns = -(-len(runs) // rows)
-    with style():
-        figure = Figure(figsize=(min(10.6, 3.0 * columns), 2.9 * rows), layout="constrained")
-        panels = figure.subplots(
-            2 * rows, columns, squeeze=False, sharex=True, height_ratios=[4, 1] * rows, gridspec_kw={"hspace": 0.04}
-        )
-        for axes in panels.flat:
-            axes.set_visible(False)
-        for number, (name, (colour, confidence, right)) in enumerate(runs.items()):
-            row, column = divmod(number, columns)
-            _reliability_panel(
-                panels[2 * row, column], panels[2 * row + 1, column], name, colour, confidence, right, bins
-            )
-            if column == 0:
-                panels[2 * row, 0].set_ylabel("accuracy")
-                panels[2 * row + 1, 0].set_ylabel("images")
-        return to_svg(figure)
-
-
-def _accuracy_bars(axes: Axes, bars: Sequence[Bar]) -> None:
+def _accuracy_bars(axes: Axes, bars: Sequence[Bar], title: str) -> None:
     places = range(len(bars))
     axes.set_yticks(places, [bar.name for bar in bars])
     for place, bar in zip(places, bars, strict=True):
-        one = bar.measures["accuracy"]
+        one = bar.main
         axes.barh(place, one.value, height=0.62, color=bar.colour, alpha=0.88)
         edge = one.value
         if one.low is not None and one.high is not None:
@@ -142,10 +120,10 @@ def _accuracy_bars(axes: Axes, bars: Sequence[Bar]) -> None:
             axes.plot([one.low, one.high], [place, place], "|", color=INK, markersize=6, markeredgewidth=1.4)
             edge = one.high
         axes.text(edge + 0.012, place, f"{one.value:.1%}", va="center", fontsize=9)
-    top = max(bar.measures["accuracy"].high or bar.measures["accuracy"].value for bar in bars)
+    top = max(bar.main.high or bar.main.value for bar in bars)
     axes.set_xlim(0, min(1.12, top + 0.11))
     axes.set_ylim(len(bars) - 0.5, -0.5)
-    axes.set_title("top-1 accuracy, 95 % intervals")
+    axes.set_title(f"{title}, 95 % intervals" if bars[0].main.low is not None else title)
     axes.xaxis.set_major_formatter(PERCENT)
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
@@ -172,43 +150,13 @@ def _openness_points(axes: Axes, bars: Sequence[Bar]) -> None:
             [], [], marker, color=FAINT, markersize=5, label=title, alpha=0.55 if metric == "acc_s" else 1,
             markerfacecolor="white" if metric == "acc_c" else FAINT,
         )  # fmt: skip
-    axes.legend(loc="lower right", bbox_to_anchor=(1.01, 1.0), ncols=3, frameon=False, fontsize=8.5, handletextpad=0.1)
-    axes.set_title("openness")
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False, fontsize=9, handletextpad=0.2,
+        columnspacing=1.4, borderpad=0.1,
+    )  # fmt: skip
     axes.xaxis.set_major_formatter(PERCENT)
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0, labelleft=False)
-
-
-def _reliability_panel(
-    axes: Axes, below: Axes, name: str, colour: str, confidence: np.ndarray, right: np.ndarray, bins: int
-) -> None:
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    count = np.bincount(place, minlength=bins)
-    accuracy = np.bincount(place, weights=right, minlength=bins) / np.maximum(count, 1)
-    sure = np.bincount(place, weights=confidence, minlength=bins) / np.maximum(count, 1)
-    left, width = np.arange(bins) / bins, 1 / bins
-    held = count > 0
-    axes.set_visible(True)
-    met, gap = np.minimum(accuracy, sure), np.abs(accuracy - sure)
-    # What is missing to the confidence is red; what is above it is a lighter shade of the run's colour.
-    shades = [to_rgba("#c2334d", 0.16) if low else to_rgba(colour, 0.4) for low in (accuracy < sure)[held]]
-    frame: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 0.6}
-    axes.bar(left[held], met[held], width, color=to_rgba(colour, 0.88), **frame)
-    axes.bar(left[held], gap[held], width, bottom=met[held], color=shades, **frame)
-    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (3, 3)))
-    error = float((gap * count).sum() / count.sum())
-    axes.set_title(name)
-    axes.text(0.04, 0.93, f"ECE {error:.1%}", transform=axes.transAxes, fontsize=9, color=FAINT, va="top")
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    below.set_visible(True)
-    below.bar(left, count / count.sum(), width, align="edge", color=colour, alpha=0.5, edgecolor="white", linewidth=0.6)
-    below.set(xlim=(0, 1), xlabel="confidence")
-    for each in (axes, below):
-        each.xaxis.set_major_formatter(PERCENT)
-        each.yaxis.set_major_formatter(PERCENT)
-    below.yaxis.set_major_locator(MaxNLocator(2))
-    below.set_xticks([0, 0.5, 1])
-    below.tick_params(labelbottom=True)
 
 
 def _apart(values: Sequence[float], least: float) -> list[float]:

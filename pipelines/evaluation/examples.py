@@ -101,7 +101,7 @@ def _captions(
 
 def _prompts(result: Result) -> Prompts | None:
     path = Path(result.settings.get("prompts", {}).get("path", ""))
-    return read_prompts(path) if path.is_file() else None
+    return read_prompts(path) if path.is_file() and path.suffix != ".npz" else None
 
 
 def _picture(result: Result, row: int) -> Image.Image | None:

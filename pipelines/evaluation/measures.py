@@ -14,6 +14,8 @@ from rag_clip.evaluate.calibration import brier_score, calibration_error, confid
 from rag_clip.evaluate.curves import group_curve
 from rag_clip.evaluate.metrics import count_above, is_right, per_class, predict
 from rag_clip.evaluate.openness import number_groups, openness
+from rag_clip.evaluate.ranking import mean_average_precision, roc_auc
+from rag_clip.evaluate.task import Metric
 from rag_clip.evaluate.uncertainty import Interval, bootstrap, mean_interval
 from rag_clip.labels import labels_to_document
 
@@ -22,16 +24,29 @@ from .results import IMAGES, LABELS, Measure
 TOP = 5
 
 
-def measure(logits: torch.Tensor, targets: torch.Tensor, labels: LabelSet) -> tuple[Measure, ...]:
-    """Return the numbers of logits [n, c]: accuracy, recall by class, calibration, and openness where there are groups.
+def measure(
+    logits: torch.Tensor, truth: torch.Tensor, labels: LabelSet, *, metric: Metric = "accuracy"
+) -> tuple[Measure, ...]:
+    """Return the numbers of logits [n, c]: the `metric` first: accuracy, recall by class, trust, openness of groups.
 
-    Raises ValueError for logits that are not finite.
+    `truth` is int64 [n]; where images have several labels, bool [n, c], of which only average precision is measured.
+    ROC-AUC is measured where it is the `metric`, of the second of two classes. Raises ValueError for logits that are
+    not finite.
     """
-    return (
-        *_accuracies(logits, targets, labels),
-        *_trust(logits, targets),
-        *_openness(logits, targets, labels),
+    probabilities = logits.double().softmax(1)
+    if truth.ndim == 2:
+        return (
+            Measure("map_11_point", "", mean_average_precision(probabilities, truth, eleven_points=True)),
+            Measure("map", "", mean_average_precision(probabilities, truth)),
+        )
+    ranked = [Measure("roc_auc", "", roc_auc(probabilities[:, 1], truth == 1))] if metric == "roc_auc" else []
+    found = (
+        *_accuracies(logits, truth, labels),
+        *ranked,
+        *_trust(logits, truth),
+        *_openness(logits, truth, labels),
     )
+    return tuple(sorted(found, key=lambda one: one.metric != metric))
 
 
 def image_table(logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, labels: LabelSet) -> pa.Table:

@@ -83,6 +83,11 @@ class Result:
         """The classes, in the order that `images` counts them; None without images."""
         return None if self.images is None else labels_from_document(json.loads(self.images.schema.metadata[LABELS]))
 
+    @property
+    def main(self) -> Measure:
+        """The number that runs are ranked by: accuracy, or average precision where images have several labels."""
+        return self.measures[0]
+
     def get(self, metric: str, item: str = "") -> Measure | None:
         """Return one number, None where the run has none of that name."""
         return next((one for one in self.measures if (one.metric, one.item) == (metric, item)), None)

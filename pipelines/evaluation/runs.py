@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_clip.data import Fingerprint, Prompts, PromptText
+from rag_clip.evaluate.feature_file import read_features
 from rag_clip.heads import HEADS
 from rag_clip.prompt_file import read_prompts
 from rag_clip.support_file import read_support
@@ -38,6 +39,15 @@ class PromptFile:
 
 
 @dataclass(frozen=True, slots=True)
+class TextRow:
+    """Text features that a features file holds: row `row`, made by the template `name`, at the encoder's `scale`."""
+
+    name: str
+    row: int
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One thing to measure; `key` names all that decides its numbers, `settings` are for the reader."""
 
@@ -45,7 +55,7 @@ class Run:
     tier: str
     key: str
     settings: Mapping[str, Any]
-    texts: PromptFile
+    texts: PromptFile | TextRow
     head: HeadChoice | None = None
 
 
@@ -103,21 +113,66 @@ def plan_runs(
     texts: Sequence[PromptFile],
     heads: Sequence[HeadChoice],
     *,
-    encoder: Fingerprint,
+    encoder: Fingerprint | None,
     others: Mapping[str, Fingerprint] | None = None,
+    scale: float | None = None,
 ) -> list[Run]:
-    """List the runs of a task: each prompts file of its classes alone, then with each head.
+    """List the runs of a task: each prompts file of its classes alone, then with each head; then its own text features.
 
-    Raises ValueError where no prompts file has the classes of the task.
+    `scale` is that of the encoder whose features a file holds. Raises ValueError where no text has the classes of the
+    task, and for prompts without an encoder.
     """
     fitting = [one for one in texts if set(one.prompts.labels.names) == set(task.labels.names)]
-    if not fitting:
+    if fitting and encoder is None:
+        raise ValueError(f"prompts are texts to encode ({fitting[0].path}); name the model")
+    own = _text_rows(task, scale) if task.holds_features else []
+    if not fitting and not own:
         raise ValueError(f"no prompts file has the {len(task.labels)} classes of {task.name}; enhance its label set")
-    return [
+    prompted = [
         _run(task, one, head, encoder, others or {} if head and HEADS[head.name].second_encoder else {})
         for one in fitting
         for head in (None, *heads)
+        if encoder is not None
     ]
+    return [*prompted, *(_text_run(task, row) for row in own)]
+
+
+def _text_rows(task: ImageTask, scale: float | None) -> list[TextRow]:
+    held = read_features(task.paths[0], labels=task.labels, label_column=task.label_column) if _is_npz(task) else None
+    if held is None or held.text is None:
+        return []
+    scale = scale if scale is not None else held.scale
+    if scale is None:
+        raise ValueError(f"{task.paths[0]} does not say the scale of its encoder; give it (100 for OpenAI's CLIP)")
+    names = [*held.templates, *(f"text {row}" for row in range(len(held.templates), len(held.text)))]
+    named = [name if names.count(name) == 1 else f"{name} ({row})" for row, name in enumerate(names)]
+    return [TextRow(name, row, scale) for row, name in enumerate(named)]
+
+
+def _is_npz(task: ImageTask) -> bool:
+    return task.paths[0].suffix.lower() == ".npz"
+
+
+def _text_run(task: ImageTask, text: TextRow) -> Run:
+    settings = {
+        "task": _task_facts(task),
+        "prompts": {"path": str(task.paths[0]), "method": "text features of the file", "row": text.row},
+        "scale": text.scale,
+        "head": {},
+        "tuned": "Nothing was tuned: image and text features are those of the file.",
+    }
+    decides = [[version("rag-clip"), FORMAT], task.digest, text.row, text.scale]
+    return Run(text.name, "T?" if text.name.startswith("text ") else "T0", digest(decides), settings, text)
+
+
+def _task_facts(task: ImageTask) -> dict[str, Any]:
+    return {
+        "files": [str(path) for path in task.paths],
+        "image_column": task.image_column,
+        "label_column": task.label_column,
+        "classes": len(task.labels),
+        "metric": task.metric,
+    }
 
 
 def _run(
@@ -126,12 +181,7 @@ def _run(
     facts = _head_facts(head, others) if head else {}
     provenance = texts.prompts.provenance
     settings = {
-        "task": {
-            "files": [str(path) for path in task.paths],
-            "image_column": task.image_column,
-            "label_column": task.label_column,
-            "classes": len(task.labels),
-        },
+        "task": _task_facts(task),
         "prompts": {"path": str(texts.path), **{key: provenance.get(key) for key in ("method", "settings", "index")}},
         "encoder": asdict(encoder),
         "head": facts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,36 +14,88 @@ import numpy as np
 import torch
 
 from rag_clip.data import Features, LabelSet
+from rag_clip.evaluate.feature_file import has_features, read_features
 from rag_clip.evaluate.splits import Test
+from rag_clip.evaluate.task import Metric, Role, Task, bundled_tasks, read_task, task_labels
 from rag_clip.labels import labels_to_document
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 
 from ..imaging.joined import encode_by_all
-from ..imaging.rows import open_image_files
+from ..imaging.rows import ImageFile, open_image_files
 from ..labelled import read_classes
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTask:
-    """Labelled images to be classified: Parquet files or folders of them, and the classes."""
+    """Labelled images to be classified: Parquet files or folders of them, or one file of features; and the classes."""
 
     name: str
     paths: tuple[Path, ...]
     labels: LabelSet
     image_column: str = "image"
     label_column: str = "label"
+    metric: Metric = "accuracy"
+
+    @property
+    def holds_features(self) -> bool:
+        """Whether the task is one file of features, so that its images need no encoder."""
+        return len(self.paths) == 1 and self.paths[0].is_file() and has_features(self.paths[0])
 
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits over the files' places, sizes and times of change, the columns and the classes."""
-        facts = [
-            [file_identity(file.path) for file in open_image_files(self.paths, image_column=self.image_column)],
-            self.image_column,
-            self.label_column,
-            labels_to_document(self.labels),
-        ]
-        return digest(facts)
+        found = self.paths if self.holds_features else [file.path for file in self._files()]
+        places = [file_identity(path) for path in found]
+        return digest([places, self.image_column, self.label_column, self.metric, labels_to_document(self.labels)])
+
+    def _files(self) -> list[ImageFile]:
+        return open_image_files(self.paths, image_column=self.image_column)
+
+
+def open_tasks(
+    places: Sequence[str | Path],
+    *,
+    folder: str | Path = ".",
+    labels: LabelSet | None = None,
+    image_column: str = "image",
+    label_column: str = "label",
+) -> list[tuple[Task, Path]]:
+    """Return tasks with the folder of their files, for `image_task`.
+
+    A place is a task file .toml or the name of a bundled task ("elevater/eurosat") or suite ("elevater"), whose files
+    lie in `folder`; or labelled images or features (.parquet, .npz, or a folder of .parquet) of the classes `labels`,
+    which an .npz file may name itself. Raises FileNotFoundError for a place that is none, ValueError for bad ones.
+    """
+    tasks: list[tuple[Task, Path]] = []
+    for place in map(str, places):
+        path = Path(place)
+        if path.suffix.lower() in (".parquet", ".npz") or path.is_dir():
+            held = labels or _own_labels(path)
+            splits: dict[Role, str] = {"test": path.name}
+            tasks.append((Task(path.stem, "accuracy", splits, held, label_column, image_column), path.parent))
+        else:
+            suite = [name for name in bundled_tasks() if name.startswith(f"{place}/")]
+            tasks += [(read_task(name), Path(folder)) for name in suite or [place]]
+    return tasks
+
+
+def image_task(task: Task, folder: str | Path) -> ImageTask:
+    """Return what is measured of a task: its test split; raises as `task_labels`."""
+    return ImageTask(
+        task.name,
+        (task.path("test", folder),),
+        task_labels(task, folder),
+        task.image_column,
+        task.label_column,
+        task.metric,
+    )
+
+
+def _own_labels(path: Path) -> LabelSet:
+    if path.suffix.lower() != ".npz":
+        raise ValueError(f"nothing says which classes {path} is of; give its label set")
+    return read_features(path).labels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +110,7 @@ class Measured:
 def read_images(
     task: ImageTask,
     *,
-    encoder: Encoder,
+    encoder: Encoder | None,
     others: Mapping[str, Encoder] | None = None,
     features_dir: str | Path | None = None,
     workers: int | None = None,
@@ -66,8 +118,16 @@ def read_images(
 ) -> Measured:
     """Encode the images of a task by `encoder` and the `others`; features stay in `features_dir`, if given.
 
-    Raises ValueError for labels that are not in the label set, naming some, and where no image can be used.
+    Features in a file are taken as they are. Raises ValueError for labels that are not in the label set, naming some,
+    where no image can be used, and for images without an encoder.
     """
+    if task.holds_features:
+        several = task.metric == "map_11_point"
+        held = read_features(task.paths[0], labels=task.labels, label_column=task.label_column, multilabel=several)
+        test = Test(held.features, held.labels, held.truth)
+        return Measured(_moved(test, encoder.device) if encoder else test, torch.arange(len(test)), 0)
+    if encoder is None:
+        raise ValueError(f"{task.name} holds images; name the model that encodes them")
     files = open_image_files(task.paths, image_column=task.image_column)
     classes = torch.tensor(read_classes(files, task.labels, task.label_column), dtype=torch.int64)
     with ExitStack() as stack:
@@ -89,6 +149,10 @@ def read_images(
     features = Features(pooled.to(encoder.device), others=moved)
     test = Test(features, task.labels, classes[rows].to(encoder.device))
     return Measured(test, rows, int((~good).sum()))
+
+
+def _moved(test: Test, device: torch.device) -> Test:
+    return Test(Features(test.features.pooled.to(device)), test.labels, test.truth.to(device))
 
 
 def file_identity(path: str | Path) -> list[str | int]:

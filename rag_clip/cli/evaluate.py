@@ -11,26 +11,34 @@ from rag_clip.cli.console import Console
 from rag_clip.cli.run import Device, Json, Precision, run
 
 if TYPE_CHECKING:
+    from rag_clip.pipelines.evaluation.compare import Pair
     from rag_clip.pipelines.evaluation.results import Result
 
 Many = Parameter(negative=(), consume_multiple=True)
-SHOWN = {"accuracy": "top-1", "mean_per_class": "per class", "acc_c": "Acc-C", "acc_e": "Acc-E", "acc_s": "Acc-S"}
+SHOWN = {
+    "accuracy": "top-1", "mean_per_class": "per class", "map_11_point": "mAP", "roc_auc": "AUC", "acc_c": "Acc-C",
+    "acc_e": "Acc-E", "acc_s": "Acc-S", "ece": "ECE",
+}  # fmt: skip
 
 
 def evaluate(
-    tasks: Annotated[list[Path] | None, Parameter(negative=())] = None,
+    tasks: Annotated[list[str] | None, Parameter(negative=())] = None,
     /,
     *,
     prompts: Annotated[list[Path] | None, Many, Parameter(help="Prompts files, each a run.")] = None,
-    model: Annotated[str, Parameter(help="The encoder, as for classify.")] = "",
+    model: Annotated[str, Parameter(help="The encoder, as for classify; none for features in files.")] = "",
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="results.parquet")] = Path("results.parquet"),
     page: Annotated[Path | None, Parameter(name="--report", help="The page; by default beside the output.")] = None,
-    labels: Annotated[Path | None, Parameter(help="Classes and groups of plain Parquet; else the prompts'.")] = None,
+    compare: Annotated[list[Path] | None, Many, Parameter(help="Compare two results files instead.")] = None,
+    check: Annotated[bool, Parameter(negative=(), help="Only say what is missing or does not fit.")] = False,
+    data: Annotated[Path, Parameter(help="Folder of the files of tasks.")] = Path(),
+    labels: Annotated[Path | None, Parameter(help="Classes and groups of plain files; else the prompts'.")] = None,
     head: Annotated[list[str] | None, Many, Parameter(help="Also measure these heads on each prompts file.")] = None,
     support: Annotated[Path | None, Parameter(help="A support file, for the heads.")] = None,
     head_options: Annotated[Path | None, Parameter(help="TOML with settings, a table per head.")] = None,
     validation: Annotated[Path | None, Parameter(help="A support file that heads may choose settings by.")] = None,
     second: Annotated[list[str] | None, Many, Parameter(help="Further encoders that heads need.")] = None,
+    scale: Annotated[float | None, Parameter(help="Of the encoder of a features file that does not say it.")] = None,
     index: Annotated[
         str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")
     ] = None,
@@ -42,31 +50,46 @@ def evaluate(
     precision: Precision = None,
     as_json: Json = False,
 ) -> int:
-    """Measure every prompts file, alone and with every head, on every task; what is finished is not run again."""
+    """Measure every prompts file, alone and with every head, on every task; what is finished is not run again.
+
+    A task is a Parquet file or folder of labelled images or features, an .npz file of features, a task file .toml, or
+    the name of a bundled task or suite, such as elevater/eurosat or elevater. OUTPUT has a row per number; a page with
+    charts lies beside it.
+    """
 
     def job(console: Console) -> object:
+        if compare is not None:
+            return _compare(console, compare, page)
+
         from rag_clip.encoder import load_encoder
         from rag_clip.heads import read_options
         from rag_clip.labels import read_labels
         from rag_clip.pipelines.evaluate import evaluate as evaluate_runs
         from rag_clip.pipelines.evaluate_report import write_evaluation
+        from rag_clip.pipelines.evaluation.check import check_evaluation
         from rag_clip.pipelines.evaluation.runs import choose_heads, read_prompt_files
-        from rag_clip.pipelines.evaluation.tasks import ImageTask
+        from rag_clip.pipelines.evaluation.tasks import image_task, open_tasks
 
-        if not tasks or not prompts or not model:
-            raise ValueError("give labelled images, --prompts and --model")
+        if not tasks:
+            raise ValueError("there is nothing to measure on; give labelled images, features or tasks")
         options = read_options(head_options) if head_options else {}
         heads = choose_heads(head or (), support=support, options=options, validation=validation)
-        texts = read_prompt_files(prompts)
-        classes = read_labels(labels) if labels else texts[0].prompts.labels
-        encoder = load_encoder(model, device=device, precision=precision)
+        texts = read_prompt_files(prompts) if prompts else []
+        classes = read_labels(labels) if labels else texts[0].prompts.labels if texts else None
+        opened = open_tasks(tasks, folder=data, labels=classes, image_column=image_column, label_column=label_column)
+        encoder = load_encoder(model, device=device, precision=precision) if model else None
+        if check:
+            problems = check_evaluation(opened, texts=texts, heads=heads, encoder=encoder and encoder.fingerprint)
+            return _say_problems(console, len(opened), problems)
+        place = page or output.with_suffix(".html")
         summary = evaluate_runs(
-            [ImageTask(task.stem, (task,), classes, image_column, label_column) for task in tasks],
+            [image_task(task, folder) for task, folder in opened],
             texts=texts,
             output=output,
             encoder=encoder,
             heads=heads,
             others={name: load_encoder(name, device=device, precision=precision) for name in second or ()},
+            scale=scale,
             index=index,
             features_dir=features,
             workers=workers,
@@ -74,7 +97,6 @@ def evaluate(
             report=console.report,
         )
         console.say(f"{output}: {summary.measured} runs measured, {summary.found} there already")
-        place = page or output.with_suffix(".html")
         write_evaluation(place, summary.results, encoder=encoder)
         console.say(f"report: {place}")
         if summary.measured:
@@ -91,6 +113,56 @@ def evaluate(
         }
 
     return run(job, as_json=as_json)
+
+
+def _compare(console: Console, paths: list[Path], page: Path | None) -> object:
+    from rag_clip.pipelines.evaluate_report import write_comparison
+    from rag_clip.pipelines.evaluation.compare import compare_results
+    from rag_clip.pipelines.evaluation.results import read_results
+
+    if len(paths) != 2:
+        raise ValueError(f"--compare takes two results files, before and after; found {len(paths)}")
+    found = compare_results(*(read_results(path) for path in paths))
+    for pair in found.pairs:
+        console.table(pair.name, _cells(pair))
+        if change := pair.difference:
+            console.say(
+                f"paired: {change.value:+.1%} [{change.low:+.1%}, {change.high:+.1%}], {change.gained} images gained, "
+                f"{change.lost} lost, probability {change.probability:.2g} if neither were better\n"
+            )
+    for names, path in ((found.only_before, paths[0]), (found.only_after, paths[1])):
+        if names:
+            console.say(f"only in {path}: {', '.join(names)}")
+    if page:
+        write_comparison(page, found)
+        console.say(f"report: {page}")
+    return {
+        "pairs": [
+            {"name": pair.name, "before": _facts(pair.before), "after": _facts(pair.after), "paired": pair.difference}
+            for pair in found.pairs
+        ],
+        "only_before": found.only_before,
+        "only_after": found.only_after,
+    }
+
+
+def _say_problems(console: Console, count: int, problems: tuple[str, ...]) -> object:
+    for problem in problems:
+        console.say(problem)
+    if problems:
+        raise ValueError(f"{len(problems)} problems in {count} tasks; mend them and check again")
+    console.say(f"{count} tasks can be measured")
+    return {"tasks": count, "problems": []}
+
+
+def _cells(pair: Pair) -> dict[str, dict[str, str]]:
+    cells = {}
+    for metric, title in SHOWN.items():
+        one, two = pair.before.get(metric), pair.after.get(metric)
+        if one and two:
+            change = f"{two.value - one.value:+.1%}"
+            cells[title] = {"before": f"{one.value:.1%}", "after": f"{two.value:.1%}", "change": change}
+    return cells
 
 
 def _line(result: Result) -> str:

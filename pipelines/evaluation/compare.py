@@ -1,0 +1,72 @@
+"""Two results files side by side: the same runs measured twice, or one run of each; paired where images were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rag_clip.evaluate.uncertainty import Difference, paired_difference
+
+from .results import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two runs of a task; `difference` is of their accuracy on the same images, None where these were not kept."""
+
+    task: str
+    before: Result
+    after: Result
+    difference: Difference | None
+
+    @property
+    def name(self) -> str:
+        """The run, or both where they differ, marked by their tiers where these are unlike."""
+        runs = dict.fromkeys([self.before.run, self.after.run])
+        tiers = dict.fromkeys([self.before.tier, self.after.tier])
+        return f"{self.task} | {' → '.join(runs)} [{' → '.join(tiers)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The pairs of two files, and the runs, as "task | run", that only one of them has."""
+
+    pairs: tuple[Pair, ...]
+    only_before: tuple[str, ...]
+    only_after: tuple[str, ...]
+
+
+def compare_results(before: Sequence[Result], after: Sequence[Result]) -> Comparison:
+    """Pair runs of the same task and name; where a task has one run in each file, those two, whatever their names.
+
+    Raises ValueError where nothing pairs, naming runs of both.
+    """
+    sides = [{(one.task, one.run): one for one in results} for results in (before, after)]
+    keys = [key for key in sides[0] if key in sides[1]]
+    pairs = [(sides[0][key], sides[1][key]) for key in keys]
+    tasks = dict.fromkeys(task for task, _run in sides[0])
+    for task in tasks:
+        single = [[one for one in results if one.task == task] for results in (before, after)]
+        if [len(found) for found in single] == [1, 1] and single[0][0].run != single[1][0].run:
+            pairs.append((single[0][0], single[1][0]))
+    if not pairs:
+        names = [", ".join(f"{task} | {run}" for task, run in side) for side in sides]
+        raise ValueError(f"the files have no run in common: {names[0]}; and {names[1]}")
+    held = [{(one.task, one.run) for one in side} for side in zip(*pairs, strict=True)]
+    left = [
+        tuple(f"{task} | {run}" for task, run in side if (task, run) not in used)
+        for side, used in zip(sides, held, strict=True)
+    ]
+    return Comparison(tuple(Pair(one.task, one, two, difference(one, two)) for one, two in pairs), left[0], left[1])
+
+
+def difference(before: Result, after: Result) -> Difference | None:
+    """Return the paired difference in accuracy, None where the answers to the same images were not kept for both."""
+    if before.images is None or after.images is None:
+        return None
+    if any(not before.images[name].equals(after.images[name]) for name in ("row", "target")):
+        return None
+    first, second = (torch.from_numpy(one["right"].to_numpy()) for one in (before.images, after.images))
+    return paired_difference(first, second)

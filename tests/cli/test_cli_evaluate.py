@@ -1,0 +1,77 @@
+"""`rag-clip evaluate` as its users meet it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rag_clip.cli import app
+
+
+def run(*arguments: object, folder: Path) -> tuple[int, str, str]:
+    """Run the verb in this process, in `folder`; return its exit code, output and errors."""
+    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        code = app(["evaluate", *map(str, arguments)], result_action="return_value")
+    return int(code or 0), out.getvalue(), errors.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with features of four images of two classes, and text that gets three of them right."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    eye = np.eye(2)
+    np.savez(
+        folder / "pets.npz", image=eye[[0, 1, 0, 1]], label=[0, 1, 0, 0], classes=["cat", "dog"], text=eye[None],
+        templates=["a {}"], scale=100.0,
+    )  # fmt: skip
+    return folder
+
+
+def test_results_stream_and_a_page_lies_beside_them(folder: Path) -> None:
+    code, out, errors = run("pets.npz", "-o", "r.parquet", folder=folder)
+    assert code == 0
+    assert out.startswith("pets | a {} [T0]  top-1 75.0% [25.0%, 100.0%]  per class 83.3% ")
+    assert "r.parquet: 1 runs measured, 0 there already\nreport: r.html\n" in out
+    assert errors == "evaluate: 1 of 1 runs, in 0 s\n"
+    assert "<h1>Evaluation</h1>" in (folder / "r.html").read_text()
+    code, out, _ = run("pets.npz", "-o", "r.parquet", "--json", folder=folder)
+    facts = json.loads(out)
+    assert (code, facts["measured"], facts["found"]) == (0, 0, 1)
+    assert facts["runs"][0]["measures"]["accuracy"] == [0.75, 0.25, 1.0]
+
+
+def test_two_results_files_are_compared(folder: Path) -> None:
+    for name in ("before", "after"):
+        assert run("pets.npz", "-o", f"{name}.parquet", folder=folder)[0] == 0
+    code, out, _ = run("--compare", "before.parquet", "after.parquet", "--report", "page.html", folder=folder)
+    assert code == 0
+    assert "pets | a {} [T0]" in out
+    assert "paired: +0.0% [+0.0%, +0.0%], 0 images gained, 0 lost, probability 1 if neither were better" in out
+    assert "<h1>Comparison</h1>" in (folder / "page.html").read_text()
+
+
+def test_check_says_what_is_missing_and_ends_with_one(folder: Path) -> None:
+    code, out, errors = run("elevater/eurosat", "--check", folder=folder)
+    assert (code, "there is no file" in out) == (1, True)
+    assert errors.endswith("problems in 1 tasks; mend them and check again\n")
+    assert run("pets.npz", "--check", folder=folder)[:2] == (0, "1 tasks can be measured\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "there is nothing to measure on; give labelled images, features or tasks"),
+        (("--compare", "r.parquet"), "--compare takes two results files, before and after; found 1"),
+        (("--compare", "a.parquet", "b.parquet"), "there is no results file a.parquet"),
+        (("pets.npz", "--head", "ridge"), "the head 'ridge' needs a support file"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    code, out, errors = run(*arguments, folder=folder)
+    assert (code, out) == (1, "")
+    assert errors.startswith(f"rag-clip: {message}")

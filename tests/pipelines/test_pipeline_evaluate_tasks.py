@@ -1,0 +1,126 @@
+"""Tasks of evaluate that are files of features or TOML, what `check` finds in them, and two results files compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from evaluate_inputs import ENCODER, LABELS, colour_task, prompt_files
+from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.evaluate_report import write_comparison
+from rag_clip.pipelines.evaluation.check import check_evaluation
+from rag_clip.pipelines.evaluation.compare import compare_results
+from rag_clip.pipelines.evaluation.results import Measure, Result, read_results
+from rag_clip.pipelines.evaluation.runs import choose_heads
+from rag_clip.pipelines.evaluation.tasks import image_task, open_tasks
+
+from rag_clip.data import Fingerprint
+from rag_clip.labels import write_labels
+
+
+def features_file(path: Path) -> Path:
+    """Write four images of two classes, and text by two templates: the second swaps the classes."""
+    eye = np.eye(2, dtype=np.float16)
+    np.savez(
+        path, image=eye[[0, 1, 0, 1]], label=[0, 1, 0, 1], classes=["cat", "dog"], text=np.stack([eye, eye[::-1]]),
+        templates=["a {}", "not a {}"],
+    )  # fmt: skip
+    return path
+
+
+def test_a_features_file_is_measured_by_its_own_text_without_an_encoder(tmp_path: Path) -> None:
+    opened = open_tasks([features_file(tmp_path / "pets.npz")])
+    tasks = [image_task(*one) for one in opened]
+    summary = evaluate(tasks, output=tmp_path / "r.parquet", scale=100.0)
+    found = [(one.task, one.run, one.tier, one.main.metric, one.main.value) for one in summary.results]
+    assert found == [("pets", "a {}", "T0", "accuracy", 1.0), ("pets", "not a {}", "T0", "accuracy", 0.0)]
+    assert evaluate(tasks, output=tmp_path / "r.parquet", scale=100.0).measured == 0
+    assert evaluate(tasks, output=tmp_path / "r.parquet", scale=50.0).measured == 2
+    with pytest.raises(ValueError, match="does not say the scale of its encoder; give it"):
+        evaluate(tasks, output=tmp_path / "r.parquet")
+
+
+def test_a_task_file_names_files_classes_and_the_metric_that_comes_first(tmp_path: Path) -> None:
+    colour_task(tmp_path)
+    write_labels(LABELS, tmp_path / "labels.json")
+    (tmp_path / "task.toml").write_text(
+        'name = "Colours"\nmetric = "mean_per_class"\nlabels = "labels.json"\nsplits = { test = "colours.parquet" }\n'
+    )
+    opened = open_tasks([tmp_path / "task.toml"], folder=tmp_path)
+    assert check_evaluation(opened) == ()
+    tasks = [image_task(*one) for one in opened]
+    with pytest.raises(ValueError, match="name the model"):
+        evaluate(tasks, texts=prompt_files(tmp_path), output=tmp_path / "r.parquet")
+    summary = evaluate(tasks, texts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, workers=0)
+    bad = summary.results[1]
+    assert (bad.task, bad.main.metric, bad.main.value) == ("Colours", "mean_per_class", pytest.approx(2 / 3))
+
+
+def test_a_suite_is_all_of_its_tasks_and_check_says_what_is_missing(tmp_path: Path) -> None:
+    opened = open_tasks(["elevater"], folder=tmp_path)
+    assert len(opened) == 20
+    assert {task.name for task, _folder in opened} >= {"EuroSAT", "MNIST"}
+    problems = check_evaluation(opened)
+    assert len(problems) >= 20
+    assert all(str(tmp_path) in problem for problem in problems)
+
+
+def test_check_finds_prompts_and_support_that_do_not_fit(tmp_path: Path) -> None:
+    texts = prompt_files(tmp_path)
+    opened = open_tasks([colour_task(tmp_path).paths[0]], labels=replace(LABELS, names=("red", "green", "azure")))
+    other = Fingerprint("other", "", "f" * 64, "")
+    heads = choose_heads(["ridge"], support=tmp_path / "none.parquet")
+    made = f"was made with {ENCODER.fingerprint}, but the encoder is {other}"
+    assert check_evaluation(opened, texts=texts, heads=heads, encoder=other) == (
+        f"colours: test: {tmp_path / 'colours.parquet'}: 1 labels are none of the 3 classes, such as 'blue'",
+        "colours: no prompts file has its 3 classes; enhance its label set",
+        f"{tmp_path / 'prompts-good.parquet'}: {made}",
+        f"{tmp_path / 'prompts-bad.parquet'}: {made}",
+        f"there is no support file {tmp_path / 'none.parquet'}; write one with `rag-clip support`",
+    )
+
+
+def test_plain_images_need_a_label_set_and_unknown_places_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nothing says which classes .* is of; give its label set"):
+        open_tasks([colour_task(tmp_path).paths[0]])
+    with pytest.raises(FileNotFoundError, match="no task file elevator, and no bundled task of that name"):
+        open_tasks(["elevator"])
+
+
+def test_two_files_are_compared_run_by_run_on_the_same_images(tmp_path: Path) -> None:
+    task, texts = colour_task(tmp_path), prompt_files(tmp_path)
+    for name, chosen in (("a", texts), ("b", [replace(texts[0], prompts=texts[1].prompts)])):
+        evaluate([task], texts=chosen, output=tmp_path / f"{name}.parquet", encoder=ENCODER, workers=0)
+    found = compare_results(*(read_results(tmp_path / f"{name}.parquet") for name in "ab"))
+    assert [pair.name for pair in found.pairs] == ["colours | good [T0 → T1]"]
+    change = found.pairs[0].difference
+    assert change is not None
+    assert (change.value, change.gained, change.lost, change.probability) == (pytest.approx(-1 / 3), 0, 2, 0.5)
+    assert (found.only_before, found.only_after) == (("colours | bad",), ())
+    write_comparison(tmp_path / "page.html", found)
+    assert "good (after) is right on 0 images that good (before) got wrong" in (tmp_path / "page.html").read_text()
+
+
+def test_single_runs_are_compared_whatever_their_names_and_nothing_in_common_is_refused() -> None:
+    def result(task: str, run: str) -> Result:
+        return Result(task, run, "T0", run, {}, (Measure("accuracy", "", 0.5),))
+
+    found = compare_results([result("t", "one")], [result("t", "two")])
+    assert ([pair.name for pair in found.pairs], found.pairs[0].difference) == (["t | one → two [T0]"], None)
+    with pytest.raises(ValueError, match=r"no run in common: t \| one; and u \| one"):
+        compare_results([result("t", "one")], [result("u", "one")])
+
+
+def test_results_of_another_format_are_refused(tmp_path: Path) -> None:
+    evaluate(
+        [image_task(*open_tasks([features_file(tmp_path / "pets.npz")])[0])], output=tmp_path / "r.parquet", scale=1
+    )
+    table = pq.read_table(tmp_path / "r.parquet")
+    facts = json.dumps({"format": 99, "version": "9.0"})
+    pq.write_table(table.replace_schema_metadata({"rag_clip.results": facts}), tmp_path / "new.parquet")
+    with pytest.raises(ValueError, match=r"holds format 99 of rag-clip 9\.0; this version reads format 1"):
+        read_results(tmp_path / "new.parquet")
