@@ -17,6 +17,7 @@ from .page import figure, paragraph, section
 from .results import Result
 
 CONFUSED = 16
+LEAST_PROBABILITY = 1e-9
 
 
 def confusions(kept: Sequence[Result]) -> str:
@@ -68,11 +69,12 @@ def change(before: Result, after: Result, encoder: Encoder | None, *, opened: bo
 
 
 def _sentence(before: Result, after: Result, change: Difference) -> str:
+    likely = f"{change.probability:.2g}" if change.probability >= LEAST_PROBABILITY else f"below {LEAST_PROBABILITY}"
     unlike = "" if before.tier == after.tier else f" The runs are of unlike tiers, {before.tier} and {after.tier}."
     return (
         f"{after.run} is right on {change.gained} images that {before.run} got wrong, and wrong on {change.lost} that "
         f"it got right: {change.value:+.1%} ({change.low:+.1%} … {change.high:+.1%}). If neither were better, a split "
-        f"this uneven had probability {change.probability:.2g}.{unlike}"
+        f"this uneven had probability {likely}.{unlike}"
     )
 
 

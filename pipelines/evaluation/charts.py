@@ -70,6 +70,11 @@ def to_svg(figure: Figure) -> str:
     return stream.getvalue()
 
 
+def shorten(name: str, limit: int = 22) -> str:
+    """Cut a long name, with a sign that it was cut."""
+    return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
 def draw_accuracies(bars: Sequence[Bar], *, title: str = "top-1") -> str:
     """Draw the main number, `title`, with its interval; beside it Acc-C, Acc-E and Acc-S where runs have them."""
     opened = any("acc_e" in bar.measures for bar in bars)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .charts import FAINT, INK, PERCENT, style, to_svg
+from .charts import FAINT, INK, PERCENT, shorten, style, to_svg
 
 GAIN, LOSS = "#1b8a5a", "#c2334d"
 NAMES_SHOWN = 10
@@ -33,8 +33,8 @@ def draw_confusions(matrices: Mapping[str, np.ndarray], names: Sequence[str]) ->
                     color="white" if deep else INK,
                 )  # fmt: skip
             axes.set_title(run)
-            axes.set_xticks(range(size), [_short(name) for name in names], rotation=55, ha="right", fontsize=8)
-            axes.set_yticks(range(size), [_short(name) for name in names], fontsize=8)
+            axes.set_xticks(range(size), [shorten(name) for name in names], rotation=55, ha="right", fontsize=8)
+            axes.set_yticks(range(size), [shorten(name) for name in names], fontsize=8)
             axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
             axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
             axes.grid(which="minor", color="#e8edf1", linewidth=0.8)
@@ -73,7 +73,7 @@ def draw_gains(names: Sequence[str], before: np.ndarray, after: np.ndarray) -> s
             right.plot([before[row], after[row]], [place, place], color=colour, linewidth=2.2, alpha=0.5)
             right.plot(before[row], place, "o", color=colour, markersize=4.5, markerfacecolor="white")
             right.plot(after[row], place, "o", color=colour, markersize=5.5)
-        right.set_yticks(range(len(ends)), [_short(names[row], 30) for row in ends], fontsize=8)
+        right.set_yticks(range(len(ends)), [shorten(names[row], 30) for row in ends], fontsize=8)
         right.set_ylim(len(ends) - 0.5, -0.5)
         right.set_xlim(-0.04, 1.04)
         right.set_title("recall before (open) and after (full)")
@@ -94,7 +94,3 @@ def _shade(share: np.ndarray, colour: str) -> np.ndarray:
     full = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
     mixed = 1 + np.sqrt(np.clip(share, 0, 1))[:, None] * (full - 1)
     return np.concatenate([mixed, np.ones((len(share), 1))], axis=1)
-
-
-def _short(name: str, limit: int = 22) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"

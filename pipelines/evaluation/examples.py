@@ -89,7 +89,7 @@ def _captions(
     answer: str, prompts: Prompts, picture: Image.Image | None, encoder: Encoder | None
 ) -> tuple[PromptText, ...]:
     group = prompts.texts[prompts.labels.names.index(answer)]
-    held = [text for text in group if text.role == "context"]
+    held = list({text.text: text for text in group if text.role == "context"}.values())
     if not held:
         return ()
     shares = torch.tensor([text.weight for text in held])
