@@ -28,7 +28,7 @@ from rag_clip.demo.train import KIND_SHARES, make_pairs
 from rag_clip.demo.unet import SIDE, Denoiser, save_denoiser
 from rag_clip.protocols import Encoder
 
-SEED, STEPS, BATCH, RATE, WARM_UP, KEPT_EVERY = 20261124, 2000, 128, 1e-3, 100, 250
+SEED, STEPS, BATCH, RATE, WARM_UP, KEPT_EVERY = 20261124, 1250, 128, 2e-3, 100, 250
 NAMED_SHARE, CAPTIONS, WITHOUT_TEXT, HIGHEST_WEIGHT, SLOWEST_MEAN = 0.25, 4, 0.1, 5.0, 0.998
 
 

@@ -115,6 +115,7 @@ class Denoiser(nn.Module):
         self.conv_in = nn.Conv2d(3 * PATCH**2, outer, 3, padding=1)
         self.time_embedding = _Projection(outer)
         self.class_embedding = nn.Linear(CONDITION, TIME_WIDTH)
+        nn.init.normal_(self.class_embedding.weight)  # texts are unit rows: the usual start would hardly let them in
         self.down_blocks = nn.ModuleList([_Down([_Resnet(outer, outer)], outer), _Down([_Resnet(outer, inner)])])
         self.mid_block = _Down([_Resnet(inner, inner)])
         self.up_blocks = nn.ModuleList(

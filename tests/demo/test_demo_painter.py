@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import normalize, pixel_shuffle, pixel_unshuffle
 
+from rag_clip.demo.captions import describe
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.diffusion import add_noise, sample, save_schedule, signal_shares
 from rag_clip.demo.paint import BATCH, Examples, backdrop, denoising_loss, draw_batch
 from rag_clip.demo.painter import DemoPainter, demo_painter
 from rag_clip.demo.train import textures
 from rag_clip.demo.unet import CONDITION, PATCH, SIDE, Denoiser, load_denoiser, save_denoiser
+from rag_clip.encoder import load_encoder
 from rag_clip.painter import PainterError, load_painter
 from rag_clip.testing import ToyEncoder
 
@@ -154,3 +156,15 @@ def test_the_painter_names_what_decides_its_images(tmp_path: Path):
 def test_the_demo_painter_has_one_size():
     with pytest.raises(PainterError, match="the demo painter paints 32 x 32 pixels; leave size out"):
         load_painter("demo", size=(64, 64))
+
+
+def test_the_bundled_painter_draws_what_descriptions_say():
+    encoder = load_encoder("demo", device="cpu", precision="fp32")
+    draw = np.random.default_rng(4)
+    shown = [concept for concept in concepts() if concept.band == "unseen"][::6]
+    told = [[describe(concept.design, draw) for _ in range(5)] for concept in shown]
+    classes = torch.stack([encoder.encode_text(texts[1:]).mean(0) for texts in told])
+    images = demo_painter(encoder, steps=10).paint([texts[0] for texts in told], seeds=range(len(told)))
+    found = (encoder.encode_images(images).pooled @ normalize(classes, dim=1).T).argmax(1)
+    right = (found == torch.arange(len(shown))).float().mean().item()
+    assert right > 0.6, f"{right:.0%} of {len(shown)} designs that training never showed are recognised; chance is 5%"
