@@ -3,7 +3,8 @@
 `python bench/micro_world.py FOLDER [--heads NAME ...]` prints top-1 in percent for head / tail / unseen / all, the mean
 and the sample standard deviation over the three render seeds of the test photographs; `--photographs validation` has
 one seed, and is what may choose. Support is found by the words of the prompts' captions (`support retrieve --search
-captions`), and copies of the photographs are kept out of it.
+captions`), and copies of the photographs are kept out of it. After the bar, openness over the groups of the label set:
+Acc-C, Acc-E and Acc-S, all photographs together.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rag_clip.demo.concepts import BANDS, concepts
 from rag_clip.demo.pictures import write_pictures
 from rag_clip.encoder import load_encoder
 from rag_clip.enhance import control_prompts, enhance
+from rag_clip.evaluate.openness import number_groups, openness
 from rag_clip.heads import HEADS, build_head
 from rag_clip.labels import read_labels
 from rag_clip.protocols import Classifier, Encoder
@@ -90,12 +92,16 @@ def prepare(folder: Path, encoder: Encoder) -> None:
 def show(name: str, classifier: Classifier, test: Labelled, photographs: Path) -> None:
     """Print the accuracy of a classifier per band and over all."""
     band = {concept.name: concept.band for concept in concepts()}
-    right = classifier(test.features).argmax(1) == test.targets
+    logits = classifier(test.features)
+    right = logits.argmax(1) == test.targets
+    _, groups = number_groups(classifier.labels.groups)
+    opened = openness(logits, test.targets, groups)
     names = [classifier.labels.names[row] for row in test.targets.tolist()]
     seeds = pl.read_parquet(photographs, columns=["seed"])["seed"]
     table = pl.DataFrame({"right": right.tolist(), "band": [band[each] for each in names], "seed": seeds})
     cells = [cell(table.filter(pl.col("band") == each)) for each in BANDS] + [cell(table)]
-    print(f"{name:<42}" + " / ".join(cells), flush=True)
+    open_cells = " / ".join(f"{100 * value:.1f}" for value in (opened.acc_c, opened.acc_e, opened.acc_s))
+    print(f"{name:<42}{' / '.join(cells)} | {open_cells}", flush=True)
 
 
 def cell(table: pl.DataFrame) -> str:

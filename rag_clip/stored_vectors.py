@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,8 +26,16 @@ def stored_vectors(variants: Sequence[Prompts], store: Store, *, encoder: Finger
     names = [vector.name for vector in store.card.schema.vectors]
     if CAPTIONS not in names or not store.card.encoder.agrees_with(encoder):
         return {}
-    texts = (text for prompts in variants for group in prompts.texts for text in group if text.evidence)
+    texts = (text for prompts in variants for group in prompts.texts for text in group if _is_id(text.evidence))
     quoted = {(text.evidence, text.text) for text in texts}
     held = [hit for hit in store.fetch(sorted({name for name, _text in quoted})) if (hit.id, hit.text) in quoted]
     vectors = store.vectors([hit.id for hit in held], vector=CAPTIONS)
     return {hit.text: vectors[hit.id] for hit in held}
+
+
+def _is_id(evidence: str) -> bool:
+    """Tell the id of a caption from what other sources name their texts by."""
+    try:
+        return str(uuid.UUID(evidence)) == evidence
+    except ValueError:
+        return False

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "index/README.md")
-VERBS = ("demo", "index", "enhance", "classify", "explain", "search", "support", "heads")
+VERBS = ("demo", "index", "enhance", "classify", "explain", "search", "support", "heads", "learn", "evaluate")
 OUTPUT = ("", "text", "json", "toml")
 METHODS = ("corpus", "prompts", "support", "classifiers", "objectives", "batch")
 BLOCK = re.compile(r"(?:<!-- no-test: (?P<reason>.+?) -->\n+)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S)

@@ -79,6 +79,13 @@ def test_evidence_that_is_gone_and_texts_without_evidence_are_encoded(store: Sto
     assert stored_vectors([prompts(quote("gone", "gone"))], store, encoder=ToyEncoder().fingerprint) == {}
 
 
+def test_texts_of_other_sources_are_encoded(store: Store):
+    described = PromptText(CAPTIONS[0], 0.25, "context", "cupl:a.json", "cupl:a.json#zorp#1")
+    drawn = PromptText(CAPTIONS[1], 0.25, "context", "waffle", "waffle#1")
+    quoting = prompts(described, drawn, quote(CAPTIONS[2], CAPTIONS[2]))
+    assert sorted(stored_vectors([quoting], store, encoder=ToyEncoder().fingerprint)) == [CAPTIONS[2]]
+
+
 def test_vectors_of_another_encoder_are_not_used(store: Store):
     quoting = prompts(quote(CAPTIONS[0], CAPTIONS[0]))
     assert stored_vectors([quoting], store, encoder=ToyEncoder(name="other").fingerprint) == {}
