@@ -5,8 +5,9 @@
 As published (Zhang et al., ECCV 2022, arXiv 2207.09519) V is one-hot and P a sum: a class with ten images speaks ten
 times as loud as a class with one, and a class without images is outvoted by images of nothing like it. "balanced" is
 ours, and the same where all classes have equally many images: the votes of a class are divided by its images and
-multiplied by the mean number of images; where some classes have none, their text logits stay, and the mean over the
-other classes is taken off the votes of those. Relevance multiplies an image's votes in both.
+multiplied by the mean number of images; where some classes have none, their text logits stay, and images decide among
+the others, which keep the probability that the text gives them together (see evidence). While settings are chosen, the
+mean over those others is taken off their votes. Relevance multiplies an image's votes in both.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Literal
 
 import torch
 
+from rag_clip.classifiers.evidence import among
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Support
 
@@ -41,6 +43,11 @@ class Cache:
             return votes
         held = self.relative.to(affinities)
         return (votes - (votes @ held)[:, None] / held.sum()) * held
+
+    def decide(self, votes: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Add votes to the logits `text` [n, c]; where some classes have none, among those that have (see evidence)."""
+        logits = text + votes
+        return logits if self.relative is None else among(logits, text, self.relative.to(votes.device))
 
 
 @torch.no_grad()

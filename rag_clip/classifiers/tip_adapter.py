@@ -52,7 +52,7 @@ class TipAdapter:
         pooled = wide(features.pooled)
         affinities = torch.exp(-self.choice.beta * (1 - self.cache.cosines(pooled)))
         votes = self.choice.alpha * self.zero_shot.scale / 100 * self.cache.count(affinities)
-        return (self.zero_shot(Features(pooled)) + votes).to(features.pooled.dtype)
+        return self.cache.decide(votes, self.zero_shot(Features(pooled))).to(features.pooled.dtype)
 
 
 def tip_adapter(

@@ -50,7 +50,8 @@ class TipX:
         cosines = self.cache.cosines(pooled)
         votes = self.choice.alpha * self.cache.count(torch.exp(-self.choice.beta * (1 - cosines)))
         votes += self.choice.gamma * self.cache.count(self.text_affinities(pooled, cosines))
-        return (self.zero_shot(Features(pooled)) + self.zero_shot.scale / 100 * votes).to(features.pooled.dtype)
+        votes *= self.zero_shot.scale / 100
+        return self.cache.decide(votes, self.zero_shot(Features(pooled))).to(features.pooled.dtype)
 
     def text_affinities(self, pooled: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
         """Return psi(D) [n, m]."""
