@@ -42,7 +42,7 @@ METHODS = {
     "templates": "templates",
     "repe": "RePE as published",
     "retrieved": "default recipe",
-    "support": "and photographs found for the names",
+    "support": "+ photographs found",
     "random": "control: random captions",
     "waffle": "control: random words",
 }
