@@ -8,27 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Prompts
 from rag_clip.evaluate.feature_file import read_features
-from rag_clip.evaluate.splits import Test, take_features
+from rag_clip.evaluate.splits import Train
 from rag_clip.heads import HEADS
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Classifier, Encoder
 from rag_clip.store import open_store
 from rag_clip.stored_vectors import stored_vectors
 
-from .evaluation.measures import image_table, measure
+from .evaluation.few_shot import FewShot, ShotRun, measure_shots, plan_shots, read_pool
+from .evaluation.measures import classify_test, image_table, measure
 from .evaluation.results import Result, store_run, stored_run, write_results
 from .evaluation.runs import HeadChoice, PromptFile, Run, TextRow, plan_runs
 from .evaluation.tasks import ImageTask, Measured, read_images
 from .heads import prepare_head
-
-IMAGES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,7 @@ def evaluate(
     texts: Sequence[PromptFile] = (),
     encoder: Encoder | None = None,
     heads: Sequence[HeadChoice] = (),
+    few_shot: FewShot | None = None,
     others: Mapping[str, Encoder] | None = None,
     scale: float | None = None,
     index: str | None = None,
@@ -63,35 +62,41 @@ def evaluate(
 
     `on_result` is called with each run once it is finished, in order. `others` are further encoders that heads need;
     with `index`, the one the prompts came from, its captions are not encoded again. A task of features needs no
-    encoder; the text features of its file are runs too, at `scale` where the file does not say it.
+    encoder; the text features of its file are runs too, at `scale` where the file does not say it. `few_shot` are
+    heads on shots drawn from the tasks, beside every text.
 
     Raises ValueError for input and settings that cannot be used, and FileNotFoundError for a missing file.
     """
     output, others, clock = _check_output(output), others or {}, StageClock()
-    names = [task.name for task in tasks]
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated:
-        raise ValueError(f"two tasks are called {repeated!r}; name them apart")
+    _check_names(tasks)
     marks = {name: each.fingerprint for name, each in others.items()}
     mark = None if encoder is None else encoder.fingerprint
-    plans = [(task, plan_runs(task, texts, heads, encoder=mark, others=marks, scale=scale)) for task in tasks]
+    plain = [(task, plan_runs(task, texts, heads, encoder=mark, others=marks, scale=scale)) for task in tasks]
+    plans = [(task, plan_shots(task, runs, few_shot, encoder=mark, others=marks)) for task, runs in plain]
+    read = partial(
+        read_images, encoder=encoder, others=others, features_dir=features_dir, workers=workers, report=report
+    )
     build = _Builder(encoder, others, index, clock, report)
     results: list[Result] = []
     measured = failed = 0
     for task, runs in plans:
         images: Measured | None = None
+        pool: Train | None = None
         for run in runs:
             if found := stored_run(output, run.key):
                 result = replace(found, task=task.name, run=run.name)
             else:
                 if images is None:
                     with clock.stage("images"):
-                        images = read_images(
-                            task, encoder=encoder, others=others, features_dir=features_dir, workers=workers,
-                            report=report,
-                        )  # fmt: skip
+                        images = read(task)
+                        pool = read_pool(task, read) if few_shot else None
                     failed += images.failed
-                result = _measure(task, run, images, build(run, task), clock)
+                if isinstance(run, ShotRun):
+                    alone = build.alone(run.alone, task)
+                    with clock.stage("few shots"):
+                        result = measure_shots(task, run, alone, images, pool, encoder=encoder)
+                else:
+                    result = _measure(task, run, images, build(run, task), clock)
                 store_run(output, result)
                 measured += 1
             results.append(result)
@@ -105,24 +110,13 @@ def evaluate(
 
 def _measure(task: ImageTask, run: Run, images: Measured, classifier: Classifier, clock: StageClock) -> Result:
     with clock.stage("match"):
-        logits = _logits(classifier, images.test)
+        logits = classify_test(classifier, images.test)
     with clock.stage("measure"):
         truth = images.test.truth
         measures = measure(logits, truth, task.labels, metric=task.metric)
         table = image_table(logits, truth, images.rows, task.labels) if truth.ndim == 1 else None
     settings = {**run.settings, "images": len(truth), "failed": images.failed}
     return Result(task.name, run.name, run.tier, run.key, settings, measures, table)
-
-
-@torch.no_grad()
-def _logits(classifier: Classifier, test: Test) -> torch.Tensor:
-    """Return logits [n, c] in the order of the task's classes."""
-    held = {name: column for column, name in enumerate(classifier.labels.names)}
-    columns = [held[name] for name in test.labels.names]
-    rows = torch.arange(len(test), device=test.truth.device)
-    starts = range(0, len(test), IMAGES_AT_ONCE)
-    parts = [classifier(take_features(test.features, rows[start : start + IMAGES_AT_ONCE])) for start in starts]
-    return torch.cat(parts)[:, columns].float()
 
 
 class _Builder:
@@ -141,20 +135,14 @@ class _Builder:
         self._alone: dict[str, ZeroShot] = {}
 
     def __call__(self, run: Run, task: ImageTask) -> Classifier:
-        texts, chosen = run.texts, run.head
-        if isinstance(texts, TextRow):
-            return read_features(task.paths[0], labels=task.labels).zero_shot(texts.row, scale=texts.scale)
-        if texts.name not in self._alone:
-            with self._clock.stage("prompts"):
-                self._alone = {texts.name: self._compose(texts.prompts)}  # runs of a file follow one another
-        alone = self._alone[texts.name]
+        alone, chosen = self.alone(run, task), run.head
         if chosen is None:
             return alone
         with self._clock.stage("head"):
             head = prepare_head(
                 chosen.name,
                 chosen.support,
-                labels=texts.prompts.labels,
+                labels=alone.labels,
                 encoder=self._needed(),
                 others=self._others if HEADS[chosen.name].second_encoder else {},
                 validation=chosen.validation,
@@ -162,6 +150,16 @@ class _Builder:
                 report=self._report,
             )
             return head.build(alone)
+
+    def alone(self, run: Run, task: ImageTask) -> ZeroShot:
+        """Return the classifier of the texts of a run, without its head."""
+        texts = run.texts
+        if isinstance(texts, TextRow):
+            return read_features(task.paths[0], labels=task.labels).zero_shot(texts.row, scale=texts.scale)
+        if texts.name not in self._alone:
+            with self._clock.stage("prompts"):
+                self._alone = {texts.name: self._compose(texts.prompts)}  # runs of a file follow one another
+        return self._alone[texts.name]
 
     def _needed(self) -> Encoder:
         if self._encoder is None:
@@ -174,6 +172,13 @@ class _Builder:
             with open_store(self._index) as store:
                 known = stored_vectors([prompts], store, encoder=encoder.fingerprint)
         return zero_shot(prompts, encoder, known=known, report=self._report)
+
+
+def _check_names(tasks: Sequence[ImageTask]) -> None:
+    names = [task.name for task in tasks]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated:
+        raise ValueError(f"two tasks are called {repeated!r}; name them apart")
 
 
 def _check_output(output: str | Path) -> Path:

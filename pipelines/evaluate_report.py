@@ -148,9 +148,10 @@ def _numbers(results: Sequence[Result]) -> str:
     heads = ["run", *held.values()]
     heads.insert(2, f"less {first.run}")
     note = (
-        "Small figures bound the 95 % interval of the bootstrap over images; differences are paired. Lower is better "
-        "in three: ECE, the expected calibration error; Brier, the squared error of the probabilities; and AURC, the "
-        "area under the curve of risk against coverage."
+        "Small figures bound the 95 % interval of the bootstrap over images; for shots, they are the mean over the "
+        "draws less and plus the standard deviation. Differences are paired. Lower is better in three: ECE, the "
+        "expected calibration error; Brier, the squared error of the probabilities; and AURC, the area under the curve "
+        "of risk against coverage."
     )
     return table(heads, rows) + paragraph(note, small=True)
 

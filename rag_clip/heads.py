@@ -76,14 +76,15 @@ def build_head(
     name: str,
     support: Support,
     *,
-    encoder: Encoder,
+    encoder: Encoder | None,
     options: Mapping[str, Any] | None = None,
     validation: Validation | None = None,
     report: Report = silent,
 ) -> Callable[[ZeroShot], Classifier]:
     """Return what makes the head of the zero-shot classifier; `options` are settings of `HEADS[name]`.
 
-    Raises ValueError for an unknown head, unknown or ill-typed options, and validation that the head cannot use.
+    Raises ValueError for an unknown head, unknown or ill-typed options, validation that the head cannot use, and no
+    encoder where it needs one.
     """
     if name not in HEADS:
         raise ValueError(f"unknown head {name!r}; known are {', '.join(HEADS)}")
@@ -92,6 +93,8 @@ def build_head(
         raise ValueError(f"{name} chooses nothing by validation images; leave them out")
     given = {"encoder": encoder, "validation": validation, "report": report}
     wanted = {key: value for key, value in given.items() if key in inspect.signature(head.build).parameters}
+    if encoder is None and "encoder" in wanted:
+        raise ValueError(f"{name} trains texts through an encoder; name the model")
     settings = _check_options(name, head, options or {})
     return lambda zero_shot: partial(head.build, zero_shot, support)(**wanted, **settings)
 

@@ -15,13 +15,16 @@ from rag_clip.evaluate.curves import group_curve
 from rag_clip.evaluate.metrics import count_above, is_right, per_class, predict
 from rag_clip.evaluate.openness import number_groups, openness
 from rag_clip.evaluate.ranking import mean_average_precision, roc_auc
+from rag_clip.evaluate.splits import Test, take_features
 from rag_clip.evaluate.task import Metric
 from rag_clip.evaluate.uncertainty import Interval, bootstrap, mean_interval
 from rag_clip.labels import labels_to_document
+from rag_clip.protocols import Classifier
 
 from .results import IMAGES, LABELS, Measure
 
 TOP = 5
+IMAGES_AT_ONCE = 1024
 
 
 def measure(
@@ -47,6 +50,17 @@ def measure(
         *_openness(logits, truth, labels),
     )
     return tuple(sorted(found, key=lambda one: one.metric != metric))
+
+
+@torch.no_grad()
+def classify_test(classifier: Classifier, test: Test) -> torch.Tensor:
+    """Return logits [n, c] in the order of the test's classes."""
+    held = {name: column for column, name in enumerate(classifier.labels.names)}
+    columns = [held[name] for name in test.labels.names]
+    rows = torch.arange(len(test), device=test.truth.device)
+    starts = range(0, len(test), IMAGES_AT_ONCE)
+    parts = [classifier(take_features(test.features, rows[start : start + IMAGES_AT_ONCE])) for start in starts]
+    return torch.cat(parts)[:, columns].float()
 
 
 def image_table(logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, labels: LabelSet) -> pa.Table:

@@ -90,14 +90,7 @@ def choose_heads(
     Raises ValueError for unknown heads, options of heads that were not chosen, and heads without a support file.
     """
     options = options or {}
-    unknown = [name for name in names if name not in HEADS]
-    if unknown:
-        raise ValueError(f"unknown head {unknown[0]!r}; known are {', '.join(HEADS)}")
-    idle = [name for name in options if name not in names]
-    if idle:
-        raise ValueError(
-            f"there are settings for {idle[0]!r}, which is none of the heads to measure; add it, or cut it"
-        )
+    check_heads(names, options)
     if support is None:
         if names:
             raise ValueError(f"the head {names[0]!r} needs a support file; give one")
@@ -106,6 +99,18 @@ def choose_heads(
         HeadChoice(name, support, options.get(name, {}), validation if HEADS[name].validates else None)
         for name in names
     ]
+
+
+def check_heads(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError for unknown heads, and for options of heads that were not chosen."""
+    unknown = [name for name in names if name not in HEADS]
+    if unknown:
+        raise ValueError(f"unknown head {unknown[0]!r}; known are {', '.join(HEADS)}")
+    idle = [name for name in options if name not in names]
+    if idle:
+        raise ValueError(
+            f"there are settings for {idle[0]!r}, which is none of the heads to measure; add it, or cut it"
+        )
 
 
 def plan_runs(

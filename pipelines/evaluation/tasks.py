@@ -28,7 +28,10 @@ from ..labelled import read_classes
 
 @dataclass(frozen=True, slots=True)
 class ImageTask:
-    """Labelled images to be classified: Parquet files or folders of them, or one file of features; and the classes."""
+    """Labelled images to be classified: Parquet files or folders of them, or one file of features; and the classes.
+
+    `train` is the file that few shots are drawn from, None where the task has no train split.
+    """
 
     name: str
     paths: tuple[Path, ...]
@@ -36,6 +39,7 @@ class ImageTask:
     image_column: str = "image"
     label_column: str = "label"
     metric: Metric = "accuracy"
+    train: Path | None = None
 
     @property
     def holds_features(self) -> bool:
@@ -81,7 +85,7 @@ def open_tasks(
 
 
 def image_task(task: Task, folder: str | Path) -> ImageTask:
-    """Return what is measured of a task: its test split; raises as `task_labels`."""
+    """Return what is measured of a task: its test split, with the file of its train split; raises as `task_labels`."""
     return ImageTask(
         task.name,
         (task.path("test", folder),),
@@ -89,6 +93,7 @@ def image_task(task: Task, folder: str | Path) -> ImageTask:
         task.image_column,
         task.label_column,
         task.metric,
+        task.path("train", folder) if "train" in task.splits else None,
     )
 
 

@@ -36,6 +36,9 @@ def evaluate(
     head: Annotated[list[str] | None, Many, Parameter(help="Also measure these heads on each prompts file.")] = None,
     support: Annotated[Path | None, Parameter(help="A support file, for the heads.")] = None,
     head_options: Annotated[Path | None, Parameter(help="TOML with settings, a table per head.")] = None,
+    shots: Annotated[list[int] | None, Many, Parameter(help="Images per class to draw for the heads.")] = None,
+    seeds: Annotated[int, Parameter(help="How many times shots are drawn.")] = 3,
+    validate: Annotated[bool, Parameter(negative=(), help="Choose settings by a fifth of the shots.")] = False,
     validation: Annotated[Path | None, Parameter(help="A support file that heads may choose settings by.")] = None,
     second: Annotated[list[str] | None, Many, Parameter(help="Further encoders that heads need.")] = None,
     scale: Annotated[float | None, Parameter(help="Of the encoder of a features file that does not say it.")] = None,
@@ -54,7 +57,8 @@ def evaluate(
 
     A task is a Parquet file or folder of labelled images or features, an .npz file of features, a task file .toml, or
     the name of a bundled task or suite, such as elevater/eurosat or elevater. OUTPUT has a row per number; a page with
-    charts lies beside it.
+    charts lies beside it. With --shots, heads are measured on images drawn from the train split of the task, or from
+    its one file, whose other images are measured; a run is the mean over the draws, -/+ their standard deviation.
     """
 
     def job(console: Console) -> object:
@@ -67,13 +71,19 @@ def evaluate(
         from rag_clip.pipelines.evaluate import evaluate as evaluate_runs
         from rag_clip.pipelines.evaluate_report import write_evaluation
         from rag_clip.pipelines.evaluation.check import check_evaluation
+        from rag_clip.pipelines.evaluation.few_shot import FewShot
         from rag_clip.pipelines.evaluation.runs import choose_heads, read_prompt_files
         from rag_clip.pipelines.evaluation.tasks import image_task, open_tasks
 
         if not tasks:
             raise ValueError("there is nothing to measure on; give labelled images, features or tasks")
         options = read_options(head_options) if head_options else {}
-        heads = choose_heads(head or (), support=support, options=options, validation=validation)
+        few_shot = FewShot(tuple(head or ()), tuple(shots), seeds, options, validate) if shots else None
+        if validate and not few_shot:
+            raise ValueError("--validate holds out a fifth of the --shots; say how many, or give --validation a file")
+        heads = []
+        if support or not few_shot:
+            heads = choose_heads(head or (), support=support, options=options, validation=validation)
         texts = read_prompt_files(prompts) if prompts else []
         classes = read_labels(labels) if labels else texts[0].prompts.labels if texts else None
         opened = open_tasks(tasks, folder=data, labels=classes, image_column=image_column, label_column=label_column)
@@ -88,6 +98,7 @@ def evaluate(
             output=output,
             encoder=encoder,
             heads=heads,
+            few_shot=few_shot,
             others={name: load_encoder(name, device=device, precision=precision) for name in second or ()},
             scale=scale,
             index=index,

@@ -1,0 +1,186 @@
+"""Heads on few shots in evaluate: drawn from a train split or from the file itself, reported over the draws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+from classify_inputs import COLOURS
+from evaluate_inputs import ENCODER, LABELS, colour_task, prompt_files
+from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.evaluate_report import write_evaluation
+from rag_clip.pipelines.evaluation.few_shot import FewShot, over_draws
+from rag_clip.pipelines.evaluation.results import Measure, Result, read_results
+from rag_clip.pipelines.evaluation.tasks import ImageTask, image_task, open_tasks
+
+from rag_clip.cli import app
+from rag_clip.data import LabelSet
+from rag_clip.evaluate.feature_file import read_features
+from rag_clip.evaluate.metrics import is_right
+from rag_clip.evaluate.protocol import draw_shots
+from rag_clip.evaluate.splits import Train
+from rag_clip.heads import HEADS, build_head
+
+WIDTH, NAMES = 8, ("cat", "dog", "owl")
+
+
+def features_file(path: Path, *, images: int, seed: int) -> Path:
+    """Write `images` noisy features of each of three classes, and text that takes dogs for owls."""
+    random, centres = np.random.default_rng(seed), np.eye(3, WIDTH)
+    label = np.repeat(np.arange(3), images)
+    image = centres[label] + 0.6 * random.normal(size=(len(label), WIDTH))
+    np.savez(path, image=image, label=label, classes=NAMES, text=centres[[0, 2, 1]], templates=["a {}"], scale=20.0)
+    return path
+
+
+def pets(folder: Path) -> ImageTask:
+    """Return a task with a train and a test split of features."""
+    features_file(folder / "train.npz", images=12, seed=0)
+    features_file(folder / "test.npz", images=20, seed=1)
+    (folder / "pets.toml").write_text(
+        f'name = "Pets"\nmetric = "accuracy"\nlabels = {list(NAMES)}\n'
+        'splits = { train = "train.npz", test = "test.npz" }\n'
+    )
+    return image_task(*open_tasks([folder / "pets.toml"], folder=folder)[0])
+
+
+def by_hand(folder: Path, head: str, *, shots: int, seed: int) -> float:
+    """Return the accuracy of a head on one draw, put together from the parts."""
+    train, test = (read_features(folder / f"{name}.npz") for name in ("train", "test"))
+    drawn = draw_shots(Train(train.features, train.labels, train.truth), shots=shots, seed=seed)
+    classifier = build_head(head, drawn.support(), encoder=None)(test.zero_shot())
+    return float(is_right(classifier(test.features), test.truth).double().mean())
+
+
+def test_a_head_is_measured_on_each_number_of_shots_as_the_mean_over_its_draws(tmp_path: Path) -> None:
+    task, few = pets(tmp_path), FewShot(("ridge", "linear_probe"), (1, 4))
+    found = evaluate([task], output=tmp_path / "r.parquet", few_shot=few).results
+    assert [(one.run, one.tier) for one in found] == [
+        ("a {}", "T0"),
+        ("a {} + ridge, 1 shots", "T0+FS"),
+        ("a {} + ridge, 4 shots", "T0+FS"),
+        ("a {} + linear_probe, 1 shots", "T0+FS"),
+        ("a {} + linear_probe, 4 shots", "T0+FS"),
+    ]
+    for place, head, shots in ((1, "ridge", 1), (2, "ridge", 4), (4, "linear_probe", 4)):
+        values = [by_hand(tmp_path, head, shots=shots, seed=seed) for seed in range(3)]
+        mean, spread = fmean(values), stdev(values)
+        main = found[place].main
+        assert (main.value, main.low, main.high) == pytest.approx((mean, mean - spread, mean + spread))
+    assert found[0].main.value < 0.5 < found[4].main.value
+    assert found[4].settings["low_high"] == "the mean over the draws -/+ their sample standard deviation"
+    facts = found[4].settings["head"]
+    assert (facts["shots"], facts["seeds"], facts["shots_from"]) == (4, 3, str(tmp_path / "train.npz"))
+    assert (
+        f"drawn 3 times from {tmp_path / 'train.npz'}; its open settings are as published"
+        in (found[4].settings["tuned"])
+    )
+
+
+def test_what_was_drawn_and_measured_is_not_run_again_until_the_protocol_changes(tmp_path: Path) -> None:
+    task, output = pets(tmp_path), tmp_path / "r.parquet"
+
+    def measured(few: FewShot) -> int:
+        return evaluate([task], output=output, few_shot=few).measured
+
+    assert measured(FewShot(("ridge",), (2,))) == 2
+    assert measured(FewShot(("ridge",), (2,))) == 0
+    assert measured(FewShot(("ridge",), (2, 4))) == 1
+    assert measured(FewShot(("ridge",), (2,), seeds=2)) == 1
+    assert measured(FewShot(("ridge",), (2,), validate=True)) == 1
+    assert measured(FewShot(("ridge",), (2,), options={"ridge": {"penalty": 0.5}})) == 1
+    features_file(tmp_path / "train.npz", images=13, seed=5)
+    assert measured(FewShot(("ridge",), (2,))) == 1
+    write_evaluation(tmp_path / "r.html", read_results(output))
+    assert "ridge was built on 2 images of each class, drawn 3 times" in (tmp_path / "r.html").read_text()
+
+
+def test_a_file_without_splits_gives_its_shots_and_its_other_images_are_measured(tmp_path: Path) -> None:
+    place = features_file(tmp_path / "pets.npz", images=10, seed=0)
+    task = image_task(*open_tasks([place])[0])
+    found = evaluate([task], output=tmp_path / "r.parquet", few_shot=FewShot(("tip_adapter",), (4,))).results[1]
+    assert found.settings["images"] == 3 * (10 - 4)
+    assert f"from {place} itself, whose other images were measured" in found.settings["tuned"]
+    with pytest.raises(ValueError, match="10 shots are all of the 30 images; draw fewer"):
+        evaluate([task], output=tmp_path / "r.parquet", few_shot=FewShot(("tip_adapter",), (10,)))
+
+
+@pytest.mark.parametrize("head", [name for name in HEADS if name not in ("coop", "como", "como_f")])
+def test_every_head_of_features_chooses_by_the_inner_split(tmp_path: Path, head: str) -> None:
+    output, few = tmp_path / "r.parquet", FewShot((head,), (5,), seeds=1, validate=True)
+    found = evaluate([pets(tmp_path)], output=output, few_shot=few).results[1]
+    assert (found.run, found.tier, found.main.low, found.main.high) == (
+        f"a {{}} + {head}, 5 shots",
+        "T0+FS",
+        None,
+        None,
+    )
+    assert found.main.value >= 1 / 3
+    assert "chosen on the first fifth of each class, held out of training" in found.settings["tuned"]
+
+
+def test_images_and_prompts_in_another_order_of_classes_are_drawn_from_too(tmp_path: Path) -> None:
+    task, few = colour_task(tmp_path), FewShot(("ridge",), (1,), seeds=2)
+    texts = prompt_files(tmp_path)[:1]
+    more = colour_task(tmp_path, name="more").paths
+    turned = ImageTask("turned", task.paths, LabelSet(tuple(reversed(LABELS.names))), train=more[0])
+    found: tuple[Result, ...] = evaluate(
+        [task, turned], texts=texts, output=tmp_path / "r.parquet", few_shot=few, encoder=ENCODER, workers=0
+    ).results
+    assert [(one.task, one.run, one.main.value, one.settings["images"]) for one in found] == [
+        ("colours", "good", 1.0, 6),
+        ("colours", "good + ridge, 1 shots", 1.0, 6 - len(COLOURS)),
+        ("turned", "good", 1.0, 6),
+        ("turned", "good + ridge, 1 shots", 1.0, 6),
+    ]
+
+
+def test_shots_are_not_drawn_from_the_file_that_tests(tmp_path: Path) -> None:
+    task = pets(tmp_path)
+    with pytest.raises(ValueError, match="Pets would draw its shots from the images it tests on"):
+        evaluate(
+            [replace(task, train=task.paths[0])], output=tmp_path / "r.parquet", few_shot=FewShot(("ridge",), (1,))
+        )
+
+
+def test_numbers_over_draws_are_the_mean_and_the_sample_standard_deviation() -> None:
+    draws = [(Measure("accuracy", "", 0.4, 0.1, 0.9), Measure("recall", "cat", 1.0)), (Measure("accuracy", "", 0.6),)]
+    accuracy, recall = over_draws(draws)
+    assert (accuracy.value, accuracy.low, accuracy.high) == pytest.approx((0.5, 0.5 - 0.02**0.5, 0.5 + 0.02**0.5))
+    assert recall == Measure("recall", "cat", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "message"),
+    [
+        ({"heads": (), "shots": (1,)}, "few shots need a head and a number of shots"),
+        ({"heads": ("rigde",), "shots": (1,)}, "unknown head 'rigde'; known are"),
+        ({"heads": ("ridge",), "shots": (0,)}, r"shots are \(0,\) and seeds 3; give one at least"),
+        ({"heads": ("ridge",), "shots": (4, 1), "validate": True}, "none can be held out to choose by; draw two"),
+        ({"heads": ("ridge",), "shots": (1,), "options": {"tip_x": {}}}, "settings for 'tip_x', which is none of"),
+    ],
+)
+def test_protocols_that_cannot_be_are_refused(protocol: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FewShot(**protocol)  # type: ignore[arg-type]
+
+
+def test_a_head_that_trains_texts_needs_the_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="coop trains texts through an encoder; name the model"):
+        evaluate([pets(tmp_path)], output=tmp_path / "r.parquet", few_shot=FewShot(("coop",), (1,)))
+
+
+def test_the_command_draws_shots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = features_file(tmp_path / "pets.npz", images=6, seed=0)
+    output = str(tmp_path / "r.parquet")
+    few = ["--head", "ridge", "--shots", "2", "4", "--seeds", "2", "--validate"]
+    assert app(["evaluate", str(place), "-o", output, *few], result_action="return_value") in (0, None)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  top-1")[0] for line in lines[:3]] == [
+        "pets | a {} [T0]", "pets | a {} + ridge, 2 shots [T0+FS]", "pets | a {} + ridge, 4 shots [T0+FS]",
+    ]  # fmt: skip
+    assert app(["evaluate", str(place), "--validate"], result_action="return_value") == 1
+    assert "--validate holds out a fifth of the --shots; say how many" in capsys.readouterr().err
