@@ -22,7 +22,7 @@ from rag_clip.classifiers.coop import learned_zero_shot
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Prompts
 from rag_clip.learned_prompts import LearnedPrompts
-from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.progress import Report, StageClock, counting, silent
 from rag_clip.protocols import Classifier, Encoder
 from rag_clip.store import open_store
 from rag_clip.stored_vectors import stored_vectors
@@ -116,7 +116,7 @@ def classify(
             schema=output_schema(files[0].schema, columns, facts),
             predict=predict,
             clock=clock,
-            advance=_counter("write", rows, report),
+            advance=counting("write", report, rows),
         )
     return ClassifySummary(
         output, rows, failed, missing, rows - missing, columns, dict(clock.seconds), clock.bottleneck
@@ -145,17 +145,6 @@ def _check_output(output: Path, files: Sequence[ImageFile]) -> Path:
     if output.resolve() in {file.path.resolve() for file in files}:
         raise ValueError(f"the output {output} is one of the inputs; name another file")
     return output
-
-
-def _counter(stage: str, total: int, report: Report) -> Callable[[int], None]:
-    done = 0
-
-    def advance(rows: int) -> None:
-        nonlocal done
-        done += rows
-        report(Progress(stage, done, total))
-
-    return advance
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
-from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.progress import Report, StageClock, counting, silent
 from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, Store, create_store, load_schema
 
@@ -144,7 +144,7 @@ def _embed(
 ) -> tuple[list[PairShards], int]:
     """Embed what the shards of all files miss; return them, and how many rows were embedded."""
     parts, embedded = [], 0
-    advance = _counter("embed", report)
+    advance = counting("embed", report, unit="images")
     workers = min(MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers
     with DecodePool(encoder.preprocess, workers=workers, examine=examine) as pool:
         for file in pairs:
@@ -170,20 +170,9 @@ def _check_settings(batch_size: int, workers: int | None, cleaning: CleaningSett
     check_pair_cleaning(cleaning)
 
 
-def _counter(stage: str, report: Report, total: int | None = None) -> Callable[[int], None]:
-    done = 0
-
-    def advance(rows: int) -> None:
-        nonlocal done
-        done += rows
-        report(Progress(stage, done, total, "images"))
-
-    return advance
-
-
 def _fill(store: Store, pairs: CleanPairs, noise: np.ndarray | None, clock: StageClock, report: Report) -> None:
     with clock.stage("load"):
-        _load(pairs, store, noise, _counter("load", report, len(pairs)))
+        _load(pairs, store, noise, counting("load", report, len(pairs), unit="images"))
     with clock.stage("optimise"):
         store.optimise(report)
 

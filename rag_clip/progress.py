@@ -25,6 +25,18 @@ def silent(_event: Progress) -> None:
     """Drop a progress event; the default of every job."""
 
 
+def counting(stage: str, report: Report, total: int | None = None, *, unit: str = "rows") -> Callable[[int], None]:
+    """Return what adds up the items it is told of, and reports the sum each time."""
+    done = 0
+
+    def advance(items: int) -> None:
+        nonlocal done
+        done += items
+        report(Progress(stage, done, total, unit))
+
+    return advance
+
+
 @dataclass(slots=True)
 class StageClock:
     """Adds up wall seconds per named stage; stages that overlap in time may sum to more than the whole."""

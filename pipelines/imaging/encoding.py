@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rag_clip.features import FeatureCache, open_features
-from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.progress import Report, StageClock, counting, silent
 from rag_clip.protocols import Encoder
 
 from .decoding import DecodePool
@@ -41,13 +41,7 @@ def encode_files(
             raise ValueError(f"{name} is {value}; it must be at least {least}")
     sources = [(file, _open_cache(file, root, encoder, image_column)) for file in files]
     missing = sum(stop - start for _, cache in sources for start, stop in cache.missing())
-    done = 0
-
-    def advance(rows: int) -> None:
-        nonlocal done
-        done += rows
-        report(Progress("encode", done, missing))
-
+    advance = counting("encode", report, missing)
     with DecodePool(encoder.preprocess, workers=_choose_workers(workers, missing)) as pool:
         for file, cache in sources:
             store_features(
