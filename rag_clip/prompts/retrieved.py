@@ -91,30 +91,6 @@ def retrieved_prompts(
     return Prompts(labels, mixed.texts, {**mixed.provenance, **facts})
 
 
-def weigh_context(prompts: Prompts, weight: float) -> Prompts:
-    """Give the context texts of every class that has some `weight` together, and its anchors the rest, in proportion.
-
-    Raises ValueError for a weight outside [0, 1].
-    """
-    if not 0 <= weight <= 1:
-        raise ValueError(f"the weight of the captions is {weight}; give a number from 0 to 1")
-    settings = {**prompts.provenance.get("settings", {}), "weight": weight}
-    texts = tuple(_weighed(group, weight) for group in prompts.texts)
-    return Prompts(prompts.labels, texts, {**prompts.provenance, "settings": settings})
-
-
-def _weighed(group: Sequence[PromptText], weight: float) -> tuple[PromptText, ...]:
-    share = {"anchor": 1 - weight, "context": weight}
-    now = {role: [text.weight for text in group if text.role == role] for role in share}
-    if not all(now.values()):
-        return tuple(group)
-    return tuple(replace(text, weight=share[text.role] * _part(text.weight, now[text.role])) for text in group)
-
-
-def _part(weight: float, weights: Sequence[float]) -> float:
-    return weight / sum(weights) if sum(weights) else 1 / len(weights)
-
-
 def contains_token(name: str, _synonyms: Sequence[str] = ()) -> Callable[[str], bool]:
     """Keep captions with any word of the class name (split at spaces and underscores) among their words.
 

@@ -12,7 +12,6 @@ from rag_clip.prompts.retrieved import (
     contains_substring,
     contains_token,
     retrieved_prompts,
-    weigh_context,
     without_name,
     words_of,
 )
@@ -245,23 +244,3 @@ def test_rewritten_captions_keep_their_evidence_and_empty_ones_are_passed_over()
     hits = [Hit("f1", "red fox", 0.9, "web"), Hit("f2", "red fox running in snow", 0.8, "web")]
     group = retrieved_prompts(LABELS, [hits, []], weight=0.4, rewrite=without_name).texts[0]
     assert group[2:] == (PromptText("running in snow", 0.4, "context", "web", "f2", 0.8, 1),)
-
-
-def test_weighing_the_context_again_equals_retrieving_with_that_weight():
-    again = weigh_context(retrieved_prompts(LABELS, [FOX, CAN], weight=0.2), 0.6)
-    wanted = retrieved_prompts(LABELS, [FOX, CAN], weight=0.6)
-    assert [[t.text for t in group] for group in again.texts] == [[t.text for t in group] for group in wanted.texts]
-    for group, expected in zip(again.texts, wanted.texts, strict=True):
-        assert [text.weight for text in group] == pytest.approx([text.weight for text in expected])
-    assert again.provenance == wanted.provenance
-
-
-def test_context_that_weighed_nothing_shares_its_new_weight_equally():
-    nothing = retrieved_prompts(LABELS, [FOX, []], weight=0.0)
-    group = weigh_context(nothing, 0.5).texts[0]
-    assert [text.weight for text in group] == pytest.approx([0.25, 0.25, 1 / 6, 1 / 6, 1 / 6])
-
-
-def test_a_context_weight_outside_its_range_is_refused():
-    with pytest.raises(ValueError, match=r"weight of the captions is 1\.5; give a number from 0 to 1"):
-        weigh_context(retrieved_prompts(LABELS, [FOX, CAN]), 1.5)
