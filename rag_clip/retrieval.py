@@ -61,8 +61,8 @@ class Retrieval:
     With `contrast` "drop", captions that name other classes only are refused (see prompts.mentions); "weigh" does that,
     and weighs captions by what they tell their class from the others (see prompts.contrast). With `trust` "evidence"
     each class gives its captions a weight of its own, up to `weight` (see prompts.trust). Trust without contrast,
-    and contrast with a weight of 0.75 or less, did worse than neither (bench/recipes.py --full). The defaults are
-    RePE's but for the search, with neither.
+    and contrast with a weight of 0.75 or less, did worse than neither (tests/benchmarks/recipes.py --full). The
+    defaults are RePE's but for the search, with neither.
     Raises ValueError for a value out of range.
     """
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# On a CPU small batches stay in its caches and pad little (see bench/text_encoding.py); accelerators want large ones.
+# On a CPU small batches stay in its caches and pad little; accelerators want large ones (tests/benchmarks).
 TOKENS_PER_BATCH_ON_CPU = 1024
 TOKENS_PER_BATCH = 32768
 

@@ -9,7 +9,7 @@ caption k written m_c-k:
 
 A name the encoder knows keeps its templates, at RePE's published weight; one it does not know leans on its captions.
 Few or scattered captions, of which each alone would be taken for another class's, are not trusted: a lone caption never
-confirms itself. 0.3 was chosen on the micro world's validation photographs (bench/recipes.py).
+confirms itself. 0.3 was chosen on the micro world's validation photographs (tests/benchmarks/recipes.py).
 """
 
 from __future__ import annotations

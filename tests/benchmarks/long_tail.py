@@ -1,4 +1,4 @@
-"""BALLAD on a long-tailed cut of the micro world: `python bench/long_tail.py [--seeds N] [--names N]`.
+"""BALLAD on a long-tailed cut of the micro world: `python tests/benchmarks/long_tail.py [--seeds N] [--names N]`.
 
 Names in the order in which they are talked about, so that those the encoder knows least have the fewest photographs:
 200 of the first, 2 of the last, falling by a constant factor. Top-1 in percent of the test photographs of all names and

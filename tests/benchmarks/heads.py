@@ -1,6 +1,6 @@
 """Seconds of TIP-X's divergences against a loop over queries, and of the searches for settings.
 
-    python bench/heads.py [--device cuda] [--only divergences|searches]
+    python tests/benchmarks/heads.py [--device cuda] [--only divergences|searches]
 
 Features are random around random class centres: 10,000 queries, 1,600 support images, 100 classes, width 512. The loop
 is one vectorised KL per query over [m, c], as a reader of the equation would write it; the error is that of psi(D), in

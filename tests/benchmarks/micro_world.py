@@ -1,10 +1,10 @@
 """Names only, on the photographs of the micro world: prompts, support found for names, every head at its defaults.
 
-`python bench/micro_world.py FOLDER [--heads NAME ...]` prints top-1 in percent for head / tail / unseen / all, the mean
-and the sample standard deviation over the three render seeds of the test photographs; `--photographs validation` has
-one seed, and is what may choose. Support is found by the words of the prompts' captions (`support retrieve --search
-captions`), and copies of the photographs are kept out of it. After the bar, openness over the groups of the label set:
-Acc-C, Acc-E and Acc-S, all photographs together.
+`python tests/benchmarks/micro_world.py FOLDER [--heads NAME ...]` prints top-1 in percent for head / tail / unseen /
+all, the mean and the sample standard deviation over the three render seeds of the test photographs; `--photographs
+validation` has one seed, and is what may choose. Support is found by the words of the prompts' captions (`support
+retrieve --search captions`), and copies of the photographs are kept out of it. After the bar, openness over the
+groups of the label set: Acc-C, Acc-E and Acc-S, all photographs together.
 """
 
 from __future__ import annotations

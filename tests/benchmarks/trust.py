@@ -1,4 +1,6 @@
-"""Contrast and trust on genuine CLIP features, with captions that are wrong on purpose: `python bench/trust.py NPZ...`.
+"""Contrast and trust on genuine CLIP features, with captions that are wrong on purpose.
+
+    python tests/benchmarks/trust.py NPZ...
 
 An .npz holds `image` [n, d], `label` [n] and `text` [j, c, d]: the texts of j - 1 templates, and their ensemble last.
 As captions of a class serve 40 of the templates' texts, of which a share is another class's. Top-1 in percent of one

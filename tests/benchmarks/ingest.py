@@ -1,8 +1,9 @@
 """Overhead of the load stage, share of the text tower in the embed stage, and memory of both over millions of captions.
 
-    python bench/ingest.py load [--rows 100000] [--dim 128] [--rounds 3]   load_shards against a bare loop of upserts
-    python bench/ingest.py embed CAPTIONS [--limit 1000]                   ViT-B-32 with random weights, a real file
-    python bench/ingest.py memory [--rows 200000 1000000]                  generated captions, a trivial encoder
+    python tests/benchmarks/ingest.py load [--rows 100000] [--dim 128] [--rounds 3]
+        load_shards against a bare loop of upserts
+    python tests/benchmarks/ingest.py embed CAPTIONS [--limit 1000]  ViT-B-32 with random weights, a real file
+    python tests/benchmarks/ingest.py memory [--rows 200000 1000000]  generated captions, a trivial encoder
 
 On a machine that others use, compare the processor time, which counts the engine's process too.
 """

@@ -1,6 +1,7 @@
 """Recall@k, build seconds, disk and milliseconds of the embedded index in fp32, int8 and turbo4, on one set of vectors.
 
-    python bench/recall.py CAPTIONS.parquet [--model demo|random] [--column caption] [--limit 4000] [--queries 200]
+    python tests/benchmarks/recall.py CAPTIONS.parquet [--model demo|random] [--column caption] [--limit 4000]
+        [--queries 200]
 
 `random` is ViT-B-32 with random weights. A graph is built whatever the size. The queries are those of `check_index`:
 stored vectors, each moved in a random direction; recall is against comparison with every vector.

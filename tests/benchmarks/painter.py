@@ -1,4 +1,6 @@
-"""How often the demo encoder recognises what the micro world's painter paints: `python bench/painter.py [--sheet PNG]`.
+"""How often the demo encoder recognises what the micro world's painter paints.
+
+    python tests/benchmarks/painter.py [--sheet PNG]
 
 A class is the mean of descriptions of its design. Images are painted for other descriptions of the design, and for the
 name alone; beside them stand photographs and plain renders of the design. The sheet shows, in rows of head, tail and

@@ -1,4 +1,6 @@
-"""What each part of retrieval is worth, on the demo's validation photographs: `python bench/recipes.py [--full]`.
+"""What each part of retrieval is worth, on the demo's validation photographs.
+
+    python tests/benchmarks/recipes.py [--full]
 
 Top-1 in percent for head / tail / unseen / all: the templates, RePE as published, the default recipe built up from it
 part by part, and the default recipe without each part; its random control; and the ceiling, the mean of eight

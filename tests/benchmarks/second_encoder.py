@@ -1,4 +1,6 @@
-"""What a second encoder is worth in the micro world: `python bench/second_encoder.py [--second SPEC] [--shots K ...]`.
+"""What a second encoder is worth in the micro world.
+
+    python tests/benchmarks/second_encoder.py [--second SPEC] [--shots K ...]
 
 Photographs of the bundled validation set (two of each of 360 concepts). Support: K photographs of each concept, with
 render seeds of training. Without validation labels: settings are chosen by leaving out shots, or are the defaults.

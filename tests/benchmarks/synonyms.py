@@ -1,4 +1,6 @@
-"""What names chosen from the corpus are worth on the demo's validation photographs: `python bench/synonyms.py`.
+"""What names chosen from the corpus are worth on the demo's validation photographs.
+
+    python tests/benchmarks/synonyms.py
 
 Top-1 in percent for head / tail / unseen / all, and for the classes whose label file gives a synonym; with and without
 dropping the names that the encoder puts nearer to another class; photographs gained and lost against the label's own

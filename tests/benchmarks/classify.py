@@ -1,8 +1,8 @@
 """Images per second of classify against the bare encoder's on the same images, and peak memory on a large file.
 
-    python bench/classify.py                                  the micro shape, generated images
-    python bench/classify.py --model vit-b-32 --images FILE   another shape, one's own Parquet file
-    python bench/classify.py --memory [--megabytes 2000]      one row group of that size, deleted afterwards
+    python tests/benchmarks/classify.py                                  the micro shape, generated images
+    python tests/benchmarks/classify.py --model vit-b-32 --images FILE   another shape, one's own Parquet file
+    python tests/benchmarks/classify.py --memory [--megabytes 2000]      one row group of that size, deleted afterwards
 
 Models have random weights: speed does not depend on them. `--model` also takes any specification of load_encoder.
 """

@@ -1,4 +1,6 @@
-"""What descriptions are worth beside random words, on the demo's validation set: `python bench/descriptions.py`.
+"""What descriptions are worth beside random words, on the demo's validation set.
+
+    python tests/benchmarks/descriptions.py
 
 Top-1 in percent for head / tail / unseen / all: templates; eight descriptions of each class, without its name, mixed
 into them by weight; and the waffle control of the same texts, mean of three seeds.

@@ -1,9 +1,10 @@
 """What support found for names is worth on the micro world: whose images it is, and what heads make of it.
 
-`python bench/retrieved_support.py FOLDER` (about 5 minutes on two cores) writes photographs for the bundled captions,
-indexes them, and prints for each way to ask and to filter: images per class, the share that shows its class, classes
-without images, and top-1 on the validation photographs of zero-shot, and of Tip-Adapter and priming at their defaults.
-Then it puts 36 of these photographs and changed copies of 36 others into an index and prints what containment reports.
+`python tests/benchmarks/retrieved_support.py FOLDER` (about 5 minutes on two cores) writes photographs for the
+bundled captions, indexes them, and prints for each way to ask and to filter: images per class, the share that shows
+its class, classes without images, and top-1 on the validation photographs of zero-shot, and of Tip-Adapter and
+priming at their defaults. Then it puts 36 of these photographs and changed copies of 36 others into an index and
+prints what containment reports.
 """
 
 from __future__ import annotations

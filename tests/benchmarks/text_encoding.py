@@ -1,6 +1,6 @@
 """Captions per second of encode_text against open_clip's plain loop: one model, one process, alternating rounds.
 
-    python bench/text_encoding.py CAPTIONS.parquet [--limit 512] [--batch 256] [--rounds 3]
+    python tests/benchmarks/text_encoding.py CAPTIONS.parquet [--limit 512] [--batch 256] [--rounds 3]
 
 ViT-B-32 with random weights. The plain loop encodes all 77 positions of each caption. Seconds are wall clock and CPU
 time (all threads): on a busy machine the CPU ratio is the steadier of the two.

@@ -1,6 +1,7 @@
-"""Seconds of openness in closed form and by sampling, on logits of generated images: `python bench/openness.py`.
+"""Seconds of openness in closed form and by sampling, on logits of generated images.
 
-    python bench/openness.py [--images 50000] [--classes 1000] [--groups 20] [--trials 3] [--timed 1] [--candidates 0]
+    python tests/benchmarks/openness.py [--images 50000] [--classes 1000] [--groups 20] [--trials 3] [--timed 1]
+        [--candidates 0]
 
 Masking is the plain way: for each of groups x trials random orders and each step, argmax over the columns known so far;
 `--timed` of these orders are run and the rest reckoned from them (`--timed 60` runs all). `sampled_openness` answers

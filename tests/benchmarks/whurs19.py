@@ -1,4 +1,4 @@
-"""Every head on genuine CLIP features of WHU-RS19: `python bench/whurs19.py FOLDER [HEAD ...]`.
+"""Every head on genuine CLIP features of WHU-RS19: `python tests/benchmarks/whurs19.py FOLDER [HEAD ...]`.
 
 FOLDER holds whurs19_CLIP_ViTB32.npz and whurs19_CLIP_ViTL14.npz. Top-1 in percent, mean of ten seeds, at 1 / 2 / 4 / 8
 / 16 shots of each of the 19 classes: first without validation images, then with min(k, 4) more of each class. Both are

@@ -1,6 +1,6 @@
 """The cleaning funnel of caption files, preset by preset, with captions per second and CPU core.
 
-    python bench/cleaning.py [CAPTIONS.parquet ...] [--column caption] [--batch 4096]
+    python tests/benchmarks/cleaning.py [CAPTIONS.parquet ...] [--column caption] [--batch 4096]
 
 Without files it cleans the bundled world's corpus. The first pass over the corpus is timed apart; only CPU time of this
 process counts, with polars on one thread. A batch has 4,096 rows, as in an ingestion.

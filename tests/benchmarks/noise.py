@@ -1,6 +1,6 @@
 """How well NLIP's noise probability finds wrong captions on the micro world, where the truth is known.
 
-    python bench/noise.py [--pairs 1000] [--seeds 3] [--noisy 0.2] [--batch 1024]
+    python tests/benchmarks/noise.py [--pairs 1000] [--seeds 3] [--noisy 0.2] [--batch 1024]
 
 Pairs are new photographs of concepts, drawn as often as they are talked about, with captions of the kinds of the
 corpus; a share of them is noisy, in equal parts: the caption of another concept (wrong), boilerplate, foreign, and an

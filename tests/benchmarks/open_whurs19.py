@@ -1,4 +1,6 @@
-"""Openness of genuine CLIP features, for every prompt set in the file: `python bench/open_whurs19.py NPZ...`.
+"""Openness of genuine CLIP features, for every prompt set in the file.
+
+    python tests/benchmarks/open_whurs19.py NPZ...
 
 An .npz holds `image` [n, d], `label` [n], `classes` [c], and `text` [j, c, d]: the texts of j - 1 templates, and their
 ensemble last. The 19 classes of WHU-RS19 fall into four groups: transport, water and rock, green, built. In percent,

@@ -1,11 +1,12 @@
 """Seconds of `gather`: 100 captions for each of 1,000 labels among 1,000,000 generated captions, then two recipes.
 
-    python bench/retrieval.py FOLDER [--captions 1000000] [--width 128] [--labels 1000] [--limit 100] [--rounds 3]
+    python tests/benchmarks/retrieval.py FOLDER [--captions 1000000] [--width 128] [--labels 1000] [--limit 100]
+        [--rounds 3]
 
 FOLDER keeps the index, so that another run measures at once. A caption is a sentence of made-up words, nouns following
 Zipf's law; its vector is the sum of a random vector for each word, and noise. The labels are nouns from the commonest
 to the rarest. The recipes are Retrieval() and the default of `enhance`, whose texts are encoded by a look-up: what a
-real encoder takes for them is bench/text_encoding.py's to say.
+real encoder takes for them is tests/benchmarks/text_encoding.py's to say.
 """
 
 import argparse
