@@ -24,9 +24,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The second run less the first: accuracy with its interval, and how many images changed sides.
+    """The second run less the first: accuracy with its interval, and how many images rose and fell.
 
-    `probability` is that of a change as uneven as this one, or more, if neither run were better (exact McNemar test).
+    `probability` is that of a change as uneven as this one, or more, if neither run were better (exact sign test, which
+    is McNemar's where an image is right or wrong).
     """
 
     value: float
@@ -99,18 +100,24 @@ def paired_difference(
     coverage: float = COVERAGE,
     seed: int = 0,
 ) -> Difference:
-    """Compare two runs by which of the same images they got right, bool [n] each; `strata` as in `mean_interval`.
+    """Compare two runs on the same images, by [n] each: bool (right or not) or numbers in [0, 1] (shares of draws right).
 
-    Raises ValueError where the two do not cover the same number of images, and as `mean_interval`.
+    An image is gained where its number rises, lost where it falls; `strata` as in `mean_interval`. Raises ValueError
+    where the two do not cover the same number of images, for numbers outside [0, 1] or NaN, and as `mean_interval`.
     """
-    if first.shape != second.shape or first.dtype != torch.bool or second.dtype != torch.bool:
+    if first.ndim != 1 or first.shape != second.shape:
         raise ValueError(
-            f"the runs are {first.dtype} {tuple(first.shape)} and {second.dtype} {tuple(second.shape)}; "
-            "give bool [n] of the same images in the same order"
+            f"the runs have shapes {tuple(first.shape)} and {tuple(second.shape)}; "
+            "give one number per image, of the same images in the same order"
         )
+    for name, run in (("first", first), ("second", second)):
+        outside = ~((run >= 0) & (run <= 1))
+        if bool(outside.any()):
+            row = int(outside.nonzero()[0])
+            raise ValueError(f"the {name} run has {run[row]} in row {row}; give bool or numbers in [0, 1]")
     change = second.double() - first.double()
     found = mean_interval(change, strata=strata, draws=draws, coverage=coverage, seed=seed)
-    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    gained, lost = int((change > 0).sum()), int((change < 0).sum())
     return Difference(found.value, found.low, found.high, gained, lost, sign_probability(gained, lost))
 
 
