@@ -100,7 +100,7 @@ def paired_difference(
     coverage: float = COVERAGE,
     seed: int = 0,
 ) -> Difference:
-    """Compare two runs on the same images, by [n] each: bool (right or not) or numbers in [0, 1] (shares of draws right).
+    """Compare two runs on the same images, [n] each: bool (right or not) or numbers in [0, 1] (share of draws right).
 
     An image is gained where its number rises, lost where it falls; `strata` as in `mean_interval`. Raises ValueError
     where the two do not cover the same number of images, for numbers outside [0, 1] or NaN, and as `mean_interval`.
