@@ -26,6 +26,7 @@ from .evaluation.measures import classify_test, image_table, measure
 from .evaluation.results import Result, store_run, stored_run, write_results
 from .evaluation.runs import HeadChoice, PromptFile, Run, TextRow, plan_runs
 from .evaluation.tasks import ImageTask, Measured, read_images
+from .evaluation.vocabulary_measures import measure_vocabulary
 from .heads import prepare_head
 
 
@@ -114,6 +115,7 @@ def _measure(task: ImageTask, run: Run, images: Measured, classifier: Classifier
     with clock.stage("measure"):
         truth = images.test.truth
         measures = measure(logits, truth, task.labels, metric=task.metric)
+        measures += measure_vocabulary(logits, truth, task.labels)
         table = image_table(logits, truth, images.rows, task.labels) if truth.ndim == 1 else None
     settings = {**run.settings, "images": len(truth), "failed": images.failed}
     return Result(task.name, run.name, run.tier, run.key, settings, measures, table)
