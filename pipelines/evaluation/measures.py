@@ -63,9 +63,12 @@ def classify_test(classifier: Classifier, test: Test) -> torch.Tensor:
     return torch.cat(parts)[:, columns].float()
 
 
-def image_table(logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, labels: LabelSet) -> pa.Table:
+def image_table(
+    logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, labels: LabelSet, *, draw: int = 0
+) -> pa.Table:
     """Return a row per image (see IMAGES), with the names and groups of the classes in the schema's metadata."""
     columns = [rows, targets, predict(logits, targets), confidence_of(logits), is_right(logits, targets)]
+    columns.append(torch.full_like(rows, draw))
     arrays = [
         pa.array(values.cpu().numpy(), field.type, safe=False) for values, field in zip(columns, IMAGES, strict=True)
     ]

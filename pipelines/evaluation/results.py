@@ -20,7 +20,7 @@ from rag_clip.atomic import replacing
 from rag_clip.data import LabelSet
 from rag_clip.labels import labels_from_document
 
-FORMAT = 1
+FORMAT = 2
 SCHEMA = pa.schema(
     {
         "task": pa.string(),
@@ -42,6 +42,7 @@ IMAGES = pa.schema(
         "predicted": pa.int32(),
         "confidence": pa.float32(),
         "right": pa.bool_(),
+        "draw": pa.int32(),
     }
 )
 LABELS = b"rag_clip.labels"
@@ -66,8 +67,8 @@ class Measure:
 class Result:
     """A finished run: the tier of information it used, its settings as plain values, and its numbers.
 
-    `images` has a row per image (see IMAGES; `row` counts the rows of the task's files), None where only the numbers
-    were kept. `key` names what decides the numbers.
+    `images` has a row per image and draw of shots (see IMAGES; `row` counts the rows of the task's files, `draw` is 0
+    where nothing was drawn), None where only the numbers were kept. `key` names what decides the numbers.
     """
 
     task: str

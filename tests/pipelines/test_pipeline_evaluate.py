@@ -163,5 +163,5 @@ def test_bad_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="would both be called"):
         read_prompt_files([tmp_path / "prompts-good.parquet", tmp_path / "prompts-good.parquet"])
     (tmp_path / "old.parquet").write_bytes((tmp_path / "colours.parquet").read_bytes())
-    with pytest.raises(ValueError, match=r"old\.parquet holds no results of rag-clip; this version reads format 1"):
+    with pytest.raises(ValueError, match=r"old\.parquet holds no results of rag-clip; this version reads format 2"):
         read_results(tmp_path / "old.parquet")

@@ -122,5 +122,5 @@ def test_results_of_another_format_are_refused(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "r.parquet")
     facts = json.dumps({"format": 99, "version": "9.0"})
     pq.write_table(table.replace_schema_metadata({"rag_clip.results": facts}), tmp_path / "new.parquet")
-    with pytest.raises(ValueError, match=r"holds format 99 of rag-clip 9\.0; this version reads format 1"):
+    with pytest.raises(ValueError, match=r"holds format 99 of rag-clip 9\.0; this version reads format 2"):
         read_results(tmp_path / "new.parquet")
