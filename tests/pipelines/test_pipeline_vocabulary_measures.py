@@ -56,7 +56,8 @@ def test_margins_are_quantiles_from_the_least_to_the_greatest_and_a_mean() -> No
     mean = next(
         one for one in measure_vocabulary(LOGITS, TRUTH, LABELS) if (one.metric, one.item) == ("margin_last", "")
     )
-    assert mean.low is not None and mean.high is not None
+    assert mean.low is not None
+    assert mean.high is not None
     assert mean.low < 0.75 < mean.high
 
 
