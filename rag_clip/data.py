@@ -136,8 +136,9 @@ class Features:
 class Support:
     """Images that stand for the classes: `features` [m, d] unit rows and `targets` [m, c], how much of which class.
 
-    Rows of `targets` sum to one; `relevance` [m] in [0, 1] says how far to trust an image. `origin` is where each came
-    from (shot, retrieved, synthesised), `references` its id. `others` are features [m, d'] by further encoders.
+    Rows of `targets` sum to one, or are bool, where an image has several labels, each in full; `relevance` [m] in
+    [0, 1] says how far to trust an image. `origin` is where each came from (shot, retrieved, synthesised), `references`
+    its id. `others` are features [m, d'] by further encoders.
     Raises ValueError for no image, columns of other lengths, and values that are not finite or out of range.
     """
 
@@ -170,13 +171,19 @@ class Support:
         for name, values in (("features", self.features), ("targets", self.targets), ("relevance", self.relevance)):
             if not bool(values.isfinite().all()):
                 raise ValueError(f"the support set has {name} that are not finite; encode its images again")
-        if float((self.targets.sum(1) - 1).abs().max()) > 1e-3 or float(self.targets.min()) < 0:
+        shares = self.targets
+        if not self.several and (float((shares.sum(1) - 1).abs().max()) > 1e-3 or float(shares.min()) < 0):
             raise ValueError("a row of support targets does not sum to one; give each image shares of the classes")
         if not 0 <= float(self.relevance.min()) <= float(self.relevance.max()) <= 1:
             raise ValueError("relevance of a support image lies outside [0, 1]")
 
     def __len__(self) -> int:
         return len(self.features)
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several labels, which few heads can learn from."""
+        return str(self.targets.dtype) == "torch.bool"
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -189,7 +196,8 @@ class Support:
 class Validation:
     """Labelled images that settings may be chosen by: `features` of n images, `targets` int64 [n] of `labels`.
 
-    A type of its own: what chooses or trains takes no other labels, so those of a test set cannot get in by mistake.
+    `targets` are bool [n, c] where an image may have several labels. A type of its own: what chooses or trains takes no
+    other labels, so those of a test set cannot get in by mistake.
     Raises ValueError for no image, targets of another length, and classes that the label set does not have.
     """
 
@@ -203,8 +211,19 @@ class Validation:
                 f"{len(self.targets)} targets for {len(self.features.pooled)} validation images; give one per image, "
                 "and at least one image"
             )
-        if not 0 <= int(self.targets.min()) <= int(self.targets.max()) < len(self.labels):
+        if self.targets.ndim == 2:
+            check_several("validation", self.targets, len(self.labels))
+        elif not 0 <= int(self.targets.min()) <= int(self.targets.max()) < len(self.labels):
             raise ValueError(f"a validation target is none of the {len(self.labels)} classes; count them from 0")
+
+
+def check_several(role: str, targets: torch.Tensor, classes: int) -> None:
+    """Raise ValueError where the labels of images that may have several are not bool [n, c]."""
+    if str(targets.dtype) != "torch.bool" or targets.shape[1] != classes:
+        raise ValueError(
+            f"labels of {role} images are {targets.dtype} {tuple(targets.shape)}; give int64 [n], or bool "
+            f"[n, {classes}] where an image may have several"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ Images decide among the classes that have any (`evidence.among`).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,6 +23,7 @@ import torch
 from torch.nn import functional
 
 from rag_clip.classifiers.evidence import among, gather_evidence, hold_out
+from rag_clip.classifiers.inner_split import judging_rows
 from rag_clip.classifiers.probe_search import NOTHING, Score, search_rates
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
@@ -35,7 +35,6 @@ RATE, WEIGHT_DECAY = 1e-3, 1e-6
 SCHEDULE = Schedule(50, 64, RATE, "sgd", weight_decay=WEIGHT_DECAY, decay="constant")
 GROWS = 2 * (1 + SCHEDULE.momentum)  # rate times weight decay from which on weights grow without bound, by decay alone
 EPSILON = 1e-5
-JUDGING_SHARE = 0.2
 _Layer = tuple[torch.Tensor, torch.Tensor]  # weights [h, d] and biases [h] of the h classes that have images
 
 
@@ -127,18 +126,6 @@ def linear_probe(
     schedule = replace(SCHEDULE, rate=tuned.rate, weight_decay=tuned.weight_decay, seed=seed)
     weights, biases = _train(images, layer, schedule, report=report)[0] if len(images.rows) else layer
     return LinearProbe(zero_shot, _placed(weights, present), _placed(biases, present), present, tuned)
-
-
-def judging_rows(classes: torch.Tensor) -> torch.Tensor:
-    """Return which rows judge, bool [n]: of each class of n_k rows the first ceil(0.2 n_k), where that leaves others.
-
-    `classes` are int64 [n]; rows of class -1 never judge.
-    """
-    judges = torch.zeros(len(classes), dtype=torch.bool, device=classes.device)
-    for name in sorted(set(classes.tolist()) - {-1}):
-        rows = (classes == name).nonzero()[:, 0]
-        judges[rows[: min(math.ceil(JUDGING_SHARE * len(rows)), len(rows) - 1)]] = True
-    return judges
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
-from rag_clip.classifiers.linear_probe import judging_rows
+from rag_clip.classifiers.inner_split import judging_rows
 from rag_clip.data import Features, LabelSet, Validation
 from rag_clip.evaluate.splits import Test, Train, take_features
-from rag_clip.support.shots import choose_shots
+from rag_clip.support.shots import choose_shared_shots, choose_shots
 
 ELEVATER_SHOTS = (5, 20, 50)
 COOP_SHOTS = (1, 2, 4, 8, 16)
@@ -39,9 +39,10 @@ def few_shot(train: Train, *, shots: Sequence[int], seeds: Sequence[int] = SEEDS
 
 
 def draw_shots(train: Train, *, shots: int, seed: int) -> Train:
-    """Draw `shots` images of every class without replacement, class by class (support.shots).
+    """Draw `shots` images of every class without replacement (support.shots), class by class.
 
-    Raises ValueError for fewer than one.
+    Where images have several labels, an image counts for all of its classes, and some get more. Raises ValueError for
+    fewer than one.
     """
     return train.take(torch.tensor(_drawn(train.labels, train.targets, shots, seed)))
 
@@ -49,7 +50,8 @@ def draw_shots(train: Train, *, shots: int, seed: int) -> Train:
 def inner_split(train: Train) -> tuple[Train, Validation]:
     """Hold out the first ceil(0.2 n_k) images of each class to choose by; a class of one image keeps it to train.
 
-    Raises ValueError where no class has two images.
+    Where images have several labels, greedily (see `inner_split.judging_rows`). Raises ValueError where no class has
+    two images.
     """
     judges = judging_rows(train.targets)
     if not bool(judges.any()):
@@ -87,5 +89,8 @@ def parameter_efficiency(score: float, parameters: int) -> float:
 
 
 def _drawn(labels: LabelSet, targets: torch.Tensor, shots: int, seed: int) -> list[int]:
+    if targets.ndim == 2:
+        held = [[labels.names[column] for column in row.nonzero()[:, 0].tolist()] for row in targets]
+        return list(choose_shared_shots(held, k=shots, seed=seed).support)
     names = [labels.names[target] for target in targets.tolist()]
     return list(choose_shots(names, k=shots, seed=seed, validation="none").support)

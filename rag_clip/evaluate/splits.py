@@ -11,12 +11,12 @@ from typing import NoReturn
 
 import torch
 
-from rag_clip.data import Features, LabelSet, Support
+from rag_clip.data import Features, LabelSet, Support, check_several
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Train:
-    """Images to train on: `features` of n images, `targets` int64 [n] of `labels`.
+    """Images to train on: `features` of n images, `targets` int64 [n] of `labels`, or bool [n, c] for several each.
 
     Raises ValueError for no image, targets of another length, and classes that the label set does not have.
     """
@@ -36,9 +36,10 @@ class Train:
         return Train(take_features(self.features, rows), self.labels, self.targets[rows])
 
     def support(self) -> Support:
-        """Return them as shots, each of one class and full relevance, for heads."""
-        count = len(self)
-        targets = torch.nn.functional.one_hot(self.targets, len(self.labels)).to(self.features.pooled)
+        """Return them as shots of full relevance, each of one class or of several in full, for heads."""
+        count, targets = len(self), self.targets
+        if targets.ndim == 1:
+            targets = torch.nn.functional.one_hot(targets, len(self.labels)).to(self.features.pooled)
         references = self.features.ids or tuple(map(str, range(count)))
         return Support(
             self.labels,
@@ -93,11 +94,7 @@ def _check(role: str, features: Features, labels: LabelSet, targets: torch.Tenso
             f"{len(targets)} labels for {len(features.pooled)} {role} images; give one per image, at least one image"
         )
     if targets.ndim == 2:
-        if role != "test" or targets.dtype != torch.bool or targets.shape[1] != len(labels):
-            raise ValueError(
-                f"labels of {role} images are {targets.dtype} {tuple(targets.shape)}; give int64 [n], or for several "
-                f"labels of a test image bool [n, {len(labels)}]"
-            )
+        check_several(role, targets, len(labels))
     elif not 0 <= int(targets.min()) <= int(targets.max()) < len(labels):
         row = int(((targets < 0) | (targets >= len(labels))).nonzero()[0, 0])
         raise ValueError(

@@ -6,6 +6,7 @@ drawn without replacement, and min(k, 4) others of every class as the validation
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -54,6 +55,35 @@ def choose_shots(labels: Sequence[str], *, k: int, seed: int = 0, validation: Va
         others += drawn[max(k, len(drawn) - min(k, MOST_VALIDATION)) :]
     short = {name: len(held) for name, held in rows.items() if len(held) < k}
     return Shots(tuple(support), tuple(others) if validation == "min(k,4)" else (), short)
+
+
+def choose_shared_shots(labels: Sequence[Sequence[str]], *, k: int, seed: int = 0) -> Shots:
+    """Draw rows until every class named in `labels`, any number per row, has k, or all it has; without validation.
+
+    A row counts for all of its classes, so those that go with others get more than k. Greedily, in k rounds: in round
+    r each class that has fewer than r rows takes the next of its own order, the rarest class first. So k shots are the
+    first of k + 1, and of rows with one label each the same are drawn as by `choose_shots`. Raises as `choose_shots`.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; draw at least one image per class")
+    rows: dict[str, list[int]] = {}
+    for row, names in enumerate(labels):
+        for name in names:
+            rows.setdefault(name, []).append(row)
+    if not rows:
+        raise ValueError(f"none of the {len(labels)} rows has a label; name the column that holds them")
+    rarest = sorted(rows, key=lambda name: (len(rows[name]), name))
+    left = {name: iter([rows[name][place] for place in _order(name, len(rows[name]), seed)]) for name in rarest}
+    drawn: dict[int, None] = {}
+    counts = Counter[str]()
+    for needed in range(1, k + 1):
+        for name in rarest:
+            if counts[name] < min(needed, len(rows[name])):
+                row = next(row for row in left[name] if row not in drawn)
+                drawn[row] = None
+                counts.update(labels[row])
+    short = {name: len(held) for name, held in rows.items() if len(held) < k}
+    return Shots(tuple(drawn), (), short)
 
 
 def _order(name: str, count: int, seed: int) -> list[int]:

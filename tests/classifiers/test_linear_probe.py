@@ -5,7 +5,7 @@ import pytest
 import torch
 from closed_form_inputs import as_validation, check_contract, needs_features, random_support, random_text, real_shots
 
-from rag_clip.classifiers.linear_probe import judging_rows, linear_probe
+from rag_clip.classifiers.linear_probe import linear_probe
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support
 from rag_clip.evaluate.splits import Test
@@ -63,11 +63,6 @@ def test_classes_without_images_keep_their_text_and_images_of_no_relevance_chang
     assert head.parameters == 3 * 25
     nothing = replace(support, relevance=torch.zeros(9))
     torch.testing.assert_close(linear_probe(TEXT, nothing)(queries), TEXT(queries))
-
-
-def test_the_first_fifth_of_each_class_judges_where_others_are_left_to_train():
-    classes = torch.tensor([0, 1, 0, 0, 0, 0, 0, 1, 2, -1, -1])
-    assert judging_rows(classes).nonzero()[:, 0].tolist() == [0, 1, 2]
 
 
 def test_settings_are_chosen_by_shots_alone_and_not_by_images_that_were_found():

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn.functional import one_hot
 
 from rag_clip.data import Features, LabelSet
 from rag_clip.evaluate.protocol import (
@@ -74,3 +75,19 @@ def test_full_fine_tuning_loses_a_quarter_of_its_score():
     assert parameter_efficiency(65.49, 87_900_000) == pytest.approx(49.80, abs=0.01)
     with pytest.raises(ValueError, match="-1 parameters were trained"):
         parameter_efficiency(65.0, -1)
+
+
+def test_images_of_several_labels_are_drawn_and_held_out_for_all_of_their_classes():
+    red, blue, green = (one_hot(torch.tensor([0, 1, 2])).bool()[row] for row in range(3))
+    targets = torch.stack(
+        [red | blue, red | blue, red, red, blue | green, blue | green, blue, green, red, red & blue, red]
+    )
+    train = Train(TRAIN.features, LABELS, targets)
+    drawn = draw_shots(train, shots=3, seed=0)
+    assert drawn.targets.sum(0).tolist() == [3, 4, 3]
+    assert set(draw_shots(train, shots=1, seed=0).features.ids) < set(drawn.features.ids)
+    kept, held = inner_split(train)
+    assert (held.features.ids, held.targets.sum(0).tolist()) == (("a", "b", "e"), [2, 3, 1])
+    assert kept.targets.sum(0).tolist() == [4, 2, 2]
+    left, test = draw_from_whole(TRAIN.features, LABELS, targets, shots=1, seed=0)
+    assert sorted(left.features.ids + test.features.ids) == list(IDS)

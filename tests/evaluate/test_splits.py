@@ -73,7 +73,8 @@ def test_the_type_check_refuses_a_test_set_where_something_chooses_or_trains(tmp
         (torch.tensor([0, 1]), "2 labels for 4 train images; give one per image"),
         (torch.tensor([0, 1, 2, 0]), "train image 2 has class 2, which is none of the 2; count them from 0"),
         (torch.tensor([0, -1, 2, 0]), "train image 1 has class -1"),
-        (torch.ones(4, 2, dtype=torch.bool), r"labels of train images are torch.bool \(4, 2\); give int64"),
+        (torch.ones(4, 2), r"labels of train images are torch.float32 \(4, 2\); give int64"),
+        (torch.ones(4, 3, dtype=torch.bool), r"torch.bool \(4, 3\); give int64 \[n\], or bool \[n, 2\]"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(targets: torch.Tensor, message: str):
@@ -81,7 +82,13 @@ def test_labels_that_do_not_fit_are_refused(targets: torch.Tensor, message: str)
         Train(FEATURES, LABELS, targets)
 
 
-def test_test_images_may_have_several_labels_each():
-    assert len(Test(FEATURES, LABELS, torch.ones(4, 2, dtype=torch.bool))) == 4
+def test_images_may_have_several_labels_each():
+    several = torch.tensor([[True, True], [False, True], [False, False], [True, False]])
+    assert len(Test(FEATURES, LABELS, several)) == 4
+    support = Train(FEATURES, LABELS, several).take(torch.tensor([1, 0])).support()
+    assert torch.equal(support.targets, several[[1, 0]])
+    assert support.several
     with pytest.raises(ValueError, match=r"bool \[n, 2\]"):
         Test(FEATURES, LABELS, torch.ones(4, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"labels of validation images are torch.bool \(4, 3\)"):
+        Validation(FEATURES, LABELS, torch.ones(4, 3, dtype=torch.bool))

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from rag_clip.support.shots import choose_shots
+from rag_clip.support.shots import choose_shared_shots, choose_shots
 
 LABELS = ["a"] * 10 + ["b"] * 3 + [""] * 5 + ["c"] * 20
 
@@ -46,3 +46,27 @@ def test_a_seed_draws_the_same_rows_whatever_the_other_classes_and_more_shots_go
 def test_what_cannot_be_drawn_is_refused(labels: list[str], k: int, validation: str, message: str):
     with pytest.raises(ValueError, match=message):
         choose_shots(labels, k=k, validation=validation)
+
+
+def test_rows_of_several_classes_count_for_all_of_them():
+    # the 3 rows of c all have b, so b needs no rows of its own until more than 3 are asked for; a goes alone
+    rows = [["b", "c"]] * 3 + [["b"]] * 10 + [["a"]] * 4 + [[]]
+    three, five = (choose_shared_shots(rows, k=k, seed=3) for k in (3, 5))
+    assert Counter(name for row in three.support for name in rows[row]) == {"a": 3, "b": 3, "c": 3}
+    assert Counter(name for row in five.support for name in rows[row]) == {"a": 4, "b": 5, "c": 3}
+    assert (three.short, five.short) == ({}, {"c": 3, "a": 4})
+    assert five.support[: len(three.support)] == three.support
+
+
+def test_rows_of_one_class_each_are_drawn_as_if_there_were_no_others():
+    for k in (1, 4, 30):
+        alone = choose_shots(LABELS, k=k, seed=5, validation="none")
+        assert set(choose_shared_shots([[name] if name else [] for name in LABELS], k=k, seed=5).support) == set(
+            alone.support
+        )
+
+
+@pytest.mark.parametrize(("rows", "k", "message"), [([["a"]], 0, "k is 0"), ([[], []], 1, "none of the 2 rows")])
+def test_shared_shots_that_cannot_be_drawn_are_refused(rows: list[list[str]], k: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        choose_shared_shots(rows, k=k)
