@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import Device, Json, Model, Precision, run
+from rag_clip.cli.run import EncoderOptions, Json, Workers, run
 
 if TYPE_CHECKING:
     from rag_clip.data import Prompts
@@ -21,7 +21,7 @@ def classify(
     *,
     prompts: Path,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="predictions.parquet")],
-    model: Model,
+    encoder: EncoderOptions,
     index: Annotated[
         str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")
     ] = None,
@@ -35,53 +35,31 @@ def classify(
     image_column: str = "image",
     top_k: int = 5,
     features: Annotated[Path | None, Parameter(help="Keep image features here, for other prompts.")] = None,
-    workers: Annotated[int | None, Parameter(help="Decoding processes; 0 decodes in this one.")] = None,
+    workers: Workers = None,
     batch_size: int = 256,
-    device: Device = None,
-    precision: Precision = None,
     as_json: Json = False,
 ) -> int:
     """Classify the images of Parquet files; every input column stays, with label, score, top-k and error beside."""
 
     def job(console: Console) -> object:
-        from rag_clip.encoder import load_encoder
         from rag_clip.heads import read_options
         from rag_clip.pipelines.classify import classify as classify_images
         from rag_clip.pipelines.heads import prepare_head
 
         if (support is None) != (head is None):
             raise ValueError("a head needs a support file, and a support file a head; give --support and --head")
-        texts, encoder = _read_prompts(prompts), load_encoder(model, device=device, precision=precision)
-        others = {name: load_encoder(name, device=device, precision=precision) for name in second or ()}
-        chosen = (
-            support
-            and head
-            and prepare_head(
-                head,
-                support,
-                labels=texts.labels,
-                encoder=encoder,
-                others=others,
-                validation=validation,
-                options=read_options(head_options) if head_options else None,
-                report=console.report,
-            )
-        )
-        summary = classify_images(
-            images,
-            prompts=texts,
-            output=output,
-            encoder=encoder,
-            head=chosen or None,
-            others=others,
-            index=index,
-            image_column=image_column,
-            top_k=top_k,
-            features_dir=features,
-            workers=workers,
-            batch_size=batch_size,
+        texts, loaded = _read_prompts(prompts), encoder.load()
+        others = {name: encoder.load(name) for name in second or ()}
+        options = read_options(head_options) if head_options else None
+        chosen = head and support and prepare_head(
+            head, support, labels=texts.labels, encoder=loaded, others=others, validation=validation, options=options,
             report=console.report,
-        )
+        )  # fmt: skip
+        summary = classify_images(
+            images, prompts=texts, output=output, encoder=loaded, head=chosen or None, others=others, index=index,
+            image_column=image_column, top_k=top_k, features_dir=features, workers=workers, batch_size=batch_size,
+            report=console.report,
+        )  # fmt: skip
         console.say(
             f"{summary.output}: {summary.rows} rows, {summary.failed} failed; "
             f"{summary.decoded} decoded, {summary.from_cache} from cached features"
@@ -105,17 +83,14 @@ def learn(
     *,
     prompts: Annotated[Path, Parameter(help="Whose classes, and the text of those without an image.")],
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="learned.safetensors, for `classify --prompts`.")],
-    model: Model,
+    encoder: EncoderOptions,
     validation: Annotated[Path | None, Parameter(help="A support file to choose the epoch by.")] = None,
     options: Annotated[Path | None, Parameter(help="TOML with settings of coop: [context] and [schedule].")] = None,
-    device: Device = None,
-    precision: Precision = None,
     as_json: Json = False,
 ) -> int:
     """Learn the words around the class names on a support file (CoOp), as a prompt file of its own."""
 
     def job(console: Console) -> object:
-        from rag_clip.encoder import load_encoder
         from rag_clip.heads import read_options
         from rag_clip.pipelines.heads import learn_prompts
         from rag_clip.prompt_file import read_prompts
@@ -124,7 +99,7 @@ def learn(
             read_prompts(prompts),
             support,
             output=output,
-            encoder=load_encoder(model, device=device, precision=precision),
+            encoder=encoder.load(),
             validation=validation,
             options=read_options(options) if options else None,
             report=console.report,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import Device, Json, Model, Precision, run
+from rag_clip.cli.run import EncoderOptions, Json, run
 
 if TYPE_CHECKING:
     from rag_clip.distinguish import PairShift
@@ -45,7 +45,7 @@ def enhance(
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="prompts.parquet, or prompts.json to edit.")],
-    model: Model,
+    encoder: EncoderOptions,
     index: Annotated[str | None, Parameter(help="The caption index; not needed for templates.")] = None,
     recipe: Annotated[
         str, Parameter(help="A name of index/recipes.toml (templates, repe, default), FILE.toml or FILE.toml:NAME.")
@@ -63,14 +63,11 @@ def enhance(
     image_column: str = "image",
     label_column: str = "label",
     format: Annotated[Literal["parquet", "json"] | None, Parameter(help="By the output's suffix by default.")] = None,
-    device: Device = None,
-    precision: Precision = None,
     as_json: Json = False,
 ) -> int:
     """Turn a label file (.txt, .toml, .json, .parquet) into prompts: templates, and texts found for each class."""
 
     def job(console: Console) -> object:
-        from rag_clip.encoder import load_encoder
         from rag_clip.labels import read_labels
         from rag_clip.pipelines.enhance import enhance_labels
         from rag_clip.pipelines.labelled import read_labelled
@@ -80,19 +77,15 @@ def enhance(
         path = output.with_suffix(f".{format}") if format else output
         check_prompts_path(path)
         chosen, label_set = _override(load_recipe(recipe), overrides), read_labels(labels)
-        encoder = load_encoder(model, device=device, precision=precision)
+        loaded = encoder.load()
         labelled = compare and read_labelled(
-            compare,
-            label_set,
-            encoder=encoder,
-            image_column=image_column,
-            label_column=label_column,
+            compare, label_set, encoder=loaded, image_column=image_column, label_column=label_column,
             report=console.report,
-        )
+        )  # fmt: skip
         summary = enhance_labels(
             label_set,
             output=path,
-            encoder=encoder,
+            encoder=loaded,
             recipe=chosen,
             labelled=labelled or None,
             index=index,

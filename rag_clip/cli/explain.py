@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import Device, Json, Model, Precision, run
+from rag_clip.cli.run import EncoderOptions, Json, run
 
 if TYPE_CHECKING:
     from rag_clip.explain import ClassEffect, ImageExplanation, LabelExplanation
@@ -19,7 +19,7 @@ def explain(
     /,
     *,
     prompts: Annotated[Path, Parameter(help="A file that `rag-clip enhance` wrote.")],
-    model: Model,
+    encoder: EncoderOptions,
     image: Annotated[Path | None, Parameter(help="An image file.")] = None,
     images: Annotated[Path | None, Parameter(help="A Parquet file of images, with --row.")] = None,
     row: Annotated[int | None, Parameter(help="The row of --images, from 0.")] = None,
@@ -29,8 +29,6 @@ def explain(
     ] = None,
     count: Annotated[int, Parameter(help="Texts and classes to show.")] = 10,
     html: Annotated[Path | None, Parameter(help="Also write a page with the picture, and bars.")] = None,
-    device: Device = None,
-    precision: Precision = None,
     as_json: Json = False,
 ) -> int:
     """Show the texts of LABEL and its nearest classes; for an image, the texts that decided between two classes.
@@ -47,18 +45,17 @@ def explain(
             raise ValueError(f"--count is {count}; show at least one text")
         picture = _picture(image, images, row, image_column)
 
-        from rag_clip.encoder import load_encoder
         from rag_clip.explain import explain_image, explain_label
         from rag_clip.prompt_file import read_prompts
 
         made, earlier = read_prompts(prompts), None if before is None else read_prompts(before)
-        encoder, report = load_encoder(model, device=device, precision=precision), console.report
+        loaded, report = encoder.load(), console.report
         of_image = of_label = None
         if picture is not None:
-            of_image = explain_image(picture, made, encoder, against=label, report=report)
+            of_image = explain_image(picture, made, loaded, against=label, report=report)
             _show_image(console, of_image, count)
         if label is not None:
-            of_label = explain_label(label, made, encoder, before=earlier, count=count, report=report)
+            of_label = explain_label(label, made, loaded, before=earlier, count=count, report=report)
             _show_label(console, of_label, count)
         if html is not None:
             from rag_clip.pipelines.explain_page import write_page

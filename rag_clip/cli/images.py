@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.index import Cleaning, Index, Retry, Schema, index_app, load_named_cleaning, say_dropped
-from rag_clip.cli.run import Device, Json, Model, Precision, run
+from rag_clip.cli.run import EncoderOptions, Json, Workers, run
 
 
 @index_app.command
@@ -20,22 +20,19 @@ def images(
     /,
     *,
     index: Index,
-    model: Model,
+    encoder: EncoderOptions,
     image_column: str = "image",
     caption_column: str = "caption",
     cleaning: Cleaning = "default",
     noise: Annotated[bool, Parameter(help="Judge how likely each caption is not its image's (NLIP).")] = True,
     shards: Annotated[Path | None, Parameter(help="Keep what is embedded here.")] = None,
     schema: Schema = None,
-    workers: Annotated[int | None, Parameter(help="Decoding processes; 0 decodes in this one.")] = None,
-    device: Device = None,
-    precision: Precision = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> int:
     """Write image-caption pairs to an index of images, with a vector of the image and one of the caption."""
 
     def job(console: Console) -> object:
-        from rag_clip.encoder import load_encoder
         from rag_clip.pipelines.images import index_images
         from rag_clip.pipelines.imaging.sources import PairColumns
         from rag_clip.store import load_schema
@@ -43,7 +40,7 @@ def images(
         summary = index_images(
             pairs,
             index=index,
-            encoder=load_encoder(model, device=device, precision=precision),
+            encoder=encoder.load(),
             shards=shards,
             columns=PairColumns(image_column, caption_column),
             cleaning=load_named_cleaning(cleaning),

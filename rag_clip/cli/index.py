@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import Device, Json, Model, Precision, run
+from rag_clip.cli.run import EncoderOptions, Json, run
 
 index_app = App(name="index", help="Build, inspect, check and copy indexes.")
 
@@ -33,7 +33,7 @@ def build(
     /,
     *,
     index: Index,
-    model: Model,
+    encoder: EncoderOptions,
     text_column: TextColumn = None,
     source_column: SourceColumn = None,
     cleaning: Cleaning = "default",
@@ -44,15 +44,12 @@ def build(
     dry_run: Annotated[
         bool, Parameter(negative=(), help="Show ten rows and what would be dropped; write nothing.")
     ] = False,
-    device: Device = None,
-    precision: Precision = None,
     as_json: Json = False,
 ) -> int:
     """Clean captions, embed them, and write them to an index; run again to go on or to add."""
 
     def job(console: Console) -> object:
         from rag_clip.cli.preview import show_preview
-        from rag_clip.encoder import load_encoder
         from rag_clip.pipelines.captions import build_index
         from rag_clip.pipelines.sources.columns import Columns
         from rag_clip.store import load_schema
@@ -64,7 +61,7 @@ def build(
         summary = build_index(
             captions,
             index=index,
-            encoder=load_encoder(model, device=device, precision=precision),
+            encoder=encoder.load(),
             columns=columns,
             cleaning=settings,
             schema=described,
@@ -90,27 +87,24 @@ def embed(
     /,
     *,
     shards: Annotated[Path, Parameter(help="Folder of the embedded captions.")],
-    model: Model,
+    encoder: EncoderOptions,
     text_column: TextColumn = None,
     source_column: SourceColumn = None,
     cleaning: Cleaning = "default",
     part: Annotated[str, Parameter(help="I/N: the I-th of N parts, from 1, for one of N machines.")] = "1/1",
     retry_failed: Retry = False,
-    device: Device = None,
-    precision: Precision = None,
     as_json: Json = False,
 ) -> int:
     """Do the first half of build: embed captions into shards, on one machine or as one of many."""
 
     def job(console: Console) -> object:
-        from rag_clip.encoder import load_encoder
         from rag_clip.pipelines.embed import embed_captions
         from rag_clip.pipelines.sources.columns import Columns
 
         summary = embed_captions(
             captions,
             shards=shards,
-            encoder=load_encoder(model, device=device, precision=precision),
+            encoder=encoder.load(),
             columns=Columns(text=text_column, source=source_column),
             cleaning=load_named_cleaning(cleaning),
             part=_parse_part(part),

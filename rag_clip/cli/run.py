@@ -7,19 +7,38 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 
+if TYPE_CHECKING:
+    from rag_clip.protocols import Encoder
+
 FAILED, SOME_ROWS_FAILED, INTERRUPTED = 1, 3, 130
 
-Model = Annotated[str, Parameter(help="demo, NAME:PRETRAINED, hf-hub:OWNER/NAME, local-dir:FOLDER or a checkpoint.")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print the summary as JSON.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; chosen by default.")]
 Precision = Annotated[Literal["fp32", "bf16", "fp16"] | None, Parameter(help="Chosen by device by default.")]
+Workers = Annotated[int | None, Parameter(help="Decoding processes; 0 decodes in this one.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EncoderOptions:
+    """The options of a verb that needs an encoder."""
+
+    model: Annotated[str, Parameter(help="demo, NAME:PRETRAINED, hf-hub:OWNER/NAME, local-dir:FOLDER or a checkpoint.")]
+    device: Device = None
+    precision: Precision = None
+
+    def load(self, model: str | None = None) -> Encoder:
+        """Load the encoder, or another `model` in the same way."""
+        from rag_clip.encoder import load_encoder
+
+        return load_encoder(model or self.model, device=self.device, precision=self.precision)
 
 
 def run(job: Callable[[Console], object], *, as_json: bool) -> int:

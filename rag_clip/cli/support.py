@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import Device, Json, Model, Precision, run
+from rag_clip.cli.run import EncoderOptions, Json, Workers, run
 
 if TYPE_CHECKING:
     from rag_clip.pipelines.support.retrieve import Containment, RetrievedSummary
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 support_app = App(name="support", help="Find images that stand for class names, for `classify --support`.")
 
 Output = Annotated[Path, Parameter(name=["--output", "-o"], help="support.parquet")]
-Workers = Annotated[int | None, Parameter(help="Decoding processes; 0 decodes in this one.")]
 MOST_NAMES = 5
 
 
@@ -47,7 +46,7 @@ def shots(
     *,
     labels: Annotated[Path, Parameter(help="The label file: .txt, .toml, .json or .parquet.")],
     output: Output,
-    model: Model,
+    encoder: EncoderOptions,
     k: Annotated[int, Parameter(name=["--shots", "-k"], help="Images per class.")] = 16,
     seed: int = 0,
     views: Annotated[int, Parameter(help="Random crops averaged per image; 0 takes the whole image once.")] = 10,
@@ -57,14 +56,11 @@ def shots(
     image_column: str = "image",
     label_column: str = "label",
     workers: Workers = None,
-    device: Device = None,
-    precision: Precision = None,
     as_json: Json = False,
 ) -> int:
     """Draw k labelled images per class."""
 
     def job(console: Console) -> object:
-        from rag_clip.encoder import load_encoder
         from rag_clip.labels import read_labels
         from rag_clip.pipelines.support.shots import support_from_shots
 
@@ -72,7 +68,7 @@ def shots(
             images,
             read_labels(labels),
             output=output,
-            encoder=load_encoder(model, device=device, precision=precision),
+            encoder=encoder.load(),
             k=k,
             seed=seed,
             views=views,
@@ -91,8 +87,8 @@ def shots(
             console.say(f"  {summary.failed} images drawn cannot be used")
         if summary.repeated:
             console.say(f"  {summary.repeated} images drawn again; each stands once, for all its classes")
-        _name(console, f"fewer than {k} images", summary.short)
-        _name(console, "no image", summary.missing)
+        say_classes(console, f"fewer than {k} images", summary.short)
+        say_classes(console, "no image", summary.missing)
         return summary
 
     return run(job, as_json=as_json)
@@ -105,7 +101,7 @@ def retrieve(
     *,
     index: Annotated[str, Parameter(help="An index of images: a folder, or http://HOST:6333/COLLECTION.")],
     output: Output,
-    model: Model,
+    encoder: EncoderOptions,
     search: Annotated[
         Literal["class", "texts", "captions"],
         Parameter(help="Ask by the class's embedding, by each of its texts, or for captions that say its name."),
@@ -118,14 +114,11 @@ def retrieve(
     ] = None,
     image_column: str = "image",
     workers: Workers = None,
-    device: Device = None,
-    precision: Precision = None,
     as_json: Json = False,
 ) -> int:
     """Find images for class names in an index, keep those that are different and look right (SuS-LC)."""
 
     def job(console: Console) -> object:
-        from rag_clip.encoder import load_encoder
         from rag_clip.pipelines.support.retrieve import retrieve_support
         from rag_clip.prompt_file import read_prompts
         from rag_clip.support.concentrate import Concentration
@@ -134,7 +127,7 @@ def retrieve(
             read_prompts(prompts),
             output=output,
             index=index,
-            encoder=load_encoder(model, device=device, precision=precision),
+            encoder=encoder.load(),
             search=search,
             candidates=candidates,
             settings=Concentration(**asdict(filters or Filters())),
@@ -175,13 +168,9 @@ def _show_retrieved(console: Console, summary: RetrievedSummary) -> None:
     )
     for reason, count in summary.dropped.items():
         console.say(f"  dropped, {reason}: {count}")
-    if summary.agreement:
-        mean = sum(summary.agreement.values()) / len(summary.agreement)
-        console.say(
-            f"  images that look like their class: {mean:.0%} in the mean over {len(summary.agreement)} classes"
-        )
-    _name(console, "too few images that look like them, so text alone", summary.fallen_back)
-    _name(console, "no image", summary.missing)
+    say_agreement(console, summary.agreement)
+    say_classes(console, "too few images that look like them, so text alone", summary.fallen_back)
+    say_classes(console, "no image", summary.missing)
     if summary.containment:
         console.say(f"  {_describe(summary.containment)}")
     console.stages(summary.seconds)
@@ -195,7 +184,15 @@ def _describe(found: Containment) -> str:
     )
 
 
-def _name(console: Console, what: str, names: Iterable[str]) -> None:
+def say_agreement(console: Console, agreement: Mapping[str, float]) -> None:
+    """Say the mean share of a class's images that look like it; nothing where none was measured."""
+    if agreement:
+        mean = sum(agreement.values()) / len(agreement)
+        console.say(f"  images that look like their class: {mean:.0%} in the mean over {len(agreement)} classes")
+
+
+def say_classes(console: Console, what: str, names: Iterable[str]) -> None:
+    """Say how many classes are in this case, and the first of them; nothing where there are none."""
     listed = list(names)
     if listed:
         more = ", ..." if len(listed) > MOST_NAMES else ""

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import Device, Json, Model, Precision, run
-from rag_clip.cli.support import MOST_NAMES, Output, support_app
+from rag_clip.cli.run import EncoderOptions, Json, run
+from rag_clip.cli.support import Output, say_agreement, say_classes, support_app
 
 
 @support_app.command
@@ -18,7 +18,7 @@ def synthesise(
     /,
     *,
     output: Output,
-    model: Model,
+    encoder: EncoderOptions,
     painter: Annotated[str, Parameter(help="demo, or a text-to-image model of diffusers: a hub id or a folder.")],
     per_class: Annotated[int, Parameter(help="Images painted per class.")] = 16,
     keep: Annotated[int, Parameter(help="Images of them kept per class, those nearest to its embedding.")] = 8,
@@ -38,47 +38,30 @@ def synthesise(
         Path | None, Parameter(help="Folder that keeps every image painted; by default the output without .parquet.")
     ] = None,
     with_images: Annotated[bool, Parameter(negative=(), help="Put the images into the support file.")] = False,
-    device: Device = None,
-    precision: Precision = None,
     as_json: Json = False,
 ) -> int:
     """Paint images for class names, keep those that look most like them (SuS-SD)."""
 
     def job(console: Console) -> object:
-        from rag_clip.encoder import load_encoder
         from rag_clip.painter import load_painter
         from rag_clip.pipelines.support.synthesise import synthesise_support
         from rag_clip.prompt_file import read_prompts
 
-        summary = synthesise_support(
-            read_prompts(prompts),
-            output=output,
-            encoder=load_encoder(model, device=device, precision=precision),
-            painter=load_painter(
-                painter, guidance=guidance, steps=steps, size=size, device=device, precision=precision
-            ),
-            per_class=per_class,
-            keep=keep,
-            wording=wording,
-            seed=seed,
-            batch=batch,
-            paintings=paintings,
-            with_images=with_images,
-            report=console.report,
+        texts, loaded = read_prompts(prompts), encoder.load()
+        brush = load_painter(
+            painter, guidance=guidance, steps=steps, size=size, device=encoder.device, precision=encoder.precision
         )
+        summary = synthesise_support(
+            texts, output=output, encoder=loaded, painter=brush, per_class=per_class, keep=keep, wording=wording,
+            seed=seed, batch=batch, paintings=paintings, with_images=with_images, report=console.report,
+        )  # fmt: skip
         console.say(
             f"{summary.output}: {summary.images} images of {summary.classes} classes, of {summary.painted} painted"
         )
         if summary.black:
             console.say(f"  withheld by the painter, black: {summary.black}")
-        mean = sum(summary.agreement.values()) / len(summary.agreement)
-        console.say(
-            f"  images that look like their class: {mean:.0%} in the mean over {len(summary.agreement)} classes"
-        )
-        if summary.missing:
-            more = ", ..." if len(summary.missing) > MOST_NAMES else ""
-            listed = ", ".join(summary.missing[:MOST_NAMES])
-            console.say(f"  no image: {len(summary.missing)} classes ({listed}{more})")
+        say_agreement(console, summary.agreement)
+        say_classes(console, "no image", summary.missing)
         console.say(f"  all images painted are in {summary.paintings}")
         console.stages(summary.seconds)
         return summary
