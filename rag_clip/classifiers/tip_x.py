@@ -7,8 +7,9 @@ Udandarao, Gupta and Albanie, ICCV 2023 (arXiv 2211.16198). D is the entropy of 
 [n, c] by [c, m]. tau 0.5 is theirs, for scale 100. psi maps D onto the range of the cosines: in "published" as -D, by
 the extremes of the whole matrix of queries, so that every call must be given the whole test set; in "balanced" so that
 the largest divergence has the least cosine, by the extremes among the support images, once, so that a batch makes no
-difference. Votes are those of `cache`; a small class then gains nothing. The grid is theirs; they fix no default, gamma
-5 is ours.
+difference, and D need not be made: with H the entropies of q, psi(D) V = (a + b H) 1'V + b q (log S' V), and
+log S' V [c, c] is known beforehand. Votes are those of `cache`; a small class then gains nothing. The grid is theirs;
+they fix no default, gamma 5 is ours.
 """
 
 from __future__ import annotations
@@ -31,13 +32,17 @@ FITTED_ON = 2000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TipX:
-    """The text classifier, the cache, tau at scale 100, psi as (a, b) or None to fit it to each call, the settings."""
+    """The text classifier, the cache, tau at scale 100, psi as (a, b) or None to fit it to each call, the settings.
+
+    `folded` is the cache of the signatures: its votes [c + 1, c] are log S' V, and below them 1'V.
+    """
 
     zero_shot: ZeroShot
     cache: Cache
     temperature: float
     psi: tuple[float, float] | None
     choice: Choice
+    folded: Cache
 
     @property
     def labels(self) -> LabelSet:
@@ -47,29 +52,36 @@ class TipX:
     def __call__(self, features: Features) -> torch.Tensor:
         """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least."""
         pooled = wide(features.pooled)
-        cosines = self.cache.cosines(pooled)
-        votes = self.choice.alpha * self.cache.count(torch.exp(-self.choice.beta * (1 - cosines)))
-        votes += self.choice.gamma * self.cache.count(self.text_affinities(pooled, cosines))
+        text, cosines = self.zero_shot(Features(pooled)), self.cache.cosines(pooled)
+        votes = self.choice.gamma * self.text_votes(text, cosines)
+        votes += self.choice.alpha * self.cache.count((cosines - 1).mul_(self.choice.beta).exp_())
         votes *= self.zero_shot.scale / 100
-        return self.cache.decide(votes, self.zero_shot(Features(pooled))).to(features.pooled.dtype)
+        return self.cache.decide(votes, text).to(features.pooled.dtype)
 
-    def text_affinities(self, pooled: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
-        """Return psi(D) [n, m]."""
-        divergences = self.divergences(pooled, self.cache.keys)
+    def text_votes(self, text: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
+        """Return psi(D) V [n, c] for queries of text logits [n, c] and cosines [n, m]."""
+        if self.psi is None:
+            return self.cache.count(self.text_affinities(text, cosines))
+        a, b = self.psi
+        p, surprise = self._probabilities(text)
+        return self.folded.count(torch.cat([b * p, a - b * surprise], dim=1))
+
+    def text_affinities(self, text: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
+        """Return psi(D) [n, m] for queries of text logits [n, c] and cosines [n, m]."""
+        divergences = self.divergences(text, self.zero_shot(Features(self.cache.keys.to(text))))
         a, b = self.psi or _published(divergences, cosines)
         return a - b * divergences
 
     def divergences(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Return KL(q || S) [n, m] of the signatures of unit features [n, d] and [m, d]."""
-        q, s = self._log_signatures(queries), self._log_signatures(keys.to(queries))
-        p = q.exp() / q.shape[1]
-        return (p * q).sum(1, keepdim=True) - p @ s.T
+        """Return KL(q || S) [n, m] of the signatures of text logits [n, c] and [m, c]."""
+        p, surprise = self._probabilities(queries)
+        return torch.addmm(surprise, p, _log_signatures(keys, self.temperature).T, alpha=-1)
 
-    def _log_signatures(self, features: torch.Tensor) -> torch.Tensor:
-        # log(c * probability): near zero for signatures near uniform, where log(probability) would round D away
-        sharp = features @ self.zero_shot.weights.to(features).T * (self.zero_shot.scale / 100 / self.temperature)
-        centred = sharp - sharp.mean(1, keepdim=True)
-        return centred - centred.expm1().mean(1, keepdim=True).log1p()
+    def _probabilities(self, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return signatures [n, c], and sum_c q log(c q) [n, 1]: log c less their entropy."""
+        q = _log_signatures(text, self.temperature)
+        p = q.exp() / q.shape[1]
+        return p, (p * q).sum(1, keepdim=True)
 
 
 @torch.no_grad()
@@ -93,7 +105,8 @@ def tip_x(
     default = Choice(
         ALPHA if alpha is None else alpha, BETA if beta is None else beta, GAMMA if gamma is None else gamma, by="given"
     )
-    head = TipX(zero_shot, build_cache(zero_shot, support, mode=mode), temperature, None, default)
+    cache = build_cache(zero_shot, support, mode=mode)
+    head = TipX(zero_shot, cache, temperature, None, default, _fold(cache, zero_shot, temperature))
     if mode == "balanced":
         head = replace(head, psi=_fit(head))
     if None not in (alpha, beta, gamma):
@@ -108,15 +121,28 @@ def tip_x(
         alphas=ALPHAS if alpha is None else (alpha,),
         betas=BETAS if beta is None else (beta,),
         gammas=GAMMAS if gamma is None else (gamma,),
-        text=head.text_affinities(judged.features, head.cache.cosines(judged.features)),
+        text=head.text_affinities(judged.logits, head.cache.cosines(judged.features)),
     )
     return replace(head, choice=choice)
+
+
+def _log_signatures(text: torch.Tensor, temperature: float) -> torch.Tensor:
+    # log(c * probability): near zero for signatures near uniform, where log(probability) would round D away
+    sharp = text / (100 * temperature)
+    centred = sharp - sharp.mean(1, keepdim=True)
+    return centred - centred.expm1().mean(1, keepdim=True).log1p()
+
+
+def _fold(cache: Cache, zero_shot: ZeroShot, temperature: float) -> Cache:
+    s = _log_signatures(zero_shot(Features(cache.keys)), temperature)
+    return replace(cache, votes=torch.cat([s.T @ cache.votes, cache.votes.sum(0, keepdim=True)]))
 
 
 def _fit(head: TipX) -> tuple[float, float]:
     keys = head.cache.keys[evenly(len(head.cache.keys), FITTED_ON, head.cache.keys.device)]
     apart = ~torch.eye(len(keys), dtype=torch.bool, device=keys.device)  # no query is a support image
-    cosines, divergences = (keys @ keys.T)[apart], head.divergences(keys, keys)[apart]
+    text = head.zero_shot(Features(keys))
+    cosines, divergences = (keys @ keys.T)[apart], head.divergences(text, text)[apart]
     slope = _slope(cosines, divergences)
     return (slope * float(divergences.max()) + float(cosines.min()), slope) if slope else (0.0, 0.0)
 

@@ -69,7 +69,7 @@ def test_the_choice_on_validation_is_the_best_of_every_setting_tried():
     best = min(tied, key=lambda setting: float(cross_entropy(tried[setting], TRUTH)))
     judged = judged_images(TEXT, SUPPORT, VALIDATION)
     head = tip_x(TEXT, SUPPORT, alpha=1, beta=1, gamma=1)
-    text = head.text_affinities(judged.features, head.cache.cosines(judged.features))
+    text = head.text_affinities(judged.logits, head.cache.cosines(judged.features))
     choice = choose(judged, head.cache, scale=TEXT.scale, text=text, **grid)
     assert (choice.alpha, choice.beta, choice.gamma, choice.by) == (*best, "validation")
     assert choice.accuracy == pytest.approx(right[best])

@@ -76,14 +76,14 @@ def test_the_divergence_of_two_signatures_is_that_computed_by_hand():
     head = tip_x(ZeroShot(labels, torch.eye(2), 100.0), support, **SETTINGS)
     # q = softmax(1.2, 1.6) = (0.401312, 0.598688), S of (1, 0) = softmax(2, 0) = (0.880797, 0.119203)
     # 0.401312 ln(0.401312 / 0.880797) + 0.598688 ln(0.598688 / 0.119203) = -0.315467 + 0.966230
-    found = head.divergences(torch.tensor([[0.6, 0.8]]), torch.tensor([[1.0, 0.0], [0.6, 0.8]]))
+    found = head.divergences(torch.tensor([[60.0, 80.0]]), torch.tensor([[100.0, 0.0], [60.0, 80.0]]))
     torch.testing.assert_close(found, torch.tensor([[0.650763, 0.0]]), atol=1e-6, rtol=0)
 
 
 def test_divergences_equal_a_float64_loop_to_1e_5_of_their_range():
     head = tip_x(TEXT, BALANCED, **SETTINGS)
     expected = divergence_loop(QUERIES.pooled, BALANCED.features, TEXT)
-    found = head.divergences(QUERIES.pooled, BALANCED.features).double().numpy()
+    found = head.divergences(TEXT(QUERIES), TEXT(Features(BALANCED.features))).double().numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.ptp(expected), rtol=0)
 
 
@@ -95,8 +95,16 @@ def test_affinities_and_logits_of_all_103_queries_equal_a_float64_loop_to_1e_5(m
     head = tip_x(text, support, mode=mode, **SETTINGS)
     psi, logits = equation(text, support, published=mode == "published")
     cosines = head.cache.cosines(QUERIES.pooled)
-    np.testing.assert_allclose(head.text_affinities(QUERIES.pooled, cosines).numpy(), psi, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(head.text_affinities(text(QUERIES), cosines).numpy(), psi, atol=1e-5, rtol=0)
     np.testing.assert_allclose(head(QUERIES).numpy(), logits, atol=1e-5 * np.abs(logits).max(), rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["balanced", "published"])
+def test_votes_of_the_texts_per_image_equal_a_float64_loop_to_1e_6(mode):
+    head = tip_x(TEXT, UNEVEN, mode=mode, **SETTINGS)
+    psi, _ = equation(TEXT, UNEVEN, published=mode == "published")
+    found, votes = text_share(head).double().numpy(), head.cache.votes.double().numpy()
+    np.testing.assert_allclose(found / votes.sum(0), psi @ votes / votes.sum(0), atol=1e-6, rtol=0)
 
 
 def test_without_gamma_it_is_tip_adapter_and_without_both_it_is_zero_shot():
@@ -109,15 +117,16 @@ def test_without_gamma_it_is_tip_adapter_and_without_both_it_is_zero_shot():
 def test_equal_counts_make_both_modes_differ_by_a_constant_where_their_ranges_agree():
     support = replace(BALANCED, features=QUERIES.pooled[: len(BALANCED)])
     published = tip_x(TEXT, support, mode="published", **SETTINGS)
-    psi = published.text_affinities(QUERIES.pooled, published.cache.cosines(QUERIES.pooled))
-    a, b = 0.5, float((psi.max() - psi.min()) / published.divergences(QUERIES.pooled, support.features).max())
+    psi = published.text_affinities(TEXT(QUERIES), published.cache.cosines(QUERIES.pooled))
+    divergences = published.divergences(TEXT(QUERIES), TEXT(Features(support.features)))
+    a, b = 0.5, float((psi.max() - psi.min()) / divergences.max())
     balanced = replace(tip_x(TEXT, support, **SETTINGS), psi=(a, b))
     difference = balanced(QUERIES) - published(QUERIES)
     torch.testing.assert_close(difference, difference[:, :1].expand(-1, CLASSES), atol=2e-3, rtol=0)
 
 
 def text_share(head: TipX) -> torch.Tensor:
-    return head.cache.count(head.text_affinities(QUERIES.pooled, head.cache.cosines(QUERIES.pooled)))
+    return head.text_votes(head.zero_shot(QUERIES), head.cache.cosines(QUERIES.pooled))
 
 
 def test_small_classes_gain_nothing_but_as_published():
