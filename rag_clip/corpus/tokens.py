@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 # Scripts written without spaces count each letter as a word.
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-WORD = rf"[[\p{{L}}\p{{M}}\p{{N}}]&&[^{_UNSPACED}]]+(?:['’]\p{{L}}+)*|[{_UNSPACED}]"
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+WORD = rf"[[\p{{L}}\p{{M}}\p{{N}}]&&[^{UNSPACED}]]+(?:['’]\p{{L}}+)*|[{UNSPACED}]"
 
 
 def count_words(texts: pl.Series) -> pl.Series:
