@@ -81,11 +81,11 @@ def classify(
     The five columns take the prefix `predicted_` where the input has one of these names. An image that cannot be used
     has an error and no label, and the run goes on. `output` appears once it is complete; until then what is done lies
     in `output`.parts, and the same call continues from there. With `features_dir` the image features stay for other
-    prompts; with `index`, the one the prompts came from, its captions are not encoded again. Learned prompts
-    (CoOp) classify as they are. `head` builds the
-    classifier from the zero-shot one; `others` are further encoders that it needs features by, under their names, and
-    an image that one of them fails on has an error. `workers` processes decode; 0 decodes in this one, None is one per
-    processor up to 16, or 0 for a few images. Memory stays bounded on files and row groups of any size.
+    prompts; with `index`, the one the prompts came from, its captions are not encoded again. Learned prompts (CoOp)
+    classify as they are. `head` builds the classifier from the zero-shot one; `others` are further encoders that it
+    needs features by, under their names, and an image that one of them fails on has an error. `workers` processes
+    decode; 0 decodes in this one, None is one per processor up to 16, or 0 for a few images. Memory stays bounded on
+    files and row groups of any size.
 
     Raises ValueError for input, prompts or settings that cannot be used, FileNotFoundError for a missing file, and
     OSError where a file is damaged or cannot be written.
@@ -106,18 +106,11 @@ def classify(
         batch_size=batch_size, clock=clock, report=report,
     )  # fmt: skip
     rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
-    facts = _run_facts(prompts, encoder, image_column=image_column, top_k=top_k, rows=rows, failed=failed)
-    facts["head"] = dict(head.facts) if head else {}
-    facts["others"] = {name: asdict(each.fingerprint) for name, each in others.items()}
+    facts = _run_facts(prompts, encoder, others, head)
+    facts |= {"image_column": image_column, "top_k": top_k, "rows": rows, "failed": failed}
+    schema, advance = output_schema(files[0].schema, columns, facts), counting("write", report, rows)
     with _replacing(output, parts) as partial_output:
-        write_predictions(
-            partial_output,
-            sources,
-            schema=output_schema(files[0].schema, columns, facts),
-            predict=predict,
-            clock=clock,
-            advance=counting("write", report, rows),
-        )
+        write_predictions(partial_output, sources, schema=schema, predict=predict, clock=clock, advance=advance)
     return ClassifySummary(
         output, rows, failed, missing, rows - missing, columns, dict(clock.seconds), clock.bottleneck
     )
@@ -165,7 +158,7 @@ def _replacing(output: Path, parts: Path) -> Iterator[Path]:
 
 
 def _run_facts(
-    prompts: Prompts | LearnedPrompts, encoder: Encoder, *, image_column: str, top_k: int, rows: int, failed: int
+    prompts: Prompts | LearnedPrompts, encoder: Encoder, others: Mapping[str, Encoder], head: Head | None
 ) -> dict[str, Any]:
     provenance = {key: prompts.provenance.get(key) for key in ("method", "settings", "index")}
     return {
@@ -173,10 +166,8 @@ def _run_facts(
         "encoder": asdict(encoder.fingerprint),
         "prompts": {"digest": _digest(prompts), **provenance},
         "classes": len(prompts.labels),
-        "image_column": image_column,
-        "top_k": top_k,
-        "rows": rows,
-        "failed": failed,
+        "head": dict(head.facts) if head else {},
+        "others": {name: asdict(each.fingerprint) for name, each in others.items()},
     }
 
 
