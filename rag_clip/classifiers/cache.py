@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from rag_clip.classifiers.evidence import among
+from rag_clip.classifiers.evidence import among, refuse_several
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Support
 
@@ -54,8 +54,9 @@ class Cache:
 def build_cache(zero_shot: ZeroShot, support: Support, *, mode: Mode = "balanced") -> Cache:
     """Make the cache of a support set.
 
-    Raises ValueError where its classes or its width are not those of the classifier.
+    Raises ValueError where its classes or its width are not those of the classifier, and for images of several labels.
     """
+    refuse_several("support set", support.several)
     if support.labels.names != zero_shot.labels.names:
         raise ValueError(
             f"the support set has the classes {support.labels.names[:3]}... ({len(support.labels)}), the classifier "

@@ -52,14 +52,18 @@ class Held:
     logits: torch.Tensor
 
 
-def gather_evidence(zero_shot: ZeroShot, support: Support, *, text_samples: float = 0.0) -> Evidence:
+def gather_evidence(
+    zero_shot: ZeroShot, support: Support, *, text_samples: float = 0.0, several: bool = False
+) -> Evidence:
     """Count the support images for the classes; those of no relevance are left out.
 
     With `text_samples`, the text of each class that has images, moved by the gap between the means of images and
     texts, counts for as many more images, which do not judge. Raises ValueError for other classes or another width
-    than the zero-shot classifier has.
+    than the zero-shot classifier has, and for images of several labels unless those may be `several`.
     """
     _check_fit("support set", support.labels.names, support.features, zero_shot)
+    if not several:
+        refuse_several("support set", support.several)
     counted = support.relevance > 0
     images = support.features[counted].double()
     shares = (support.targets * support.relevance[:, None])[counted].to(images)
@@ -81,17 +85,30 @@ def _count(images: torch.Tensor, shares: torch.Tensor) -> tuple[torch.Tensor, to
     return mass, shares.T @ images / mass.clamp(min=torch.finfo(mass.dtype).tiny)[:, None]
 
 
-def hold_out(zero_shot: ZeroShot, validation: Validation, present: torch.Tensor) -> Held:
+def hold_out(zero_shot: ZeroShot, validation: Validation, present: torch.Tensor, *, several: bool = False) -> Held:
     """Take the validation images of the classes that are `present` [c]; the others keep their text logit in any case.
 
-    Raises ValueError for other classes or another width than the zero-shot classifier has.
+    Raises ValueError for other classes or another width than the zero-shot classifier has, and for images of several
+    labels unless those may be `several`.
     """
     _check_fit("validation set", validation.labels.names, validation.features.pooled, zero_shot)
     targets = validation.targets.to(present.device)
-    kept = present[targets]
+    if targets.ndim == 1:
+        targets = functional.one_hot(targets, len(present)).bool()
+    elif not several:
+        refuse_several("validation set", True)
+    kept = (targets & present).any(1)
     images = validation.features.pooled.to(present.device)[kept].double()
-    ones = functional.one_hot(targets[kept], len(present)).to(images)
-    return Held(images, ones, zero_shot(Features(images)))
+    return Held(images, targets[kept].to(images), zero_shot(Features(images)))
+
+
+def refuse_several(what: str, several: bool) -> None:
+    """Raise ValueError where images have several labels, for what learns or judges by one each."""
+    if several:
+        raise ValueError(
+            f"the {what} has images of several labels, and one label per image is learned from here; of several, "
+            "linear_probe learns"
+        )
 
 
 def centre(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:

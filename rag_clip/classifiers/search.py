@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional
 
 from rag_clip.classifiers.cache import Cache, evenly, wide
+from rag_clip.classifiers.evidence import refuse_several
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, Support, Validation
 
@@ -142,6 +143,7 @@ def count_right(
 
 
 def _check(zero_shot: ZeroShot, validation: Validation) -> None:
+    refuse_several("validation set", validation.targets.ndim == 2)
     pooled, weights = validation.features.pooled, zero_shot.weights
     if validation.labels.names != zero_shot.labels.names:
         raise ValueError("the validation images are labelled with other classes than the classifier's; use the same")
