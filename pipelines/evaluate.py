@@ -21,11 +21,12 @@ from rag_clip.protocols import Classifier, Encoder
 from rag_clip.store import open_store
 from rag_clip.stored_vectors import stored_vectors
 
-from .evaluation.few_shot import FewShot, ShotRun, measure_shots, plan_shots, read_pool
+from .evaluation.few_shot import measure_shots, read_pool
 from .evaluation.measures import classify_test, image_table, measure
 from .evaluation.results import Result, store_run, stored_run, write_results
 from .evaluation.runs import HeadChoice, PromptFile, Run, TextRow, plan_runs
-from .evaluation.tasks import ImageTask, Measured, read_images
+from .evaluation.shot_runs import FewShot, ShotRun, plan_shots
+from .evaluation.tasks import ImageTask, Measured, read_images, to_measure
 from .evaluation.vocabulary_measures import measure_vocabulary
 from .heads import prepare_head
 
@@ -89,7 +90,7 @@ def evaluate(
             else:
                 if images is None:
                     with clock.stage("images"):
-                        images = read(task)
+                        images = to_measure(task, read(task))
                         pool = read_pool(task, read) if few_shot else None
                     failed += images.failed
                 if isinstance(run, ShotRun):

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from rag_clip.data import Features, LabelSet
+from rag_clip.evaluate.feature_file import class_numbers, read_names
 from rag_clip.knowledge.names import match_names
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
@@ -26,10 +27,15 @@ FAULTS_SHOWN = 5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Features of the n images that could be used, their classes int64 [n], and how many images failed."""
+    """Features of the n images that could be used, before it is said what for, and how many images failed.
+
+    `targets` are their classes int64 [n], or bool [n, c] where images may have several; `rows` int64 [n] is their place
+    among all rows of the files.
+    """
 
     features: Features
     targets: torch.Tensor
+    rows: torch.Tensor
     failed: int
 
 
@@ -47,32 +53,53 @@ def read_labelled(
 ) -> Labelled:
     """Encode the images of Parquet files, and match their labels to class names without case or punctuation.
 
-    `others` are further encoders, whose features come along under their names. Features stay in `features_dir`, if
-    given, where `classify` finds them too. Raises ValueError for labels that are
-    not in the label set, naming some, and where no image can be used.
+    Raises ValueError for labels that are not in the label set, naming some, and as `encode_labelled`.
     """
     files = open_image_files(paths, image_column=image_column)
-    rows = read_classes(files, labels, label_column)
+    return encode_labelled(
+        files,
+        torch.tensor(read_classes(files, labels, label_column)),
+        encoder=encoder,
+        others=others,
+        image_column=image_column,
+        features_dir=features_dir,
+        workers=workers,
+        report=report,
+    )
+
+
+def encode_labelled(
+    files: Sequence[ImageFile],
+    targets: torch.Tensor,
+    *,
+    encoder: Encoder,
+    others: Mapping[str, Encoder] | None = None,
+    image_column: str = "image",
+    features_dir: str | Path | None = None,
+    workers: int | None = None,
+    report: Report = silent,
+) -> Labelled:
+    """Encode the images of files, whose rows have `targets` in their order.
+
+    `others` are further encoders, whose features come along under their names. Features stay in `features_dir`, if
+    given, where `classify` finds them too. Raises ValueError where no image can be used.
+    """
+    others = others or {}
     with ExitStack() as stack:
         root = features_dir or stack.enter_context(tempfile.TemporaryDirectory())
         sources, _ = encode_by_all(
-            files,
-            root,
-            encoder=encoder,
-            others=others or {},
-            image_column=image_column,
-            workers=workers,
-            report=report,
+            files, root, encoder=encoder, others=others, image_column=image_column, workers=workers, report=report
         )
         shards = [cache.read(start) for _, cache in sources for start, _ in cache.spans()]
     good = np.concatenate([[error is None for error in shard.errors] for shard in shards])
     if not good.any():
         raise ValueError(f"none of the {len(good)} images can be used; the first says: {shards[0].errors[0]}")
     columns = {"": [shard.pooled for shard in shards]}
-    columns |= {name: [shard.others[name] for shard in shards] for name in others or {}}
+    columns |= {name: [shard.others[name] for shard in shards] for name in others}
     held = {name: torch.from_numpy(np.concatenate(parts)[good]).to(encoder.device) for name, parts in columns.items()}
-    targets = torch.tensor(rows)[torch.from_numpy(good)]
-    return Labelled(Features(held.pop(""), others=held), targets.to(encoder.device), int((~good).sum()))
+    rows = torch.from_numpy(np.flatnonzero(good))
+    features = Features(held.pop(""), ids=tuple(map(str, rows.tolist())), others=held)
+    return Labelled(features, targets[rows].to(encoder.device), rows, int((~good).sum()))
 
 
 def read_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str = "label") -> list[int]:
@@ -87,6 +114,18 @@ def read_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str
         shown = ", ".join(repr(name) for name in unknown[:FAULTS_SHOWN])
         raise ValueError(f"{len(unknown)} labels of column {label_column!r} are not in the label set, such as {shown}")
     return [rows[name] for name in names]
+
+
+def read_several_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str) -> torch.Tensor:
+    """Return the classes of every row of files whose column holds lists of names, bool [n, c]; else as `read_classes`.
+
+    A row may have no label.
+    """
+    names = [held for file in files for held in read_names(file.path, label_column)]
+    targets = torch.zeros(len(names), len(labels), dtype=torch.bool)
+    rows = [row for row, held in enumerate(names) for _ in held]
+    targets[rows, class_numbers([name for held in names for name in held], labels)] = True
+    return targets
 
 
 def _read_labels(path: Path, column: str) -> list[str]:

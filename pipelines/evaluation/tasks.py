@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from rag_clip.data import Features, LabelSet
@@ -21,9 +18,8 @@ from rag_clip.labels import labels_to_document
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 
-from ..imaging.joined import encode_by_all
 from ..imaging.rows import ImageFile, open_image_files
-from ..labelled import read_classes
+from ..labelled import Labelled, encode_labelled, read_classes, read_several_classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +101,7 @@ def _own_labels(path: Path) -> LabelSet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """The n images that could be used, their row in the task's files int64 [n], and how many images failed."""
+    """The n images to measure on, their row in the task's files int64 [n], and how many images failed."""
 
     test: Test
     rows: torch.Tensor
@@ -120,44 +116,35 @@ def read_images(
     features_dir: str | Path | None = None,
     workers: int | None = None,
     report: Report = silent,
-) -> Measured:
+) -> Labelled:
     """Encode the images of a task by `encoder` and the `others`; features stay in `features_dir`, if given.
 
-    Features in a file are taken as they are. Raises ValueError for labels that are not in the label set, naming some,
-    where no image can be used, and for images without an encoder.
+    Features in a file are taken as they are. Images have several labels where the metric is of such. Raises ValueError
+    for labels that are not in the label set, naming some, where no image can be used, and for images without an
+    encoder.
     """
+    several = task.metric == "map_11_point"
     if task.holds_features:
-        several = task.metric == "map_11_point"
         held = read_features(task.paths[0], labels=task.labels, label_column=task.label_column, multilabel=several)
-        test = Test(held.features, held.labels, held.truth)
-        return Measured(_moved(test, encoder.device) if encoder else test, torch.arange(len(test)), 0)
+        rows, device = torch.arange(len(held.truth)), encoder.device if encoder else torch.device("cpu")
+        features = Features(held.features.pooled.to(device), ids=tuple(map(str, rows.tolist())))
+        return Labelled(features, held.truth.to(device), rows, failed=0)
     if encoder is None:
         raise ValueError(f"{task.name} holds images; name the model that encodes them")
     files = open_image_files(task.paths, image_column=task.image_column)
-    classes = torch.tensor(read_classes(files, task.labels, task.label_column), dtype=torch.int64)
-    with ExitStack() as stack:
-        root = features_dir or stack.enter_context(tempfile.TemporaryDirectory())
-        sources, _ = encode_by_all(
-            files, root, encoder=encoder, others=others or {}, image_column=task.image_column, workers=workers,
-            report=report,
-        )  # fmt: skip
-        shards = [joined.read(start) for _, joined in sources for start, _ in joined.spans()]
-    good = np.concatenate([[error is None for error in shard.errors] for shard in shards])
-    if not good.any():
-        raise ValueError(f"none of the {len(good)} images of {task.name} can be used; {shards[0].errors[0]}")
-    rows = torch.from_numpy(np.flatnonzero(good))
-    pooled = torch.from_numpy(np.concatenate([shard.pooled for shard in shards])[good])
-    moved = {
-        name: torch.from_numpy(np.concatenate([shard.others[name] for shard in shards])[good]).to(encoder.device)
-        for name in others or {}
-    }
-    features = Features(pooled.to(encoder.device), others=moved)
-    test = Test(features, task.labels, classes[rows].to(encoder.device))
-    return Measured(test, rows, int((~good).sum()))
+    if several:
+        targets = read_several_classes(files, task.labels, task.label_column)
+    else:
+        targets = torch.tensor(read_classes(files, task.labels, task.label_column))
+    return encode_labelled(
+        files, targets, encoder=encoder, others=others, image_column=task.image_column, features_dir=features_dir,
+        workers=workers, report=report,
+    )  # fmt: skip
 
 
-def _moved(test: Test, device: torch.device) -> Test:
-    return Test(Features(test.features.pooled.to(device)), test.labels, test.truth.to(device))
+def to_measure(task: ImageTask, images: Labelled) -> Measured:
+    """Return the images of a task as those to measure on; raises ValueError as `Test`."""
+    return Measured(Test(images.features, task.labels, images.targets), images.rows, images.failed)
 
 
 def file_identity(path: str | Path) -> list[str | int]:

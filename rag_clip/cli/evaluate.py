@@ -71,8 +71,8 @@ def evaluate(
         from rag_clip.pipelines.evaluate import evaluate as evaluate_runs
         from rag_clip.pipelines.evaluate_report import write_evaluation
         from rag_clip.pipelines.evaluation.check import check_evaluation
-        from rag_clip.pipelines.evaluation.few_shot import FewShot
         from rag_clip.pipelines.evaluation.runs import choose_heads, read_prompt_files
+        from rag_clip.pipelines.evaluation.shot_runs import FewShot
         from rag_clip.pipelines.evaluation.tasks import image_task, open_tasks
 
         if not tasks:

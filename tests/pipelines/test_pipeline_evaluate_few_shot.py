@@ -12,8 +12,9 @@ from classify_inputs import COLOURS
 from evaluate_inputs import ENCODER, LABELS, colour_task, prompt_files
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.evaluate_report import write_evaluation
-from rag_clip.pipelines.evaluation.few_shot import FewShot, over_draws
+from rag_clip.pipelines.evaluation.few_shot import over_draws
 from rag_clip.pipelines.evaluation.results import Measure, Result, read_results
+from rag_clip.pipelines.evaluation.shot_runs import FewShot
 from rag_clip.pipelines.evaluation.tasks import ImageTask, image_task, open_tasks
 
 from rag_clip.cli import app
@@ -22,6 +23,7 @@ from rag_clip.evaluate.feature_file import read_features
 from rag_clip.evaluate.metrics import is_right
 from rag_clip.evaluate.protocol import draw_shots
 from rag_clip.evaluate.splits import Train
+from rag_clip.evaluate.uncertainty import mean_interval
 from rag_clip.heads import HEADS, build_head
 
 WIDTH, NAMES = 8, ("cat", "dog", "owl")
@@ -71,7 +73,10 @@ def test_a_head_is_measured_on_each_number_of_shots_as_the_mean_over_its_draws(t
         main = found[place].main
         assert (main.value, main.low, main.high) == pytest.approx((mean, mean - spread, mean + spread))
     assert found[0].main.value < 0.5 < found[4].main.value
-    assert found[4].settings["low_high"] == "the mean over the draws -/+ their sample standard deviation"
+    assert (
+        found[4].settings["low_high"]
+        == "the mean over the draws -/+ their sample standard deviation, within the range of the number"
+    )
     facts = found[4].settings["head"]
     assert (facts["shots"], facts["seeds"], facts["shots_from"]) == (4, 3, str(tmp_path / "train.npz"))
     assert (
@@ -151,6 +156,30 @@ def test_numbers_over_draws_are_the_mean_and_the_sample_standard_deviation() -> 
     accuracy, recall = over_draws(draws)
     assert (accuracy.value, accuracy.low, accuracy.high) == pytest.approx((0.5, 0.5 - 0.02**0.5, 0.5 + 0.02**0.5))
     assert recall == Measure("recall", "cat", 1.0)
+
+
+def test_bounds_over_draws_end_where_the_number_does() -> None:
+    ends = {"accuracy": (0.0, 1.0, 0.0, 1.0), "brier": (0.0, 2.0, 0.0, 2.0), "parameters": (9.0, 9.0, 9.0, 9.0)}
+    for metric, (first, second, low, high) in ends.items():
+        (found,) = over_draws([(Measure(metric, "", first),), (Measure(metric, "", second),)])
+        assert (found.low, found.value, found.high) == (low, (first + second) / 2, high)
+
+
+def test_all_images_of_the_train_split_are_drawn_once_with_intervals_over_images(tmp_path: Path) -> None:
+    task, output = pets(tmp_path), tmp_path / "r.parquet"
+    found = evaluate([task], output=output, few_shot=FewShot(("ridge",), (4, "all"))).results[2]
+    train, test = (read_features(tmp_path / f"{name}.npz") for name in ("train", "test"))
+    head = build_head("ridge", Train(train.features, train.labels, train.truth).support(), encoder=None)
+    right = is_right(head(test.zero_shot())(test.features), test.truth)
+    assert (found.run, found.tier, found.settings["drawn"]) == ("a {} + ridge, all shots", "T0+FS", [36])
+    interval = mean_interval(right)
+    assert (found.main.value, found.main.low, found.main.high) == (interval.value, interval.low, interval.high)
+    assert (found.settings["head"]["shots"], found.settings["head"]["seeds"]) == ("all", 1)
+    assert "low_high" not in found.settings
+    assert f"ridge was built on all images of {tmp_path / 'train.npz'}; " in found.settings["tuned"]
+    assert evaluate([task], output=output, few_shot=FewShot(("ridge",), ("all",), seeds=5)).measured == 0
+    with pytest.raises(ValueError, match="Pets has no train split to take all images of; name one, or a number of"):
+        evaluate([replace(task, train=None)], output=output, few_shot=FewShot(("ridge",), ("all",)))
 
 
 @pytest.mark.parametrize(

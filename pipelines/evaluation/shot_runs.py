@@ -1,0 +1,136 @@
+"""Which heads are measured on how many shots, as runs beside those of the texts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from rag_clip.data import Fingerprint
+from rag_clip.heads import HEADS
+
+from .runs import Run, check_heads
+from .tasks import ImageTask, digest, file_identity
+
+Shots = int | Literal["all"]
+ALL: Literal["all"] = "all"
+BOUNDS = "the mean over the draws -/+ their sample standard deviation, within the range of the number"
+
+
+@dataclass(frozen=True, slots=True)
+class FewShot:
+    """Heads to measure on `shots` images of each class, each number of them drawn `seeds` times, "all" of them once.
+
+    `options` are settings by head. With `validate`, the first fifth of each class is held out of training and chooses
+    the settings. Raises ValueError for no or unknown heads, options of others, counts below one, and one shot to train
+    and choose by.
+    """
+
+    heads: tuple[str, ...]
+    shots: tuple[Shots, ...]
+    seeds: int = 3
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    validate: bool = False
+
+    def __post_init__(self) -> None:
+        check_heads(self.heads, self.options)
+        if not self.heads or not self.shots:
+            raise ValueError("few shots need a head and a number of shots; name at least one of each")
+        if min([self.seeds, *self.counts]) < 1:
+            raise ValueError(f"shots are {self.shots} and seeds {self.seeds}; give one at least")
+        if self.validate and 1 in self.counts:
+            raise ValueError("of one shot per class none can be held out to choose by; draw two, or do not validate")
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of shots that are not all."""
+        return tuple(count for count in self.shots if count != ALL)
+
+
+@dataclass(frozen=True, slots=True)
+class ShotRun:
+    """A head on so many shots, drawn `draws` times, beside the texts of `alone`; the rest as of a Run."""
+
+    name: str
+    tier: str
+    key: str
+    settings: Mapping[str, Any]
+    alone: Run
+    head: str
+    shots: Shots
+    protocol: FewShot
+
+    @property
+    def draws(self) -> int:
+        """How many times they are drawn."""
+        return 1 if self.shots == ALL else self.protocol.seeds
+
+
+def plan_shots(
+    task: ImageTask,
+    runs: Sequence[Run],
+    protocol: FewShot | None,
+    *,
+    encoder: Fingerprint | None,
+    others: Mapping[str, Fingerprint],
+) -> list[Run | ShotRun]:
+    """List the runs of a task, after each of texts alone those of few shots, if there is a protocol.
+
+    Raises FileNotFoundError for a train split that is missing, ValueError for one that is the test split, and for all
+    images of a task that has none.
+    """
+    if protocol is None:
+        return [*runs]
+    if task.train is None and ALL in protocol.shots:
+        raise ValueError(f"{task.name} has no train split to take all images of; name one, or a number of shots")
+    if task.train and task.train.resolve() in [path.resolve() for path in task.paths]:
+        raise ValueError(f"{task.name} would draw its shots from the images it tests on, {task.train}; split the file")
+    planned: list[Run | ShotRun] = []
+    for run in runs:
+        planned += [run, *(_beside(task, run, protocol, encoder, others) if run.head is None else ())]
+    return planned
+
+
+def _beside(
+    task: ImageTask, alone: Run, protocol: FewShot, encoder: Fingerprint | None, others: Mapping[str, Fingerprint]
+) -> Iterator[ShotRun]:
+    marks = [encoder and asdict(encoder), {name: asdict(each) for name, each in others.items()}]
+    for head in protocol.heads:
+        second = sorted(others) if HEADS[head].second_encoder else []
+        facts = {
+            "name": head,
+            "settings": {**HEADS[head].settings, **protocol.options.get(head, {})},
+            "shots_from": str(task.train or task.paths[0]),
+            "validation": "the first fifth of each class of the shots" if protocol.validate else "",
+            "others": second,
+        }
+        tier = "+".join([alone.tier, *(["T3"] if second else []), "FS"])
+        for shots in protocol.shots:
+            seeds = 1 if shots == ALL else protocol.seeds
+            drawn = {**facts, "seeds": seeds, "shots": shots}
+            settings = {
+                **alone.settings,
+                "head": drawn,
+                **({} if shots == ALL else {"low_high": BOUNDS}),
+                "tuned": _tuning(task, head, shots, protocol),
+            }
+            decides = ["few shots", alone.key, task.train and file_identity(task.train), drawn, marks]
+            name = f"{alone.name} + {head}, {shots} shots"
+            yield ShotRun(name, tier, digest(decides), settings, alone, head, shots, protocol)
+
+
+def _tuning(task: ImageTask, head: str, shots: Shots, protocol: FewShot) -> str:
+    chosen = (
+        "its open settings were chosen on the first fifth of each class, held out of training"
+        if protocol.validate
+        else "its open settings are as published, or were chosen within these images"
+    )
+    trained = "trained" if HEADS[head].trains else "built"
+    end = "No label of the images measured here was used."
+    if shots == ALL:
+        return f"{head} was {trained} on all images of {task.train}; {chosen}. {end}"
+    place = f"from {task.train}" if task.train else f"from {task.paths[0]} itself, whose other images were measured"
+    return (
+        f"{head} was {trained} on {shots} images of each class, drawn {protocol.seeds} times {place}; {chosen}. Bounds "
+        f"are {BOUNDS}. {end}"
+    )
