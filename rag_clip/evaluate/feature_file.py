@@ -2,7 +2,8 @@
 
 An .npz file holds `image` [n, d] and `label` [n], numbers of the names in `classes` [c] or the names themselves, and
 may hold `text` [t, c, d] or [c, d], by template, with the `templates` [t], and the encoder's `scale`. A Parquet file
-holds a column of lists of numbers, `features` or `vector`, and a column of names.
+holds a column of lists of numbers, `features` or `vector`, and a column of names. Where images have several labels,
+`label` is bool [n, c], or the column holds lists of names.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def read_features(
 ) -> FeatureFile:
     """Read an .npz or a Parquet file as float32 unit rows; with `labels`, its classes are matched to them by name.
 
-    Without, they are those of the file: `classes` in its order, or the distinct names in order. Raises ValueError,
+    Without, they are those of the file: `classes` in its order, or the distinct names in order. With `multilabel`, the
+    truth is bool [n, c], whether or not any image has several labels. Raises ValueError,
     naming the file, for what it lacks, rows that are zero or not finite, other lengths, and labels that are none of
     the classes; FileNotFoundError where there is none.
     """
@@ -69,7 +71,7 @@ def read_features(
         raise FileNotFoundError(f"there is no features file {path}; give an .npz or .parquet file")
     try:
         if path.suffix.lower() == ".npz":
-            return _read_npz(path, labels)
+            return _read_npz(path, labels, multilabel)
         if path.suffix.lower() == ".parquet":
             return _read_parquet(path, labels, label_column, multilabel)
         raise ValueError(f"features files end in .npz or .parquet, found suffix {path.suffix!r}")
@@ -103,7 +105,7 @@ def class_numbers(names: Sequence[str], labels: LabelSet) -> list[int]:
     return [rows[name] for name in names]
 
 
-def _read_npz(path: Path, labels: LabelSet | None) -> FeatureFile:
+def _read_npz(path: Path, labels: LabelSet | None, multilabel: bool) -> FeatureFile:
     with np.load(path, allow_pickle=False) as held:
         missing = [name for name in ("image", "label") if name not in held]
         if missing:
@@ -113,18 +115,36 @@ def _read_npz(path: Path, labels: LabelSet | None) -> FeatureFile:
         text = held.get("text")
         templates = tuple(held["templates"].tolist()) if "templates" in held else ()
         scale = float(held["scale"]) if "scale" in held else None
-    if label.ndim != 1 or len(label) != len(image):
-        raise ValueError(f"`label` is {label.shape} for {len(image)} images; give one per image")
-    if label.dtype.kind in "iu" and classes is None and labels is None:
+    if len(label) != len(image) or label.ndim != 1 + (multilabel and label.dtype == np.bool_):
+        other = "bool [n, c] for several labels" if multilabel else "a metric for several labels"
+        raise ValueError(
+            f"`label` is {label.dtype} {label.shape} for {len(image)} images; give one per image, or {other}"
+        )
+    if label.dtype.kind in "iub" and classes is None and labels is None:
         raise ValueError("labels are numbers, and there are no `classes`; add the names, or give a label set")
     own = LabelSet(classes) if classes else labels or LabelSet(tuple(sorted(set(label.tolist()))))
+    place = class_numbers(own.names, labels) if labels else list(range(len(own)))
+    vectors = None if text is None else _text(text, place, labels or own)
+    rows, numbers = _npz_labels(label, own)
+    truth = torch.tensor(place)[numbers]
+    if multilabel:
+        truth = torch.zeros(len(label), len(labels or own), dtype=torch.bool).index_put(
+            (rows, truth), torch.tensor(True)
+        )
+    return FeatureFile(Features(_unit(image)), labels or own, truth, vectors, templates, scale)
+
+
+def _npz_labels(label: np.ndarray, own: LabelSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the row and the class of every label."""
+    if label.ndim == 2:
+        if label.shape[1] != len(own):
+            raise ValueError(f"`label` is {label.shape} for {len(own)} classes; give a column per class")
+        rows, classes = torch.from_numpy(label).nonzero().T
+        return rows, classes
     numbers = label.tolist() if label.dtype.kind in "iu" else class_numbers(label.tolist(), own)
     if numbers and not 0 <= min(numbers) <= max(numbers) < len(own):
         raise ValueError(f"labels lie in [{min(numbers)}, {max(numbers)}] for {len(own)} classes; count them from 0")
-    place = class_numbers(own.names, labels) if labels else list(range(len(own)))
-    vectors = None if text is None else _text(text, place, labels or own)
-    truth = torch.tensor([place[number] for number in numbers], dtype=torch.int64)
-    return FeatureFile(Features(_unit(image)), labels or own, truth, vectors, templates, scale)
+    return torch.arange(len(numbers)), torch.tensor(numbers, dtype=torch.int64)
 
 
 def _text(text: np.ndarray, place: list[int], labels: LabelSet) -> torch.Tensor | None:

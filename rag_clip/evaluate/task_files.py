@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import compress
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from rag_clip.data import LabelSet, Validation
-from rag_clip.evaluate.feature_file import FeatureFile, class_numbers, has_features, read_features, read_names
+from rag_clip.evaluate.feature_file import (
+    FeatureFile,
+    class_numbers,
+    has_features,
+    read_features,
+    read_names,
+)
+from rag_clip.evaluate.several_labels import holds_several
 from rag_clip.evaluate.splits import Test, Train
 from rag_clip.evaluate.task import Role, Task, task_labels
 
@@ -54,8 +62,7 @@ def _read(task: Task, folder: str | Path, role: Role) -> FeatureFile:
     path, labels = task.path(role, folder), task_labels(task, folder)
     if path.is_file() and not has_features(path):
         raise ValueError(f"{path} holds images, not features; encode them, or name a features file")
-    multilabel = task.multilabel and role == "test"
-    return read_features(path, labels=labels, label_column=task.label_column, multilabel=multilabel)
+    return read_features(path, labels=labels, label_column=task.label_column, multilabel=task.multilabel)
 
 
 def _check_labels(task: Task, labels: LabelSet) -> list[str]:
@@ -105,8 +112,10 @@ def _check_split(task: Task, path: Path, role: Role, labels: LabelSet | None) ->
 def _read_split_names(task: Task, path: Path, labels: LabelSet | None) -> tuple[int, list[tuple[str, ...]]]:
     """Return how many images a split has, and the names of the classes of each."""
     if path.suffix.lower() == ".npz":
-        held = read_features(path, labels=labels)
-        return len(held.truth), [(held.labels.names[row],) for row in held.truth.tolist()]
+        held = read_features(path, labels=labels, multilabel=holds_several(path))
+        if held.truth.ndim == 1:
+            return len(held.truth), [(held.labels.names[row],) for row in held.truth.tolist()]
+        return len(held.truth), [tuple(compress(held.labels.names, row)) for row in held.truth.tolist()]
     names = read_names(path, task.label_column)
     if not has_features(path) and task.image_column not in pq.read_schema(path).names:
         raise ValueError(f"has no column {task.image_column!r} of images, nor one of features")

@@ -8,6 +8,7 @@ import torch
 
 from rag_clip.data import Features, LabelSet
 from rag_clip.evaluate.feature_file import class_numbers, has_features, read_features
+from rag_clip.evaluate.several_labels import holds_several
 
 IMAGE = np.array([[3, 0, 4], [0, 2, 0], [0, 0, 5]], dtype=np.float16)
 UNIT = torch.tensor([[0.6, 0, 0.8], [0, 1, 0], [0, 0, 1]])
@@ -70,6 +71,35 @@ def test_images_may_have_several_labels_where_the_metric_takes_them(tmp_path: Pa
     assert held.truth.tolist() == [[True, True], [False, False], [False, True]]
     with pytest.raises(ValueError, match=r"held\.parquet: row 0 has 2 labels; give one"):
         read_features(path, labels=LabelSet(("blue", "red")))
+    assert (holds_several(path), holds_several(path.parent)) == (True, True)
+
+
+def test_an_npz_file_may_hold_a_matrix_of_several_labels(tmp_path: Path):
+    matrix = np.array([[True, True], [False, False], [False, True]])
+    path = write_npz(tmp_path, label=matrix)
+    held = read_features(path, labels=LabelSet(("azure", "red"), synonyms=(("blue",), ())), multilabel=True)
+    assert held.truth.tolist() == [[True, True], [False, False], [True, False]]
+    assert holds_several(path)
+    with pytest.raises(ValueError, match=r"`label` is bool \(3, 2\) for 3 images; .* or a metric for several labels"):
+        read_features(path)
+    with pytest.raises(ValueError, match=r"`label` is \(3, 3\) for 2 classes; give a column per class"):
+        read_features(write_npz(tmp_path, label=np.ones((3, 3), dtype=bool)), multilabel=True)
+
+
+def test_images_of_one_label_each_may_be_measured_as_of_several(tmp_path: Path):
+    path = write_npz(tmp_path)
+    assert read_features(path, multilabel=True).truth.tolist() == [[True, False], [False, True], [True, False]]
+    assert not holds_several(path)
+
+
+def test_what_cannot_be_read_holds_no_lists_of_labels(tmp_path: Path):
+    (tmp_path / "a.parquet").write_text("1")
+    (tmp_path / "b.npz").write_text("1")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    places = [tmp_path / "a.parquet", tmp_path / "b.npz", tmp_path / "none.parquet", empty]
+    assert [holds_several(place) for place in places] == [False] * 4
+    assert not holds_several(write_parquet(tmp_path, pa.array(["red", "blue", "red"])), "name")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +109,7 @@ def test_images_may_have_several_labels_where_the_metric_takes_them(tmp_path: Pa
         ({"image": np.zeros((3, 2))}, "3 rows of features are zero or not finite, the first is row 0"),
         ({"image": np.full((3, 2), np.nan)}, "3 rows of features are zero or not finite"),
         ({"image": np.zeros((0, 2)), "label": np.zeros(0, dtype=int)}, "at least one row"),
-        ({"label": np.array([0, 1])}, r"`label` is \(2,\) for 3 images"),
+        ({"label": np.array([0, 1])}, r"`label` is int64 \(2,\) for 3 images"),
         ({"label": np.array([0, 1, 2])}, r"labels lie in \[0, 2\] for 2 classes; count them from 0"),
         ({"label": np.array(["red", "blue", "pink"])}, "1 labels are none of the 2 classes, such as 'pink'"),
         ({"classes": None}, "labels are numbers, and there are no `classes`"),

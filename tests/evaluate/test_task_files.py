@@ -1,4 +1,6 @@
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ TASK = Task(
 )
 
 
-def write_features(path: Path, names: list[str]) -> None:
+def write_features(path: Path, names: Sequence[str | list[str]]) -> None:
     vectors = pa.array([[1.0, float(row)] for row in range(len(names))])
     pq.write_table(pa.table({"vector": vectors, "label": names}), path)
 
@@ -74,6 +76,21 @@ def test_several_labels_are_for_the_metric_that_measures_them(folder: Path):
     several = Task("Colours", "map_11_point", {"test": "test.parquet"}, LABELS)
     assert check_task(several, folder) == ()
     assert [problem.split("test.parquet: ")[1] for problem in check_task(TASK, folder)] == [
+        "1 images have no label",
+        "1 images have several labels, which accuracy does not measure",
+    ]
+
+
+def test_every_split_of_a_task_of_several_labels_is_read_with_them(folder: Path):
+    write_features(folder / "validation.parquet", [["red", "blue"], ["blue"]])
+    write_features(folder / "test.parquet", [["red", "blue"], []])
+    np.savez(folder / "train.npz", image=np.eye(3), label=np.array([[True, True], [False, True], [False, False]]))
+    several = replace(TASK, metric="map_11_point", expected=None)
+    assert check_task(several, folder) == ()
+    assert read_train(several, folder).targets.tolist() == [[True, True], [False, True], [False, False]]
+    assert read_validation(several, folder).targets.tolist() == [[True, True], [False, True]]
+    assert read_test(several, folder).truth.tolist() == [[True, True], [False, False]]
+    assert [problem.split("train.npz: ")[1] for problem in check_task(TASK, folder)[:2]] == [
         "1 images have no label",
         "1 images have several labels, which accuracy does not measure",
     ]
