@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from rag_clip.classifiers.evidence import among, refuse_several
+from rag_clip.classifiers.evidence import among, check_fit, refuse_several
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Support
 
@@ -57,16 +57,7 @@ def build_cache(zero_shot: ZeroShot, support: Support, *, mode: Mode = "balanced
     Raises ValueError where its classes or its width are not those of the classifier, and for images of several labels.
     """
     refuse_several("support set", support.several)
-    if support.labels.names != zero_shot.labels.names:
-        raise ValueError(
-            f"the support set has the classes {support.labels.names[:3]}... ({len(support.labels)}), the classifier "
-            f"{zero_shot.labels.names[:3]}... ({len(zero_shot.labels)}); find support for these labels, in their order"
-        )
-    if support.features.shape[1] != zero_shot.weights.shape[1]:
-        raise ValueError(
-            f"support features have width {support.features.shape[1]}, the classifier {zero_shot.weights.shape[1]}; "
-            "encode the support set with the same encoder"
-        )
+    check_fit("support set", support.labels, support.features, zero_shot)
     targets = support.targets.float()
     votes = support.relevance.float()[:, None] * targets
     if mode == "published":

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 
 from rag_clip.classifiers.zero_shot import ZeroShot
-from rag_clip.data import Features, Support, Validation
+from rag_clip.data import Features, LabelSet, Support, Validation
 
 TEMPERATURES = tuple(10 ** (step / 4) for step in range(-8, 3))
 
@@ -61,7 +61,7 @@ def gather_evidence(
     texts, counts for as many more images, which do not judge. Raises ValueError for other classes or another width
     than the zero-shot classifier has, and for images of several labels unless those may be `several`.
     """
-    _check_fit("support set", support.labels.names, support.features, zero_shot)
+    check_fit("support set", support.labels, support.features, zero_shot)
     if not several:
         refuse_several("support set", support.several)
     counted = support.relevance > 0
@@ -91,7 +91,7 @@ def hold_out(zero_shot: ZeroShot, validation: Validation, present: torch.Tensor,
     Raises ValueError for other classes or another width than the zero-shot classifier has, and for images of several
     labels unless those may be `several`.
     """
-    _check_fit("validation set", validation.labels.names, validation.features.pooled, zero_shot)
+    check_fit("validation set", validation.labels, validation.features.pooled, zero_shot)
     targets = validation.targets.to(present.device)
     if targets.ndim == 1:
         targets = functional.one_hot(targets, len(present)).bool()
@@ -131,10 +131,11 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> float:
     return min(float(functional.cross_entropy(step * logits, targets)) for step in TEMPERATURES)
 
 
-def _check_fit(what: str, names: tuple[str, ...], features: torch.Tensor, zero_shot: ZeroShot) -> None:
-    if names != zero_shot.labels.names:
+def check_fit(what: str, labels: LabelSet, features: torch.Tensor, zero_shot: ZeroShot) -> None:
+    """Raise ValueError where images have other classes or features [m, d] of another width than the classifier."""
+    if labels.names != zero_shot.labels.names:
         raise ValueError(
-            f"the {what} has {len(names)} classes that differ from the {len(zero_shot.labels)} of the prompts, or "
+            f"the {what} has {len(labels)} classes that differ from the {len(zero_shot.labels)} of the prompts, or "
             "another order; make it for the same label set"
         )
     if features.shape[1] != zero_shot.weights.shape[1]:

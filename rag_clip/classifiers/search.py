@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 
 from rag_clip.classifiers.cache import Cache, evenly, wide
-from rag_clip.classifiers.evidence import refuse_several
+from rag_clip.classifiers.evidence import check_fit, refuse_several
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, Support, Validation
 
@@ -144,12 +144,6 @@ def count_right(
 
 def _check(zero_shot: ZeroShot, validation: Validation) -> None:
     refuse_several("validation set", validation.targets.ndim == 2)
-    pooled, weights = validation.features.pooled, zero_shot.weights
-    if validation.labels.names != zero_shot.labels.names:
-        raise ValueError("the validation images are labelled with other classes than the classifier's; use the same")
-    if pooled.shape[1] != weights.shape[1]:
-        raise ValueError(
-            f"validation features have width {pooled.shape[1]}, the classifier {weights.shape[1]}; use one encoder"
-        )
-    if not bool(pooled.isfinite().all()):
+    check_fit("validation set", validation.labels, validation.features.pooled, zero_shot)
+    if not bool(validation.features.pooled.isfinite().all()):
         raise ValueError("a validation feature is not finite; encode its image again")

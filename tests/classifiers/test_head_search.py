@@ -129,8 +129,8 @@ def test_validation_that_does_not_fit_is_refused():
         VALIDATION, features=Features(VALIDATION.features.pooled.clone().index_fill_(0, torch.tensor(3), torch.nan))
     )
     for validation, message in (
-        (other, "labelled with other classes than the classifier's; use the same"),
-        (narrow, "validation features have width 4, the classifier 12; use one encoder"),
+        (other, "validation set has .* classes that differ from the .* of the prompts, or another order"),
+        (narrow, "the validation set is 4 wide, the prompts 12; encode both with the same encoder"),
         (broken, "a validation feature is not finite; encode its image again"),
     ):
         with pytest.raises(ValueError, match=message):
