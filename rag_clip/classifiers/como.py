@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from rag_clip.classifiers.cache import Cache, Mode, build_cache, wide
 from rag_clip.classifiers.search import Choice, Judged, count_right, judged_images
-from rag_clip.classifiers.tip_adapter import PUBLISHED_SCHEDULE
+from rag_clip.classifiers.tip_adapter import PUBLISHED_SCHEDULE, accuracy, key_loss
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
@@ -111,7 +111,7 @@ def como_f(
     start = como(zero_shot, support, alpha=alpha, beta=beta, sharpness=sharpness, mode=mode, validation=validation)
     keys = {name: cache.keys.double().requires_grad_() for name, cache in start.caches.items()}
     training = replace(start, caches={name: replace(start.caches[name], keys=values) for name, values in keys.items()})
-    validate = None if validation is None else lambda: _accuracy(training, validation)
+    validate = None if validation is None else lambda: accuracy(training, validation)
     fit(list(keys.values()), _loss(training, support, mode), rows=len(support), schedule=schedule, validate=validate,
         report=report)  # fmt: skip
     caches = {name: replace(start.caches[name], keys=values.detach().float()) for name, values in keys.items()}
@@ -199,28 +199,15 @@ def _loss(training: CoMo, support: Support, mode: Mode) -> Callable[[torch.Tenso
     features = Features(
         support.features.double(), others={name: values.double() for name, values in support.others.items()}
     )
-    targets, relevance = support.targets.double(), support.relevance.double()
     text = training.zero_shot(Features(features.pooled))
-    factor = training.choice.alpha * training.zero_shot.scale / 100
-    alone = (targets.sum(0) - targets).gather(1, targets.argmax(1, keepdim=True)) < 1e-3  # [m, 1]
+    factor, held = training.choice.alpha * training.zero_shot.scale / 100, training.caches[MAIN].relative
 
-    def loss(rows: torch.Tensor) -> torch.Tensor:
-        rows = rows.to(text.device)
+    def logits(rows: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
         drawn = Features(features.pooled[rows], others={name: v[rows] for name, v in features.others.items()})
-        votes = []
-        for name, cosines in cosines_of(training.caches, drawn).items():
-            affinities = torch.exp(-training.choice.beta * (1 - cosines))
-            if mode == "balanced":
-                itself = affinities.gather(1, rows[:, None])
-                affinities = affinities.scatter(1, rows[:, None], itself * alone[rows])
-            votes.append(training.caches[name].count(affinities))
-        held = training.caches[MAIN].relative
-        logits = text[rows] + factor * blend(text[rows], votes, sharpness=training.sharpness, held=held)
-        losses = functional.cross_entropy(logits, targets[rows], reduction="none")
-        return (relevance[rows] * losses).sum() / relevance[rows].sum().clamp(min=1e-6)
+        votes = [
+            training.caches[name].count(torch.exp(-training.choice.beta * (1 - cosines)) * allowed)
+            for name, cosines in cosines_of(training.caches, drawn).items()
+        ]
+        return text[rows] + factor * blend(text[rows], votes, sharpness=training.sharpness, held=held)
 
-    return loss
-
-
-def _accuracy(classifier: CoMo, validation: Validation) -> float:
-    return float((classifier(validation.features).argmax(1) == validation.targets).float().mean())
+    return key_loss(support, mode, logits)

@@ -26,6 +26,7 @@ from rag_clip.classifiers.search import Choice, Judged, choose, judged_images
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
+from rag_clip.protocols import Classifier
 from rag_clip.train import Schedule, fit
 
 ALPHA, BETA = 1.17, 1.0
@@ -97,12 +98,35 @@ def tip_adapter_f(
         _loss(training, support, mode),
         rows=len(support),
         schedule=schedule,
-        validate=None if judged is None else lambda: _accuracy(training, judged),
+        validate=None if validation is None else lambda: accuracy(training, validation),
         report=report,
     )
     cache = replace(start.cache, keys=keys.detach().float())
     choice = start.choice if judged is None else _choose(zero_shot, cache, judged, alpha, beta)
     return TipAdapter(zero_shot, cache, choice)
+
+
+def key_loss(
+    support: Support, mode: Mode, logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the loss of rows, where `logits(rows, allowed)` multiplies affinities by `allowed` [b, m], 0 on itself."""
+    targets, relevance = support.targets.double(), support.relevance.double()
+    alone = (targets.sum(0) - targets).gather(1, targets.argmax(1, keepdim=True)) < 1e-3  # [m, 1]
+    itself = (alone | (mode == "published")).to(targets)
+
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.to(targets.device)
+        allowed = targets.new_ones(len(rows), len(targets)).scatter_(1, rows[:, None], itself[rows])
+        losses = functional.cross_entropy(logits(rows, allowed), targets[rows], reduction="none")
+        return (relevance[rows] * losses).sum() / relevance[rows].sum().clamp(min=1e-6)
+
+    return loss
+
+
+def accuracy(classifier: Classifier, validation: Validation) -> float:
+    """Return the share of validation images whose greatest logit is their label's."""
+    logits = classifier(replace(validation.features, pooled=wide(validation.features.pooled)))
+    return float((logits.argmax(1) == validation.targets.to(logits.device)).float().mean())
 
 
 def _choose(
@@ -117,23 +141,12 @@ def _choose(
 
 
 def _loss(training: TipAdapter, support: Support, mode: Mode) -> Callable[[torch.Tensor], torch.Tensor]:
-    features, targets, relevance = support.features.double(), support.targets.double(), support.relevance.double()
+    features = support.features.double()
     texts = training.zero_shot(Features(features))
     factor = training.choice.alpha * training.zero_shot.scale / 100
-    alone = (targets.sum(0) - targets).gather(1, targets.argmax(1, keepdim=True)) < 1e-3  # [m, 1]
 
-    def loss(rows: torch.Tensor) -> torch.Tensor:
-        rows = rows.to(features.device)
+    def logits(rows: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
         affinities = torch.exp(-training.choice.beta * (1 - training.cache.cosines(features[rows])))
-        if mode == "balanced":
-            itself = affinities.gather(1, rows[:, None])
-            affinities = affinities.scatter(1, rows[:, None], itself * alone[rows])
-        logits = texts[rows] + factor * training.cache.count(affinities)
-        losses = functional.cross_entropy(logits, targets[rows], reduction="none")
-        return (relevance[rows] * losses).sum() / relevance[rows].sum().clamp(min=1e-6)
+        return texts[rows] + factor * training.cache.count(affinities * allowed)
 
-    return loss
-
-
-def _accuracy(classifier: TipAdapter, judged: Judged) -> float:
-    return float((classifier(Features(judged.features)).argmax(1) == judged.targets).float().mean())
+    return key_loss(support, mode, logits)
