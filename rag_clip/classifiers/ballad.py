@@ -47,6 +47,11 @@ class Ballad:
         """The c classes."""
         return self.zero_shot.labels
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained: those of the adapter."""
+        return self.adapter.numel()
+
     def __call__(self, features: Features) -> torch.Tensor:
         """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least."""
         pooled = wide(features.pooled)

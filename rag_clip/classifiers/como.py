@@ -40,17 +40,26 @@ MAIN = ""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CoMo:
-    """The text classifier, a cache for each encoder by its name ("" the classifier's own), and the settings."""
+    """The text classifier, a cache for each encoder by its name ("" the classifier's own), and the settings.
+
+    `trained` says whether the keys are.
+    """
 
     zero_shot: ZeroShot
     caches: Mapping[str, Cache]
     choice: Choice
     sharpness: float
+    trained: bool = False
 
     @property
     def labels(self) -> LabelSet:
         """The c classes."""
         return self.zero_shot.labels
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained: those of the keys of all encoders, or none."""
+        return sum(cache.keys.numel() for cache in self.caches.values()) if self.trained else 0
 
     def __call__(self, features: Features) -> torch.Tensor:
         """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least.
@@ -115,7 +124,7 @@ def como_f(
     fit(list(keys.values()), _loss(training, support, mode), rows=len(support), schedule=schedule, validate=validate,
         report=report)  # fmt: skip
     caches = {name: replace(start.caches[name], keys=values.detach().float()) for name, values in keys.items()}
-    trained = replace(start, caches=caches)
+    trained = replace(start, caches=caches, trained=True)
     if validation is None:
         return trained
     return _chosen(trained, judged_images(zero_shot, support, validation), support, validation, alpha, beta)

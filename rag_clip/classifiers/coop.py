@@ -45,6 +45,11 @@ class CoOp:
         """The c classes."""
         return self.learned.labels
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained: those of the context."""
+        return self.prompts.context.numel()
+
     def __call__(self, features: Features) -> torch.Tensor:
         """Return logits [n, c] on the device and in the dtype of `features.pooled`."""
         return self.learned(features)

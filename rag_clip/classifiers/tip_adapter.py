@@ -37,16 +37,22 @@ PUBLISHED_SCHEDULE = Schedule(epochs=20, batch_size=256, rate=1e-3, epsilon=1e-4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TipAdapter:
-    """The text classifier, the cache, and the settings `choice` (alpha as quoted for scale 100)."""
+    """The text classifier, the cache, the settings (alpha as quoted for scale 100), and whether keys are `trained`."""
 
     zero_shot: ZeroShot
     cache: Cache
     choice: Choice
+    trained: bool = False
 
     @property
     def labels(self) -> LabelSet:
         """The c classes."""
         return self.zero_shot.labels
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained: those of the keys, or none."""
+        return self.cache.keys.numel() if self.trained else 0
 
     def __call__(self, features: Features) -> torch.Tensor:
         """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least."""
@@ -103,7 +109,7 @@ def tip_adapter_f(
     )
     cache = replace(start.cache, keys=keys.detach().float())
     choice = start.choice if judged is None else _choose(zero_shot, cache, judged, alpha, beta)
-    return TipAdapter(zero_shot, cache, choice)
+    return TipAdapter(zero_shot, cache, choice, trained=True)
 
 
 def key_loss(
