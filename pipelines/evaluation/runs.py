@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 from rag_clip.data import Fingerprint, Prompts, PromptText
 from rag_clip.evaluate.feature_file import read_features
 from rag_clip.heads import HEADS
+from rag_clip.labels import labels_to_document
 from rag_clip.prompt_file import read_prompts
 from rag_clip.support_file import read_support
 
+from .candidates import Candidates
 from .results import FORMAT
 from .tasks import ImageTask, digest, file_identity
 from .tiers import tier_of
@@ -62,20 +64,24 @@ class Run:
 def read_prompt_files(paths: Sequence[str | Path]) -> list[PromptFile]:
     """Read prompts files, each named after its file without "prompts-"; by its folder too where names agree.
 
-    Raises ValueError for no file, and for what is not prompts.
+    Files of other classes may share a name: they are of other tasks, and so one name stands for a run on every task.
+    Raises ValueError for no file, for two of the same name and classes, and for what is not prompts.
     """
     if not paths:
         raise ValueError("there is nothing to evaluate; give at least one prompts file")
     places = [Path(path) for path in paths]
-    short = [place.stem.removeprefix("prompts-") for place in places]
+    read = [read_prompts(place) for place in places]
+    classes = [frozenset(prompts.labels.names) for prompts in read]
+    short = [(place.stem.removeprefix("prompts-"), of) for place, of in zip(places, classes, strict=True)]
     names = [
-        name if short.count(name) == 1 else f"{place.parent.name}/{name}"
-        for name, place in zip(short, places, strict=True)
+        name if short.count((name, of)) == 1 else f"{place.parent.name}/{name}"
+        for place, (name, of) in zip(places, short, strict=True)
     ]
-    repeated = next((name for name in names if names.count(name) > 1), None)
+    pairs = list(zip(names, classes, strict=True))
+    repeated = next((name for name, of in pairs if pairs.count((name, of)) > 1), None)
     if repeated:
         raise ValueError(f"two prompts files would both be called {repeated!r}; rename one")
-    return [PromptFile(name, place, read_prompts(place)) for name, place in zip(names, places, strict=True)]
+    return [PromptFile(*each) for each in zip(names, places, read, strict=True)]
 
 
 def choose_heads(
@@ -142,6 +148,19 @@ def plan_runs(
     return [*prompted, *(_text_run(task, row) for row in own)]
 
 
+def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) -> Run:
+    """Return a run whose key and settings know the candidate names; only texts alone from a prompts file meet them.
+
+    Raises ValueError where every name is that of a class.
+    """
+    if candidates is None or run.head or not isinstance(run.texts, PromptFile):
+        return run
+    apart = candidates.apart_from([run.texts.prompts.labels, task.labels])
+    left_out = len(candidates.names) - len(apart)
+    facts = {"place": candidates.place, "names": len(candidates.names), "left_out": left_out}
+    return replace(run, key=digest([run.key, candidates.digest]), settings={**run.settings, "candidates": facts})
+
+
 def _text_rows(task: ImageTask, scale: float | None) -> list[TextRow]:
     held = read_features(task.paths[0], labels=task.labels, label_column=task.label_column) if _is_npz(task) else None
     if held is None or held.text is None:
@@ -197,6 +216,7 @@ def _run(
         [version("rag-clip"), FORMAT],
         task.digest,
         content,
+        labels_to_document(texts.prompts.labels),
         asdict(encoder),
         {name: asdict(each) for name, each in others.items()},
         facts,

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
 from classify_inputs import COLOURS, picture, write_images
-from evaluate_inputs import ENCODER, LABELS, colour_task, prompt_files
+from evaluate_inputs import CAPTION, ENCODER, LABELS, colour_task, prompt_files
 from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.evaluation.candidates import Candidates
 from rag_clip.pipelines.evaluation.results import read_results
-from rag_clip.pipelines.evaluation.runs import choose_heads, read_prompt_files
+from rag_clip.pipelines.evaluation.runs import PromptFile, choose_heads, read_prompt_files
 from rag_clip.pipelines.evaluation.tasks import ImageTask, read_images
 
-from rag_clip.data import LabelSet, Support
+from rag_clip.data import LabelSet, Prompts, PromptText, Support
+from rag_clip.prompt_file import write_prompts
+from rag_clip.prompts.templates import template_prompts
 from rag_clip.support_file import write_support
+from rag_clip.testing import ToyEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Counting(ToyEncoder):
+    """Notes what it encodes."""
+
+    encoded: list[str] = field(default_factory=list)
+
+    def encode_text(self, texts):
+        self.encoded.extend(texts)
+        return ToyEncoder.encode_text(self, texts)
 
 
 def shots(path: Path) -> Path:
@@ -165,3 +181,70 @@ def test_bad_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "old.parquet").write_bytes((tmp_path / "colours.parquet").read_bytes())
     with pytest.raises(ValueError, match=r"old\.parquet holds no results of rag-clip; this version reads format 2"):
         read_results(tmp_path / "old.parquet")
+
+
+def test_candidate_names_are_measured_beside_texts_alone_and_change_no_other_run(tmp_path: Path) -> None:
+    task, texts, output = colour_task(tmp_path), prompt_files(tmp_path)[:1], tmp_path / "results.parquet"
+    heads = choose_heads(["tip_adapter"], support=shots(tmp_path / "s.parquet"))
+    job = partial(evaluate, [task], texts=texts, output=output, encoder=ENCODER, heads=heads, workers=0)
+    plain = job()
+    named = job(candidates=Candidates("words.txt", ("reds", "red green", "sky")))
+    other = job(candidates=Candidates("words.txt", ("sea",)))
+    assert [(one.measured, one.found) for one in (plain, named, other, job())] == [(2, 0), (1, 1), (1, 1), (0, 2)]
+    alone, head = named.results
+    assert set(alone.series("adversarial_name")) == {"red green", "sky"}
+    assert head.series("adversarial_name") == plain.results[0].series("adversarial_name") == {}
+    assert alone.settings["candidates"] == {"place": "words.txt", "names": 3, "left_out": 1}
+    assert "candidates" not in head.settings
+    with pytest.raises(ValueError, match=r"all 1 names of words\.txt are names of the classes; give others"):
+        job(candidates=Candidates("words.txt", ("Blue",)))
+
+
+def test_synonyms_of_prompts_decide_what_is_run_again(tmp_path: Path) -> None:
+    task, texts, output = colour_task(tmp_path), prompt_files(tmp_path)[:1], tmp_path / "results.parquet"
+    first = evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0)
+    labels = replace(LABELS, synonyms=(("scarlet",), (), ()))
+    told = [replace(texts[0], prompts=replace(texts[0].prompts, labels=labels))]
+    second = evaluate([task], texts=told, output=output, encoder=ENCODER, workers=0)
+    assert [one.results[0].series("swap_recall") for one in (first, second)] == [{}, {"red → scarlet": 0.0}]
+
+
+def test_a_text_is_encoded_once_for_prompts_and_swaps(tmp_path: Path) -> None:
+    labels = replace(LABELS, synonyms=(("scarlet",), (), ()))
+    groups = ((PromptText("red", 0.5), CAPTION), (PromptText("green", 1.0),), (PromptText("blue", 1.0),))
+    mixed = Prompts(labels, tuple(tuple(replace(text, weight=1 / len(each)) for text in each) for each in groups))
+    encoder = Counting()
+    evaluate(
+        [colour_task(tmp_path)],
+        texts=[PromptFile("mixed", tmp_path / "mixed.parquet", mixed)],
+        output=tmp_path / "results.parquet",
+        encoder=encoder,
+        workers=0,
+    )
+    assert encoder.encoded == ["red", "sea", "green", "blue", "scarlet"]
+
+
+def test_prompts_of_other_classes_may_share_a_name_and_those_of_the_same_may_not(tmp_path: Path) -> None:
+    colours, animals = LabelSet(("red", "blue")), LabelSet(("fox", "owl"))
+    places = []
+    for folder, labels in (("a", colours), ("b", animals), ("c", animals)):
+        places.append(tmp_path / folder / "prompts-templates.parquet")
+        write_prompts(template_prompts(labels), places[-1])
+    assert [one.name for one in read_prompt_files(places[:2])] == ["templates", "templates"]
+    assert [one.name for one in read_prompt_files(places)] == ["templates", "b/templates", "c/templates"]
+
+
+def test_a_run_has_one_name_on_every_task_of_a_suite(tmp_path: Path) -> None:
+    tasks, places = [], []
+    for name, names in (("one", ["red", "green"]), ("two", ["green", "blue"])):
+        images = write_images(tmp_path / f"{name}.parquet", [picture(colour) for colour in names], label=names)
+        tasks.append(ImageTask(name, (images,), LabelSet(tuple(names))))
+        places.append(tmp_path / name / "prompts-names.parquet")
+        write_prompts(template_prompts(LabelSet(tuple(names)), templates=("{}",)), places[-1])
+    summary = evaluate(
+        tasks, texts=read_prompt_files(places), output=tmp_path / "results.parquet", encoder=ENCODER, workers=0
+    )
+    assert [(one.task, one.run, one.main.value) for one in summary.results] == [
+        ("one", "names", 1.0),
+        ("two", "names", 1.0),
+    ]
