@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import partial
 
 import pyarrow as pa
 import torch
 
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.calibration import brier_score, calibration_error, confidence_of, risk_coverage
-from rag_clip.evaluate.curves import group_curve
-from rag_clip.evaluate.metrics import count_above, is_right, per_class, predict
+from rag_clip.evaluate.calibration import brier_scores, calibration_interval, confidence_of, risk_coverage
+from rag_clip.evaluate.curves import openness_intervals
+from rag_clip.evaluate.metrics import check_logits, count_above, is_right, per_class, predict
 from rag_clip.evaluate.openness import number_groups, openness
-from rag_clip.evaluate.ranking import mean_average_precision, roc_auc
+from rag_clip.evaluate.ranking import rank_images, roc_auc
 from rag_clip.evaluate.splits import Test, take_features
 from rag_clip.evaluate.task import Metric
-from rag_clip.evaluate.uncertainty import Interval, bootstrap, mean_interval
+from rag_clip.evaluate.uncertainty import Interval, bootstrap, bootstrap_corrected, mean_interval, share_interval
 from rag_clip.labels import labels_to_document
 from rag_clip.protocols import Classifier
 
@@ -33,16 +32,17 @@ def measure(
     """Return the numbers of logits [n, c]: the `metric` first: accuracy, recall by class, trust, openness of groups.
 
     `truth` is int64 [n]; where images have several labels, bool [n, c], of which only average precision is measured.
-    ROC-AUC is measured where it is the `metric`, of the second of two classes. Raises ValueError for logits that are
-    not finite.
+    ROC-AUC is measured where it is the `metric`, of the second of two classes.
+
+    Intervals are those of other images of the same kind: Wilson's for the recall of a class, by hybrid resampling for
+    the calibration error, and else by the bootstrap: of the images of each class for means over classes, openness and
+    ROC-AUC, of all images for the others, corrected for its bias where that is great, in average precision.
+
+    Raises ValueError for logits that are not finite, and for ROC-AUC of other than two classes.
     """
-    probabilities = logits.double().softmax(1)
     if truth.ndim == 2:
-        return (
-            Measure("map_11_point", "", mean_average_precision(probabilities, truth, eleven_points=True)),
-            Measure("map", "", mean_average_precision(probabilities, truth)),
-        )
-    ranked = [Measure("roc_auc", "", roc_auc(probabilities[:, 1], truth == 1))] if metric == "roc_auc" else []
+        return _precisions(logits, truth)
+    ranked = [_roc_auc(logits, truth)] if metric == "roc_auc" else []
     found = (
         *_accuracies(logits, truth, labels),
         *ranked,
@@ -83,39 +83,50 @@ def _accuracies(logits: torch.Tensor, targets: torch.Tensor, labels: LabelSet) -
         yield _with_interval(f"top{TOP}", mean_interval(count_above(logits, targets) < TOP))
     yield _with_interval("mean_per_class", mean_interval(right, strata=targets))
     table = per_class(logits, targets)
-    for name, images, recall in zip(labels.names, table.images.tolist(), table.recall.tolist(), strict=True):
+    for name, images, correct in zip(labels.names, table.images.tolist(), table.right.tolist(), strict=True):
         if images:
-            yield Measure("recall", name, recall)
+            yield _with_interval("recall", share_interval(correct, images), name)
 
 
 def _trust(logits: torch.Tensor, targets: torch.Tensor) -> Iterator[Measure]:
-    yield Measure("ece", "", calibration_error(logits, targets))
-    yield Measure("brier", "", brier_score(logits, targets))
-    yield Measure("aurc", "", risk_coverage(confidence_of(logits), is_right(logits, targets)).area)
+    confidence, right = confidence_of(logits).cpu(), is_right(logits, targets).cpu()
+    yield _with_interval("ece", calibration_interval(confidence, right))
+    yield _with_interval("brier", mean_interval(brier_scores(logits, targets)))
+    (area,) = bootstrap(lambda rows: [risk_coverage(confidence[rows], right[rows]).area], len(right))
+    yield _with_interval("aurc", area)
 
 
 def _openness(logits: torch.Tensor, targets: torch.Tensor, labels: LabelSet) -> Iterator[Measure]:
-    """Yield Acc-C, Acc-E and Acc-S, with intervals over the images, where every class has a group and not all one."""
+    """Yield Acc-C, Acc-E, Acc-S and the curve they are means of, where every class has a group and not all one."""
     if len(set(labels.groups)) < 2 or not all(labels.groups):
         return
     groups = number_groups(labels.groups)[1].to(targets.device)
-    found = openness(logits, targets, groups)
-    extended = found.closed.double() / (found.thieves + 1)
-    others = found.count - 1
-    for name, value, of_image in (
-        ("acc_c", found.acc_c, found.closed.double()),
-        ("acc_e", found.acc_e, extended),
-        ("acc_s", found.acc_s, extended * (others - found.thieves) / others),
-    ):
-        drawn = bootstrap(partial(_weighted_mean, of_image.cpu(), found.weights.cpu()), len(targets))
-        yield Measure(name, "", value, drawn.low, drawn.high)
-    for known, value in enumerate(group_curve(logits, targets, groups).accuracy.tolist(), start=1):
-        yield Measure("accuracy_by_groups", str(known), value)
+    found = openness_intervals(openness(logits, targets, groups), targets, groups)
+    for name, each in (("acc_c", found.acc_c), ("acc_e", found.acc_e), ("acc_s", found.acc_s)):
+        yield _with_interval(name, each)
+    for known, each in enumerate(found.curve, start=1):
+        yield _with_interval("accuracy_by_groups", each, str(known))
 
 
-def _weighted_mean(values: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor) -> float:
-    return float(values[rows] @ weights[rows] / weights[rows].sum())
+def _roc_auc(logits: torch.Tensor, targets: torch.Tensor) -> Measure:
+    if logits.shape[1] != 2:
+        raise ValueError(f"ROC-AUC ranks images of two classes, and there are {logits.shape[1]}; use another metric")
+    check_logits(logits, targets)
+    scores, positive = logits.double().softmax(1)[:, 1].cpu(), (targets == 1).cpu()
+    (found,) = bootstrap(lambda rows: [roc_auc(scores[rows], positive[rows])], len(scores), strata=positive.long())
+    return _with_interval("roc_auc", found)
 
 
-def _with_interval(metric: str, found: Interval) -> Measure:
-    return Measure(metric, "", found.value, found.low, found.high)
+def _precisions(logits: torch.Tensor, labels: torch.Tensor) -> tuple[Measure, ...]:
+    ranking, count = rank_images(logits.double().softmax(1).cpu(), labels.cpu()), len(labels)
+
+    def measure(rows: torch.Tensor) -> list[float]:
+        means: list[float] = ranking.precision(torch.bincount(rows, minlength=count)).nanmean(1).tolist()
+        return means
+
+    plain, eleven = bootstrap_corrected(measure, count)
+    return _with_interval("map_11_point", eleven), _with_interval("map", plain)
+
+
+def _with_interval(metric: str, found: Interval, item: str = "") -> Measure:
+    return Measure(metric, item, found.value, found.low, found.high)

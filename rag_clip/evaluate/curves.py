@@ -7,12 +7,14 @@ have this expected value: Acc-E is its mean over j = 0..M and Acc-S over j = 1..
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from rag_clip.evaluate.metrics import check_logits, count_above
-from rag_clip.evaluate.openness import blocked_by, check_groups, macro_weights, openness
+from rag_clip.evaluate.openness import Openness, blocked_by, check_groups, macro_weights, openness
+from rag_clip.evaluate.uncertainty import Interval, bootstrap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +37,35 @@ def class_curve(logits: torch.Tensor, targets: torch.Tensor) -> Curve:
     classes = logits.shape[1]
     weights = macro_weights(targets, torch.arange(classes, device=targets.device))
     return _curve(count_above(logits, targets), weights, classes)
+
+
+@dataclass(frozen=True, slots=True)
+class OpennessIntervals:
+    """The intervals of Acc-C, Acc-E and Acc-S, and of expected accuracy with 1, 2, ..., N groups known."""
+
+    acc_c: Interval
+    acc_e: Interval
+    acc_s: Interval
+    curve: tuple[Interval, ...]
+
+
+def openness_intervals(
+    found: Openness, targets: torch.Tensor, groups: torch.Tensor, *, draws: int = 200, seed: int = 0
+) -> OpennessIntervals:
+    """Return the intervals of what `openness` found for targets [n], the images drawn again within each class.
+
+    Vocabularies are not drawn: the numbers are means over all of their orders.
+    """
+    targets, groups, closed, thieves = (each.cpu() for each in (targets, groups, found.closed, found.thieves))
+    survival = torch.stack(list(_survival(found.count)))
+
+    def measure(rows: torch.Tensor) -> list[float]:
+        weights = macro_weights(targets[rows], groups) * closed[rows]
+        curve = survival @ torch.bincount(thieves[rows], weights=weights, minlength=found.count)
+        return [float(curve[0]), float(curve.mean()), float(curve[1:].mean()), *curve.tolist()]
+
+    acc_c, acc_e, acc_s, *curve = bootstrap(measure, len(targets), strata=targets, draws=draws, seed=seed)
+    return OpennessIntervals(acc_c, acc_e, acc_s, tuple(curve))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,11 +99,16 @@ def find_thieves(logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tens
 
 def _curve(thieves: torch.Tensor, weights: torch.Tensor, count: int) -> Curve:
     mass = torch.bincount(thieves, weights=weights, minlength=count)
-    free = count - 1 - torch.arange(count, dtype=torch.float64, device=mass.device)
+    accuracy = [mass @ survive.to(mass.device) for survive in _survival(count)]
+    return Curve(torch.arange(1, count + 1, device=mass.device), torch.stack(accuracy))
+
+
+def _survival(count: int) -> Iterator[torch.Tensor]:
+    """Yield, for j = 0, 1, ... others known, the probability float64 [count] that none of m = 0, 1, ... thieves is."""
+    free = count - 1 - torch.arange(count, dtype=torch.float64)
     survive = torch.ones_like(free)
-    accuracy = [mass.sum()]
+    yield survive
     for added in range(1, count):
         # C(M - m, j) / C(M, j) from its value for j - 1; it stays 0 once j exceeds M - m.
         survive = survive * (free - added + 1).clamp(min=0) / (count - added)
-        accuracy.append(mass @ survive)
-    return Curve(torch.arange(1, count + 1, device=mass.device), torch.stack(accuracy))
+        yield survive

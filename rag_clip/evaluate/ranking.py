@@ -5,6 +5,8 @@ Scores of images that tie stand at one threshold, so that no measure depends on 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 
@@ -28,8 +30,7 @@ def roc_auc(scores: torch.Tensor, positive: torch.Tensor) -> float:
 
 def average_precision(scores: torch.Tensor, positive: torch.Tensor) -> float:
     """Return the sum over thresholds of (recall gained) x precision, without interpolation; raises as `roc_auc`."""
-    precision, recall = _precision_recall(scores, positive)
-    return float((precision * recall.diff(prepend=recall.new_zeros(1))).sum())
+    return float(_rank_one(scores, positive).precision()[0])
 
 
 def eleven_point_precision(scores: torch.Tensor, positive: torch.Tensor) -> float:
@@ -37,27 +38,70 @@ def eleven_point_precision(scores: torch.Tensor, positive: torch.Tensor) -> floa
 
     The average precision of PASCAL VOC 2007 (Everingham et al., IJCV 2010); raises as `roc_auc`.
     """
-    precision, recall = _precision_recall(scores, positive)
-    best = precision.flip(0).cummax(0).values.flip(0)
-    points = torch.arange(11, dtype=torch.float64, device=scores.device) / 10
-    # A tolerance, for 3 of 10 positives are 0.3 of them and 0.30000000000000004 is a point.
-    first = torch.searchsorted(recall, points - 1e-9)
-    return float(best[first].mean())
+    return float(_rank_one(scores, positive).precision()[1])
 
 
 def mean_average_precision(scores: torch.Tensor, labels: torch.Tensor, *, eleven_points: bool = False) -> float:
     """Return the mean over classes of the average precision of `scores` [n, c] for `labels` bool [n, c].
 
     An image may have several labels or none. Classes without a positive image are in no mean; `eleven_points` asks for
-    the measure of VOC 2007. Raises ValueError where no class has a positive image, and as `roc_auc`.
+    the measure of VOC 2007. Raises as `rank_images`.
     """
-    if scores.shape != labels.shape or scores.ndim != 2:
-        raise ValueError(f"scores are {tuple(scores.shape)} and labels {tuple(labels.shape)}; both must be [n, c]")
-    held = labels.any(0).nonzero().flatten().tolist()
-    if not held:
+    return float(rank_images(scores, labels).precision()[int(eleven_points)].nanmean())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """Images by falling score, class by class, to be measured again and again with other images in it.
+
+    `order` int64 [c, n] are their rows, `last` int64 [c, n] the last place of the same score, `positive` bool [c, n] in
+    that order.
+    """
+
+    order: torch.Tensor
+    last: torch.Tensor
+    positive: torch.Tensor
+
+    def precision(self, counts: torch.Tensor | None = None) -> torch.Tensor:
+        """Return average precision, plain and at eleven points, float64 [2, c]; NaN for a class without a positive.
+
+        `counts` int64 [n] is how many times each image is in the ranking, by default once.
+        """
+        times = torch.ones_like(self.order) if counts is None else counts[self.order]
+        positives = times * self.positive
+        found = positives.cumsum(1).double()
+        # The first images of a ranking may be in it no time at all.
+        precision = (found / times.cumsum(1).clamp(min=1)).gather(1, self.last)
+        held = found[:, -1:]
+        plain = (positives * precision).sum(1) / held[:, 0]
+        best = precision.flip(1).cummax(1).values.flip(1)
+        # A tolerance, for 3 of 10 positives are 0.3 of them and 0.30000000000000004 is a point.
+        points = torch.arange(11, dtype=torch.float64, device=held.device) / 10 - 1e-9
+        eleven = best.gather(1, torch.searchsorted(found, points * held)).mean(1)
+        return torch.stack([plain, eleven.where(held[:, 0] > 0, torch.nan)])
+
+
+def rank_images(scores: torch.Tensor, labels: torch.Tensor) -> Ranking:
+    """Rank images by `scores` [n, c] for each of the classes of `labels` bool [n, c].
+
+    Raises ValueError where no class has a positive image, and as `roc_auc`.
+    """
+    if scores.ndim != 2 or scores.shape != labels.shape or labels.dtype != torch.bool:
+        raise ValueError(
+            f"scores are {tuple(scores.shape)} and labels {labels.dtype} {tuple(labels.shape)}; "
+            "both must be [n, c], labels as bool"
+        )
+    _check_scores(scores)
+    if not bool(labels.any()):
         raise ValueError("no class has a positive image; average precision needs one")
-    measure = eleven_point_precision if eleven_points else average_precision
-    return sum(measure(scores[:, column], labels[:, column]) for column in held) / len(held)
+    falling, order = (-scores.double().T).contiguous().sort(dim=1, stable=True)
+    last = torch.searchsorted(falling, falling, right=True) - 1
+    return Ranking(order, last, labels.T.gather(1, order))
+
+
+def _rank_one(scores: torch.Tensor, positive: torch.Tensor) -> Ranking:
+    _check(scores, positive)
+    return rank_images(scores[:, None], positive[:, None])
 
 
 def _check(scores: torch.Tensor, positive: torch.Tensor) -> None:
@@ -66,15 +110,12 @@ def _check(scores: torch.Tensor, positive: torch.Tensor) -> None:
             f"scores are {tuple(scores.shape)} and labels {positive.dtype} {tuple(positive.shape)}; "
             "give one score and one bool per image"
         )
-    if not bool(scores.isfinite().all()):
-        raise ValueError(f"the score of row {int((~scores.isfinite()).nonzero()[0])} is not finite")
+    _check_scores(scores)
     if not bool(positive.any()):
         raise ValueError("no image is positive; a ranking is measured by where its positives stand")
 
 
-def _precision_recall(scores: torch.Tensor, positive: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    _check(scores, positive)
-    ranked, order = scores.double().sort(descending=True, stable=True)
-    last = torch.cat([ranked.diff() != 0, torch.ones(1, dtype=torch.bool, device=scores.device)])
-    found = positive[order].cumsum(0)[last].double()
-    return found / (last.nonzero().flatten() + 1), found / found[-1]
+def _check_scores(scores: torch.Tensor) -> None:
+    finite = scores.isfinite().reshape(len(scores), -1).all(1)
+    if not bool(finite.all()):
+        raise ValueError(f"the score of row {int((~finite).nonzero()[0])} is not finite; classify that image again")

@@ -8,8 +8,17 @@ import torch
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
-from rag_clip.evaluate.calibration import brier_score, calibration_error, confidence_of, reliability, risk_coverage
+from rag_clip.evaluate.calibration import (
+    brier_score,
+    brier_scores,
+    calibration_error,
+    calibration_interval,
+    confidence_of,
+    reliability,
+    risk_coverage,
+)
 from rag_clip.evaluate.metrics import is_right
+from rag_clip.evaluate.uncertainty import Interval, bootstrap
 
 
 def noise() -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,6 +55,48 @@ def test_the_brier_score_agrees_with_scikit_learn() -> None:
     assert brier_score(logits, targets) == pytest.approx(expected)
 
 
+def test_the_brier_score_of_an_image_by_hand() -> None:
+    logits = torch.tensor([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]]).log()
+    scores = brier_scores(logits, torch.tensor([0, 2]))
+    assert scores.tolist() == pytest.approx([0.3**2 + 0.2**2 + 0.1**2, 0.7**2 + 0.2**2 + 0.9**2], abs=1e-6)
+
+
+@pytest.mark.parametrize(("lost", "truth"), [(0.0, 0.0), (0.04, 0.04), (0.2, 0.2)], ids=["calibrated", "near", "far"])
+def test_the_interval_of_the_calibration_error_covers_the_truth(lost: float, truth: float) -> None:
+    draw, covered = torch.Generator().manual_seed(0), 0
+    for _ in range(120):
+        confidence = 0.3 + 0.7 * torch.rand(400, generator=draw)
+        right = torch.rand(400, generator=draw) < confidence - lost
+        interval = calibration_interval(confidence, right, draws=300)
+        covered += interval.low <= truth <= interval.high
+    assert covered >= 0.9 * 120
+
+
+def test_the_percentiles_of_a_plain_bootstrap_miss_a_calibration_error_of_zero() -> None:
+    draw = torch.Generator().manual_seed(0)
+    confidence = 0.5 + 0.49 * torch.rand(400, generator=draw)
+    targets = (torch.rand(400, generator=draw) > confidence).long()
+    logits = torch.stack([confidence, 1 - confidence], dim=1).log()
+    (plain,) = bootstrap(lambda rows: [calibration_error(logits[rows], targets[rows])], 400)
+    assert plain.low > 0.01
+    assert calibration_interval(confidence, targets == 0).low == 0.0
+
+
+def test_the_interval_is_that_of_the_same_error_and_narrows_with_images() -> None:
+    logits, targets = noise()
+    confidence, right = confidence_of(logits), is_right(logits, targets)
+    found, more = (calibration_interval(confidence.repeat(k), right.repeat(k)) for k in (1, 16))
+    assert found.value == pytest.approx(calibration_error(logits, targets))
+    assert found.low < more.low < more.value < more.high < found.high
+    assert calibration_interval(confidence, right, seed=0) == found
+
+
+def test_gaps_that_cannot_vary_have_no_interval() -> None:
+    sure = torch.ones(30)
+    assert calibration_interval(sure, torch.ones(30, dtype=torch.bool)) == Interval(0.0, 0.0, 0.0)
+    assert calibration_interval(sure, torch.zeros(30, dtype=torch.bool)) == Interval(1.0, 1.0, 1.0)
+
+
 def test_risk_follows_the_surest_first() -> None:
     curve = risk_coverage(torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([True, False, True, True]))
     assert curve.coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
@@ -64,7 +115,10 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
         calibration_error(torch.ones(1, 2), torch.tensor([0]), bins=0)
     with pytest.raises(ValueError, match="row 0 of the logits"):
         brier_score(torch.tensor([[float("inf"), 0]]), torch.tensor([0]))
-    with pytest.raises(ValueError, match="give one each"):
-        risk_coverage(torch.ones(2), torch.tensor([True]))
+    with pytest.raises(ValueError, match="bins is 15, draws 0, coverage"):
+        calibration_interval(torch.ones(2), torch.tensor([True, False]), draws=0)
+    for measure in (risk_coverage, calibration_interval):
+        with pytest.raises(ValueError, match="give one each"):
+            measure(torch.ones(2), torch.tensor([True]))
     with pytest.raises(ValueError, match="confidence of row 1"):
         risk_coverage(torch.tensor([0.5, float("nan")]), torch.tensor([True, False]))

@@ -6,7 +6,14 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from rag_clip.evaluate.uncertainty import Interval, bootstrap, mean_interval, paired_difference, sign_probability
+from rag_clip.evaluate.uncertainty import (
+    Interval,
+    bootstrap,
+    mean_interval,
+    paired_difference,
+    share_interval,
+    sign_probability,
+)
 
 
 def test_the_interval_of_an_accuracy_is_near_its_normal_limit() -> None:
@@ -19,8 +26,28 @@ def test_strata_count_alike_and_are_drawn_apart() -> None:
     values, strata = torch.tensor([1.0, 0, 0, 0, 1]), torch.tensor([7, 2, 2, 2, 2])
     found = mean_interval(values, strata=strata, draws=4000)
     assert found.value == 0.625
+    # Three of the four are drawn: none right in 27 of 64 draws, all in one.
     assert found.low == pytest.approx(0.5)
-    assert found.high == pytest.approx(0.5 + 0.375)
+    assert found.high == pytest.approx(0.5 + 1 / 3)
+
+
+def test_few_images_a_stratum_have_all_of_their_variance() -> None:
+    draw, truth, covered = torch.Generator().manual_seed(0), torch.linspace(0.1, 0.9, 60), 0
+    strata = torch.arange(60).repeat_interleave(3)
+    for _ in range(300):
+        right = torch.rand(180, generator=draw) < truth.repeat_interleave(3)
+        found = mean_interval(right, strata=strata, draws=200)
+        covered += found.low <= 0.5 <= found.high
+    assert 0.92 < covered / 300 < 0.98
+
+
+def test_shares_are_drawn_as_numbers_are() -> None:
+    draw = torch.Generator().manual_seed(0)
+    right, strata = torch.rand(500, generator=draw) < 0.7, torch.randint(20, (500,), generator=draw)
+    for given in (None, strata):
+        counted, drawn = (mean_interval(values, strata=given, draws=4000) for values in (right, right.double()))
+        assert counted.value == pytest.approx(drawn.value)
+        assert (counted.low, counted.high) == pytest.approx((drawn.low, drawn.high), abs=0.004)
 
 
 def test_images_of_one_kind_leave_no_doubt() -> None:
@@ -40,9 +67,29 @@ def test_the_same_seed_gives_the_same_interval_in_any_blocks(monkeypatch: pytest
 
 def test_any_measure_has_an_interval() -> None:
     values = (torch.arange(1000) % 2).double()
-    found = bootstrap(lambda rows: float(values[rows].std()), 1000)
-    assert found.value == pytest.approx(float(values.std()))
-    assert 0.49 < found.low < found.high < 0.51
+    deviation, mean = bootstrap(lambda rows: [float(values[rows].std()), float(values[rows].mean())], 1000)
+    assert (deviation.value, mean.value) == pytest.approx((float(values.std()), 0.5))
+    assert 0.49 < deviation.low < deviation.high < 0.51
+    assert (mean.low, mean.high) == pytest.approx((0.469, 0.531), abs=0.008)
+
+
+def test_any_measure_may_be_drawn_within_strata() -> None:
+    strata = torch.tensor([1, 0, 1, 1])
+    drawn: list[list[int]] = []
+    bootstrap(lambda rows: [float(drawn.append(rows.tolist()) or 0)], 4, strata=strata, draws=50)
+    assert drawn.pop() == [0, 1, 2, 3]
+    assert {tuple(row[:1]) for row in drawn} == {(1,)}
+    assert {row for rows in drawn for row in rows[1:]} == {0, 2, 3}
+    assert {len(rows) for rows in drawn} == {3}
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 5), (3, 7), (5, 5), (800, 1000)])
+def test_the_interval_of_a_share_agrees_with_scipy(right: int, total: int) -> None:
+    expected = binomtest(right, total).proportion_ci(method="wilson")
+    found = share_interval(right, total)
+    assert found.value == right / total
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= found.low <= found.value <= found.high <= 1
 
 
 def test_two_runs_differ_by_the_images_that_changed_sides() -> None:
@@ -83,4 +130,6 @@ def test_runs_of_other_images_are_refused() -> None:
     with pytest.raises(ValueError, match="there is no image"):
         mean_interval(torch.zeros(0))
     with pytest.raises(ValueError, match="draws is 0"):
-        bootstrap(lambda rows: 0.0, 5, draws=0)
+        bootstrap(lambda rows: [0.0], 5, draws=0)
+    with pytest.raises(ValueError, match="there is no image"):
+        share_interval(0, 0)
