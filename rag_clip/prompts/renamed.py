@@ -18,6 +18,8 @@ from rag_clip.prompts.templates import choose_templates, fill
 
 # A letter of a script with spaces between its words; letters of the others have no word around them.
 _LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
+_BEFORE = re.compile(rf"(?<!{_LETTER})")
+_AFTER = re.compile(rf"(?:e?s)?(?!{_LETTER})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,12 @@ def _template(text: PromptText, spellings: Sequence[str], shared: Sequence[str])
         return known
     longest_first = sorted(spellings, key=len, reverse=True)
     names = "|".join(r"[\s_-]+".join(map(re.escape, re.split(r"[\s_-]+", name.strip()))) for name in longest_first)
-    found, count = re.subn(rf"(?<!{_LETTER})(?:{names})(?=(?:e?s)?(?!{_LETTER}))", "{}", text.text, flags=re.IGNORECASE)
-    return found if count else None
+    found = re.sub(names, lambda name: "{}" if _is_whole(name) else name[0], text.text, flags=re.IGNORECASE)
+    return found if found != text.text else None
+
+
+def _is_whole(name: re.Match[str]) -> bool:
+    return bool(_BEFORE.match(name.string, name.start()) and _AFTER.match(name.string, name.end()))
 
 
 def _filled(text: PromptText, template: str | None, name: str) -> PromptText:
