@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,29 +14,19 @@ from rag_clip.protocols import Encoder
 
 from .evaluation.calibration_chart import draw_reliability
 from .evaluation.changes import change, confusions
-from .evaluation.charts import COLOURS, FEW, Bar, draw_accuracies, draw_openness
-from .evaluation.compare import Comparison, difference
-from .evaluation.page import STYLE, figure, paragraph, section, table
-from .evaluation.results import Measure, Result
+from .evaluation.charts import FEW, draw_accuracies
+from .evaluation.compare import Comparison
+from .evaluation.growth import margins, openness, thefts
+from .evaluation.numbers import COLUMNS, across_tasks, numbers
+from .evaluation.page import STYLE, figure, folded, name_of, paragraph, section
+from .evaluation.results import Result
+from .evaluation.shots import few_shots
+from .evaluation.shown import PALE, Shown, holding, paint, shorten
 from .evaluation.tiers import TIERS
+from .evaluation.wording import adversarial_names, synonym_swaps
 
-MOST_RUNS = 8
 MOST_PAIRS = 4
-COLUMNS = {
-    "accuracy": "top-1",
-    "map_11_point": "mAP, 11 points",
-    "map": "mAP",
-    "roc_auc": "ROC-AUC",
-    "top5": "top-5",
-    "mean_per_class": "per class",
-    "acc_c": "Acc-C",
-    "acc_e": "Acc-E",
-    "acc_s": "Acc-S",
-    "ece": "ECE",
-    "brier": "Brier",
-    "aurc": "AURC",
-}
-PLAIN = ("brier", "aurc")
+MOST_TASKS = 3
 
 
 def write_evaluation(
@@ -51,13 +41,13 @@ def write_evaluation(
         raise ValueError("there is no result to report; evaluate at least one run")
     path = Path(path)
     tasks = dict.fromkeys(result.task for result in results)
-    body = "".join(_task(task, [one for one in results if one.task == task], encoder) for task in tasks)
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style><header><h1>{html.escape(title)}</h1>"
         f"<p>{len(results)} runs on {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'} · "
-        f"rag-clip {version('rag-clip')}</p></header>{_tiers(results)}{body}{_settings(results)}</html>\n"
+        f"rag-clip {version('rag-clip')}</p></header>{_tiers(results)}{across_tasks(results)}"
+        f"{_tasks(results, encoder)}{_settings(results)}</html>\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
@@ -74,44 +64,62 @@ def write_comparison(path: str | Path, comparison: Comparison, *, title: str = "
     write_evaluation(path, results, title=title)
 
 
-def choose_shown(results: Sequence[Result], most: int = MOST_RUNS) -> list[Result]:
-    """Return all runs where they are few; else the first, and others spread evenly from the best to the worst."""
-    if len(results) <= most:
-        return list(results)
-    ranked = sorted(results[1:], key=lambda one: -one.main.value)
-    places = [round(step * (len(ranked) - 1) / (most - 2)) for step in range(most - 1)]
-    return [results[0], *(ranked[place] for place in places)]
-
-
-def _task(task: str, results: Sequence[Result], encoder: Encoder | None) -> str:
-    shown = choose_shown(results)
-    colours = {one.run: COLOURS[place] for place, one in enumerate(shown)}
-    some = "" if len(shown) == len(results) else (
-        f"Of {len(results)} runs the charts below show the first, and {len(shown) - 1} spread evenly from the best to "
-        "the worst."
-    )  # fmt: skip
-    main = COLUMNS[results[0].main.metric]
-    parts = [
-        f"<h2>{html.escape(task)}</h2>",
-        paragraph(_facts(results[0])),
-        _folded(_numbers(results), results),
-        figure(draw_accuracies([_bar(one, colours) for one in _ordered(results)], title=main), f"{main} of every run."),
-        paragraph(some) if some else "",
-        _openness(shown, colours),
-        _reliability(shown, colours),
+def _tasks(results: Sequence[Result], encoder: Encoder | None) -> str:
+    """Return a part for each task; of many tasks all but the first are folded up."""
+    tasks = list(dict.fromkeys(result.task for result in results))
+    parts = {task: _task([one for one in results if one.task == task], encoder) for task in tasks}
+    whole = [
+        f"<h2>{html.escape(task)}</h2>{part}" if place == 0 or len(tasks) <= MOST_TASKS else folded(task, part)
+        for place, (task, part) in enumerate(parts.items())
     ]
-    kept = [one for one in shown if one.images is not None]
+    return "".join(whole)
+
+
+def _task(results: Sequence[Result], encoder: Encoder | None) -> str:
+    shown = paint(results)
+    some = (
+        f"Of {len(results)} runs the charts below show the first, and {len(shown) - 1} spread evenly from the best to "
+        "the worst, or fewer where most lack what is drawn."
+    )
+    parts = [
+        paragraph(_facts(results[0])),
+        numbers(results),
+        _accuracies(results, shown),
+        few_shots(results, title=COLUMNS[results[0].main.metric].title),
+        paragraph(some) if len(shown) < len(results) else "",
+        openness(shown),
+        margins(shown),
+        thefts(shown),
+        adversarial_names(holding(shown, results, "certified")),
+        synonym_swaps(holding(shown, results, "swap_kept")),
+        _reliability(shown),
+    ]
+    kept = [one for one in shown if one.result.images is not None]
     if len(kept) < len(shown):
         parts.append(paragraph("The answers to single images were not kept beside these results, so there is no more."))
     if kept:
         parts.append(confusions(kept))
     if len(kept) > 1:
-        parts += [change(kept[0], other, encoder, opened=place == 0) for place, other in enumerate(_others(kept))]
+        first, *others = [one.result for one in kept]
+        others.sort(key=lambda one: -abs(one.main.value - first.main.value))
+        parts += [change(first, one, encoder, opened=place == 0) for place, one in enumerate(others[:MOST_PAIRS])]
     return "".join(parts)
 
 
-def _others(kept: Sequence[Result]) -> list[Result]:
-    return sorted(kept[1:], key=lambda one: -abs(one.main.value - kept[0].main.value))[:MOST_PAIRS]
+def _accuracies(results: Sequence[Result], shown: Sequence[Shown]) -> str:
+    """Return the bars of all runs, those of charts below in their colours.
+
+    Many are ordered from the best to the worst, without those of few shots, which have a chart of their own.
+    """
+    colours = {one.result.run: one.colour for one in shown}
+    bars = [Shown(one, colours.get(one.run, PALE)) for one in results]
+    if len(bars) > FEW:
+        bars = [bar for bar in bars if "shots" not in bar.result.settings.get("head", {})] or bars
+        bars.sort(key=lambda bar: -bar.result.main.value)
+    main = COLUMNS[results[0].main.metric].title
+    drawn = any("low_high" in bar.result.settings for bar in bars)
+    bounds = "" if results[0].main.low is None else ", bounds as in the table" if drawn else ", 95 % intervals"
+    return figure(draw_accuracies(bars, title=main + bounds), f"{main} of every run.")
 
 
 def _facts(result: Result) -> str:
@@ -125,68 +133,15 @@ def _facts(result: Result) -> str:
     )
 
 
-def _folded(content: str, results: Sequence[Result]) -> str:
-    if len(results) <= FEW:
-        return content
-    return f"<details><summary>All numbers of {len(results)} runs</summary>{content}</details>"
-
-
-def _ordered(results: Sequence[Result]) -> list[Result]:
-    """Return many runs from the best to the worst, few as they were given."""
-    return list(results) if len(results) <= FEW else sorted(results, key=lambda one: -one.main.value)
-
-
-def _numbers(results: Sequence[Result]) -> str:
-    held = {metric: name for metric, name in COLUMNS.items() if any(one.get(metric) for one in results)}
-    first = results[0]
-    rows = []
-    for one in results:
-        paired = difference(first, one) if one is not first else None
-        shown = "" if paired is None else f"{paired.value:+.1%}{_bounds(paired.low, paired.high, '+.1%')}"
-        cells = [_cell(metric, one.get(metric)) for metric in held]
-        rows.append([_name(one), cells[0], shown, *cells[1:]])
-    heads = ["run", *held.values()]
-    heads.insert(2, f"less {first.run}")
-    note = (
-        "Small figures bound the 95 % interval of the bootstrap over images; for shots, they are the mean over the "
-        "draws less and plus the standard deviation. Differences are paired. Lower is better in three: ECE, the "
-        "expected calibration error; Brier, the squared error of the probabilities; and AURC, the area under the curve "
-        "of risk against coverage."
-    )
-    return table(heads, rows) + paragraph(note, small=True)
-
-
-def _cell(metric: str, one: Measure | None) -> str:
-    if one is None:
-        return ""
-    form = ".3f" if metric in PLAIN else ".1%"
-    return f"{one.value:{form}}{_bounds(one.low, one.high, form)}"
-
-
-def _bounds(low: float | None, high: float | None, form: str) -> str:
-    if low is None or high is None:
-        return ""
-    return f"<small>{low:{form}} … {high:{form}}</small>".replace("%", "")
-
-
-def _openness(shown: Sequence[Result], colours: Mapping[str, str]) -> str:
-    curves = {one.run: (colours[one.run], list(one.series("accuracy_by_groups").values())) for one in shown}
-    curves = {run: curve for run, curve in curves.items() if curve[1]}
-    if not curves:
-        return ""
-    return section(
-        "How accuracy holds while the vocabulary grows",
-        "Expected accuracy on the images of the groups known so far, when groups of classes are added in random order; "
-        "exact, from one matrix of logits. It starts at Acc-C and its mean is Acc-E.",
-        figure(draw_openness(curves), "Openness."),
-    )
-
-
-def _reliability(shown: Sequence[Result], colours: Mapping[str, str]) -> str:
+def _reliability(shown: Sequence[Shown]) -> str:
     held = {
-        one.run: (colours[one.run], one.images["confidence"].to_numpy().astype(float), one.images["right"].to_numpy())
+        f"{shorten(one.result.run, 26)}\n[{one.result.tier}]": (
+            one.colour,
+            images["confidence"].to_numpy().astype(float),
+            images["right"].to_numpy(),
+        )
         for one in shown
-        if one.images is not None
+        if (images := one.result.images) is not None
     }
     if not held:
         return ""
@@ -200,7 +155,7 @@ def _reliability(shown: Sequence[Result], colours: Mapping[str, str]) -> str:
 
 def _settings(results: Sequence[Result]) -> str:
     entries = "".join(
-        f"<details><summary>{html.escape(one.task)}: {_name(one)}</summary>{paragraph(one.settings['tuned'])}"
+        f"<details><summary>{html.escape(one.task)}: {name_of(one)}</summary>{paragraph(one.settings['tuned'])}"
         f"<pre>{html.escape(json.dumps(one.settings, indent=1, ensure_ascii=False))}</pre></details>"
         for one in results
     )
@@ -212,12 +167,3 @@ def _tiers(results: Sequence[Result]) -> str:
     marks = dict.fromkeys(mark for one in results for mark in one.tier.split("+"))
     lines = "; ".join(f"<span class=tier>{mark}</span> {TIERS[mark]}" for mark in sorted(marks, key=list(TIERS).index))
     return f"<p class=note>What a run knew beside the images: {lines}. Runs of unlike tiers do not compete.</p>"
-
-
-def _name(result: Result) -> str:
-    return f"{html.escape(result.run)} <span class=tier>{result.tier}</span>"
-
-
-def _bar(result: Result, colours: Mapping[str, str]) -> Bar:
-    whole = {one.metric: one for one in result.measures if not one.item}
-    return Bar(f"{result.run}  [{result.tier}]", colours.get(result.run, "#b4bfca"), result.main, whole)

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .charts import FAINT, PERCENT, shorten, style, to_svg
+from .charts import FAINT, PERCENT, style, to_svg
 
 
 def draw_reliability(runs: Mapping[str, tuple[str, np.ndarray, np.ndarray]], bins: int = 15) -> str:
@@ -54,7 +54,7 @@ def _reliability_panel(
     axes.bar(left[held], gap[held], width, bottom=met[held], color=shades, **frame)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (3, 3)))
     error = float((gap * count).sum() / count.sum())
-    axes.set_title(shorten(name))
+    axes.set_title(name, fontsize=9.5)
     axes.text(
         0.04, 0.94, f"ECE {error:.1%}", transform=axes.transAxes, fontsize=9, va="top",
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},

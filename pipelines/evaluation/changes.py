@@ -12,20 +12,20 @@ from rag_clip.protocols import Encoder
 
 from .class_charts import draw_confusions, draw_gains
 from .compare import difference
-from .examples import Example, describe_captions, find_changes
-from .page import figure, paragraph, section
+from .examples import Changes, Example, answers, describe_captions, find_changes
+from .page import figure, name_of, paragraph, section
 from .results import Result
+from .shown import Shown, first_and_best
 
 CONFUSED = 16
 LEAST_PROBABILITY = 1e-9
 
 
-def confusions(kept: Sequence[Result]) -> str:
+def confusions(kept: Sequence[Shown]) -> str:
     """Return the map of the worst confusions of the first run and the most accurate other; runs must hold images."""
-    labels = kept[0].labels
+    labels = kept[0].result.labels
     assert labels is not None
-    best = max(kept[1:], key=lambda one: one.main.value, default=kept[0])
-    matrices = {one.run: _matrix(one, len(labels)) for one in (kept[0], best)}
+    matrices = {one.name(): _matrix(one.result, len(labels)) for one in first_and_best(kept)}
     classes = _confused(np.sum(list(matrices.values()), axis=0))
     if not classes:
         return ""
@@ -60,9 +60,9 @@ def change(before: Result, after: Result, encoder: Encoder | None, *, opened: bo
     sentence = "" if paired is None else _sentence(before, after, paired)
     moved = bool((values[0] != values[1]).any())
     chart = figure(draw_gains(names, *values), "Gains by class.") if moved else paragraph("No class gains or loses.")
-    changes = find_changes(before, after, encoder=encoder)
+    changes = Changes((), ()) if paired is None else find_changes(before, after, encoder=encoder)
     return (
-        f"<details{' open' if opened else ''}><summary>{html.escape(before.run)} → {html.escape(after.run)}</summary>"
+        f"<details{' open' if opened else ''}><summary>{name_of(before)} → {name_of(after)}</summary>"
         f"{paragraph(sentence)}{chart}"
         f"{_examples('Right only after', changes.gained)}{_examples('Right only before', changes.lost)}</details>"
     )
@@ -99,6 +99,6 @@ def _img(example: Example) -> str:
 
 
 def _matrix(result: Result, classes: int) -> np.ndarray:
-    assert result.images is not None
-    cells = result.images["target"].to_numpy().astype(np.int64) * classes + result.images["predicted"].to_numpy()
+    said = answers(result)
+    cells = said["target"].to_numpy().astype(np.int64) * classes + said["predicted"].to_numpy()
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)

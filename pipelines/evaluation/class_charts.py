@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from .charts import FAINT, INK, PERCENT, shorten, style, to_svg
+from .charts import FAINT, INK, PERCENT, style, to_svg
+from .shown import shorten
 
 GAIN, LOSS = "#1b8a5a", "#c2334d"
 NAMES_SHOWN = 10
+SIDE_BY_SIDE = 13
 
 
 def draw_confusions(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> str:
@@ -33,15 +37,41 @@ def draw_confusions(matrices: Mapping[str, np.ndarray], names: Sequence[str]) ->
                     color="white" if deep else INK,
                 )  # fmt: skip
             axes.set_title(run)
-            axes.set_xticks(range(size), [shorten(name) for name in names], rotation=55, ha="right", fontsize=8)
-            axes.set_yticks(range(size), [shorten(name) for name in names], fontsize=8)
-            axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
-            axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
-            axes.grid(which="minor", color="#e8edf1", linewidth=0.8)
-            axes.tick_params(which="both", length=0)
-            axes.spines[:].set_visible(False)
+            _name_cells(axes, names)
             axes.set_xlabel("predicted")
         panels[0].set_ylabel("label")
+        return to_svg(figure)
+
+
+def draw_thefts(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> str:
+    """Draw the shares [g, g] of a group's images (rows) that each group (columns) takes, by run; NaN is left white."""
+    size = len(names)
+    beside = size <= SIDE_BY_SIDE
+    panels, width, height = len(matrices), 0.4 if beside else 0.32, 0.31 if beside else 0.25
+    with style():
+        across, down = (panels, 1) if beside else (1, panels)
+        figure = Figure(
+            figsize=(1.9 + width * size * across, 1.5 * down + height * size * down + 0.4), layout="constrained"
+        )
+        grid = figure.subplots(down, across, squeeze=False, sharey=beside)
+        most = max(0.01, max(float(np.nanmax(matrix, initial=0)) for matrix in matrices.values()))
+        for axes, (run, matrix) in zip(grid.flat, matrices.items(), strict=True):
+            shares = np.nan_to_num(matrix)
+            axes.imshow(_shade(shares.ravel() / most, LOSS).reshape(size, size, 4), aspect="auto")
+            for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
+                axes.text(
+                    column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center",
+                    fontsize=7.5 if beside else 6.5, color="white" if shares[row, column] / most > 0.55 else INK,
+                )  # fmt: skip
+            for place in range(size):
+                axes.add_patch(
+                    Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor=FAINT, linewidth=1, zorder=3)
+                )
+            axes.set_title(run)
+            _name_cells(axes, names)
+            axes.set_xlabel("taken by")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("% of the images of")
         return to_svg(figure)
 
 
@@ -81,6 +111,17 @@ def draw_gains(names: Sequence[str], before: np.ndarray, after: np.ndarray) -> s
         right.grid(axis="x")
         right.tick_params(axis="y", length=0)
         return to_svg(figure)
+
+
+def _name_cells(axes: Axes, names: Sequence[str]) -> None:
+    size = len(names)
+    axes.set_xticks(range(size), [shorten(name) for name in names], rotation=55, ha="right", fontsize=8)
+    axes.set_yticks(range(size), [shorten(name) for name in names], fontsize=8)
+    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#e8edf1", linewidth=0.8)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
 
 
 def _ends(order: np.ndarray, change: np.ndarray) -> list[int]:

@@ -52,12 +52,13 @@ def find_changes(before: Result, after: Result, *, encoder: Encoder | None = Non
     """
     if before.images is None or after.images is None or after.labels is None:
         raise ValueError(f"the images of {before.run!r} and {after.run!r} were not kept; evaluate again")
-    pair = [pl.DataFrame(pl.from_arrow(one.images)) for one in (before, after)]
-    if pair[0]["row"].to_list() != pair[1]["row"].to_list():
+    pair = [answers(one) for one in (before, after)]
+    was = pair[0].select("row", "target", before="predicted", was="right")
+    both = pair[1].join(was, on=["row", "target"], maintain_order="left")
+    if both.is_empty():
         raise ValueError(
             f"{before.run!r} and {after.run!r} measured other images of {after.task!r}; evaluate both again"
         )
-    both = pair[1].with_columns(before=pair[0]["predicted"], was=pair[0]["right"])
     prompts = _prompts(after)
     kinds = (both.filter(pl.col("right") & ~pl.col("was")), both.filter(~pl.col("right") & pl.col("was")))
     groups = pl.DataFrame(
@@ -68,6 +69,11 @@ def find_changes(before: Result, after: Result, *, encoder: Encoder | None = Non
         for kind in kinds
     ]
     return Changes(*found)
+
+
+def answers(result: Result) -> pl.DataFrame:
+    """Return what a run with images said of each; of shots that were drawn several times, what the first draw said."""
+    return pl.DataFrame(pl.from_arrow(result.images)).unique("row", keep="first", maintain_order=True)
 
 
 def _spread(table: pl.DataFrame, groups: pl.DataFrame, count: int) -> pl.DataFrame:

@@ -6,6 +6,8 @@ import base64
 import html
 from collections.abc import Sequence
 
+from .results import Result
+
 STYLE = """:root{color-scheme:light}
 body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;max-width:1120px;margin:0 auto 4rem;padding:0 1.2rem;
 color:#1d2733;background:#fff}
@@ -52,3 +54,14 @@ def figure(svg: str, name: str) -> str:
 def section(title: str, text: str, content: str) -> str:
     """Return a titled piece with a paragraph that says how to read it."""
     return f"<h3>{html.escape(title)}</h3>{paragraph(text)}{content}"
+
+
+def name_of(*results: Result) -> str:
+    """Return the name of a run with its tier, or those that it has on several tasks, as HTML."""
+    marks = "".join(f" <span class=tier>{tier}</span>" for tier in dict.fromkeys(one.tier for one in results))
+    return html.escape(results[0].run) + marks
+
+
+def folded(title: str, content: str, *, when: bool = True) -> str:
+    """Return HTML folded up under a title where it is long, as it is otherwise."""
+    return f"<details><summary>{html.escape(title)}</summary>{content}</details>" if when else content

@@ -1,0 +1,112 @@
+"""The report's tables: every run of a task with its main numbers, and every run across tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from .charts import FEW
+from .compare import difference
+from .page import folded, name_of, paragraph, section, table
+from .results import Measure, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A metric's title, how it is written, and what a reader may need to know of it."""
+
+    title: str
+    form: str = ".1%"
+    note: str = ""
+
+
+COLUMNS = {
+    "accuracy": Column("top-1"),
+    "map_11_point": Column("mAP, 11 points"),
+    "map": Column("mAP"),
+    "roc_auc": Column("ROC-AUC"),
+    "top5": Column("top-5"),
+    "mean_per_class": Column("per class"),
+    "acc_c": Column("Acc-C", note="Acc-C, the accuracy within each group of classes"),
+    "acc_e": Column("Acc-E", note="Acc-E, on the groups known so far, over all steps of a growing vocabulary"),
+    "acc_s": Column("Acc-S", note="Acc-S, on one group while the others are added"),
+    "ece": Column("ECE", note="ECE, the expected calibration error (lower is better)"),
+    "brier": Column("Brier", ".3f", "Brier, the squared error of the probabilities (lower)"),
+    "aurc": Column("AURC", ".3f", "AURC, the area under the curve of risk against coverage (lower)"),
+    "alignment": Column("alignment", ".3f", "alignment, the squared distance of an image to its class (lower)"),
+    "uniformity": Column("uniformity", ".3f", "uniformity, how close the class texts lie to one another (lower)"),
+    "parameters": Column("trained", ",.0f", "trained, the numbers that training sets"),
+    "parameter_efficiency": Column("efficiency", ".3f", "efficiency, the main number discounted by those trained"),
+}
+
+
+def numbers(results: Sequence[Result]) -> str:
+    """Return the table of a task: each run's numbers, and its paired difference from the first; folded if long."""
+    held = {metric: column for metric, column in COLUMNS.items() if any(one.get(metric) for one in results)}
+    first = results[0]
+    rows = []
+    for one in results:
+        paired = difference(first, one) if one is not first else None
+        shown = "" if paired is None else f"{paired.value:+.1%}{_bounds(paired.low, paired.high, '+.1%')}"
+        cells = [_cell(column, one.get(metric)) for metric, column in held.items()]
+        rows.append([name_of(one), cells[0], shown, *cells[1:]])
+    heads = ["run", *(column.title for column in held.values())]
+    heads.insert(2, f"less {first.run}")
+    bounds = next((one.settings["low_high"] for one in results if "low_high" in one.settings), "")
+    drawn = f"; for shots they are {bounds}" if bounds else ""
+    notes = "; ".join(column.note for column in held.values() if column.note)
+    note = f"Small figures bound the 95 % interval over images{drawn}. Differences are paired. {notes}."
+    return folded(
+        f"All numbers of {len(results)} runs", table(heads, rows) + paragraph(note, small=True), when=_long(results)
+    )
+
+
+def across_tasks(results: Sequence[Result]) -> str:
+    """Return the main number of every run on every task, and the mean over tasks, best first.
+
+    Only runs that every task has are in it; nothing where there is one task, or no such run.
+    """
+    tasks = list(dict.fromkeys(one.task for one in results))
+    by_run: dict[str, dict[str, Result]] = {}
+    for one in results:
+        by_run.setdefault(one.run, {})[one.task] = one
+    whole = [held for held in by_run.values() if len(held) == len(tasks)]
+    if len(tasks) < 2 or not whole:
+        return ""
+    means = [(fmean(one.main.value for one in held.values()), held) for held in whole]
+    ranked = sorted(means, key=lambda pair: -pair[0])
+    rows = [
+        [
+            name_of(*held.values()),
+            f"<b>{mean:.1%}</b>",
+            *(_cell(COLUMNS[held[task].main.metric], held[task].main) for task in tasks),
+        ]
+        for mean, held in ranked
+    ]
+    metrics = [whole[0][task].main.metric for task in tasks]
+    unlike = len(set(metrics)) > 1
+    heads = [
+        f"{task}, {COLUMNS[metric].title}" if unlike else task for task, metric in zip(tasks, metrics, strict=True)
+    ]
+    left = len(by_run) - len(whole)
+    return section(
+        f"Every run on {len(tasks)} tasks",
+        f"{'The main number of each task' if unlike else COLUMNS[metrics[0]].title}, and its plain mean over the tasks."
+        + (f" {left} more runs lack a task, and so a mean." if left else ""),
+        folded(f"{len(whole)} runs", table(["run", "mean", *heads], rows), when=_long(whole)),
+    )
+
+
+def _long(rows: Sequence[object]) -> bool:
+    return len(rows) > FEW
+
+
+def _cell(column: Column, one: Measure | None) -> str:
+    return "" if one is None else f"{one.value:{column.form}}{_bounds(one.low, one.high, column.form)}"
+
+
+def _bounds(low: float | None, high: float | None, form: str) -> str:
+    if low is None or high is None:
+        return ""
+    return f"<small>{low:{form}} … {high:{form}}</small>".replace("%", "")
