@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import Device, Json, Precision, run
+from rag_clip.cli.evaluate_options import ENCODER, HEADS, PLACES, AnyEncoder, Heads, Many, Places
+from rag_clip.cli.run import Json, Workers, run
 
 if TYPE_CHECKING:
+    from rag_clip.pipelines.evaluate import EvaluateSummary
     from rag_clip.pipelines.evaluation.compare import Pair
     from rag_clip.pipelines.evaluation.results import Result
+    from rag_clip.protocols import Encoder
 
-Many = Parameter(negative=(), consume_multiple=True)
 SHOWN = {
     "accuracy": "top-1", "mean_per_class": "per class", "map_11_point": "mAP", "roc_auc": "AUC", "acc_c": "Acc-C",
     "acc_e": "Acc-E", "acc_s": "Acc-S", "ece": "ECE",
@@ -26,31 +28,20 @@ def evaluate(
     /,
     *,
     prompts: Annotated[list[Path] | None, Many, Parameter(help="Prompts files, each a run.")] = None,
-    model: Annotated[str, Parameter(help="The encoder, as for classify; none for features in files.")] = "",
+    encoder: AnyEncoder = ENCODER,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="results.parquet")] = Path("results.parquet"),
     page: Annotated[Path | None, Parameter(name="--report", help="The page; by default beside the output.")] = None,
     compare: Annotated[list[Path] | None, Many, Parameter(help="Compare two results files instead.")] = None,
     check: Annotated[bool, Parameter(negative=(), help="Only say what is missing or does not fit.")] = False,
-    data: Annotated[Path, Parameter(help="Folder of the files of tasks.")] = Path(),
-    labels: Annotated[Path | None, Parameter(help="Classes and groups of plain files; else the prompts'.")] = None,
-    head: Annotated[list[str] | None, Many, Parameter(help="Also measure these heads on each prompts file.")] = None,
-    support: Annotated[Path | None, Parameter(help="A support file, for the heads.")] = None,
-    head_options: Annotated[Path | None, Parameter(help="TOML with settings, a table per head.")] = None,
-    shots: Annotated[list[int] | None, Many, Parameter(help="Images per class to draw for the heads.")] = None,
-    seeds: Annotated[int, Parameter(help="How many times shots are drawn.")] = 3,
-    validate: Annotated[bool, Parameter(negative=(), help="Choose settings by a fifth of the shots.")] = False,
-    validation: Annotated[Path | None, Parameter(help="A support file that heads may choose settings by.")] = None,
+    places: Places = PLACES,
+    heads: Heads = HEADS,
     second: Annotated[list[str] | None, Many, Parameter(help="Further encoders that heads need.")] = None,
     scale: Annotated[float | None, Parameter(help="Of the encoder of a features file that does not say it.")] = None,
     index: Annotated[
         str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")
     ] = None,
     features: Annotated[Path | None, Parameter(help="Keep image features here.")] = None,
-    image_column: str = "image",
-    label_column: str = "label",
-    workers: Annotated[int | None, Parameter(help="Decoding processes; 0 decodes in this one.")] = None,
-    device: Device = None,
-    precision: Precision = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> int:
     """Measure every prompts file, alone and with every head, on every task; what is finished is not run again.
@@ -59,71 +50,56 @@ def evaluate(
     the name of a bundled task or suite, such as elevater/eurosat or elevater. OUTPUT has a row per number; a page with
     charts lies beside it. With --shots, heads are measured on images drawn from the train split of the task, or from
     its one file, whose other images are measured; a run is the mean over the draws, -/+ their standard deviation.
+    --shots all takes the whole train split, once.
     """
 
     def job(console: Console) -> object:
         if compare is not None:
             return _compare(console, compare, page)
 
-        from rag_clip.encoder import load_encoder
-        from rag_clip.heads import read_options
-        from rag_clip.labels import read_labels
         from rag_clip.pipelines.evaluate import evaluate as evaluate_runs
-        from rag_clip.pipelines.evaluate_report import write_evaluation
         from rag_clip.pipelines.evaluation.check import check_evaluation
-        from rag_clip.pipelines.evaluation.runs import choose_heads, read_prompt_files
-        from rag_clip.pipelines.evaluation.shot_runs import FewShot
-        from rag_clip.pipelines.evaluation.tasks import image_task, open_tasks
+        from rag_clip.pipelines.evaluation.runs import read_prompt_files
+        from rag_clip.pipelines.evaluation.tasks import image_task
 
         if not tasks:
             raise ValueError("there is nothing to measure on; give labelled images, features or tasks")
-        options = read_options(head_options) if head_options else {}
-        few_shot = FewShot(tuple(head or ()), tuple(shots), seeds, options, validate) if shots else None
-        if validate and not few_shot:
-            raise ValueError("--validate holds out a fifth of the --shots; say how many, or give --validation a file")
-        heads = []
-        if support or not few_shot:
-            heads = choose_heads(head or (), support=support, options=options, validation=validation)
+        chosen, few_shot = heads.choose()
         texts = read_prompt_files(prompts) if prompts else []
-        classes = read_labels(labels) if labels else texts[0].prompts.labels if texts else None
-        opened = open_tasks(tasks, folder=data, labels=classes, image_column=image_column, label_column=label_column)
-        encoder = load_encoder(model, device=device, precision=precision) if model else None
+        opened = places.open(tasks, texts)
+        loaded = encoder.load() if encoder.model else None
         if check:
-            problems = check_evaluation(opened, texts=texts, heads=heads, encoder=encoder and encoder.fingerprint)
+            problems = check_evaluation(opened, texts=texts, heads=chosen, encoder=loaded and loaded.fingerprint)
             return _say_problems(console, len(opened), problems)
-        place = page or output.with_suffix(".html")
         summary = evaluate_runs(
-            [image_task(task, folder) for task, folder in opened],
-            texts=texts,
-            output=output,
-            encoder=encoder,
-            heads=heads,
-            few_shot=few_shot,
-            others={name: load_encoder(name, device=device, precision=precision) for name in second or ()},
-            scale=scale,
-            index=index,
-            features_dir=features,
-            workers=workers,
+            [image_task(task, folder) for task, folder in opened], texts=texts, output=output, encoder=loaded,
+            heads=chosen, few_shot=few_shot, others={name: encoder.load(name) for name in second or ()}, scale=scale,
+            index=index, features_dir=features, workers=workers, report=console.report,
             on_result=lambda result: console.say(_line(result)),
-            report=console.report,
-        )
-        console.say(f"{output}: {summary.measured} runs measured, {summary.found} there already")
-        write_evaluation(place, summary.results, encoder=encoder)
-        console.say(f"report: {place}")
-        if summary.measured:
-            console.stages(summary.seconds)
-        return {
-            "output": output,
-            "report": place,
-            "measured": summary.measured,
-            "found": summary.found,
-            "failed": summary.failed,
-            "runs": [_facts(result) for result in summary.results],
-            "seconds": summary.seconds,
-            "bottleneck": summary.bottleneck,
-        }
+        )  # fmt: skip
+        return _conclude(console, summary, page or output.with_suffix(".html"), loaded)
 
     return run(job, as_json=as_json)
+
+
+def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: Encoder | None) -> object:
+    from rag_clip.pipelines.evaluate_report import write_evaluation
+
+    console.say(f"{summary.output}: {summary.measured} runs measured, {summary.found} there already")
+    write_evaluation(page, summary.results, encoder=encoder)
+    console.say(f"report: {page}")
+    if summary.measured:
+        console.stages(summary.seconds)
+    return {
+        "output": summary.output,
+        "report": page,
+        "measured": summary.measured,
+        "found": summary.found,
+        "failed": summary.failed,
+        "runs": [_facts(result) for result in summary.results],
+        "seconds": summary.seconds,
+        "bottleneck": summary.bottleneck,
+    }
 
 
 def _compare(console: Console, paths: list[Path], page: Path | None) -> object:

@@ -1,0 +1,82 @@
+"""Options of `rag-clip evaluate` that belong together: the encoder, where tasks lie, and the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from rag_clip.cli.run import EncoderOptions
+
+if TYPE_CHECKING:
+    from rag_clip.evaluate.task import Task
+    from rag_clip.pipelines.evaluation.runs import HeadChoice, PromptFile
+    from rag_clip.pipelines.evaluation.shot_runs import FewShot
+
+Many = Parameter(negative=(), consume_multiple=True)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class AnyEncoder(EncoderOptions):
+    """The options of an encoder that features in files do without."""
+
+    model: Annotated[str, Parameter(help="The encoder, as for classify; none for features in files.")] = ""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Places:
+    """Where tasks are read from."""
+
+    data: Annotated[Path, Parameter(help="Folder of the files of tasks.")] = Path()
+    labels: Annotated[Path | None, Parameter(help="Classes and groups of plain files; else the prompts'.")] = None
+    image_column: str = "image"
+    label_column: str = "label"
+
+    def open(self, tasks: Sequence[str], texts: Sequence[PromptFile]) -> list[tuple[Task, Path]]:
+        """Open tasks, plain files with the classes of `labels` or of the first texts."""
+        from rag_clip.labels import read_labels
+        from rag_clip.pipelines.evaluation.tasks import open_tasks
+
+        classes = read_labels(self.labels) if self.labels else texts[0].prompts.labels if texts else None
+        columns = {"image_column": self.image_column, "label_column": self.label_column}
+        opened: list[tuple[Task, Path]] = open_tasks(tasks, folder=self.data, labels=classes, **columns)
+        return opened
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Heads:
+    """Which heads are measured beside the texts, and on which images of support."""
+
+    head: Annotated[list[str] | None, Many, Parameter(help="Also measure these heads on each prompts file.")] = None
+    support: Annotated[Path | None, Parameter(help="A support file, for the heads.")] = None
+    head_options: Annotated[Path | None, Parameter(help="TOML with settings, a table per head.")] = None
+    shots: Annotated[
+        list[int | Literal["all"]] | None, Many, Parameter(help="Images per class to draw for the heads, or all.")
+    ] = None
+    seeds: Annotated[int, Parameter(help="How many times shots are drawn.")] = 3
+    validate: Annotated[bool, Parameter(negative=(), help="Choose settings by a fifth of the shots.")] = False
+    validation: Annotated[Path | None, Parameter(help="A support file that heads may choose settings by.")] = None
+
+    def choose(self) -> tuple[list[HeadChoice], FewShot | None]:
+        """Return the heads on the support file, and those on shots."""
+        from rag_clip.heads import read_options
+        from rag_clip.pipelines.evaluation.runs import choose_heads
+        from rag_clip.pipelines.evaluation.shot_runs import FewShot
+
+        names = tuple(self.head or ())
+        options = read_options(self.head_options) if self.head_options else {}
+        few_shot = FewShot(names, tuple(self.shots), self.seeds, options, self.validate) if self.shots else None
+        if self.validate and not few_shot:
+            raise ValueError("--validate holds out a fifth of the --shots; say how many, or give --validation a file")
+        if few_shot and not self.support:
+            return [], few_shot
+        return choose_heads(names, support=self.support, options=options, validation=self.validation), few_shot
+
+
+ENCODER, PLACES, HEADS = AnyEncoder(), Places(), Heads()
