@@ -18,7 +18,8 @@ from rag_clip.heads import build_head
 from rag_clip.protocols import Encoder
 
 from ..labelled import Labelled
-from .measures import classify_test, measure
+from .cost import measure_cost
+from .measures import average_precisions, classify_test, measure
 from .results import Measure, Result
 from .shot_runs import ALL, ShotRun, Shots
 from .tasks import ImageTask, Measured
@@ -42,8 +43,8 @@ def measure_shots(
 ) -> Result:
     """Draw, build and measure the head of a run for each of its seeds; return the numbers over the seeds.
 
-    Shots are drawn from `pool`, or from `images` where that is None; raises ValueError where those are too few, or have
-    several labels each.
+    Shots are drawn from `pool`, or from `images` where that is None; raises ValueError where those are too few, and for
+    images of several labels where the head learns one each.
     """
     measured, shots = [], []
     for seed in range(run.draws):
@@ -52,8 +53,13 @@ def measure_shots(
         train, held = inner_split(train) if run.protocol.validate else (train, None)
         options = run.protocol.options.get(run.head, {})
         build = build_head(run.head, train.support(), encoder=encoder, options=options, validation=held)
-        logits = classify_test(build(_ordered(alone, train)), test)
-        measured.append(measure(logits, test.truth, task.labels, metric=task.metric))
+        classifier = build(_ordered(alone, train))
+        logits = classify_test(classifier, test)
+        if train.targets.ndim == 2:
+            found = average_precisions(logits, test.truth)
+        else:
+            found = measure(logits, test.truth, task.labels, metric=task.metric)
+        measured.append((*found, *measure_cost(classifier, found[0])))
     settings = {**run.settings, "images": len(test), "failed": images.failed, "drawn": shots}
     measures = measured[0] if run.shots == ALL else over_draws(measured)
     return Result(task.name, run.name, run.tier, run.key, settings, measures)
@@ -81,8 +87,6 @@ def _draw(images: Measured, pool: Train | None, *, shots: Shots, seed: int) -> t
     if pool is not None:
         return pool if shots == ALL else draw_shots(pool, shots=shots, seed=seed), test
     assert shots != ALL, "plan_shots refuses"
-    if test.truth.ndim == 2:
-        raise ValueError("images with several labels give no shots; name a train split of one label each")
     return draw_from_whole(test.features, test.labels, test.truth, shots=shots, seed=seed)
 
 

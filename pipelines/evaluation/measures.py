@@ -41,7 +41,7 @@ def measure(
     Raises ValueError for logits that are not finite, and for ROC-AUC of other than two classes.
     """
     if truth.ndim == 2:
-        return _precisions(logits, truth)
+        return average_precisions(logits.double().softmax(1), truth)
     ranked = [_roc_auc(logits, truth)] if metric == "roc_auc" else []
     found = (
         *_accuracies(logits, truth, labels),
@@ -50,6 +50,22 @@ def measure(
         *_openness(logits, truth, labels),
     )
     return tuple(sorted(found, key=lambda one: one.metric != metric))
+
+
+def average_precisions(scores: torch.Tensor, labels: torch.Tensor) -> tuple[Measure, ...]:
+    """Return the mean over classes of average precision, at eleven points and plain, of `scores` [n, c].
+
+    `labels` are bool [n, c]. Scores of a head that learned several labels are its logits, each class for itself; of
+    texts they are probabilities over the classes, as in ELEVATER. Raises ValueError as `rank_images`.
+    """
+    ranking, count = rank_images(scores.double().cpu(), labels.cpu()), len(labels)
+
+    def measure(rows: torch.Tensor) -> list[float]:
+        means: list[float] = ranking.precision(torch.bincount(rows, minlength=count)).nanmean(1).tolist()
+        return means
+
+    plain, eleven = bootstrap_corrected(measure, count)
+    return _with_interval("map_11_point", eleven), _with_interval("map", plain)
 
 
 @torch.no_grad()
@@ -115,17 +131,6 @@ def _roc_auc(logits: torch.Tensor, targets: torch.Tensor) -> Measure:
     scores, positive = logits.double().softmax(1)[:, 1].cpu(), (targets == 1).cpu()
     (found,) = bootstrap(lambda rows: [roc_auc(scores[rows], positive[rows])], len(scores), strata=positive.long())
     return _with_interval("roc_auc", found)
-
-
-def _precisions(logits: torch.Tensor, labels: torch.Tensor) -> tuple[Measure, ...]:
-    ranking, count = rank_images(logits.double().softmax(1).cpu(), labels.cpu()), len(labels)
-
-    def measure(rows: torch.Tensor) -> list[float]:
-        means: list[float] = ranking.precision(torch.bincount(rows, minlength=count)).nanmean(1).tolist()
-        return means
-
-    plain, eleven = bootstrap_corrected(measure, count)
-    return _with_interval("map_11_point", eleven), _with_interval("map", plain)
 
 
 def _with_interval(metric: str, found: Interval, item: str = "") -> Measure:

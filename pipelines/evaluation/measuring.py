@@ -12,7 +12,6 @@ from pathlib import Path
 
 from rag_clip.classifiers.zero_shot import TextVectors, ZeroShot, compose, encode_texts
 from rag_clip.data import Prompts
-from rag_clip.evaluate.feature_file import read_features
 from rag_clip.evaluate.splits import Train
 from rag_clip.heads import HEADS
 from rag_clip.progress import Report, StageClock
@@ -23,6 +22,7 @@ from rag_clip.stored_vectors import stored_vectors
 from ..heads import prepare_head
 from ..labelled import Labelled
 from .candidates import Candidates, CandidateTexts
+from .cost import measure_cost
 from .few_shot import measure_shots, read_pool
 from .measures import classify_test, image_table, measure
 from .results import Measure, Result
@@ -86,6 +86,7 @@ class Measuring:
             logits = classify_test(classifier, measured.test)
         with self._clock.stage("measure"):
             measures = measure(logits, truth, task.labels, metric=task.metric)
+            measures += measure_cost(classifier, measures[0])
             measures += measure_vocabulary(logits, truth, task.labels)
             table = image_table(logits, truth, measured.rows, task.labels) if truth.ndim == 1 else None
         if run.head is None:
@@ -106,7 +107,7 @@ class Measuring:
     def _alone(self, run: Run, task: ImageTask) -> ZeroShot:
         texts = run.texts
         if isinstance(texts, TextRow):
-            return read_features(task.paths[0], labels=task.labels).zero_shot(texts.row, scale=texts.scale)
+            return task.read_features().zero_shot(texts.row, scale=texts.scale)
         with self._clock.stage("prompts"):
             return compose(texts.prompts, self._texts(texts.path, texts.prompts), self._needed())
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rag_clip.data import Fingerprint, Prompts, PromptText
-from rag_clip.evaluate.feature_file import read_features
 from rag_clip.heads import HEADS
 from rag_clip.labels import labels_to_document
 from rag_clip.prompt_file import read_prompts
@@ -162,7 +161,7 @@ def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) ->
 
 
 def _text_rows(task: ImageTask, scale: float | None) -> list[TextRow]:
-    held = read_features(task.paths[0], labels=task.labels, label_column=task.label_column) if _is_npz(task) else None
+    held = task.read_features() if _is_npz(task) else None
     if held is None or held.text is None:
         return []
     scale = scale if scale is not None else held.scale

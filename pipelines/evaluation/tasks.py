@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from rag_clip.data import Features, LabelSet
-from rag_clip.evaluate.feature_file import has_features, read_features
+from rag_clip.evaluate.feature_file import FeatureFile, has_features, read_features
+from rag_clip.evaluate.several_labels import holds_several
 from rag_clip.evaluate.splits import Test
 from rag_clip.evaluate.task import Metric, Role, Task, bundled_tasks, read_task, task_labels
 from rag_clip.labels import labels_to_document
@@ -49,6 +50,15 @@ class ImageTask:
         places = [file_identity(path) for path in found]
         return digest([places, self.image_column, self.label_column, self.metric, labels_to_document(self.labels)])
 
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.metric == "map_11_point"
+
+    def read_features(self) -> FeatureFile:
+        """Read the file of features; raises ValueError for what it lacks."""
+        return read_features(self.paths[0], labels=self.labels, label_column=self.label_column, multilabel=self.several)
+
     def _files(self) -> list[ImageFile]:
         return open_image_files(self.paths, image_column=self.image_column)
 
@@ -65,15 +75,17 @@ def open_tasks(
 
     A place is a task file .toml or the name of a bundled task ("elevater/eurosat") or suite ("elevater"), whose files
     lie in `folder`; or labelled images or features (.parquet, .npz, or a folder of .parquet) of the classes `labels`,
-    which an .npz file may name itself. Raises FileNotFoundError for a place that is none, ValueError for bad ones.
+    which an .npz file may name itself; of several labels each, 11-point mAP is measured. Raises FileNotFoundError for a
+    place that is none, ValueError for bad ones.
     """
     tasks: list[tuple[Task, Path]] = []
     for place in map(str, places):
         path = Path(place)
         if path.suffix.lower() in (".parquet", ".npz") or path.is_dir():
             held = labels or _own_labels(path)
+            metric: Metric = "map_11_point" if holds_several(path, label_column) else "accuracy"
             splits: dict[Role, str] = {"test": path.name}
-            tasks.append((Task(path.stem, "accuracy", splits, held, label_column, image_column), path.parent))
+            tasks.append((Task(path.stem, metric, splits, held, label_column, image_column), path.parent))
         else:
             suite = [name for name in bundled_tasks() if name.startswith(f"{place}/")]
             tasks += [(read_task(name), Path(folder)) for name in suite or [place]]
@@ -96,7 +108,7 @@ def image_task(task: Task, folder: str | Path) -> ImageTask:
 def _own_labels(path: Path) -> LabelSet:
     if path.suffix.lower() != ".npz":
         raise ValueError(f"nothing says which classes {path} is of; give its label set")
-    return read_features(path).labels
+    return read_features(path, multilabel=holds_several(path)).labels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,16 +135,15 @@ def read_images(
     for labels that are not in the label set, naming some, where no image can be used, and for images without an
     encoder.
     """
-    several = task.metric == "map_11_point"
     if task.holds_features:
-        held = read_features(task.paths[0], labels=task.labels, label_column=task.label_column, multilabel=several)
+        held = task.read_features()
         rows, device = torch.arange(len(held.truth)), encoder.device if encoder else torch.device("cpu")
         features = Features(held.features.pooled.to(device), ids=tuple(map(str, rows.tolist())))
         return Labelled(features, held.truth.to(device), rows, failed=0)
     if encoder is None:
         raise ValueError(f"{task.name} holds images; name the model that encodes them")
     files = open_image_files(task.paths, image_column=task.image_column)
-    if several:
+    if task.several:
         targets = read_several_classes(files, task.labels, task.label_column)
     else:
         targets = torch.tensor(read_classes(files, task.labels, task.label_column))
