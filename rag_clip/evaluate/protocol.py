@@ -3,6 +3,11 @@
 ELEVATER (Li et al., NeurIPS 2022, arXiv 2204.08790) draws 5, 20 and 50 images of every class, three times, and holds
 the first fifth of each class out to choose by; official validation splits stay unused. CoOp (Zhou et al., 2022, arXiv
 2109.01134) draws 1 to 16, three times. All of the training images are one more setting (full-shot).
+
+Asked for one shot of each class, ELEVATER's code draws two, trains on one and chooses by the other. Here one shot is
+one labelled image, and nothing can be held out of it: heads fall back on settings they name, or say that they cannot.
+Of images with several labels ELEVATER draws and splits greedily, without saying how; `draw_shots` and `inner_split` say
+how it is done here.
 """
 
 from __future__ import annotations
