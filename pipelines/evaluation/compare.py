@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import polars as pl
 
 from rag_clip.evaluate.uncertainty import Difference, paired_difference
 
@@ -63,10 +63,19 @@ def compare_results(before: Sequence[Result], after: Sequence[Result]) -> Compar
 
 
 def difference(before: Result, after: Result) -> Difference | None:
-    """Return the paired difference in accuracy, None where the answers to the same images were not kept for both."""
+    """Return the paired difference in accuracy over the images that both measured.
+
+    What was drawn several times counts with its mean over the draws that measured an image; where both were, draw by
+    draw. None where answers were not kept for both, no image was measured by both, or one has another label.
+    """
     if before.images is None or after.images is None:
         return None
-    if any(not before.images[name].equals(after.images[name]) for name in ("row", "target")):
+    sides = [
+        pl.DataFrame(pl.from_arrow(one.images)).select("row", "draw", "target", "right") for one in (before, after)
+    ]
+    several = all(side["draw"].n_unique() > 1 for side in sides)
+    both = sides[0].join(sides[1], on=["row", "draw"] if several else "row", suffix="_after", maintain_order="left")
+    if both.is_empty() or not both["target"].equals(both["target_after"]):
         return None
-    first, second = (torch.from_numpy(one["right"].to_numpy()) for one in (before.images, after.images))
-    return paired_difference(first, second)
+    means = both.group_by("row", maintain_order=True).agg(pl.col("right", "right_after").cast(pl.Float64).mean())
+    return paired_difference(means["right"].to_torch(), means["right_after"].to_torch())

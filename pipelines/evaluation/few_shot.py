@@ -11,6 +11,9 @@ from dataclasses import replace
 from math import inf
 from statistics import fmean, stdev
 
+import pyarrow as pa
+import torch
+
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.evaluate.protocol import draw_from_whole, draw_shots, inner_split
 from rag_clip.evaluate.splits import Test, Train
@@ -19,7 +22,7 @@ from rag_clip.protocols import Encoder
 
 from ..labelled import Labelled
 from .cost import measure_cost
-from .measures import average_precisions, classify_test, measure
+from .measures import average_precisions, classify_test, image_table, measure
 from .results import Measure, Result
 from .shot_runs import ALL, ShotRun, Shots
 from .tasks import ImageTask, Measured
@@ -46,9 +49,9 @@ def measure_shots(
     Shots are drawn from `pool`, or from `images` where that is None; raises ValueError where those are too few, and for
     images of several labels where the head learns one each.
     """
-    measured, shots = [], []
+    measured, answers, shots = [], [], []
     for seed in range(run.draws):
-        train, test = _draw(images, pool, shots=run.shots, seed=seed)
+        train, test, rows = _draw(images, pool, shots=run.shots, seed=seed)
         shots.append(len(train))
         train, held = inner_split(train) if run.protocol.validate else (train, None)
         options = run.protocol.options.get(run.head, {})
@@ -59,10 +62,12 @@ def measure_shots(
             found = average_precisions(logits, test.truth)
         else:
             found = measure(logits, test.truth, task.labels, metric=task.metric)
+            answers.append(image_table(logits, test.truth, rows, task.labels, draw=seed))
         measured.append((*found, *measure_cost(classifier, found[0])))
     settings = {**run.settings, "images": len(test), "failed": images.failed, "drawn": shots}
     measures = measured[0] if run.shots == ALL else over_draws(measured)
-    return Result(task.name, run.name, run.tier, run.key, settings, measures)
+    table = pa.concat_tables(answers) if answers else None
+    return Result(task.name, run.name, run.tier, run.key, settings, measures, table)
 
 
 def over_draws(drawn: Sequence[Sequence[Measure]]) -> tuple[Measure, ...]:
@@ -82,12 +87,14 @@ def over_draws(drawn: Sequence[Sequence[Measure]]) -> tuple[Measure, ...]:
     return tuple(found)
 
 
-def _draw(images: Measured, pool: Train | None, *, shots: Shots, seed: int) -> tuple[Train, Test]:
+def _draw(images: Measured, pool: Train | None, *, shots: Shots, seed: int) -> tuple[Train, Test, torch.Tensor]:
+    """Return the images to train on, those to measure on, and the rows of these."""
     test = images.test
     if pool is not None:
-        return pool if shots == ALL else draw_shots(pool, shots=shots, seed=seed), test
+        return pool if shots == ALL else draw_shots(pool, shots=shots, seed=seed), test, images.rows
     assert shots != ALL, "plan_shots refuses"
-    return draw_from_whole(test.features, test.labels, test.truth, shots=shots, seed=seed)
+    train, left = draw_from_whole(test.features, test.labels, test.truth, shots=shots, seed=seed)
+    return train, left, torch.tensor([int(row) for row in left.features.ids])
 
 
 def _ordered(alone: ZeroShot, train: Train) -> ZeroShot:

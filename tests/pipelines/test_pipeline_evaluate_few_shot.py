@@ -12,6 +12,7 @@ from classify_inputs import COLOURS
 from evaluate_inputs import ENCODER, LABELS, colour_task, prompt_files
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.evaluate_report import write_evaluation
+from rag_clip.pipelines.evaluation.compare import difference
 from rag_clip.pipelines.evaluation.few_shot import over_draws
 from rag_clip.pipelines.evaluation.results import Measure, Result, read_results
 from rag_clip.pipelines.evaluation.shot_runs import FewShot
@@ -55,6 +56,15 @@ def by_hand(folder: Path, head: str, *, shots: int, seed: int) -> float:
     drawn = draw_shots(Train(train.features, train.labels, train.truth), shots=shots, seed=seed)
     classifier = build_head(head, drawn.support(), encoder=None)(test.zero_shot())
     return float(is_right(classifier(test.features), test.truth).double().mean())
+
+
+def answers_by_draw(result: Result) -> dict[int, dict[int, bool]]:
+    """Return which images a run got right, by draw and row."""
+    assert result.images is not None
+    found: dict[int, dict[int, bool]] = {}
+    for row in result.images.to_pylist():
+        found.setdefault(row["draw"], {})[row["row"]] = row["right"]
+    return found
 
 
 def test_a_head_is_measured_on_each_number_of_shots_as_the_mean_over_its_draws(tmp_path: Path) -> None:
@@ -163,6 +173,54 @@ def test_bounds_over_draws_end_where_the_number_does() -> None:
     for metric, (first, second, low, high) in ends.items():
         (found,) = over_draws([(Measure(metric, "", first),), (Measure(metric, "", second),)])
         assert (found.low, found.value, found.high) == (low, (first + second) / 2, high)
+
+
+def test_the_answers_of_every_draw_are_kept_and_pair_with_the_texts_alone(tmp_path: Path) -> None:
+    task, few = pets(tmp_path), FewShot(("ridge", "gaussian"), (4,))
+    evaluate([task], output=tmp_path / "r.parquet", few_shot=few)
+    alone, ridge, gaussian = read_results(tmp_path / "r.parquet")
+    answers = [answers_by_draw(one) for one in (alone, ridge, gaussian)]
+    assert [list(one) for one in answers] == [[0], [0, 1, 2], [0, 1, 2]]
+    assert all(list(draw) == list(range(60)) for one in answers for draw in one.values())
+    for one, held in zip((alone, ridge), answers, strict=False):
+        assert fmean(fmean(draw.values()) for draw in held.values()) == pytest.approx(one.main.value)
+    gain = difference(alone, ridge)
+    assert gain is not None
+    shares = [fmean(draw[row] for draw in answers[1].values()) - answers[0][0][row] for row in range(60)]
+    assert gain.value == pytest.approx(ridge.main.value - alone.main.value)
+    assert (gain.gained, gain.lost) == (sum(one > 0 for one in shares), sum(one < 0 for one in shares))
+    between = difference(ridge, gaussian)
+    assert between is not None
+    assert between.value == pytest.approx(gaussian.main.value - ridge.main.value)
+
+
+def test_shots_from_the_file_itself_pair_image_by_image_and_draw_by_draw(tmp_path: Path) -> None:
+    place = features_file(tmp_path / "pets.npz", images=10, seed=0)
+    task, few = image_task(*open_tasks([place])[0]), FewShot(("ridge",), (2, 4))
+    alone, two, four = evaluate([task], output=tmp_path / "r.parquet", few_shot=few).results
+    zero, less, more = map(answers_by_draw, (alone, two, four))
+    shared = {row: [(less[draw][row], more[draw][row]) for draw in less if row in more[draw]] for row in zero[0]}
+    assert all(set(more[draw]) < set(less[draw]) for draw in range(3))
+    expected = fmean(fmean(after - before for before, after in held) for held in shared.values() if held)
+    found = difference(two, four)
+    assert found is not None
+    assert found.value == pytest.approx(expected)
+    measured = {row: [draw[row] for draw in more.values() if row in draw] for row in zero[0]}
+    gain = difference(alone, four)
+    assert gain is not None
+    assert gain.value == pytest.approx(fmean(fmean(held) - zero[0][row] for row, held in measured.items() if held))
+
+
+def test_runs_of_other_images_do_not_pair(tmp_path: Path) -> None:
+    (one,) = evaluate(
+        [image_task(*open_tasks([features_file(tmp_path / "a.npz", images=2, seed=0)])[0])],
+        output=tmp_path / "a.parquet",
+    ).results
+    assert one.images is not None
+    turned = replace(one, images=one.images.set_column(1, "target", one.images["target"].take(list(range(5, -1, -1)))))
+    assert difference(one, turned) is None
+    assert difference(one, replace(one, images=one.images.slice(0, 0))) is None
+    assert difference(one, replace(one, images=None)) is None
 
 
 def test_all_images_of_the_train_split_are_drawn_once_with_intervals_over_images(tmp_path: Path) -> None:
