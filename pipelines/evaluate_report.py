@@ -79,7 +79,7 @@ def _task(results: Sequence[Result], encoder: Encoder | None) -> str:
     shown = paint(results)
     some = (
         f"Of {len(results)} runs the charts below show the first, and {len(shown) - 1} spread evenly from the best to "
-        "the worst, or fewer where most lack what is drawn."
+        "the worst; a chart leaves out those that lack its numbers."
     )
     parts = [
         paragraph(_facts(results[0])),
@@ -101,8 +101,9 @@ def _task(results: Sequence[Result], encoder: Encoder | None) -> str:
         parts.append(confusions(kept))
     if len(kept) > 1:
         first, *others = [one.result for one in kept]
-        others.sort(key=lambda one: -abs(one.main.value - first.main.value))
-        parts += [change(first, one, encoder, opened=place == 0) for place, one in enumerate(others[:MOST_PAIRS])]
+        furthest = sorted(others, key=lambda one: -abs(one.main.value - first.main.value))[:MOST_PAIRS]
+        furthest.sort(key=lambda one: -one.main.value)
+        parts += [change(first, one, encoder, opened=place == 0) for place, one in enumerate(furthest)]
     return "".join(parts)
 
 

@@ -29,12 +29,13 @@ def confusions(kept: Sequence[Shown]) -> str:
     classes = _confused(np.sum(list(matrices.values()), axis=0))
     if not classes:
         return ""
-    drawn = {run: matrix[np.ix_(classes, classes)] for run, matrix in matrices.items()}
+    parts = {run: matrix[np.ix_(classes, classes)] for run, matrix in matrices.items()}
+    drawn = " Of shots, the first draw." if any("low_high" in one.result.settings for one in kept) else ""
     return section(
         "Which classes are taken for which",
         f"The classes of the worst pairs in {' and '.join(matrices)} together, counted in images; blue is right, red "
-        "is wrong.",
-        figure(draw_confusions(drawn, [labels.names[row] for row in classes]), "Confusions."),
+        f"is wrong.{drawn}",
+        figure(draw_confusions(parts, [labels.names[row] for row in classes]), "Confusions."),
     )
 
 

@@ -47,8 +47,20 @@ def margins(shown: Sequence[Shown]) -> str:
         "further to the right is better. Its height at 0 is the error; "
         "thin are the outer 5 % at either end."
         + (" From the left chart to the right one, the classes of all other groups were added." if first else ""),
-        figure(draw_margins(held), "Margins."),
+        figure(draw_margins(held), "Margins.") + _means(held),
     )
+
+
+def _means(held: Sequence[Shown]) -> str:
+    means = ((one, one.result.get("margin_last")) for one in held)
+    written = [
+        f"{one.name()} {mean.value:.2f}" + ("" if mean.low is None else f" ({mean.low:.2f} … {mean.high:.2f})")
+        for one, mean in means
+        if mean
+    ]
+    if not written:
+        return ""
+    return paragraph(f"Means among all classes, with 95 % intervals: {'; '.join(written)}.", small=True)
 
 
 def thefts(shown: Sequence[Shown]) -> str:

@@ -93,7 +93,7 @@ def across_tasks(results: Sequence[Result]) -> str:
     return section(
         f"Every run on {len(tasks)} tasks",
         f"{'The main number of each task' if unlike else COLUMNS[metrics[0]].title}, and its plain mean over the tasks."
-        + (f" {left} more runs lack a task, and so a mean." if left else ""),
+        + (f" {left} of {len(by_run)} runs lack a task, and so have no mean." if left else ""),
         folded(f"{len(whole)} runs", table(["run", "mean", *heads], rows), when=_long(whole)),
     )
 

@@ -24,12 +24,13 @@ class Head(NamedTuple):
 def few_shots(results: Sequence[Result], *, title: str) -> str:
     """Return accuracy against shots, for heads beside each text; nothing where no run drew shots.
 
-    Of many texts the first and the best are shown, of many heads those with the best last value.
+    Runs that were named anew, as those of a comparison, are no curve. Of many texts the first and the best are shown,
+    of many heads those with the best last value.
     """
     texts: dict[str, dict[str, dict[int | None, Result]]] = {}
     for one in results:
         head = one.settings.get("head", {})
-        if "shots" in head:
+        if "shots" in head and one.run.endswith(" shots"):
             text = one.run.rpartition(", ")[0].removesuffix(f" + {head['name']}")
             texts.setdefault(text, {}).setdefault(head["name"], {})[_count(head["shots"])] = one
     if not texts:

@@ -61,7 +61,7 @@ def _worst(held: Sequence[Shown]) -> str:
         ]
         for swap in worst
     ]
-    return table(["recall of the class", *(one.name() for one in held)], rows)
+    return table(["recall, class → synonym", *(one.name() for one in held)], rows)
 
 
 def _recall(result: Result, swap: str) -> float:

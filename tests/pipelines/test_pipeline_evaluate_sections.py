@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -71,6 +72,7 @@ TEMPLATES = run(
     *series("taken", {"a ← <c>": 0.5, "b ← a": 0.25}),
     *series("thieves_mean", {"a": 0.75, "b": 0.0}),
     *series("margin_first", {"0.00": -1.0, "0.50": 1.0, "1.00": 3.0}),
+    Measure("margin_last", "", 0.25, 0.125, 0.375),
     *series("margin_last", {"0.00": -2.0, "0.50": 0.0, "1.00": 2.0}),
     *series("adversarial_name", {"cat & dog": 0.25, "sofa": 0.375}),
     *series("adversarial_set", {"cat & dog": 0.25, "lamp": 0.125}),
@@ -103,7 +105,9 @@ def test_openness_is_drawn_by_groups_and_by_single_classes_on_a_logarithmic_axis
 
 
 def test_margins_are_drawn_at_the_first_and_the_last_step() -> None:
-    words = drawn(margins(paint([TEMPLATES])))["Margins."]
+    page = margins(paint([TEMPLATES, BEST]))
+    words = drawn(page)["Margins."]
+    assert "Means among all classes, with 95 % intervals: templates [T0] 0.25 (0.12 … 0.38)." in page
     assert [word for word in words if word.startswith("margin")] == [
         "margin among its own group, in logits",
         "margin among all classes, in logits",
@@ -138,7 +142,7 @@ def test_adversarial_names_show_what_each_name_and_the_growing_set_leave() -> No
 def test_synonym_swaps_show_the_means_and_the_classes_that_lose_most() -> None:
     page = synonym_swaps(paint([TEMPLATES]))
     assert {"87.5%", "43.8%", "30.0%"} <= set(drawn(page)["Synonyms."])
-    assert rows(page) == [["recall of the class", "templates [T0]"], ["a → first", "75% → 50%"]]
+    assert rows(page) == [["recall, class → synonym", "templates [T0]"], ["a → first", "75% → 50%"]]
 
 
 def test_few_shots_are_drawn_beside_their_text_alone_with_all_images_last() -> None:
@@ -152,6 +156,11 @@ def test_few_shots_are_drawn_beside_their_text_alone_with_all_images_last() -> N
     assert words[-7:] == [
         "top-1", "90.0%", "60.0%", "50.0%", "templates [T0]", "linear_probe [T0+FS]", "tip_adapter [T0+FS]",
     ]  # fmt: skip
+
+
+def test_shots_of_two_files_compared_are_no_curve() -> None:
+    again = [replace(one, run=f"{one.run} (after)") for one in shots("templates", "como", {1: 0.5, 2: 0.6})]
+    assert few_shots(again, title="top-1") == ""
 
 
 def test_of_many_texts_and_heads_the_section_of_shots_says_what_it_leaves_out() -> None:
@@ -171,7 +180,7 @@ def test_the_table_across_tasks_has_the_mean_of_runs_that_every_task_has() -> No
         ["default T1 T1+FS", "70.0%", "60.0%", "80.0%"],
         ["templates T0", "60.0%", "50.0%", "70.0%"],
     ]
-    assert "1 more runs lack a task, and so a mean." in page
+    assert "1 of 3 runs lack a task, and so have no mean." in page
 
 
 def test_the_table_across_tasks_names_each_task_s_metric_where_they_are_unlike() -> None:
