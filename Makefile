@@ -22,15 +22,13 @@ check: $(VENV)/.development ## lint, formatting and types
 
 CAPTIONS := rag_clip/demo/assets/corpus.parquet
 bench: $(VENV)/.development ## measure everything at a small size; each script of tests/benchmarks/ takes larger ones
-	$(BIN)/python tests/benchmarks/text_encoding.py $(CAPTIONS) --limit 256 --rounds 2
+	$(BIN)/python tests/benchmarks/ratios.py
 	$(BIN)/python tests/benchmarks/cleaning.py
-	$(BIN)/python tests/benchmarks/ingest.py load --rows 20000 --rounds 2
 	$(BIN)/python tests/benchmarks/ingest.py embed $(CAPTIONS) --limit 500
 	$(BIN)/python tests/benchmarks/recall.py $(CAPTIONS) --limit 3000
 	$(BIN)/python tests/benchmarks/noise.py
 	$(BIN)/python tests/benchmarks/classify.py
 	$(BIN)/python tests/benchmarks/recipes.py
-	$(BIN)/python tests/benchmarks/heads.py --only divergences
 	$(BIN)/python tests/benchmarks/openness.py --images 10000 --candidates 2000
 
 clean: ## remove the environment, build products and caches

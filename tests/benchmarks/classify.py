@@ -20,9 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import open_clip
@@ -33,6 +31,7 @@ from PIL import Image
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.imaging.decoding import decode_items
 from safetensors.torch import save_file
+from timing import Spent, timed
 
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.encoder import load_encoder
@@ -77,7 +76,7 @@ def main() -> None:
 def measure_speed(options: argparse.Namespace, folder: Path) -> None:
     """Print the rates of decoding, the bare encoder, and classify for each number of workers."""
     encoder = load_encoder(model_spec(options.model, folder))
-    source = take_images(options, folder)
+    source = take_images(folder, options.rows, given=options.images, column=options.column)
     images = pq.read_table(source)[options.column].to_pylist()
     pixels, decoding = timed(lambda: decode_items(images, encoder.preprocess).pixels)
     tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
@@ -97,20 +96,12 @@ def measure_speed(options: argparse.Namespace, folder: Path) -> None:
         print("   seconds:", ", ".join(f"{name} {seconds:.2f}" for name, seconds in summary.seconds.items()))
 
 
-def print_rates(name: str, found: tuple[float, float], bare: tuple[float, float], count: int) -> None:
+def print_rates(name: str, found: Spent, bare: Spent, count: int) -> None:
     """Print wall and processor time per image; on a machine that others use, only the latter can be compared."""
-    wall, processor = found
     print(
-        f"{name:30} {count / wall:8.1f}  {bare[0] / wall:8.2f}   {1000 * processor / count:18.2f}"
-        f"  {bare[1] / processor:8.2f}"
+        f"{name:30} {count / found.wall:8.1f}  {bare.wall / found.wall:8.2f}"
+        f"   {1000 * found.processor / count:18.2f}  {bare.processor / found.processor:8.2f}"
     )
-
-
-def timed(call: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
-    """Return what `call` returns, and its wall and processor seconds, finished child processes included."""
-    wall, processor = time.perf_counter(), sum(os.times()[:4])
-    found = call()
-    return found, (time.perf_counter() - wall, sum(os.times()[:4]) - processor)
 
 
 def measure_memory(options: argparse.Namespace, folder: Path) -> None:
@@ -195,16 +186,17 @@ def model_spec(name: str, folder: Path) -> str:
     return f"local-dir:{place}"
 
 
-def take_images(options: argparse.Namespace, folder: Path) -> Path:
+def take_images(
+    folder: Path, rows: int, *, given: Path | None = None, column: str = "image", size: tuple[int, int] = (160, 120)
+) -> Path:
     """Write `rows` rows of the file given (repeated where it has fewer), or of generated JPEGs."""
-    if options.images:
-        table = pq.read_table(options.images, columns=[options.column])
-        images = table[options.column].to_pylist()
+    if given:
+        images = pq.read_table(given, columns=[column])[column].to_pylist()
     else:
         noise = np.random.default_rng(0)
-        images = [jpeg(noise.integers(0, 256, (12, 16, 3), np.uint8), size=(160, 120)) for _ in range(200)]
-    rows = [images[row % len(images)] for row in range(options.rows)]
-    pq.write_table(pa.table({options.column: pa.array(rows, pa.binary())}), folder / "images.parquet")
+        images = [jpeg(noise.integers(0, 256, (12, 16, 3), np.uint8), size=size) for _ in range(200)]
+    repeated = [images[row % len(images)] for row in range(rows)]
+    pq.write_table(pa.table({column: pa.array(repeated, pa.binary())}), folder / "images.parquet")
     return folder / "images.parquet"
 
 
@@ -223,9 +215,9 @@ def jpeg(pixels: np.ndarray, *, size: tuple[int, int]) -> bytes:
     return stream.getvalue()
 
 
-def prompts() -> Prompts:
-    """A hundred classes of one text each."""
-    names = tuple(f"thing {number}" for number in range(100))
+def prompts(count: int = 100) -> Prompts:
+    """Return classes of one text each."""
+    names = tuple(f"thing {number}" for number in range(count))
     return Prompts(LabelSet(names), tuple((PromptText(f"a photo of {name}", 1.0),) for name in names))
 
 

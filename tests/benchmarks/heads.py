@@ -12,12 +12,11 @@ machine that others use.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
+from timing import least, timed
 from torch.nn.functional import normalize, one_hot
 
 from rag_clip.classifiers import tip_adapter as tip_adapter_settings
@@ -31,17 +30,6 @@ CLASSES, SHOTS, WIDTH = 100, 16, 512
 LABELS = LabelSet(tuple(f"class {index}" for index in range(CLASSES)))
 
 Draw = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
-
-
-def timed(work: Callable[[], Any], repeats: int = 1) -> tuple[float, float, Any]:
-    """Return the least seconds of some runs, the least CPU seconds over all threads, and the last result."""
-    wall, spent, result = [], [], None
-    for _ in range(repeats):
-        begun, used = time.perf_counter(), time.process_time()
-        result = work()
-        wall.append(time.perf_counter() - begun)
-        spent.append(time.process_time() - used)
-    return min(wall), min(spent), result
 
 
 def make(seed: int, device: str) -> tuple[ZeroShot, Support, Draw]:
@@ -100,10 +88,10 @@ def divergences(text: ZeroShot, support: Support, queries: torch.Tensor) -> None
         ("their votes", lambda: head.text_votes(asked, cosines), lambda: loop_votes(head, asked)),
     ):
         product()
-        ours, ours_cpu, _ = timed(lambda: float(product().sum()), 5)  # noqa: B023
-        others, others_cpu, _ = timed(lambda: float(looped().sum()))  # noqa: B023
-        print(f"  {name}: product {ours:.3f} s (CPU {ours_cpu:.3f}), loop {others:.2f} s (CPU {others_cpu:.2f})")
-        print(f"    {others / ours:.0f} times faster, {others_cpu / ours_cpu:.0f} by CPU time")
+        (_, ours), (_, other) = least(lambda: float(product().sum()), 5), timed(lambda: float(looped().sum()))  # noqa: B023
+        print(f"  {name}: product {ours.wall:.3f} s (CPU {ours.processor:.3f}), ", end="")
+        print(f"loop {other.wall:.2f} s (CPU {other.processor:.2f})")
+        print(f"    {other.wall / ours.wall:.0f} times faster, {other.processor / ours.processor:.0f} by CPU time")
     some, exact = asked[:200], loop_votes(head, text(Features(queries[:200].double())))
     errors = [
         float((votes - exact).abs().max() / SHOTS)
@@ -124,10 +112,10 @@ def searches(text: ZeroShot, support: Support, draw: Draw) -> None:
     ):
         settings = torch.tensor([len(values) for values in grid]).prod()
         for judges in (validation, None):
-            seconds, spent, head = timed(partial(build, text, support, validation=judges))
+            head, spent = timed(partial(build, text, support, validation=judges))
             accuracy = float((head(Features(test)).argmax(1) == truth).float().mean())
             choice = head.choice
-            print(f"{name}, {int(settings):,} settings by {choice.by}: {seconds:.1f} s (CPU {spent:.1f})")
+            print(f"{name}, {int(settings):,} settings by {choice.by}: {spent.wall:.1f} s (CPU {spent.processor:.1f})")
             print(
                 f"  alpha {choice.alpha:.2f}, beta {choice.beta:.2f}, gamma {choice.gamma:.2f}; accuracy {accuracy:.3f}"
             )

@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 import torch
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
+from timing import alternate
 
 from rag_clip.progress import Progress
 from rag_clip.store import create_store, load_schema
@@ -93,26 +94,37 @@ def main() -> None:
 
 def measure_load(options: argparse.Namespace, folder: Path) -> None:
     """Print the seconds of load_shards and of upserting the same batches, prepared in memory, and optimising."""
-    encoder = TrivialEncoder(dim=options.dim)
-    write_corpus(folder / "web.parquet", options.rows)
-    embed_captions([folder / "web.parquet"], shards=folder / "shards", encoder=encoder)
-    batches = list(prepare(folder / "shards", options.dim))
     ratios = []
-    calls = (
-        lambda: load_bare(batches, encoder, folder / "bare"),
-        lambda: load_shards(folder / "shards", index=folder / "index"),
-    )
-    for turn in range(options.rounds):  # in turns, so that neither is always the first
-        found = {which: timed(calls[which]) for which in (turn % 2, 1 - turn % 2)}
-        bare, ours = found[0], found[1]
-        ratios.append([mine / yours for mine, yours in zip(ours, bare, strict=True)])
-        print(f"bare {bare[0]:6.2f} s ({bare[1]:6.2f} s of processor), load_shards {ours[0]:6.2f} s ({ours[1]:6.2f} s)")
-        for made in ("bare", "index", "shards/loaded"):
-            shutil.rmtree(folder / made)
+    ours, bare = load_pair(folder, options.rows, options.dim)
+    for mine, theirs in alternate(ours, bare, options.rounds):
+        ratios.append((mine.wall / theirs.wall, mine.processor / theirs.processor))
+        print(
+            f"bare {theirs.wall:6.2f} s ({theirs.processor:6.2f} s of processor), "
+            f"load_shards {mine.wall:6.2f} s ({mine.processor:6.2f} s)"
+        )
     wall, processor = (statistics.median(column) for column in zip(*ratios, strict=True))
     print(
         f"{options.rows} x {options.dim}: {wall:.3f} of the bare loop by wall clock, {processor:.3f} by processor time"
     )
+
+
+def load_pair(folder: Path, rows: int, dim: int) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Embed generated captions; return load_shards of them, and the bare loop over the same batches, from nothing."""
+    encoder = TrivialEncoder(dim=dim)
+    write_corpus(folder / "web.parquet", rows)
+    embed_captions([folder / "web.parquet"], shards=folder / "shards", encoder=encoder)
+    batches = list(prepare(folder / "shards", dim))
+
+    def ours() -> None:
+        for made in ("index", "shards/loaded"):
+            shutil.rmtree(folder / made, ignore_errors=True)
+        load_shards(folder / "shards", index=folder / "index")
+
+    def bare() -> None:
+        shutil.rmtree(folder / "bare", ignore_errors=True)
+        load_bare(batches, encoder, folder / "bare")
+
+    return ours, bare
 
 
 def prepare(shards: Path, dim: int) -> Iterator[pa.RecordBatch]:
@@ -130,13 +142,6 @@ def load_bare(batches: Sequence[pa.RecordBatch], encoder: ToyEncoder, index: Pat
         for batch in batches:
             store.upsert(batch)
         store.optimise()
-
-
-def timed(call: Callable[[], Any]) -> tuple[float, float]:
-    """Return wall and processor seconds, those of finished child processes included."""
-    wall, processor = time.perf_counter(), sum(os.times()[:4])
-    call()
-    return time.perf_counter() - wall, sum(os.times()[:4]) - processor
 
 
 def measure_embed(options: argparse.Namespace, folder: Path) -> None:

@@ -15,12 +15,12 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from timing import least
 from torch.nn.functional import normalize
 
 from rag_clip.evaluate.curves import class_curve, group_curve
@@ -90,14 +90,9 @@ def by_masking(logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor
 
 def timed(name: str, run: Callable[[], Any], *, rounds: int = 1) -> tuple[Any, float]:
     """Return what `run` returns and its processor seconds, the least over rounds; print them."""
-    clocks = []
-    for _ in range(rounds):
-        start = time.process_time(), time.perf_counter()
-        found = run()
-        clocks.append((time.process_time() - start[0], time.perf_counter() - start[1]))
-    processor, wall = (min(column) for column in zip(*clocks, strict=True))
-    print(f"{name:12} {processor:7.2f} s of processor time, {wall:7.2f} s", flush=True)
-    return found, processor
+    found, spent = least(run, rounds)
+    print(f"{name:12} {spent.processor:7.2f} s of processor time, {spent.wall:7.2f} s", flush=True)
+    return found, spent.processor
 
 
 def percent(*values: float) -> str:
