@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rag_clip.data import Fingerprint
-from rag_clip.evaluate.task import Task, task_labels
-from rag_clip.evaluate.task_files import check_task
+from rag_clip.evaluate.task import Role, Task, task_labels
+from rag_clip.evaluate.task_files import check_task, count_images
 from rag_clip.support_file import read_support
 
 from .runs import HeadChoice, PromptFile
+from .shot_runs import ALL, FewShot
+
+SHOWN = 12
 
 
 def check_evaluation(
@@ -18,13 +21,16 @@ def check_evaluation(
     *,
     texts: Sequence[PromptFile] = (),
     heads: Sequence[HeadChoice] = (),
+    few_shot: FewShot | None = None,
     encoder: Fingerprint | None = None,
 ) -> tuple[str, ...]:
     """Return the problems in words: files, columns, labels and counts of the tasks, and what does not fit them.
 
-    With `encoder`, prompts and support files that were made with another are problems.
+    With `few_shot`, classes that have too few images for it are problems; with `encoder`, prompts and support files
+    that were made with another.
     """
-    return tuple(problem for problem in _problems(tasks, texts, heads, encoder))
+    shots = (f"{task.name}: {problem}" for task, folder in tasks for problem in _shots(task, folder, few_shot))
+    return (*_problems(tasks, texts, heads, encoder), *shots)
 
 
 def _problems(
@@ -50,3 +56,23 @@ def _problems(
             read_support(path, encoder=encoder)
         except (OSError, ValueError) as error:
             yield str(error) if str(path) in str(error) else f"{path}: {error}"
+
+
+def _shots(task: Task, folder: Path, few_shot: FewShot | None) -> Iterator[str]:
+    if few_shot is None:
+        return
+    role: Role = "train" if "train" in task.splits else "test"
+    if role == "test" and ALL in few_shot.shots:
+        yield "there is no train split to take all images of; name one, or a number of shots"
+    if role == "train" and task.path("train", folder).resolve() == task.path("test", folder).resolve():
+        yield f"shots would be drawn from the images that test, {task.path('train', folder)}; split the file"
+    try:
+        held = count_images(task, folder, role)
+    except (OSError, ValueError):
+        return  # check_task has said so
+    most = max(few_shot.counts, default=0)
+    short = [f"{name!r} ({count})" for name, count in held.items() if 0 < count < most + (role == "test")]
+    if short:
+        more = f" and {len(short) - SHOWN} more" if len(short) > SHOWN else ""
+        lack = f"fewer than {most} images to draw" if role == "train" else f"no image left beside {most} shots"
+        yield f"{role}: {len(short)} classes have {lack}: {', '.join(short[:SHOWN])}{more}"

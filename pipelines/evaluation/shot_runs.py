@@ -76,19 +76,28 @@ def plan_shots(
 ) -> list[Run | ShotRun]:
     """List the runs of a task, after each of texts alone those of few shots, if there is a protocol.
 
-    Raises FileNotFoundError for a train split that is missing, ValueError for one that is the test split, and for all
-    images of a task that has none.
+    Raises FileNotFoundError for a train split that is missing, ValueError for one that is the test split, for all
+    images of a task that has none, and for heads of two encoders where there is one.
     """
     if protocol is None:
         return [*runs]
-    if task.train is None and ALL in protocol.shots:
-        raise ValueError(f"{task.name} has no train split to take all images of; name one, or a number of shots")
-    if task.train and task.train.resolve() in [path.resolve() for path in task.paths]:
-        raise ValueError(f"{task.name} would draw its shots from the images it tests on, {task.train}; split the file")
+    _check_pool(task, protocol, others)
     planned: list[Run | ShotRun] = []
     for run in runs:
         planned += [run, *(_beside(task, run, protocol, encoder, others) if run.head is None else ())]
     return planned
+
+
+def _check_pool(task: ImageTask, protocol: FewShot, others: Mapping[str, Fingerprint]) -> None:
+    if task.train is None and ALL in protocol.shots:
+        raise ValueError(f"{task.name} has no train split to take all images of; name one, or a number of shots")
+    if task.train and not task.train.is_file():
+        raise FileNotFoundError(f"there is no train split {task.train} of {task.name}; put it there, or cut it out")
+    lone = next((head for head in protocol.heads if HEADS[head].second_encoder and not others), None)
+    if lone:
+        raise ValueError(f"{lone} needs the images' features by a second encoder too; name one")
+    if task.train and task.train.resolve() in [path.resolve() for path in task.paths]:
+        raise ValueError(f"{task.name} would draw its shots from the images it tests on, {task.train}; split the file")
 
 
 def _beside(

@@ -58,6 +58,14 @@ def check_task(task: Task, folder: str | Path) -> tuple[str, ...]:
     return tuple(problems)
 
 
+def count_images(task: Task, folder: str | Path, role: Role) -> dict[str, int]:
+    """Return how many images of a split each class has; raises ValueError and OSError for what `check_task` finds."""
+    path, labels = task.path(role, folder), task_labels(task, folder)
+    _, names = _read_split_names(task, path, labels)
+    held = Counter(class_numbers([name for row in names for name in row], labels))
+    return {name: held[row] for row, name in enumerate(labels.names)}
+
+
 def _read(task: Task, folder: str | Path, role: Role) -> FeatureFile:
     path, labels = task.path(role, folder), task_labels(task, folder)
     if path.is_file() and not has_features(path):
@@ -80,7 +88,7 @@ def _check_labels(task: Task, labels: LabelSet) -> list[str]:
 
 
 def _check_split(task: Task, path: Path, role: Role, labels: LabelSet | None) -> list[str]:
-    if not path.is_file():
+    if not path.exists():
         return [f"there is no file {path}"]
     try:
         count, names = _read_split_names(task, path, labels)
@@ -111,6 +119,11 @@ def _check_split(task: Task, path: Path, role: Role, labels: LabelSet | None) ->
 
 def _read_split_names(task: Task, path: Path, labels: LabelSet | None) -> tuple[int, list[tuple[str, ...]]]:
     """Return how many images a split has, and the names of the classes of each."""
+    if path.is_dir():
+        parts = [_read_split_names(task, part, labels) for part in sorted(path.glob("*.parquet"))]
+        if not parts:
+            raise ValueError("the folder holds no .parquet file")
+        return sum(count for count, _ in parts), [row for _, names in parts for row in names]
     if path.suffix.lower() == ".npz":
         held = read_features(path, labels=labels, multilabel=holds_several(path))
         if held.truth.ndim == 1:

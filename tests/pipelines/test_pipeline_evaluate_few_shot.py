@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
-import numpy as np
 import pytest
 from classify_inputs import COLOURS
 from evaluate_inputs import ENCODER, LABELS, colour_task, prompt_files
@@ -17,6 +16,7 @@ from rag_clip.pipelines.evaluation.few_shot import over_draws
 from rag_clip.pipelines.evaluation.results import Measure, Result, read_results
 from rag_clip.pipelines.evaluation.shot_runs import FewShot
 from rag_clip.pipelines.evaluation.tasks import ImageTask, image_task, open_tasks
+from shot_inputs import features_file, pets
 
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
@@ -26,28 +26,6 @@ from rag_clip.evaluate.protocol import draw_shots
 from rag_clip.evaluate.splits import Train
 from rag_clip.evaluate.uncertainty import mean_interval
 from rag_clip.heads import HEADS, build_head
-
-WIDTH, NAMES = 8, ("cat", "dog", "owl")
-
-
-def features_file(path: Path, *, images: int, seed: int) -> Path:
-    """Write `images` noisy features of each of three classes, and text that takes dogs for owls."""
-    random, centres = np.random.default_rng(seed), np.eye(3, WIDTH)
-    label = np.repeat(np.arange(3), images)
-    image = centres[label] + 0.6 * random.normal(size=(len(label), WIDTH))
-    np.savez(path, image=image, label=label, classes=NAMES, text=centres[[0, 2, 1]], templates=["a {}"], scale=20.0)
-    return path
-
-
-def pets(folder: Path) -> ImageTask:
-    """Return a task with a train and a test split of features."""
-    features_file(folder / "train.npz", images=12, seed=0)
-    features_file(folder / "test.npz", images=20, seed=1)
-    (folder / "pets.toml").write_text(
-        f'name = "Pets"\nmetric = "accuracy"\nlabels = {list(NAMES)}\n'
-        'splits = { train = "train.npz", test = "test.npz" }\n'
-    )
-    return image_task(*open_tasks([folder / "pets.toml"], folder=folder)[0])
 
 
 def by_hand(folder: Path, head: str, *, shots: int, seed: int) -> float:
@@ -153,14 +131,6 @@ def test_images_and_prompts_in_another_order_of_classes_are_drawn_from_too(tmp_p
     ]
 
 
-def test_shots_are_not_drawn_from_the_file_that_tests(tmp_path: Path) -> None:
-    task = pets(tmp_path)
-    with pytest.raises(ValueError, match="Pets would draw its shots from the images it tests on"):
-        evaluate(
-            [replace(task, train=task.paths[0])], output=tmp_path / "r.parquet", few_shot=FewShot(("ridge",), (1,))
-        )
-
-
 def test_numbers_over_draws_are_the_mean_and_the_sample_standard_deviation() -> None:
     draws = [(Measure("accuracy", "", 0.4, 0.1, 0.9), Measure("recall", "cat", 1.0)), (Measure("accuracy", "", 0.6),)]
     accuracy, recall = over_draws(draws)
@@ -238,26 +208,6 @@ def test_all_images_of_the_train_split_are_drawn_once_with_intervals_over_images
     assert evaluate([task], output=output, few_shot=FewShot(("ridge",), ("all",), seeds=5)).measured == 0
     with pytest.raises(ValueError, match="Pets has no train split to take all images of; name one, or a number of"):
         evaluate([replace(task, train=None)], output=output, few_shot=FewShot(("ridge",), ("all",)))
-
-
-@pytest.mark.parametrize(
-    ("protocol", "message"),
-    [
-        ({"heads": (), "shots": (1,)}, "few shots need a head and a number of shots"),
-        ({"heads": ("rigde",), "shots": (1,)}, "unknown head 'rigde'; known are"),
-        ({"heads": ("ridge",), "shots": (0,)}, r"shots are \(0,\) and seeds 3; give one at least"),
-        ({"heads": ("ridge",), "shots": (4, 1), "validate": True}, "none can be held out to choose by; draw two"),
-        ({"heads": ("ridge",), "shots": (1,), "options": {"tip_x": {}}}, "settings for 'tip_x', which is none of"),
-    ],
-)
-def test_protocols_that_cannot_be_are_refused(protocol: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FewShot(**protocol)  # type: ignore[arg-type]
-
-
-def test_a_head_that_trains_texts_needs_the_model(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="coop trains texts through an encoder; name the model"):
-        evaluate([pets(tmp_path)], output=tmp_path / "r.parquet", few_shot=FewShot(("coop",), (1,)))
 
 
 def test_the_command_draws_shots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
