@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.calibration import brier_scores, calibration_interval, confidence_of, risk_coverage
+from rag_clip.evaluate.calibration import brier_scores, calibration_interval, confidence_of, risk_interval
 from rag_clip.evaluate.curves import openness_intervals
 from rag_clip.evaluate.metrics import check_logits, count_above, is_right, per_class, predict
 from rag_clip.evaluate.openness import number_groups, openness
@@ -108,8 +108,7 @@ def _trust(logits: torch.Tensor, targets: torch.Tensor) -> Iterator[Measure]:
     confidence, right = confidence_of(logits).cpu(), is_right(logits, targets).cpu()
     yield _with_interval("ece", calibration_interval(confidence, right))
     yield _with_interval("brier", mean_interval(brier_scores(logits, targets)))
-    (area,) = bootstrap(lambda rows: [risk_coverage(confidence[rows], right[rows]).area], len(right))
-    yield _with_interval("aurc", area)
+    yield _with_interval("aurc", risk_interval(confidence, right))
 
 
 def _openness(logits: torch.Tensor, targets: torch.Tensor, labels: LabelSet) -> Iterator[Measure]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from rag_clip.evaluate.metrics import check_logits, is_right
-from rag_clip.evaluate.uncertainty import COVERAGE, DRAWS, Interval
+from rag_clip.evaluate.uncertainty import COVERAGE, DRAWS, Interval, bootstrap
 
 NO_VARIANCE = 1e-30
 STEPS = 80
@@ -139,6 +139,28 @@ def risk_coverage(confidence: torch.Tensor, right: torch.Tensor) -> RiskCoverage
     answered = torch.arange(1, len(right) + 1, dtype=torch.float64, device=right.device)
     risk = wrong.repeat_interleave(size).cumsum(0) / answered
     return RiskCoverage(answered / len(right), risk, float(risk.mean()))
+
+
+def risk_interval(
+    confidence: torch.Tensor, right: torch.Tensor, *, draws: int = 200, coverage: float = COVERAGE, seed: int = 0
+) -> Interval:
+    """Return AURC with the interval of its bootstrap; raises as `risk_coverage` and `bootstrap`."""
+    _check_confidence(confidence, right)
+    falling = -confidence.cpu().double()
+    place = torch.searchsorted(falling.sort().values, falling)
+    wrong = (~right.cpu().bool()).double()
+    harmonic = torch.cat([wrong.new_zeros(1), (1 / torch.arange(1, len(wrong) + 1, dtype=torch.float64)).cumsum(0)])
+
+    def area(rows: torch.Tensor) -> list[float]:
+        # The risk of the i-th image is (errors before its confidence + rate x images since) / i = passed / i + rate.
+        size = torch.bincount(place[rows])
+        errors = torch.bincount(place[rows], weights=wrong[rows])
+        last = size.cumsum(0)
+        rate = errors / size.clamp(min=1)
+        passed = errors.cumsum(0) - errors - (last - size) * rate
+        return [float((passed * (harmonic[last] - harmonic[last - size]) + size * rate).sum() / len(rows))]
+
+    return bootstrap(area, len(wrong), draws=draws, coverage=coverage, seed=seed)[0]
 
 
 def confidence_of(logits: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 
 DRAWS = 1000
 COVERAGE = 0.95
-CELLS = 20_000_000
+CELLS = 400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ def mean_interval(
     _check(len(values), draws, coverage)
     layers = _layers(strata, len(values))
     generator = torch.Generator().manual_seed(seed)
-    ordered = values.cpu().double()[layers.order]
-    names = torch.arange(len(layers.sizes))
-    means = torch.bincount(names.repeat_interleave(layers.sizes), weights=ordered) / layers.sizes
+    numbers = values.cpu().double()
+    names = torch.arange(len(layers.sizes)).repeat_interleave(layers.sizes)
+    means = torch.bincount(names, weights=numbers[layers.order]) / layers.sizes
     if values.dtype == torch.bool:
         takes = layers.takes.double().expand(draws, -1)
         drawn = torch.binomial(takes, means.expand(draws, -1), generator=generator) / takes
@@ -68,7 +68,7 @@ def mean_interval(
     weights = (1.0 / (layers.takes.double() * len(layers.takes))).repeat_interleave(layers.takes)
     found = []
     for done in range(0, draws, step := max(1, CELLS // len(weights))):
-        found.append(ordered[layers.draw(min(step, draws - done), generator)] @ weights)
+        found.append(numbers[layers.draw(min(step, draws - done), generator)] @ weights)
     return _interval(float(means.mean()), torch.cat(found), coverage)
 
 
@@ -168,29 +168,34 @@ def sign_probability(gained: int, lost: int) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layers:
-    """Images by stratum: `order` [n] puts them together, `sizes` [s] are how many there are, `takes` [s] are drawn."""
+    """Images by stratum: `order` [n] puts them together, `sizes` [s] are how many there are, `takes` [s] are drawn.
+
+    Every image drawn is one of `size` from the place `start` on.
+    """
 
     order: torch.Tensor
     sizes: torch.Tensor
     takes: torch.Tensor
+    size: torch.Tensor
+    start: torch.Tensor
 
     def draw(self, times: int, generator: torch.Generator) -> torch.Tensor:
-        """Return places in `order`, int64 [times, the sum of takes]."""
-        size = self.sizes.repeat_interleave(self.takes)
-        start = (self.sizes.cumsum(0) - self.sizes).repeat_interleave(self.takes)
-        drawn = torch.rand((times, len(size)), generator=generator, dtype=torch.float64)
+        """Return rows, int64 [times, the sum of takes]."""
+        drawn = torch.rand((times, len(self.size)), generator=generator, dtype=torch.float64)
         # Rounding may reach the end of a stratum: 0.99... x size.
-        return start + (drawn * size).long().clamp(max=size - 1)
+        return self.order[self.start + (drawn * self.size).long().clamp(max=self.size - 1)]
 
 
 def _layers(strata: torch.Tensor | None, count: int) -> _Layers:
     if strata is None:
-        whole = torch.tensor([count])
-        return _Layers(torch.arange(count), whole, whole)
-    strata = strata.cpu()
-    sizes = torch.bincount(strata)
-    sizes = sizes[sizes > 0]
-    return _Layers(strata.argsort(stable=True), sizes, (sizes - 1).clamp(min=1))
+        order, sizes = torch.arange(count), torch.tensor([count])
+        takes = sizes
+    else:
+        order, sizes = strata.cpu().argsort(stable=True), torch.bincount(strata.cpu())
+        sizes = sizes[sizes > 0]
+        takes = (sizes - 1).clamp(min=1)
+    starts = sizes.cumsum(0) - sizes
+    return _Layers(order, sizes, takes, sizes.repeat_interleave(takes), starts.repeat_interleave(takes))
 
 
 def _measure_draws(
@@ -205,7 +210,7 @@ def _measure_draws(
     _check(count, draws, coverage)
     layers = _layers(strata, count)
     generator = torch.Generator().manual_seed(seed)
-    found = [measure(layers.order[layers.draw(1, generator)[0]]) for _ in range(draws)]
+    found = [measure(layers.draw(1, generator)[0]) for _ in range(draws)]
     return list(measure(torch.arange(count))), torch.tensor(found, dtype=torch.float64).T
 
 

@@ -16,6 +16,7 @@ from rag_clip.evaluate.calibration import (
     confidence_of,
     reliability,
     risk_coverage,
+    risk_interval,
 )
 from rag_clip.evaluate.metrics import is_right
 from rag_clip.evaluate.uncertainty import Interval, bootstrap
@@ -110,6 +111,18 @@ def test_images_of_one_confidence_share_their_errors() -> None:
     assert curve.area == 0.25
 
 
+@pytest.mark.parametrize("levels", [0, 8], ids=["no ties", "ties"])
+def test_the_area_has_the_interval_of_its_bootstrap(levels: int) -> None:
+    logits, targets = noise()
+    confidence, right = confidence_of(logits), is_right(logits, targets)
+    confidence = (confidence * levels).ceil() / levels if levels else confidence
+    found = risk_interval(confidence, right)
+    (expected,) = bootstrap(lambda rows: [risk_coverage(confidence[rows], right[rows]).area], 500)
+    assert found.value == pytest.approx(risk_coverage(confidence, right).area)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.low < found.value < found.high
+
+
 def test_what_cannot_be_calibrated_is_refused() -> None:
     with pytest.raises(ValueError, match="bins is 0"):
         calibration_error(torch.ones(1, 2), torch.tensor([0]), bins=0)
@@ -117,7 +130,7 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
         brier_score(torch.tensor([[float("inf"), 0]]), torch.tensor([0]))
     with pytest.raises(ValueError, match="bins is 15, draws 0, coverage"):
         calibration_interval(torch.ones(2), torch.tensor([True, False]), draws=0)
-    for measure in (risk_coverage, calibration_interval):
+    for measure in (risk_coverage, risk_interval, calibration_interval):
         with pytest.raises(ValueError, match="give one each"):
             measure(torch.ones(2), torch.tensor([True]))
     with pytest.raises(ValueError, match="confidence of row 1"):

@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from rag_clip.evaluate.curves import class_curve, find_thieves, group_curve
+from rag_clip.evaluate.curves import class_curve, find_thieves, group_curve, openness_intervals
 from rag_clip.evaluate.metrics import mean_per_class
 from rag_clip.evaluate.openness import openness
 
@@ -65,6 +65,29 @@ def test_the_curve_of_a_thousand_classes_stays_exact() -> None:
     thieves = (others >= logits.diagonal()[:, None]).sum(1).double()
     assert float(curve[1]) == pytest.approx(float((1 - thieves / 999).mean()), abs=1e-12)
     assert float(curve[-1]) == pytest.approx(float((thieves == 0).double().mean()), abs=1e-12)
+
+
+def test_openness_has_intervals_of_the_same_numbers_which_cover_the_truth() -> None:
+    draw, covered = torch.Generator().manual_seed(3), torch.zeros(3)
+
+    def world(images: int) -> tuple[torch.Tensor, torch.Tensor]:
+        targets = torch.arange(8).repeat_interleave(images)
+        return torch.randn(8 * images, 8, generator=draw) + 1.5 * torch.nn.functional.one_hot(targets, 8), targets
+
+    logits, targets = world(20_000)
+    truth = openness(logits, targets, GROUPS)
+    for _ in range(40):
+        logits, targets = world(6)
+        exact = openness(logits, targets, GROUPS)
+        found = openness_intervals(exact, targets, GROUPS, draws=80)
+        three = (found.acc_c, found.acc_e, found.acc_s)
+        assert [one.value for one in three] == pytest.approx([exact.acc_c, exact.acc_e, exact.acc_s])
+        assert [one.value for one in found.curve] == pytest.approx(
+            group_curve(logits, targets, GROUPS).accuracy.tolist()
+        )
+        truths = (truth.acc_c, truth.acc_e, truth.acc_s)
+        covered += torch.tensor([one.low <= value <= one.high for one, value in zip(three, truths, strict=True)])
+    assert (covered >= 0.88 * 40).all()
 
 
 def test_thieves_are_counted_by_group_and_class() -> None:

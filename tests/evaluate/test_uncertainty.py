@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 from rag_clip.evaluate.uncertainty import (
     Interval,
     bootstrap,
+    bootstrap_corrected,
     mean_interval,
     paired_difference,
     share_interval,
@@ -81,6 +82,24 @@ def test_any_measure_may_be_drawn_within_strata() -> None:
     assert {tuple(row[:1]) for row in drawn} == {(1,)}
     assert {row for rows in drawn for row in rows[1:]} == {0, 2, 3}
     assert {len(rows) for rows in drawn} == {3}
+
+
+def test_a_measure_that_few_images_make_too_great_is_corrected_within_its_range() -> None:
+    values = torch.linspace(0, 1, 12, dtype=torch.float64)
+
+    def least(rows: torch.Tensor) -> list[float]:
+        return [float(values[rows].min()), 1.0]
+
+    (plain, sure), (found, _) = bootstrap(least, 12), bootstrap_corrected(least, 12)
+    assert (plain.value, plain.low, found.low, found.value) == (0.0, 0.0, 0.0, 0.0)
+    assert 0 < found.high < plain.high
+    assert sure == Interval(1.0, 1.0, 1.0)
+
+
+def test_a_draw_without_a_number_is_left_out() -> None:
+    values = torch.tensor([float("nan"), 1.0, 1.0])
+    (found,) = bootstrap(lambda rows: [float(values[rows].nanmean())], 3)
+    assert found == Interval(1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 5), (3, 7), (5, 5), (800, 1000)])
