@@ -74,21 +74,22 @@ def open_tasks(
     """Return tasks with the folder of their files, for `image_task`.
 
     A place is a task file .toml or the name of a bundled task ("elevater/eurosat") or suite ("elevater"), whose files
-    lie in `folder`; or labelled images or features (.parquet, .npz, or a folder of .parquet) of the classes `labels`,
-    which an .npz file may name itself; of several labels each, 11-point mAP is measured. Raises FileNotFoundError for a
-    place that is none, ValueError for bad ones.
+    lie in `folder` (a folder of that name is ./elevater); or labelled images or features (.parquet, .npz, or a folder
+    of .parquet) of the classes `labels`, which an .npz file may name itself; of several labels each, 11-point mAP is
+    measured. Raises FileNotFoundError for a place that is none, ValueError for bad ones.
     """
     tasks: list[tuple[Task, Path]] = []
     for place in map(str, places):
         path = Path(place)
-        if path.suffix.lower() in (".parquet", ".npz") or path.is_dir():
+        if suite := [name for name in bundled_tasks() if name == place or name.startswith(f"{place}/")]:
+            tasks += [(read_task(name), Path(folder)) for name in suite]
+        elif path.suffix.lower() in (".parquet", ".npz") or path.is_dir():
             held = labels or _own_labels(path)
             metric: Metric = "map_11_point" if holds_several(path, label_column) else "accuracy"
             splits: dict[Role, str] = {"test": path.name}
             tasks.append((Task(path.stem, metric, splits, held, label_column, image_column), path.parent))
         else:
-            suite = [name for name in bundled_tasks() if name.startswith(f"{place}/")]
-            tasks += [(read_task(name), Path(folder)) for name in suite or [place]]
+            tasks.append((read_task(place), Path(folder)))
     return tasks
 
 

@@ -20,7 +20,7 @@ def holds_several(path: str | Path, label_column: str = "label") -> bool:
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as held:
                 return "label" in held and len(held["label"].shape) == 2
-        first = path if path.is_file() else next(iter(sorted(path.rglob("*.parquet"))), None)
+        first = path if path.is_file() else next(iter(sorted(path.glob("*.parquet"))), None)
         schema = None if first is None else pq.read_schema(first)
     except (OSError, ValueError, pa.ArrowException, zipfile.BadZipFile):
         return False

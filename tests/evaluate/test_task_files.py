@@ -81,6 +81,19 @@ def test_several_labels_are_for_the_metric_that_measures_them(folder: Path):
     ]
 
 
+def test_a_split_may_be_a_folder_of_files(folder: Path):
+    parts = folder / "parts"
+    parts.mkdir()
+    task = replace(TASK, splits={"test": "parts"})
+    assert check_task(task, folder) == (f"test: {parts}: the folder holds no .parquet file",)
+    write_features(parts / "a.parquet", ["red"])
+    write_features(parts / "b.parquet", ["red", "red"])
+    assert check_task(task, folder) == (
+        f"test: {parts} holds 3 images, expected 2",
+        f"test: {parts}: 1 classes have no image, such as 'blue'",
+    )
+
+
 def test_every_split_of_a_task_of_several_labels_is_read_with_them(folder: Path):
     write_features(folder / "validation.parquet", [["red", "blue"], ["blue"]])
     write_features(folder / "test.parquet", [["red", "blue"], []])

@@ -69,6 +69,16 @@ def test_a_suite_is_all_of_its_tasks_and_check_says_what_is_missing(tmp_path: Pa
     assert all(str(tmp_path) in problem for problem in problems)
 
 
+def test_a_bundled_name_is_not_taken_for_the_folder_that_holds_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elevater" / "mnist").mkdir(parents=True)
+    assert [task.name for task, _folder in open_tasks(["elevater/mnist"])] == ["MNIST"]
+    assert [task.name for task, _folder in open_tasks(["./elevater/mnist"], labels=LABELS)] == ["mnist"]
+    assert len(open_tasks(["elevater"])) == 20
+
+
 def test_check_finds_prompts_and_support_that_do_not_fit(tmp_path: Path) -> None:
     texts = prompt_files(tmp_path)
     opened = open_tasks([colour_task(tmp_path).paths[0]], labels=replace(LABELS, names=("red", "green", "azure")))
