@@ -64,6 +64,10 @@ def evaluate(
     """
     output, others, clock = _check_output(output), others or {}, StageClock()
     _check_names(tasks)
+    if candidates and not (texts and encoder):
+        raise ValueError(
+            "names are added to the classes of prompts files; give prompts, and the model that encodes them"
+        )
     marks = {name: each.fingerprint for name, each in others.items()}
     mark = None if encoder is None else encoder.fingerprint
     plans: list[tuple[ImageTask, list[Run | ShotRun]]] = []

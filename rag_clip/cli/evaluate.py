@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN = {
     "accuracy": "top-1", "mean_per_class": "per class", "map_11_point": "mAP", "roc_auc": "AUC", "acc_c": "Acc-C",
-    "acc_e": "Acc-E", "acc_s": "Acc-S", "ece": "ECE",
+    "acc_e": "Acc-E", "acc_s": "Acc-S", "ece": "ECE", "certified": "certified",
 }  # fmt: skip
 
 
@@ -40,6 +40,10 @@ def evaluate(
     index: Annotated[
         str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")
     ] = None,
+    names: Annotated[
+        str | None,
+        Parameter(help="Further names to be mistaken for: a word list, a label file, captions, or an index of them."),
+    ] = None,
     features: Annotated[Path | None, Parameter(help="Keep image features here.")] = None,
     workers: Workers = None,
     as_json: Json = False,
@@ -50,7 +54,8 @@ def evaluate(
     the name of a bundled task or suite, such as elevater/eurosat or elevater. OUTPUT has a row per number; a page with
     charts lies beside it. With --shots, heads are measured on images drawn from the train split of the task, or from
     its one file, whose other images are measured; a run is the mean over the draws, -/+ their standard deviation.
-    --shots all takes the whole train split, once.
+    --shots all takes the whole train split, once. With --names, the names that would take most images from prompts are
+    found: lines of a .txt file, names of a label file, or the 20,000 most frequent phrases of captions.
     """
 
     def job(console: Console) -> object:
@@ -58,6 +63,7 @@ def evaluate(
             return _compare(console, compare, page)
 
         from rag_clip.pipelines.evaluate import evaluate as evaluate_runs
+        from rag_clip.pipelines.evaluation.candidates import read_candidates
         from rag_clip.pipelines.evaluation.check import check_evaluation
         from rag_clip.pipelines.evaluation.runs import read_prompt_files
         from rag_clip.pipelines.evaluation.tasks import image_task
@@ -73,6 +79,7 @@ def evaluate(
             return _say_problems(console, len(opened), problems)
         summary = evaluate_runs(
             [image_task(task, folder) for task, folder in opened], texts=texts, output=output, encoder=loaded,
+            candidates=read_candidates(names, report=console.report) if names else None,
             heads=chosen, few_shot=few_shot, others={name: encoder.load(name) for name in second or ()}, scale=scale,
             index=index, features_dir=features, workers=workers, report=console.report,
             on_result=lambda result: console.say(_line(result)),
@@ -85,6 +92,9 @@ def evaluate(
 def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: Encoder | None) -> object:
     from rag_clip.pipelines.evaluate_report import write_evaluation
 
+    named = {one.task: one.settings["candidates"] for one in summary.results if "candidates" in one.settings}
+    for task, facts in named.items():
+        console.say(f"{facts['names']} names of {facts['place']}, {facts['left_out']} left out as those of {task}")
     console.say(f"{summary.output}: {summary.measured} runs measured, {summary.found} there already")
     write_evaluation(page, summary.results, encoder=encoder)
     console.say(f"report: {page}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from rag_clip.cli.run import EncoderOptions
+from rag_clip.cli.run import Device, EncoderOptions, Precision
 
 if TYPE_CHECKING:
     from rag_clip.evaluate.task import Task
@@ -25,6 +25,8 @@ class AnyEncoder(EncoderOptions):
     """The options of an encoder that features in files do without."""
 
     model: Annotated[str, Parameter(help="The encoder, as for classify; none for features in files.")] = ""
+    device: Device = None  # again, since the types are looked up in this module
+    precision: Precision = None
 
 
 @Parameter(name="*")

@@ -9,8 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rag_clip.pipelines.evaluation.results import read_results
 
 from rag_clip.cli import app
+from rag_clip.data import LabelSet
+from rag_clip.encoder import load_encoder
+from rag_clip.prompt_file import write_prompts
+from rag_clip.prompts.templates import template_prompts
 
 
 def run(*arguments: object, folder: Path) -> tuple[int, str, str]:
@@ -55,6 +60,22 @@ def test_two_results_files_are_compared(folder: Path) -> None:
     assert "<h1>Comparison</h1>" in (folder / "page.html").read_text()
 
 
+def test_names_that_would_take_images_are_found_and_those_of_classes_left_out(tmp_path: Path) -> None:
+    encoder, labels = load_encoder("demo", device="cpu"), LabelSet(("card", "die"), templates=("a {}",))
+    write_prompts(template_prompts(labels), tmp_path / "plain.parquet")
+    rows = encoder.encode_text(["a card", "a flag"]).numpy()
+    np.savez(tmp_path / "toys.npz", image=rows, label=["card", "card"], classes=["card", "die"])
+    (tmp_path / "words.txt").write_text("cards\nflag\nqqqqq\n")
+    job = ("toys.npz", "--prompts", "plain.parquet", "--model", "demo", "-o", "r.parquet")
+    code, out, _ = run(*job, "--names", "words.txt", folder=tmp_path)
+    assert (code, "certified 50.0%" in out) == (0, True)
+    assert "3 names of words.txt, 1 left out as those of toys\n" in out
+    found = read_results(tmp_path / "r.parquet")[0]
+    assert set(found.series("adversarial_name")) == {"flag", "qqqqq"}
+    assert [found.get(metric).value for metric in ("accuracy", "certified")] == [1.0, 0.5]
+    assert found.series("adversarial_name")["flag"] == 0.5
+
+
 def test_check_says_what_is_missing_and_ends_with_one(folder: Path) -> None:
     code, out, errors = run("elevater/eurosat", "--check", folder=folder)
     assert (code, "there is no file" in out) == (1, True)
@@ -68,6 +89,10 @@ def test_check_says_what_is_missing_and_ends_with_one(folder: Path) -> None:
         ((), "there is nothing to measure on; give labelled images, features or tasks"),
         (("--compare", "r.parquet"), "--compare takes two results files, before and after; found 1"),
         (("--compare", "a.parquet", "b.parquet"), "there is no results file a.parquet"),
+        (
+            ("pets.npz", "--names", "gone.txt"),
+            "there are no names at gone.txt; give a word list, a label file, captions",
+        ),
         (("pets.npz", "--head", "ridge"), "the head 'ridge' needs a support file"),
     ],
 )

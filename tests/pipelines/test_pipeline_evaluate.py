@@ -198,6 +198,10 @@ def test_candidate_names_are_measured_beside_texts_alone_and_change_no_other_run
     assert "candidates" not in head.settings
     with pytest.raises(ValueError, match=r"all 1 names of words\.txt are names of the classes; give others"):
         job(candidates=Candidates("words.txt", ("Blue",)))
+    with pytest.raises(
+        ValueError, match="names are added to the classes of prompts files; give prompts, and the model"
+    ):
+        job(texts=[], candidates=Candidates("words.txt", ("sea",)))
 
 
 def test_synonyms_of_prompts_decide_what_is_run_again(tmp_path: Path) -> None:
