@@ -36,7 +36,7 @@ def match(classifier: Classifier, features: Features, *, top_k: int = 5) -> Matc
     expected = (len(features.pooled), len(classifier.labels))
     if logits.shape != expected:
         raise ValueError(f"the classifier returned logits {tuple(logits.shape)}; expected [n, c] = {expected}")
-    if not torch.isfinite(logits).all():
+    if len(logits) and not torch.stack(torch.aminmax(logits)).isfinite().all():  # NaN is in both
         raise ValueError("the classifier returned logits that are not finite; check its weights and the features")
     ranked = _rank(logits, min(max(top_k, 2), expected[1]))
     probabilities = logits.softmax(dim=1).gather(1, ranked)

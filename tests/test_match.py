@@ -26,6 +26,17 @@ def linear(weights: torch.Tensor) -> Linear:
     return Linear(LabelSet(tuple(f"class {row}" for row in range(len(weights)))), weights)
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """The logits given, whatever the features."""
+
+    labels: LabelSet
+    logits: torch.Tensor
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        return self.logits
+
+
 def identity(classes: int) -> Linear:
     return linear(torch.eye(classes))
 
@@ -96,9 +107,17 @@ def test_top_k_below_one_is_refused():
         match(identity(2), Features(torch.zeros(1, 2)), top_k=0)
 
 
-def test_logits_that_are_not_finite_are_refused():
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_one_logit_that_is_not_finite_is_refused(wrong):
+    logits = torch.zeros(3, 2)
+    logits[1, 1] = wrong
     with pytest.raises(ValueError, match="not finite"):
-        match(identity(2), Features(torch.tensor([[float("nan"), 0.0]])), top_k=1)
+        match(Fixed(LabelSet(("a", "b")), logits), Features(torch.zeros(3, 1)), top_k=1)
+
+
+def test_no_images_have_no_matches():
+    matches = match(identity(2), Features(torch.zeros(0, 2)), top_k=1)
+    assert (matches.labels.tolist(), matches.scores.tolist(), matches.margin.tolist()) == ([], [], [])
 
 
 def test_logits_of_another_shape_are_refused():
