@@ -118,8 +118,8 @@ def _encode(encoder: Encoder, images: list[bytes | None], path: str | Path, repo
     held = [image for image in images if image is not None]
     if len(held) < len(images):
         raise ValueError(
-            f"{path} holds {len(held)} of its {len(images)} images, and {encoder.name} must see each; "
-            "make it again with its images"
+            f"{path} holds {len(held)} of its {len(images)} images, and {encoder.name} must see each; make it again "
+            "with --with-images, which `rag-clip support shots` and `synthesise` know"
         )
     parts = []
     for start in range(0, len(held), IMAGES_AT_ONCE):

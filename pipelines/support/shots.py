@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import one_hot
 
-from rag_clip.atomic import replacing
 from rag_clip.data import LabelSet, Support
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
-from rag_clip.support.shots import Shots, ValidationShots, choose_shots
+from rag_clip.support.shots import Shots, choose_shots
 from rag_clip.support_file import METADATA, check_support_path, read_support, write_support
 
-from ..imaging.decoding import Item
-from ..imaging.facts import examine
-from ..imaging.rows import ImageFile, open_image_files
-from ..imaging.view_features import choose_workers, encode_views, read_pieces
+from ..imaging.rows import open_image_files
 from ..imaging.views import CropViews
 from ..labelled import read_classes
+from .drawn import Drawn, Source, encode_drawn
 
 
 @dataclass(frozen=True, slots=True)
 class ShotsSummary:
-    """What `support_from_shots` did: `images` of `classes` in `output`, `failed` drawn but unusable.
+    """What `support_from_shots` did: `images` of `classes` in `output`, `validation` images in the file of that name.
 
-    `short` maps classes that had fewer than k images to their number, `missing` are those without any, `repeated`
-    images were drawn more than once: they stand once, for all classes they were labelled with. `reused` tells that the
-    file was there already, made by the same encoder from the same files with the same settings.
+    `failed` images were drawn, for either file, but cannot be used; `repeated` were drawn more than once: they stand
+    once, for all classes they were labelled with. `short` maps classes that had fewer than k images to their number,
+    `missing` are those without any. `reused` tells that `output` was there already, made by the same encoder from the
+    same files with the same settings.
     """
 
     output: Path
@@ -49,12 +48,23 @@ class ShotsSummary:
     reused: bool
 
 
-class _Drawn(NamedTuple):
-    """The images drawn that can be used: features float32 [m, d], row among all files, SHA-256."""
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What decides a support file, besides its images, labels and encoder."""
 
-    features: torch.Tensor
-    rows: list[int]
-    hashes: list[str]
+    role: Literal["support", "validation"]
+    k: int
+    seed: int
+    views: int
+    with_images: bool
+
+
+class _Made(NamedTuple):
+    """A support set in its file, and how many images drawn for it could not be used."""
+
+    support: Support
+    failed: int
+    reused: bool
 
 
 def support_from_shots(
@@ -66,8 +76,8 @@ def support_from_shots(
     k: int,
     seed: int = 0,
     views: int = 10,
-    validation: ValidationShots = "min(k,4)",
     validation_output: str | Path | None = None,
+    with_images: bool = False,
     image_column: str = "image",
     label_column: str = "label",
     workers: int | None = None,
@@ -76,36 +86,36 @@ def support_from_shots(
     """Write the support set of k images per class of labelled Parquet files; see `choose_shots`.
 
     The feature of an image is the mean of those of `views` random crops, normalised again, ten as Tip-Adapter has it;
-    0 encodes the whole image once. `validation_output` gets the images drawn to validate, as a labelled Parquet file
-    with the columns `image` and `label`. Raises ValueError for labels that are not in the label set, settings out of
-    range, and where no image can be used.
+    0 encodes the whole image once. `validation_output` gets min(k, 4) others per class as a support file of its own,
+    each image whole, as the images to classify are. `with_images` puts the images into both files, for heads of
+    several encoders. Raises ValueError for labels that are not in the label set, settings out of range, and where no
+    image can be used or is left to validate.
     """
-    output = Path(output)
-    check_support_path(output)
+    output, judged = Path(output), None if validation_output is None else Path(validation_output)
+    for path in (output, judged) if judged else (output,):
+        check_support_path(path)
+    if judged and judged.resolve() == output.resolve():
+        raise ValueError(f"{output} cannot hold both the support and the images to validate; name two files")
     if views < 0:
         raise ValueError(f"views is {views}; give 0 for the whole image, or a number of crops")
     files = open_image_files(paths, image_column=image_column)
-    classes = read_classes(files, labels, label_column)
-    names = [labels.names[row] for row in classes]
-    shots = choose_shots(names, k=k, seed=seed, validation=validation)
-    if validation_output is not None:
-        _write_validation(Path(validation_output), files, shots.validation, names, image_column)
-    settings = {"k": k, "seed": seed, "views": views, "validation": validation}
-    key = _key(files, labels, encoder, {**settings, "image": image_column, "label": label_column})
-    support, failed = _read_made(output, key)
-    reused = support is not None
-    if support is None:
-        items = _read_items(files, shots.support, image_column)
-        drawn, failed = _encode(items, sorted(shots.support), encoder, CropViews(encoder.preprocess, views, seed),
-                                choose_workers(workers, len(shots.support)), report)  # fmt: skip
-        facts: dict[str, Any] = {"encoder": asdict(encoder.fingerprint), "method": "shots", "settings": settings}
-        facts |= {"files": [str(file.path) for file in files], "key": key, "failed": failed}
-        support = _assemble(labels, drawn, classes, _references(files, drawn.rows), facts)
-        write_support(support, output)
-    return _summarise(output, support, shots, failed, reused)
+    source = Source(files, labels, read_classes(files, labels, label_column), image_column, label_column)
+    names = [labels.names[row] for row in source.classes]
+    shots = choose_shots(names, k=k, seed=seed, validation="min(k,4)" if judged else "none")
+    if judged and not shots.validation:
+        raise ValueError("no image is left to validate; draw fewer per class, or give more")
+    settings = _Settings("support", k, seed, views, with_images)
+    make = partial(_make, source, encoder=encoder, workers=workers, report=report)
+    made = [make(output, shots.support, settings)]
+    if judged:
+        made.append(make(judged, shots.validation, replace(settings, role="validation", views=0)))
+    return _summarise(output, shots, made)
 
 
-def _summarise(output: Path, support: Support, shots: Shots, failed: int, reused: bool) -> ShotsSummary:
+def _summarise(output: Path, shots: Shots, made: Sequence[_Made]) -> ShotsSummary:
+    support, reused = made[0].support, made[0].reused
+    images = sum(len(each.support) for each in made)
+    failed = sum(each.failed for each in made)
     return ShotsSummary(
         output,
         len(support),
@@ -113,102 +123,82 @@ def _summarise(output: Path, support: Support, shots: Shots, failed: int, reused
         failed,
         shots.short,
         support.missing,
-        len(shots.support) - failed - len(support),
-        len(shots.validation),
+        len(shots.support) + len(shots.validation) - failed - images,
+        images - len(support),
         reused,
     )
 
 
-def _encode(
-    items: Iterator[list[Item]], rows: Sequence[int], encoder: Encoder, views: CropViews, workers: int, report: Report
-) -> tuple[_Drawn, int]:
-    features, kept, hashes = [], [], []
-    errors: list[str] = []
-    place = 0
-    for piece in encode_views(items, views, encoder=encoder, workers=workers, examine=examine):
-        features.append(normalize(piece.features.mean(1), dim=-1))
-        hashes += [fact.sha256 for fact in piece.facts]
-        for error in piece.errors:
-            if error is None:
-                kept.append(rows[place])
-            else:
-                errors.append(error)
-            place += 1
-        report(Progress("encode", place, len(rows), "images"))
-    if not kept:
-        raise ValueError(f"none of the {len(rows)} images drawn can be used; the first says: {errors[0]}")
-    return _Drawn(torch.cat([rows for rows in features if len(rows)]), kept, hashes), len(errors)
+def _make(
+    source: Source,
+    path: Path,
+    rows: Sequence[int],
+    settings: _Settings,
+    *,
+    encoder: Encoder,
+    workers: int | None,
+    report: Report,
+) -> _Made:
+    """Write the support set of `rows`, unless it lies at `path` already."""
+    key = _key(source, encoder, settings)
+    held = _read_made(path, key)
+    if held is not None:
+        return held
+    drawn = encode_drawn(
+        source,
+        sorted(rows),
+        CropViews(encoder.preprocess, settings.views, settings.seed),
+        encoder=encoder,
+        stage=f"encode {settings.role}",
+        workers=workers,
+        report=report,
+    )
+    facts: dict[str, Any] = {"encoder": asdict(encoder.fingerprint), "method": "shots", "settings": asdict(settings)}
+    facts |= {"files": [str(file.path) for file in source.files], "key": key, "failed": drawn.failed}
+    support, kept = _assemble(source, drawn, facts)
+    write_support(support, path, images=source.read(kept) if settings.with_images else None)
+    return _Made(support, drawn.failed, False)
 
 
-def _assemble(
-    labels: LabelSet, drawn: _Drawn, classes: Sequence[int], references: Sequence[str], provenance: Mapping[str, Any]
-) -> Support:
-    """Make one row of each different image; the targets of an image that was drawn for several classes are shared."""
+def _assemble(source: Source, drawn: Drawn, provenance: Mapping[str, Any]) -> tuple[Support, list[int]]:
+    """Make one row of each different image, and say which row over all files it was.
+
+    The targets of an image that was drawn for several classes are shared among them.
+    """
     first = {digest: place for place, digest in reversed(list(enumerate(drawn.hashes)))}
     order = sorted(first.values())
     row_of = {drawn.hashes[place]: row for row, place in enumerate(order)}
-    targets = torch.zeros(len(order), len(labels))
-    hot = one_hot(torch.tensor([classes[row] for row in drawn.rows]), len(labels)).float()
+    targets = torch.zeros(len(order), len(source.labels))
+    hot = one_hot(torch.tensor([source.classes[row] for row in drawn.rows]), len(source.labels)).float()
     targets.index_add_(0, torch.tensor([row_of[digest] for digest in drawn.hashes]), hot)
-    return Support(
-        labels,
+    kept = [drawn.rows[place] for place in order]
+    support = Support(
+        source.labels,
         drawn.features[order],
         targets / targets.sum(1, keepdim=True),
         torch.ones(len(order)),
         ("shot",) * len(order),
-        tuple(references[place] for place in order),
+        source.references(kept),
         provenance,
     )
+    return support, kept
 
 
-def _read_items(files: Sequence[ImageFile], rows: Sequence[int], image_column: str) -> Iterator[list[Item]]:
-    """Yield the images of `rows`, counted over all files, in ascending order."""
-    start = 0
-    for file in files:
-        held = sorted(row - start for row in rows if start <= row < start + file.rows)
-        if held:
-            yield from read_pieces(file, image_column, held)
-        start += file.rows
-
-
-def _references(files: Sequence[ImageFile], rows: Sequence[int]) -> list[str]:
-    ends = torch.tensor([file.rows for file in files]).cumsum(0)
-    numbers = torch.searchsorted(ends, torch.tensor(rows), right=True).tolist()
-    starts = [0, *ends.tolist()]
-    return [f"{files[file].path}#{row - starts[file]}" for file, row in zip(numbers, rows, strict=True)]
-
-
-def _write_validation(
-    path: Path, files: Sequence[ImageFile], rows: Sequence[int], names: Sequence[str], image_column: str
-) -> None:
-    if not rows:
-        raise ValueError("no image is left to validate; draw fewer per class, or give more")
-    items = [item for piece in _read_items(files, rows, image_column) for item in piece]
-    # Paths would not hold from another folder, so images are copied; an unreadable one stays null, and fails later.
-    images = [Path(item).read_bytes() if isinstance(item, str) else item for item in items]
-    content = [image if isinstance(image, bytes) else None for image in images]
-    table = pa.table({"image": pa.array(content, pa.binary()), "label": [names[row] for row in sorted(rows)]})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        pq.write_table(table, partial)
-
-
-def _key(files: Sequence[ImageFile], labels: LabelSet, encoder: Encoder, settings: Mapping[str, Any]) -> str:
-    """Name what decides a support set: another encoder, file, label set or setting has another key."""
-    states = [(str(file.path.resolve()), file.path.stat()) for file in files]
+def _key(source: Source, encoder: Encoder, settings: _Settings) -> str:
+    """Name what decides a support file: another encoder, file, label set or setting has another key."""
+    states = [(str(file.path.resolve()), file.path.stat()) for file in source.files]
     sources = [[place, state.st_size, state.st_mtime_ns] for place, state in states]
-    facts = json.dumps([encoder.fingerprint.key, labels.names, sources, dict(settings)])
+    columns = [source.image_column, source.label_column]
+    facts = json.dumps([encoder.fingerprint.key, source.labels.names, sources, columns, asdict(settings)])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
-def _read_made(path: Path, key: str) -> tuple[Support | None, int]:
-    """Return the support set at `path` if it was made with `key`, and how many images had failed then."""
+def _read_made(path: Path, key: str) -> _Made | None:
+    """Return the support set at `path` if it was made with `key`."""
     if not path.is_file():
-        return None, 0
+        return None
     try:
         recorded = json.loads(pq.read_schema(path).metadata[METADATA])["provenance"]
-        if recorded.get("key") != key:
-            return None, 0
-        return read_support(path), int(recorded["failed"])
+        return _Made(read_support(path), int(recorded["failed"]), True) if recorded.get("key") == key else None
     except (ValueError, KeyError, TypeError, OSError, pa.ArrowException):
-        return None, 0
+        return None

@@ -28,7 +28,10 @@ def classify(
     support: Annotated[Path | None, Parameter(help="A support file, for the head.")] = None,
     head: Annotated[str | None, Parameter(help="How to use it; `rag-clip heads` lists them.")] = None,
     head_options: Annotated[Path | None, Parameter(help="TOML with settings of the head.")] = None,
-    validation: Annotated[Path | None, Parameter(help="A support file to choose the head's settings by.")] = None,
+    validation: Annotated[
+        Path | None,
+        Parameter(help="A support file to choose the head's settings by, such as `support shots --validation` writes."),
+    ] = None,
     second: Annotated[
         list[str] | None, Parameter(negative=(), help="Further encoders whose features the head needs (timm:NAME).")
     ] = None,
@@ -84,7 +87,10 @@ def learn(
     prompts: Annotated[Path, Parameter(help="Whose classes, and the text of those without an image.")],
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="learned.safetensors, for `classify --prompts`.")],
     encoder: EncoderOptions,
-    validation: Annotated[Path | None, Parameter(help="A support file to choose the epoch by.")] = None,
+    validation: Annotated[
+        Path | None,
+        Parameter(help="A support file to choose the epoch by, such as `support shots --validation` writes."),
+    ] = None,
     options: Annotated[Path | None, Parameter(help="TOML with settings of coop: [context] and [schedule].")] = None,
     as_json: Json = False,
 ) -> int:

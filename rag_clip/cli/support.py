@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 support_app = App(name="support", help="Find images that stand for class names, for `classify --support`.")
 
 Output = Annotated[Path, Parameter(name=["--output", "-o"], help="support.parquet")]
+WithImages = Annotated[
+    bool, Parameter(negative=(), help="Put the images into the support file, for heads of a second encoder.")
+]
 MOST_NAMES = 5
 
 
@@ -51,8 +54,13 @@ def shots(
     seed: int = 0,
     views: Annotated[int, Parameter(help="Random crops averaged per image; 0 takes the whole image once.")] = 10,
     validation: Annotated[
-        Path | None, Parameter(help="Write min(k, 4) other images per class here, to choose settings by.")
+        Path | None,
+        Parameter(
+            help="Write min(k, 4) other images per class here: a support file, for `--validation` of `classify`, "
+            "`learn` and `evaluate`."
+        ),
     ] = None,
+    with_images: WithImages = False,
     image_column: str = "image",
     label_column: str = "label",
     workers: Workers = None,
@@ -72,8 +80,8 @@ def shots(
             k=k,
             seed=seed,
             views=views,
-            validation="min(k,4)" if validation else "none",
             validation_output=validation,
+            with_images=with_images,
             image_column=image_column,
             label_column=label_column,
             workers=workers,

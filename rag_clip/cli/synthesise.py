@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.run import EncoderOptions, Json, run
-from rag_clip.cli.support import Output, say_agreement, say_classes, support_app
+from rag_clip.cli.support import Output, WithImages, say_agreement, say_classes, support_app
 
 
 @support_app.command
@@ -37,7 +37,7 @@ def synthesise(
     paintings: Annotated[
         Path | None, Parameter(help="Folder that keeps every image painted; by default the output without .parquet.")
     ] = None,
-    with_images: Annotated[bool, Parameter(negative=(), help="Put the images into the support file.")] = False,
+    with_images: WithImages = False,
     as_json: Json = False,
 ) -> int:
     """Paint images for class names, keep those that look most like them (SuS-SD)."""

@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from rag_clip.pipelines.images import index_images
 
+from rag_clip.cli import app
 from rag_clip.cli.support import support_app
 from rag_clip.data import LabelSet
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
 from rag_clip.encoder import load_encoder
 from rag_clip.labels import write_labels
+from rag_clip.learned_prompts import read_learned_prompts
 from rag_clip.prompt_file import write_prompts
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.support_file import read_support
@@ -66,6 +68,30 @@ def test_shots_are_drawn_validated_by_others_and_merged(folder: Path) -> None:
     facts = json.loads(out)
     assert (code, facts["images"], facts["repeated"]) == (0, 3, 3)
     assert read_support(folder / "m.parquet").references == read_support(folder / "a.parquet").references
+
+
+def test_images_drawn_to_validate_choose_the_settings_of_heads(folder: Path) -> None:
+    def go(*arguments: object) -> None:
+        with chdir(folder), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            assert app([*map(str, arguments), "--model", "demo"], result_action="return_value") == 0
+
+    files = ("-o", "drawn.parquet", "--validation", "held.parquet", "--with-images")
+    go("support", "shots", "images.parquet", "--labels", "labels.json", "-k", 1, *files)
+    prompts, judged = ("--prompts", "prompts.parquet"), ("--validation", "held.parquet")
+    support_of = (*prompts, "--support", "drawn.parquet", *judged)
+    go("classify", "images.parquet", *support_of, "--head", "tip_adapter", "-o", "chosen.parquet")
+    como = ("--head", "como", "--second", "demo:second")
+    go("classify", "images.parquet", *support_of, *como, "-o", "blended.parquet")
+    for path in ("chosen.parquet", "blended.parquet"):
+        facts = json.loads(pq.read_schema(folder / path).metadata[b"rag_clip"])
+        assert facts["head"]["validation"] == {"path": "held.parquet", "images": 3}
+    (folder / "coop.toml").write_text("[context]\nlength = 2\n[schedule]\nepochs = 1\n")
+    go("learn", "drawn.parquet", *prompts, *judged, "--options", "coop.toml", "-o", "learned.safetensors")
+    learned = read_learned_prompts(folder / "learned.safetensors")
+    assert learned.provenance["head"]["validation"] == {"path": "held.parquet", "images": 3}
+    go("evaluate", "images.parquet", *support_of, "--labels", "labels.json", "--head", "tip_adapter", "-o", "e.parquet")
+    runs = [json.loads(settings) for settings in pq.read_table(folder / "e.parquet")["settings"].unique().to_pylist()]
+    assert [run["head"]["validation"] for run in runs if run["head"]] == ["held.parquet"]
 
 
 def test_images_are_found_and_those_to_classify_kept_out(folder: Path) -> None:

@@ -27,7 +27,6 @@ from rag_clip.cli import app
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
 from rag_clip.prompt_file import read_prompts
-from rag_clip.support_file import read_support, write_support
 
 RAG_CLIP = str(shutil.which("rag-clip", path=Path(sys.executable).parent))
 NAMES = [concept.name for concept in concepts()[:4]]
@@ -209,11 +208,14 @@ def test_a_head_on_labelled_images_classifies(supported: Path) -> None:
 
 
 def test_a_head_of_two_encoders_classifies_by_both(supported: Path) -> None:
-    images = pl.read_parquet(supported / "shots.parquet")["image"].to_list()
-    write_support(read_support(supported / "support.parquet"), supported / "pictured.parquet", images=images)
     options = ["--prompts", "plain.parquet", "--model", "demo", "--support", "pictured.parquet", "-o", "both.parquet"]
     (supported / "como.toml").write_text("alpha = 50.0\nbeta = 20.0\n")
     both = ["--head", "como", "--head-options", "como.toml", "--second", "demo:second"]
+    drawn = ["--labels", "labels.txt", "--label-column", "name", "-k", "1", "--model", "demo", "-o", "pictured.parquet"]
+    assert run("support", "shots", "shots.parquet", *drawn, folder=supported).returncode == 0
+    refused = run("classify", "shots.parquet", *options, *both, folder=supported)
+    assert (refused.returncode, "make it again with --with-images" in refused.stderr) == (1, True)
+    assert run("support", "shots", "shots.parquet", *drawn, "--with-images", folder=supported).returncode == 0
     assert run("classify", "shots.parquet", *options, *both, folder=supported).returncode == 0
     assert pl.read_parquet(supported / "both.parquet")["label"].to_list() == NAMES
     facts = json.loads(pq.read_schema(supported / "both.parquet").metadata[b"rag_clip"])

@@ -4,17 +4,16 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 import torch
 from classify_inputs import LightEncoder, encoded, picture, write_images
 from PIL import Image
 from rag_clip.pipelines.imaging.views import CopyViews, CropViews
-from rag_clip.pipelines.labelled import read_labelled
 from rag_clip.pipelines.support.shots import support_from_shots
 
 from rag_clip.data import LabelSet
-from rag_clip.support_file import read_support
+from rag_clip.support_file import read_support, read_support_images
 from rag_clip.testing import check_support
 
 LABELS = LabelSet(("red", "green", "blue", "pink"))
@@ -47,10 +46,38 @@ def test_shots_stand_for_their_classes_and_others_validate(tmp_path: Path):
     assert support.targets.sum(0).tolist() == [3, 3, 3, 0]
     rows = [int(reference.removeprefix(f"{path}#")) for reference in support.references]
     assert [names[row] for row in rows] == [LABELS.names[place] for place in support.targets.argmax(1).tolist()]
-    validation = read_labelled([held_out], LABELS, encoder=ENCODER)
-    used = set(pq.read_table(path)["image"].take(rows).to_pylist())
-    assert sorted(validation.targets.tolist()) == [0, 1, 2]
-    assert not used & set(pq.read_table(held_out)["image"].to_pylist())
+    validation = read_support(held_out, encoder=ENCODER.fingerprint)
+    check_support(validation, LABELS)
+    assert sorted(validation.targets.argmax(1).tolist()) == [0, 1, 2]
+    assert not set(validation.references) & set(support.references)
+    seen = [opened(speckled(int(reference.removeprefix(f"{path}#")))) for reference in validation.references]
+    pixels = torch.from_numpy(np.stack([ENCODER.preprocess(image) for image in seen])).permute(0, 3, 1, 2)
+    torch.testing.assert_close(validation.features, ENCODER.encode_pixels(pixels).pooled)
+    assert read_support_images(held_out) == [None] * 3
+
+
+def test_images_are_kept_on_demand_whether_they_lie_in_the_table_or_in_files(tmp_path: Path):
+    content = [speckled(seed) for seed in (1, 2, 2, 3)]
+    names = ["red", "red", "green", "green"]
+    for row, image in enumerate(content):
+        (tmp_path / f"{row}.png").write_bytes(image)
+    inside = write(tmp_path / "inside.parquet", list(content), names)
+    outside = write_images(tmp_path / "outside.parquet", [f"{row}.png" for row in range(4)], pa.string(), label=names)
+
+    def make(path: Path, **settings: object) -> list[bytes | None]:
+        output = tmp_path / "s.parquet"
+        support_from_shots([path], LABELS, output=output, encoder=ENCODER, k=2, views=0, **settings)
+        return read_support_images(output)
+
+    assert make(inside, with_images=True) == make(outside, with_images=True) == [content[0], content[1], content[3]]
+    assert make(outside) == [None] * 3
+    held_out = tmp_path / "validation.parquet"
+    support_from_shots(
+        [inside], LABELS, output=tmp_path / "s.parquet", encoder=ENCODER, k=1, validation_output=held_out,
+        with_images=True,
+    )  # fmt: skip
+    drawn = [int(reference.removeprefix(f"{inside}#")) for reference in read_support(held_out).references]
+    assert read_support_images(held_out) == [content[row] for row in drawn]
 
 
 def test_the_feature_of_an_image_is_the_mean_of_its_views(tmp_path: Path):
@@ -101,6 +128,21 @@ def test_a_support_set_is_made_again_only_where_something_changed(tmp_path: Path
     assert read_support(tmp_path / "s.parquet").references == (f"{first}#0", f"{second}#0")
 
 
+def test_images_to_validate_are_counted_with_the_support_and_made_again_only_where_something_changed(tmp_path: Path):
+    path = write(tmp_path / "a.parquet", [picture("red"), b"broken", speckled(1)], ["red"] * 3)
+    output, held_out = tmp_path / "s.parquet", tmp_path / "v.parquet"
+
+    def make(held_out: Path | None) -> tuple[int, int, int, bool]:
+        done = support_from_shots([path], LABELS, output=output, encoder=ENCODER, k=2, validation_output=held_out)
+        return done.images + done.validation, done.failed, done.repeated, done.reused
+
+    assert make(held_out) == (2, 1, 0, False)
+    before = output.stat().st_mtime_ns, held_out.stat().st_mtime_ns
+    assert make(held_out) == (2, 1, 0, True)
+    assert (output.stat().st_mtime_ns, held_out.stat().st_mtime_ns) == before
+    assert make(None)[3] is True
+
+
 @pytest.mark.parametrize(
     ("images", "label", "settings", "message"),
     [
@@ -111,6 +153,13 @@ def test_a_support_set_is_made_again_only_where_something_changed(tmp_path: Path
         ([picture("red")], "red", {"workers": -1}, "workers is -1"),
         ([picture("red")], "red", {"validation_output": "v.parquet"}, "no image is left to validate"),
         ([picture("red")], "red", {"output": "s.csv"}, "support sets are .parquet files"),
+        ([picture("red")], "red", {"validation_output": "v.csv"}, "support sets are .parquet files"),
+        (
+            [picture("red")],
+            "red",
+            {"output": "v.parquet", "validation_output": "./v.parquet"},
+            "v.parquet cannot hold both the support and the images to validate; name two files",
+        ),
     ],
 )
 def test_what_makes_no_support_is_refused(

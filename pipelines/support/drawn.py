@@ -1,0 +1,96 @@
+"""Rows drawn from labelled images: their features, their bytes, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import normalize
+
+from rag_clip.data import LabelSet
+from rag_clip.progress import Report, counting
+from rag_clip.protocols import Encoder
+
+from ..imaging.decoding import Item
+from ..imaging.facts import examine
+from ..imaging.rows import ImageFile
+from ..imaging.view_features import choose_workers, encode_views, read_pieces
+from ..imaging.views import CropViews
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Labelled images: their files, and the class of every row; rows are counted over all files."""
+
+    files: Sequence[ImageFile]
+    labels: LabelSet
+    classes: Sequence[int]
+    image_column: str
+    label_column: str
+
+    def items(self, rows: Sequence[int]) -> Iterator[list[Item]]:
+        """Yield the images of ascending `rows` in pieces."""
+        start = 0
+        for file in self.files:
+            held = [row - start for row in rows if start <= row < start + file.rows]
+            if held:
+                yield from read_pieces(file, self.image_column, held)
+            start += file.rows
+
+    def read(self, rows: Sequence[int]) -> list[bytes | None]:
+        """Return the images of ascending `rows` as bytes, those in files of their own too."""
+        items = [item for piece in self.items(rows) for item in piece]
+        images = [Path(item).read_bytes() if isinstance(item, str) else item for item in items]
+        return [image if isinstance(image, bytes) else None for image in images]
+
+    def references(self, rows: Sequence[int]) -> tuple[str, ...]:
+        """Return `FILE#ROW` of each row."""
+        ends = torch.tensor([file.rows for file in self.files]).cumsum(0)
+        numbers = torch.searchsorted(ends, torch.tensor(rows), right=True).tolist()
+        starts = [0, *ends.tolist()]
+        return tuple(f"{self.files[file].path}#{row - starts[file]}" for file, row in zip(numbers, rows, strict=True))
+
+
+class Drawn(NamedTuple):
+    """The images drawn that can be used: features float32 [m, d], row among all files, SHA-256; and how many cannot."""
+
+    features: torch.Tensor
+    rows: list[int]
+    hashes: list[str]
+    failed: int
+
+
+def encode_drawn(
+    source: Source,
+    rows: Sequence[int],
+    views: CropViews,
+    *,
+    encoder: Encoder,
+    stage: str,
+    workers: int | None,
+    report: Report,
+) -> Drawn:
+    """Encode the images of ascending `rows`, each as the mean of its views, normalised again.
+
+    Raises ValueError where none of them can be used, and for a number of workers below 0.
+    """
+    features, kept, hashes = [], [], []
+    errors: list[str] = []
+    waiting, advance = iter(rows), counting(stage, report, len(rows), unit="images")
+    processes = choose_workers(workers, len(rows))
+    for piece in encode_views(source.items(rows), views, encoder=encoder, workers=processes, examine=examine):
+        features.append(normalize(piece.features.mean(1), dim=-1))
+        hashes += [fact.sha256 for fact in piece.facts]
+        for error, row in zip(piece.errors, islice(waiting, len(piece.errors)), strict=True):
+            if error is None:
+                kept.append(row)
+            else:
+                errors.append(error)
+        advance(len(piece.errors))
+    if not kept:
+        raise ValueError(f"none of the {len(rows)} images drawn can be used; the first says: {errors[0]}")
+    return Drawn(torch.cat([each for each in features if len(each)]), kept, hashes, len(errors))
