@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.evaluate_options import ENCODER, HEADS, PLACES, AnyEncoder, Heads, Many, Places
+from rag_clip.cli.evaluate_options import ENCODER, HEADS, PLACES, AnyEncoder, Heads, Index, Many, Names, Places
 from rag_clip.cli.run import Json, Workers, run
 
 if TYPE_CHECKING:
@@ -35,15 +35,9 @@ def evaluate(
     check: Annotated[bool, Parameter(negative=(), help="Only say what is missing or does not fit.")] = False,
     places: Places = PLACES,
     heads: Heads = HEADS,
-    second: Annotated[list[str] | None, Many, Parameter(help="Further encoders that heads need.")] = None,
     scale: Annotated[float | None, Parameter(help="Of the encoder of a features file that does not say it.")] = None,
-    index: Annotated[
-        str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")
-    ] = None,
-    names: Annotated[
-        str | None,
-        Parameter(help="Further names to be mistaken for: a word list, a label file, captions, or an index of them."),
-    ] = None,
+    index: Index = None,
+    names: Names = None,
     features: Annotated[Path | None, Parameter(help="Keep image features here.")] = None,
     workers: Workers = None,
     as_json: Json = False,
@@ -68,21 +62,19 @@ def evaluate(
         from rag_clip.pipelines.evaluation.runs import read_prompt_files
         from rag_clip.pipelines.evaluation.tasks import image_task
 
-        if not tasks:
-            raise ValueError("there is nothing to measure on; give labelled images, features or tasks")
         chosen, few_shot = heads.choose()
         texts = read_prompt_files(prompts) if prompts else []
-        opened = places.open(tasks, texts)
-        loaded = encoder.load() if encoder.model else None
+        opened, loaded = places.open(tasks or (), texts), encoder.load_any()
         if check:
-            problems = check_evaluation(opened, texts=texts, heads=chosen, encoder=loaded and loaded.fingerprint)
+            mark = loaded and loaded.fingerprint
+            problems = check_evaluation(opened, texts=texts, heads=chosen, few_shot=few_shot, encoder=mark)
             return _say_problems(console, len(opened), problems)
         summary = evaluate_runs(
             [image_task(task, folder) for task, folder in opened], texts=texts, output=output, encoder=loaded,
             candidates=read_candidates(names, report=console.report) if names else None,
-            heads=chosen, few_shot=few_shot, others={name: encoder.load(name) for name in second or ()}, scale=scale,
-            index=index, features_dir=features, workers=workers, report=console.report,
-            on_result=lambda result: console.say(_line(result)),
+            heads=chosen, few_shot=few_shot, others=encoder.load_second(), scale=scale, index=index,
+            features_dir=features, workers=workers, on_result=lambda result: console.say(_line(result)),
+            report=console.report,
         )  # fmt: skip
         return _conclude(console, summary, page or output.with_suffix(".html"), loaded)
 

@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from rag_clip.evaluate.task import Task
     from rag_clip.pipelines.evaluation.runs import HeadChoice, PromptFile
     from rag_clip.pipelines.evaluation.shot_runs import FewShot
+    from rag_clip.protocols import Encoder
 
 Many = Parameter(negative=(), consume_multiple=True)
+Index = Annotated[str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")]
+Names = Annotated[
+    str | None,
+    Parameter(help="Further names to be mistaken for: a word list, a label file, captions, or an index of them."),
+]
 
 
 @Parameter(name="*")
@@ -27,6 +33,15 @@ class AnyEncoder(EncoderOptions):
     model: Annotated[str, Parameter(help="The encoder, as for classify; none for features in files.")] = ""
     device: Device = None  # again, since the types are looked up in this module
     precision: Precision = None
+    second: Annotated[list[str] | None, Many, Parameter(help="Further encoders that heads need.")] = None
+
+    def load_any(self) -> Encoder | None:
+        """Load the encoder, if one is named."""
+        return self.load() if self.model else None
+
+    def load_second(self) -> dict[str, Encoder]:
+        """Load the further encoders by their names."""
+        return {name: self.load(name) for name in self.second or ()}
 
 
 @Parameter(name="*")
@@ -44,6 +59,8 @@ class Places:
         from rag_clip.labels import read_labels
         from rag_clip.pipelines.evaluation.tasks import open_tasks
 
+        if not tasks:
+            raise ValueError("there is nothing to measure on; give labelled images, features or tasks")
         classes = read_labels(self.labels) if self.labels else texts[0].prompts.labels if texts else None
         columns = {"image_column": self.image_column, "label_column": self.label_column}
         opened: list[tuple[Task, Path]] = open_tasks(tasks, folder=self.data, labels=classes, **columns)

@@ -81,6 +81,12 @@ def test_check_says_what_is_missing_and_ends_with_one(folder: Path) -> None:
     assert (code, "there is no file" in out) == (1, True)
     assert errors.endswith("problems in 1 tasks; mend them and check again\n")
     assert run("pets.npz", "--check", folder=folder)[:2] == (0, "1 tasks can be measured\n")
+    code, out, _ = run("pets.npz", "--check", "--head", "ridge", "--shots", "1", "3", "all", folder=folder)
+    assert (code, out) == (
+        1,
+        "pets: there is no train split to take all images of; name one, or a number of shots\n"
+        "pets: test: 2 classes have no image left beside 3 shots: 'cat' (3), 'dog' (1)\n",
+    )
 
 
 @pytest.mark.parametrize(
