@@ -12,6 +12,7 @@ import pytest
 from classify_inputs import picture, write_images
 from evaluate_inputs import ENCODER, LABELS, prompt_files
 from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.evaluation.check import check_evaluation
 from rag_clip.pipelines.evaluation.results import Result
 from rag_clip.pipelines.evaluation.shot_runs import FewShot
 from rag_clip.pipelines.evaluation.tasks import ImageTask, image_task, open_tasks
@@ -22,6 +23,7 @@ from rag_clip.data import LabelSet
 from rag_clip.evaluate.feature_file import read_features
 from rag_clip.evaluate.ranking import mean_average_precision
 from rag_clip.evaluate.splits import Train
+from rag_clip.labels import write_labels
 
 NAMES, WIDTH = ("cat", "dog", "owl", "fox"), 16
 FIXED = {"linear_probe": {"rate": 1e-1, "weight_decay": 1e-4}}
@@ -120,16 +122,34 @@ def test_a_file_alone_says_by_its_labels_that_images_have_several(tmp_path: Path
     assert found[1].settings["images"] == 36 - drawn
 
 
-def test_images_with_lists_of_labels_are_encoded_and_ranked(tmp_path: Path) -> None:
-    colours: list[object] = [["red"], ["green"], ["blue"], ["red"], [], ["blue", "green"]]
-    images = [picture(colour) for colour in ("red", "green", "blue", "red", "red", "blue")]
-    place = write_images(tmp_path / "colours.parquet", images, label=colours)
-    task = image_task(*open_tasks([place], labels=LABELS)[0])
+def colours(path: Path, labels: list[object]) -> Path:
+    """Write pictures in the first colour of their labels, red where they have none."""
+    return write_images(path, [picture(names[0] if names else "red") for names in labels], label=labels)
+
+
+def test_images_with_lists_of_labels_are_encoded_ranked_and_learned(tmp_path: Path) -> None:
+    colours(tmp_path / "test.parquet", [["red"], ["green"], ["blue"], ["red"], [], ["blue", "green"]])
+    colours(tmp_path / "train.parquet", [["red"], ["blue", "green"], ["green"], ["red"], ["green"], []])
+    write_labels(LABELS, tmp_path / "labels.json")
+    (tmp_path / "colours.toml").write_text(
+        'name = "Colours"\nmetric = "map_11_point"\nlabels = "labels.json"\n'
+        'splits = { train = "train.parquet", test = "test.parquet" }\n'
+    )
+    opened = open_tasks([tmp_path / "colours.toml"], folder=tmp_path)
+    assert check_evaluation(opened) == ()
+    tasks = [image_task(*opened[0]), image_task(*open_tasks([tmp_path / "test.parquet"], labels=LABELS)[0])]
+    few = FewShot(("linear_probe",), ("all",), options=FIXED)
     found = evaluate(
-        [task], texts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, workers=0
+        tasks[:1], texts=prompt_files(tmp_path), few_shot=few, output=tmp_path / "r.parquet", encoder=ENCODER, workers=0
     ).results
-    assert run(found) == [("good", "map_11_point"), ("bad", "map_11_point")]
-    assert found[0].main.value > found[1].main.value
+    alone = evaluate(
+        tasks[1:], texts=prompt_files(tmp_path), output=tmp_path / "s.parquet", encoder=ENCODER, workers=0
+    ).results
+    assert [one.run for one in found] == [
+        "good", "good + linear_probe, all shots", "bad", "bad + linear_probe, all shots",
+    ]  # fmt: skip
+    assert found[3].main.value > found[2].main.value
+    assert [one.main for one in alone] == [found[0].main, found[2].main]
 
 
 def test_the_verb_measures_a_task_of_several_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
