@@ -21,7 +21,7 @@ def judging_rows(targets: torch.Tensor) -> torch.Tensor:
     would leave one of their classes nothing to train on. Classes that go with others may give more than a fifth.
     """
     if targets.ndim == 2:
-        return _of_several(targets)
+        return _of_several(targets.cpu()).to(targets.device)
     judges = torch.zeros(len(targets), dtype=torch.bool, device=targets.device)
     for name in sorted(set(targets.tolist()) - {-1}):
         rows = (targets == name).nonzero()[:, 0]
@@ -41,7 +41,7 @@ def _of_several(targets: torch.Tensor) -> torch.Tensor:
                 judges[row] = True
                 for each in classes:
                     training[each] -= 1
-    return judges.to(targets.device)
+    return judges
 
 
 def _judging(count: int) -> int:
