@@ -27,6 +27,7 @@ from .evaluation.wording import adversarial_names, synonym_swaps
 
 MOST_PAIRS = 4
 MOST_TASKS = 3
+MOST_SENTENCES = 6
 
 
 def write_evaluation(
@@ -161,7 +162,8 @@ def _settings(results: Sequence[Result]) -> str:
         for one in results
     )
     tuned = {one.settings["tuned"]: None for one in results}
-    return f"<h2>Settings, and what was tuned on what</h2>{''.join(map(paragraph, tuned))}{entries}"
+    said = folded("What was tuned on what", "".join(map(paragraph, tuned)), when=len(tuned) > MOST_SENTENCES)
+    return f"<h2>Settings, and what was tuned on what</h2>{said}{entries}"
 
 
 def _tiers(results: Sequence[Result]) -> str:

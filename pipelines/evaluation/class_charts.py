@@ -27,8 +27,8 @@ def draw_confusions(matrices: Mapping[str, np.ndarray], names: Sequence[str]) ->
         for axes, (run, matrix) in zip(panels, matrices.items(), strict=True):
             wrong = ~np.eye(size, dtype=bool)
             shown = np.zeros((size, size, 4))
-            shown[wrong] = _shade(matrix[wrong] / most, LOSS)
-            shown[~wrong] = _shade(matrix[~wrong] / most, "#0b66b0")
+            shown[wrong] = _shade(np.sqrt(matrix[wrong] / most), LOSS)
+            shown[~wrong] = _shade(np.sqrt(matrix[~wrong] / most), "#0b66b0")
             axes.imshow(shown, aspect="auto")
             for row, column in zip(*np.nonzero(matrix), strict=True):
                 deep = matrix[row, column] / most > 0.55
@@ -61,7 +61,7 @@ def draw_thefts(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> str
             for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
                 axes.text(
                     column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center",
-                    fontsize=7.5 if beside else 6.5, color="white" if shares[row, column] / most > 0.55 else INK,
+                    fontsize=7.5 if beside else 6.5, color="white" if shares[row, column] / most > 0.6 else INK,
                 )  # fmt: skip
             for place in range(size):
                 axes.add_patch(
@@ -133,5 +133,5 @@ def _ends(order: np.ndarray, change: np.ndarray) -> list[int]:
 def _shade(share: np.ndarray, colour: str) -> np.ndarray:
     """Return RGBA [k, 4] from white, at 0, to the colour, at 1."""
     full = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
-    mixed = 1 + np.sqrt(np.clip(share, 0, 1))[:, None] * (full - 1)
+    mixed = 1 + np.clip(share, 0, 1)[:, None] * (full - 1)
     return np.concatenate([mixed, np.ones((len(share), 1))], axis=1)

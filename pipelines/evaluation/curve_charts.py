@@ -112,10 +112,12 @@ def _shot_panel(axes: Axes, panel: ShotPanel, places: Mapping[int | None, float]
         highs = [one.value if one.high is None else one.high for one in held]
         axes.fill_between(across, lows, highs, color=line.colour, alpha=0.14, linewidth=0)
         axes.plot(across, values, color=line.colour, linewidth=2, marker="o", markersize=4)
-    ends = [(places[list(line.points)[-1]], list(line.points.values())[-1].value, line.colour) for line in panel.lines]
+    edge = axes.get_xlim()[1]
+    ends = [(edge, list(line.points.values())[-1].value, line.colour) for line in panel.lines]
     if panel.alone is not None:
         axes.axhline(panel.alone, color=INK, linewidth=1.1, linestyle=(0, (4, 3)))
-        ends.append((max(places.values()), panel.alone, INK))
+        ends.append((edge, panel.alone, INK))
+    axes.set_xlim(right=edge)
     label_ends(axes, ends)
     axes.set_title(panel.name)
     axes.set_xticks(list(places.values()), ["all" if count is None else str(count) for count in places])
@@ -138,7 +140,7 @@ def _curves(axes: Axes, curves: Mapping[str, Mapping[str, float]], *, by_size: b
     largest = max(int(size) for curve in curves.values() for size in curve)
     if by_size:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator([size for size in SIZES if size <= largest]))
+        axes.xaxis.set_major_locator(FixedLocator([*(size for size in SIZES if 1.6 * size <= largest), largest]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:,.0f}"))
     else:

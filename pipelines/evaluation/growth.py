@@ -14,6 +14,7 @@ from .results import Result
 from .shown import Shown, first_and_best
 
 PAIRS = 10
+PAIRS_OF_LABEL = 2
 THIEF = " ← "
 
 
@@ -87,10 +88,14 @@ def _by_group(result: Result, groups: Sequence[str]) -> np.ndarray:
 
 
 def _pairs(held: Sequence[Shown]) -> str:
-    """Return a table of the worst pairs of label and thief; a share that is not among a run's greatest is a dash."""
+    """Return the worst pairs, two of a label at most; a dash stands for what is not among a run's greatest."""
     taken = [one.result.series("taken") for one in held]
     worst = {key: max(each.get(key, 0.0) for each in taken) for key in {key for each in taken for key in each}}
-    keys = sorted(worst, key=lambda key: (-worst[key], key))[:PAIRS]
+    by_label: dict[str, list[str]] = {}
+    for key in sorted(worst, key=lambda key: (-worst[key], key)):
+        by_label.setdefault(key.partition(THIEF)[0], []).append(key)
+    spread = [key for keys in by_label.values() for key in keys[:PAIRS_OF_LABEL]]
+    keys = sorted(spread, key=lambda key: -worst[key])[:PAIRS]
     rows = [[html.escape(key), *(_share(each.get(key)) for each in taken)] for key in keys]
     return table(["images of ← taken by", *(one.name() for one in held)], rows)
 

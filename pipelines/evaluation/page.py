@@ -16,8 +16,8 @@ header p,small,.note,.small{color:#5a6b7b}h1{margin:0;font-size:1.7rem}header p{
 h2{margin:2.4rem 0 .3rem;font-size:1.35rem}h3{margin:2rem 0 .1rem;font-size:1.08rem}h4{margin:1.2rem 0 .4rem}
 p{margin:.4rem 0 .8rem;max-width:80ch}.small,.note{font-size:.87rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;margin:.8rem 0 .4rem;font-variant-numeric:tabular-nums}
-td,th{padding:.34rem .55rem;text-align:right;border-bottom:1px solid #e3e8ed;vertical-align:top;white-space:nowrap}
-td:first-child,th:first-child{text-align:left;padding-left:0}th{color:#5a6b7b;font-weight:500;font-size:.87rem}
+td,th{padding:.34rem .45rem;text-align:right;border-bottom:1px solid #e3e8ed;vertical-align:top;white-space:nowrap}
+td:first-child,th:first-child{text-align:left;padding-left:0;position:sticky;left:0;background:#fff}th{color:#5a6b7b;font-weight:500;font-size:.87rem}
 td small{display:block;font-size:.72rem;line-height:1.3}
 .tier{font-size:.72rem;font-weight:600;color:#3c5a78;background:#e8eff6;border-radius:4px;padding:.08rem .36rem;
 white-space:nowrap}

@@ -97,7 +97,7 @@ def test_sections_without_their_numbers_are_empty() -> None:
 def test_openness_is_drawn_by_groups_and_by_single_classes_on_a_logarithmic_axis() -> None:
     words = drawn(openness(paint([TEMPLATES])))["Openness."]
     assert words[:4] == ["1", "2", "groups of classes known", "50%"]
-    assert words[words.index("50.0%") :][1:4] == ["1", "2", "classes known, one by one"]
+    assert words[words.index("50.0%") :][1:5] == ["1", "2", "4", "classes known, one by one"]
     assert words[-1] == "templates [T0]"
     text = openness(paint([run("classes", 0.5, *series("accuracy_by_classes", {"1": 1.0, "2": 0.5}))]))
     assert "Groups of classes" not in text
