@@ -66,7 +66,8 @@ def difference(before: Result, after: Result) -> Difference | None:
     """Return the paired difference in accuracy over the images that both measured.
 
     What was drawn several times counts with its mean over the draws that measured an image; where both were, draw by
-    draw. None where answers were not kept for both, no image was measured by both, or one has another label.
+    draw. The interval is over images, with the draws as they were. None where answers were not kept for both, no image
+    was measured by both, or one has another label.
     """
     if before.images is None or after.images is None:
         return None

@@ -206,6 +206,8 @@ def test_all_images_of_the_train_split_are_drawn_once_with_intervals_over_images
     assert "low_high" not in found.settings
     assert f"ridge was built on all images of {tmp_path / 'train.npz'}; " in found.settings["tuned"]
     assert evaluate([task], output=output, few_shot=FewShot(("ridge",), ("all",), seeds=5)).measured == 0
+    held_out = evaluate([task], output=output, few_shot=FewShot(("ridge",), ("all",), validate=True)).results[1]
+    assert "train.npz; its open settings were chosen on the first fifth of each class" in held_out.settings["tuned"]
     with pytest.raises(ValueError, match="Pets has no train split to take all images of; name one, or a number of"):
         evaluate([replace(task, train=None)], output=output, few_shot=FewShot(("ridge",), ("all",)))
 
