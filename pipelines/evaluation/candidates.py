@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +19,7 @@ from rag_clip.data import LabelSet
 from rag_clip.knowledge.names import folded
 from rag_clip.labels import read_labels
 from rag_clip.progress import Report, counting, silent
+from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.templates import fill
 from rag_clip.protocols import Encoder
 from rag_clip.store import open_store
@@ -44,17 +46,42 @@ class Candidates:
         """Sixteen hexadecimal digits over the names."""
         return digest(self.names)
 
-    def apart_from(self, labels: Sequence[LabelSet]) -> list[int]:
-        """Return the places of the names that are no name or synonym of a class: without case, accents and plurals.
 
-        Raises ValueError where none is left.
-        """
-        spoken = (_spoken(name) for each in labels for group in (each.names, *each.synonyms) for name in group)
-        taken = {form for name in spoken for form in _forms(name)}
-        rows = [row for row, name in enumerate(self.names) if _spoken(name) not in taken]
-        if not rows:
-            raise ValueError(f"all {len(self.names)} names of {self.place} are names of the classes; give others")
-        return rows
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """The candidates that may be added to some classes: their places, and the class that each speaks of, or ""."""
+
+    rows: tuple[int, ...]
+    speaks: tuple[str, ...]
+
+
+@lru_cache(maxsize=8)
+def rivals_of(labels: LabelSet, candidates: Candidates) -> Rivals:
+    """Leave out names and synonyms of the classes, whatever case, accents and plural, and what speaks of several.
+
+    A candidate speaks of a class whose whole name it holds, as "pink flamingo" does of "flamingo". Raises ValueError
+    where none is left.
+    """
+    spoken = (_spoken(name) for group in (labels.names, *labels.synonyms) for name in group)
+    taken = {form for name in spoken for form in _forms(name)}
+    mentions = Mentions(labels)
+    held = [
+        (row, tuple(mentions.names(name))) for row, name in enumerate(candidates.names) if _spoken(name) not in taken
+    ]
+    kept = [(row, "".join(classes)) for row, classes in held if len(classes) < 2]
+    if not kept:
+        raise ValueError(
+            f"all {len(candidates.names)} names of {candidates.place} are those of the classes; give others"
+        )
+    rows, speaks = zip(*kept, strict=True)
+    return Rivals(rows, speaks)
+
+
+def with_synonyms(labels: LabelSet, told: LabelSet) -> LabelSet:
+    """Return the classes with the synonyms that another label set has for them as well."""
+    more = dict(zip(told.names, told.synonyms, strict=True))
+    columns = zip(labels.names, labels.synonyms, strict=True)
+    return replace(labels, synonyms=tuple(tuple(dict.fromkeys([*own, *more[name]])) for name, own in columns))
 
 
 def read_candidates(place: str | Path, *, phrases: int = PHRASES, report: Report = silent) -> Candidates:

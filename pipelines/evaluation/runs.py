@@ -14,7 +14,7 @@ from rag_clip.labels import labels_to_document
 from rag_clip.prompt_file import read_prompts
 from rag_clip.support_file import read_support
 
-from .candidates import Candidates
+from .candidates import Candidates, rivals_of, with_synonyms
 from .results import FORMAT
 from .tasks import ImageTask, digest, file_identity
 from .tiers import tier_of
@@ -154,8 +154,8 @@ def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) ->
     """
     if candidates is None or run.head or not isinstance(run.texts, PromptFile):
         return run
-    apart = candidates.apart_from([run.texts.prompts.labels, task.labels])
-    left_out = len(candidates.names) - len(apart)
+    rivals = rivals_of(with_synonyms(run.texts.prompts.labels, task.labels), candidates)
+    left_out = len(candidates.names) - len(rivals.rows)
     facts = {"place": candidates.place, "names": len(candidates.names), "left_out": left_out}
     return replace(run, key=digest([run.key, candidates.digest]), settings={**run.settings, "candidates": facts})
 

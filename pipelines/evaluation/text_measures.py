@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
-from rag_clip.data import LabelSet, Prompts
+from rag_clip.data import Prompts
 from rag_clip.evaluate.geometry import alignment, uniformity
 from rag_clip.evaluate.splits import Test
 from rag_clip.evaluate.stability import swap_synonyms
@@ -19,7 +19,7 @@ from rag_clip.progress import Report, silent
 from rag_clip.prompts.renamed import shared_templates, swap_names
 from rag_clip.protocols import Encoder
 
-from .candidates import CandidateTexts
+from .candidates import CandidateTexts, rivals_of, with_synonyms
 from .results import Measure
 
 WORST = 20
@@ -38,10 +38,11 @@ def measure_texts(
     """Return the numbers of texts alone: `alignment` and `uniformity`, and what other names would do.
 
     With `candidates`, `adversarial_name` is the accuracy left when one of the 20 worst names is added,
-    `adversarial_set` that after each of a set chosen greedily, `certified` what no candidate can take. Where classes of
-    `prompts` or `test` have synonyms, `swap_kept`, `swap_accuracy`, `swap_recall_before` and `swap_recall` are means
-    over the swaps of one name, the last by swap too. Texts whose vector is `known` are not encoded again. `prompts` are
-    those of `alone`, None for text features of a file. Nothing for images with several labels, or one class.
+    `adversarial_set` that after each of a set chosen greedily, `certified` what no candidate can take; a name that
+    holds that of a class takes no image of it. Where classes of `prompts` or `test` have synonyms, `swap_kept`,
+    `swap_accuracy`, `swap_recall_before` and `swap_recall` are means over the swaps of one name, the last by swap too.
+    Texts whose vector is `known` are not encoded again. `prompts` are those of `alone`, None for text features of a
+    file. Nothing for images with several labels, or one class.
     """
     if test.truth.ndim == 2 or len(alone.labels) < 2:
         return ()
@@ -54,25 +55,19 @@ def measure_texts(
     ]
     if prompts is None or encoder is None:
         return tuple(found)
-    named = replace(prompts, labels=_with_synonyms(prompts, test))
+    named = replace(prompts, labels=with_synonyms(prompts.labels, test.labels))
     if candidates is not None:
         found += _adversarial(test, weights, named, candidates)
     return (*found, *_swaps(test, weights, named, encoder, known, report))
 
 
-def _with_synonyms(prompts: Prompts, test: Test) -> LabelSet:
-    """Return the classes of the prompts with the synonyms of the task as well."""
-    told = dict(zip(test.labels.names, test.labels.synonyms, strict=True))
-    columns = zip(prompts.labels.names, prompts.labels.synonyms, strict=True)
-    merged = tuple(tuple(dict.fromkeys([*own, *told[name]])) for name, own in columns)
-    return replace(prompts.labels, synonyms=merged)
-
-
 def _adversarial(test: Test, weights: torch.Tensor, named: Prompts, texts: CandidateTexts) -> Iterator[Measure]:
-    features, rows = test.features.pooled, texts.candidates.apart_from([named.labels])
-    names = [texts.candidates.names[row] for row in rows]
-    others = texts.weights(shared_templates(named))[rows].to(features)
-    found = adversarial_names(features, test.truth, weights, others, count=WORST)
+    features, rivals = test.features.pooled, rivals_of(named.labels, texts.candidates)
+    names = [texts.candidates.names[row] for row in rivals.rows]
+    others = texts.weights(shared_templates(named))[list(rivals.rows)].to(features)
+    place = {name: row for row, name in enumerate(test.labels.names)}
+    speaks = torch.tensor([place.get(name, -1) for name in rivals.speaks], device=features.device)
+    found = adversarial_names(features, test.truth, weights, others, speaks=speaks, count=WORST)
     for row, left in zip(found.worst.tolist(), found.single_accuracy.tolist(), strict=True):
         yield Measure("adversarial_name", names[row], left)
     for row, left in zip(found.chosen.tolist(), found.set_accuracy.tolist(), strict=True):

@@ -55,6 +55,23 @@ def test_no_name_takes_what_is_certified() -> None:
     assert len(found.chosen) < 200
 
 
+def test_a_name_takes_no_image_of_the_class_it_speaks_of() -> None:
+    inputs = noise()
+    features, targets, classes, names = inputs
+    speaks = torch.arange(200) % 7 - 1
+    found = adversarial_names(*inputs, speaks=speaks, count=200)
+    free = adversarial_names(*inputs, count=200)
+    scores, own = features @ names.T, (features * classes[targets]).sum(1)
+    right = (features @ classes.T).argmax(1) == targets
+    taken = right[:, None] & (scores >= own[:, None]) & (speaks != targets[:, None])
+    assert found.takes.tolist() == taken.sum(0).tolist()
+    assert found.certified == pytest.approx(float((right & ~taken.any(1)).double().mean()))
+    assert float(found.set_accuracy[-1]) == pytest.approx(found.certified)
+    assert found.certified > free.certified
+    with pytest.raises(ValueError, match=r"`speaks` is \(3,\) for 200 candidates"):
+        adversarial_names(*inputs, speaks=torch.zeros(3, dtype=torch.int64))
+
+
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = adversarial_names(*noise())
     monkeypatch.setattr("rag_clip.evaluate.vocabulary.CELLS", 1000)

@@ -10,7 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rag_clip.pipelines.captions import build_index
-from rag_clip.pipelines.evaluation.candidates import Candidates, CandidateTexts, read_candidates
+from rag_clip.pipelines.evaluation.candidates import (
+    Candidates,
+    CandidateTexts,
+    Rivals,
+    read_candidates,
+    rivals_of,
+    with_synonyms,
+)
 
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import LabelSet
@@ -61,13 +68,26 @@ def test_captions_of_a_file_and_of_an_index_give_the_same_frequent_phrases(tmp_p
 
 
 def test_names_of_the_classes_are_left_out_whatever_their_case_accents_and_plurals() -> None:
-    names = ("foxes", "Fox", "red fox", "pâté", "bus", "buses", "St Bernard dogs", "glass", "vixens", "owl")
+    names = ("foxes", "Fox", "red owl", "pâté", "bus", "buses", "St Bernard dogs", "glass", "vixens", "owl")
     labels = LabelSet(("fox", "Pate", "Buses", "St. Bernard dog", "glasses"), synonyms=(("vixen",), (), (), (), ()))
     found = Candidates("words.txt", names)
-    assert [names[row] for row in found.apart_from([labels])] == ["red fox", "owl"]
-    assert found.apart_from([labels, LabelSet(("owl",))]) == [2]
-    with pytest.raises(ValueError, match=r"all 10 names of words\.txt are names of the classes; give others"):
-        found.apart_from([labels, LabelSet(("owl", "red fox"))])
+    assert rivals_of(labels, found) == Rivals((2, 9), ("", ""))
+    with pytest.raises(ValueError, match=r"all 10 names of words\.txt are those of the classes; give others"):
+        rivals_of(LabelSet((*labels.names, "owl", "red owl"), synonyms=(*labels.synonyms, (), ())), found)
+
+
+def test_a_name_that_holds_that_of_a_class_speaks_of_it_and_one_of_several_is_left_out() -> None:
+    labels = LabelSet(("fox", "polar bear"), synonyms=(("vixen",), ()))
+    names = ("red fox", "old Vixen", "fox and polar bear", "bear", "foxglove", "polar-bear cub")
+    assert rivals_of(labels, Candidates("words.txt", names)) == Rivals(
+        (0, 1, 3, 4, 5), ("fox", "fox", "", "", "polar bear")
+    )
+
+
+def test_synonyms_of_another_label_set_are_added_to_the_classes_they_are_of() -> None:
+    labels = LabelSet(("fox", "owl"), synonyms=(("vixen",), ()))
+    told = LabelSet(("owl", "fox", "elk"), synonyms=(("owlet",), ("tod", "vixen"), ("wapiti",)))
+    assert with_synonyms(labels, told) == LabelSet(("fox", "owl"), synonyms=(("vixen", "tod"), ("owlet",)))
 
 
 def test_candidates_are_encoded_as_classes_are_and_once_for_each_set_of_templates() -> None:

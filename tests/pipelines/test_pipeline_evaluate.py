@@ -188,15 +188,15 @@ def test_candidate_names_are_measured_beside_texts_alone_and_change_no_other_run
     heads = choose_heads(["tip_adapter"], support=shots(tmp_path / "s.parquet"))
     job = partial(evaluate, [task], texts=texts, output=output, encoder=ENCODER, heads=heads, workers=0)
     plain = job()
-    named = job(candidates=Candidates("words.txt", ("reds", "red green", "sky")))
+    named = job(candidates=Candidates("words.txt", ("reds", "red sea", "sky")))
     other = job(candidates=Candidates("words.txt", ("sea",)))
     assert [(one.measured, one.found) for one in (plain, named, other, job())] == [(2, 0), (1, 1), (1, 1), (0, 2)]
     alone, head = named.results
-    assert set(alone.series("adversarial_name")) == {"red green", "sky"}
+    assert set(alone.series("adversarial_name")) == {"red sea", "sky"}
     assert head.series("adversarial_name") == plain.results[0].series("adversarial_name") == {}
     assert alone.settings["candidates"] == {"place": "words.txt", "names": 3, "left_out": 1}
     assert "candidates" not in head.settings
-    with pytest.raises(ValueError, match=r"all 1 names of words\.txt are names of the classes; give others"):
+    with pytest.raises(ValueError, match=r"all 1 names of words\.txt are those of the classes; give others"):
         job(candidates=Candidates("words.txt", ("Blue",)))
     with pytest.raises(
         ValueError, match="names are added to the classes of prompts files; give prompts, and the model"

@@ -50,7 +50,12 @@ def test_names_are_put_into_the_templates_of_the_prompts_and_added_to_the_classe
     found = measured(test, PROMPTS, texts)
     others = zero_shot(template_prompts(LabelSet(("owl", "green owl", "sky")), templates=("{}", "{} dark")), ENCODER)
     expected = adversarial_names(
-        test.features.pooled, TRUTH, zero_shot(PROMPTS, ENCODER).weights, others.weights, count=20
+        test.features.pooled,
+        TRUTH,
+        zero_shot(PROMPTS, ENCODER).weights,
+        others.weights,
+        speaks=torch.tensor([-1, 1, -1]),
+        count=20,
     )
     ranked = [others.labels.names[row] for row in expected.worst.tolist()]
     assert list(found["adversarial_name"].items()) == list(zip(ranked, expected.single_accuracy.tolist(), strict=True))
