@@ -65,7 +65,8 @@ def draw_margins(shown: Sequence[Shown]) -> str:
             axes.axvline(0, color=FAINT, linewidth=0.9)
             for one in shown:
                 _margins(axes, one.result.series(metric), one.colour)
-            axes.set(xlim=(min(0, *ends) * 1.03, max(0, *ends) * 1.03), ylim=(0, 1))
+            # Where every margin is zero, an axis of no length would warn.
+            axes.set(xlim=(min(-1e-9, *ends) * 1.03, max(1e-9, *ends) * 1.03), ylim=(0, 1))
             axes.set_xlabel(f"margin {MARGINS[metric]}, in logits")
             for side, word in (("right", "wrong "), ("left", " right")):
                 axes.text(0, 1.01, word, transform=axes.get_xaxis_transform(), ha=side, fontsize=8.5, color=FAINT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -32,34 +32,51 @@ COLUMNS = {
     "acc_e": Column("Acc-E", note="Acc-E, on the groups known so far, over all steps of a growing vocabulary"),
     "acc_s": Column("Acc-S", note="Acc-S, on one group while the others are added"),
     "ece": Column("ECE", note="ECE, the expected calibration error (lower is better)"),
-    "brier": Column("Brier", ".3f", "Brier, the squared error of the probabilities (lower)"),
+    "brier": Column("Brier", ".3f", "Brier, the squared error of the probabilities (lower is better)"),
     "aurc": Column("AURC", ".3f", "AURC, the area under the curve of risk against coverage (lower)"),
     "alignment": Column("alignment", ".3f", "alignment, the squared distance of an image to its class (lower)"),
     "uniformity": Column("uniformity", ".3f", "uniformity, how close the class texts lie to one another (lower)"),
     "parameters": Column("trained", ",.0f", "trained, the numbers that training sets"),
     "parameter_efficiency": Column("efficiency", ".3f", "efficiency, the main number discounted by those trained"),
 }
+MORE = ("brier", "aurc", "alignment", "uniformity", "parameters", "parameter_efficiency")
 
 
 def numbers(results: Sequence[Result]) -> str:
-    """Return the table of a task: each run's numbers, and its paired difference from the first; folded if long."""
+    """Return the table of a task: each run's numbers, and its paired difference from the first; folded if long.
+
+    What would make it too wide is in a second one, folded up.
+    """
     held = {metric: column for metric, column in COLUMNS.items() if any(one.get(metric) for one in results)}
+    main = {metric: column for metric, column in held.items() if metric not in MORE}
+    more = {metric: column for metric, column in held.items() if metric in MORE}
     first = results[0]
     rows = []
     for one in results:
         paired = difference(first, one) if one is not first else None
         shown = "" if paired is None else f"{paired.value:+.1%}{_bounds(paired.low, paired.high, '+.1%')}"
-        cells = [_cell(column, one.get(metric)) for metric, column in held.items()]
+        cells = [_cell(column, one.get(metric)) for metric, column in main.items()]
         rows.append([name_of(one), cells[0], shown, *cells[1:]])
-    heads = ["run", *(column.title for column in held.values())]
+    heads = ["run", *(column.title for column in main.values())]
     heads.insert(2, f"less {first.run}")
     bounds = next((one.settings["low_high"] for one in results if "low_high" in one.settings), "")
     drawn = f"; for shots they are {bounds}" if bounds else ""
-    notes = "; ".join(column.note for column in held.values() if column.note)
-    note = f"Small figures bound the 95 % interval over images{drawn}. Differences are paired. {notes}."
-    return folded(
-        f"All numbers of {len(results)} runs", table(heads, rows) + paragraph(note, small=True), when=_long(results)
-    )
+    note = f"Small figures bound the 95 % interval over images{drawn}. Differences are paired."
+    whole = table(heads, rows) + _notes(main, note)
+    return folded(f"All numbers of {len(results)} runs", whole, when=_long(results)) + _more(results, more)
+
+
+def _more(results: Sequence[Result], columns: Mapping[str, Column]) -> str:
+    if not columns:
+        return ""
+    rows = [[name_of(one), *(_cell(column, one.get(metric)) for metric, column in columns.items())] for one in results]
+    titles = [column.title for column in columns.values()]
+    return folded(f"More: {', '.join(titles)}", table(["run", *titles], rows) + _notes(columns, ""))
+
+
+def _notes(columns: Mapping[str, Column], before: str) -> str:
+    notes = "; ".join(column.note for column in columns.values() if column.note)
+    return paragraph(f"{before} {notes}." if notes else before, small=True)
 
 
 def across_tasks(results: Sequence[Result]) -> str:

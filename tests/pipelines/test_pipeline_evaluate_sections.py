@@ -13,7 +13,7 @@ import pyarrow as pa
 from rag_clip.pipelines.evaluate_report import write_evaluation
 from rag_clip.pipelines.evaluation.examples import answers
 from rag_clip.pipelines.evaluation.growth import margins, openness, thefts
-from rag_clip.pipelines.evaluation.numbers import across_tasks
+from rag_clip.pipelines.evaluation.numbers import across_tasks, numbers
 from rag_clip.pipelines.evaluation.results import IMAGES, Measure, Result
 from rag_clip.pipelines.evaluation.shots import few_shots
 from rag_clip.pipelines.evaluation.shown import holding, paint, shorten
@@ -235,3 +235,14 @@ def test_of_shots_drawn_several_times_the_first_answer_to_an_image_counts() -> N
 def test_long_names_are_cut_in_the_middle() -> None:
     assert shorten("templates + linear_probe, 16 shots", 20) == "templates…16 shots"
     assert shorten("short", 5) == "short"
+
+
+def test_numbers_that_would_widen_the_table_are_folded_up_below_it() -> None:
+    one = run("templates", 0.5, Measure("ece", "", 0.1), Measure("brier", "", 0.25), Measure("parameters", "", 1280))
+    page = numbers([one, run("default", 0.6)])
+    assert rows(page) == [
+        ["run", "top-1", "less templates", "ECE"], ["templates T0", "50.0%", "", "10.0%"],
+        ["default T0", "60.0%", "", ""],
+        ["run", "Brier", "trained"], ["templates T0", "0.250", "1,280"], ["default T0", "", ""],
+    ]  # fmt: skip
+    assert "<details><summary>More: Brier, trained</summary>" in page
