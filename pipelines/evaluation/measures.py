@@ -11,8 +11,8 @@ import torch
 from rag_clip.data import LabelSet
 from rag_clip.evaluate.calibration import brier_scores, calibration_interval, confidence_of, risk_interval
 from rag_clip.evaluate.curves import openness_intervals
-from rag_clip.evaluate.metrics import check_logits, count_above, is_right, per_class, predict
-from rag_clip.evaluate.openness import number_groups, openness
+from rag_clip.evaluate.metrics import check_finite, check_logits, count_above, is_right, per_class, predict
+from rag_clip.evaluate.openness import label_groups, openness
 from rag_clip.evaluate.ranking import rank_images, roc_auc
 from rag_clip.evaluate.splits import Test, take_features
 from rag_clip.evaluate.task import Metric
@@ -38,9 +38,10 @@ def measure(
     the calibration error, and else by the bootstrap: of the images of each class for means over classes, openness and
     ROC-AUC, of all images for the others, corrected for its bias where that is great, in average precision.
 
-    Raises ValueError for logits that are not finite, and for ROC-AUC of other than two classes.
+    Raises ValueError for logits that are not finite, ROC-AUC of other than two classes, and as `label_groups`.
     """
     if truth.ndim == 2:
+        check_finite(logits)
         return average_precisions(logits.double().softmax(1), truth)
     ranked = [_roc_auc(logits, truth)] if metric == "roc_auc" else []
     found = (
@@ -112,10 +113,11 @@ def _trust(logits: torch.Tensor, targets: torch.Tensor) -> Iterator[Measure]:
 
 
 def _openness(logits: torch.Tensor, targets: torch.Tensor, labels: LabelSet) -> Iterator[Measure]:
-    """Yield Acc-C, Acc-E, Acc-S and the curve they are means of, where every class has a group and not all one."""
-    if len(set(labels.groups)) < 2 or not all(labels.groups):
+    """Yield Acc-C, Acc-E, Acc-S and the curve they are means of, where classes are in two groups or more."""
+    held = label_groups(labels)
+    if held is None:
         return
-    groups = number_groups(labels.groups)[1].to(targets.device)
+    groups = held[1].to(targets.device)
     found = openness_intervals(openness(logits, targets, groups), targets, groups)
     for name, each in (("acc_c", found.acc_c), ("acc_e", found.acc_e), ("acc_s", found.acc_s)):
         yield _with_interval(name, each)

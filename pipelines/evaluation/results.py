@@ -154,15 +154,27 @@ def read_results(path: str | Path, *, runs: Path | None = None) -> list[Result]:
         table = pq.read_table(path)
     except pa.ArrowException as error:
         raise ValueError(f"{path} is not a readable Parquet file ({error}); evaluate again") from error
-    facts = json.loads((table.schema.metadata or {}).get(_KEY, b"{}"))
+    facts = _facts(table)
     if facts.get("format") != FORMAT:
         found = f"format {facts['format']} of rag-clip {facts.get('version')}" if facts else "no results of rag-clip"
         raise ValueError(f"{path} holds {found}; this version reads format {FORMAT}: evaluate again")
+    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{path} has no column {missing[0]!r}; it was changed since it was written: evaluate again")
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in table.to_pylist():
         groups.setdefault((row["task"], row["key"]), []).append(row)
     folder = runs_folder(path) if runs is None else runs
     return [_result(rows, folder) for rows in groups.values()]
+
+
+def _facts(table: pa.Table) -> dict[str, Any]:
+    """Return what a results file says of itself, nothing where it is none."""
+    try:
+        facts = json.loads((table.schema.metadata or {}).get(_KEY, b"{}"))
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) and "format" in facts else {}
 
 
 def _result(rows: Sequence[Mapping[str, Any]], folder: Path) -> Result:
@@ -172,6 +184,8 @@ def _result(rows: Sequence[Mapping[str, Any]], folder: Path) -> Result:
         images = pq.read_table(folder / f"{first['key']}.images.parquet")
     except FileNotFoundError:
         images = None
+    except pa.ArrowException as error:
+        raise ValueError(f"{folder / first['key']}.images.parquet is damaged ({error}); remove it") from error
     return Result(
         first["task"], first["run"], first["tier"], first["key"], json.loads(first["settings"]), measures, images
     )

@@ -12,6 +12,7 @@ import torch
 
 from rag_clip.data import Features, LabelSet
 from rag_clip.evaluate.feature_file import FeatureFile, has_features, read_features
+from rag_clip.evaluate.openness import label_groups
 from rag_clip.evaluate.several_labels import holds_several
 from rag_clip.evaluate.splits import Test
 from rag_clip.evaluate.task import Metric, Role, Task, bundled_tasks, read_task, task_labels
@@ -94,11 +95,19 @@ def open_tasks(
 
 
 def image_task(task: Task, folder: str | Path) -> ImageTask:
-    """Return what is measured of a task: its test split, with the file of its train split; raises as `task_labels`."""
+    """Return what is measured of a task: its test split, with the file of its train split.
+
+    Raises ValueError where only some classes have a group, and as `task_labels`.
+    """
+    labels = task_labels(task, folder)
+    try:
+        label_groups(labels)
+    except ValueError as error:
+        raise ValueError(f"{task.name}: {error}") from error
     return ImageTask(
         task.name,
         (task.path("test", folder),),
-        task_labels(task, folder),
+        labels,
         task.image_column,
         task.label_column,
         task.metric,

@@ -9,7 +9,7 @@ import torch
 from rag_clip.data import LabelSet
 from rag_clip.evaluate.curves import Thieves, class_curve, find_thieves
 from rag_clip.evaluate.geometry import margins
-from rag_clip.evaluate.openness import number_groups
+from rag_clip.evaluate.openness import label_groups, number_groups
 from rag_clip.evaluate.uncertainty import mean_interval
 
 from .results import Measure
@@ -31,8 +31,8 @@ def measure_vocabulary(logits: torch.Tensor, truth: torch.Tensor, labels: LabelS
     """
     if truth.ndim == 2 or len(labels) < 2:
         return ()
-    grouped = len(set(labels.groups)) > 1 and all(labels.groups)
-    names, groups = number_groups(labels.groups if grouped else labels.names)
+    grouped = label_groups(labels)
+    names, groups = grouped or number_groups(labels.names)
     groups = groups.to(truth.device)
     thieves = find_thieves(logits, truth, groups)
     images = torch.bincount(truth, minlength=len(labels))

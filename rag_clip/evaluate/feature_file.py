@@ -8,6 +8,7 @@ holds a column of lists of numbers, `features` or `vector`, and a column of name
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class FeatureFile:
     def zero_shot(self, template: int = -1, *, scale: float | None = None) -> ZeroShot:
         """Return the classifier of one row of `text`, the last by default, at `scale` or that of the file.
 
-        Raises ValueError where the file has no text, no such row, or neither gives a scale.
+        Raises ValueError where the file has no text, no such row, and where neither gives a finite scale above 0.
         """
         if self.text is None:
             raise ValueError("the file has no text features of these classes; take class weights from an encoder")
@@ -53,7 +54,10 @@ class FeatureFile:
             raise ValueError(f"there is no template {template}; the file has {len(self.text)}, counted from 0")
         if scale is None and self.scale is None:
             raise ValueError("the file does not say the encoder's scale; give it (exp of the logit scale)")
-        return ZeroShot(self.labels, self.text[template], float(scale if scale is not None else self.scale or 0))
+        used = float(scale if scale is not None else self.scale or 0)
+        if not 0 < used < math.inf:
+            raise ValueError(f"the encoder's scale is {used}; give exp of its logit scale, a finite number above 0")
+        return ZeroShot(self.labels, self.text[template], used)
 
 
 def read_features(

@@ -31,6 +31,11 @@ def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
         raise ValueError(
             f"the target of row {row} is {int(targets[row])}, outside the {logits.shape[1]} classes; count from 0"
         )
+    check_finite(logits)
+
+
+def check_finite(logits: torch.Tensor) -> None:
+    """Raise ValueError, naming the first row, for logits [n, c] that are not finite."""
     # One sum shows whether anything is not finite, many times faster than looking at each; it may overflow by itself.
     if bool(logits.sum().isfinite()):
         return

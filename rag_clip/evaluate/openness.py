@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rag_clip.data import LabelSet
 from rag_clip.evaluate.metrics import check_logits
 
 ROWS = 512
@@ -86,6 +87,21 @@ def number_groups(groups: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]
             raise ValueError(f"class {row} has no group; name a group for every class")
     names = tuple(dict.fromkeys(groups))
     return names, torch.tensor([names.index(name) for name in groups], dtype=torch.int64)
+
+
+def label_groups(labels: LabelSet) -> tuple[tuple[str, ...], torch.Tensor] | None:
+    """Return `number_groups` of the classes, None where they are in no group or all in one: nothing to be open to.
+
+    Raises ValueError where some classes have a group and others none, naming one.
+    """
+    if len(set(labels.groups)) < 2:
+        return None
+    missing = [name for name, group in zip(labels.names, labels.groups, strict=True) if not group.strip()]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} classes are in no group, such as {missing[0]!r}; name a group for every class, or for none"
+        )
+    return number_groups(labels.groups)
 
 
 def check_groups(logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor) -> int:

@@ -1,0 +1,142 @@
+"""`rag-clip evaluate` on files that are wrong: one line that says what was found and what to do, and no results."""
+
+from __future__ import annotations
+
+import json
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rag_clip.cli import app
+
+EYE = np.eye(3)
+
+
+def run(*arguments: object, folder: Path) -> tuple[int, str, str]:
+    """Run the verb in this process, in `folder`; return its exit code, output and errors."""
+    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        code = app(["evaluate", *map(str, arguments)], result_action="return_value")
+    return int(code or 0), out.getvalue(), errors.getvalue()
+
+
+def write_pets(folder: Path, **changed: object) -> None:
+    """Write features of four images of three classes, of which the last is taken for another."""
+    arrays = {"image": EYE[[0, 1, 2, 0]], "label": [0, 1, 2, 1], "classes": ["cat", "dog", "cow"], "text": EYE[None],
+              "templates": ["a {}"], "scale": 100.0, **changed}  # fmt: skip
+    np.savez(folder / "pets.npz", **{name: np.asarray(values) for name, values in arrays.items()})
+
+
+def write_labels(folder: Path, groups: dict[str, str]) -> None:
+    items = [{"name": name, **({"group": group} if group else {})} for name, group in groups.items()]
+    (folder / "labels.json").write_text(json.dumps({"labels": items}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"label": [0, 1, 2, 3]}, r"pets.npz: labels lie in [0, 3] for 3 classes; count them from 0"),
+        ({"label": ["cat", "dog", "cow", "pig"]}, "pets.npz: 1 labels are none of the 3 classes, such as 'pig'"),
+        ({"image": np.full((4, 3), np.nan)}, "pets.npz: 4 rows of features are zero or not finite, the first is row 0"),
+        ({"text": np.full((1, 3, 3), -np.inf)}, "pets.npz: 3 rows of features are zero or not finite"),
+        ({"scale": np.nan}, "the encoder's scale is nan; give exp of its logit scale, a finite number above 0"),
+        ({"scale": -1.0}, "the encoder's scale is -1.0; give exp of its logit scale"),
+    ],
+)
+def test_features_that_are_wrong_are_said_in_a_line(tmp_path: Path, changed: dict[str, object], message: str) -> None:
+    write_pets(tmp_path, **changed)
+    code, out, errors = run("pets.npz", "-o", "r.parquet", folder=tmp_path)
+    assert (code, out) == (1, "")
+    assert errors.startswith(f"rag-clip: {message}")
+    assert not (tmp_path / "r.parquet").exists()
+
+
+@pytest.mark.parametrize("check", [False, True], ids=["evaluate", "check"])
+def test_groups_that_do_not_cover_the_classes_are_said_before_anything_is_measured(tmp_path: Path, check: bool) -> None:
+    write_pets(tmp_path)
+    write_labels(tmp_path, {"cat": "pet", "dog": "pet", "cow": ""})
+    code, out, errors = run(
+        "pets.npz", "--labels", "labels.json", "-o", "r.parquet", *(["--check"] if check else []), folder=tmp_path
+    )
+    assert code == 1
+    said = out if check else errors
+    assert said.startswith("pets: labels: " if check else "rag-clip: pets: ")
+    assert "1 classes are in no group, such as 'cow'" in said
+    assert not (tmp_path / "r.parquet").exists()
+
+
+def measures(folder: Path) -> dict[str, list[float]]:
+    code, out, _ = run("pets.npz", "--labels", "labels.json", "-o", "r.parquet", "--json", folder=folder)
+    assert code == 0
+    found: dict[str, list[float]] = json.loads(out)["runs"][0]["measures"]
+    return found
+
+
+def test_one_group_is_measured_without_openness(tmp_path: Path) -> None:
+    write_pets(tmp_path)
+    write_labels(tmp_path, dict.fromkeys(["cat", "dog", "cow"], "animal"))
+    found = measures(tmp_path)
+    assert found["accuracy"][0] == 0.75
+    assert not {"acc_c", "acc_e", "acc_s"} & found.keys()
+
+
+def test_classes_and_groups_without_images_are_in_no_mean(tmp_path: Path) -> None:
+    write_pets(tmp_path, image=EYE[[0, 0]], label=[0, 1])
+    write_labels(tmp_path, {"cat": "pet", "dog": "pet", "cow": "farm"})
+    found = measures(tmp_path)
+    assert [found[name][0] for name in ("accuracy", "mean_per_class", "acc_c", "acc_e", "acc_s")] == [0.5] * 5
+
+
+def test_text_that_does_not_tell_classes_apart_gets_nothing_right(tmp_path: Path) -> None:
+    write_pets(tmp_path, text=np.ones((1, 3, 3)))
+    write_labels(tmp_path, {"cat": "pet", "dog": "pet", "cow": "farm"})
+    found = measures(tmp_path)
+    # A cow is alone in its group, and nothing else can be said there.
+    numbers = [found[name][0] for name in ("accuracy", "mean_per_class", "acc_c", "acc_e", "acc_s")]
+    assert numbers == [0.0, 0.0, 0.5, 0.25, 0.0]
+
+
+def results_file(folder: Path, facts: str, table: pa.Table | None = None) -> None:
+    held = pa.table({"task": ["pets"]}) if table is None else table
+    pq.write_table(held.replace_schema_metadata({"rag_clip.results": facts}), folder / "other.parquet")
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (
+            '{"format": 99, "version": "9.0"}',
+            "other.parquet holds format 99 of rag-clip 9.0; this version reads format",
+        ),
+        ("{broken", "other.parquet holds no results of rag-clip; this version reads format"),
+        ("[]", "other.parquet holds no results of rag-clip; this version reads format"),
+        ("", "other.parquet has no column 'run'; it was changed since it was written: evaluate again"),
+    ],
+)
+def test_results_of_another_version_or_changed_ones_are_not_compared(tmp_path: Path, facts: str, message: str) -> None:
+    write_pets(tmp_path)
+    assert run("pets.npz", "-o", "r.parquet", folder=tmp_path)[0] == 0
+    own = pq.read_schema(tmp_path / "r.parquet").metadata[b"rag_clip.results"].decode()
+    results_file(tmp_path, facts or own)
+    code, out, errors = run("--compare", "r.parquet", "other.parquet", folder=tmp_path)
+    assert (code, out) == (1, "")
+    assert errors.startswith(f"rag-clip: {message}")
+
+
+def test_runs_of_another_version_are_measured_again(tmp_path: Path) -> None:
+    write_pets(tmp_path)
+    assert run("pets.npz", "-o", "r.parquet", folder=tmp_path)[0] == 0
+    (kept,) = [path for path in (tmp_path / "r.parquet.runs").iterdir() if "images" not in path.name]
+    pq.write_table(pq.read_table(kept).replace_schema_metadata({"rag_clip.results": '{"format": 99}'}), kept)
+    code, out, _ = run("pets.npz", "-o", "r.parquet", "--json", folder=tmp_path)
+    assert (code, json.loads(out)["measured"], json.loads(out)["found"]) == (0, 1, 0)
+    (images,) = (tmp_path / "r.parquet.runs").glob("*.images.parquet")
+    images.write_bytes(b"broken")
+    code, out, errors = run("--compare", "r.parquet", "r.parquet", folder=tmp_path)
+    assert (code, out) == (1, "")
+    assert f"{images.name} is damaged (" in errors
+    assert json.loads(run("pets.npz", "-o", "r.parquet", "--json", folder=tmp_path)[1])["measured"] == 1
