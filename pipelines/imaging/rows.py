@@ -190,6 +190,7 @@ def _holds_images(kind: pa.DataType) -> bool:
 def _batches(file: ImageFile, start: int, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
     """Batches that begin at row `start`; row groups that end before it are not read."""
     names = list(columns or file.schema.names)
+    unused = 0
     try:
         # The defaults read whole column chunks ahead; this reads page after page.
         with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=STREAM_BUFFER) as parquet:
@@ -198,7 +199,10 @@ def _batches(file: ImageFile, start: int, columns: Sequence[str] | None) -> Iter
                 if skip < batch.num_rows:
                     yield batch.slice(skip).select(names)
                 skip = max(0, skip - batch.num_rows)
-                pa.default_memory_pool().release_unused()
+                unused += batch.nbytes
+                if unused >= READ_BYTES:  # to give pages back and to fault them in again costs more than to read them
+                    pa.default_memory_pool().release_unused()
+                    unused = 0
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise OSError(f"{file.path} cannot be read any further ({reason}); it may be damaged") from error
