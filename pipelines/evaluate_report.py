@@ -96,7 +96,7 @@ def _task(results: Sequence[Result], encoder: Encoder | None) -> str:
         _reliability(shown),
     ]
     kept = [one for one in shown if one.result.images is not None]
-    if len(kept) < len(shown):
+    if len(kept) < len(shown) and results[0].main.metric != "map_11_point":
         parts.append(paragraph("The answers to single images were not kept beside these results, so there is no more."))
     if kept:
         parts.append(confusions(kept))

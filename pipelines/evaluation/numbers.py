@@ -51,17 +51,16 @@ def numbers(results: Sequence[Result]) -> str:
     main = {metric: column for metric, column in held.items() if metric not in MORE}
     more = {metric: column for metric, column in held.items() if metric in MORE}
     first = results[0]
-    rows = []
-    for one in results:
-        paired = difference(first, one) if one is not first else None
-        shown = "" if paired is None else f"{paired.value:+.1%}{_bounds(paired.low, paired.high, '+.1%')}"
-        cells = [_cell(column, one.get(metric)) for metric, column in main.items()]
-        rows.append([name_of(one), cells[0], shown, *cells[1:]])
+    paired = [None if one is first else difference(first, one) for one in results]
     heads = ["run", *(column.title for column in main.values())]
-    heads.insert(2, f"less {first.run}")
+    rows = [[name_of(one), *(_cell(column, one.get(metric)) for metric, column in main.items())] for one in results]
     bounds = next((one.settings["low_high"] for one in results if "low_high" in one.settings), "")
-    drawn = f"; for shots they are {bounds}" if bounds else ""
-    note = f"Small figures bound the 95 % interval over images{drawn}. Differences are paired."
+    note = f"Small figures bound the 95 % interval over images{f'; for shots they are {bounds}' if bounds else ''}."
+    if any(paired):
+        heads.insert(2, f"less {first.run}")
+        for row, change in zip(rows, paired, strict=True):
+            row.insert(2, f"{change.value:+.1%}{_bounds(change.low, change.high, '+.1%')}" if change else "")
+        note += " Differences are paired."
     whole = table(heads, rows) + _notes(main, note)
     return folded(f"All numbers of {len(results)} runs", whole, when=_long(results)) + _more(results, more)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .curve_charts import ShotLine, ShotPanel, draw_shots
@@ -40,13 +40,18 @@ def few_shots(results: Sequence[Result], *, title: str) -> str:
     heads = _heads([texts[text] for text in chosen])
     panels = [_panel(text, alone.get(text), texts[text], heads) for text in chosen]
     left = len(texts) - len(chosen), len({head for each in texts.values() for head in each}) - len(heads)
+    whole = " Of all images there is one draw, with its 95 % interval." if _drew_all(texts) else ""
     some = f" {left[0]} more texts and {left[1]} more heads are in the table alone." if any(left) else ""
     return section(
         "What labelled images are worth",
         "Heads on images drawn from each class, beside the text alone (dashed, no image). Lines are the mean over the "
-        f"draws, bands one standard deviation either way.{some}",
+        f"draws, bands one standard deviation either way.{whole}{some}",
         figure(draw_shots(panels, title=title), "Shots."),
     )
+
+
+def _drew_all(texts: Mapping[str, Mapping[str, Mapping[int | None, Result]]]) -> bool:
+    return any(None in points for heads in texts.values() for points in heads.values())
 
 
 def _count(shots: object) -> int | None:

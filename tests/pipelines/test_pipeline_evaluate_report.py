@@ -34,6 +34,7 @@ def test_the_page_is_whole_in_itself_and_names_runs_tiers_and_what_was_tuned(
     page = (tmp_path / "report.html").read_text()
     assert "<title>Red &amp; blue</title>" in page
     assert "6 images; 3 classes in 2 groups." in page
+    assert "<th>less good</th>" in page
     assert re.findall(r"<h3>(.*?)</h3>", page) == [
         *GROWTH,
         "How far its probabilities can be trusted",

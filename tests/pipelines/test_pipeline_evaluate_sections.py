@@ -151,7 +151,9 @@ def test_few_shots_are_drawn_beside_their_text_alone_with_all_images_last() -> N
         *shots("templates", "linear_probe", {"all": 0.9, 4: 0.7, 1: 0.3}),
         *shots("templates", "tip_adapter", {1: 0.55, 4: 0.6}),
     ]
-    words = drawn(few_shots(results, title="top-1"))["Shots."]
+    page = few_shots(results, title="top-1")
+    assert "Of all images there is one draw, with its 95 % interval." in page
+    words = drawn(page)["Shots."]
     assert words[:4] == ["1", "4", "all", "images of each class"]
     assert words[-7:] == [
         "top-1", "90.0%", "60.0%", "50.0%", "templates [T0]", "linear_probe [T0+FS]", "tip_adapter [T0+FS]",
@@ -241,8 +243,8 @@ def test_numbers_that_would_widen_the_table_are_folded_up_below_it() -> None:
     one = run("templates", 0.5, Measure("ece", "", 0.1), Measure("brier", "", 0.25), Measure("parameters", "", 1280))
     page = numbers([one, run("default", 0.6)])
     assert rows(page) == [
-        ["run", "top-1", "less templates", "ECE"], ["templates T0", "50.0%", "", "10.0%"],
-        ["default T0", "60.0%", "", ""],
+        ["run", "top-1", "ECE"], ["templates T0", "50.0%", "10.0%"],
+        ["default T0", "60.0%", ""],
         ["run", "Brier", "trained"], ["templates T0", "0.250", "1,280"], ["default T0", "", ""],
     ]  # fmt: skip
     assert "<details><summary>More: Brier, trained</summary>" in page
