@@ -3,7 +3,10 @@
 Ren et al., Findings of ACL 2023, arXiv 2206.01986, as their released evaluation does it: each group comes first in
 `trials` orders, the others at random. Extensibility is the mean over all N steps of the share of images right, the
 start alone included; stability the mean over the last N - 1 steps of the start group's mean recall by class. Trials are
-averaged, then groups. Expected values where groups have equally many images: `openness.openness`.
+averaged, then groups. So Acc-C and Acc-E are micro, images alike, and Acc-S is macro. The closed form
+(`openness.openness`), macro in all three, is the expected value of Acc-S always, and of Acc-C and Acc-E where groups
+have equally many images and so have the classes of each. A tie counts against the label here too; the released
+evaluation takes the first of the classes that tie.
 """
 
 from __future__ import annotations

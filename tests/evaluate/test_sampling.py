@@ -62,6 +62,17 @@ def test_stability_has_the_closed_form_for_unequal_groups_too() -> None:
     assert abs(sampled.acc_s - exact.acc_s) < 3 * sampled.error_s
 
 
+def test_images_count_alike_in_the_sampled_extensibility_and_classes_in_the_closed_form() -> None:
+    # Groups of 32 images each; in two of them, one class has thirty.
+    logits, targets = noise([30, 2, 16, 2, 30, 16, 16, 16])
+    logits[targets == 0, 0] += 3
+    assert torch.bincount(GROUPS[targets]).tolist() == [32, 32, 32, 32]
+    sampled, exact = sampled_openness(logits, targets, GROUPS, trials=200), openness(logits, targets, GROUPS)
+    assert sampled.acc_c != pytest.approx(exact.acc_c, abs=0.01)
+    assert abs(sampled.acc_e - exact.acc_e) > 10 * sampled.error_e
+    assert abs(sampled.acc_s - exact.acc_s) < 3 * sampled.error_s
+
+
 def test_a_single_trial_has_no_error_and_no_trial_is_refused() -> None:
     logits, targets = noise([5] * 8)
     assert np.isnan(sampled_openness(logits, targets, GROUPS, trials=1).error_e)
