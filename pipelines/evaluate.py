@@ -15,9 +15,10 @@ from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 
 from .evaluation.candidates import Candidates
+from .evaluation.head_choices import HeadChoice
 from .evaluation.measuring import Measuring, TaskImages
 from .evaluation.results import Result, store_run, stored_run, write_results
-from .evaluation.runs import HeadChoice, PromptFile, Run, plan_runs, with_candidates
+from .evaluation.runs import PromptFile, Run, plan_runs, with_candidates
 from .evaluation.shot_runs import FewShot, ShotRun, plan_shots
 from .evaluation.tasks import ImageTask, read_images
 

@@ -10,7 +10,8 @@ from rag_clip.evaluate.task import Role, Task, task_labels
 from rag_clip.evaluate.task_files import check_task, count_images
 from rag_clip.support_file import read_support
 
-from .runs import HeadChoice, PromptFile
+from .head_choices import HeadChoice
+from .runs import PromptFile
 from .shot_runs import ALL, FewShot
 
 SHOWN = 12

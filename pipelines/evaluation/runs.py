@@ -1,9 +1,9 @@
-"""A run: a prompts file on a task, with a head or without; what it is made of, and the sentence of its tuning."""
+"""A run: a prompts file on a task, with a head or without, and what decides its numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,12 @@ from rag_clip.data import Fingerprint, Prompts, PromptText
 from rag_clip.heads import HEADS
 from rag_clip.labels import labels_to_document
 from rag_clip.prompt_file import read_prompts
-from rag_clip.support_file import read_support
 
 from .candidates import Candidates, rivals_of, with_synonyms
+from .head_choices import HeadChoice, head_facts, tuning
 from .results import FORMAT
 from .tasks import ImageTask, digest, file_identity
 from .tiers import tier_of
-
-
-@dataclass(frozen=True, slots=True)
-class HeadChoice:
-    """A head by name on a support file; `options` are its settings, `validation` a support file to choose them by."""
-
-    name: str
-    support: Path
-    options: Mapping[str, Any] = field(default_factory=dict)
-    validation: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,41 +71,6 @@ def read_prompt_files(paths: Sequence[str | Path]) -> list[PromptFile]:
     if repeated:
         raise ValueError(f"two prompts files would both be called {repeated!r}; rename one")
     return [PromptFile(*each) for each in zip(names, places, read, strict=True)]
-
-
-def choose_heads(
-    names: Sequence[str],
-    *,
-    support: Path | None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    validation: Path | None = None,
-) -> list[HeadChoice]:
-    """Return the heads by name on a support file; `options` are settings by head, `validation` goes to those it helps.
-
-    Raises ValueError for unknown heads, options of heads that were not chosen, and heads without a support file.
-    """
-    options = options or {}
-    check_heads(names, options)
-    if support is None:
-        if names:
-            raise ValueError(f"the head {names[0]!r} needs a support file; give one")
-        return []
-    return [
-        HeadChoice(name, support, options.get(name, {}), validation if HEADS[name].validates else None)
-        for name in names
-    ]
-
-
-def check_heads(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ValueError for unknown heads, and for options of heads that were not chosen."""
-    unknown = [name for name in names if name not in HEADS]
-    if unknown:
-        raise ValueError(f"unknown head {unknown[0]!r}; known are {', '.join(HEADS)}")
-    idle = [name for name in options if name not in names]
-    if idle:
-        raise ValueError(
-            f"there are settings for {idle[0]!r}, which is none of the heads to measure; add it, or cut it"
-        )
 
 
 def plan_runs(
@@ -201,7 +156,7 @@ def _task_facts(task: ImageTask) -> dict[str, Any]:
 def _run(
     task: ImageTask, texts: PromptFile, head: HeadChoice | None, encoder: Fingerprint, others: Mapping[str, Fingerprint]
 ) -> Run:
-    facts = _head_facts(head, others) if head else {}
+    facts = head_facts(head, others) if head else {}
     provenance = texts.prompts.provenance
     settings = {
         "task": _task_facts(task),
@@ -228,31 +183,3 @@ def _run(
 
 def _by_class(prompts: Prompts) -> Iterator[tuple[str, tuple[PromptText, ...]]]:
     return zip(prompts.labels.names, prompts.texts, strict=True)
-
-
-def _head_facts(head: HeadChoice, others: Mapping[str, Fingerprint]) -> dict[str, Any]:
-    held = read_support(head.support)
-    return {
-        "name": head.name,
-        "settings": {**HEADS[head.name].settings, **head.options},
-        "support": {"path": str(head.support), "images": len(held), "missing": len(held.missing)},
-        "origins": {origin: held.origin.count(origin) for origin in sorted(set(held.origin))},
-        "validation": str(head.validation) if head.validation else "",
-        "others": sorted(others),
-    }
-
-
-def tuning(head: Mapping[str, Any]) -> str:
-    """Say in a sentence what was chosen, and on what; `head` are its facts, empty for prompts alone."""
-    end = "No label of the images measured here was used."
-    if not head:
-        return f"Nothing was tuned: the settings are those of the recipe as given. {end}"
-    open_settings = [name for name, value in head["settings"].items() if value is None]
-    origins = ", ".join(f"{count} {origin}" for origin, count in head["origins"].items())
-    trained = "trained" if HEADS[head["name"]].trains else "built"
-    built = f"{head['name']} was {trained} on {head['support']['images']} support images ({origins})"
-    if head["validation"]:
-        return f"{built}; its open settings were chosen on the images of {head['validation']}. {end}"
-    if open_settings:
-        return f"{built}; {', '.join(open_settings)}: as published, or by leave-one-out on these images. {end}"
-    return f"{built}, with its settings as given. {end}"

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from rag_clip.data import Fingerprint
 from rag_clip.heads import HEADS
 
-from .runs import Run, check_heads
+from .head_choices import check_heads
+from .runs import Run
 from .tasks import ImageTask, digest, file_identity
 
 Shots = int | Literal["all"]

@@ -13,7 +13,8 @@ from rag_clip.cli.run import Device, EncoderOptions, Precision
 
 if TYPE_CHECKING:
     from rag_clip.evaluate.task import Task
-    from rag_clip.pipelines.evaluation.runs import HeadChoice, PromptFile
+    from rag_clip.pipelines.evaluation.head_choices import HeadChoice
+    from rag_clip.pipelines.evaluation.runs import PromptFile
     from rag_clip.pipelines.evaluation.shot_runs import FewShot
     from rag_clip.protocols import Encoder
 
@@ -85,7 +86,7 @@ class Heads:
     def choose(self) -> tuple[list[HeadChoice], FewShot | None]:
         """Return the heads on the support file, and those on shots."""
         from rag_clip.heads import read_options
-        from rag_clip.pipelines.evaluation.runs import choose_heads
+        from rag_clip.pipelines.evaluation.head_choices import choose_heads
         from rag_clip.pipelines.evaluation.shot_runs import FewShot
 
         names = tuple(self.head or ())

@@ -13,8 +13,9 @@ from classify_inputs import COLOURS, picture, write_images
 from evaluate_inputs import CAPTION, ENCODER, LABELS, colour_task, prompt_files
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.evaluation.candidates import Candidates
+from rag_clip.pipelines.evaluation.head_choices import choose_heads
 from rag_clip.pipelines.evaluation.results import read_results
-from rag_clip.pipelines.evaluation.runs import PromptFile, choose_heads, read_prompt_files
+from rag_clip.pipelines.evaluation.runs import PromptFile, read_prompt_files
 from rag_clip.pipelines.evaluation.tasks import ImageTask, read_images
 
 from rag_clip.data import LabelSet, Prompts, PromptText, Support

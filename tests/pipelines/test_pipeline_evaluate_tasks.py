@@ -14,8 +14,8 @@ from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.evaluate_report import write_comparison
 from rag_clip.pipelines.evaluation.check import check_evaluation
 from rag_clip.pipelines.evaluation.compare import compare_results
+from rag_clip.pipelines.evaluation.head_choices import choose_heads
 from rag_clip.pipelines.evaluation.results import Measure, Result, read_results
-from rag_clip.pipelines.evaluation.runs import choose_heads
 from rag_clip.pipelines.evaluation.tasks import image_task, open_tasks
 
 from rag_clip.data import Fingerprint
