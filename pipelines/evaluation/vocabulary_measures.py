@@ -53,7 +53,8 @@ def _curve(logits: torch.Tensor, truth: torch.Tensor) -> Iterator[Measure]:
     classes = len(curve.sizes)
     steps = torch.logspace(0, 1, SIZES, base=classes, dtype=torch.float64).round().long()
     for size in sorted(set(steps.clamp(1, classes).tolist())):
-        yield Measure("accuracy_by_classes", str(size), float(curve.accuracy[size - 1]))
+        accuracy = min(1.0, float(curve.accuracy[size - 1]))  # weights sum to one but for rounding
+        yield Measure("accuracy_by_classes", str(size), accuracy)
 
 
 def _taken(thieves: Thieves, images: torch.Tensor, labels: LabelSet) -> Iterator[Measure]:
