@@ -112,7 +112,10 @@ def read_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str
     unknown = list(dict.fromkeys(name for name in names if name not in rows))
     if unknown:
         shown = ", ".join(repr(name) for name in unknown[:FAULTS_SHOWN])
-        raise ValueError(f"{len(unknown)} labels of column {label_column!r} are not in the label set, such as {shown}")
+        raise ValueError(
+            f"{len(unknown)} labels of column {label_column!r} are not in the label set, such as {shown}; "
+            "add them there, or leave those images out"
+        )
     return [rows[name] for name in names]
 
 

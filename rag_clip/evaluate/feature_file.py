@@ -105,7 +105,10 @@ def class_numbers(names: Sequence[str], labels: LabelSet) -> list[int]:
     unknown = [name for name in dict.fromkeys(names) if name not in rows]
     if unknown:
         shown = ", ".join(map(repr, unknown[:NAMES_SHOWN]))
-        raise ValueError(f"{len(unknown)} labels are none of the {len(labels)} classes, such as {shown}")
+        raise ValueError(
+            f"{len(unknown)} labels are none of the {len(labels)} classes, such as {shown}; "
+            "add them to the label set, or leave those rows out"
+        )
     return [rows[name] for name in names]
 
 

@@ -55,7 +55,8 @@ def test_every_fault_of_the_files_is_told(folder: Path):
     write_features(folder / "test.parquet", ["red", "red", "red"])
     assert check_task(TASK, folder) == (
         f"train: there is no file {folder / 'train.npz'}",
-        f"validation: {folder / 'validation.parquet'}: 1 labels are none of the 2 classes, such as 'pink'",
+        f"validation: {folder / 'validation.parquet'}: 1 labels are none of the 2 classes, such as 'pink'; "
+        "add them to the label set, or leave those rows out",
         f"test: {folder / 'test.parquet'} holds 3 images, expected 2",
         f"test: {folder / 'test.parquet'}: 1 classes have no image, such as 'blue'",
     )

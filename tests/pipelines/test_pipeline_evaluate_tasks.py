@@ -86,7 +86,8 @@ def test_check_finds_prompts_and_support_that_do_not_fit(tmp_path: Path) -> None
     heads = choose_heads(["ridge"], support=tmp_path / "none.parquet")
     made = f"was made with {ENCODER.fingerprint}, but the encoder is {other}"
     assert check_evaluation(opened, texts=texts, heads=heads, encoder=other) == (
-        f"colours: test: {tmp_path / 'colours.parquet'}: 1 labels are none of the 3 classes, such as 'blue'",
+        f"colours: test: {tmp_path / 'colours.parquet'}: 1 labels are none of the 3 classes, such as 'blue'; "
+        "add them to the label set, or leave those rows out",
         "colours: no prompts file has its 3 classes; enhance its label set",
         f"{tmp_path / 'prompts-good.parquet'}: {made}",
         f"{tmp_path / 'prompts-bad.parquet'}: {made}",

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+from evaluate_inputs import ENCODER, colour_task, prompt_files
+from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.evaluation.measures import measure
 from rag_clip.pipelines.evaluation.results import Measure
 
@@ -93,6 +98,17 @@ def test_what_roc_auc_cannot_rank_is_refused() -> None:
         measure(logits, targets, LABELS, metric="roc_auc")
     with pytest.raises(ValueError, match="every image is positive; ROC-AUC compares"):
         measure(torch.zeros(3, 2), torch.ones(3, dtype=torch.int64), PAIR, metric="roc_auc")
+
+
+def test_labels_of_images_outside_the_label_set_are_refused_before_anything_is_kept(tmp_path: Path) -> None:
+    task = colour_task(tmp_path)
+    others = LabelSet(("red", "green", "azure"))
+    texts = [replace(one, prompts=replace(one.prompts, labels=others)) for one in prompt_files(tmp_path)]
+    with pytest.raises(
+        ValueError, match=r"1 labels of column 'label' are not in the label set, such as 'blue'; add them"
+    ):
+        evaluate([replace(task, labels=others)], texts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, workers=0)
+    assert not (tmp_path / "r.parquet").exists()
 
 
 def test_labels_outside_the_classes_are_refused_by_row() -> None:
