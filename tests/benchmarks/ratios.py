@@ -51,7 +51,7 @@ from rag_clip.testing import ToyEncoder
 
 Call = Callable[[], object]
 HEADINGS = ("ours / the other", "size", "ours, s", "other, s", "ratio", "by processor time")
-WIDTHS = (40, 34, 7, 8, 26, 26)
+WIDTHS = (40, 34, 7, 8, 28, 28)
 CAPTIONS, POINTS, QUERIES = 128, 20_000, 10_000
 ROWS_STORED, WIDTH, CLASSES = 20_000, 512, 1000
 IMAGES, GROUPS, ORDERS = 10_000, 20, 60
