@@ -12,18 +12,18 @@ from pathlib import Path
 from rag_clip.atomic import replacing
 from rag_clip.protocols import Encoder
 
-from .evaluation.calibration_chart import draw_reliability
-from .evaluation.changes import change, confusions
-from .evaluation.charts import FEW, draw_accuracies
 from .evaluation.compare import Comparison
-from .evaluation.growth import margins, openness, thefts
-from .evaluation.numbers import COLUMNS, across_tasks, numbers
-from .evaluation.page import STYLE, figure, folded, name_of, paragraph, section
+from .evaluation.report.calibration_chart import draw_reliability
+from .evaluation.report.changes import change, confusions
+from .evaluation.report.charts import FEW, draw_accuracies
+from .evaluation.report.growth import margins, openness, thefts
+from .evaluation.report.numbers import COLUMNS, across_tasks, numbers
+from .evaluation.report.page import STYLE, figure, folded, name_of, paragraph, section
+from .evaluation.report.shots import few_shots
+from .evaluation.report.shown import PALE, Shown, holding, paint, shorten
+from .evaluation.report.wording import adversarial_names, synonym_swaps
 from .evaluation.results import Result
-from .evaluation.shots import few_shots
-from .evaluation.shown import PALE, Shown, holding, paint, shorten
 from .evaluation.tiers import TIERS
-from .evaluation.wording import adversarial_names, synonym_swaps
 
 MOST_PAIRS = 4
 MOST_TASKS = 3

@@ -1,1 +1,1 @@
-"""The parts of `evaluate`: tasks and runs, what is measured of them, and the report that shows it."""
+"""The parts of `evaluate`: tasks and runs, and what is measured of them; `report/` shows it."""

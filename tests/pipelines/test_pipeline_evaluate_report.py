@@ -11,10 +11,10 @@ import pytest
 from evaluate_inputs import ENCODER, colour_task, prompt_files
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.evaluate_report import write_evaluation
-from rag_clip.pipelines.evaluation.class_charts import draw_confusions, draw_gains
-from rag_clip.pipelines.evaluation.examples import find_changes
+from rag_clip.pipelines.evaluation.report.class_charts import draw_confusions, draw_gains
+from rag_clip.pipelines.evaluation.report.examples import find_changes
+from rag_clip.pipelines.evaluation.report.shown import choose_shown
 from rag_clip.pipelines.evaluation.results import Measure, Result
-from rag_clip.pipelines.evaluation.shown import choose_shown
 
 GROWTH = ("How accuracy holds while the vocabulary grows", "How far the label leads", "Who takes whose images")
 

@@ -11,13 +11,13 @@ from types import MappingProxyType
 
 import pyarrow as pa
 from rag_clip.pipelines.evaluate_report import write_evaluation
-from rag_clip.pipelines.evaluation.examples import answers
-from rag_clip.pipelines.evaluation.growth import margins, openness, thefts
-from rag_clip.pipelines.evaluation.numbers import across_tasks, numbers
+from rag_clip.pipelines.evaluation.report.examples import answers
+from rag_clip.pipelines.evaluation.report.growth import margins, openness, thefts
+from rag_clip.pipelines.evaluation.report.numbers import across_tasks, numbers
+from rag_clip.pipelines.evaluation.report.shots import few_shots
+from rag_clip.pipelines.evaluation.report.shown import holding, paint, shorten
+from rag_clip.pipelines.evaluation.report.wording import adversarial_names, synonym_swaps
 from rag_clip.pipelines.evaluation.results import IMAGES, Measure, Result
-from rag_clip.pipelines.evaluation.shots import few_shots
-from rag_clip.pipelines.evaluation.shown import holding, paint, shorten
-from rag_clip.pipelines.evaluation.wording import adversarial_names, synonym_swaps
 
 SETTINGS = {
     "task": {"files": ["a.parquet"], "image_column": "image", "classes": 4},

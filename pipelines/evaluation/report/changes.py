@@ -10,11 +10,11 @@ import numpy as np
 from rag_clip.evaluate.uncertainty import Difference
 from rag_clip.protocols import Encoder
 
+from ..compare import difference
+from ..results import Result
 from .class_charts import draw_confusions, draw_gains
-from .compare import difference
 from .examples import Changes, Example, answers, describe_captions, find_changes
 from .page import figure, name_of, paragraph, section
-from .results import Result
 from .shown import Shown, first_and_best
 
 CONFUSED = 16

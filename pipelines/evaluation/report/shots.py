@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ..results import Result
 from .curve_charts import ShotLine, ShotPanel, draw_shots
 from .page import figure, section
-from .results import Result
 from .shown import COLOURS, shorten
 
 MOST_TEXTS = 3

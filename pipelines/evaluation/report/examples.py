@@ -17,8 +17,8 @@ from rag_clip.decode import ImageError, decode_image
 from rag_clip.prompt_file import read_prompts
 from rag_clip.protocols import Encoder
 
-from ..imaging.rows import image_items, open_image_files, read_rows
-from .results import Result
+from ...imaging.rows import image_items, open_image_files, read_rows
+from ..results import Result
 
 SIDE = 128
 CAPTIONS = 2

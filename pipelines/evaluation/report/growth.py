@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..results import Result
 from .class_charts import draw_thefts
 from .curve_charts import draw_margins, draw_openness
 from .page import figure, paragraph, section, table
-from .results import Result
 from .shown import Shown, first_and_best
 
 PAIRS = 10

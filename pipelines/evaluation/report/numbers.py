@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ..compare import difference
+from ..results import Measure, Result
 from .charts import FEW
-from .compare import difference
 from .page import folded, name_of, paragraph, section, table
-from .results import Measure, Result
 
 
 @dataclass(frozen=True, slots=True)

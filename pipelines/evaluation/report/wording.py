@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from ..results import Result
 from .name_charts import draw_name_sets, draw_single_names, draw_swaps
 from .page import figure, section, table
-from .results import Result
 from .shown import Shown, first_and_best
 
 SWAPS = 8
