@@ -12,8 +12,8 @@ help: ## list the targets
 demo: $(VENV)/.package ## run the main job on the bundled world; results in out/demo
 	$(BIN)/rag-clip demo --out out/demo
 
-test: $(VENV)/.development ## run the tests
-	$(BIN)/pytest
+test: $(VENV)/.development ## run the tests, a file at a time in each of two processes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.development ## lint, formatting and types
 	$(BIN)/ruff check .
