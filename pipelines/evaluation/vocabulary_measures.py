@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.curves import Thieves, class_curve, find_thieves
+from rag_clip.evaluate.curves import Thieves, class_curve, find_thieves, most_taken
 from rag_clip.evaluate.geometry import margins
 from rag_clip.evaluate.openness import label_groups, number_groups
 from rag_clip.evaluate.uncertainty import mean_interval
@@ -16,6 +16,7 @@ from .results import Measure
 
 SIZES = 40
 PAIRS = 50
+PAIRS_OF_LABEL = 3
 GROUPS = 30
 QUANTILES = 20
 
@@ -24,24 +25,22 @@ def measure_vocabulary(logits: torch.Tensor, truth: torch.Tensor, labels: LabelS
     """Return what logits [n, c] say of the vocabulary, for the one label `truth` int64 [n] of each image.
 
     `accuracy_by_classes` has at most 40 sizes, `taken` the 50 pairs "label ← thief" of the greatest share of the
-    label's images, `margin_last` the quantiles of the label's logit less the best other one, and its mean. Where the
-    classes are in groups, also `thieves_mean` by class, `taken_by_group` for up to 30 groups, and `margin_first`,
-    within the own group, of the images that have another class there. Nothing for one class alone, or where images
-    have several labels. Raises ValueError for logits that are not finite.
+    label's images, three of a label at most, `margin_last` the quantiles of the label's logit less the best other one,
+    and its mean. Where the classes are in groups, also `thieves_mean` by class, `taken_by_group` for up to 30 groups,
+    and `margin_first`, within the own group, of the images that have another class there. Nothing for one class alone,
+    or where images have several labels. Raises ValueError for logits that are not finite.
     """
     if truth.ndim == 2 or len(labels) < 2:
         return ()
     grouped = label_groups(labels)
     names, groups = grouped or number_groups(labels.names)
     groups = groups.to(truth.device)
-    thieves = find_thieves(logits, truth, groups)
-    images = torch.bincount(truth, minlength=len(labels))
     found = margins(logits, truth, groups)
     mean = mean_interval(found.last)
     return (
         *_curve(logits, truth),
-        *_taken(thieves, images, labels),
-        *(_by_group(thieves, images, labels, names, groups) if grouped else ()),
+        *_taken(logits, truth, labels),
+        *(_by_group(find_thieves(logits, truth, groups), truth, labels, names, groups) if grouped else ()),
         *(_quantiles("margin_first", found.first[found.first.isfinite()]) if grouped else ()),
         Measure("margin_last", "", mean.value, mean.low, mean.high),
         *_quantiles("margin_last", found.last),
@@ -57,18 +56,15 @@ def _curve(logits: torch.Tensor, truth: torch.Tensor) -> Iterator[Measure]:
         yield Measure("accuracy_by_classes", str(size), accuracy)
 
 
-def _taken(thieves: Thieves, images: torch.Tensor, labels: LabelSet) -> Iterator[Measure]:
-    shares = (thieves.classes / images[:, None].clamp(min=1)).flatten()
-    order = shares.argsort(descending=True, stable=True)[:PAIRS]
-    for place, share in zip(order.tolist(), shares[order].tolist(), strict=True):
-        if share > 0:
-            label, thief = divmod(place, len(labels))
-            yield Measure("taken", f"{labels.names[label]} ← {labels.names[thief]}", share)
+def _taken(logits: torch.Tensor, truth: torch.Tensor, labels: LabelSet) -> Iterator[Measure]:
+    for pair in most_taken(logits, truth, most=PAIRS):
+        yield Measure("taken", f"{labels.names[pair.label]} ← {labels.names[pair.thief]}", pair.share)
 
 
 def _by_group(
-    thieves: Thieves, images: torch.Tensor, labels: LabelSet, names: tuple[str, ...], groups: torch.Tensor
+    thieves: Thieves, truth: torch.Tensor, labels: LabelSet, names: tuple[str, ...], groups: torch.Tensor
 ) -> Iterator[Measure]:
+    images = torch.bincount(truth, minlength=len(labels))
     for name, count, mean in zip(labels.names, images.tolist(), thieves.mean.tolist(), strict=True):
         if count:
             yield Measure("thieves_mean", name, mean)

@@ -57,7 +57,7 @@ def openness_intervals(
     Vocabularies are not drawn: the numbers are means over all of their orders.
     """
     targets, groups, closed, thieves = (each.cpu() for each in (targets, groups, found.closed, found.thieves))
-    survival = torch.stack(list(_survival(found.count)))
+    survival = torch.stack(list(_survival(found.count, targets.device)))
 
     def measure(rows: torch.Tensor) -> list[float]:
         weights = macro_weights(targets[rows], groups) * closed[rows]
@@ -70,42 +70,70 @@ def openness_intervals(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Thieves:
-    """Who scores at least as high as the label, by the label's class.
+    """Which groups score at least as high as the label, by the label's class.
 
     `mean` float64 [c] is the mean m of a class' images, `groups` float64 [c, N] the share of them that a group takes
-    (its own group too), both NaN for a class without images; `classes` int64 [c, c] counts images by label (rows) and
-    taking class (columns).
+    (its own group too), both NaN for a class without images.
     """
 
     mean: torch.Tensor
     groups: torch.Tensor
-    classes: torch.Tensor
 
 
 def find_thieves(logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor) -> Thieves:
-    """Count which groups and classes take the images of which class; raises as `openness`."""
+    """Count which groups take the images of which class; raises as `openness`."""
     count, classes = check_groups(logits, targets, groups), logits.shape[1]
     by_group = torch.zeros(classes, count, dtype=torch.float64, device=logits.device)
-    by_class = torch.zeros(classes, classes, dtype=torch.int64, device=logits.device)
     for rows, blocked in blocked_by(logits, targets, groups):
-        labels = targets[rows]
-        by_group.index_add_(0, labels, blocked.double())
-        above = logits[rows] >= logits[rows].gather(1, labels[:, None].long())
-        by_class.index_add_(0, labels, above.scatter_(1, labels[:, None].long(), False).long())
+        by_group.index_add_(0, targets[rows], blocked.double())
     shares = by_group / torch.bincount(targets, minlength=classes)[:, None]
     at_home = shares.gather(1, groups[:, None])[:, 0]
-    return Thieves(shares.sum(1) - at_home, shares, by_class)
+    return Thieves(shares.sum(1) - at_home, shares)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Class `thief` scores at least as high as `label` for `images` of that class, a `share` of them."""
+
+    label: int
+    thief: int
+    images: int
+    share: float
+
+
+def most_taken(logits: torch.Tensor, targets: torch.Tensor, *, most: int = 50) -> tuple[Taken, ...]:
+    """List the `most` pairs of a label and a class that takes the greatest share of its images, equals in class order.
+
+    Of every label the counts of `most` classes are held, never [c, c]. Raises as `metrics.check_logits`.
+    """
+    check_logits(logits, targets)
+    classes, own = logits.shape[1], logits.gather(1, targets[:, None].long())
+    images = torch.bincount(targets, minlength=classes)
+    backwards = torch.arange(classes - 1, -1, -1, device=logits.device)
+    kept = []
+    for label, rows in enumerate(torch.split(targets.argsort(stable=True), images.tolist())):
+        counts = (logits[rows] >= own[rows]).sum(0)
+        counts[label] = 0
+        # Of counts that tie, topk may keep any; these keys differ, and the first class has the greatest.
+        kept.append((counts * classes + backwards).topk(min(most, classes)).values)
+    keys = torch.stack(kept)  # [c, most]
+    counts, thieves = (keys // classes).flatten(), (classes - 1 - keys % classes).flatten()
+    shares = (keys // classes / images[:, None].clamp(min=1).double()).flatten()
+    places = shares.argsort(descending=True, stable=True)[:most]
+    labels = places // keys.shape[1]
+    columns = (each.tolist() for each in (labels, thieves[places], counts[places], shares[places]))
+    return tuple(Taken(*pair) for pair in zip(*columns, strict=True) if pair[2])
 
 
 def _curve(thieves: torch.Tensor, weights: torch.Tensor, count: int) -> Curve:
     mass = torch.bincount(thieves, weights=weights, minlength=count)
-    accuracy = [mass @ survive.to(mass.device) for survive in _survival(count)]
+    accuracy = [mass @ survive for survive in _survival(count, mass.device)]
     return Curve(torch.arange(1, count + 1, device=mass.device), torch.stack(accuracy))
 
 
-def _survival(count: int) -> Iterator[torch.Tensor]:
+def _survival(count: int, device: torch.device) -> Iterator[torch.Tensor]:
     """Yield, for j = 0, 1, ... others known, the probability float64 [count] that none of m = 0, 1, ... thieves is."""
-    free = count - 1 - torch.arange(count, dtype=torch.float64)
+    free = count - 1 - torch.arange(count, dtype=torch.float64, device=device)
     survive = torch.ones_like(free)
     yield survive
     for added in range(1, count):

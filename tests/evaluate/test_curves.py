@@ -7,7 +7,14 @@ from itertools import combinations
 import pytest
 import torch
 
-from rag_clip.evaluate.curves import class_curve, find_thieves, group_curve, openness_intervals
+from rag_clip.evaluate.curves import (
+    Taken,
+    class_curve,
+    find_thieves,
+    group_curve,
+    most_taken,
+    openness_intervals,
+)
 from rag_clip.evaluate.metrics import mean_per_class
 from rag_clip.evaluate.openness import openness
 
@@ -90,11 +97,32 @@ def test_openness_has_intervals_of_the_same_numbers_which_cover_the_truth() -> N
     assert (covered >= 0.88 * 40).all()
 
 
-def test_thieves_are_counted_by_group_and_class() -> None:
-    logits = torch.tensor([[2.0, 1, 3, 0], [2, 2, 3, 4], [0, 5, 0, 0], [0, 0, 9, 1]])
-    found = find_thieves(logits, torch.tensor([0, 0, 1, 2]), torch.tensor([0, 0, 1, 2]))
+LOST, LABELS = torch.tensor([[2.0, 1, 3, 0], [2, 2, 3, 4], [0, 5, 0, 0], [0, 0, 9, 1]]), torch.tensor([0, 0, 1, 2])
+
+
+def test_thieves_are_counted_by_group() -> None:
+    found = find_thieves(LOST, LABELS, torch.tensor([0, 0, 1, 2]))
     assert found.mean[:3].tolist() == [1.5, 0.0, 0.0]
     assert found.groups[:3].tolist() == [[0.5, 1.0, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     assert found.mean[3].isnan()
     assert found.groups[3].isnan().all()
-    assert found.classes.tolist() == [[0, 1, 2, 1], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_pairs_of_label_and_thief_are_listed_by_share_then_class() -> None:
+    pairs = (Taken(0, 2, 2, 1.0), Taken(0, 1, 1, 0.5), Taken(0, 3, 1, 0.5))
+    assert most_taken(LOST, LABELS) == pairs
+    assert most_taken(LOST, LABELS, most=2) == pairs[:2]
+
+
+def test_pairs_are_those_of_every_pair_counted() -> None:
+    logits, targets = noise(images=[1, 2, 3, 4, 5, 6, 7, 0])
+    shares = {
+        (label, thief): float((logits[targets == label, thief] >= logits[targets == label, label]).double().mean())
+        for label in range(7)
+        for thief in range(8)
+        if thief != label
+    }
+    expected = sorted(((pair, share) for pair, share in shares.items() if share), key=lambda pair: -pair[1])
+    found = most_taken(logits.flip(0), targets.flip(0), most=10)
+    assert [((one.label, one.thief), one.share) for one in found] == expected[:10]
+    assert [one.images for one in found] == [round(one.share * (one.label + 1)) for one in found]
