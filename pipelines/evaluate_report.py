@@ -79,8 +79,8 @@ def _tasks(results: Sequence[Result], encoder: Encoder | None) -> str:
 def _task(results: Sequence[Result], encoder: Encoder | None) -> str:
     shown = paint(results)
     some = (
-        f"Of {len(results)} runs the charts below show the first, and {len(shown) - 1} spread evenly from the best to "
-        "the worst; a chart leaves out those that lack its numbers."
+        f"Of {len(results)} runs the charts below show {len(shown)}: the first, texts without a head where they are few, "
+        "and others spread evenly from the best to the worst; a chart leaves out those that lack its numbers."
     )
     parts = [
         paragraph(_facts(results[0])),

@@ -89,6 +89,10 @@ def test_of_many_runs_the_first_and_a_spread_from_best_to_worst_are_drawn() -> N
     runs = [Result("t", str(place), "T0", "", {}, (Measure("accuracy", "", place / 20),)) for place in range(20)]
     assert [one.run for one in choose_shown(runs)] == ["0", "19", "16", "13", "10", "7", "4", "1"]
     assert choose_shown(runs[:8]) == runs[:8]
+    headed = [
+        replace(one, settings={"head": {"name": "ridge"}}) if place % 10 else one for place, one in enumerate(runs)
+    ]
+    assert [one.run for one in choose_shown(headed)] == ["0", "10", "19", "16", "12", "8", "4", "1"]
 
 
 def test_charts_of_classes_show_names_and_counts() -> None:

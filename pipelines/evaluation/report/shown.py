@@ -25,12 +25,18 @@ class Shown:
 
 
 def choose_shown(results: Sequence[Result], most: int = MOST_RUNS) -> list[Result]:
-    """Return all runs where they are few; else the first, and others spread evenly from the best to the worst."""
+    """Return all runs where they are few; else the first, and others spread evenly from the best to the worst.
+
+    Texts without a head, where they are few, are all among them: it is they that heads are compared with.
+    """
     if len(results) <= most:
         return list(results)
-    ranked = sorted(results[1:], key=lambda one: -one.main.value)
-    places = [round(step * (len(ranked) - 1) / (most - 2)) for step in range(most - 1)]
-    return [results[0], *(ranked[place] for place in places)]
+    alone = [one for one in results[1:] if not one.settings.get("head")]
+    kept = [results[0], *(alone if len(alone) < most // 2 else ())]
+    others = [one for one in results if all(one is not each for each in kept)]
+    ranked = sorted(others, key=lambda one: -one.main.value)
+    left = most - len(kept)
+    return [*kept, *(ranked[round(step * (len(ranked) - 1) / (left - 1))] for step in range(left))]
 
 
 def paint(results: Sequence[Result]) -> list[Shown]:
