@@ -79,7 +79,7 @@ def _tasks(results: Sequence[Result], encoder: Encoder | None) -> str:
 def _task(results: Sequence[Result], encoder: Encoder | None) -> str:
     shown = paint(results)
     some = (
-        f"Of {len(results)} runs the charts below show {len(shown)}: the first, texts without a head where they are few, "
+        f"Of {len(results)} runs the charts below show {len(shown)}: the first, few texts without a head, "
         "and others spread evenly from the best to the worst; a chart leaves out those that lack its numbers."
     )
     parts = [
