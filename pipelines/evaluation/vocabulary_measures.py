@@ -57,7 +57,7 @@ def _curve(logits: torch.Tensor, truth: torch.Tensor) -> Iterator[Measure]:
 
 
 def _taken(logits: torch.Tensor, truth: torch.Tensor, labels: LabelSet) -> Iterator[Measure]:
-    for pair in most_taken(logits, truth, most=PAIRS):
+    for pair in most_taken(logits, truth, most=PAIRS, of_label=PAIRS_OF_LABEL):
         yield Measure("taken", f"{labels.names[pair.label]} ← {labels.names[pair.thief]}", pair.share)
 
 

@@ -101,10 +101,13 @@ class Taken:
     share: float
 
 
-def most_taken(logits: torch.Tensor, targets: torch.Tensor, *, most: int = 50) -> tuple[Taken, ...]:
+def most_taken(
+    logits: torch.Tensor, targets: torch.Tensor, *, most: int = 50, of_label: int | None = None
+) -> tuple[Taken, ...]:
     """List the `most` pairs of a label and a class that takes the greatest share of its images, equals in class order.
 
-    Of every label the counts of `most` classes are held, never [c, c]. Raises as `metrics.check_logits`.
+    With `of_label`, no more than so many of a label. Of every label the counts of so many classes are held, of `most`
+    without it, never [c, c]. Raises as `metrics.check_logits`.
     """
     check_logits(logits, targets)
     classes, own = logits.shape[1], logits.gather(1, targets[:, None].long())
@@ -115,7 +118,7 @@ def most_taken(logits: torch.Tensor, targets: torch.Tensor, *, most: int = 50) -
         counts = (logits[rows] >= own[rows]).sum(0)
         counts[label] = 0
         # Of counts that tie, topk may keep any; these keys differ, and the first class has the greatest.
-        kept.append((counts * classes + backwards).topk(min(most, classes)).values)
+        kept.append((counts * classes + backwards).topk(min(of_label or most, classes)).values)
     keys = torch.stack(kept)  # [c, most]
     counts, thieves = (keys // classes).flatten(), (classes - 1 - keys % classes).flatten()
     shares = (keys // classes / images[:, None].clamp(min=1).double()).flatten()

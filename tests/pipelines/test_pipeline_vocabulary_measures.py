@@ -46,6 +46,16 @@ def test_who_takes_whose_images_is_said_by_class_and_by_group() -> None:
     )
 
 
+def test_of_the_pairs_with_the_greatest_share_three_of_a_label_are_kept() -> None:
+    names = ("ash", "bay", "fig", "oak", "yew")
+    # Every other class takes the ash and one of two figs; the one oak is taken by yew alone.
+    logits = torch.tensor([[0.0, 1, 1, 1, 1], [1, 1, 0, 1, 1], [0, 0, 9, 0, 0], [0, 0, 0, 5, 6]])
+    assert measured(logits, torch.tensor([0, 2, 2, 3]), LabelSet(names))["taken"] == {
+        "ash ← bay": 1.0, "ash ← fig": 1.0, "ash ← oak": 1.0, "oak ← yew": 1.0,
+        "fig ← ash": 0.5, "fig ← bay": 0.5, "fig ← oak": 0.5,
+    }  # fmt: skip
+
+
 def test_margins_are_quantiles_from_the_least_to_the_greatest_and_a_mean() -> None:
     found = measured()
     first, last = found["margin_first"], found["margin_last"]
