@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from rag_clip.evaluate.uncertainty import COVERAGE, DRAWS, Interval, bootstrap
 
 NO_VARIANCE = 1e-30
 STEPS = 80
+ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,9 +106,8 @@ def calibration_interval(
 def brier_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the sum over classes of (probability - 1[label])^2 of each image, float64 [n] in [0, 2] (Brier, 1950)."""
     check_logits(logits, targets)
-    probabilities = _probabilities(logits)
-    own = probabilities.gather(1, targets[:, None].long())[:, 0]
-    return probabilities.square().sum(1) - 2 * own + 1
+    parts = zip(_probabilities(logits), torch.split(targets[:, None].long(), ROWS), strict=True)
+    return torch.cat([part.square().sum(1) - 2 * part.gather(1, own)[:, 0] + 1 for part, own in parts])
 
 
 def brier_score(logits: torch.Tensor, targets: torch.Tensor) -> float:
@@ -165,7 +165,7 @@ def risk_interval(
 
 def confidence_of(logits: torch.Tensor) -> torch.Tensor:
     """Return the largest softmax probability of each image, float64 [n]."""
-    return _probabilities(logits).amax(1)
+    return torch.cat([part.amax(1) for part in _probabilities(logits)])
 
 
 def _check_confidence(confidence: torch.Tensor, right: torch.Tensor) -> None:
@@ -192,5 +192,7 @@ def _reach(holds: Callable[[float], bool], end: float) -> float:
     return near
 
 
-def _probabilities(logits: torch.Tensor) -> torch.Tensor:
-    return logits.double().softmax(1)
+def _probabilities(logits: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the probabilities of `ROWS` images at a time, float64 [rows, c]: of all they are twice the logits' size."""
+    for part in torch.split(logits, ROWS):
+        yield part.double().softmax(1)

@@ -54,7 +54,7 @@ def sampled_openness(
             "leave its classes out, or use the closed form"
         )
     blocked = torch.cat([rows for _, rows in blocked_by(logits, targets, groups)])
-    closed = ~blocked.gather(1, own[:, None])[:, 0]
+    at_home = blocked.gather(1, own[:, None])[:, 0]
     draw = np.random.RandomState(seed)
     extensibility, stability = torch.empty(2, count, trials, dtype=torch.float64)
     for start in range(count):
@@ -63,9 +63,9 @@ def sampled_openness(
         for trial in range(trials):
             order = torch.from_numpy(np.concatenate([[start], draw.permutation(others)])).to(targets.device)
             taken = _step_taken(blocked, order)
-            extensibility[start, trial] = _extensibility(closed, taken, own, order, images)
-            stability[start, trial] = _stability(closed[first], taken[first], targets[first], count)
-    acc_c = float((torch.bincount(own[closed], minlength=count).double() / images).mean())
+            extensibility[start, trial] = _extensibility(taken, own, order, images)
+            stability[start, trial] = _stability(taken[first], targets[first], count)
+    acc_c = float((torch.bincount(own[~at_home], minlength=count).double() / images).mean())
     return SampledOpenness(
         acc_c=acc_c,
         acc_e=float(extensibility.mean()),
@@ -82,17 +82,15 @@ def _step_taken(blocked: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return torch.where(blocked, order.argsort().int(), len(order)).amin(1).long()
 
 
-def _extensibility(
-    closed: torch.Tensor, taken: torch.Tensor, own: torch.Tensor, order: torch.Tensor, images: torch.Tensor
-) -> float:
+def _extensibility(taken: torch.Tensor, own: torch.Tensor, order: torch.Tensor, images: torch.Tensor) -> float:
     known = order.argsort()[own]
-    ever = closed & (taken > known)
+    ever = taken > known  # an image that its own group takes never is
     gained, lost = (torch.bincount(steps[ever], minlength=len(order) + 1)[:-1] for steps in (known, taken))
     return float(((gained - lost).cumsum(0).double() / images[order].cumsum(0)).mean())
 
 
-def _stability(closed: torch.Tensor, taken: torch.Tensor, targets: torch.Tensor, count: int) -> float:
-    steps = (closed * (taken - 1)).double() / (count - 1)
+def _stability(taken: torch.Tensor, targets: torch.Tensor, count: int) -> float:
+    steps = (taken - 1).clamp(min=0).double() / (count - 1)
     images = torch.bincount(targets)
     return float((torch.bincount(targets, weights=steps)[images > 0] / images[images > 0]).mean())
 
