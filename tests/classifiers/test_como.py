@@ -215,6 +215,8 @@ def test_training_moves_the_keys_of_both_encoders_and_lowers_the_loss() -> None:
     )
     losses = [torch.nn.functional.cross_entropy(head(QUERIES), TRUTH).item() for head in (plain, trained)]
     assert losses[1] < losses[0]
+    width = TEXT.weights.shape[1] + support.others[SECOND].shape[1]
+    assert (plain.parameters, trained.parameters) == (0, len(support) * width)
     assert all(not torch.equal(plain.caches[name].keys, trained.caches[name].keys) for name in ("", SECOND))
     assert not any(cache.keys.requires_grad for cache in trained.caches.values())
     assert torch.equal(support.others[SECOND], before)

@@ -56,6 +56,15 @@ def test_counting_along_a_line_equals_trying_every_weight():
     assert count_right(base, direction, targets, weights).tolist() == tried
 
 
+def test_a_tie_at_a_weight_tried_is_counted_on_both_sides():
+    base, direction = torch.randint(-3, 4, (2, 300, 4), generator=DRAW).double()
+    targets = torch.randint(4, (300,), generator=DRAW)
+    weights = [0.0, 0.5, 1.0, 2.0, 3.0]
+    tried = [base + weight * direction for weight in weights]
+    right = [int((logits <= logits.gather(1, targets[:, None])).all(1).sum()) for logits in tried]
+    assert count_right(base, direction, targets, weights).tolist() == right
+
+
 def test_the_choice_on_validation_is_the_best_of_every_setting_tried():
     grid = {"alphas": (0.5, 4.0, 30.0), "betas": (1.0, 6.0, 20.0), "gammas": (0.5, 8.0, 25.0)}
     tried = {

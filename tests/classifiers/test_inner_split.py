@@ -24,6 +24,12 @@ def test_a_row_of_several_classes_judges_for_all_of_them_the_rarest_first():
     assert judging_rows(targets).nonzero()[:, 0].tolist() == [1]
 
 
+def test_a_row_judges_once_for_each_of_its_classes():
+    # row 0 judges for class 1 and is the first of class 0, which needs two of its six rows
+    targets = rows_of({0, 1}, {0}, {0}, {0}, {0}, {0}, {1}, count=2)
+    assert judging_rows(targets).nonzero()[:, 0].tolist() == [0, 1]
+
+
 def test_no_class_is_left_without_a_row_to_train_on():
     # row 0 is all there is of class 2, so class 0 takes its next row, and class 1 the next after that
     targets = rows_of({0, 1, 2}, {0}, {0}, {1}, {1}, set())

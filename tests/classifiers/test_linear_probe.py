@@ -14,15 +14,16 @@ TEXT = random_text(4, 24, scale=40.0)
 FIXED = {"rate": 1e-3, "weight_decay": 1e-4}
 
 
-def train_in_numpy(text: np.ndarray, images: np.ndarray, targets: np.ndarray, rate: float, decay: float):
+def train_in_numpy(text: np.ndarray, images: np.ndarray, support: Support, rate: float, decay: float):
     """Train by the equation with all images in each step, in float64; return weights and biases."""
     standard = (images - images.mean(0)) / np.sqrt(images.var(0) + 1e-5)
+    trust = (support.relevance / support.relevance.sum()).double().numpy()[:, None]
     weights, biases = text.copy(), np.zeros(len(text))
     speed, speed_biases = np.zeros_like(weights), np.zeros_like(biases)
     for _ in range(50):
         logits = standard @ weights.T + biases
         odds = np.exp(logits - logits.max(1, keepdims=True))
-        slope = (odds / odds.sum(1, keepdims=True) - targets) / len(images)
+        slope = trust * (odds / odds.sum(1, keepdims=True) - support.targets.numpy())
         speed = 0.9 * speed + slope.T @ standard + decay * weights
         speed_biases = 0.9 * speed_biases + slope.sum(0) + decay * biases
         weights, biases = weights - rate * speed, biases - rate * speed_biases
@@ -30,10 +31,10 @@ def train_in_numpy(text: np.ndarray, images: np.ndarray, targets: np.ndarray, ra
 
 
 def test_the_layer_is_that_of_gradient_descent_in_numpy():
-    support = random_support(TEXT, [3, 2, 4, 1])
+    support = replace(random_support(TEXT, [3, 2, 4, 1]), relevance=torch.linspace(0.2, 1, 10))
     head = linear_probe(TEXT, support, rate=0.05, weight_decay=0.02)
     images = support.features.double().numpy()
-    weights, biases = train_in_numpy(TEXT.weights.double().numpy(), images, support.targets.numpy(), 0.05, 0.02)
+    weights, biases = train_in_numpy(TEXT.weights.double().numpy(), images, support, 0.05, 0.02)
     queries = random_support(TEXT, [2, 2, 2, 2], seed=4).features
     standard = (queries.double().numpy() - images.mean(0)) / np.sqrt(images.var(0) + 1e-5)
     found, expected = head(Features(queries)).softmax(1), torch.from_numpy(standard @ weights.T + biases).softmax(1)

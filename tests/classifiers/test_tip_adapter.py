@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from rag_clip.classifiers.cache import build_cache
-from rag_clip.classifiers.tip_adapter import tip_adapter, tip_adapter_f
+from rag_clip.classifiers.tip_adapter import accuracy, key_loss, tip_adapter, tip_adapter_f
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
 from rag_clip.prompts.templates import template_prompts
@@ -192,6 +192,29 @@ def test_trained_keys_classify_new_images_better_and_the_given_support_stays():
     assert lower < 0.8 * loss
     assert torch.equal(support.features, before)
     assert not trained.cache.keys.requires_grad
+
+
+@pytest.mark.parametrize(("mode", "itself"), [("balanced", 0.0), ("published", 1.0)])
+def test_the_keys_learn_by_relevance_and_an_image_votes_on_itself_only_alone_or_published(mode, itself):
+    support = replace(support_of([0, 0, 1]), relevance=torch.tensor([1.0, 0.5, 0.25]))
+    given = torch.randn(3, CLASSES, generator=torch.Generator().manual_seed(2)).double()
+    seen = []
+
+    def logits(rows: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        seen.append(allowed.tolist())
+        return given[rows]
+
+    loss = key_loss(support, mode, logits)(torch.tensor([2, 0]))
+    each = cross_entropy(given, support.targets.argmax(1), reduction="none")
+    assert float(loss) == pytest.approx(float(0.25 * each[2] + each[0]) / 1.25)
+    assert seen == [[[1.0, 1.0, 1.0], [itself, 1.0, 1.0]]]
+
+
+def test_validation_counts_right_answers_that_half_precision_would_tie():
+    text = ZeroShot(LabelSet(("a", "b")), torch.tensor([[1.0, 0.0], [1.0, 0.01]]), 1.0)
+    half = Features(torch.tensor([[1.0, 0.01]]).half())
+    assert accuracy(text, Validation(half, text.labels, torch.tensor([1]))) == 1.0
+    assert accuracy(text, Validation(half, text.labels, torch.tensor([0]))) == 0.0
 
 
 def test_the_epoch_kept_is_the_best_on_validation():

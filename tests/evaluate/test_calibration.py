@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
+from scipy.stats import foldnorm
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
@@ -54,6 +56,9 @@ def test_the_brier_score_agrees_with_scikit_learn() -> None:
     probabilities = logits.double().softmax(1).numpy()
     expected = sum(reference.brier_score_loss(targets.numpy() == k, probabilities[:, k]) for k in range(4))
     assert brier_score(logits, targets) == pytest.approx(expected)
+    many = brier_scores(logits.repeat(9, 1), targets.repeat(9)), confidence_of(logits.repeat(9, 1))
+    assert torch.equal(many[0], brier_scores(logits, targets).repeat(9))
+    assert torch.equal(many[1], confidence_of(logits).repeat(9))
 
 
 def test_the_brier_score_of_an_image_by_hand() -> None:
@@ -71,6 +76,43 @@ def test_the_interval_of_the_calibration_error_covers_the_truth(lost: float, tru
         interval = calibration_interval(confidence, right, draws=300)
         covered += interval.low <= truth <= interval.high
     assert covered >= 0.9 * 120
+
+
+def exact_ends(counts: list[int], right: list[int], levels: list[float]) -> list[float]:
+    """Find the ends for two bins of one confidence each, where the sum of two folded normals is an integral."""
+    total = sum(counts)
+    gaps = [hits / total - count * level / total for count, hits, level in zip(counts, right, levels, strict=True)]
+    squares = [
+        (hits * (1 - level) ** 2 + (count - hits) * level**2) / total
+        for count, hits, level in zip(counts, right, levels, strict=True)
+    ]
+    found, variances = np.abs(gaps), (np.array(squares) - np.square(gaps)) / total
+    deviations, value = np.sqrt(variances), found.sum()
+    first, steps = np.linspace(0, value, 4001), value / 4000
+
+    def true_gaps(by: float) -> np.ndarray:
+        return np.maximum(found - by * variances, 0)
+
+    def below(by: float) -> float:
+        ratios = true_gaps(by) / deviations
+        density = foldnorm.pdf(first, ratios[0], scale=deviations[0])
+        return float((density * foldnorm.cdf(value - first, ratios[1], scale=deviations[1])).sum() * steps)
+
+    def error(share: float, end: float) -> float:
+        return float(true_gaps(brentq(lambda by: below(by) - share, end, 0)).sum())
+
+    vanished = max(found / variances)
+    low = 0.0 if below(vanished) < 0.975 else error(0.975, vanished)
+    return [low, error(0.025, -6 / np.sqrt(variances.sum()))]
+
+
+@pytest.mark.parametrize(("counts", "right"), [([100, 300], [50, 268]), ([10, 300], [8, 268])])
+def test_the_interval_of_the_calibration_error_is_that_of_folded_normals(counts: list[int], right: list[int]) -> None:
+    sizes = torch.tensor(counts)
+    confidence = torch.tensor([0.3, 0.9]).double().repeat_interleave(sizes)
+    place = torch.cat([torch.arange(count) for count in counts])
+    found = calibration_interval(confidence, place < torch.tensor(right).repeat_interleave(sizes), draws=8000)
+    assert [found.low, found.high] == pytest.approx(exact_ends(counts, right, [0.3, 0.9]), abs=0.0015)
 
 
 def test_the_percentiles_of_a_plain_bootstrap_miss_a_calibration_error_of_zero() -> None:

@@ -97,6 +97,12 @@ def test_openness_has_intervals_of_the_same_numbers_which_cover_the_truth() -> N
     assert (covered >= 0.88 * 40).all()
 
 
+def test_images_are_drawn_within_their_class() -> None:
+    logits, targets = noise(images=[1] * 8)
+    found = openness_intervals(openness(logits, targets, GROUPS), targets, GROUPS, draws=20)
+    assert all(one.low == pytest.approx(one.value) == one.high for one in (found.acc_c, found.acc_e, *found.curve))
+
+
 LOST, LABELS = torch.tensor([[2.0, 1, 3, 0], [2, 2, 3, 4], [0, 5, 0, 0], [0, 0, 9, 1]]), torch.tensor([0, 0, 1, 2])
 
 

@@ -96,6 +96,19 @@ def test_a_measure_that_few_images_make_too_great_is_corrected_within_its_range(
     assert sure == Interval(1.0, 1.0, 1.0)
 
 
+def test_the_correction_is_twice_what_the_draws_have_too_much_of() -> None:
+    values, drawn = torch.linspace(0.3, 0.7, 40, dtype=torch.float64), []
+
+    def spread(rows: torch.Tensor) -> list[float]:
+        drawn.append(float(values[rows].std(correction=0)))
+        return drawn[-1:]
+
+    (found,) = bootstrap_corrected(spread, 40, draws=300)
+    draws = torch.tensor(drawn[:-1], dtype=torch.float64)
+    ends = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    assert [found.low, found.high] == pytest.approx((ends - 2 * (draws.mean() - drawn[-1])).tolist())
+
+
 def test_a_draw_without_a_number_is_left_out() -> None:
     values = torch.tensor([float("nan"), 1.0, 1.0])
     (found,) = bootstrap(lambda rows: [float(values[rows].nanmean())], 3)
