@@ -64,41 +64,58 @@ def evaluate(
     Raises ValueError for input and settings that cannot be used, and FileNotFoundError for a missing file.
     """
     output, others, clock = _check_output(output), others or {}, StageClock()
-    _check_names(tasks)
-    if candidates and not (texts and encoder):
-        raise ValueError(
-            "names are added to the classes of prompts files; give prompts, and the model that encodes them"
-        )
-    marks = {name: each.fingerprint for name, each in others.items()}
-    mark = None if encoder is None else encoder.fingerprint
-    plans: list[tuple[ImageTask, list[Run | ShotRun]]] = []
-    for task in tasks:
-        runs = plan_runs(task, texts, heads, encoder=mark, others=marks, scale=scale)
-        shots = plan_shots(task, runs, few_shot, encoder=mark, others=marks)
-        plans.append((task, [with_candidates(run, task, candidates) if isinstance(run, Run) else run for run in shots]))
+    plans = _plan(tasks, texts, heads, few_shot, candidates, encoder=encoder, others=others, scale=scale)
     read = partial(
         read_images, encoder=encoder, others=others, features_dir=features_dir, workers=workers, report=report
     )
     measure = Measuring(encoder, others, index=index, candidates=candidates, clock=clock, report=report)
     results: list[Result] = []
-    measured = failed = 0
+    measured = 0
     for task, planned in plans:
         images = TaskImages(task, read, clock)
         for run in planned:
-            if found := stored_run(output, run.key):
-                result = replace(found, task=task.name, run=run.name)
-            else:
+            result = stored_run(output, run.key)
+            if result is None:
                 result = measure(run, images)
                 store_run(output, result)
                 measured += 1
-            results.append(result)
-            on_result(result)
+            # Its key says what decides the numbers, not what they are called.
+            settings = {**result.settings, **run.settings}
+            results.append(replace(result, task=task.name, run=run.name, tier=run.tier, settings=settings))
+            on_result(results[-1])
             write_results(output, results)
             report(Progress("evaluate", len(results), sum(len(runs) for _, runs in plans), "runs"))
-        failed += images.failed
-    return EvaluateSummary(
-        output, tuple(results), measured, len(results) - measured, failed, dict(clock.seconds), clock.bottleneck
-    )
+    failed = sum({result.task: int(result.settings["failed"]) for result in results}.values())
+    found = len(results) - measured
+    return EvaluateSummary(output, tuple(results), measured, found, failed, dict(clock.seconds), clock.bottleneck)
+
+
+def _plan(
+    tasks: Sequence[ImageTask],
+    texts: Sequence[PromptFile],
+    heads: Sequence[HeadChoice],
+    few_shot: FewShot | None,
+    candidates: Candidates | None,
+    *,
+    encoder: Encoder | None,
+    others: Mapping[str, Encoder],
+    scale: float | None,
+) -> list[tuple[ImageTask, list[Run | ShotRun]]]:
+    """Return the runs of each task, before anything is read of its images or encoded."""
+    _check_names(tasks)
+    if candidates and not (texts and encoder):
+        raise ValueError(
+            "names are added to the classes of prompts files; give prompts, and the model that encodes them"
+        )
+    mark = None if encoder is None else encoder.fingerprint
+    marks = {name: each.fingerprint for name, each in others.items()}
+    plans: list[tuple[ImageTask, list[Run | ShotRun]]] = []
+    for task in tasks:
+        runs = plan_runs(task, texts, heads, encoder=mark, others=marks, scale=scale)
+        beside = plan_shots(task, runs, few_shot, encoder=mark, others=marks)
+        named = [with_candidates(run, task, candidates) if isinstance(run, Run) else run for run in beside]
+        plans.append((task, named))
+    return plans
 
 
 def _check_names(tasks: Sequence[ImageTask]) -> None:

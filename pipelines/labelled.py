@@ -27,16 +27,21 @@ FAULTS_SHOWN = 5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Features of the n images that could be used, before it is said what for, and how many images failed.
+    """Features of the n images that could be used, before it is said what for.
 
     `targets` are their classes int64 [n], or bool [n, c] where images may have several; `rows` int64 [n] is their place
-    among all rows of the files.
+    among all rows of the files. `errors` say by row why other images could not be used.
     """
 
     features: Features
     targets: torch.Tensor
     rows: torch.Tensor
-    failed: int
+    errors: Mapping[int, str]
+
+    @property
+    def failed(self) -> int:
+        """How many images could not be used."""
+        return len(self.errors)
 
 
 def read_labelled(
@@ -91,15 +96,17 @@ def encode_labelled(
             files, root, encoder=encoder, others=others, image_column=image_column, workers=workers, report=report
         )
         shards = [cache.read(start) for _, cache in sources for start, _ in cache.spans()]
-    good = np.concatenate([[error is None for error in shard.errors] for shard in shards])
-    if not good.any():
-        raise ValueError(f"none of the {len(good)} images can be used; the first says: {shards[0].errors[0]}")
+    said = [error for shard in shards for error in shard.errors]
+    errors = {row: error for row, error in enumerate(said) if error is not None}
+    if len(errors) == len(said):
+        raise ValueError(f"none of the {len(said)} images can be used; the first says: {errors[0]}")
+    good = np.array([error is None for error in said])
     columns = {"": [shard.pooled for shard in shards]}
     columns |= {name: [shard.others[name] for shard in shards] for name in others}
     held = {name: torch.from_numpy(np.concatenate(parts)[good]).to(encoder.device) for name, parts in columns.items()}
     rows = torch.from_numpy(np.flatnonzero(good))
     features = Features(held.pop(""), ids=tuple(map(str, rows.tolist())), others=held)
-    return Labelled(features, targets[rows].to(encoder.device), rows, int((~good).sum()))
+    return Labelled(features, targets[rows].to(encoder.device), rows, errors)
 
 
 def read_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str = "label") -> list[int]:

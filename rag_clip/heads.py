@@ -86,8 +86,7 @@ def build_head(
     Raises ValueError for an unknown head, unknown or ill-typed options, validation that the head cannot use, and no
     encoder where it needs one.
     """
-    if name not in HEADS:
-        raise ValueError(f"unknown head {name!r}; known are {', '.join(HEADS)}")
+    settings = check_options(name, options or {})
     head = HEADS[name]
     if validation is not None and not head.validates:
         raise ValueError(f"{name} chooses nothing by validation images; leave them out")
@@ -95,19 +94,14 @@ def build_head(
     wanted = {key: value for key, value in given.items() if key in inspect.signature(head.build).parameters}
     if encoder is None and "encoder" in wanted:
         raise ValueError(f"{name} trains texts through an encoder; name the model")
-    settings = _check_options(name, head, options or {})
     return lambda zero_shot: partial(head.build, zero_shot, support)(**wanted, **settings)
 
 
-def read_options(path: str | Path) -> dict[str, Any]:
-    """Read the settings of a head from TOML; raises ValueError for a file that is not TOML, OSError for none."""
-    try:
-        return tomllib.loads(Path(path).read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from None
-
-
-def _check_options(name: str, head: Head, options: Mapping[str, Any]) -> dict[str, Any]:
+def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of the head `name` in its types; raises ValueError for those it lacks, and an unknown head."""
+    if name not in HEADS:
+        raise ValueError(f"unknown head {name!r}; known are {', '.join(HEADS)}")
+    head = HEADS[name]
     unknown = [key for key in options if key not in head.settings]
     if unknown:
         raise ValueError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(head.settings)}")
@@ -119,6 +113,14 @@ def _check_options(name: str, head: Head, options: Mapping[str, Any]) -> dict[st
         except ValidationError as error:
             raise ValueError(f"{name}, setting {key}: {error.errors()[0]['msg']}; found {value!r}") from None
     return checked
+
+
+def read_options(path: str | Path) -> dict[str, Any]:
+    """Read the settings of a head from TOML; raises ValueError for a file that is not TOML, OSError for none."""
+    try:
+        return tomllib.loads(Path(path).read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
 
 
 def _plain(value: Any) -> Any:

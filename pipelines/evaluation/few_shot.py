@@ -6,8 +6,8 @@ All images of the train split are drawn once (full shot): their numbers have the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from statistics import fmean, stdev
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import LabelSet
 from rag_clip.evaluate.protocol import draw_from_whole, draw_shots, inner_split
 from rag_clip.evaluate.splits import Test, Train
 from rag_clip.heads import build_head
@@ -25,29 +26,39 @@ from .cost import measure_cost
 from .measures import average_precisions, classify_test, image_table, measure
 from .results import Measure, Result
 from .shot_runs import ALL, ShotRun, Shots
-from .tasks import ImageTask, Measured
+from .tasks import ImageTask, Measured, describe_failures
+from .vocabulary_measures import measure_vocabulary
 
 HIGHEST = {"brier": 2.0, "parameters": inf}  # of all other numbers 1; none is below 0
 
 
-def read_pool(task: ImageTask, read: Callable[[ImageTask], Labelled]) -> Train | None:
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """The images of a train split that shots are drawn from, and by row why others cannot be used."""
+
+    train: Train
+    errors: Mapping[int, str]
+
+
+def read_pool(task: ImageTask, read: Callable[[ImageTask], Labelled]) -> Pool | None:
     """Read the images of the train split by `read`, None where the task has none; errors name the split."""
     if task.train is None:
         return None
     try:
         held = read(replace(task, paths=(task.train,), train=None))
-        return Train(held.features, task.labels, held.targets)
+        return Pool(Train(held.features, task.labels, held.targets), held.errors)
     except ValueError as error:
         raise ValueError(f"the train split of {task.name}, {task.train}: {error}") from error
 
 
 def measure_shots(
-    task: ImageTask, run: ShotRun, alone: ZeroShot, images: Measured, pool: Train | None, *, encoder: Encoder | None
+    task: ImageTask, run: ShotRun, alone: ZeroShot, images: Measured, pool: Pool | None, *, encoder: Encoder | None
 ) -> Result:
     """Draw, build and measure the head of a run for each of its seeds; return the numbers over the seeds.
 
-    Shots are drawn from `pool`, or from `images` where that is None; raises ValueError where those are too few, and for
-    images of several labels where the head learns one each.
+    What the vocabulary does is counted over the answers of all draws together. Shots are drawn from `pool`, or from
+    `images` where that is None; raises ValueError where those are too few, and for images of several labels where the
+    head learns one each.
     """
     measured, answers, shots = [], [], []
     for seed in range(run.draws):
@@ -62,12 +73,26 @@ def measure_shots(
             found = average_precisions(logits, test.truth)
         else:
             found = measure(logits, test.truth, task.labels, metric=task.metric)
-            answers.append(image_table(logits, test.truth, rows, task.labels, draw=seed))
+            answers.append((logits, test.truth, rows))
         measured.append((*found, *measure_cost(classifier, found[0])))
-    settings = {**run.settings, "images": len(test), "failed": images.failed, "drawn": shots}
-    measures = measured[0] if run.shots == ALL else over_draws(measured)
-    table = pa.concat_tables(answers) if answers else None
-    return Result(task.name, run.name, run.tier, run.key, settings, measures, table)
+    whole = run.shots == ALL
+    measures = measured[0] if whole else over_draws(measured)
+    if answers:
+        logits, truth, _ = map(torch.cat, zip(*answers, strict=True))
+        taken = measure_vocabulary(logits, truth, task.labels)
+        # An interval over images would take the answers of several draws to one image for those to several images.
+        measures += taken if whole else tuple(replace(one, low=None, high=None) for one in taken)
+    settings = {**run.settings, "images": len(test), **describe_failures(images.errors), "drawn": shots}
+    if pool:
+        settings["train"] = describe_failures(pool.errors)
+    return Result(task.name, run.name, run.tier, run.key, settings, measures, _image_tables(answers, task.labels))
+
+
+def _image_tables(
+    answers: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], labels: LabelSet
+) -> pa.Table | None:
+    tables = [image_table(*answer, labels, draw=draw) for draw, answer in enumerate(answers)]
+    return pa.concat_tables(tables) if tables else None
 
 
 def over_draws(drawn: Sequence[Sequence[Measure]]) -> tuple[Measure, ...]:
@@ -87,11 +112,12 @@ def over_draws(drawn: Sequence[Sequence[Measure]]) -> tuple[Measure, ...]:
     return tuple(found)
 
 
-def _draw(images: Measured, pool: Train | None, *, shots: Shots, seed: int) -> tuple[Train, Test, torch.Tensor]:
+def _draw(images: Measured, pool: Pool | None, *, shots: Shots, seed: int) -> tuple[Train, Test, torch.Tensor]:
     """Return the images to train on, those to measure on, and the rows of these."""
     test = images.test
     if pool is not None:
-        return pool if shots == ALL else draw_shots(pool, shots=shots, seed=seed), test, images.rows
+        train = pool.train if shots == ALL else draw_shots(pool.train, shots=shots, seed=seed)
+        return train, test, images.rows
     assert shots != ALL, "plan_shots refuses"
     train, left = draw_from_whole(test.features, test.labels, test.truth, shots=shots, seed=seed)
     return train, left, torch.tensor([int(row) for row in left.features.ids])

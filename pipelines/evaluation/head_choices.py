@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_clip.data import Fingerprint
-from rag_clip.heads import HEADS
+from rag_clip.heads import HEADS, check_options
 from rag_clip.support_file import read_support
 
 
@@ -31,7 +31,7 @@ def choose_heads(
 ) -> list[HeadChoice]:
     """Return the heads by name on a support file; `options` are settings by head, `validation` goes to those it helps.
 
-    Raises ValueError for unknown heads, options of heads that were not chosen, and heads without a support file.
+    Raises ValueError as `check_heads`, and for heads without a support file.
     """
     options = options or {}
     check_heads(names, options)
@@ -46,15 +46,26 @@ def choose_heads(
 
 
 def check_heads(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ValueError for unknown heads, and for options of heads that were not chosen."""
-    unknown = [name for name in names if name not in HEADS]
-    if unknown:
-        raise ValueError(f"unknown head {unknown[0]!r}; known are {', '.join(HEADS)}")
+    """Raise ValueError for unknown or repeated heads, for options they do not have, and for those of other heads."""
+    for name in names:
+        check_options(name, options.get(name, {}))
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated:
+        raise ValueError(f"the head {repeated!r} is named twice; name it once")
     idle = [name for name in options if name not in names]
     if idle:
         raise ValueError(
             f"there are settings for {idle[0]!r}, which is none of the heads to measure; add it, or cut it"
         )
+
+
+def others_of(head: str, others: Mapping[str, Fingerprint]) -> Mapping[str, Fingerprint]:
+    """Return the further encoders that a head sees the images by; raises ValueError where it needs one, for none."""
+    if not HEADS[head].second_encoder:
+        return {}
+    if not others:
+        raise ValueError(f"{head} needs the images' features by a second encoder too; name one")
+    return others
 
 
 def head_facts(head: HeadChoice, others: Mapping[str, Fingerprint]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rag_clip.classifiers.zero_shot import TextVectors, ZeroShot, compose, encode_texts
 from rag_clip.data import Prompts
-from rag_clip.evaluate.splits import Train
+from rag_clip.evaluate.feature_file import FeatureFile
 from rag_clip.heads import HEADS
 from rag_clip.progress import Report, StageClock
 from rag_clip.protocols import Classifier, Encoder
@@ -23,12 +23,12 @@ from ..heads import prepare_head
 from ..labelled import Labelled
 from .candidates import Candidates, CandidateTexts
 from .cost import measure_cost
-from .few_shot import measure_shots, read_pool
+from .few_shot import Pool, measure_shots, read_pool
 from .measures import classify_test, image_table, measure
 from .results import Measure, Result
 from .runs import Run, TextRow
 from .shot_runs import ShotRun
-from .tasks import ImageTask, Measured, to_measure
+from .tasks import ImageTask, Measured, describe_failures, to_measure
 from .text_measures import measure_texts
 from .vocabulary_measures import measure_vocabulary
 
@@ -37,19 +37,21 @@ class TaskImages:
     """The images of a task, read by `read` when they are first asked for."""
 
     def __init__(self, task: ImageTask, read: Callable[[ImageTask], Labelled], clock: StageClock) -> None:
-        self.task, self.failed = task, 0
-        self._read, self._clock = read, clock
+        self.task, self._read, self._clock = task, read, clock
 
     @cached_property
     def measured(self) -> Measured:
-        """The images to measure; `failed` counts those that could not be used."""
+        """The images to measure."""
         with self._clock.stage("images"):
-            images = to_measure(self.task, self._read(self.task))
-        self.failed = images.failed
-        return images
+            return to_measure(self.task, self._read(self.task))
 
     @cached_property
-    def pool(self) -> Train | None:
+    def file(self) -> FeatureFile:
+        """The file of features that the task is, with its text."""
+        return self.task.read_features()
+
+    @cached_property
+    def pool(self) -> Pool | None:
         """The images of the train split, None where the task has none."""
         with self._clock.stage("images"):
             return read_pool(self.task, self._read)
@@ -77,10 +79,10 @@ class Measuring:
         """Return the numbers of a run on the images of its task."""
         task, measured = images.task, images.measured
         if isinstance(run, ShotRun):
-            alone, pool = self._alone(run.alone, task), images.pool
+            alone, pool = self._alone(run.alone, images), images.pool
             with self._clock.stage("few shots"):
                 return measure_shots(task, run, alone, measured, pool, encoder=self._encoder)
-        alone, truth = self._alone(run, task), measured.test.truth
+        alone, truth = self._alone(run, images), measured.test.truth
         classifier = self._head(run, alone)
         with self._clock.stage("match"):
             logits = classify_test(classifier, measured.test)
@@ -91,7 +93,7 @@ class Measuring:
             table = image_table(logits, truth, measured.rows, task.labels) if truth.ndim == 1 else None
         if run.head is None:
             measures += self._measure_texts(run, alone, measured)
-        settings = {**run.settings, "images": len(truth), "failed": measured.failed}
+        settings = {**run.settings, "images": len(truth), **describe_failures(measured.errors)}
         return Result(task.name, run.name, run.tier, run.key, settings, measures, table)
 
     def _measure_texts(self, run: Run, alone: ZeroShot, images: Measured) -> tuple[Measure, ...]:
@@ -104,10 +106,10 @@ class Measuring:
                 alone, images.test, run.texts.prompts, self._encoder, self._names, known=known, report=self._report
             )
 
-    def _alone(self, run: Run, task: ImageTask) -> ZeroShot:
+    def _alone(self, run: Run, images: TaskImages) -> ZeroShot:
         texts = run.texts
         if isinstance(texts, TextRow):
-            return task.read_features().zero_shot(texts.row, scale=texts.scale)
+            return images.file.zero_shot(texts.row, scale=texts.scale)
         with self._clock.stage("prompts"):
             return compose(texts.prompts, self._texts(texts.path, texts.prompts), self._needed())
 

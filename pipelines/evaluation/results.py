@@ -1,7 +1,7 @@
 """Results on disk: one row per number in long form, and beside it what each run said of each image.
 
-A finished run is a pair of files in OUTPUT.runs, named after what decides its numbers; OUTPUT is their union. So a run
-that is there is not run again, and another setting never finds it.
+A finished run is a pair of files in OUTPUT.runs, named after what decides its numbers; OUTPUT holds those of the last
+call. So a run that is there is not run again, and another setting never finds it.
 """
 
 from __future__ import annotations
@@ -161,9 +161,9 @@ def read_results(path: str | Path, *, runs: Path | None = None) -> list[Result]:
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
         raise ValueError(f"{path} has no column {missing[0]!r}; it was changed since it was written: evaluate again")
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in table.to_pylist():
-        groups.setdefault((row["task"], row["key"]), []).append(row)
+        groups.setdefault((row["task"], row["run"], row["key"]), []).append(row)
     folder = runs_folder(path) if runs is None else runs
     return [_result(rows, folder) for rows in groups.values()]
 

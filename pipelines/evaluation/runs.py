@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rag_clip.data import Fingerprint, Prompts, PromptText
-from rag_clip.heads import HEADS
+from rag_clip.data import Fingerprint, Prompts
 from rag_clip.labels import labels_to_document
 from rag_clip.prompt_file import read_prompts
 
 from .candidates import Candidates, rivals_of, with_synonyms
-from .head_choices import HeadChoice, head_facts, tuning
+from .head_choices import HeadChoice, head_facts, others_of, tuning
 from .results import FORMAT
 from .tasks import ImageTask, digest, file_identity
 from .tiers import tier_of
+
+PROVENANCE = ("method", "settings", "index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +86,19 @@ def plan_runs(
     """List the runs of a task: each prompts file of its classes alone, then with each head; then its own text features.
 
     `scale` is that of the encoder whose features a file holds. Raises ValueError where no text has the classes of the
-    task, and for prompts without an encoder.
+    task, for prompts without an encoder, and for heads of two encoders where there is one.
     """
     fitting = [one for one in texts if set(one.prompts.labels.names) == set(task.labels.names)]
-    if fitting and encoder is None:
-        raise ValueError(f"prompts are texts to encode ({fitting[0].path}); name the model")
     own = _text_rows(task, scale) if task.holds_features else []
     if not fitting and not own:
         raise ValueError(f"no prompts file has the {len(task.labels)} classes of {task.name}; enhance its label set")
-    prompted = [
-        _run(task, one, head, encoder, others or {} if head and HEADS[head.name].second_encoder else {})
-        for one in fitting
-        for head in (None, *heads)
-        if encoder is not None
-    ]
-    return [*prompted, *(_text_run(task, row) for row in own)]
+    if fitting and encoder is None:
+        raise ValueError(f"prompts are texts to encode ({fitting[0].path}); name the model")
+    decides = [version("rag-clip"), FORMAT, task.digest]
+    beside = [_beside(head, others_of(head.name, others or {})) for head in heads if fitting]
+    alone = [_run(task, one, encoder, decides) for one in fitting if encoder]
+    prompted = (run for each in alone for run in (each, *(with_head(each) for with_head in beside)))
+    return [*prompted, *(_text_run(task, row, decides) for row in own)]
 
 
 def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) -> Run:
@@ -131,7 +130,7 @@ def _is_npz(task: ImageTask) -> bool:
     return task.paths[0].suffix.lower() == ".npz"
 
 
-def _text_run(task: ImageTask, text: TextRow) -> Run:
+def _text_run(task: ImageTask, text: TextRow, decides: Sequence[object]) -> Run:
     settings = {
         "task": _task_facts(task),
         "prompts": {"path": str(task.paths[0]), "method": "text features of the file", "row": text.row},
@@ -139,8 +138,8 @@ def _text_run(task: ImageTask, text: TextRow) -> Run:
         "head": {},
         "tuned": "Nothing was tuned: image and text features are those of the file.",
     }
-    decides = [[version("rag-clip"), FORMAT], task.digest, text.row, text.scale]
-    return Run(text.name, "T?" if text.name.startswith("text ") else "T0", digest(decides), settings, text)
+    tier = "T?" if text.name.startswith("text ") else "T0"
+    return Run(text.name, tier, digest([*decides, text.row, text.scale]), settings, text)
 
 
 def _task_facts(task: ImageTask) -> dict[str, Any]:
@@ -153,33 +152,35 @@ def _task_facts(task: ImageTask) -> dict[str, Any]:
     }
 
 
-def _run(
-    task: ImageTask, texts: PromptFile, head: HeadChoice | None, encoder: Fingerprint, others: Mapping[str, Fingerprint]
-) -> Run:
-    facts = head_facts(head, others) if head else {}
-    provenance = texts.prompts.provenance
+def _run(task: ImageTask, texts: PromptFile, encoder: Fingerprint, decides: Sequence[object]) -> Run:
+    prompts = texts.prompts
     settings = {
         "task": _task_facts(task),
-        "prompts": {"path": str(texts.path), **{key: provenance.get(key) for key in ("method", "settings", "index")}},
+        "prompts": {"path": str(texts.path), **{key: prompts.provenance.get(key) for key in PROVENANCE}},
         "encoder": asdict(encoder),
-        "head": facts,
-        "tuned": tuning(facts),
+        "head": {},
+        "tuned": tuning({}),
     }
-    content = [(name, [asdict(text) for text in group]) for name, group in _by_class(texts.prompts)]
-    decides: list[Any] = [
-        [version("rag-clip"), FORMAT],
-        task.digest,
-        content,
-        labels_to_document(texts.prompts.labels),
-        asdict(encoder),
-        {name: asdict(each) for name, each in others.items()},
-        facts,
-    ]
-    if head:
-        decides += [file_identity(path) for path in (head.support, head.validation) if path]
-    name = f"{texts.name} + {head.name}" if head else texts.name
-    return Run(name, tier_of(texts.prompts, facts), digest(decides), settings, texts, head)
+    content = [[asdict(text) for text in group] for group in prompts.texts]
+    key = digest([*decides, content, labels_to_document(prompts.labels), asdict(encoder)])
+    return Run(texts.name, tier_of(prompts), key, settings, texts)
 
 
-def _by_class(prompts: Prompts) -> Iterator[tuple[str, tuple[PromptText, ...]]]:
-    return zip(prompts.labels.names, prompts.texts, strict=True)
+def _beside(head: HeadChoice, others: Mapping[str, Fingerprint]) -> Callable[[Run], Run]:
+    """Return what puts a head beside texts; its files are read once."""
+    facts = head_facts(head, others)
+    files = [file_identity(path) for path in (head.support, head.validation) if path]
+    marks = {name: asdict(each) for name, each in others.items()}
+
+    def with_head(alone: Run) -> Run:
+        assert isinstance(alone.texts, PromptFile), "heads on a support file are measured beside prompts"
+        return replace(
+            alone,
+            name=f"{alone.name} + {head.name}",
+            tier=tier_of(alone.texts.prompts, facts),
+            key=digest([alone.key, head.name, facts["settings"], files, marks]),
+            settings={**alone.settings, "head": facts, "tuned": tuning(facts)},
+            head=head,
+        )
+
+    return with_head

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rag_clip.data import Fingerprint
 from rag_clip.heads import HEADS
 
-from .head_choices import check_heads
+from .head_choices import check_heads, others_of
 from .runs import Run
 from .tasks import ImageTask, digest, file_identity
 
@@ -23,7 +23,7 @@ class FewShot:
     """Heads to measure on `shots` images of each class, each number of them drawn `seeds` times, "all" of them once.
 
     `options` are settings by head. With `validate`, the first fifth of each class is held out of training and chooses
-    the settings. Raises ValueError for no or unknown heads, options of others, counts below one, and one shot to train
+    the settings. Raises ValueError as `check_heads`, for no heads, counts below one or repeated, and one shot to train
     and choose by.
     """
 
@@ -37,6 +37,8 @@ class FewShot:
         check_heads(self.heads, self.options)
         if not self.heads or not self.shots:
             raise ValueError("few shots need a head and a number of shots; name at least one of each")
+        if len(set(self.shots)) < len(self.shots):
+            raise ValueError(f"shots are {self.shots}, one of them twice; name each number once")
         if min([self.seeds, *self.counts]) < 1:
             raise ValueError(f"shots are {self.shots} and seeds {self.seeds}; give one at least")
         if self.validate and 1 in self.counts:
@@ -94,9 +96,8 @@ def _check_pool(task: ImageTask, protocol: FewShot, others: Mapping[str, Fingerp
         raise ValueError(f"{task.name} has no train split to take all images of; name one, or a number of shots")
     if task.train and not task.train.is_file():
         raise FileNotFoundError(f"there is no train split {task.train} of {task.name}; put it there, or cut it out")
-    lone = next((head for head in protocol.heads if HEADS[head].second_encoder and not others), None)
-    if lone:
-        raise ValueError(f"{lone} needs the images' features by a second encoder too; name one")
+    for head in protocol.heads:
+        others_of(head, others)
     if task.train and task.train.resolve() in [path.resolve() for path in task.paths]:
         raise ValueError(f"{task.name} would draw its shots from the images it tests on, {task.train}; split the file")
 
@@ -104,27 +105,28 @@ def _check_pool(task: ImageTask, protocol: FewShot, others: Mapping[str, Fingerp
 def _beside(
     task: ImageTask, alone: Run, protocol: FewShot, encoder: Fingerprint | None, others: Mapping[str, Fingerprint]
 ) -> Iterator[ShotRun]:
-    marks = [encoder and asdict(encoder), {name: asdict(each) for name, each in others.items()}]
     for head in protocol.heads:
-        second = sorted(others) if HEADS[head].second_encoder else []
+        second = others_of(head, others)
+        marks = [encoder and asdict(encoder), {name: asdict(each) for name, each in second.items()}]
         facts = {
             "name": head,
             "settings": {**HEADS[head].settings, **protocol.options.get(head, {})},
             "shots_from": str(task.train or task.paths[0]),
             "validation": "the first fifth of each class of the shots" if protocol.validate else "",
-            "others": second,
+            "others": sorted(second),
         }
         tier = "+".join([alone.tier, *(["T3"] if second else []), "FS"])
         for shots in protocol.shots:
             seeds = 1 if shots == ALL else protocol.seeds
             drawn = {**facts, "seeds": seeds, "shots": shots}
+            own = {key: value for key, value in drawn.items() if key != "shots_from"}
             settings = {
                 **alone.settings,
                 "head": drawn,
                 **({} if shots == ALL else {"low_high": BOUNDS}),
                 "tuned": _tuning(task, head, shots, protocol),
             }
-            decides = ["few shots", alone.key, task.train and file_identity(task.train), drawn, marks]
+            decides = ["few shots", alone.key, task.train and file_identity(task.train), own, marks]
             name = f"{alone.name} + {head}, {shots} shots"
             yield ShotRun(name, tier, digest(decides), settings, alone, head, shots, protocol)
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +23,8 @@ from rag_clip.protocols import Encoder
 
 from ..imaging.rows import ImageFile, open_image_files
 from ..labelled import Labelled, encode_labelled, read_classes, read_several_classes
+
+REASONS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +126,11 @@ def _own_labels(path: Path) -> LabelSet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """The n images to measure on, their row in the task's files int64 [n], and how many images failed."""
+    """The n images to measure on, their row in the task's files int64 [n], and by row why others cannot be used."""
 
     test: Test
     rows: torch.Tensor
-    failed: int
+    errors: Mapping[int, str]
 
 
 def read_images(
@@ -149,7 +152,7 @@ def read_images(
         held = task.read_features()
         rows, device = torch.arange(len(held.truth)), encoder.device if encoder else torch.device("cpu")
         features = Features(held.features.pooled.to(device), ids=tuple(map(str, rows.tolist())))
-        return Labelled(features, held.truth.to(device), rows, failed=0)
+        return Labelled(features, held.truth.to(device), rows, errors={})
     if encoder is None:
         raise ValueError(f"{task.name} holds images; name the model that encodes them")
     files = open_image_files(task.paths, image_column=task.image_column)
@@ -165,7 +168,12 @@ def read_images(
 
 def to_measure(task: ImageTask, images: Labelled) -> Measured:
     """Return the images of a task as those to measure on; raises ValueError as `Test`."""
-    return Measured(Test(images.features, task.labels, images.targets), images.rows, images.failed)
+    return Measured(Test(images.features, task.labels, images.targets), images.rows, images.errors)
+
+
+def describe_failures(errors: Mapping[int, str]) -> dict[str, Any]:
+    """Return as plain values how many images could not be used, and why, row by row, of the first 20."""
+    return {"failed": len(errors), "reasons": {str(row): errors[row] for row in sorted(errors)[:REASONS]}}
 
 
 def file_identity(path: str | Path) -> list[str | int]:

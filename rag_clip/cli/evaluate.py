@@ -87,6 +87,9 @@ def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: E
     named = {one.task: one.settings["candidates"] for one in summary.results if "candidates" in one.settings}
     for task, facts in named.items():
         console.say(f"{facts['names']} names of {facts['place']}, {facts['left_out']} left out as those of {task}")
+    for one in {one.task: one for one in summary.results if one.settings["failed"]}.values():
+        row, reason = next(iter(one.settings["reasons"].items()))
+        console.say(f"{one.settings['failed']} images of {one.task} cannot be used, such as row {row}: {reason}")
     console.say(f"{summary.output}: {summary.measured} runs measured, {summary.found} there already")
     write_evaluation(page, summary.results, encoder=encoder)
     console.say(f"report: {page}")

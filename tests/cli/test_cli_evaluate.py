@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from contextlib import chdir, redirect_stderr, redirect_stdout
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from rag_clip.pipelines.evaluation.results import read_results
 
 from rag_clip.cli import app
@@ -106,3 +109,17 @@ def test_what_cannot_be_done_is_said_in_a_line(folder: Path, arguments: tuple[st
     code, out, errors = run(*arguments, folder=folder)
     assert (code, out) == (1, "")
     assert errors.startswith(f"rag-clip: {message}")
+
+
+def test_images_that_cannot_be_used_are_told_with_the_first_reason(tmp_path: Path) -> None:
+    labels, image = LabelSet(("card", "die"), templates=("a {}",)), BytesIO()
+    write_prompts(template_prompts(labels), tmp_path / "plain.parquet")
+    Image.new("RGB", (48, 48), "red").save(image, format="PNG")
+    table = pa.table({"image": [image.getvalue(), b"none", b""], "label": ["card", "die", "die"]})
+    pq.write_table(table, tmp_path / "toys.parquet")
+    job = ("toys.parquet", "--prompts", "plain.parquet", "--model", "demo", "-o", "r.parquet", "--workers", "0")
+    code, out, _ = run(*job, folder=tmp_path)
+    assert code == 3
+    assert "\n2 images of toys cannot be used, such as row 1: not an image of a known format" in out
+    code, out, _ = run(*job, folder=tmp_path)
+    assert (code, "\n2 images of toys cannot be used" in out, "1 there already" in out) == (3, True, True)

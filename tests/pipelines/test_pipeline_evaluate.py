@@ -14,7 +14,7 @@ from evaluate_inputs import CAPTION, ENCODER, LABELS, colour_task, prompt_files
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.evaluation.candidates import Candidates
 from rag_clip.pipelines.evaluation.head_choices import choose_heads
-from rag_clip.pipelines.evaluation.results import read_results
+from rag_clip.pipelines.evaluation.results import read_results, runs_folder
 from rag_clip.pipelines.evaluation.runs import PromptFile, read_prompt_files
 from rag_clip.pipelines.evaluation.tasks import ImageTask, read_images
 
@@ -97,6 +97,34 @@ def test_a_run_cut_short_is_measured_again_and_finished_ones_are_not(tmp_path: P
     assert (again.measured, again.found) == (1, 1)
 
 
+@pytest.mark.parametrize("harm", ["numbers lost", "numbers cut", "answers cut"])
+def test_a_run_kept_in_part_is_measured_again(tmp_path: Path, harm: str) -> None:
+    task, texts, output = colour_task(tmp_path), prompt_files(tmp_path)[:1], tmp_path / "results.parquet"
+    first = evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0).results
+    kept = runs_folder(output) / f"{first[0].key}{'.images' if harm == 'answers cut' else ''}.parquet"
+    content = kept.read_bytes()
+    kept.unlink()
+    if harm != "numbers lost":
+        kept.write_bytes(content[:-9])
+    again = evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0)
+    assert (again.measured, again.results[0].measures) == (1, first[0].measures)
+    assert evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0).found == 1
+
+
+def test_runs_of_the_same_texts_share_their_numbers_and_keep_their_own_name_tier_and_settings(tmp_path: Path) -> None:
+    task, (good, _), output = colour_task(tmp_path), prompt_files(tmp_path), tmp_path / "results.parquet"
+    facts = {**good.prompts.provenance, "index": "captions"}
+    found = replace(good, name="found", path=tmp_path / "f", prompts=replace(good.prompts, provenance=facts))
+    summary = evaluate([task], texts=[good, found], output=output, encoder=ENCODER, workers=0)
+    assert (summary.measured, summary.found) == (1, 1)
+    one, other = read_results(output)
+    assert [(each.run, each.tier, each.settings["prompts"]["index"]) for each in (one, other)] == [
+        ("good", "T0", ""),
+        ("found", "T1", "captions"),
+    ]
+    assert one.measures == other.measures == summary.results[0].measures
+
+
 @pytest.mark.parametrize("change", ["encoder", "images", "groups"])
 def test_what_decides_the_numbers_decides_what_is_run_again(tmp_path: Path, change: str) -> None:
     task, texts, output = colour_task(tmp_path), prompt_files(tmp_path)[:1], tmp_path / "results.parquet"
@@ -140,7 +168,13 @@ def test_images_that_cannot_be_used_are_counted_and_the_rest_keep_their_rows(tmp
     images = read_images(task, encoder=ENCODER, workers=0)
     assert (images.rows.tolist(), images.failed) == ([0, 1, 2, 3, 4, 5], 1)
     output = tmp_path / "results.parquet"
-    assert evaluate([task], texts=prompt_files(tmp_path), output=output, encoder=ENCODER, workers=0).failed == 1
+    summaries = [
+        evaluate([task], texts=prompt_files(tmp_path), output=output, encoder=ENCODER, workers=0) for _ in range(2)
+    ]
+    assert [(one.measured, one.failed) for one in summaries] == [(2, 1), (0, 1)]
+    settings = read_results(output)[1].settings
+    assert (settings["failed"], list(settings["reasons"])) == (1, ["6"])
+    assert settings["reasons"]["6"].startswith("not an image of a known format (begins with b'no image')")
     kept = read_results(output)[1].images
     assert kept is not None
     assert kept.select(["row", "target", "predicted", "right"]).to_pylist()[:2] == [
@@ -177,6 +211,13 @@ def test_bad_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
         choose_heads(["ridge"], support=None)
     with pytest.raises(ValueError, match="settings for 'tip_x', which is none of the heads"):
         choose_heads(["ridge"], support=tmp_path, options={"tip_x": {}})
+    with pytest.raises(ValueError, match="the head 'ridge' is named twice; name it once"):
+        choose_heads(["ridge", "ridge"], support=tmp_path)
+    with pytest.raises(ValueError, match="ridge has no setting 'beta'; it has"):
+        choose_heads(["ridge"], support=tmp_path, options={"ridge": {"beta": 1}})
+    lone = choose_heads(["como"], support=tmp_path / "s.parquet")
+    with pytest.raises(ValueError, match="como needs the images' features by a second encoder too; name one"):
+        evaluate([task], texts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, heads=lone)
     with pytest.raises(ValueError, match="would both be called"):
         read_prompt_files([tmp_path / "prompts-good.parquet", tmp_path / "prompts-good.parquet"])
     (tmp_path / "old.parquet").write_bytes((tmp_path / "colours.parquet").read_bytes())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -16,7 +18,7 @@ from rag_clip.pipelines.evaluation.few_shot import over_draws
 from rag_clip.pipelines.evaluation.results import Measure, Result, read_results
 from rag_clip.pipelines.evaluation.shot_runs import FewShot
 from rag_clip.pipelines.evaluation.tasks import ImageTask, image_task, open_tasks
-from shot_inputs import features_file, pets
+from shot_inputs import NAMES, features_file, pets
 
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
@@ -26,6 +28,7 @@ from rag_clip.evaluate.protocol import draw_shots
 from rag_clip.evaluate.splits import Train
 from rag_clip.evaluate.uncertainty import mean_interval
 from rag_clip.heads import HEADS, build_head
+from rag_clip.testing import ToyEncoder
 
 
 def by_hand(folder: Path, head: str, *, shots: int, seed: int) -> float:
@@ -143,6 +146,45 @@ def test_bounds_over_draws_end_where_the_number_does() -> None:
     for metric, (first, second, low, high) in ends.items():
         (found,) = over_draws([(Measure(metric, "", first),), (Measure(metric, "", second),)])
         assert (found.low, found.value, found.high) == (low, (first + second) / 2, high)
+
+
+def test_what_the_vocabulary_does_is_counted_over_the_answers_of_all_draws(tmp_path: Path) -> None:
+    task, few = pets(tmp_path), FewShot(("ridge",), (2, "all"))
+    _, ridge, whole = evaluate([task], output=tmp_path / "r.parquet", few_shot=few).results
+    assert ridge.images is not None
+    wrong = [row for row in ridge.images.to_pylist() if not row["right"]]
+    pairs = Counter(f"{NAMES[row['target']]} ← {NAMES[row['predicted']]}" for row in wrong)
+    taken, ends = ridge.series("taken"), ridge.series("accuracy_by_classes")
+    assert all(taken[pair] * 60 >= count - 1e-9 for pair, count in pairs.items())
+    per_class = ridge.get("mean_per_class")
+    assert per_class is not None
+    assert list(ends) == ["1", "2", "3"]
+    assert (ends["1"], ends["3"]) == pytest.approx((1.0, per_class.value))
+    margins = [one.get("margin_last") for one in (ridge, whole)]
+    assert [one is not None and one.low is not None for one in margins] == [False, True]
+
+
+def test_encoders_that_a_head_does_not_need_do_not_decide_its_numbers(tmp_path: Path) -> None:
+    task, texts, few = colour_task(tmp_path), prompt_files(tmp_path)[:1], FewShot(("ridge",), (1,), seeds=1)
+    job = partial(evaluate, [task], texts=texts, output=tmp_path / "r.parquet", few_shot=few, workers=0)
+    assert job(encoder=ENCODER).measured == 2
+    assert job(encoder=ENCODER, others={"second": ToyEncoder(dim=8, name="second")}).measured == 0
+
+
+def test_what_keeps_train_images_from_use_is_kept(tmp_path: Path) -> None:
+    task = replace(colour_task(tmp_path), train=colour_task(tmp_path, name="more", broken=True).paths[0])
+    _, ridge = evaluate(
+        [task], texts=prompt_files(tmp_path)[:1], output=tmp_path / "r.parquet", encoder=ENCODER, workers=0,
+        few_shot=FewShot(("ridge",), (1,), seeds=1),
+    ).results  # fmt: skip
+    assert ridge.settings["train"]["failed"] == 1
+    assert ridge.settings["train"]["reasons"]["6"].startswith("not an image of a known format")
+    assert (ridge.settings["failed"], ridge.settings["reasons"]) == (0, {})
+
+
+def test_shots_that_repeat_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shots are \(4, 4\), one of them twice; name each number once"):
+        FewShot(("ridge",), (4, 4))
 
 
 def test_the_answers_of_every_draw_are_kept_and_pair_with_the_texts_alone(tmp_path: Path) -> None:
