@@ -14,7 +14,7 @@ METHODS = {"corpus", "prompts", "support", "classifiers", "objectives", "batch"}
 LAYERS: tuple[set[str], ...] = (
     {"", "index", "data", "atomic"},
     {"protocols", "progress"},
-    {"decode", "labels", "perceptual", "pixels", "text_tower", "hub", "knowledge", "train"},
+    {"decode", "labels", "perceptual", "pixels", "ranking", "text_tower", "hub", "knowledge", "train"},
     {"towers", "distinguish", "learned_prompts", "vision_encoder", "diffusers_painter"},
     METHODS | {"encoder", "store", "weights", "prompt_file", "support_file", "features", "continue_training"},
     {"retrieval", "demo"},

@@ -13,12 +13,12 @@ from rag_clip.evaluate.calibration import brier_scores, calibration_interval, co
 from rag_clip.evaluate.curves import openness_intervals
 from rag_clip.evaluate.metrics import check_finite, check_logits, count_above, is_right, per_class, predict
 from rag_clip.evaluate.openness import label_groups, openness
-from rag_clip.evaluate.ranking import rank_images, roc_auc
 from rag_clip.evaluate.splits import Test, take_features
 from rag_clip.evaluate.task import Metric
 from rag_clip.evaluate.uncertainty import Interval, bootstrap, bootstrap_corrected, mean_interval, share_interval
 from rag_clip.labels import labels_to_document
 from rag_clip.protocols import Classifier
+from rag_clip.ranking import rank_images, roc_auc
 
 from .results import IMAGES, LABELS, Measure
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from rag_clip.ranking import mean_average_precision
+
 
 @dataclass(frozen=True, slots=True)
 class Objective:
@@ -34,24 +36,9 @@ def _binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.
     return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
 
 
-def eleven_point_means(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """Return the 11-point average precision of logits [n, h], the mean over the classes that have images.
-
-    `targets` [n, h] are ones and zeros. All classes at once, for it is asked after every epoch of a search. Images
-    whose logits tie stand at one threshold.
-    """
-    held = targets.any(0)
-    ranked, order = logits[:, held].sort(0, descending=True)
-    found = targets[:, held].bool().gather(0, order).cumsum(0).double()
-    precision = found / torch.arange(1, len(found) + 1, device=found.device)[:, None]
-    within = ranked[1:] == ranked[:-1]
-    precision[:-1][within] = 0  # no threshold lies between images that tie
-    best = precision.flip(0).cummax(0).values.flip(0)
-    recalls = torch.arange(11, dtype=torch.float64, device=found.device)[:, None] / 10
-    needed = (recalls * found[-1] - 1e-6).T.contiguous()  # [h, 11]
-    first = torch.searchsorted(found.T.contiguous(), needed)
-    return float(best.T.gather(1, first).mean())
+def _eleven_point_precision(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    return mean_average_precision(logits, targets.bool(), eleven_points=True)
 
 
 ONE_LABEL = Objective(_cross_entropy, _accuracy)
-SEVERAL_LABELS = Objective(_binary_cross_entropy, eleven_point_means)
+SEVERAL_LABELS = Objective(_binary_cross_entropy, _eleven_point_precision)

@@ -21,9 +21,9 @@ from rag_clip.classifiers.linear_probe import linear_probe
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
 from rag_clip.evaluate.feature_file import read_features
-from rag_clip.evaluate.ranking import mean_average_precision
 from rag_clip.evaluate.splits import Train
 from rag_clip.labels import write_labels
+from rag_clip.ranking import mean_average_precision
 
 NAMES, WIDTH = ("cat", "dog", "owl", "fox"), 16
 FIXED = {"linear_probe": {"rate": 1e-1, "weight_decay": 1e-4}}

@@ -75,9 +75,9 @@ class Ranking:
         held = found[:, -1:]
         plain = (positives * precision).sum(1) / held[:, 0]
         best = precision.flip(1).cummax(1).values.flip(1)
-        # A tolerance, for 3 of 10 positives are 0.3 of them and 0.30000000000000004 is a point.
-        points = torch.arange(11, dtype=torch.float64, device=held.device) / 10 - 1e-9
-        eleven = best.gather(1, torch.searchsorted(found, points * held)).mean(1)
+        # In tenths of a positive, which are whole: 3 of 10 positives reach the point 0.3 exactly.
+        points = torch.arange(11, dtype=torch.float64, device=held.device) * held
+        eleven = best.gather(1, torch.searchsorted(10 * found, points)).mean(1)
         return torch.stack([plain, eleven.where(held[:, 0] > 0, torch.nan)])
 
 
