@@ -79,7 +79,7 @@ def _tasks(results: Sequence[Result], encoder: Encoder | None) -> str:
 def _task(results: Sequence[Result], encoder: Encoder | None) -> str:
     shown = paint(results)
     some = (
-        f"Of {len(results)} runs the charts below show {len(shown)}: the first, few texts without a head, "
+        f"Of {len(results)} runs the charts below show {len(shown)}: the first, a few texts without a head, "
         "and others spread evenly from the best to the worst; a chart leaves out those that lack its numbers."
     )
     parts = [
@@ -130,9 +130,10 @@ def _facts(result: Result) -> str:
     groups = len(set(labels.groups) - {""}) if labels else 0
     failed = f", {settings['failed']} more could not be used" if settings.get("failed") else ""
     grouped = f" in {groups} groups" if groups else ""
-    return f"{settings.get('images', '?')} images{failed}; {task['classes']} classes{grouped}. " + ", ".join(
-        task["files"]
-    )
+    absent = 0 if result.images is None else task["classes"] - len(result.images["target"].unique())
+    lack = f", {absent} of them without an image and in no mean" if absent else ""
+    files = ", ".join(task["files"])
+    return f"{settings.get('images', '?')} images{failed}; {task['classes']} classes{grouped}{lack}. {files}"
 
 
 def _reliability(shown: Sequence[Shown]) -> str:

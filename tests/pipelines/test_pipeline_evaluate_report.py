@@ -7,14 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
-from evaluate_inputs import ENCODER, colour_task, prompt_files
+from evaluate_inputs import ENCODER, colour_task, prompt_files, provenance
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.evaluate_report import write_evaluation
 from rag_clip.pipelines.evaluation.report.class_charts import draw_confusions, draw_gains
 from rag_clip.pipelines.evaluation.report.examples import find_changes
 from rag_clip.pipelines.evaluation.report.shown import choose_shown
 from rag_clip.pipelines.evaluation.results import Measure, Result
+
+from rag_clip.data import LabelSet, Prompts, PromptText
+from rag_clip.prompt_file import write_prompts
 
 GROWTH = ("How accuracy holds while the vocabulary grows", "How far the label leads", "Who takes whose images")
 
@@ -73,6 +77,27 @@ def test_examples_say_so_where_the_images_are_gone(results: tuple[Result, ...], 
     assert (tmp_path / "report.html").read_text().count("the images are not at hand to be shown") == 1
 
 
+@pytest.mark.parametrize("content", [b"no Parquet", b""])
+def test_prompts_that_were_damaged_or_replaced_since_give_no_captions(
+    results: tuple[Result, ...], tmp_path: Path, content: bytes
+) -> None:
+    place = tmp_path / "prompts.parquet"
+    if content:
+        place.write_bytes(content)
+    else:
+        write_prompts(Prompts(LabelSet(("other",)), ((PromptText("other", 1.0),),), provenance("templates")), place)
+    moved = [replace(one, settings={**one.settings, "prompts": {"path": str(place)}}) for one in results]
+    assert [one.captions for one in find_changes(*moved).lost] == [(), ()]
+
+
+def test_classes_without_an_image_are_counted(results: tuple[Result, ...], tmp_path: Path) -> None:
+    images = results[0].images
+    assert images is not None
+    some = replace(results[0], images=images.filter(pc.field("target") != 2))
+    write_evaluation(tmp_path / "report.html", [some])
+    assert "3 classes in 2 groups, 1 of them without an image and in no mean." in (tmp_path / "report.html").read_text()
+
+
 def test_without_the_answers_to_single_images_the_numbers_remain(results: tuple[Result, ...], tmp_path: Path) -> None:
     bare = [replace(one, images=None) for one in results]
     write_evaluation(tmp_path / "report.html", bare)
@@ -103,3 +128,4 @@ def test_charts_of_classes_show_names_and_counts() -> None:
     svg = draw_gains(["up", "same", "down"], np.array([0.1, 0.5, 0.9]), np.array([0.4, 0.5, 0.2]))
     assert "<!-- 1 classes gain, 1 lose, 1 stay -->" in svg
     assert "<!-- same -->" not in svg
+    assert re.findall(r"<!-- (\d+) -->", svg) == ["0", "1", "2", "3"]

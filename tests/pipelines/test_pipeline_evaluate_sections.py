@@ -11,11 +11,12 @@ from types import MappingProxyType
 
 import pyarrow as pa
 from rag_clip.pipelines.evaluate_report import write_evaluation
+from rag_clip.pipelines.evaluation.report.charts import draw_accuracies
 from rag_clip.pipelines.evaluation.report.examples import answers
 from rag_clip.pipelines.evaluation.report.growth import margins, openness, thefts
 from rag_clip.pipelines.evaluation.report.numbers import across_tasks, numbers
 from rag_clip.pipelines.evaluation.report.shots import few_shots
-from rag_clip.pipelines.evaluation.report.shown import holding, paint, shorten
+from rag_clip.pipelines.evaluation.report.shown import PALE, Shown, holding, paint, shorten
 from rag_clip.pipelines.evaluation.report.wording import adversarial_names, synonym_swaps
 from rag_clip.pipelines.evaluation.results import IMAGES, Measure, Result
 
@@ -126,7 +127,7 @@ def test_thefts_show_shares_by_group_and_the_worst_pairs_with_a_dash_for_what_wa
         ["a ← &lt;c&gt;", "50.0%", "37.5%"],
         ["b ← a", "25.0%", "–"],
     ]
-    assert "Other groups that take an image, in the mean of a class: templates [T0]: a (0.75)." in page
+    assert "most other groups take, with how many take an image in the mean: templates [T0]: a (0.75)." in page
 
 
 def test_adversarial_names_show_what_each_name_and_the_growing_set_leave() -> None:
@@ -211,6 +212,15 @@ def test_of_many_runs_those_of_few_shots_have_no_bars_and_long_tables_are_folded
     page = (tmp_path / "r.html").read_text()
     assert [word for word in drawn(page)["top-1 of every run."] if "[" in word] == ["templates [T0]"]
     assert "<details><summary>All numbers of 25 runs</summary>" in page
+
+
+def test_many_runs_are_points_between_the_least_and_the_greatest_number() -> None:
+    bars = [Shown(run(f"{place:02}", 0.5 + place / 200), PALE) for place in range(25)]
+    words = re.findall(r"<!-- (.*?) -->", draw_accuracies(bars))
+    assert [word for word in words if "[" in word] == [bar.name() for bar in bars]
+    assert {word for word in words if re.fullmatch(r"\d+%", word)} == {"50%", "55%", "60%", "65%"}
+    words = re.findall(r"<!-- (.*?) -->", draw_accuracies(bars[:24]))
+    assert [word for word in words if re.fullmatch(r"\d+%", word)][:2] == ["0%", "10%"]
 
 
 def test_of_many_tasks_all_but_the_first_are_folded_up(tmp_path: Path) -> None:

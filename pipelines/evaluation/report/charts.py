@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from .shown import Shown
+from .shown import PALE, Shown
 
 INK, FAINT, LINE = "#1d2733", "#5a6b7b", "#d5dce3"
 _STYLE: dict[Any, Any] = {
@@ -98,33 +98,62 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
 
 
 def draw_accuracies(bars: Sequence[Shown], *, title: str = "top-1") -> str:
-    """Draw the main number, `title`, with its bounds; beside it Acc-C, Acc-E and Acc-S where runs have them."""
+    """Draw the main number, `title`, with its bounds; beside it Acc-C, Acc-E and Acc-S where runs have them.
+
+    Many runs are points on an axis from the least to the greatest, for bars from zero would all look alike.
+    """
     opened = any(bar.result.get("acc_e") for bar in bars)
     with style():
-        figure = Figure(figsize=(10.2, 0.75 + (0.36 if len(bars) <= FEW else 0.23) * len(bars)), layout="constrained")
+        figure = Figure(figsize=(10.2, 0.75 + (0.36 if len(bars) <= FEW else 0.17) * len(bars)), layout="constrained")
         axes = figure.subplots(1, 2 if opened else 1, sharey=True, squeeze=False, width_ratios=[1.15, 1][: 1 + opened])
-        _accuracy_bars(axes[0, 0], bars, title)
+        (_accuracy_bars if len(bars) <= FEW else _accuracy_points)(axes[0, 0], bars)
+        axes[0, 0].set_title(title)
         if opened:
             _openness_points(axes[0, 1], bars)
         return to_svg(figure)
 
 
-def _accuracy_bars(axes: Axes, bars: Sequence[Shown], title: str) -> None:
-    places = range(len(bars))
-    axes.set_yticks(places, [bar.name() for bar in bars])
-    for place, bar in zip(places, bars, strict=True):
-        one = bar.result.main
-        axes.barh(place, one.value, height=0.62, color=bar.colour, alpha=0.88)
-        edge = one.value
-        if one.low is not None and one.high is not None:
-            axes.plot([one.low, one.high], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
-            axes.plot([one.low, one.high], [place, place], "|", color=INK, markersize=6, markeredgewidth=1.4)
-            edge = one.high
-        axes.text(edge + 0.012, place, f"{one.value:.1%}", va="center", fontsize=9)
-    top = max(bar.result.main.high or bar.result.main.value for bar in bars)
-    axes.set_xlim(0, min(1.12, top + 0.11))
+def _accuracy_bars(axes: Axes, bars: Sequence[Shown]) -> None:
+    for place, bar in enumerate(bars):
+        axes.barh(place, bar.result.main.value, height=0.62, color=bar.colour, alpha=0.88)
+        axes.text(_edge(bar) + 0.012, place, f"{bar.result.main.value:.1%}", va="center", fontsize=9)
+        _draw_bounds(axes, bar, place, INK, thick=1.4)
+    axes.set_xlim(0, min(1.12, max(map(_edge, bars)) + 0.11))
+    _name_rows(axes, bars)
+
+
+def _accuracy_points(axes: Axes, bars: Sequence[Shown]) -> None:
+    least, top = min(bar.result.main.low or bar.result.main.value for bar in bars), max(map(_edge, bars))
+    span = max(top - least, 0.01)
+    for place, bar in enumerate(bars):
+        colour = FAINT if bar.colour == PALE else bar.colour
+        _draw_bounds(axes, bar, place, bar.colour, thick=1.6)
+        axes.plot(bar.result.main.value, place, "o", color=colour, markersize=4.5)
+        axes.text(_edge(bar) + 0.02 * span, place, f"{bar.result.main.value:.1%}", va="center", fontsize=7.5)
+    axes.set_xlim(least - 0.03 * span, top + 0.16 * span)
+    _name_rows(axes, bars)
+    axes.tick_params(axis="y", labelsize=7.5)
+    axes.tick_params(axis="x", top=True, labeltop=True)
+
+
+def _draw_bounds(axes: Axes, bar: Shown, place: int, colour: str, *, thick: float) -> None:
+    one = bar.result.main
+    if one.low is not None and one.high is not None:
+        axes.plot([one.low, one.high], [place, place], color=colour, linewidth=thick, solid_capstyle="butt")
+        axes.plot(
+            [one.low, one.high], [place, place], "|", color=colour, markersize=4.5 * thick**0.5, markeredgewidth=thick
+        )
+
+
+def _edge(bar: Shown) -> float:
+    """Return where a run's mark ends on the right."""
+    one = bar.result.main
+    return one.value if one.high is None else one.high
+
+
+def _name_rows(axes: Axes, bars: Sequence[Shown]) -> None:
+    axes.set_yticks(range(len(bars)), [bar.name() for bar in bars])
     axes.set_ylim(len(bars) - 0.5, -0.5)
-    axes.set_title(title)
     axes.xaxis.set_major_formatter(PERCENT)
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)

@@ -83,18 +83,15 @@ def draw_gains(names: Sequence[str], before: np.ndarray, after: np.ndarray) -> s
         figure = Figure(figsize=(10.2, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
         ordered = change[order]
-        places = np.arange(len(ordered))
-        left.fill_between(
-            places, ordered, 0, where=(ordered > 0).tolist(), step="mid", color=GAIN, alpha=0.85, linewidth=0
-        )
-        left.fill_between(
-            places, ordered, 0, where=(ordered < 0).tolist(), step="mid", color=LOSS, alpha=0.85, linewidth=0
-        )
+        edges = np.arange(len(ordered) + 1)
+        for part, colour in ((np.maximum(ordered, 0), GAIN), (np.minimum(ordered, 0), LOSS)):
+            left.stairs(part, edges, fill=True, color=colour, alpha=0.85, linewidth=0)
         left.axhline(0, color=FAINT, linewidth=0.8)
         left.set_title(
             f"{int((change > 0).sum())} classes gain, {int((change < 0).sum())} lose, {int((change == 0).sum())} stay"
         )
-        left.set(xlabel="classes, sorted by their change", ylabel="change of recall", xlim=(0, max(1, len(change) - 1)))
+        left.set(xlabel="classes, sorted by their change", ylabel="change of recall", xlim=(0, len(change)))
+        left.xaxis.get_major_locator().set_params(integer=True)
         left.yaxis.set_major_formatter(PERCENT)
         left.grid(axis="y")
         ends = _ends(order, change)

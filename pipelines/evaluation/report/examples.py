@@ -47,8 +47,8 @@ def find_changes(before: Result, after: Result, *, encoder: Encoder | None = Non
     """Pick up to `count` images of each kind, spread over the classes' groups in the order of the files.
 
     With `encoder`, the captions are those of the answer with the largest weight * cosine to the image; without, those
-    of the largest weight. Where images or prompts are gone, their place is empty. Raises ValueError for runs without
-    images, or of other images.
+    of the largest weight. Where images or prompts are gone or no longer fit, their place is empty. Raises ValueError
+    for runs without images, or of other images.
     """
     if before.images is None or after.images is None or after.labels is None:
         raise ValueError(f"the images of {before.run!r} and {after.run!r} were not kept; evaluate again")
@@ -106,8 +106,15 @@ def _captions(
 
 
 def _prompts(result: Result) -> Prompts | None:
+    """Read the prompts of a run; None where they are gone, or those of other classes or damaged since."""
     path = Path(result.settings.get("prompts", {}).get("path", ""))
-    return read_prompts(path) if path.is_file() and path.suffix != ".npz" else None
+    if result.labels is None or not path.is_file() or path.suffix == ".npz":
+        return None
+    try:
+        prompts = read_prompts(path)
+    except (OSError, ValueError):
+        return None
+    return prompts if set(prompts.labels.names) == set(result.labels.names) else None
 
 
 def _picture(result: Result, row: int) -> Image.Image | None:

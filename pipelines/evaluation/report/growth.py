@@ -114,4 +114,8 @@ def _besieged(held: Sequence[Shown]) -> str:
             sentences.append(f"{one.name()}: {named}.")
     if not sentences:
         return ""
-    return paragraph("Other groups that take an image, in the mean of a class: " + " ".join(sentences), small=True)
+    return paragraph(
+        "The classes whose images most other groups take, with how many take an image in the mean: "
+        + " ".join(sentences),
+        small=True,
+    )
