@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -47,6 +49,16 @@ class Source:
         images = [Path(item).read_bytes() if isinstance(item, str) else item for item in items]
         return [image if isinstance(image, bytes) else None for image in images]
 
+    def digests(self, rows: Sequence[int]) -> set[str]:
+        """Return the SHA-256 of the images of ascending `rows`, less those that cannot be read."""
+        found = set()
+        for item in (item for piece in self.items(rows) for item in piece):
+            with suppress(OSError):
+                content = Path(item).read_bytes() if isinstance(item, str) else item
+                if isinstance(content, bytes):
+                    found.add(hashlib.sha256(content).hexdigest())
+        return found
+
     def references(self, rows: Sequence[int]) -> tuple[str, ...]:
         """Return `FILE#ROW` of each row."""
         ends = torch.tensor([file.rows for file in self.files]).cumsum(0)
@@ -62,6 +74,12 @@ class Drawn(NamedTuple):
     rows: list[int]
     hashes: list[str]
     failed: int
+
+    def without(self, digests: Collection[str]) -> Drawn:
+        """Return the images whose SHA-256 is none of `digests`."""
+        places = [place for place, digest in enumerate(self.hashes) if digest not in digests]
+        rows, hashes = [self.rows[place] for place in places], [self.hashes[place] for place in places]
+        return Drawn(self.features[places], rows, hashes, self.failed)
 
 
 def encode_drawn(

@@ -32,9 +32,10 @@ class ShotsSummary:
     """What `support_from_shots` did: `images` of `classes` in `output`, `validation` images in the file of that name.
 
     `failed` images were drawn, for either file, but cannot be used; `repeated` were drawn more than once: they stand
-    once, for all classes they were labelled with. `short` maps classes that had fewer than k images to their number,
-    `missing` are those without any. `reused` tells that `output` was there already, made by the same encoder from the
-    same files with the same settings.
+    once, for all classes they were labelled with. `copies` were drawn to validate, but are byte for byte images of the
+    support, and left out. `short` maps classes that had fewer than k images to their number, `missing` are those
+    without any. `reused` tells that `output` was there already, made by the same encoder from the same files with the
+    same settings.
     """
 
     output: Path
@@ -44,6 +45,7 @@ class ShotsSummary:
     short: Mapping[str, int]
     missing: tuple[str, ...]
     repeated: int
+    copies: int
     validation: int
     reused: bool
 
@@ -60,10 +62,11 @@ class _Settings:
 
 
 class _Made(NamedTuple):
-    """A support set in its file, and how many images drawn for it could not be used."""
+    """A support set in its file, and how many images drawn for it could not be used, or are copies of others."""
 
     support: Support
     failed: int
+    copies: int
     reused: bool
 
 
@@ -87,9 +90,9 @@ def support_from_shots(
 
     The feature of an image is the mean of those of `views` random crops, normalised again, ten as Tip-Adapter has it;
     0 encodes the whole image once. `validation_output` gets min(k, 4) others per class as a support file of its own,
-    each image whole, as the images to classify are. `with_images` puts the images into both files, for heads of
-    several encoders. Raises ValueError for labels that are not in the label set, settings out of range, and where no
-    image can be used or is left to validate.
+    each image whole, as the images to classify are; copies of the support's are left out. `with_images` puts the images
+    into both files, for heads of several encoders. Raises ValueError for labels that are not in the label set, settings
+    out of range, and where no image can be used or is left to validate.
     """
     output, judged = Path(output), None if validation_output is None else Path(validation_output)
     for path in (output, judged) if judged else (output,):
@@ -108,14 +111,15 @@ def support_from_shots(
     make = partial(_make, source, encoder=encoder, workers=workers, report=report)
     made = [make(output, shots.support, settings)]
     if judged:
-        made.append(make(judged, shots.validation, replace(settings, role="validation", views=0)))
+        judging = replace(settings, role="validation", views=0)
+        made.append(make(judged, shots.validation, judging, apart=shots.support))
     return _summarise(output, shots, made)
 
 
 def _summarise(output: Path, shots: Shots, made: Sequence[_Made]) -> ShotsSummary:
     support, reused = made[0].support, made[0].reused
     images = sum(len(each.support) for each in made)
-    failed = sum(each.failed for each in made)
+    failed, copies = sum(each.failed for each in made), sum(each.copies for each in made)
     return ShotsSummary(
         output,
         len(support),
@@ -123,7 +127,8 @@ def _summarise(output: Path, shots: Shots, made: Sequence[_Made]) -> ShotsSummar
         failed,
         shots.short,
         support.missing,
-        len(shots.support) + len(shots.validation) - failed - images,
+        len(shots.support) + len(shots.validation) - failed - copies - images,
+        copies,
         images - len(support),
         reused,
     )
@@ -135,11 +140,12 @@ def _make(
     rows: Sequence[int],
     settings: _Settings,
     *,
+    apart: Sequence[int] = (),
     encoder: Encoder,
     workers: int | None,
     report: Report,
 ) -> _Made:
-    """Write the support set of `rows`, unless it lies at `path` already."""
+    """Write the support set of `rows` less copies of the rows `apart`, unless it lies at `path` already."""
     key = _key(source, encoder, settings)
     held = _read_made(path, key)
     if held is not None:
@@ -153,11 +159,18 @@ def _make(
         workers=workers,
         report=report,
     )
+    used = drawn.without(source.digests(sorted(apart)))
+    copies = len(drawn.rows) - len(used.rows)
+    if not used.rows:
+        raise ValueError(
+            f"all {copies} images drawn to validate are copies of the support's; give others, or draw fewer"
+        )
     facts: dict[str, Any] = {"encoder": asdict(encoder.fingerprint), "method": "shots", "settings": asdict(settings)}
-    facts |= {"files": [str(file.path) for file in source.files], "key": key, "failed": drawn.failed}
-    support, kept = _assemble(source, drawn, facts)
+    facts |= {"files": [str(file.path) for file in source.files], "key": key}
+    facts |= {"failed": drawn.failed, "copies": copies}
+    support, kept = _assemble(source, used, facts)
     write_support(support, path, images=source.read(kept) if settings.with_images else None)
-    return _Made(support, drawn.failed, False)
+    return _Made(support, drawn.failed, copies, False)
 
 
 def _assemble(source: Source, drawn: Drawn, provenance: Mapping[str, Any]) -> tuple[Support, list[int]]:
@@ -199,6 +212,8 @@ def _read_made(path: Path, key: str) -> _Made | None:
         return None
     try:
         recorded = json.loads(pq.read_schema(path).metadata[METADATA])["provenance"]
-        return _Made(read_support(path), int(recorded["failed"]), True) if recorded.get("key") == key else None
+        if recorded.get("key") != key:
+            return None
+        return _Made(read_support(path), int(recorded["failed"]), int(recorded["copies"]), True)
     except (ValueError, KeyError, TypeError, OSError, pa.ArrowException):
         return None

@@ -95,6 +95,8 @@ def shots(
             console.say(f"  {summary.failed} images drawn cannot be used")
         if summary.repeated:
             console.say(f"  {summary.repeated} images drawn again; each stands once, for all its classes")
+        if summary.copies:
+            console.say(f"  {summary.copies} images drawn to validate are copies of the support's, and left out")
         say_classes(console, f"fewer than {k} images", summary.short)
         say_classes(console, "no image", summary.missing)
         return summary

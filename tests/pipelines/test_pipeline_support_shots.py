@@ -143,6 +143,31 @@ def test_images_to_validate_are_counted_with_the_support_and_made_again_only_whe
     assert make(None)[3] is True
 
 
+def test_copies_of_support_images_do_not_validate_and_are_counted(tmp_path: Path):
+    output, held_out = tmp_path / "s.parquet", tmp_path / "v.parquet"
+    seeds = {"red 1": 1, "red 2": 1, "red 3": 1, "red 4": 1, "green 1": 2, "green 2": 3, "green 3": 4}
+    for name, seed in seeds.items():
+        (tmp_path / f"{name}.png").write_bytes(speckled(seed))
+    places = [*(f"{name}.png" for name in seeds), "gone.png"]
+    path = write_images(tmp_path / "a.parquet", places, pa.string(), label=["red"] * 4 + ["green"] * 4)
+
+    def make() -> tuple[int, int, int, int, int]:
+        done = support_from_shots([path], LABELS, output=output, encoder=ENCODER, k=2, validation_output=held_out)
+        return done.images, done.validation, done.copies, done.repeated, done.failed
+
+    # Two reds and two greens are drawn for either file; reds have the same bytes, and one green is gone.
+    images, validation, *rest = made = make()
+    assert (images + validation, rest) == (1 + 3, [2, 1, 1])
+    assert read_support(output).targets.sum(0).tolist()[0] == 1
+    assert read_support(held_out).targets.sum(0).tolist() == [0, validation, 0, 0]
+    assert make() == made
+    held_out.unlink()
+    assert make() == made
+    only = write(tmp_path / "c.parquet", [speckled(1)] * 2, ["red"] * 2)
+    with pytest.raises(ValueError, match="all 1 images drawn to validate are copies of the support's; give others"):
+        support_from_shots([only], LABELS, output=output, encoder=ENCODER, k=1, validation_output=held_out)
+
+
 @pytest.mark.parametrize(
     ("images", "label", "settings", "message"),
     [
