@@ -38,10 +38,13 @@ class Cache:
 
     def count(self, affinities: torch.Tensor, share: torch.Tensor | float = 1.0) -> torch.Tensor:
         """Return the votes [n, c] for queries of these affinities [n, m]; `share` [n, c] multiplies before centring."""
-        votes = (affinities @ self.votes.to(affinities)) * share
+        return self.centre((affinities @ self.votes.to(affinities)) * share)
+
+    def centre(self, votes: torch.Tensor) -> torch.Tensor:
+        """Where some classes have no votes, take the mean over the others off theirs [n, c]."""
         if self.relative is None:
             return votes
-        held = self.relative.to(affinities)
+        held = self.relative.to(votes)
         return (votes - (votes @ held)[:, None] / held.sum()) * held
 
     def decide(self, votes: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
@@ -68,6 +71,11 @@ def build_cache(zero_shot: ZeroShot, support: Support, *, mode: Mode = "balanced
     # a class with less than one image in all, by soft labels, does not speak for a whole one
     votes = votes * (images[held].mean() / images.clamp(min=1))
     return Cache(support.features.float(), votes, None if bool(held.all()) else held)
+
+
+def affinities_of(cosines: torch.Tensor, beta: float) -> torch.Tensor:
+    """Return exp(-beta (1 - cosines)) [n, m]."""
+    return (cosines - 1).mul_(beta).exp_()
 
 
 def wide(features: torch.Tensor) -> torch.Tensor:

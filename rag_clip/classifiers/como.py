@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional
 
-from rag_clip.classifiers.cache import Cache, Mode, build_cache, wide
+from rag_clip.classifiers.cache import Cache, Mode, affinities_of, build_cache, wide
 from rag_clip.classifiers.search import Choice, Judged, count_right, judged_images
 from rag_clip.classifiers.tip_adapter import PUBLISHED_SCHEDULE, accuracy, key_loss
 from rag_clip.classifiers.zero_shot import ZeroShot
@@ -68,7 +68,7 @@ class CoMo:
         """
         text = self.zero_shot(Features(wide(features.pooled)))
         cosines = cosines_of(self.caches, features)
-        votes = [cache.count(torch.exp(-self.choice.beta * (1 - cosines[name]))) for name, cache in self.caches.items()]
+        votes = [cache.count(affinities_of(cosines[name], self.choice.beta)) for name, cache in self.caches.items()]
         blended = blend(text, votes, sharpness=self.sharpness, held=self.caches[MAIN].relative)
         return (text + self.choice.alpha * self.zero_shot.scale / 100 * blended).to(features.pooled.dtype)
 
@@ -184,7 +184,7 @@ def _chosen(
     best, most, lowest = Choice(alphas[0], betas[0]), -1, float("inf")
     for each in betas:
         votes = [
-            cache.count(torch.exp(-each * (1 - cosines[name])) * judged.allowed, judged.share)
+            cache.count(affinities_of(cosines[name], each) * judged.allowed, judged.share)
             for name, cache in start.caches.items()
         ]
         blended = blend(judged.logits, votes, sharpness=start.sharpness, held=start.caches[MAIN].relative)
@@ -214,7 +214,7 @@ def _loss(training: CoMo, support: Support, mode: Mode) -> Callable[[torch.Tenso
     def logits(rows: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
         drawn = Features(features.pooled[rows], others={name: v[rows] for name, v in features.others.items()})
         votes = [
-            training.caches[name].count(torch.exp(-training.choice.beta * (1 - cosines)) * allowed)
+            training.caches[name].count(affinities_of(cosines, training.choice.beta) * allowed)
             for name, cosines in cosines_of(training.caches, drawn).items()
         ]
         return text[rows] + factor * blend(text[rows], votes, sharpness=training.sharpness, held=held)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional
 
-from rag_clip.classifiers.cache import Cache, Mode, build_cache, wide
+from rag_clip.classifiers.cache import Cache, Mode, affinities_of, build_cache, wide
 from rag_clip.classifiers.search import Choice, Judged, choose, judged_images
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
@@ -57,7 +57,7 @@ class TipAdapter:
     def __call__(self, features: Features) -> torch.Tensor:
         """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least."""
         pooled = wide(features.pooled)
-        affinities = torch.exp(-self.choice.beta * (1 - self.cache.cosines(pooled)))
+        affinities = affinities_of(self.cache.cosines(pooled), self.choice.beta)
         votes = self.choice.alpha * self.zero_shot.scale / 100 * self.cache.count(affinities)
         return self.cache.decide(votes, self.zero_shot(Features(pooled))).to(features.pooled.dtype)
 
@@ -152,7 +152,7 @@ def _loss(training: TipAdapter, support: Support, mode: Mode) -> Callable[[torch
     factor = training.choice.alpha * training.zero_shot.scale / 100
 
     def logits(rows: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        affinities = torch.exp(-training.choice.beta * (1 - training.cache.cosines(features[rows])))
+        affinities = affinities_of(training.cache.cosines(features[rows]), training.choice.beta)
         return texts[rows] + factor * training.cache.count(affinities * allowed)
 
     return key_loss(support, mode, logits)

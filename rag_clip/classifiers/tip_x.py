@@ -6,10 +6,12 @@
 Udandarao, Gupta and Albanie, ICCV 2023 (arXiv 2211.16198). D is the entropy of q less a cross-entropy: one product of
 [n, c] by [c, m]. tau 0.5 is theirs, for scale 100. psi maps D onto the range of the cosines: in "published" as -D, by
 the extremes of the whole matrix of queries, so that every call must be given the whole test set; in "balanced" so that
-the largest divergence has the least cosine, by the extremes among the support images, once, so that a batch makes no
-difference, and D need not be made: with H the entropies of q, psi(D) V = (a + b H) 1'V + b q (log S' V), and
-log S' V [c, c] is known beforehand. Votes are those of `cache`; a small class then gains nothing. The grid is theirs;
-they fix no default, gamma 5 is ours.
+the largest divergence has the least cosine, by the extremes among the support images, once. So a batch makes no
+difference, and D [n, m] is never made: with H the entropies of q, and L [c, c] known beforehand,
+
+    psi(D) V = (a + b H) 1'V + b q L        L = log S' V
+
+Votes are those of `cache`; a small class then gains nothing. The grid is theirs; they fix no default, gamma 5 is ours.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rag_clip.classifiers.cache import Cache, Mode, build_cache, evenly, wide
+from rag_clip.classifiers.cache import Cache, Mode, affinities_of, build_cache, evenly, wide
 from rag_clip.classifiers.search import Choice, choose, judged_images
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
@@ -34,7 +36,7 @@ FITTED_ON = 2000
 class TipX:
     """The text classifier, the cache, tau at scale 100, psi as (a, b) or None to fit it to each call, the settings.
 
-    `folded` is the cache of the signatures: its votes [c + 1, c] are log S' V, and below them 1'V.
+    `mass` [c] is 1'V, and `logs` [c, c] is L. Both logarithms, of q and S, are of c times them, which cancels.
     """
 
     zero_shot: ZeroShot
@@ -42,7 +44,8 @@ class TipX:
     temperature: float
     psi: tuple[float, float] | None
     choice: Choice
-    folded: Cache
+    mass: torch.Tensor
+    logs: torch.Tensor
 
     @property
     def labels(self) -> LabelSet:
@@ -54,17 +57,16 @@ class TipX:
         pooled = wide(features.pooled)
         text, cosines = self.zero_shot(Features(pooled)), self.cache.cosines(pooled)
         votes = self.choice.gamma * self.text_votes(text, cosines)
-        votes += self.choice.alpha * self.cache.count((cosines - 1).mul_(self.choice.beta).exp_())
-        votes *= self.zero_shot.scale / 100
-        return self.cache.decide(votes, text).to(features.pooled.dtype)
+        votes += self.choice.alpha * self.cache.count(affinities_of(cosines, self.choice.beta))
+        return self.cache.decide(self.zero_shot.scale / 100 * votes, text).to(features.pooled.dtype)
 
     def text_votes(self, text: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
         """Return psi(D) V [n, c] for queries of text logits [n, c] and cosines [n, m]."""
         if self.psi is None:
             return self.cache.count(self.text_affinities(text, cosines))
         a, b = self.psi
-        p, surprise = self._probabilities(text)
-        return self.folded.count(torch.cat([b * p, a - b * surprise], dim=1))
+        q, certainty = _signatures(text, self.temperature)
+        return self.cache.centre((a - b * certainty) * self.mass.to(q) + b * (q @ self.logs.to(q)))
 
     def text_affinities(self, text: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
         """Return psi(D) [n, m] for queries of text logits [n, c] and cosines [n, m]."""
@@ -74,14 +76,8 @@ class TipX:
 
     def divergences(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Return KL(q || S) [n, m] of the signatures of text logits [n, c] and [m, c]."""
-        p, surprise = self._probabilities(queries)
-        return torch.addmm(surprise, p, _log_signatures(keys, self.temperature).T, alpha=-1)
-
-    def _probabilities(self, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return signatures [n, c], and sum_c q log(c q) [n, 1]: log c less their entropy."""
-        q = _log_signatures(text, self.temperature)
-        p = q.exp() / q.shape[1]
-        return p, (p * q).sum(1, keepdim=True)
+        q, certainty = _signatures(queries, self.temperature)
+        return torch.addmm(certainty, q, _log_signatures(keys, self.temperature).T, alpha=-1)
 
 
 @torch.no_grad()
@@ -106,7 +102,8 @@ def tip_x(
         ALPHA if alpha is None else alpha, BETA if beta is None else beta, GAMMA if gamma is None else gamma, by="given"
     )
     cache = build_cache(zero_shot, support, mode=mode)
-    head = TipX(zero_shot, cache, temperature, None, default, _fold(cache, zero_shot, temperature))
+    logs = _log_signatures(zero_shot(Features(cache.keys)), temperature).T @ cache.votes
+    head = TipX(zero_shot, cache, temperature, None, default, cache.votes.sum(0), logs)
     if mode == "balanced":
         head = replace(head, psi=_fit(head))
     if None not in (alpha, beta, gamma):
@@ -126,16 +123,18 @@ def tip_x(
     return replace(head, choice=choice)
 
 
+def _signatures(text: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return signatures q [n, c], and log c less their entropy [n, 1]: sum_c q log(c q)."""
+    logs = _log_signatures(text, temperature)
+    q = logs.exp() / logs.shape[1]
+    return q, (q * logs).sum(1, keepdim=True)
+
+
 def _log_signatures(text: torch.Tensor, temperature: float) -> torch.Tensor:
-    # log(c * probability): near zero for signatures near uniform, where log(probability) would round D away
+    """Return log(c q) [n, c]: near zero for signatures near uniform, where log q would round D away."""
     sharp = text / (100 * temperature)
     centred = sharp - sharp.mean(1, keepdim=True)
     return centred - centred.expm1().mean(1, keepdim=True).log1p()
-
-
-def _fold(cache: Cache, zero_shot: ZeroShot, temperature: float) -> Cache:
-    s = _log_signatures(zero_shot(Features(cache.keys)), temperature)
-    return replace(cache, votes=torch.cat([s.T @ cache.votes, cache.votes.sum(0, keepdim=True)]))
 
 
 def _fit(head: TipX) -> tuple[float, float]:
