@@ -133,12 +133,10 @@ def _read_npz(path: Path, labels: LabelSet | None, multilabel: bool) -> FeatureF
     place = class_numbers(own.names, labels) if labels else list(range(len(own)))
     vectors = None if text is None else _text(text, place, labels or own)
     rows, numbers = _npz_labels(label, own)
-    truth = torch.tensor(place)[numbers]
+    labels, truth = labels or own, torch.tensor(place)[numbers]
     if multilabel:
-        truth = torch.zeros(len(label), len(labels or own), dtype=torch.bool).index_put(
-            (rows, truth), torch.tensor(True)
-        )
-    return FeatureFile(Features(_unit(image)), labels or own, truth, vectors, templates, scale)
+        truth = _marked(rows, truth, (len(label), len(labels)))
+    return FeatureFile(Features(_unit(image)), labels, truth, vectors, templates, scale)
 
 
 def _npz_labels(label: np.ndarray, own: LabelSet) -> tuple[torch.Tensor, torch.Tensor]:
@@ -179,15 +177,20 @@ def _read_parquet(path: Path, labels: LabelSet | None, label_column: str, multil
         raise ValueError(f"{len(flat)} numbers in {len(vectors)} rows of features; rows must be of one width")
     pooled = _unit(flat.reshape(len(vectors), -1))
     labels = labels or LabelSet(tuple(sorted({name for row in names for name in row})))
-    truth = torch.zeros(len(names), len(labels), dtype=torch.bool)
-    rows = [row for row, held in enumerate(names) for _ in held]
-    truth[rows, class_numbers([name for held in names for name in held], labels)] = True
-    if not multilabel:
-        several = [row for row, held in enumerate(names) if len(held) != 1]
-        if several:
-            raise ValueError(f"row {several[0]} has {len(names[several[0]])} labels; give one, or a metric for several")
-        return FeatureFile(Features(pooled), labels, truth.int().argmax(1))
+    truth = torch.tensor(class_numbers([name for held in names for name in held], labels), dtype=torch.int64)
+    counts = torch.tensor([len(held) for held in names])
+    if multilabel:
+        truth = _marked(torch.arange(len(names)).repeat_interleave(counts), truth, (len(names), len(labels)))
+    elif bool((counts != 1).any()):
+        row = int((counts != 1).nonzero()[0])
+        raise ValueError(f"row {row} has {int(counts[row])} labels; give one, or a metric for several")
     return FeatureFile(Features(pooled), labels, truth)
+
+
+def _marked(rows: torch.Tensor, classes: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    truth = torch.zeros(shape, dtype=torch.bool)
+    truth[rows, classes] = True
+    return truth
 
 
 def read_names(path: Path, column: str) -> list[tuple[str, ...]]:
