@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 
 from .evaluation.candidates import Candidates
 from .evaluation.head_choices import HeadChoice
 from .evaluation.measuring import Measuring, TaskImages
-from .evaluation.results import Result, store_run, stored_run, write_results
+from .evaluation.results import Result, prepare_runs, store_run, stored_run, to_table, write_tables
 from .evaluation.runs import PromptFile, Run, plan_runs, with_candidates
 from .evaluation.shot_runs import FewShot, ShotRun, plan_shots
 from .evaluation.tasks import ImageTask, read_images
@@ -65,11 +67,13 @@ def evaluate(
     """
     output, others, clock = _check_output(output), others or {}, StageClock()
     plans = _plan(tasks, texts, heads, few_shot, candidates, encoder=encoder, others=others, scale=scale)
+    prepare_runs(output)
     read = partial(
         read_images, encoder=encoder, others=others, features_dir=features_dir, workers=workers, report=report
     )
     measure = Measuring(encoder, others, index=index, candidates=candidates, clock=clock, report=report)
     results: list[Result] = []
+    tables: list[pa.Table] = []
     measured = 0
     for task, planned in plans:
         images = TaskImages(task, read, clock)
@@ -83,7 +87,8 @@ def evaluate(
             settings = {**result.settings, **run.settings}
             results.append(replace(result, task=task.name, run=run.name, tier=run.tier, settings=settings))
             on_result(results[-1])
-            write_results(output, results)
+            tables.append(to_table(results[-1]))
+            write_tables(output, tables)
             report(Progress("evaluate", len(results), sum(len(runs) for _, runs in plans), "runs"))
     failed = sum({result.task: int(result.settings["failed"]) for result in results}.values())
     found = len(results) - measured

@@ -31,12 +31,18 @@ MOST_SENTENCES = 6
 
 
 def write_evaluation(
-    path: str | Path, results: Sequence[Result], *, encoder: Encoder | None = None, title: str = "Evaluation"
+    path: str | Path,
+    results: Sequence[Result],
+    *,
+    encoder: Encoder | None = None,
+    title: str = "Evaluation",
+    content: str = "",
 ) -> None:
     """Write the report of results, task by task; the first run of a task is what its others are compared with.
 
-    `encoder` weighs the captions of the examples by their image. Raises ValueError for no results, OSError where the
-    file cannot be written; it appears whole or not at all.
+    `encoder` weighs the captions of the examples by their image; `content` says what the page holds, by default how
+    many runs and tasks. Raises ValueError for no results, OSError where the file cannot be written; it appears whole or
+    not at all.
     """
     if not results:
         raise ValueError("there is no result to report; evaluate at least one run")
@@ -46,7 +52,7 @@ def write_evaluation(
         f'<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style><header><h1>{html.escape(title)}</h1>"
-        f"<p>{len(results)} runs on {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'} · "
+        f"<p>{html.escape(content or _counted(len(results), 'run') + ' on ' + _counted(len(tasks), 'task'))} · "
         f"rag-clip {version('rag-clip')}</p></header>{_tiers(results)}{across_tasks(results)}"
         f"{_tasks(results, encoder)}{_settings(results)}</html>\n"
     )
@@ -62,7 +68,11 @@ def write_comparison(path: str | Path, comparison: Comparison, *, title: str = "
         sides = (("before", pair.before), ("after", pair.after))
         task = pair.name.rpartition(" [")[0]
         results += [replace(one, task=task, run=f"{one.run} ({when})") for when, one in sides]
-    write_evaluation(path, results, title=title)
+    write_evaluation(path, results, title=title, content=f"{_counted(len(comparison.pairs), 'run')}, before and after")
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _tasks(results: Sequence[Result], encoder: Encoder | None) -> str:

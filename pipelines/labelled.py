@@ -97,6 +97,8 @@ def encode_labelled(
         )
         shards = [cache.read(start) for _, cache in sources for start, _ in cache.spans()]
     said = [error for shard in shards for error in shard.errors]
+    if not said:
+        raise ValueError(f"{', '.join(str(file.path) for file in files)} holds no row; give labelled images")
     errors = {row: error for row, error in enumerate(said) if error is not None}
     if len(errors) == len(said):
         raise ValueError(f"none of the {len(said)} images can be used; the first says: {errors[0]}")

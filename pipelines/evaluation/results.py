@@ -6,7 +6,9 @@ call. So a run that is there is not run again, and another setting never finds i
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -45,6 +47,7 @@ IMAGES = pa.schema(
         "draw": pa.int32(),
     }
 )
+BOUNDED = ("value", "low", "high")
 LABELS = b"rag_clip.labels"
 _KEY = b"rag_clip.results"
 
@@ -61,6 +64,11 @@ class Measure:
     value: float
     low: float | None = None
     high: float | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The interval to show: None too for one without width, as of one image per class, which is no certainty."""
+        return None if self.low is None or self.high is None or self.low == self.high else (self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,11 +111,21 @@ def runs_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.runs")
 
 
+def prepare_runs(path: Path) -> None:
+    """Make the folder of the runs of a results file; raises OSError where nothing can be written, before any work."""
+    folder = runs_folder(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "it may not be written to")
+    except OSError as error:
+        raise OSError(error.errno, f"cannot keep runs in {folder} ({error.strerror}); name another output") from error
+
+
 def store_run(path: Path, result: Result) -> None:
     """Keep a finished run for the results file `path`; the numbers are written last, and mean that it is whole."""
     folder = runs_folder(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if result.images is not None:
             with replacing(folder / f"{result.key}.images.parquet") as partial:
                 pq.write_table(result.images, partial, compression="zstd")
@@ -127,19 +145,25 @@ def stored_run(path: Path, key: str) -> Result | None:
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
     """Write the numbers of runs in long form, replacing the file once it is complete."""
-    rows = [
-        {
-            "task": result.task, "run": result.run, "tier": result.tier, "metric": one.metric, "item": one.item,
-            "value": one.value, "low": one.low, "high": one.high,
-            "settings": json.dumps(result.settings, ensure_ascii=False, default=str), "key": result.key,
-        }
-        for result in results
-        for one in result.measures
-    ]  # fmt: skip
+    write_tables(path, map(to_table, results))
+
+
+def to_table(result: Result) -> pa.Table:
+    """Return the numbers of a run in long form, a row each."""
+    settings = json.dumps(result.settings, ensure_ascii=False, default=str)
+    same = {"task": result.task, "run": result.run, "tier": result.tier, "settings": settings, "key": result.key}
+    columns = {name: [getattr(one, name) for one in result.measures] for name in ("metric", "item", *BOUNDED)}
+    columns |= {name: [value] * len(result.measures) for name, value in same.items()}
+    return pa.table(columns, schema=SCHEMA)
+
+
+def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Write what `to_table` made of runs, replacing the file once it is complete."""
+    whole = pa.concat_tables([SCHEMA.empty_table(), *tables])
     facts = json.dumps({"format": FORMAT, "version": version("rag-clip")})
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA.with_metadata({_KEY: facts})), partial, compression="zstd")
+        pq.write_table(whole.replace_schema_metadata({_KEY: facts}), partial, compression="zstd")
 
 
 def read_results(path: str | Path, *, runs: Path | None = None) -> list[Result]:

@@ -74,6 +74,12 @@ def read_prompt_files(paths: Sequence[str | Path]) -> list[PromptFile]:
     return [PromptFile(*each) for each in zip(names, places, read, strict=True)]
 
 
+def unused_prompts(texts: Sequence[PromptFile], tasks: Sequence[ImageTask]) -> list[PromptFile]:
+    """Return the prompts files whose classes are those of no task, so that no run measures them."""
+    held = {frozenset(task.labels.names) for task in tasks}
+    return [one for one in texts if frozenset(one.prompts.labels.names) not in held]
+
+
 def plan_runs(
     task: ImageTask,
     texts: Sequence[PromptFile],
@@ -90,6 +96,8 @@ def plan_runs(
     """
     fitting = [one for one in texts if set(one.prompts.labels.names) == set(task.labels.names)]
     own = _text_rows(task, scale) if task.holds_features else []
+    if not texts and not own:
+        raise ValueError(f"there are no prompts to measure on {task.name}; give files of `rag-clip enhance`")
     if not fitting and not own:
         raise ValueError(f"no prompts file has the {len(task.labels)} classes of {task.name}; enhance its label set")
     if fitting and encoder is None:
@@ -120,7 +128,9 @@ def _text_rows(task: ImageTask, scale: float | None) -> list[TextRow]:
         return []
     scale = scale if scale is not None else held.scale
     if scale is None:
-        raise ValueError(f"{task.paths[0]} does not say the scale of its encoder; give it (100 for OpenAI's CLIP)")
+        raise ValueError(
+            f"{task.paths[0]} does not say the scale of its encoder; give it (--scale 100 for OpenAI's CLIP)"
+        )
     names = [*held.templates, *(f"text {row}" for row in range(len(held.templates), len(held.text)))]
     named = [name if names.count(name) == 1 else f"{name} ({row})" for row, name in enumerate(names)]
     return [TextRow(name, row, scale) for row, name in enumerate(named)]

@@ -80,9 +80,11 @@ def open_tasks(
     A place is a task file .toml or the name of a bundled task ("elevater/eurosat") or suite ("elevater"), whose files
     lie in `folder` (a folder of that name is ./elevater); or labelled images or features (.parquet, .npz, or a folder
     of .parquet) of the classes `labels`, which an .npz file may name itself; of several labels each, 11-point mAP is
-    measured. Raises FileNotFoundError for a place that is none, ValueError for bad ones.
+    measured. Their folders tell apart files of one name. Raises FileNotFoundError for a place that is none, ValueError
+    for bad ones.
     """
     tasks: list[tuple[Task, Path]] = []
+    stems = [Path(place).stem for place in places]
     for place in map(str, places):
         path = Path(place)
         if suite := [name for name in bundled_tasks() if name == place or name.startswith(f"{place}/")]:
@@ -91,7 +93,8 @@ def open_tasks(
             held = labels or _own_labels(path)
             metric: Metric = "map_11_point" if holds_several(path, label_column) else "accuracy"
             splits: dict[Role, str] = {"test": path.name}
-            tasks.append((Task(path.stem, metric, splits, held, label_column, image_column), path.parent))
+            name = path.stem if stems.count(path.stem) == 1 else f"{path.resolve().parent.name}/{path.stem}"
+            tasks.append((Task(name, metric, splits, held, label_column, image_column), path.parent))
         else:
             tasks.append((read_task(place), Path(folder)))
     return tasks
@@ -100,9 +103,11 @@ def open_tasks(
 def image_task(task: Task, folder: str | Path) -> ImageTask:
     """Return what is measured of a task: its test split, with the file of its train split.
 
-    Raises ValueError where only some classes have a group, and as `task_labels`.
+    Raises FileNotFoundError for no test split, ValueError where only some classes have a group, and as `task_labels`.
     """
     labels = task_labels(task, folder)
+    if not task.path("test", folder).exists():
+        raise FileNotFoundError(f"{task.name}: there is no {task.path('test', folder)} to measure on; bring it there")
     try:
         label_groups(labels)
     except ValueError as error:

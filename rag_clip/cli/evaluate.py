@@ -27,7 +27,9 @@ def evaluate(
     tasks: Annotated[list[str] | None, Parameter(negative=())] = None,
     /,
     *,
-    prompts: Annotated[list[Path] | None, Many, Parameter(help="Prompts files, each a run.")] = None,
+    prompts: Annotated[
+        list[Path] | None, Many, Parameter(help="Prompts files, each a run; the page compares with the first.")
+    ] = None,
     encoder: AnyEncoder = ENCODER,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="results.parquet")] = Path("results.parquet"),
     page: Annotated[Path | None, Parameter(name="--report", help="The page; by default beside the output.")] = None,
@@ -59,7 +61,7 @@ def evaluate(
         from rag_clip.pipelines.evaluate import evaluate as evaluate_runs
         from rag_clip.pipelines.evaluation.candidates import read_candidates
         from rag_clip.pipelines.evaluation.check import check_evaluation
-        from rag_clip.pipelines.evaluation.runs import read_prompt_files
+        from rag_clip.pipelines.evaluation.runs import read_prompt_files, unused_prompts
         from rag_clip.pipelines.evaluation.tasks import image_task
 
         chosen, few_shot = heads.choose()
@@ -69,8 +71,11 @@ def evaluate(
             mark = loaded and loaded.fingerprint
             problems = check_evaluation(opened, texts=texts, heads=chosen, few_shot=few_shot, encoder=mark)
             return _say_problems(console, len(opened), problems)
+        found = [image_task(task, folder) for task, folder in opened]
+        for one in unused_prompts(texts, found):
+            console.say(f"{one.path} is not measured: no task has its {len(one.prompts.labels)} classes")
         summary = evaluate_runs(
-            [image_task(task, folder) for task, folder in opened], texts=texts, output=output, encoder=loaded,
+            found, texts=texts, output=output, encoder=loaded,
             candidates=read_candidates(names, report=console.report) if names else None,
             heads=chosen, few_shot=few_shot, others=encoder.load_second(), scale=scale, index=index,
             features_dir=features, workers=workers, on_result=lambda result: console.say(_line(result)),
@@ -162,7 +167,7 @@ def _line(result: Result) -> str:
     cells = [f"{result.task} | {result.run} [{result.tier}]"]
     for metric, title in SHOWN.items():
         if one := result.get(metric):
-            bounds = "" if one.low is None or one.high is None else f" [{one.low:.1%}, {one.high:.1%}]"
+            bounds = " [{:.1%}, {:.1%}]".format(*one.bounds) if one.bounds else ""
             cells.append(f"{title} {one.value:.1%}{bounds}")
     return "  ".join(cells)
 

@@ -214,6 +214,13 @@ def test_of_many_runs_those_of_few_shots_have_no_bars_and_long_tables_are_folded
     assert "<details><summary>All numbers of 25 runs</summary>" in page
 
 
+def test_an_interval_without_width_is_left_out_and_said_to_be_no_certainty() -> None:
+    page = numbers([run("templates", 0.5, Measure("acc_c", "", 0.95, 0.95, 0.95), Measure("ece", "", 0.1, 0.05, 0.2))])
+    assert "<td>95.0%</td><td>10.0%<small>5.0 … 20.0</small></td>" in page
+    assert "show no spread, which is no certainty." in page
+    assert "no certainty" not in numbers([run("templates", 0.5)])
+
+
 def test_many_runs_are_points_between_the_least_and_the_greatest_number() -> None:
     bars = [Shown(run(f"{place:02}", 0.5 + place / 200), PALE) for place in range(25)]
     words = re.findall(r"<!-- (.*?) -->", draw_accuracies(bars))

@@ -16,9 +16,10 @@ from rag_clip.pipelines.evaluation.check import check_evaluation
 from rag_clip.pipelines.evaluation.compare import compare_results
 from rag_clip.pipelines.evaluation.head_choices import choose_heads
 from rag_clip.pipelines.evaluation.results import Measure, Result, read_results
+from rag_clip.pipelines.evaluation.runs import unused_prompts
 from rag_clip.pipelines.evaluation.tasks import image_task, open_tasks
 
-from rag_clip.data import Fingerprint
+from rag_clip.data import Fingerprint, LabelSet
 from rag_clip.labels import write_labels
 
 
@@ -40,7 +41,7 @@ def test_a_features_file_is_measured_by_its_own_text_without_an_encoder(tmp_path
     assert found == [("pets", "a {}", "T0", "accuracy", 1.0), ("pets", "not a {}", "T0", "accuracy", 0.0)]
     assert evaluate(tasks, output=tmp_path / "r.parquet", scale=100.0).measured == 0
     assert evaluate(tasks, output=tmp_path / "r.parquet", scale=50.0).measured == 2
-    with pytest.raises(ValueError, match="does not say the scale of its encoder; give it"):
+    with pytest.raises(ValueError, match="does not say the scale of its encoder; give it \\(--scale 100"):
         evaluate(tasks, output=tmp_path / "r.parquet")
 
 
@@ -58,6 +59,43 @@ def test_a_task_file_names_files_classes_and_the_metric_that_comes_first(tmp_pat
     summary = evaluate(tasks, texts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, workers=0)
     bad = summary.results[1]
     assert (bad.task, bad.main.metric, bad.main.value) == ("Colours", "mean_per_class", pytest.approx(2 / 3))
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    places = [features_file(tmp_path / folder / "pets.npz") for folder in ("one", "two")]
+    opened = open_tasks([*places, features_file(tmp_path / "cars.npz")])
+    assert [task.name for task, _folder in opened] == ["one/pets", "two/pets", "cars"]
+
+
+def test_what_cannot_be_measured_is_said_before_any_work(tmp_path: Path) -> None:
+    gone = open_tasks([tmp_path / "gone.parquet"], labels=LABELS)[0]
+    with pytest.raises(FileNotFoundError, match=r"gone: there is no .*gone\.parquet to measure on"):
+        image_task(*gone)
+    with pytest.raises(
+        ValueError, match="there are no prompts to measure on colours; give files of `rag-clip enhance`"
+    ):
+        evaluate([colour_task(tmp_path)], output=tmp_path / "r.parquet", encoder=ENCODER)
+    (tmp_path / "no folder").write_text("")
+    with pytest.raises(
+        OSError, match=r"cannot keep runs in .*r\.parquet\.runs \(Not a directory\); name another output"
+    ):
+        evaluate(
+            [colour_task(tmp_path)], texts=prompt_files(tmp_path), output=tmp_path / "no folder" / "r.parquet",
+            encoder=ENCODER,
+        )  # fmt: skip
+    pq.write_table(pq.read_table(tmp_path / "colours.parquet").slice(0, 0), tmp_path / "empty.parquet")
+    empty = replace(colour_task(tmp_path), paths=(tmp_path / "empty.parquet",))
+    with pytest.raises(ValueError, match=r"empty\.parquet holds no row; give labelled images"):
+        evaluate([empty], texts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, workers=0)
+
+
+def test_prompts_of_other_classes_than_every_task_are_known(tmp_path: Path) -> None:
+    task, texts = colour_task(tmp_path), prompt_files(tmp_path)
+    assert unused_prompts(texts, [task]) == []
+    other = replace(task, labels=LabelSet(("cat", "dog")))
+    assert [one.name for one in unused_prompts(texts, [other])] == ["good", "bad"]
 
 
 def test_a_suite_is_all_of_its_tasks_and_check_says_what_is_missing(tmp_path: Path) -> None:
@@ -113,7 +151,9 @@ def test_two_files_are_compared_run_by_run_on_the_same_images(tmp_path: Path) ->
     assert (change.value, change.gained, change.lost, change.probability) == (pytest.approx(-1 / 3), 0, 2, 0.5)
     assert (found.only_before, found.only_after) == (("colours | bad",), ())
     write_comparison(tmp_path / "page.html", found)
-    assert "good (after) is right on 0 images that good (before) got wrong" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "<p>1 run, before and after · rag-clip" in page
+    assert "good (after) is right on 0 images that good (before) got wrong" in page
 
 
 def test_single_runs_are_compared_whatever_their_names_and_nothing_in_common_is_refused() -> None:

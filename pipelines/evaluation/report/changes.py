@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rag_clip.evaluate.uncertainty import Difference
+from rag_clip.evaluate.difference import Difference
 from rag_clip.protocols import Encoder
 
 from ..compare import difference

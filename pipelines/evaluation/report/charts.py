@@ -137,12 +137,9 @@ def _accuracy_points(axes: Axes, bars: Sequence[Shown]) -> None:
 
 
 def _draw_bounds(axes: Axes, bar: Shown, place: int, colour: str, *, thick: float) -> None:
-    one = bar.result.main
-    if one.low is not None and one.high is not None:
-        axes.plot([one.low, one.high], [place, place], color=colour, linewidth=thick, solid_capstyle="butt")
-        axes.plot(
-            [one.low, one.high], [place, place], "|", color=colour, markersize=4.5 * thick**0.5, markeredgewidth=thick
-        )
+    if bounds := bar.result.main.bounds:
+        axes.plot(bounds, [place, place], color=colour, linewidth=thick, solid_capstyle="butt")
+        axes.plot(bounds, [place, place], "|", color=colour, markersize=4.5 * thick**0.5, markeredgewidth=thick)
 
 
 def _edge(bar: Shown) -> float:
@@ -172,8 +169,8 @@ def _openness_points(axes: Axes, bars: Sequence[Shown]) -> None:
         for one, metric, marker, shift in held:
             if one is None:
                 continue
-            if one.low is not None and one.high is not None:
-                axes.plot([one.low, one.high], [place + shift] * 2, color=bar.colour, linewidth=1, alpha=0.7)
+            if one.bounds:
+                axes.plot(one.bounds, [place + shift] * 2, color=bar.colour, linewidth=1, alpha=0.7)
             filled = "white" if metric == "acc_c" else bar.colour
             axes.plot(
                 one.value, place + shift, marker, color=bar.colour, markersize=5, markerfacecolor=filled,

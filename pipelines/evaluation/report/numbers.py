@@ -56,10 +56,13 @@ def numbers(results: Sequence[Result]) -> str:
     rows = [[name_of(one), *(_cell(column, one.get(metric)) for metric, column in main.items())] for one in results]
     bounds = next((one.settings["low_high"] for one in results if "low_high" in one.settings), "")
     note = f"Small figures bound the 95 % interval over images{f'; for shots they are {bounds}' if bounds else ''}."
+    held_main = [found for one in results for metric in main if (found := one.get(metric))]
+    if any(found.low is not None and found.bounds is None for found in held_main):
+        note += " They are left out where the images or draws at hand show no spread, which is no certainty."
     if any(paired):
         heads.insert(2, f"less {first.run}")
         for row, change in zip(rows, paired, strict=True):
-            row.insert(2, f"{change.value:+.1%}{_bounds(change.low, change.high, '+.1%')}" if change else "")
+            row.insert(2, f"{change.value:+.1%}{_bounds((change.low, change.high), '+.1%')}" if change else "")
         note += " Differences are paired."
     whole = table(heads, rows) + _notes(main, note)
     return folded(f"All numbers of {len(results)} runs", whole, when=_long(results)) + _more(results, more)
@@ -119,10 +122,11 @@ def _long(rows: Sequence[object]) -> bool:
 
 
 def _cell(column: Column, one: Measure | None) -> str:
-    return "" if one is None else f"{one.value:{column.form}}{_bounds(one.low, one.high, column.form)}"
+    return "" if one is None else f"{one.value:{column.form}}{_bounds(one.bounds, column.form)}"
 
 
-def _bounds(low: float | None, high: float | None, form: str) -> str:
-    if low is None or high is None:
+def _bounds(bounds: tuple[float, float] | None, form: str) -> str:
+    if bounds is None:
         return ""
+    low, high = bounds
     return f"<small>{low:{form}} … {high:{form}}</small>".replace("%", "")
