@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from rag_clip.evaluate.uncertainty import Difference, paired_difference
+from rag_clip.evaluate.difference import Difference, paired_difference
 
 from .results import Result
 
