@@ -22,7 +22,7 @@ from rag_clip.classifiers.ridge import ridge
 from rag_clip.classifiers.tip_adapter import tip_adapter, tip_adapter_f
 from rag_clip.classifiers.tip_x import tip_x
 from rag_clip.classifiers.zero_shot import ZeroShot
-from rag_clip.data import Support, Validation
+from rag_clip.data import Fingerprint, Support, Validation
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Classifier, Encoder
 
@@ -92,9 +92,14 @@ def build_head(
         raise ValueError(f"{name} chooses nothing by validation images; leave them out")
     given = {"encoder": encoder, "validation": validation, "report": report}
     wanted = {key: value for key, value in given.items() if key in inspect.signature(head.build).parameters}
-    if encoder is None and "encoder" in wanted:
-        raise ValueError(f"{name} trains texts through an encoder; name the model")
+    check_encoder(name, encoder)
     return lambda zero_shot: partial(head.build, zero_shot, support)(**wanted, **settings)
+
+
+def check_encoder(name: str, encoder: Encoder | Fingerprint | None) -> None:
+    """Raise ValueError where the head `name` trains texts through an encoder, and there is none."""
+    if encoder is None and "encoder" in inspect.signature(HEADS[name].build).parameters:
+        raise ValueError(f"{name} trains texts through an encoder; name the model")
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

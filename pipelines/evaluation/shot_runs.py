@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from rag_clip.data import Fingerprint
-from rag_clip.heads import HEADS
+from rag_clip.heads import HEADS, check_encoder
 
 from .head_choices import check_heads, others_of
 from .runs import Run
@@ -80,24 +80,25 @@ def plan_shots(
     """List the runs of a task, after each of texts alone those of few shots, if there is a protocol.
 
     Raises FileNotFoundError for a train split that is missing, ValueError for one that is the test split, for all
-    images of a task that has none, and for heads of two encoders where there is one.
+    images of a task that has none, and for heads without the encoders that they need.
     """
     if protocol is None:
         return [*runs]
-    _check_pool(task, protocol, others)
+    for head in protocol.heads:
+        check_encoder(head, encoder)
+        others_of(head, others)
+    _check_pool(task, protocol)
     planned: list[Run | ShotRun] = []
     for run in runs:
         planned += [run, *(_beside(task, run, protocol, encoder, others) if run.head is None else ())]
     return planned
 
 
-def _check_pool(task: ImageTask, protocol: FewShot, others: Mapping[str, Fingerprint]) -> None:
+def _check_pool(task: ImageTask, protocol: FewShot) -> None:
     if task.train is None and ALL in protocol.shots:
         raise ValueError(f"{task.name} has no train split to take all images of; name one, or a number of shots")
     if task.train and not task.train.is_file():
         raise FileNotFoundError(f"there is no train split {task.train} of {task.name}; put it there, or cut it out")
-    for head in protocol.heads:
-        others_of(head, others)
     if task.train and task.train.resolve() in [path.resolve() for path in task.paths]:
         raise ValueError(f"{task.name} would draw its shots from the images it tests on, {task.train}; split the file")
 

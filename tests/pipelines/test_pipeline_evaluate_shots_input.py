@@ -97,6 +97,7 @@ def test_protocols_that_cannot_be_are_refused(protocol: dict[str, object], messa
         FewShot(**protocol)  # type: ignore[arg-type]
 
 
-def test_a_head_that_trains_texts_needs_the_model(tmp_path: Path) -> None:
+def test_a_head_that_trains_texts_needs_the_model_before_anything_is_measured(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="coop trains texts through an encoder; name the model"):
         evaluate([pets(tmp_path)], output=tmp_path / "r.parquet", few_shot=FewShot(("coop",), (1,)))
+    assert not (tmp_path / "r.parquet").exists()
