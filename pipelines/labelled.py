@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from rag_clip.data import Features, LabelSet
-from rag_clip.evaluate.feature_file import class_numbers, read_names
+from rag_clip.evaluate.label_names import class_numbers, read_names
 from rag_clip.knowledge.names import match_names
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder

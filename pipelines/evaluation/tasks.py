@@ -13,8 +13,8 @@ import torch
 
 from rag_clip.data import Features, LabelSet
 from rag_clip.evaluate.feature_file import FeatureFile, has_features, read_features
+from rag_clip.evaluate.label_names import holds_several
 from rag_clip.evaluate.openness import label_groups
-from rag_clip.evaluate.several_labels import holds_several
 from rag_clip.evaluate.splits import Test
 from rag_clip.evaluate.task import Metric, Role, Task, bundled_tasks, read_task, task_labels
 from rag_clip.labels import labels_to_document

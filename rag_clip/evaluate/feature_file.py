@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +21,9 @@ from torch.nn import functional
 
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet
-from rag_clip.knowledge.names import match_names
+from rag_clip.evaluate.label_names import class_numbers, read_names
 
 VECTOR_COLUMNS = ("features", "vector")
-NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,21 +93,6 @@ def vector_column(path: Path) -> str | None:
     except pa.ArrowException as error:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
     return next((name for name in VECTOR_COLUMNS if name in schema.names), None)
-
-
-def class_numbers(names: Sequence[str], labels: LabelSet) -> list[int]:
-    """Return the class of each name, matched without case and accents; raises ValueError naming those that are none."""
-    rows = {name: row for row, name in enumerate(labels.names)}
-    for each in set(names) - rows.keys():
-        rows |= match_names(labels, [each]).rows  # apart, since a name would keep its synonyms from matching
-    unknown = [name for name in dict.fromkeys(names) if name not in rows]
-    if unknown:
-        shown = ", ".join(map(repr, unknown[:NAMES_SHOWN]))
-        raise ValueError(
-            f"{len(unknown)} labels are none of the {len(labels)} classes, such as {shown}; "
-            "add them to the label set, or leave those rows out"
-        )
-    return [rows[name] for name in names]
 
 
 def _read_npz(path: Path, labels: LabelSet | None, multilabel: bool) -> FeatureFile:
@@ -191,22 +174,6 @@ def _marked(rows: torch.Tensor, classes: torch.Tensor, shape: tuple[int, int]) -
     truth = torch.zeros(shape, dtype=torch.bool)
     truth[rows, classes] = True
     return truth
-
-
-def read_names(path: Path, column: str) -> list[tuple[str, ...]]:
-    """Return the labels of every row of a Parquet file, whose column holds names or lists of names.
-
-    Raises ValueError where the column is not there or holds something else.
-    """
-    schema = pq.read_schema(path)
-    if column not in schema.names:
-        raise ValueError(f"has no column {column!r} of labels; it has {', '.join(schema.names)}")
-    values = pq.read_table(path, columns=[column])[column].to_pylist()
-    rows = [tuple(value) if isinstance(value, list) else () if value is None else (value,) for value in values]
-    for row, held in enumerate(rows):
-        if not all(isinstance(name, str) for name in held):
-            raise ValueError(f"column {column!r} holds {held} in row {row}; give names of classes")
-    return rows
 
 
 def _unit(rows: np.ndarray) -> torch.Tensor:

@@ -9,14 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from rag_clip.data import LabelSet, Validation
-from rag_clip.evaluate.feature_file import (
-    FeatureFile,
-    class_numbers,
-    has_features,
-    read_features,
-    read_names,
-)
-from rag_clip.evaluate.several_labels import holds_several
+from rag_clip.evaluate.feature_file import FeatureFile, has_features, read_features
+from rag_clip.evaluate.label_names import class_numbers, holds_several, read_names
 from rag_clip.evaluate.splits import Test, Train
 from rag_clip.evaluate.task import Role, Task, task_labels
 
