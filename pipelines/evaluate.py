@@ -66,7 +66,7 @@ def evaluate(
     Raises ValueError for input and settings that cannot be used, and FileNotFoundError for a missing file.
     """
     output, others, clock = _check_output(output), others or {}, StageClock()
-    plans = _plan(tasks, texts, heads, few_shot, candidates, encoder=encoder, others=others, scale=scale)
+    plans = _plan(tasks, texts, heads, few_shot, candidates, encoder=encoder, others=others, scale=scale, index=index)
     prepare_runs(output)
     read = partial(
         read_images, encoder=encoder, others=others, features_dir=features_dir, workers=workers, report=report
@@ -105,6 +105,7 @@ def _plan(
     encoder: Encoder | None,
     others: Mapping[str, Encoder],
     scale: float | None,
+    index: str | None,
 ) -> list[tuple[ImageTask, list[Run | ShotRun]]]:
     """Return the runs of each task, before anything is read of its images or encoded."""
     _check_names(tasks)
@@ -116,7 +117,7 @@ def _plan(
     marks = {name: each.fingerprint for name, each in others.items()}
     plans: list[tuple[ImageTask, list[Run | ShotRun]]] = []
     for task in tasks:
-        runs = plan_runs(task, texts, heads, encoder=mark, others=marks, scale=scale)
+        runs = plan_runs(task, texts, heads, encoder=mark, others=marks, scale=scale, index=index)
         beside = plan_shots(task, runs, few_shot, encoder=mark, others=marks)
         named = [with_candidates(run, task, candidates) if isinstance(run, Run) else run for run in beside]
         plans.append((task, named))

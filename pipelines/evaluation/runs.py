@@ -88,11 +88,13 @@ def plan_runs(
     encoder: Fingerprint | None,
     others: Mapping[str, Fingerprint] | None = None,
     scale: float | None = None,
+    index: str | None = None,
 ) -> list[Run]:
     """List the runs of a task: each prompts file of its classes alone, then with each head; then its own text features.
 
-    `scale` is that of the encoder whose features a file holds. Raises ValueError where no text has the classes of the
-    task, for prompts without an encoder, and for heads of two encoders where there is one.
+    `scale` is that of the encoder whose features a file holds; `index` has the vectors of captions, rounded more than
+    the encoder's, and so decides the numbers of prompts that quote them. Raises ValueError where no text has the
+    classes of the task, for prompts without an encoder, and for heads of two encoders where there is one.
     """
     fitting = [one for one in texts if set(one.prompts.labels.names) == set(task.labels.names)]
     own = _text_rows(task, scale) if task.holds_features else []
@@ -104,7 +106,7 @@ def plan_runs(
         raise ValueError(f"prompts are texts to encode ({fitting[0].path}); name the model")
     decides = [version("rag-clip"), FORMAT, task.digest]
     beside = [_beside(head, others_of(head.name, others or {})) for head in heads if fitting]
-    alone = [_run(task, one, encoder, decides) for one in fitting if encoder]
+    alone = [_run(task, one, encoder, decides, index) for one in fitting if encoder]
     prompted = (run for each in alone for run in (each, *(with_head(each) for with_head in beside)))
     return [*prompted, *(_text_run(task, row, decides) for row in own)]
 
@@ -162,17 +164,19 @@ def _task_facts(task: ImageTask) -> dict[str, Any]:
     }
 
 
-def _run(task: ImageTask, texts: PromptFile, encoder: Fingerprint, decides: Sequence[object]) -> Run:
+def _run(task: ImageTask, texts: PromptFile, encoder: Fingerprint, decides: Sequence[object], index: str | None) -> Run:
     prompts = texts.prompts
+    vectors = index if any(text.evidence for group in prompts.texts for text in group) else None
     settings = {
         "task": _task_facts(task),
         "prompts": {"path": str(texts.path), **{key: prompts.provenance.get(key) for key in PROVENANCE}},
         "encoder": asdict(encoder),
+        **({"vectors": vectors} if vectors else {}),
         "head": {},
         "tuned": tuning({}),
     }
     content = [[asdict(text) for text in group] for group in prompts.texts]
-    key = digest([*decides, content, labels_to_document(prompts.labels), asdict(encoder)])
+    key = digest([*decides, content, labels_to_document(prompts.labels), asdict(encoder), vectors])
     return Run(texts.name, tier_of(prompts), key, settings, texts)
 
 

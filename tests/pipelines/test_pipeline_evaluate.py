@@ -14,7 +14,7 @@ from evaluate_inputs import CAPTION, ENCODER, LABELS, colour_task, prompt_files
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.evaluation.candidates import Candidates
 from rag_clip.pipelines.evaluation.head_choices import choose_heads
-from rag_clip.pipelines.evaluation.results import read_results, runs_folder
+from rag_clip.pipelines.evaluation.results import read_results
 from rag_clip.pipelines.evaluation.runs import PromptFile, read_prompt_files
 from rag_clip.pipelines.evaluation.tasks import ImageTask, read_images
 
@@ -74,69 +74,6 @@ def test_each_prompts_file_is_a_run_with_its_numbers_and_tier(tmp_path: Path) ->
     # Red is taken by one class of the other of two groups: within its own group it is right.
     numbers = [bad[metric, ""] for metric in ("accuracy", "mean_per_class", "acc_c", "acc_e", "acc_s")]
     assert numbers == pytest.approx([2 / 3, 2 / 3, 1.0, 0.75, 0.5])
-
-
-def test_the_same_call_measures_nothing_and_a_new_prompts_file_alone_is_measured(tmp_path: Path) -> None:
-    task, texts, output = colour_task(tmp_path), prompt_files(tmp_path), tmp_path / "results.parquet"
-    first = evaluate([task], texts=texts[:1], output=output, encoder=ENCODER, workers=0)
-    second = evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0)
-    third = evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0)
-    assert [(one.measured, one.found) for one in (first, second, third)] == [(1, 0), (1, 1), (0, 2)]
-    assert [result.measures for result in third.results] == [result.measures for result in second.results]
-
-
-def test_a_run_cut_short_is_measured_again_and_finished_ones_are_not(tmp_path: Path) -> None:
-    task, texts, output = colour_task(tmp_path), prompt_files(tmp_path), tmp_path / "results.parquet"
-
-    def stop(result: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0, on_result=stop)
-    again = evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0)
-    assert (again.measured, again.found) == (1, 1)
-
-
-@pytest.mark.parametrize("harm", ["numbers lost", "numbers cut", "answers cut"])
-def test_a_run_kept_in_part_is_measured_again(tmp_path: Path, harm: str) -> None:
-    task, texts, output = colour_task(tmp_path), prompt_files(tmp_path)[:1], tmp_path / "results.parquet"
-    first = evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0).results
-    kept = runs_folder(output) / f"{first[0].key}{'.images' if harm == 'answers cut' else ''}.parquet"
-    content = kept.read_bytes()
-    kept.unlink()
-    if harm != "numbers lost":
-        kept.write_bytes(content[:-9])
-    again = evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0)
-    assert (again.measured, again.results[0].measures) == (1, first[0].measures)
-    assert evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0).found == 1
-
-
-def test_runs_of_the_same_texts_share_their_numbers_and_keep_their_own_name_tier_and_settings(tmp_path: Path) -> None:
-    task, (good, _), output = colour_task(tmp_path), prompt_files(tmp_path), tmp_path / "results.parquet"
-    facts = {**good.prompts.provenance, "index": "captions"}
-    found = replace(good, name="found", path=tmp_path / "f", prompts=replace(good.prompts, provenance=facts))
-    summary = evaluate([task], texts=[good, found], output=output, encoder=ENCODER, workers=0)
-    assert (summary.measured, summary.found) == (1, 1)
-    one, other = read_results(output)
-    assert [(each.run, each.tier, each.settings["prompts"]["index"]) for each in (one, other)] == [
-        ("good", "T0", ""),
-        ("found", "T1", "captions"),
-    ]
-    assert one.measures == other.measures == summary.results[0].measures
-
-
-@pytest.mark.parametrize("change", ["encoder", "images", "groups"])
-def test_what_decides_the_numbers_decides_what_is_run_again(tmp_path: Path, change: str) -> None:
-    task, texts, output = colour_task(tmp_path), prompt_files(tmp_path)[:1], tmp_path / "results.parquet"
-    evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0)
-    encoder = replace(ENCODER, dim=40) if change == "encoder" else ENCODER
-    if change == "encoder":
-        texts = [replace(texts[0], prompts=replace(texts[0].prompts, provenance={"encoder": {}, "method": "x"}))]
-    if change == "images":
-        write_images(task.paths[0], [picture("red")], label=["red"])
-    if change == "groups":
-        task = replace(task, labels=replace(LABELS, groups=("a", "a", "b")))
-    assert evaluate([task], texts=texts, output=output, encoder=encoder, workers=0).measured == 1
 
 
 def test_heads_are_runs_of_their_own_marked_by_the_labels_they_used(tmp_path: Path) -> None:
@@ -244,15 +181,6 @@ def test_candidate_names_are_measured_beside_texts_alone_and_change_no_other_run
         ValueError, match="names are added to the classes of prompts files; give prompts, and the model"
     ):
         job(texts=[], candidates=Candidates("words.txt", ("sea",)))
-
-
-def test_synonyms_of_prompts_decide_what_is_run_again(tmp_path: Path) -> None:
-    task, texts, output = colour_task(tmp_path), prompt_files(tmp_path)[:1], tmp_path / "results.parquet"
-    first = evaluate([task], texts=texts, output=output, encoder=ENCODER, workers=0)
-    labels = replace(LABELS, synonyms=(("scarlet",), (), ()))
-    told = [replace(texts[0], prompts=replace(texts[0].prompts, labels=labels))]
-    second = evaluate([task], texts=told, output=output, encoder=ENCODER, workers=0)
-    assert [one.results[0].series("swap_recall") for one in (first, second)] == [{}, {"red → scarlet": 0.0}]
 
 
 def test_a_text_is_encoded_once_for_prompts_and_swaps(tmp_path: Path) -> None:
