@@ -15,14 +15,11 @@ import torch
 
 from rag_clip.data import Features, LabelSet
 from rag_clip.evaluate.label_names import class_numbers, read_names
-from rag_clip.knowledge.names import match_names
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 
 from .imaging.joined import encode_by_all
 from .imaging.rows import ImageFile, open_image_files
-
-FAULTS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,15 +114,10 @@ def read_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str
     Raises ValueError for labels that are not in the label set, naming some, and for files without the column.
     """
     names = [name for file in files for name in _read_labels(file.path, label_column)]
-    rows = {name: row for each in set(names) - {""} for name, row in match_names(labels, [each]).rows.items()}
-    unknown = list(dict.fromkeys(name for name in names if name not in rows))
-    if unknown:
-        shown = ", ".join(repr(name) for name in unknown[:FAULTS_SHOWN])
-        raise ValueError(
-            f"{len(unknown)} labels of column {label_column!r} are not in the label set, such as {shown}; "
-            "add them there, or leave those images out"
-        )
-    return [rows[name] for name in names]
+    try:
+        return class_numbers(names, labels)
+    except ValueError as error:
+        raise ValueError(f"column {label_column!r}: {error}") from None
 
 
 def read_several_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str) -> torch.Tensor:

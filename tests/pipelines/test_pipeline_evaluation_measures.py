@@ -105,7 +105,7 @@ def test_labels_of_images_outside_the_label_set_are_refused_before_anything_is_k
     others = LabelSet(("red", "green", "azure"))
     texts = [replace(one, prompts=replace(one.prompts, labels=others)) for one in prompt_files(tmp_path)]
     with pytest.raises(
-        ValueError, match=r"1 labels of column 'label' are not in the label set, such as 'blue'; add them"
+        ValueError, match=r"column 'label': 1 labels are none of the 3 classes, such as 'blue'; add them"
     ):
         evaluate([replace(task, labels=others)], texts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, workers=0)
     assert not (tmp_path / "r.parquet").exists()

@@ -56,7 +56,11 @@ def test_further_encoders_see_the_same_images(tmp_path: Path):
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        ([png("red")] * 2, ["red thing", "green"], "1 labels of column 'label' are not in the label set, such as 'gre"),
+        (
+            [png("red")] * 2,
+            ["red thing", "green"],
+            "column 'label': 1 labels are none of the 2 classes, such as 'green'; add them to the lab",
+        ),
         ([png("red")], [None], "such as ''"),
         ([b"broken"], ["red thing"], "none of the 1 images can be used; the first says: "),
     ],
