@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.evaluate_options import ENCODER, HEADS, PLACES, AnyEncoder, Heads, Index, Many, Names, Places
+from rag_clip.cli.evaluate_options import (
+    ENCODER,
+    HEADS,
+    PLACES,
+    AnyEncoder,
+    Heads,
+    Index,
+    Many,
+    Names,
+    Places,
+    PromptPaths,
+)
 from rag_clip.cli.run import Json, Workers, run
 
 if TYPE_CHECKING:
@@ -27,9 +38,7 @@ def evaluate(
     tasks: Annotated[list[str] | None, Parameter(negative=())] = None,
     /,
     *,
-    prompts: Annotated[
-        list[Path] | None, Many, Parameter(help="Prompts files, each a run; the page compares with the first.")
-    ] = None,
+    prompts: PromptPaths = None,
     encoder: AnyEncoder = ENCODER,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="results.parquet")] = Path("results.parquet"),
     page: Annotated[Path | None, Parameter(name="--report", help="The page; by default beside the output.")] = None,

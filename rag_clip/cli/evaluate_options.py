@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rag_clip.protocols import Encoder
 
 Many = Parameter(negative=(), consume_multiple=True)
+PromptPaths = Annotated[
+    list[Path] | None, Many, Parameter(help="Prompts files, each a run; the page compares with the first.")
+]
 Index = Annotated[str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")]
 Names = Annotated[
     str | None,
