@@ -32,11 +32,12 @@ class PromptFile:
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """Text features that a features file holds: row `row`, made by the template `name`, at the encoder's `scale`."""
+    """Text features that a features file holds: row `row`, at the encoder's `scale`, of a template that is `known`."""
 
     name: str
     row: int
     scale: float
+    known: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def _text_rows(task: ImageTask, scale: float | None) -> list[TextRow]:
         )
     names = [*held.templates, *(f"text {row}" for row in range(len(held.templates), len(held.text)))]
     named = [name if names.count(name) == 1 else f"{name} ({row})" for row, name in enumerate(names)]
-    return [TextRow(name, row, scale) for row, name in enumerate(named)]
+    return [TextRow(name, row, scale, known=row < len(held.templates)) for row, name in enumerate(named)]
 
 
 def _is_npz(task: ImageTask) -> bool:
@@ -150,8 +151,7 @@ def _text_run(task: ImageTask, text: TextRow, decides: Sequence[object]) -> Run:
         "head": {},
         "tuned": "Nothing was tuned: image and text features are those of the file.",
     }
-    tier = "T?" if text.name.startswith("text ") else "T0"
-    return Run(text.name, tier, digest([*decides, text.row, text.scale]), settings, text)
+    return Run(text.name, "T0" if text.known else "T?", digest([*decides, text.row, text.scale]), settings, text)
 
 
 def _task_facts(task: ImageTask) -> dict[str, Any]:

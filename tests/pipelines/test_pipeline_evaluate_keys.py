@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from classify_inputs import picture, write_images
 from evaluate_inputs import ENCODER, LABELS, colour_task, prompt_files
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.evaluation.results import read_results, runs_folder
 from rag_clip.pipelines.evaluation.runs import plan_runs
+from rag_clip.pipelines.evaluation.tasks import ImageTask
 
 
 def test_the_same_call_measures_nothing_and_a_new_prompts_file_alone_is_measured(tmp_path: Path) -> None:
@@ -92,3 +94,14 @@ def test_an_index_decides_the_numbers_of_prompts_that_quote_captions_alone(tmp_p
     assert good == good_too
     assert quoting.key != quoting_too.key
     assert [one.settings.get("vectors") for one in (quoting, quoting_too)] == [None, "captions"]
+
+
+def test_text_features_are_of_a_known_tier_where_the_file_says_their_template(tmp_path: Path) -> None:
+    eye = np.eye(3)
+    np.savez(
+        tmp_path / "f.npz", image=eye, label=[0, 1, 2], classes=LABELS.names, text=np.stack([eye, eye]),
+        templates=["text {}"], scale=9.0,
+    )  # fmt: skip
+    runs = plan_runs(ImageTask("f", (tmp_path / "f.npz",), LABELS), (), (), encoder=None)
+    assert [(run.name, run.tier) for run in runs] == [("text {}", "T0"), ("text 1", "T?")]
+    assert runs[0].key != runs[1].key
