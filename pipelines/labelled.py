@@ -114,6 +114,8 @@ def read_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str
     Raises ValueError for labels that are not in the label set, naming some, and for files without the column.
     """
     names = [name for file in files for name in _read_labels(file.path, label_column)]
+    if bare := names.count(""):
+        raise ValueError(f"{bare} images have no label in column {label_column!r}; give them one, or leave them out")
     try:
         return class_numbers(names, labels)
     except ValueError as error:

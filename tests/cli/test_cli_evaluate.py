@@ -111,6 +111,17 @@ def test_what_cannot_be_done_is_said_in_a_line(folder: Path, arguments: tuple[st
     assert errors.startswith(f"rag-clip: {message}")
 
 
+def test_prompts_that_fit_no_task_are_named(tmp_path: Path) -> None:
+    for names in (("card", "die"), ("cat", "dog", "cow")):
+        write_prompts(template_prompts(LabelSet(names, templates=("a {}",))), tmp_path / f"{names[0]}.parquet")
+    rows = load_encoder("demo", device="cpu").encode_text(["a card", "a die"]).numpy()
+    np.savez(tmp_path / "toys.npz", image=rows, label=["card", "die"], classes=["card", "die"])
+    job = ("toys.npz", "--prompts", "card.parquet", "cat.parquet", "--model", "demo", "-o", "r.parquet")
+    code, out, _ = run(*job, folder=tmp_path)
+    assert (code, out.splitlines()[0]) == (0, "cat.parquet is not measured: no task has its 3 classes")
+    assert [one.run for one in read_results(tmp_path / "r.parquet")] == ["card"]
+
+
 def test_images_that_cannot_be_used_are_told_with_the_first_reason(tmp_path: Path) -> None:
     labels, image = LabelSet(("card", "die"), templates=("a {}",)), BytesIO()
     write_prompts(template_prompts(labels), tmp_path / "plain.parquet")

@@ -61,7 +61,7 @@ def test_further_encoders_see_the_same_images(tmp_path: Path):
             ["red thing", "green"],
             "column 'label': 1 labels are none of the 2 classes, such as 'green'; add them to the lab",
         ),
-        ([png("red")], [None], "such as ''"),
+        ([png("red")] * 2, ["red thing", None], "1 images have no label in column 'label'; give them one, or leave"),
         ([b"broken"], ["red thing"], "none of the 1 images can be used; the first says: "),
     ],
 )
