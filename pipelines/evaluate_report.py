@@ -56,9 +56,13 @@ def write_evaluation(
         f"rag-clip {version('rag-clip')}</p></header>{_tiers(results)}{across_tasks(results)}"
         f"{_tasks(results, encoder)}{_settings(results)}</html>\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            partial.write_text(page, encoding="utf-8")
+    except OSError as error:
+        reason = f"cannot write the report {path} ({error.strerror}); name another place, or make room"
+        raise OSError(error.errno, reason) from error
 
 
 def write_comparison(path: str | Path, comparison: Comparison, *, title: str = "Comparison") -> None:
@@ -160,8 +164,8 @@ def _reliability(shown: Sequence[Shown]) -> str:
         return ""
     return section(
         "How far its probabilities can be trusted",
-        "Bars are the accuracy of the images with that confidence; red is what is missing to the confidence, or above "
-        "it. On the dashed line a classifier is right as often as it says. Below: the share of images.",
+        "Bars are the accuracy of the images with that confidence; red is what is missing to the confidence, pale what "
+        "is above it. On the dashed line a classifier is right as often as it says. Below: the share of images.",
         figure(draw_reliability(held), "Reliability."),
     )
 
@@ -172,9 +176,10 @@ def _settings(results: Sequence[Result]) -> str:
         f"<pre>{html.escape(json.dumps(one.settings, indent=1, ensure_ascii=False))}</pre></details>"
         for one in results
     )
+    listed = folded(f"The settings of {len(results)} runs", entries, when=len(results) > FEW)
     tuned = {one.settings["tuned"]: None for one in results}
     said = folded("What was tuned on what", "".join(map(paragraph, tuned)), when=len(tuned) > MOST_SENTENCES)
-    return f"<h2>Settings, and what was tuned on what</h2>{said}{entries}"
+    return f"<h2>Settings, and what was tuned on what</h2>{said}{listed}"
 
 
 def _tiers(results: Sequence[Result]) -> str:

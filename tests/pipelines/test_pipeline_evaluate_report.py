@@ -51,6 +51,12 @@ def test_the_page_is_whole_in_itself_and_names_runs_tiers_and_what_was_tuned(
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_a_page_that_cannot_be_written_is_named(results: tuple[Result, ...], tmp_path: Path) -> None:
+    (tmp_path / "no folder").write_text("")
+    with pytest.raises(OSError, match=r"cannot write the report .*page\.html \(File exists\); name another place"):
+        write_evaluation(tmp_path / "no folder" / "page.html", results)
+
+
 def test_the_same_results_give_the_same_page(results: tuple[Result, ...], tmp_path: Path) -> None:
     for name in ("a.html", "b.html"):
         write_evaluation(tmp_path / name, results)

@@ -212,6 +212,7 @@ def test_of_many_runs_those_of_few_shots_have_no_bars_and_long_tables_are_folded
     page = (tmp_path / "r.html").read_text()
     assert [word for word in drawn(page)["top-1 of every run."] if "[" in word] == ["templates [T0]"]
     assert "<details><summary>All numbers of 25 runs</summary>" in page
+    assert page.count("<details><summary>The settings of 25 runs</summary><details><summary>t: templates ") == 1
 
 
 def test_an_interval_without_width_is_left_out_and_said_to_be_no_certainty() -> None:
