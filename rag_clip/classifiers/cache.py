@@ -38,13 +38,10 @@ class Cache:
 
     def count(self, affinities: torch.Tensor, share: torch.Tensor | float = 1.0) -> torch.Tensor:
         """Return the votes [n, c] for queries of these affinities [n, m]; `share` [n, c] multiplies before centring."""
-        return self.centre((affinities @ self.votes.to(affinities)) * share)
-
-    def centre(self, votes: torch.Tensor) -> torch.Tensor:
-        """Where some classes have no votes, take the mean over the others off theirs [n, c]."""
+        votes = (affinities @ self.votes.to(affinities)) * share
         if self.relative is None:
             return votes
-        held = self.relative.to(votes)
+        held = self.relative.to(affinities)
         return (votes - (votes @ held)[:, None] / held.sum()) * held
 
     def decide(self, votes: torch.Tensor, text: torch.Tensor) -> torch.Tensor:

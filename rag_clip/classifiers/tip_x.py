@@ -66,7 +66,7 @@ class TipX:
             return self.cache.count(self.text_affinities(text, cosines))
         a, b = self.psi
         q, certainty = _signatures(text, self.temperature)
-        return self.cache.centre((a - b * certainty) * self.mass.to(q) + b * (q @ self.logs.to(q)))
+        return (a - b * certainty) * self.mass.to(q) + b * (q @ self.logs.to(q))
 
     def text_affinities(self, text: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
         """Return psi(D) [n, m] for queries of text logits [n, c] and cosines [n, m]."""

@@ -100,7 +100,7 @@ def calibration_interval(
     ends = float((gaps[loose] / variances[loose]).max()), -6 / math.sqrt(float(variances.sum()))
     low = _reach(lambda by: 1 - share_below(by) >= tail, ends[0])
     high = _reach(lambda by: share_below(by) >= tail, ends[1])
-    return Interval(value, min(value, float(shrink(low).sum())), max(value, float(shrink(high).sum())))
+    return Interval(value, float(shrink(low).sum()), float(shrink(high).sum()))
 
 
 def brier_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -148,6 +148,5 @@ def _choose_greedily(
         chosen.append(best)
         gains.append(int(bounds[best]))
         held = held.left_by(candidates[best], speaks[best])
-        bounds[best] = 0
     picked = takes.new_tensor([chosen, gains])
     return picked[0], picked[1]

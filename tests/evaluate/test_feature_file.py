@@ -72,6 +72,8 @@ def test_images_may_have_several_labels_where_the_metric_takes_them(tmp_path: Pa
     with pytest.raises(ValueError, match=r"held\.parquet: row 0 has 2 labels; give one"):
         read_features(path, labels=LabelSet(("blue", "red")))
     assert (holds_several(path), holds_several(path.parent)) == (True, True)
+    with pytest.raises(ValueError, match=r"held\.parquet: row 1 has 0 labels; give one"):
+        read_features(write_parquet(tmp_path, pa.array(["red", None, "blue"])))
 
 
 def test_an_npz_file_may_hold_a_matrix_of_several_labels(tmp_path: Path):

@@ -36,6 +36,11 @@ def test_the_same_name_changes_nothing() -> None:
     assert found.recall[2].isnan()
 
 
+def test_a_synonym_that_ties_with_another_name_wins_no_image_of_its_class() -> None:
+    found = swap_synonyms(torch.eye(2), torch.arange(2), torch.eye(2), torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+    assert (found.before, found.accuracy.tolist(), found.recall.tolist()) == (1.0, [0.5], [0.0])
+
+
 def test_synonyms_of_no_class_are_refused() -> None:
     with pytest.raises(ValueError, match="none of the 2 classes"):
         swap_synonyms(torch.eye(2), torch.arange(2), torch.eye(2), torch.eye(2), torch.tensor([0, 2]))
