@@ -215,6 +215,12 @@ def test_of_many_runs_those_of_few_shots_have_no_bars_and_long_tables_are_folded
     assert page.count("<details><summary>The settings of 25 runs</summary><details><summary>t: templates ") == 1
 
 
+def test_openness_has_whole_steps_of_percent_below_it() -> None:
+    opened = [Measure("acc_c", "", 0.92), Measure("acc_e", "", 0.84), Measure("acc_s", "", 0.76)]
+    words = re.findall(r"<!-- (.*?) -->", draw_accuracies([Shown(run("templates", 0.5, *opened), PALE)]))
+    assert [word for word in words if re.fullmatch(r"[789][\d.]*%", word)] == ["80%", "85%", "90%"]
+
+
 def test_an_interval_without_width_is_left_out_and_said_to_be_no_certainty() -> None:
     page = numbers([run("templates", 0.5, Measure("acc_c", "", 0.95, 0.95, 0.95), Measure("ece", "", 0.1, 0.05, 0.2))])
     assert "<td>95.0%</td><td>10.0%<small>5.0 … 20.0</small></td>" in page

@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .shown import PALE, Shown
 
@@ -185,6 +185,7 @@ def _openness_points(axes: Axes, bars: Sequence[Shown]) -> None:
         loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False, fontsize=9, handletextpad=0.2,
         columnspacing=1.4, borderpad=0.1,
     )  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(PERCENT)
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0, labelleft=False)

@@ -76,7 +76,8 @@ def thefts(shown: Sequence[Shown]) -> str:
     return section(
         "Who takes whose images",
         "An image is taken by a class that scores at least as high as its label, even if a third scores higher still; "
-        "so an image can be taken more than once. In the table a dash is a share below the 50 greatest of a run."
+        "so an image can be taken more than once. In the table a dash is a share that is not among the 50 greatest of "
+        "a run, three of a label at most."
         + (" A group takes it where one of its classes does; framed, the label's own group." if groups else ""),
         chart + _pairs(held) + _besieged(held),
     )
