@@ -56,6 +56,8 @@ def numbers(results: Sequence[Result]) -> str:
     rows = [[name_of(one), *(_cell(column, one.get(metric)) for metric, column in main.items())] for one in results]
     bounds = next((one.settings["low_high"] for one in results if "low_high" in one.settings), "")
     note = f"Small figures bound the 95 % interval over images{f'; for shots they are {bounds}' if bounds else ''}."
+    if "mean_per_class" in main:
+        note += " Those of means over classes (per class, Acc-C, Acc-E, Acc-S) draw images within each class: narrower."
     held_main = [found for one in results for metric in main if (found := one.get(metric))]
     if any(found.low is not None and found.bounds is None for found in held_main):
         note += " They are left out where the images or draws at hand show no spread, which is no certainty."
