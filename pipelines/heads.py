@@ -16,7 +16,7 @@ from rag_clip.heads import HEADS, build_head
 from rag_clip.learned_prompts import LearnedPrompts, check_learned_path, write_learned_prompts
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.protocols import Encoder
-from rag_clip.support_file import read_support, read_support_images
+from rag_clip.support_file import check_support_labels, read_support, read_support_images
 
 from .classify import Head
 
@@ -91,12 +91,7 @@ def _read(
     path: str | Path, labels: LabelSet, encoder: Encoder, others: Mapping[str, Encoder], report: Report
 ) -> Support:
     support = read_support(path, encoder=encoder.fingerprint)
-    if set(support.labels.names) != set(labels.names):
-        foreign = sorted(set(support.labels.names) ^ set(labels.names))
-        raise ValueError(
-            f"{path} stands for other classes than the prompts ({foreign[0]!r} is in one of them only); "
-            "make it for this label set"
-        )
+    check_support_labels(path, support, labels)
     order = [support.labels.names.index(name) for name in labels.names]
     moved = {name: rows.to(encoder.device) for name, rows in support.others.items()}
     lacking = {name: other for name, other in others.items() if name not in moved}

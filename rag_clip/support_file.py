@@ -80,6 +80,16 @@ def check_support_path(path: Path) -> None:
         raise ValueError(f"{path}: support sets are .parquet files, found suffix {path.suffix!r}")
 
 
+def check_support_labels(path: str | Path, support: Support, labels: LabelSet) -> None:
+    """Raise ValueError where the support set of a file stands for other classes, in whatever order."""
+    foreign = sorted(set(support.labels.names) ^ set(labels.names))
+    if foreign:
+        raise ValueError(
+            f"{path} stands for other classes than the prompts ({foreign[0]!r} is in one of them only); "
+            "make it for this label set"
+        )
+
+
 def check_support_encoder(support: Support, encoder: Fingerprint) -> None:
     """Raise ValueError where the features are known to be another encoder's; unknown ones pass."""
     recorded = support.provenance.get("encoder")

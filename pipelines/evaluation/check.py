@@ -8,7 +8,7 @@ from pathlib import Path
 from rag_clip.data import Fingerprint
 from rag_clip.evaluate.task import Role, Task, task_labels
 from rag_clip.evaluate.task_files import check_task, count_images
-from rag_clip.support_file import read_support
+from rag_clip.support_file import check_support_labels, read_support
 
 from .head_choices import HeadChoice
 from .runs import PromptFile
@@ -54,7 +54,9 @@ def _problems(
             yield f"{one.path}: was made with {Fingerprint(**recorded)}, but the encoder is {encoder}"
     for path in dict.fromkeys(path for head in heads for path in (head.support, head.validation) if path):
         try:
-            read_support(path, encoder=encoder)
+            held = read_support(path, encoder=encoder)
+            for labels in {frozenset(one.prompts.labels.names): one.prompts.labels for one in texts}.values():
+                check_support_labels(path, held, labels)
         except (OSError, ValueError) as error:
             yield str(error) if str(path) in str(error) else f"{path}: {error}"
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rag_clip.data import Fingerprint
+from rag_clip.data import Fingerprint, LabelSet
 from rag_clip.heads import HEADS, check_options
-from rag_clip.support_file import read_support
+from rag_clip.support_file import check_support_labels, read_support
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,12 @@ def others_of(head: str, others: Mapping[str, Fingerprint]) -> Mapping[str, Fing
     return others
 
 
-def head_facts(head: HeadChoice, others: Mapping[str, Fingerprint]) -> dict[str, Any]:
-    """Return what a head is made of as plain values; raises as `read_support`."""
+def head_facts(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerprint]) -> dict[str, Any]:
+    """Return what a head is made of as plain values; raises as `read_support`, and for files of other classes."""
     held = read_support(head.support)
+    check_support_labels(head.support, held, labels)
+    if head.validation:
+        check_support_labels(head.validation, read_support(head.validation), labels)
     return {
         "name": head.name,
         "settings": {**HEADS[head.name].settings, **head.options},

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rag_clip.data import Fingerprint, Prompts
+from rag_clip.data import Fingerprint, LabelSet, Prompts
 from rag_clip.labels import labels_to_document
 from rag_clip.prompt_file import read_prompts
 
@@ -106,7 +106,7 @@ def plan_runs(
     if fitting and encoder is None:
         raise ValueError(f"prompts are texts to encode ({fitting[0].path}); name the model")
     decides = [version("rag-clip"), FORMAT, task.digest]
-    beside = [_beside(head, others_of(head.name, others or {})) for head in heads if fitting]
+    beside = [_beside(head, task.labels, others_of(head.name, others or {})) for head in heads if fitting]
     alone = [_run(task, one, encoder, decides, index) for one in fitting if encoder]
     prompted = (run for each in alone for run in (each, *(with_head(each) for with_head in beside)))
     return [*prompted, *(_text_run(task, row, decides) for row in own)]
@@ -180,9 +180,9 @@ def _run(task: ImageTask, texts: PromptFile, encoder: Fingerprint, decides: Sequ
     return Run(texts.name, tier_of(prompts), key, settings, texts)
 
 
-def _beside(head: HeadChoice, others: Mapping[str, Fingerprint]) -> Callable[[Run], Run]:
+def _beside(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerprint]) -> Callable[[Run], Run]:
     """Return what puts a head beside texts; its files are read once."""
-    facts = head_facts(head, others)
+    facts = head_facts(head, labels, others)
     files = [file_identity(path) for path in (head.support, head.validation) if path]
     marks = {name: asdict(each) for name, each in others.items()}
 

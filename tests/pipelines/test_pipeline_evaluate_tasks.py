@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from evaluate_inputs import ENCODER, LABELS, colour_task, prompt_files
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.evaluate_report import write_comparison
@@ -19,8 +20,9 @@ from rag_clip.pipelines.evaluation.results import Measure, Result, read_results
 from rag_clip.pipelines.evaluation.runs import unused_prompts
 from rag_clip.pipelines.evaluation.tasks import image_task, open_tasks
 
-from rag_clip.data import Fingerprint, LabelSet
+from rag_clip.data import Fingerprint, LabelSet, Support
 from rag_clip.labels import write_labels
+from rag_clip.support_file import write_support
 
 
 def features_file(path: Path) -> Path:
@@ -131,6 +133,25 @@ def test_check_finds_prompts_and_support_that_do_not_fit(tmp_path: Path) -> None
         f"{tmp_path / 'prompts-bad.parquet'}: {made}",
         f"there is no support file {tmp_path / 'none.parquet'}; write one with `rag-clip support`",
     )
+
+
+def test_a_support_file_of_other_classes_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    task, texts = colour_task(tmp_path), prompt_files(tmp_path)
+    path, labels = tmp_path / "support.parquet", LabelSet(("red", "green"))
+    features = ENCODER.encode_text(["red", "green"])
+    write_support(Support(labels, features, torch.eye(2), torch.ones(2), ("shot",) * 2, ("0", "1")), path)
+    heads = choose_heads(["ridge"], support=path)
+    said = (
+        f"{path} stands for other classes than the prompts ('blue' is in one of them only); make it for this label set"
+    )
+    opened = open_tasks([task.paths[0]], labels=LABELS)
+    assert check_evaluation(opened, texts=texts, heads=heads, encoder=ENCODER.fingerprint) == (said,)
+    found: list[Result] = []
+    with pytest.raises(ValueError, match="stands for other classes than the prompts"):
+        evaluate(
+            [task], texts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, heads=heads, on_result=found.append
+        )
+    assert found == []
 
 
 def test_plain_images_need_a_label_set_and_unknown_places_are_refused(tmp_path: Path) -> None:
