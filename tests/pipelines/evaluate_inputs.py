@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from classify_inputs import COLOURS, picture, write_images
@@ -12,6 +12,18 @@ from rag_clip.pipelines.evaluation.tasks import ImageTask
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.prompt_file import write_prompts
 from rag_clip.testing import ToyEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Counting(ToyEncoder):
+    """Notes what it encodes."""
+
+    encoded: list[str] = field(default_factory=list)
+
+    def encode_text(self, texts):
+        self.encoded.extend(texts)
+        return ToyEncoder.encode_text(self, texts)
+
 
 ENCODER = ToyEncoder()
 LABELS = LabelSet(tuple(COLOURS), groups=("warm", "cold", "cold"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from evaluate_inputs import Counting
 from rag_clip.pipelines.captions import build_index
 from rag_clip.pipelines.evaluation.candidates import (
     Candidates,
@@ -28,15 +28,6 @@ from rag_clip.testing import ToyEncoder
 
 CAPTIONS = ["a red fox", "the red fox in snow", "fresh snow"]
 FREQUENT = ("fox", "red", "red fox", "snow", "fox in snow", "fresh", "fresh snow", "red fox in snow")
-
-
-@dataclass(frozen=True, slots=True)
-class Counting(ToyEncoder):
-    encoded: list[str] = field(default_factory=list)
-
-    def encode_text(self, texts):
-        self.encoded.extend(texts)
-        return ToyEncoder.encode_text(self, texts)
 
 
 def captions(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 from classify_inputs import COLOURS, picture, write_images
-from evaluate_inputs import CAPTION, ENCODER, LABELS, colour_task, prompt_files
+from evaluate_inputs import CAPTION, ENCODER, LABELS, Counting, colour_task, prompt_files
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.evaluation.candidates import Candidates
 from rag_clip.pipelines.evaluation.head_choices import choose_heads
@@ -22,18 +22,6 @@ from rag_clip.data import LabelSet, Prompts, PromptText, Support
 from rag_clip.prompt_file import write_prompts
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.support_file import write_support
-from rag_clip.testing import ToyEncoder
-
-
-@dataclass(frozen=True, slots=True)
-class Counting(ToyEncoder):
-    """Notes what it encodes."""
-
-    encoded: list[str] = field(default_factory=list)
-
-    def encode_text(self, texts):
-        self.encoded.extend(texts)
-        return ToyEncoder.encode_text(self, texts)
 
 
 def shots(path: Path) -> Path:
