@@ -29,8 +29,9 @@ from rag_clip.stored_vectors import stored_vectors
 from rag_clip.towers import two_towers
 
 from .imaging.joined import encode_by_all
+from .imaging.opening import open_image_files
 from .imaging.predictions import output_schema, predict_rows, prediction_columns, write_predictions
-from .imaging.rows import ImageFile, open_image_files
+from .imaging.rows import ImageFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +103,12 @@ def classify(
     parts = output.with_name(f"{output.name}.parts")
     others = others or {}
     sources, missing = encode_by_all(
-        files, features_dir or parts, encoder=encoder, others=others, image_column=image_column, workers=workers,
-        batch_size=batch_size, clock=clock, report=report,
+        files, features_dir or parts, encoder=encoder, others=others, workers=workers, batch_size=batch_size,
+        clock=clock, report=report,
     )  # fmt: skip
     rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
     facts = _run_facts(prompts, encoder, others, head)
-    facts |= {"image_column": image_column, "top_k": top_k, "rows": rows, "failed": failed}
+    facts |= {"image_column": files[0].image, "top_k": top_k, "rows": rows, "failed": failed}
     schema, advance = output_schema(files[0].schema, columns, facts), counting("write", report, rows)
     with _replacing(output, parts) as partial_output:
         write_predictions(partial_output, sources, schema=schema, predict=predict, clock=clock, advance=advance)
@@ -135,7 +136,7 @@ def _check_output(output: Path, files: Sequence[ImageFile]) -> Path:
         raise ValueError(f"the output {output} is a folder; name a file, such as {output / 'predictions.parquet'}")
     if output.suffix.lower() != ".parquet":
         raise ValueError(f"the output {output} would be Parquet; give it the suffix .parquet")
-    if output.resolve() in {file.path.resolve() for file in files}:
+    if output.resolve() in {file.path.resolve() for file in files if isinstance(file.path, Path)}:
         raise ValueError(f"the output {output} is one of the inputs; name another file")
     return output
 

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from rag_clip.data import Features, LabelSet
-from rag_clip.evaluate.label_names import class_numbers, read_names
+from rag_clip.evaluate.label_names import FileLabels, class_names, join_labels, to_labels
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 
+from .imaging.features import spans
 from .imaging.joined import encode_by_all
-from .imaging.rows import ImageFile, open_image_files
+from .imaging.opening import open_image_files
+from .imaging.rows import ImageFile, read_rows
+
+LABELS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +65,6 @@ def read_labelled(
         torch.tensor(read_classes(files, labels, label_column)),
         encoder=encoder,
         others=others,
-        image_column=image_column,
         features_dir=features_dir,
         workers=workers,
         report=report,
@@ -76,7 +77,6 @@ def encode_labelled(
     *,
     encoder: Encoder,
     others: Mapping[str, Encoder] | None = None,
-    image_column: str = "image",
     features_dir: str | Path | None = None,
     workers: int | None = None,
     report: Report = silent,
@@ -89,9 +89,7 @@ def encode_labelled(
     others = others or {}
     with ExitStack() as stack:
         root = features_dir or stack.enter_context(tempfile.TemporaryDirectory())
-        sources, _ = encode_by_all(
-            files, root, encoder=encoder, others=others, image_column=image_column, workers=workers, report=report
-        )
+        sources, _ = encode_by_all(files, root, encoder=encoder, others=others, workers=workers, report=report)
         shards = [cache.read(start) for _, cache in sources for start, _ in cache.spans()]
     said = [error for shard in shards for error in shard.errors]
     if not said:
@@ -111,35 +109,50 @@ def encode_labelled(
 def read_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str = "label") -> list[int]:
     """Return the class of every row of the files, in their order.
 
-    Raises ValueError for labels that are not in the label set, naming some, and for files without the column.
+    Raises ValueError for labels that are not in the label set, naming some, for rows of none or of several, and for
+    files without the column.
     """
-    names = [name for file in files for name in _read_labels(file.path, label_column)]
-    if bare := names.count(""):
+    held = read_file_labels(files, label_column)
+    if bare := sum(not names for names in held.rows):
         raise ValueError(f"{bare} images have no label in column {label_column!r}; give them one, or leave them out")
-    try:
-        return class_numbers(names, labels)
-    except ValueError as error:
-        raise ValueError(f"column {label_column!r}: {error}") from None
+    if several := [row for row, names in enumerate(held.rows) if len(names) > 1]:
+        raise ValueError(
+            f"{len(several)} images have several labels in column {label_column!r}, row {several[0]} the first; "
+            "give one each, or leave them out"
+        )
+    return [row for rows in _classes(held, labels, label_column) for row in rows]
 
 
 def read_several_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str) -> torch.Tensor:
-    """Return the classes of every row of files whose column holds lists of names, bool [n, c]; else as `read_classes`.
+    """Return the classes of every row of files whose column may hold lists, bool [n, c]; else as `read_classes`.
 
     A row may have no label.
     """
-    names = [held for file in files for held in read_names(file.path, label_column)]
-    targets = torch.zeros(len(names), len(labels), dtype=torch.bool)
-    rows = [row for row, held in enumerate(names) for _ in held]
-    targets[rows, class_numbers([name for held in names for name in held], labels)] = True
+    held = read_file_labels(files, label_column)
+    targets = torch.zeros(len(held.rows), len(labels), dtype=torch.bool)
+    for row, classes in enumerate(_classes(held, labels, label_column)):
+        targets[row, classes] = True
     return targets
 
 
-def _read_labels(path: Path, column: str) -> list[str]:
-    schema = pq.read_schema(path)
-    if column not in schema.names:
-        raise ValueError(f"{path} has no column {column!r} of labels; it has {', '.join(schema.names)}")
-    values = pq.read_table(path, columns=[column])[column]
+def read_file_labels(files: Sequence[ImageFile], label_column: str = "label") -> FileLabels:
+    """Return the labels of every row of the files, in their order; raises ValueError as `read_classes`."""
+    return join_labels([_read_labels(file, label_column) for file in files])
+
+
+def _read_labels(file: ImageFile, column: str) -> FileLabels:
+    if column not in file.schema.names:
+        raise ValueError(f"{file.path} has no column {column!r} of labels; it has {', '.join(file.schema.names)}")
+    sizes = [stop - start for start, stop in spans(0, file.rows, LABELS_AT_ONCE)]
+    values = [value for table in read_rows(file, sizes, columns=[column]) for value in table[column].to_pylist()]
     try:
-        return [name or "" for name in values.cast(pa.string()).to_pylist()]
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: column {column!r} does not hold names of classes: {error}") from None
+        return to_labels(values, class_names(file.schema, column), column)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from None
+
+
+def _classes(held: FileLabels, labels: LabelSet, column: str) -> list[list[int]]:
+    try:
+        return held.classes(labels)
+    except ValueError as error:
+        raise ValueError(f"column {column!r}: {error}") from None

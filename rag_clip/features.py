@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,16 +117,14 @@ def missing_runs(spans: Iterable[tuple[int, int]], is_usable: Callable[[int, int
 
 
 def open_features(
-    root: str | Path, *, encoder: Fingerprint, source: str | Path, column: str, rows: int, dim: int
+    root: str | Path, *, encoder: Fingerprint, source: Sequence[str | int], column: str, rows: int, dim: int
 ) -> FeatureCache:
-    """Return the cache, at `root`/encoder key/file identity, for the `rows` images of `column` in the file `source`.
+    """Return the cache, at `root`/encoder key/file identity, for the `rows` images of `column` in a file.
 
-    The identity covers the file's place, size and time of change; images that the file only names by path are taken
-    not to change.
+    `source` says which file, and changes when it does: its place, size and time of change, for one. Images that the
+    file only names by path are taken not to change.
     """
-    place = Path(source).resolve()
-    status = place.stat()
-    facts = json.dumps([str(place), status.st_size, status.st_mtime_ns, column, rows, SHARD_ROWS])
+    facts = json.dumps([*source, column, rows, SHARD_ROWS])
     identity = hashlib.sha256(facts.encode()).hexdigest()[:16]
     return FeatureCache(Path(root) / encoder.key / identity, rows, dim, SHARD_ROWS)
 

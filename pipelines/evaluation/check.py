@@ -13,6 +13,7 @@ from rag_clip.support_file import check_support_labels, read_support
 from .head_choices import HeadChoice
 from .runs import PromptFile
 from .shot_runs import ALL, FewShot
+from .tasks import read_image_labels
 
 SHOWN = 12
 
@@ -41,7 +42,7 @@ def _problems(
     encoder: Fingerprint | None,
 ) -> Iterator[str]:
     for task, folder in tasks:
-        yield from (f"{task.name}: {problem}" for problem in check_task(task, folder))
+        yield from (f"{task.name}: {problem}" for problem in check_task(task, folder, read_labels=read_image_labels))
         try:
             names = set(task_labels(task, folder).names)
         except (OSError, ValueError):
@@ -67,10 +68,10 @@ def _shots(task: Task, folder: Path, few_shot: FewShot | None) -> Iterator[str]:
     role: Role = "train" if "train" in task.splits else "test"
     if role == "test" and ALL in few_shot.shots:
         yield "there is no train split to take all images of; name one, or a number of shots"
-    if role == "train" and task.path("train", folder).resolve() == task.path("test", folder).resolve():
+    if role == "train" and Path(task.path("train", folder)).resolve() == Path(task.path("test", folder)).resolve():
         yield f"shots would be drawn from the images that test, {task.path('train', folder)}; split the file"
     try:
-        held = count_images(task, folder, role)
+        held = count_images(task, folder, role, read_labels=read_image_labels)
     except (OSError, ValueError):
         return  # check_task has said so
     most = max(few_shot.counts, default=0)

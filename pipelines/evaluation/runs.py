@@ -10,12 +10,13 @@ from typing import Any
 
 from rag_clip.data import Fingerprint, LabelSet, Prompts
 from rag_clip.labels import labels_to_document
+from rag_clip.places import file_identity
 from rag_clip.prompt_file import read_prompts
 
 from .candidates import Candidates, rivals_of, with_synonyms
 from .head_choices import HeadChoice, head_facts, others_of, tuning
 from .results import FORMAT
-from .tasks import ImageTask, digest, file_identity
+from .tasks import ImageTask, digest
 from .tiers import tier_of
 
 PROVENANCE = ("method", "settings", "index")
@@ -140,7 +141,7 @@ def _text_rows(task: ImageTask, scale: float | None) -> list[TextRow]:
 
 
 def _is_npz(task: ImageTask) -> bool:
-    return task.paths[0].suffix.lower() == ".npz"
+    return Path(task.paths[0]).suffix.lower() == ".npz"
 
 
 def _text_run(task: ImageTask, text: TextRow, decides: Sequence[object]) -> Run:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from rag_clip.data import Fingerprint
 from rag_clip.heads import HEADS, check_encoder
+from rag_clip.places import file_identity
 
 from .head_choices import check_heads, others_of
 from .runs import Run
-from .tasks import ImageTask, digest, file_identity
+from .tasks import ImageTask, digest
 
 Shots = int | Literal["all"]
 ALL: Literal["all"] = "all"
@@ -97,9 +99,9 @@ def plan_shots(
 def _check_pool(task: ImageTask, protocol: FewShot) -> None:
     if task.train is None and ALL in protocol.shots:
         raise ValueError(f"{task.name} has no train split to take all images of; name one, or a number of shots")
-    if task.train and not task.train.is_file():
+    if isinstance(task.train, Path) and not task.train.exists():
         raise FileNotFoundError(f"there is no train split {task.train} of {task.name}; put it there, or cut it out")
-    if task.train and task.train.resolve() in [path.resolve() for path in task.paths]:
+    if task.train and Path(task.train).resolve() in [Path(path).resolve() for path in task.paths]:
         raise ValueError(f"{task.name} would draw its shots from the images it tests on, {task.train}; split the file")
 
 
@@ -127,9 +129,16 @@ def _beside(
                 **({} if shots == ALL else {"low_high": BOUNDS}),
                 "tuned": _tuning(task, head, shots, protocol),
             }
-            decides = ["few shots", alone.key, task.train and file_identity(task.train), own, marks]
+            decides = ["few shots", alone.key, task.train and _train_identity(task), own, marks]
             name = f"{alone.name} + {head}, {shots} shots"
             yield ShotRun(name, tier, digest(decides), settings, alone, head, shots, protocol)
+
+
+def _train_identity(task: ImageTask) -> object:
+    """Name the images that shots are drawn from, by their file where they are one."""
+    assert task.train is not None
+    one_file = isinstance(task.train, Path) and task.train.is_file()
+    return file_identity(task.train) if one_file else replace(task, paths=(task.train,), train=None).digest
 
 
 def _tuning(task: ImageTask, head: str, shots: Shots, protocol: FewShot) -> str:

@@ -13,16 +13,19 @@ import torch
 
 from rag_clip.data import Features, LabelSet
 from rag_clip.evaluate.feature_file import FeatureFile, has_features, read_features
-from rag_clip.evaluate.label_names import holds_several
+from rag_clip.evaluate.label_names import FileLabels, holds_several, lists_labels
 from rag_clip.evaluate.openness import label_groups
 from rag_clip.evaluate.splits import Test
 from rag_clip.evaluate.task import Metric, Role, Task, bundled_tasks, read_task, task_labels
+from rag_clip.evaluate.task_files import read_split_labels
 from rag_clip.labels import labels_to_document
+from rag_clip.places import Place, file_identity
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 
-from ..imaging.rows import ImageFile, open_image_files
-from ..labelled import Labelled, encode_labelled, read_classes, read_several_classes
+from ..imaging.opening import open_image_files
+from ..imaging.rows import ImageFile
+from ..labelled import Labelled, encode_labelled, read_classes, read_file_labels, read_several_classes
 
 REASONS = 20
 
@@ -35,23 +38,24 @@ class ImageTask:
     """
 
     name: str
-    paths: tuple[Path, ...]
+    paths: tuple[Place, ...]
     labels: LabelSet
     image_column: str = "image"
     label_column: str = "label"
     metric: Metric = "accuracy"
-    train: Path | None = None
+    train: Place | None = None
 
     @property
     def holds_features(self) -> bool:
         """Whether the task is one file of features, so that its images need no encoder."""
-        return len(self.paths) == 1 and self.paths[0].is_file() and has_features(self.paths[0])
+        [path, *others] = self.paths
+        return not others and isinstance(path, Path) and path.is_file() and has_features(path)
 
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits over the files' places, sizes and times of change, the columns and the classes."""
-        found = self.paths if self.holds_features else [file.path for file in self._files()]
-        places = [file_identity(path) for path in found]
+        found = [file_identity(path) for path in self.paths] if self.holds_features else None
+        places = found or [list(file.identity) for file in self._files()]
         return digest([places, self.image_column, self.label_column, self.metric, labels_to_document(self.labels)])
 
     @property
@@ -91,7 +95,8 @@ def open_tasks(
             tasks += [(read_task(name), Path(folder)) for name in suite]
         elif path.suffix.lower() in (".parquet", ".npz") or path.is_dir():
             held = labels or _own_labels(path)
-            metric: Metric = "map_11_point" if holds_several(path, label_column) else "accuracy"
+            several = holds_several(path, label_column) or _lists_labels(path, image_column, label_column)
+            metric: Metric = "map_11_point" if several else "accuracy"
             splits: dict[Role, str] = {"test": path.name}
             name = path.stem if stems.count(path.stem) == 1 else f"{path.resolve().parent.name}/{path.stem}"
             tasks.append((Task(name, metric, splits, held, label_column, image_column), path.parent))
@@ -106,21 +111,31 @@ def image_task(task: Task, folder: str | Path) -> ImageTask:
     Raises FileNotFoundError for no test split, ValueError where only some classes have a group, and as `task_labels`.
     """
     labels = task_labels(task, folder)
-    if not task.path("test", folder).exists():
-        raise FileNotFoundError(f"{task.name}: there is no {task.path('test', folder)} to measure on; bring it there")
+    test = task.path("test", folder)
+    if isinstance(test, Path) and not test.exists():
+        raise FileNotFoundError(f"{task.name}: there is no {test} to measure on; bring it there")
     try:
         label_groups(labels)
     except ValueError as error:
         raise ValueError(f"{task.name}: {error}") from error
     return ImageTask(
         task.name,
-        (task.path("test", folder),),
+        (test,),
         labels,
         task.image_column,
         task.label_column,
         task.metric,
         task.path("train", folder) if "train" in task.splits else None,
     )
+
+
+def _lists_labels(path: Place, image_column: str, label_column: str) -> bool:
+    """Tell whether images may have several labels; what cannot be read has none, and what reads it says so."""
+    try:
+        files = open_image_files([path], image_column=image_column)
+    except (OSError, ValueError):
+        return False
+    return lists_labels(files[0].schema, label_column)
 
 
 def _own_labels(path: Path) -> LabelSet:
@@ -166,9 +181,16 @@ def read_images(
     else:
         targets = torch.tensor(read_classes(files, task.labels, task.label_column))
     return encode_labelled(
-        files, targets, encoder=encoder, others=others, image_column=task.image_column, features_dir=features_dir,
-        workers=workers, report=report,
-    )  # fmt: skip
+        files, targets, encoder=encoder, others=others, features_dir=features_dir, workers=workers, report=report
+    )
+
+
+def read_image_labels(task: Task, path: Place, labels: LabelSet | None) -> FileLabels:
+    """Return the labels of a split, of images of any kind or of features; raises ValueError as their readers."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".npz" or (isinstance(path, Path) and suffix == ".parquet" and path.is_file() and has_features(path)):
+        return read_split_labels(task, path, labels)
+    return read_file_labels(open_image_files([path], image_column=task.image_column), task.label_column)
 
 
 def to_measure(task: ImageTask, images: Labelled) -> Measured:
@@ -179,13 +201,6 @@ def to_measure(task: ImageTask, images: Labelled) -> Measured:
 def describe_failures(errors: Mapping[int, str]) -> dict[str, Any]:
     """Return as plain values how many images could not be used, and why, row by row, of the first 20."""
     return {"failed": len(errors), "reasons": {str(row): errors[row] for row in sorted(errors)[:REASONS]}}
-
-
-def file_identity(path: str | Path) -> list[str | int]:
-    """Return a file's place, size in bytes and time of change in nanoseconds; raises FileNotFoundError."""
-    place = Path(path).resolve()
-    status = place.stat()
-    return [str(place), status.st_size, status.st_mtime_ns]
 
 
 def digest(facts: object) -> str:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
@@ -26,10 +25,11 @@ from PIL import Image
 
 from rag_clip.decode import ImageError, decode_image
 
+from .items import Item, read_image
+
 if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a worker does without
     from rag_clip.protocols import Preprocess
 
-Item = bytes | str | ImageError | None
 Examine = Callable[[bytes, Image.Image], Any]
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -68,7 +68,7 @@ def decode_items(items: Sequence[Item], preprocess: Preprocess, examine: Examine
     unreadable = False
     for item in items:
         try:
-            content = _content(item)
+            content = read_image(item)
             image = decode_image(content)
             found = [] if examine is None else [examine(content, image)]
             pixels.append(preprocess(image))
@@ -81,14 +81,6 @@ def decode_items(items: Sequence[Item], preprocess: Preprocess, examine: Examine
             errors.append(str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}")
     stacked = np.stack(pixels) if pixels else None
     return Decoded(stacked, tuple(errors), unreadable, time.perf_counter() - start, tuple(facts))
-
-
-def _content(item: Item) -> bytes:
-    if item is None:
-        raise ImageError("the image is null")
-    if isinstance(item, ImageError):
-        raise item
-    return Path(item).read_bytes() if isinstance(item, str) else item
 
 
 class DecodePool:

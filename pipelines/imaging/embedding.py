@@ -15,9 +15,10 @@ from rag_clip.progress import StageClock
 from rag_clip.protocols import Encoder
 from rag_clip.store import caption_id
 
-from .decoding import Decoded, DecodePool, Item
+from .decoding import Decoded, DecodePool
 from .facts import ImageFacts
 from .features import PIECE_BYTES, PIECE_ROWS, decode_ahead, spans
+from .items import Item
 from .pairs import Pair, PairFile
 from .shards import SHARD_ROWS, VECTORS, PairShards, pair_schema
 

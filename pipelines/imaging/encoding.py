@@ -25,7 +25,6 @@ def encode_files(
     root: str | Path,
     *,
     encoder: Encoder,
-    image_column: str,
     workers: int | None = None,
     batch_size: int = 256,
     clock: StageClock | None = None,
@@ -39,7 +38,7 @@ def encode_files(
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
-    sources = [(file, _open_cache(file, root, encoder, image_column)) for file in files]
+    sources = [(file, _open_cache(file, root, encoder)) for file in files]
     missing = sum(stop - start for _, cache in sources for start, stop in cache.missing())
     advance = counting("encode", report, missing)
     with DecodePool(encoder.preprocess, workers=_choose_workers(workers, missing)) as pool:
@@ -47,7 +46,6 @@ def encode_files(
             store_features(
                 file,
                 cache,
-                image_column=image_column,
                 encoder=encoder,
                 pool=pool,
                 batch_size=batch_size,
@@ -63,7 +61,7 @@ def _choose_workers(workers: int | None, rows: int) -> int:
     return workers if rows else 0
 
 
-def _open_cache(file: ImageFile, root: str | Path, encoder: Encoder, column: str) -> FeatureCache:
+def _open_cache(file: ImageFile, root: str | Path, encoder: Encoder) -> FeatureCache:
     return open_features(
-        root, encoder=encoder.fingerprint, source=file.path, column=column, rows=file.rows, dim=encoder.dim
+        root, encoder=encoder.fingerprint, source=file.identity, column=file.image, rows=file.rows, dim=encoder.dim
     )

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from rag_clip.features import FeatureCache, FeatureRows
 from rag_clip.progress import StageClock
 from rag_clip.protocols import Encoder
 
-from .decoding import Decoded, DecodePool, Item
-from .rows import ImageFile, inner_items, read_rows
+from .decoding import Decoded, DecodePool
+from .items import Item
+from .rows import ImageFile, read_items
 
 PIECE_ROWS = 32
 PIECE_BYTES = 4 << 20
@@ -29,7 +29,6 @@ def store_features(
     file: ImageFile,
     cache: FeatureCache,
     *,
-    image_column: str,
     encoder: Encoder,
     pool: DecodePool,
     batch_size: int,
@@ -48,8 +47,7 @@ def store_features(
             for batch in spans(*shard, batch_size)
             for piece, piece_stop in spans(*batch, piece_rows)
         ]
-        tables = _timed(read_rows(file, sizes, start=start, columns=[image_column]), clock)
-        items = (inner_items(table[image_column], file.path.parent) for table in tables)
+        items = _timed(read_items(file, sizes, start=start), clock)
         decoded = decode_ahead(items, pool, rows=2 * batch_size)
         for shard_start, shard_stop in spans(start, stop, cache.shard_rows):
             batches, settled = [], True
@@ -105,10 +103,10 @@ def _join(batches: list[FeatureRows]) -> FeatureRows:
     return FeatureRows(pooled, tuple(error for batch in batches for error in batch.errors))
 
 
-def _timed(tables: Iterator[pa.Table], clock: StageClock) -> Iterator[pa.Table]:
+def _timed(pieces: Iterator[list[Item]], clock: StageClock) -> Iterator[list[Item]]:
     while True:
         with clock.stage("read"):
-            table = next(tables, None)
-        if table is None:
+            piece = next(pieces, None)
+        if piece is None:
             return
-        yield table
+        yield piece

@@ -52,7 +52,6 @@ def encode_by_all(
     *,
     encoder: Encoder,
     others: Mapping[str, Encoder],
-    image_column: str,
     workers: int | None = None,
     batch_size: int = 256,
     clock: StageClock | None = None,
@@ -65,8 +64,7 @@ def encode_by_all(
     lists, missing = [], []
     for each in (encoder, *others.values()):
         sources, lacking = encode_files(
-            files, root, encoder=each, image_column=image_column, workers=workers, batch_size=batch_size, clock=clock,
-            report=report,
+            files, root, encoder=each, workers=workers, batch_size=batch_size, clock=clock, report=report
         )  # fmt: skip
         lists.append([cache for _, cache in sources])
         missing.append(lacking)

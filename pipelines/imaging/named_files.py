@@ -1,20 +1,13 @@
-"""Images given by the names of their files, which must lie in a folder."""
+"""Columns that hold images by the names of their files."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
-
-def leaves(path: str | Path, root: Path) -> bool:
-    """Tell whether a path leads out of the folder `root`, links followed; what cannot be a path leads nowhere."""
-    try:
-        return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
-    except ValueError:  # a null character
-        return False
+from .items import embedded_image, leaves
 
 
 def holds_names(kind: pa.DataType) -> bool:
@@ -31,12 +24,12 @@ def check_names(names: Sequence[str], path: Path, column: str, root: Path) -> No
 
     Raises ValueError saying what to do, for addresses in particular.
     """
-    if not names or any(_is_inside(root / name, root) for name in names):
+    if not names or any(embedded_image(name) is not None or _is_inside(root / name, root) for name in names):
         return
     advice = (
         "nothing is fetched here: `rag-clip index download` does, and its tars go into `rag-clip index images`"
         if "://" in names[0]
-        else "give bytes, {bytes, path} structs, or paths of files in that folder"
+        else "give bytes, {bytes, path} structs, base64 texts, or paths of files in that folder"
     )
     raise ValueError(
         f"column {column!r} of {path} holds strings, and none of the first {len(names)} names a file below '{root}' "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from .decoding import Item
+from rag_clip.places import Place
+
+from .items import Item
 
 
 class Pair(NamedTuple):
@@ -26,8 +27,12 @@ class PairFile(Protocol):
     """A file of `rows` pairs, stored under the name `source`; its largest rows have about `row_bytes`."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """Where it lies."""
+
+    @property
+    def identity(self) -> tuple[str | int, ...]:
+        """What changes when the file does, its place first."""
 
     @property
     def source(self) -> str:

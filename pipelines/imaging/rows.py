@@ -1,23 +1,27 @@
-"""Read Parquet files of images, a bounded number of bytes at a time, whatever the size of a file or its row groups.
+"""Images as rows, whatever they lie in, and Parquet files of them, read a bounded number of bytes at a time.
 
 A page is the least that Parquet can read: memory holds about two pages of the widest column beyond what is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rag_clip.decode import ImageError
+from rag_clip.places import Place, file_identity
 
-from .named_files import check_names, holds_names, leaves
+from .items import Item, locate
+from .named_files import check_names, holds_names
 
 LOOKED_AT = 100
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 READ_BYTES = 16 << 20
 MAX_READ_ROWS = 256
 STREAM_BUFFER = 1 << 20
@@ -33,48 +37,41 @@ _IMAGE_TYPES = (
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A Parquet file with a column of images: bytes, {bytes, path} structs, or paths of files below a folder."""
+    """Images as rows: those of a file, or of a folder, with the columns of `schema` beside them.
 
-    path: Path
+    `image` is the column of the images: bytes, {bytes, path} structs, or names of files. Relative names start at
+    `root`, and no name leads out of it where they are `confined`. The column is not in `schema` where it is not to pass
+    through. `row_bytes` is about the size of the largest rows. `identity` changes when the file does. `constants` are
+    the columns that the names of its folders hold. `batches` reads columns from a row on.
+    """
+
+    path: Place
     schema: pa.Schema
     rows: int
     row_bytes: int
+    image: str
+    root: Place
+    identity: tuple[str | int, ...]
+    batches: Callable[[ImageFile, int, Sequence[str]], Iterator[pa.RecordBatch]]
+    constants: Mapping[str, str | None] = field(default_factory=dict)
+    confined: bool = True
 
     @property
     def read_rows(self) -> int:
         """Rows that make up about `READ_BYTES` in the row group with the largest rows."""
         return max(1, min(MAX_READ_ROWS, READ_BYTES // max(1, self.row_bytes)))
 
+    def items(self, column: pa.ChunkedArray) -> list[Item]:
+        """Return each image of a column as bytes or as the place of a file, or else as what is wrong with it."""
+        return [self._item(value) for value in column.to_pylist()]
 
-def open_image_files(
-    paths: Sequence[str | Path], *, image_column: str, root: str | Path | None = None
-) -> list[ImageFile]:
-    """Check that the files, or those in folders, are Parquet, hold `image_column`, and agree in their columns.
-
-    Columns may come in another order; the first file's order counts. Where the images are strings, some of the first
-    must name files below `root`, by default the folder of their Parquet file. Raises FileNotFoundError for a missing
-    file, and ValueError for everything else that is wrong with the files, naming them.
-    """
-    paths = [paths] if isinstance(paths, str | Path) else paths
-    if not paths:
-        raise ValueError("no image files were given; give at least one Parquet file")
-    files = [_open(file) for path in paths for file in _in_folder(Path(path))]
-    for file in files:
-        _check_agreement(files[0], file)
-    _check_column(files[0], image_column)
-    for file in files:
-        if holds_names(file.schema.field(image_column).type):
-            check_names(_first_values(file, image_column), file.path, image_column, Path(root or file.path.parent))
-    return files
-
-
-def _in_folder(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = sorted(path.glob("*.parquet"))
-    if not found:
-        raise ValueError(f"the folder {path} holds no .parquet file; give a folder or files of images")
-    return found
+    def _item(self, value: Any) -> Item:
+        if isinstance(value, dict):
+            if value.get("problem"):
+                return ImageError(value["problem"])
+            content, path = value.get("bytes"), value.get("path")
+            value = content if content is not None else path
+        return locate(value, self.root, confined=self.confined) if isinstance(value, str) else value
 
 
 def read_rows(
@@ -84,7 +81,7 @@ def read_rows(
 
     Raises OSError naming the file where it is damaged or has changed.
     """
-    batches = _batches(file, start, columns)
+    batches = file.batches(file, start, list(columns or file.schema.names))
     held = next(batches, None)
     for size in sizes:
         parts = []
@@ -98,45 +95,51 @@ def read_rows(
         yield pa.Table.from_batches(parts)
 
 
-def image_items(column: pa.ChunkedArray, folder: Path) -> list[bytes | str | None]:
-    """Return each row's image as bytes, as the path of a file, or None where the row holds neither.
+def read_items(file: ImageFile, sizes: Iterable[int], *, start: int = 0) -> Iterator[list[Item]]:
+    """Yield the images of as many rows as `sizes` says, one after the other from row `start`; as `read_rows`."""
+    return (file.items(table[file.image]) for table in read_rows(file, sizes, start=start, columns=[file.image]))
 
-    Relative paths start at `folder`; absolute paths and `..` are followed as they stand.
+
+def open_parquet(path: Path, *, image_column: str, root: Path | None = None) -> ImageFile:
+    """Open a Parquet file of images; `KEY=VALUE` folders right above it are columns, as Spark and polars write them.
+
+    Raises FileNotFoundError for a missing file, and ValueError for one that is not Parquet or has no such column.
     """
-    return [_item(value, folder) for value in column.to_pylist()]
-
-
-def inner_items(column: pa.ChunkedArray, root: Path) -> list[bytes | str | ImageError | None]:
-    """Do as `image_items`, with an ImageError for each path that leaves `root`, links followed."""
-    return [
-        ImageError(f"the image {item!r} lies outside '{root}'; it is not read")
-        if isinstance(item, str) and leaves(item, root)
-        else item
-        for item in image_items(column, root)
-    ]
-
-
-def _item(value: Any, folder: Path) -> bytes | str | None:
-    if isinstance(value, dict):
-        content, path = value.get("bytes"), value.get("path")
-        value = content if content is not None else path
-    return str(folder / value) if isinstance(value, str) else value
-
-
-def _open(path: Path) -> ImageFile:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; give Parquet files of images")
     try:
         with pq.ParquetFile(path) as parquet:
             groups = [parquet.metadata.row_group(index) for index in range(parquet.num_row_groups)]
             row_bytes = max((group.total_byte_size // group.num_rows for group in groups if group.num_rows), default=0)
-            return ImageFile(path, parquet.schema_arrow, parquet.metadata.num_rows, row_bytes)
+            schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as Parquet ({reason}); give Parquet files of images") from error
+    constants = {name: value for name, value in partitions(path).items() if name not in schema.names}
+    for name in constants:
+        schema = schema.append(pa.field(name, pa.string()))
+    file = ImageFile(
+        path, schema, rows, row_bytes, image_column, root or path.parent, file_identity(path), _batches, constants
+    )
+    _check_column(file, image_column)
+    if holds_names(schema.field(image_column).type):
+        check_names(_first_values(file, image_column), path, image_column, Path(file.root))
+    return file
 
 
-def _check_agreement(first: ImageFile, other: ImageFile) -> None:
+def partitions(path: Path) -> dict[str, str | None]:
+    """Read the columns off the `KEY=VALUE` folders right above a file; Hive's name for null is None."""
+    found: dict[str, str | None] = {}
+    for folder in path.absolute().parents:
+        name, equals, value = folder.name.partition("=")
+        if not (name and equals):
+            break
+        found = {unquote(name): None if value == HIVE_NULL else unquote(value), **found}
+    return found
+
+
+def check_agreement(first: ImageFile, other: ImageFile) -> None:
+    """Refuse files whose columns differ; raises ValueError naming both and what differs."""
     expected, found = ({field.name: str(field.type) for field in file.schema} for file in (first, other))
     for file, fields in ((first, expected), (other, found)):
         if len(fields) < len(file.schema):
@@ -187,9 +190,9 @@ def _holds_images(kind: pa.DataType) -> bool:
     return any(test(kind) for test in _IMAGE_TYPES)
 
 
-def _batches(file: ImageFile, start: int, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+def _batches(file: ImageFile, start: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Batches that begin at row `start`; row groups that end before it are not read."""
-    names = list(columns or file.schema.names)
+    names = [name for name in columns if name not in file.constants]
     unused = 0
     try:
         # The defaults read whole column chunks ahead; this reads page after page.
@@ -197,7 +200,7 @@ def _batches(file: ImageFile, start: int, columns: Sequence[str] | None) -> Iter
             groups, skip = _groups_from(parquet.metadata, start)
             for batch in parquet.iter_batches(batch_size=file.read_rows, row_groups=groups, columns=names):
                 if skip < batch.num_rows:
-                    yield batch.slice(skip).select(names)
+                    yield _with_constants(file, batch.slice(skip), columns)
                 skip = max(0, skip - batch.num_rows)
                 unused += batch.nbytes
                 if unused >= READ_BYTES:  # to give pages back and to fault them in again costs more than to read them
@@ -206,6 +209,13 @@ def _batches(file: ImageFile, start: int, columns: Sequence[str] | None) -> Iter
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise OSError(f"{file.path} cannot be read any further ({reason}); it may be damaged") from error
+
+
+def _with_constants(file: ImageFile, batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    for name in file.constants.keys() & set(columns):
+        value = pa.scalar(file.constants[name], pa.string())
+        batch = batch.append_column(name, pa.repeat(value, batch.num_rows))
+    return batch.select(columns)
 
 
 def _groups_from(metadata: pq.FileMetaData, start: int) -> tuple[list[int], int]:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from rag_clip.atomic import replacing
 from rag_clip.data import Fingerprint
 from rag_clip.features import missing_runs
+from rag_clip.places import Place
 
 from .pairs import PairFile
 
@@ -45,7 +46,7 @@ def pair_schema(dim: int) -> pa.Schema:
 class PairShards:
     """The shards of the file `path`: its rows [i * SHARD_ROWS, (i + 1) * SHARD_ROWS) lie in `folder`/i.parquet."""
 
-    path: Path
+    path: Place
     folder: Path
     rows: int
     dim: int
@@ -97,9 +98,8 @@ class PairShards:
 
 def open_shards(root: str | Path, file: PairFile, *, encoder: Fingerprint, dim: int, settings: str) -> PairShards:
     """Return the shards of `file` at `root`/encoder key/identity of the file and of the `settings` it is read with."""
-    place = file.path.resolve()
-    status = place.stat()
-    facts = json.dumps([str(place), file.source, status.st_size, status.st_mtime_ns, settings, file.rows, SHARD_ROWS])
+    place, *state = file.identity
+    facts = json.dumps([place, file.source, *state, settings, file.rows, SHARD_ROWS])
     identity = hashlib.sha256(facts.encode()).hexdigest()[:16]
     return PairShards(file.path, Path(root) / encoder.key / identity, file.rows, dim)
 

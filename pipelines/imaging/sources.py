@@ -9,10 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from rag_clip.decode import ImageError
+from rag_clip.places import Place
 
-from .decoding import Item
+from .items import Item
 from .pairs import Pair, PairFile
-from .rows import ImageFile, inner_items, open_image_files, read_rows
+from .rows import ImageFile, open_parquet, read_rows
 from .tars import open_tar
 
 
@@ -29,22 +30,26 @@ class PairColumns:
 class ParquetPairs:
     """A Parquet file with a column of images and one of captions; a PairFile.
 
-    A relative path starts at `root`, and every path must lie below it, links followed.
+    A relative path starts at the file's root, and every path must lie below it, links followed.
     """
 
     file: ImageFile
     columns: PairColumns
-    root: Path
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """The file."""
         return self.file.path
 
     @property
+    def identity(self) -> tuple[str | int, ...]:
+        """What changes when the file does."""
+        return self.file.identity
+
+    @property
     def source(self) -> str:
         """The file's name without its ending."""
-        return self.path.stem
+        return Path(self.path).stem
 
     @property
     def rows(self) -> int:
@@ -61,7 +66,7 @@ class ParquetPairs:
         has_url = self.columns.url in self.file.schema.names
         names = [self.columns.image, self.columns.caption, *([self.columns.url] if has_url else [])]
         for table in read_rows(self.file, sizes, start=start, columns=names):
-            images = inner_items(table[self.columns.image], self.root)
+            images = self.file.items(table[self.columns.image])
             captions = table[self.columns.caption].to_pylist()
             urls = table[self.columns.url].to_pylist() if has_url else [""] * len(images)
             yield [
@@ -109,7 +114,7 @@ def _find(path: Path) -> dict[Path, str]:
 
 
 def _open_parquet(path: Path, columns: PairColumns, root: str | Path | None) -> ParquetPairs:
-    [file] = open_image_files([path], image_column=columns.image, root=root)
+    file = open_parquet(path, image_column=columns.image, root=Path(root).resolve() if root else None)
     if columns.caption not in file.schema.names:
         raise ValueError(
             f"{path} has no column {columns.caption!r}; its columns are {', '.join(file.schema.names)}. "
@@ -118,4 +123,4 @@ def _open_parquet(path: Path, columns: PairColumns, root: str | Path | None) -> 
     kind = file.schema.field(columns.caption).type
     if not any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
         raise ValueError(f"column {columns.caption!r} of {path} is {kind}; captions are strings")
-    return ParquetPairs(file, columns, Path(root or path.parent).resolve())
+    return ParquetPairs(file, columns)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from rag_clip.places import file_identity
+
 from .pairs import Pair
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
@@ -36,6 +38,7 @@ class TarPairs:
 
     path: Path
     source: str
+    identity: tuple[str | int, ...]
     samples: list[Sample]
 
     @property
@@ -81,7 +84,7 @@ def open_tar(path: Path, *, source: str) -> TarPairs:
         samples.append(
             Sample("", problem="the tar is cut short or damaged here; what followed is lost, fetch it again")
         )
-    return TarPairs(path, source, samples)
+    return TarPairs(path, source, file_identity(path), samples)
 
 
 def _ends_at(path: Path, offset: int) -> bool:

@@ -12,10 +12,11 @@ import torch
 
 from rag_clip.protocols import Encoder, Preprocess
 
-from .decoding import Decoded, DecodePool, Examine, Item
+from .decoding import Decoded, DecodePool, Examine
 from .encoding import MOST_WORKERS, TINY_ROWS
 from .features import PIECE_ROWS, decode_ahead, spans
-from .rows import ImageFile, inner_items, read_rows
+from .items import Item
+from .rows import ImageFile, read_rows
 
 IMAGES_AHEAD = 128
 NOT_FINITE = "the encoder's features are not finite; try precision fp32"
@@ -47,19 +48,19 @@ def encode_views(
             yield _encode(decoded, encoder)
 
 
-def read_pieces(file: ImageFile, image_column: str, rows: Sequence[int] | None = None) -> Iterator[list[Item]]:
+def read_pieces(file: ImageFile, rows: Sequence[int] | None = None) -> Iterator[list[Item]]:
     """Yield the images of a file in pieces, all of them or the `rows` named, ascending."""
     wanted = range(file.rows) if rows is None else rows
     sizes = [stop - start for start, stop in spans(0, file.rows, PIECE_ROWS)]
     place = first = 0
-    for table in read_rows(file, sizes, columns=[image_column]):
+    for table in read_rows(file, sizes, columns=[file.image]):
         chosen = []
         while place < len(wanted) and wanted[place] < first + len(table):
             chosen.append(wanted[place] - first)
             place += 1
         first += len(table)
         if chosen:
-            yield inner_items(table[image_column].take(chosen), file.path.parent)
+            yield file.items(table[file.image].take(chosen))
         if place == len(wanted):
             return
 

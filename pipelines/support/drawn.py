@@ -7,18 +7,18 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.nn.functional import normalize
 
 from rag_clip.data import LabelSet
+from rag_clip.decode import ImageError
 from rag_clip.progress import Report, counting
 from rag_clip.protocols import Encoder
 
-from ..imaging.decoding import Item
 from ..imaging.facts import examine
+from ..imaging.items import Item, read_image
 from ..imaging.rows import ImageFile
 from ..imaging.view_features import choose_workers, encode_views, read_pieces
 from ..imaging.views import CropViews
@@ -31,7 +31,6 @@ class Source:
     files: Sequence[ImageFile]
     labels: LabelSet
     classes: Sequence[int]
-    image_column: str
     label_column: str
 
     def items(self, rows: Sequence[int]) -> Iterator[list[Item]]:
@@ -40,23 +39,20 @@ class Source:
         for file in self.files:
             held = [row - start for row in rows if start <= row < start + file.rows]
             if held:
-                yield from read_pieces(file, self.image_column, held)
+                yield from read_pieces(file, held)
             start += file.rows
 
     def read(self, rows: Sequence[int]) -> list[bytes | None]:
         """Return the images of ascending `rows` as bytes, those in files of their own too."""
         items = [item for piece in self.items(rows) for item in piece]
-        images = [Path(item).read_bytes() if isinstance(item, str) else item for item in items]
-        return [image if isinstance(image, bytes) else None for image in images]
+        return [None if item is None or isinstance(item, ImageError) else read_image(item) for item in items]
 
     def digests(self, rows: Sequence[int]) -> set[str]:
         """Return the SHA-256 of the images of ascending `rows`, less those that cannot be read."""
         found = set()
         for item in (item for piece in self.items(rows) for item in piece):
-            with suppress(OSError):
-                content = Path(item).read_bytes() if isinstance(item, str) else item
-                if isinstance(content, bytes):
-                    found.add(hashlib.sha256(content).hexdigest())
+            with suppress(OSError, ImageError):
+                found.add(hashlib.sha256(read_image(item)).hexdigest())
         return found
 
     def references(self, rows: Sequence[int]) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from rag_clip.protocols import Encoder, Preprocess
 from rag_clip.support.decontaminate import Copies, Known
 
 from ..imaging.facts import examine
-from ..imaging.rows import ImageFile, open_image_files
+from ..imaging.opening import open_image_files
+from ..imaging.rows import ImageFile
 from ..imaging.view_features import choose_workers, encode_views, read_pieces
 from ..imaging.views import CopyViews, CropViews, examine_copies
 
@@ -40,7 +41,7 @@ def read_known(
     features = [torch.zeros(0, encoder.dim)]
     seen = 0
     for file in files:
-        items = read_pieces(file, image_column)
+        items = read_pieces(file)
         whole = CropViews(encoder.preprocess, 0)
         for piece in encode_views(items, whole, encoder=encoder, workers=processes, examine=examine):
             hashes += [fact.sha256 for fact in piece.facts]
@@ -51,10 +52,10 @@ def read_known(
     if not hashes:
         raise ValueError(f"none of the {total} images to classify can be used; there is nothing to keep out")
     known = Known(tuple(hashes), np.array(perceptual, np.uint64), torch.cat(features))
-    return known, _make_copies(files, encoder, image_column, total)
+    return known, _make_copies(files, encoder, total)
 
 
-def _make_copies(files: Sequence[ImageFile], encoder: Encoder, image_column: str, total: int) -> Copies:
+def _make_copies(files: Sequence[ImageFile], encoder: Encoder, total: int) -> Copies:
     """Copy images spread evenly over all files."""
     views: Preprocess = CopyViews(encoder.preprocess)
     wanted = np.unique(np.linspace(0, total - 1, min(COPIED, total)).astype(int))
@@ -63,7 +64,7 @@ def _make_copies(files: Sequence[ImageFile], encoder: Encoder, image_column: str
     start = 0
     for file in files:
         rows = [int(row - start) for row in wanted if start <= row < start + file.rows]
-        items = read_pieces(file, image_column, rows) if rows else iter(())
+        items = read_pieces(file, rows) if rows else iter(())
         for piece in encode_views(items, views, encoder=encoder, workers=0, examine=examine_copies):
             if piece.facts:
                 features.append(piece.features)

@@ -21,7 +21,7 @@ from rag_clip.protocols import Encoder
 from rag_clip.support.shots import Shots, choose_shots
 from rag_clip.support_file import METADATA, check_support_path, read_support, write_support
 
-from ..imaging.rows import open_image_files
+from ..imaging.opening import open_image_files
 from ..imaging.views import CropViews
 from ..labelled import read_classes
 from .drawn import Drawn, Source, encode_drawn
@@ -102,7 +102,7 @@ def support_from_shots(
     if views < 0:
         raise ValueError(f"views is {views}; give 0 for the whole image, or a number of crops")
     files = open_image_files(paths, image_column=image_column)
-    source = Source(files, labels, read_classes(files, labels, label_column), image_column, label_column)
+    source = Source(files, labels, read_classes(files, labels, label_column), label_column)
     names = [labels.names[row] for row in source.classes]
     shots = choose_shots(names, k=k, seed=seed, validation="min(k,4)" if judged else "none")
     if judged and not shots.validation:
@@ -199,9 +199,8 @@ def _assemble(source: Source, drawn: Drawn, provenance: Mapping[str, Any]) -> tu
 
 def _key(source: Source, encoder: Encoder, settings: _Settings) -> str:
     """Name what decides a support file: another encoder, file, label set or setting has another key."""
-    states = [(str(file.path.resolve()), file.path.stat()) for file in source.files]
-    sources = [[place, state.st_size, state.st_mtime_ns] for place, state in states]
-    columns = [source.image_column, source.label_column]
+    sources = [list(file.identity) for file in source.files]
+    columns = [source.files[0].image, source.label_column]
     facts = json.dumps([encoder.fingerprint.key, source.labels.names, sources, columns, asdict(settings)])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 

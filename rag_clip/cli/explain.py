@@ -81,17 +81,20 @@ def _picture(image: Path | None, images: Path | None, row: int | None, column: s
     if images is None or row is None:
         return None
 
-    from rag_clip.pipelines.imaging.rows import image_items, open_image_files, read_rows
+    from rag_clip.pipelines.imaging.items import read_image
+    from rag_clip.pipelines.imaging.opening import open_image_files
+    from rag_clip.pipelines.imaging.rows import read_items
 
     file, *others = open_image_files([images], image_column=column)
     if others:
         raise ValueError(f"{images} holds {1 + len(others)} files; name the one whose row is meant")
     if not 0 <= row < file.rows:
         raise ValueError(f"{file.path} has no row {row}; its {file.rows} rows are counted from 0")
-    item = image_items(next(read_rows(file, [1], start=row, columns=[column]))[column], file.path.parent)[0]
+    item = next(read_items(file, [1], start=row))[0]
     if item is None:
         raise ValueError(f"row {row} of {file.path} holds no image; choose another")
-    return Path(item).read_bytes() if isinstance(item, str) else item
+    content: bytes = read_image(item)
+    return content
 
 
 def _show_image(console: Console, found: ImageExplanation, count: int) -> None:

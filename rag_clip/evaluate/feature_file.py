@@ -151,7 +151,8 @@ def _read_parquet(path: Path, labels: LabelSet | None, label_column: str, multil
     column = vector_column(path)
     if column is None:
         raise ValueError(f"has no column of features ({' or '.join(VECTOR_COLUMNS)}); encode its images first")
-    names = read_names(path, label_column)
+    held = read_names(path, label_column)
+    names = held.rows
     vectors = pq.read_table(path, columns=[column])[column].combine_chunks()
     if vectors.null_count:
         raise ValueError(f"{vectors.null_count} rows have no features; leave them out")
@@ -160,8 +161,8 @@ def _read_parquet(path: Path, labels: LabelSet | None, label_column: str, multil
         raise ValueError(f"{len(flat)} numbers in {len(vectors)} rows of features; rows must be of one width")
     pooled = _unit(flat.reshape(len(vectors), -1))
     labels = labels or LabelSet(tuple(sorted({name for row in names for name in row})))
-    truth = torch.tensor(class_numbers([name for held in names for name in held], labels), dtype=torch.int64)
-    counts = torch.tensor([len(held) for held in names])
+    truth = torch.tensor([number for row in held.classes(labels) for number in row], dtype=torch.int64)
+    counts = torch.tensor([len(row) for row in names])
     if multilabel:
         truth = _marked(torch.arange(len(names)).repeat_interleave(counts), truth, (len(names), len(labels)))
     elif bool((counts != 1).any()):

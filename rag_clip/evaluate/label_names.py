@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,23 +19,93 @@ from rag_clip.knowledge.names import match_names
 NAMES_SHOWN = 3
 
 
-def class_numbers(names: Sequence[str], labels: LabelSet) -> list[int]:
-    """Return the class of each name, matched without case and accents; raises ValueError naming those that are none."""
+@dataclass(frozen=True, slots=True)
+class FileLabels:
+    """The names of the classes of each row, and the number that the file has for a name, where it has numbers."""
+
+    rows: list[tuple[str, ...]]
+    numbers: Mapping[str, str] = field(default_factory=dict)
+
+    def classes(self, labels: LabelSet) -> list[list[int]]:
+        """Return the classes of each row; raises ValueError as `class_numbers`."""
+        names = dict.fromkeys(name for held in self.rows for name in held)
+        place = dict(zip(names, class_numbers(list(names), labels, self.numbers), strict=True))
+        return [[place[name] for name in held] for held in self.rows]
+
+
+def join_labels(parts: Sequence[FileLabels]) -> FileLabels:
+    """Return the labels of several files in their order, with their numbers where all have the same."""
+    numbers = parts[0].numbers if all(part.numbers == parts[0].numbers for part in parts) else {}
+    return FileLabels([row for part in parts for row in part.rows], numbers)
+
+
+def class_numbers(names: Sequence[str], labels: LabelSet, numbers: Mapping[str, str] | None = None) -> list[int]:
+    """Return the class of each name: by name without case and accents, or by the `id` that the label set gives it.
+
+    Where names are none of the classes, the `numbers` that a file has for all of them may be ids as well. Raises
+    ValueError naming those that are none.
+    """
+    ids = {identity: row for row, identity in enumerate(labels.ids)}
     rows = {name: row for row, name in enumerate(labels.names)}
     for each in set(names) - rows.keys():
-        rows |= match_names(labels, [each]).rows  # apart, since a name would keep its synonyms from matching
+        found = match_names(labels, [each]).rows  # apart, since a name would keep its synonyms from matching
+        rows |= found or ({each: ids[each]} if each in ids else {})
     unknown = [name for name in dict.fromkeys(names) if name not in rows]
+    if unknown and numbers and all(numbers.get(name) in ids for name in names):
+        return [ids[numbers[name]] for name in names]
     if unknown:
         shown = ", ".join(map(repr, unknown[:NAMES_SHOWN]))
-        raise ValueError(
-            f"{len(unknown)} labels are none of the {len(labels)} classes, such as {shown}; "
-            "add them to the label set, or leave those rows out"
-        )
+        bare = all(name.isdecimal() for name in unknown)
+        advice = "give each class its number as `id`" if bare else "add them to the label set, or leave those rows out"
+        raise ValueError(f"{len(unknown)} labels are none of the {len(labels)} classes, such as {shown}; {advice}")
     return [rows[name] for name in names]
 
 
-def read_names(path: Path, column: str) -> list[tuple[str, ...]]:
-    """Return the labels of every row of a Parquet file, whose column holds names or lists of names.
+def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
+    """Return the names of a column of numbers (ClassLabel, or a list of them) as Hugging Face notes them in a file.
+
+    () where the file notes none.
+    """
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        while isinstance(feature, list) or "feature" in feature:
+            feature = feature[0] if isinstance(feature, list) else feature["feature"]
+        return tuple(map(str, feature["names"])) if feature["_type"] == "ClassLabel" else ()
+    except (ValueError, KeyError, TypeError, IndexError):
+        return ()
+
+
+def to_labels(values: Sequence[Any], names: Sequence[str], column: str) -> FileLabels:
+    """Turn the values of a column into names of classes: a name or number each, or a list; null, -1 and "" are none.
+
+    Numbers count from 0 in `names`, and stand for themselves where there are none. Raises ValueError for other values.
+    """
+    rows = []
+    for row, value in enumerate(values):
+        held = value if isinstance(value, list) else [value]
+        try:
+            found = [_to_name(one, names) for one in held]
+        except (TypeError, IndexError):
+            known = f"of the {len(names)} that the file names" if names else "of classes"
+            raise ValueError(f"column {column!r} holds {value!r} in row {row}; give names {known}") from None
+        rows.append(tuple(name for name in found if name))
+    return FileLabels(rows, {name: str(number) for number, name in enumerate(names)})
+
+
+def _to_name(value: Any, names: Sequence[str]) -> str:
+    if value is None or value != value or value == -1:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise TypeError
+    if names and value < 0:
+        raise IndexError
+    return names[int(value)] if names else str(int(value))
+
+
+def read_names(path: Path, column: str) -> FileLabels:
+    """Return the labels of every row of a Parquet file, whose column holds names or numbers, or lists of them.
 
     Raises ValueError where the column is not there or holds something else.
     """
@@ -40,11 +113,7 @@ def read_names(path: Path, column: str) -> list[tuple[str, ...]]:
     if column not in schema.names:
         raise ValueError(f"has no column {column!r} of labels; it has {', '.join(schema.names)}")
     values = pq.read_table(path, columns=[column])[column].to_pylist()
-    rows = [tuple(value) if isinstance(value, list) else () if value is None else (value,) for value in values]
-    for row, held in enumerate(rows):
-        if not all(isinstance(name, str) for name in held):
-            raise ValueError(f"column {column!r} holds {held} in row {row}; give names of classes")
-    return rows
+    return to_labels(values, class_names(schema, column), column)
 
 
 def holds_several(path: str | Path, label_column: str = "label") -> bool:
@@ -61,5 +130,10 @@ def holds_several(path: str | Path, label_column: str = "label") -> bool:
         schema = None if first is None else pq.read_schema(first)
     except (OSError, ValueError, pa.ArrowException, zipfile.BadZipFile):
         return False
-    kind = schema.field(label_column).type if schema and label_column in schema.names else pa.null()
+    return schema is not None and lists_labels(schema, label_column)
+
+
+def lists_labels(schema: pa.Schema, column: str) -> bool:
+    """Tell whether a column is there and holds lists."""
+    kind = schema.field(column).type if column in schema.names else pa.null()
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 
 from rag_clip.data import LabelSet
 from rag_clip.labels import labels_from_document, read_labels
+from rag_clip.places import Place, below
 
 Metric = Literal["accuracy", "mean_per_class", "map_11_point", "roc_auc"]
 Role = Literal["train", "validation", "test"]
@@ -69,11 +70,11 @@ class Task:
         """Whether an image may have several labels: a list of names in its label column."""
         return self.metric == "map_11_point"
 
-    def path(self, role: Role, folder: str | Path) -> Path:
-        """Return the file of a split in `folder`; raises ValueError where the task has no such split."""
+    def path(self, role: Role, folder: str | Path) -> Place:
+        """Return the file of a split in `folder`, a path or a URL; raises ValueError where there is no such split."""
         if role not in self.splits:
             raise ValueError(f"task {self.name!r} has no {role} split; it has {', '.join(self.splits)}")
-        return Path(folder) / self.splits[role]
+        return below(folder, self.splits[role])
 
 
 def read_task(place: str | Path) -> Task:

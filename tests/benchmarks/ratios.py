@@ -47,6 +47,7 @@ from rag_clip.encoder import load_encoder
 from rag_clip.evaluate.openness import openness
 from rag_clip.evaluate.sampling import sampled_openness
 from rag_clip.features import FeatureRows, open_features
+from rag_clip.places import file_identity
 from rag_clip.testing import ToyEncoder
 
 Call = Callable[[], object]
@@ -120,7 +121,7 @@ def reclassify(folder: Path) -> Row:
     encoder, labelled = ToyEncoder(dim=WIDTH), prompts(CLASSES)
     source = take_images(folder, ROWS_STORED)
     cache = open_features(
-        folder, encoder=encoder.fingerprint, source=source, column="image", rows=ROWS_STORED, dim=WIDTH
+        folder, encoder=encoder.fingerprint, source=file_identity(source), column="image", rows=ROWS_STORED, dim=WIDTH
     )
     features, _, weights = generate(ROWS_STORED, CLASSES)
     for start, stop in cache.spans():

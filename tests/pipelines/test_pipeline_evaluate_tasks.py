@@ -121,7 +121,8 @@ def test_a_bundled_name_is_not_taken_for_the_folder_that_holds_its_files(
 
 def test_check_finds_prompts_and_support_that_do_not_fit(tmp_path: Path) -> None:
     texts = prompt_files(tmp_path)
-    opened = open_tasks([colour_task(tmp_path).paths[0]], labels=replace(LABELS, names=("red", "green", "azure")))
+    azure = ("red", "green", "azure")
+    opened = open_tasks([colour_task(tmp_path).paths[0]], labels=replace(LABELS, names=azure, ids=azure))
     other = Fingerprint("other", "", "f" * 64, "")
     heads = choose_heads(["ridge"], support=tmp_path / "none.parquet")
     made = f"was made with {ENCODER.fingerprint}, but the encoder is {other}"

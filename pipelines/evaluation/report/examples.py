@@ -17,7 +17,9 @@ from rag_clip.decode import ImageError, decode_image
 from rag_clip.prompt_file import read_prompts
 from rag_clip.protocols import Encoder
 
-from ...imaging.rows import image_items, open_image_files, read_rows
+from ...imaging.items import read_image
+from ...imaging.opening import open_image_files
+from ...imaging.rows import read_items
 from ..results import Result
 
 SIDE = 128
@@ -124,10 +126,7 @@ def _picture(result: Result, row: int) -> Image.Image | None:
         files = open_image_files([Path(path) for path in task["files"]], image_column=task["image_column"])
         for file in files:
             if row < file.rows:
-                batch = next(read_rows(file, [1], start=row, columns=[task["image_column"]]))
-                item = image_items(batch[task["image_column"]], file.path.parent)[0]
-                content = Path(item).read_bytes() if isinstance(item, str) else item
-                return None if content is None else decode_image(content)
+                return decode_image(read_image(next(read_items(file, [1], start=row))[0]))
             row -= file.rows
     except (OSError, ValueError, ImageError):
         return None
