@@ -54,8 +54,11 @@ class ImageTask:
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits over the files' places, sizes and times of change, the columns and the classes."""
-        found = [file_identity(path) for path in self.paths] if self.holds_features else None
-        places = found or [list(file.identity) for file in self._files()]
+        places: list[tuple[str | int, ...]] = (
+            [file_identity(path) for path in self.paths]
+            if self.holds_features
+            else [file.identity for file in self._files()]
+        )
         return digest([places, self.image_column, self.label_column, self.metric, labels_to_document(self.labels)])
 
     @property
