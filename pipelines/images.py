@@ -43,6 +43,8 @@ STORED = ("id", "text", "source", "url", "sha256", "phash", "width", "height", *
 class ImagesSummary:
     """What `index_images` did: rows = usable + failed + sum(dropped) = embedded now + from_shards of an earlier run.
 
+    A row is an image with one of its captions.
+
     `reasons` counts why rows failed, and the file `failures` lists each of them. `dropped` counts the captions that
     cleaning left out, with their images, by reason; a sample lies in the folder `dropped` beside `failures`. `noisy`
     pairs have a noise probability of at least one half (None where noise was not judged, or the pair is the only one).
@@ -84,10 +86,11 @@ def index_images(
 
     `paths` are Parquet files with the `columns` named (`image`, `caption`, `url`), webdataset tars, or folders of them.
     Where a Parquet file names images by path, paths start at `root`, by default the file's folder, and must lie below
-    it. Each point has the vectors `image` and `text`, and the payload of index/images.toml; its id is made from the
-    image's SHA-256 and the caption. `cleaning`, by default the preset `default` of index/cleaning.toml, drops captions
-    with their images; its rules over the whole corpus look at all pairs of `paths`. `noise` judges every pair that is
-    kept among the others (see imaging/noise.py); without it the field is null. The index notes what became of the rows.
+    it. An image may have a list of captions, and is stored with each. Each point has the vectors `image` and `text`,
+    and the payload of index/images.toml; its id is made from the image's SHA-256 and the caption. `cleaning`, by
+    default the preset `default` of index/cleaning.toml, drops captions with their images; its rules over the whole
+    corpus look at all pairs of `paths`. `noise` judges every pair that is kept among the others (see
+    imaging/noise.py); without it the field is null. The index notes what became of the rows.
 
     `shards` is where embedded rows lie, by default `index`.shards beside a folder index. A row that cannot be used has
     its reason in `shards`/failed.parquet. `workers` processes decode; 0 decodes in this one, None is one per processor
@@ -142,15 +145,16 @@ def _embed(
     clock: StageClock,
     report: Report,
 ) -> tuple[list[PairShards], int]:
-    """Embed what the shards of all files miss; return them, and how many rows were embedded."""
+    """Embed what the shards of all files miss; return them, and how many pairs were embedded."""
     parts, embedded = [], 0
     advance = counting("embed", report, unit="images")
     workers = min(MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers
     with DecodePool(encoder.preprocess, workers=workers, examine=examine) as pool:
         for file in pairs:
             part = open_shards(folder, file, encoder=encoder.fingerprint, dim=encoder.dim, settings=settings)
-            embedded += sum(stop - start for start, stop in part.missing())
+            missing = part.missing()
             embed_pairs(file, part, encoder=encoder, pool=pool, batch_size=batch_size, clock=clock, advance=advance)
+            embedded += part.count_pairs(missing)
             parts.append(part)
     return parts, embedded
 
@@ -205,7 +209,7 @@ def _describe(pairs: CleanPairs, reasons: Mapping[str, int], cleaning: CleaningS
 
 
 def _count_rows(parts: Sequence[PairShards]) -> int:
-    return sum(part.rows for part in parts)
+    return sum(part.count_pairs() for part in parts)
 
 
 def _nothing_usable(parts: Sequence[PairShards], reasons: Mapping[str, int]) -> str:

@@ -87,7 +87,7 @@ def _prepare(parts: Sequence[PairShards], settings: CleaningSettings, sidecar: P
 
 def _clean_part(part: PairShards, step: Step, folder: Path) -> tuple[np.ndarray, Counter[str]]:
     """Return which rows of a file are kept, and how many are dropped for each reason; write a sample of those."""
-    mask, counts, samples = np.zeros(part.rows, bool), Counter[str](), []
+    mask, counts, samples = np.zeros(part.count_pairs(), bool), Counter[str](), []
     for records in _records(part):
         kept = step(records)
         mask[kept.selected["row"].to_numpy()] = True

@@ -24,7 +24,7 @@ from .shards import SHARD_ROWS, VECTORS, PairShards, pair_schema
 
 MAX_CAPTION_CHARACTERS = 10_000
 NOT_FINITE = "the encoder's features are not finite; try precision fp32"
-Piece = tuple[list[Pair], Decoded]
+Piece = tuple[list[list[Pair]], Decoded]
 
 
 def embed_pairs(
@@ -59,29 +59,43 @@ def embed_pairs(
                 tables.append(_embed(batch, encoder, file.source, clock))
                 advance(end - first)
             with clock.stage("write shards"):
-                shards.write(shard_start, pa.concat_tables(tables), settled=settled)
+                images = min(SHARD_ROWS, stop - shard_start)
+                shards.write(shard_start, pa.concat_tables(tables), images=images, settled=settled)
 
 
 def _decode(rows: Iterable[list[Pair]], pool: DecodePool, *, ahead: int) -> Iterator[Piece]:
-    """Decode pieces in order, at most about `ahead` rows before they are used; the pairs come back without images."""
-    waiting: deque[list[Pair]] = deque()
+    """Decode pieces in order, at most about `ahead` rows before they are used.
+
+    Each image comes back as its pairs, one for each caption, without the image.
+    """
+    waiting: deque[list[list[Pair]]] = deque()
 
     def items() -> Iterator[list[Item]]:
         for pairs in rows:
-            checked = [_check_caption(pair) for pair in pairs]
-            waiting.append([pair._replace(image=None) for pair in checked])
-            yield [None if pair.problem else pair.image for pair in checked]
+            checked = [[_check_caption(each) for each in _captioned(pair)] for pair in pairs]
+            waiting.append([[pair._replace(image=None) for pair in each] for each in checked])
+            yield [None if all(pair.problem for pair in each) else each[0].image for each in checked]
 
     for decoded in decode_ahead(items(), pool, rows=ahead):
         yield waiting.popleft(), decoded
 
 
+def _captioned(pair: Pair) -> list[Pair]:
+    """Return a pair for each caption of an image."""
+    if not isinstance(pair.caption, list):
+        return [pair]
+    if not pair.caption:
+        return [pair._replace(caption=None, problem=pair.problem or "the list of captions is empty")]
+    return [pair._replace(caption=caption) for caption in pair.caption]
+
+
 def _check_caption(pair: Pair) -> Pair:
     """Repair the caption, or name what is wrong with it."""
+    if not isinstance(pair.caption, str):
+        problem = "the caption is null" if pair.caption is None else f"the caption is {pair.caption!r:.80}, not a text"
+        return pair._replace(caption=None, problem=pair.problem or problem)
     if pair.problem:
         return pair
-    if pair.caption is None:
-        return pair._replace(problem="the caption is null")
     if len(pair.caption) > MAX_CAPTION_CHARACTERS:
         length = f"{len(pair.caption):,} characters; the limit is {MAX_CAPTION_CHARACTERS:,}"
         return pair._replace(caption=pair.caption[:100], problem=f"the caption has {length}")
@@ -92,19 +106,21 @@ def _check_caption(pair: Pair) -> Pair:
 @torch.no_grad()
 def _embed(pieces: Sequence[Piece], encoder: Encoder, source: str, clock: StageClock) -> pa.Table:
     """Make the rows of a batch, in the columns of `pair_schema`."""
-    pairs = [pair for piece, _ in pieces for pair in piece]
     decoding = [error for _, decoded in pieces for error in decoded.errors]
-    errors = [pair.problem or error for pair, error in zip(pairs, decoding, strict=True)]
+    places = np.cumsum([error is None for error in decoding]) - 1  # of each image among the good ones
+    rows = [(image, pair) for image, each in enumerate(each for piece, _ in pieces for each in piece) for pair in each]
+    pairs = [pair for _, pair in rows]
+    errors = [pair.problem or decoding[image] for image, pair in rows]
     good = [row for row, error in enumerate(errors) if error is None]
     with clock.stage("encode images"):
-        images = _encode_images(pieces, encoder)
+        images = _encode_images(pieces, encoder)[[places[rows[row][0]] for row in good]]  # [good pairs, d]
     with clock.stage("encode captions"):
         captions = _encode_captions([pairs[row].caption or "" for row in good], encoder)
     usable = np.isfinite(images).all(axis=1) & np.isfinite(captions).all(axis=1)
     for place in np.flatnonzero(~usable):
         errors[good[place]] = NOT_FINITE
     facts: list[ImageFacts] = [found for _, decoded in pieces for found in decoded.facts]
-    kept = {row: facts[place] for place, row in enumerate(good) if usable[place]}
+    kept = {row: facts[places[rows[row][0]]] for place, row in enumerate(good) if usable[place]}
     found = [kept.get(row) for row in range(len(pairs))]
     columns = {
         "key": [pair.key for pair in pairs],
@@ -114,8 +130,8 @@ def _embed(pieces: Sequence[Piece], encoder: Encoder, source: str, clock: StageC
         "url": [pair.url for pair in pairs],
         **{name: [fact and getattr(fact, name) for fact in found] for name in ImageFacts._fields},
         **{
-            name: _to_column(rows[usable], list(kept), len(pairs))
-            for name, rows in zip(VECTORS, (images, captions), strict=True)
+            name: _to_column(vectors[usable], list(kept), len(pairs))
+            for name, vectors in zip(VECTORS, (images, captions), strict=True)
         },
         "error": errors,
     }

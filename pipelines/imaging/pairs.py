@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rag_clip.places import Place
 
@@ -11,13 +11,13 @@ from .items import Item
 
 
 class Pair(NamedTuple):
-    """One row: the image as bytes or as a path, its caption, its address, and what is wrong with the row, if known.
+    """One row: the image as bytes or as a path, its caption or captions, its address, and what is wrong, if known.
 
     `key` names the row in its file: the number of a Parquet row, or the key of a webdataset sample.
     """
 
     image: Item
-    caption: str | None
+    caption: Any
     url: str
     key: str
     problem: str | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from .pairs import PairFile
 
 SHARD_ROWS = 1024
 VECTORS = ("vector_image", "vector_text")
-_SETTLED = b"rag_clip_settled"
+_SETTLED, _IMAGES = b"rag_clip_settled", b"rag_clip_images"
 
 
 def pair_schema(dim: int) -> pa.Schema:
@@ -44,7 +44,10 @@ def pair_schema(dim: int) -> pa.Schema:
 
 @dataclass(frozen=True, slots=True)
 class PairShards:
-    """The shards of the file `path`: its rows [i * SHARD_ROWS, (i + 1) * SHARD_ROWS) lie in `folder`/i.parquet."""
+    """The shards of the file `path`: its rows [i * SHARD_ROWS, (i + 1) * SHARD_ROWS) lie in `folder`/i.parquet.
+
+    A row of the file is an image; a shard has a row for each of its captions.
+    """
 
     path: Place
     folder: Path
@@ -59,8 +62,8 @@ class PairShards:
         """Runs of rows (first, end) that no usable shard holds; adjacent missing shards are one run."""
         return missing_runs(self.spans(), self._is_usable)
 
-    def write(self, start: int, pairs: pa.Table, *, settled: bool) -> None:
-        """Store the shard that begins at row `start`; where not `settled` (an error may pass) it is missing again.
+    def write(self, start: int, pairs: pa.Table, *, images: int, settled: bool) -> None:
+        """Store the shard of `images` from row `start` on; where not `settled` (an error may pass) it is missing again.
 
         Raises OSError where it cannot be written; no partial shard stays.
         """
@@ -69,7 +72,7 @@ class PairShards:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(target) as partial:
-                table = pairs.replace_schema_metadata({_SETTLED: json.dumps(settled)})
+                table = pairs.replace_schema_metadata({_SETTLED: json.dumps(settled), _IMAGES: str(images)})
                 pq.write_table(table, partial, compression=compression, use_dictionary=["source", "error"])
         except OSError as error:
             reason = f"cannot write {target} ({error}); make room and run again, finished shards are kept"
@@ -83,6 +86,15 @@ class PairShards:
             except (pa.ArrowException, OSError) as error:
                 raise OSError(f"{self._shard(start)} cannot be read ({error}); delete it and run again") from error
 
+    def count_pairs(self, runs: Iterable[tuple[int, int]] | None = None) -> int:
+        """Add up the pairs of all shards, or of those in `runs` of rows, all of which must be there."""
+        starts = [
+            start
+            for first, end in ([(0, self.rows)] if runs is None else runs)
+            for start in range(first, end, SHARD_ROWS)
+        ]
+        return sum(pq.read_metadata(self._shard(start)).num_rows for start in starts)
+
     def _shard(self, start: int) -> Path:
         return self.folder / f"{start // SHARD_ROWS:05d}.parquet"
 
@@ -91,7 +103,8 @@ class PairShards:
             with pq.ParquetFile(self._shard(start)) as shard:
                 settled = json.loads(shard.schema_arrow.metadata[_SETTLED])
                 same = shard.schema_arrow.equals(pair_schema(self.dim), check_metadata=False)
-                return bool(settled) and same and bool(shard.metadata.num_rows == stop - start)
+                images = int(shard.schema_arrow.metadata[_IMAGES])
+                return bool(settled) and same and images == stop - start
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
             return False
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from rag_clip.decode import ImageError
 from rag_clip.places import Place
 
+from ..sources.columns import is_list
 from .items import Item
+from .named_files import holds_names
 from .pairs import Pair, PairFile
 from .rows import ImageFile, open_parquet, read_rows
 from .tars import open_tar
@@ -75,7 +75,7 @@ class ParquetPairs:
             ]
             start += table.num_rows
 
-    def _to_pair(self, image: Item, caption: str | None, url: str, row: int) -> Pair:
+    def _to_pair(self, image: Item, caption: str | list[str] | None, url: str, row: int) -> Pair:
         if isinstance(image, ImageError):
             return Pair(None, caption, url, str(row), str(image))
         return Pair(image, caption, url, str(row))
@@ -120,7 +120,9 @@ def _open_parquet(path: Path, columns: PairColumns, root: str | Path | None) -> 
             f"{path} has no column {columns.caption!r}; its columns are {', '.join(file.schema.names)}. "
             "Name the one with the captions"
         )
-    kind = file.schema.field(columns.caption).type
-    if not any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
-        raise ValueError(f"column {columns.caption!r} of {path} is {kind}; captions are strings")
+    kind = value = file.schema.field(columns.caption).type
+    if is_list(value):
+        value = value.value_type
+    if not holds_names(value):
+        raise ValueError(f"column {columns.caption!r} of {path} is {kind}; captions are strings, or lists of them")
     return ParquetPairs(file, columns)

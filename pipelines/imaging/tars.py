@@ -14,12 +14,14 @@ from typing import IO, Any
 
 from rag_clip.places import file_identity
 
+from ..sources.names import dotted_names, sample_key
 from .pairs import Pair
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
 MAX_IMAGE_BYTES = 256 << 20
 MAX_TEXT_BYTES = 1 << 20
 BLOCK = 512
+DOTTED = "has a dot, and webdataset ends a name at its first dot; rename the files in the tar"
 
 
 @dataclass(slots=True)
@@ -71,10 +73,12 @@ def open_tar(path: Path, *, source: str) -> TarPairs:
             for member in tar:
                 if member.isdir():
                     continue
-                key, ending = _split(member.name)
+                key, ending = sample_key(member.name)
                 if not samples or samples[-1].key != key:
+                    samples[-1:] = [each for sample in samples[-1:] for each in _understood(sample)]
                     samples.append(Sample(key))
                 _add(samples[-1], member, ending, size)
+            samples[-1:] = [each for sample in samples[-1:] for each in _understood(sample)]
             whole = _ends_at(path, tar.offset)
     except tarfile.ReadError as error:
         if not samples:
@@ -94,11 +98,11 @@ def _ends_at(path: Path, offset: int) -> bool:
         return file.read(BLOCK) == bytes(BLOCK)
 
 
-def _split(name: str) -> tuple[str, str]:
-    """Cut a member's name at the first dot of its last part, as webdataset does."""
-    folder, _, last = name.rpartition("/")
-    stem, _, ending = last.partition(".")
-    return f"{folder}/{stem}" if folder else stem, ending.lower()
+def _understood(sample: Sample) -> list[Sample]:
+    """Return the sample, or one with its problem for each name of one that has dots in all of its names."""
+    if sample.problem or sample.image or not (names := dotted_names(sample.key, sample.parts)):
+        return [sample]
+    return [Sample(name, problem=f"the name {name!r} {DOTTED}") for name in names]
 
 
 def _add(sample: Sample, member: tarfile.TarInfo, ending: str, size: int) -> None:
@@ -131,8 +135,7 @@ def _to_pair(file: IO[bytes], sample: Sample) -> Pair:
     except ValueError as error:
         return Pair(None, None, "", sample.key, f"the caption or facts of the sample cannot be read ({error})")
     url = facts.get("url")
-    caption, url = (value if isinstance(value, str) else None for value in (caption, url))
-    return Pair(_slice(file, sample.image), caption, url or "", sample.key)
+    return Pair(_slice(file, sample.image), caption, url if isinstance(url, str) else "", sample.key)
 
 
 def _read_facts(file: IO[bytes], sample: Sample) -> dict[str, Any]:

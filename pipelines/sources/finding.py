@@ -80,7 +80,7 @@ def read_source(source: SourceFile, *, batch_rows: int = BATCH_ROWS, start: int 
 
     Columns: `row` (int64, place in the file; a list of captions counts one by one), `text` and `error` (string or
     null), `source`, and `url`, `width`, `height`, `language` where the file has them. `error` is the reason why a row
-    has no text: `bad_encoding`, `oversized`, `malformed`, `unsafe_name`.
+    has no text: `bad_encoding`, `oversized`, `malformed`, `unsafe_name`, `dotted_name`.
 
     Raises SourceError, naming file and row, where the file is damaged, after all rows before the damage.
     """
@@ -128,7 +128,10 @@ def _look_into(file: FoundFile, wanted: Columns) -> tuple[pa.Schema, Columns, in
             return *csv_schema(stream, wanted, tabs=file.format == "tsv"), None
         if file.format == "txt":
             return row_schema(_first_rows(text_rows(stream))), Columns(text="text"), None
-        return row_schema(_first_rows((tar_rows if file.format == "tar" else json_rows)(stream))), wanted, None
+        rows = _first_rows((tar_rows if file.format == "tar" else json_rows)(stream))
+        if rows and all(isinstance(row, str) for row in rows):
+            raise ValueError(f"none of its first {len(rows)} rows can be read, the first being {rows[0]}")
+        return row_schema(rows), wanted, None
 
 
 def _first_rows(rows: Iterator[Row]) -> list[Row]:

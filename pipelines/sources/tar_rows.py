@@ -6,33 +6,41 @@ Nothing is ever unpacked to disk. Images are passed over; the fields of KEY.json
 
 from __future__ import annotations
 
-import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from .formats import MAX_LINE_BYTES, OVERSIZED, Row, parse_json
+from .names import dotted_names, sample_key
 
 UNSAFE_NAME = "unsafe_name"
+DOTTED_NAME = "dotted_name"
 IMAGES = {"jpg", "jpeg", "png", "webp"}
 
 
 def tar_rows(stream: BinaryIO) -> Iterator[Row]:
     """Yield a row per sample: consecutive members of one key, the name up to the first dot after its folder.
 
-    A sample whose name is absolute or climbs out with `..` becomes the reason `unsafe_name`; links and devices are
-    passed over. Raises OSError or tarfile.TarError where the archive is damaged or has no end.
+    A sample whose name is absolute or climbs out with `..` becomes the reason `unsafe_name`, and each of those that one
+    key would join, since all of their names have further dots, the reason `dotted_name`; links and devices are passed
+    over. Raises OSError or tarfile.TarError where the archive is damaged or has no end.
     """
-    key: tuple[str, str] | None = None
+    key, endings = "", dict[str, None]()
     row: Row | None = None
     for member, content in _members(stream):
-        folder, name = os.path.split(member.name)
-        stem, _, extension = name.partition(".")
-        if (folder, stem) != key:
-            yield from [] if row is None else [row]
-            key, row = (folder, stem), {}
-        row = _with_member(row or {}, member.name, extension.lower(), content)
-    yield from [] if row is None else [row]
+        found, ending = sample_key(member.name)
+        if row is None or found != key:
+            yield from _finished(key, row, endings)
+            key, row, endings = found, {}, {}
+        endings[ending] = None
+        row = _with_member(row, member.name, ending, content)
+    yield from _finished(key, row, endings)
+
+
+def _finished(key: str, row: Row | None, endings: Iterable[str]) -> list[Row]:
+    if isinstance(row, dict) and (names := dotted_names(key, endings)):
+        return [DOTTED_NAME] * len(names)
+    return [] if row is None else [row]
 
 
 def _with_member(row: Row, name: str, extension: str, content: bytes | str | None) -> Row:
