@@ -24,7 +24,6 @@ from rag_clip.prompts.retrieved import (
     contains_token,
     retrieved_texts,
     without_name,
-    words_of,
 )
 from rag_clip.prompts.templates import choose_templates, fill
 from rag_clip.prompts.trust import trust
@@ -32,6 +31,7 @@ from rag_clip.protocols import Encoder
 from rag_clip.store import Store
 from rag_clip.store.filters import Filters
 from rag_clip.store.schema import TextIndex
+from rag_clip.words import words_of
 
 Search = Literal["dense", "lexical", "hybrid"]
 Modality = Literal["text", "image"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -23,6 +22,7 @@ from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.templates import fill
 from rag_clip.protocols import Encoder
 from rag_clip.store import open_store
+from rag_clip.words import words_of
 
 from ..sources.finding import find_sources, read_source
 from .tasks import digest
@@ -30,7 +30,6 @@ from .tasks import digest
 PHRASES = 20_000
 CAPTIONS_AT_ONCE = 100_000
 NAMES_AT_ONCE = 8192
-_NOT_SPOKEN = re.compile(r"[\W_]+")
 _ENDINGS = ("s", "es")
 
 
@@ -62,11 +61,11 @@ def rivals_of(labels: LabelSet, candidates: Candidates) -> Rivals:
     A candidate speaks of a class whose whole name it holds, as "pink flamingo" does of "flamingo". Raises ValueError
     where none is left.
     """
-    spoken = (_spoken(name) for group in (labels.names, *labels.synonyms) for name in group)
+    spoken = (folded(name) for group in (labels.names, *labels.synonyms) for name in group)
     taken = {form for name in spoken for form in _forms(name)}
     mentions = Mentions(labels)
     held = [
-        (row, tuple(mentions.names(name))) for row, name in enumerate(candidates.names) if _spoken(name) not in taken
+        (row, tuple(mentions.names(name))) for row, name in enumerate(candidates.names) if folded(name) not in taken
     ]
     kept = [(row, "".join(classes)) for row, classes in held if len(classes) < 2]
     if not kept:
@@ -94,8 +93,8 @@ def read_candidates(place: str | Path, *, phrases: int = PHRASES, report: Report
     """
     names = dict[str, str]()
     for name in _read(str(place), phrases, report):
-        names.setdefault(_spoken(name), name)
-    names.pop("", None)
+        if words_of(name):
+            names.setdefault(folded(name), name)
     if not names:
         raise ValueError(f"{place} holds no name; give a word list, a label file, captions, or an index")
     return Candidates(str(place), tuple(names.values()))
@@ -182,10 +181,6 @@ def _gathered(batches: Iterable[pa.RecordBatch], advance: Callable[[int], None])
 
 def _series(arrays: Sequence[pa.Array]) -> pl.Series:
     return pl.Series(pa.chunked_array(arrays)).cast(pl.String)
-
-
-def _spoken(name: str) -> str:
-    return _NOT_SPOKEN.sub(" ", folded(name)).strip()
 
 
 def _forms(name: str) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Count phrases in a corpus, thousands of them in one pass.
 
 REAL (Parashar et al., 2024, arXiv 2401.12425) asks how often each synonym of a class name occurs in the pre-training
-captions. Words are matched whole and in order: "cat" is not in "catalogue", "maine coon" is in "Maine-Coon".
+captions. Words are folded as in rag_clip.words, and matched whole and in order: "cat" is not in "catalogue", "maine
+coon" is in "Maine-Coon".
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import pyarrow as pa
 
 from rag_clip.corpus.clean import clean
 from rag_clip.corpus.steps import Step
-from rag_clip.corpus.tokens import grams_of, spoken, words_of
+from rag_clip.corpus.tokens import folded_words_of, grams_of
+from rag_clip.words import words_of
 
 
 def phrase_counts(tables: Iterable[pa.Table], phrases: Sequence[str], *, rules: Step = clean) -> dict[str, int]:
@@ -22,7 +24,7 @@ def phrase_counts(tables: Iterable[pa.Table], phrases: Sequence[str], *, rules: 
 
     Memory holds one table and the phrases. A phrase without a word counts 0.
     """
-    wanted = {phrase: spoken(phrase) for phrase in phrases}
+    wanted = {phrase: words_of(phrase) for phrase in phrases}
     sizes = sorted({len(words) for words in wanted.values()} - {0})
     by_size = {
         size: pl.DataFrame({"gram": sorted({" ".join(words) for words in wanted.values() if len(words) == size})})
@@ -30,7 +32,7 @@ def phrase_counts(tables: Iterable[pa.Table], phrases: Sequence[str], *, rules: 
     }
     counts: Counter[str] = Counter()
     for table in tables:
-        words = words_of(pl.Series(rules(table).selected.column("text")).cast(pl.String))
+        words = folded_words_of(pl.Series(rules(table).selected.column("text")).cast(pl.String))
         for size, grams in by_size.items():
             found = grams_of(words, size).join(grams, on="gram", how="semi").group_by("gram").len()
             counts.update(dict(found.iter_rows()))

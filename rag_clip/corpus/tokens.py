@@ -1,4 +1,4 @@
-"""Words of captions: the one tokenisation that lengths, counts and phrases share."""
+"""Words of captions: as written, which lengths and n-grams share, and folded, as names are found."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from hashlib import blake2b
 
 import numpy as np
 import polars as pl
+
+from rag_clip import words as folding
 
 # Scripts written without spaces count each letter as a word.
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
@@ -22,6 +24,18 @@ def words_of(texts: pl.Series) -> pl.DataFrame:
     """Return the words in lower case, one a row in reading order: columns `row` (place of the text) and `gram`."""
     listed = texts.fill_null("").str.to_lowercase().str.extract_all(WORD)
     return pl.DataFrame({"row": np.arange(len(texts)), "gram": listed}).explode("gram").drop_nulls("gram")
+
+
+def folded_words_of(texts: pl.Series) -> pl.DataFrame:
+    """Return the words of rag_clip.words, one a row in reading order; columns as of `words_of`."""
+    texts = texts.fill_null("").rename("text")
+    plain = pl.col("text").str.len_bytes() == pl.col("text").str.len_chars()
+    split = pl.col("text").str.to_lowercase().str.replace_all(r"['`]s\b", " ").str.extract_all("[a-z0-9]+")
+    rows = pl.DataFrame({"row": np.arange(len(texts)), "text": texts})
+    other = rows.filter(~plain)
+    found = pl.Series("gram", [folding.words_of(text) for text in other["text"]], pl.List(pl.String))
+    listed = pl.concat([rows.filter(plain).select("row", gram=split), other.select("row", gram=found)])
+    return listed.sort("row").explode("gram").drop_nulls("gram")
 
 
 def grams_of(words: pl.DataFrame, size: int) -> pl.DataFrame:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rag_clip.data import LabelSet
+from rag_clip.words import words_of
 
 # Accents of Latin, Greek and Cyrillic; the marks of other scripts are letters of theirs.
 _ACCENTS = re.compile("[\u0300-\u036f]")
@@ -50,9 +51,12 @@ def match_names(labels: LabelSet, keys: Iterable[str]) -> NameMatch:
 
 
 def folded(name: str) -> str:
-    """Return a name without case and accents, with one space for spaces, hyphens and underscores."""
-    letters = _ACCENTS.sub("", unicodedata.normalize("NFKD", name))
-    return _SEPARATORS.sub(" ", unicodedata.normalize("NFKC", letters).casefold()).strip()
+    """Return the folded words of a name, without accents, between single spaces.
+
+    A name without words is its signs without spaces, hyphens and underscores.
+    """
+    letters = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFKD", name)))
+    return " ".join(words_of(letters)) or _SEPARATORS.sub(" ", letters).strip()
 
 
 def _forms(spellings: Iterable[Sequence[str]]) -> dict[str, list[int]]:

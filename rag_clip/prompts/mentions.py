@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rag_clip.data import LabelSet
-from rag_clip.prompts.retrieved import words_of
+from rag_clip.words import words_of
 
 
 class Mentions:

@@ -1,13 +1,12 @@
 """Other names in the place of the classes' own: what the texts of a class would be had it been called otherwise.
 
-A text speaks a name where it is a template filled with it, or else holds it as whole words, without case, a space
-standing for spaces, hyphens or underscores; an ending -s or -es stays. Only anchors are renamed: contexts are what a
-corpus says. Ours; for measuring how far predictions depend on the word that was chosen.
+A text speaks a name where it is a template filled with it, or else holds its words; an ending -s or -es stays. Only
+anchors are renamed: contexts are what a corpus says. Ours; for measuring how far predictions depend on
+the word that was chosen.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +14,7 @@ from dataclasses import dataclass, replace
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.knowledge.names import folded
 from rag_clip.prompts.templates import choose_templates, fill
-
-# A letter of a script with spaces between its words; letters of the others have no word around them.
-_LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
-_BEFORE = re.compile(rf"(?<!{_LETTER})")
-_AFTER = re.compile(rf"(?:e?s)?(?!{_LETTER})", re.IGNORECASE)
+from rag_clip.words import spans_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +85,10 @@ def _template(text: PromptText, spellings: Sequence[str], shared: Sequence[str])
     known = next((one for one in shared for name in spellings if fill(one, name) == text.text), None)
     if known is not None:
         return known
-    longest_first = sorted(spellings, key=len, reverse=True)
-    names = "|".join(r"[\s_-]+".join(map(re.escape, re.split(r"[\s_-]+", name.strip()))) for name in longest_first)
-    found = re.sub(names, lambda name: "{}" if _is_whole(name) else name[0], text.text, flags=re.IGNORECASE)
+    found = text.text
+    for start, end in reversed(spans_of(spellings, endings=True)(found)):
+        found = f"{found[:start]}{{}}{found[end:]}"
     return found if found != text.text else None
-
-
-def _is_whole(name: re.Match[str]) -> bool:
-    return bool(_BEFORE.match(name.string, name.start()) and _AFTER.match(name.string, name.end()))
 
 
 def _filled(text: PromptText, template: str | None, name: str) -> PromptText:

@@ -15,7 +15,6 @@ name already; where the encoder never learned it, what it makes of its letters d
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -23,15 +22,13 @@ from itertools import islice
 from rag_clip.data import Hit, LabelSet, Prompts, PromptText
 from rag_clip.prompts.mixed import Texts, mix
 from rag_clip.prompts.templates import choose_templates, template_prompts
+from rag_clip.words import holds_any, spans_of, words_of
 
 Keep = Callable[[str, Sequence[str]], Callable[[str], bool]]
 Rewrite = Callable[[str, Sequence[str]], Callable[[str], str]]
 LEAST_WORDS = 3
 _LOOSE_ENDS = " :;,-–—()[]\"'"
 _EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*\]")
-_BETWEEN_WORDS = re.compile(r"(?:['’]s\b|[\W_])+")
-# Han, kana, Thai, Lao, Khmer and Myanmar put no spaces between words: each letter counts as a word.
-_UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 
 
 def retrieved_texts(
@@ -97,12 +94,12 @@ def contains_token(name: str, _synonyms: Sequence[str] = ()) -> Callable[[str], 
     Words are compared without case and without a possessive 's. In scripts that put no spaces between words each
     letter is one, and a name must be there letter by letter.
     """
-    return _contains_any(re.split(r"[\s_]+", name))
+    return holds_any(re.split(r"[\s_]+", name))
 
 
 def contains_phrase(name: str, synonyms: Sequence[str] = ()) -> Callable[[str], bool]:
     """Keep captions with the whole name, or a whole synonym, word by word in order; for names that share words."""
-    return _contains_any([name, *synonyms])
+    return holds_any([name, *synonyms])
 
 
 def contains_substring(name: str, _synonyms: Sequence[str] = ()) -> Callable[[str], bool]:
@@ -119,47 +116,20 @@ def as_written(_name: str, _synonyms: Sequence[str] = ()) -> Callable[[str], str
 def without_name(name: str, synonyms: Sequence[str] = ()) -> Callable[[str], str]:
     """Leave the class name and its synonyms out of captions; '' where fewer than three words are left.
 
-    Names are found as whole words, without case, a space standing for spaces, hyphens or underscores.
+    Names are found as `contains_phrase` finds them, whatever their case, hyphens, dots and apostrophes.
     """
-    spelled = (r"[\s_-]+".join(map(re.escape, re.split(r"[\s_-]+", each.strip()))) for each in (name, *synonyms))
-    mention = re.compile(r"(?<!\w)(?:" + "|".join(sorted(spelled, key=len, reverse=True)) + r")(?!\w)", re.IGNORECASE)
+    mentions = spans_of([name, *synonyms])
 
     def rewritten(caption: str) -> str:
-        left = " ".join(_EMPTY_BRACKETS.sub(" ", mention.sub(" ", caption)).split()).strip(_LOOSE_ENDS)
-        return left if len(re.findall(r"\w+", left)) >= LEAST_WORDS else ""
+        starts, ends = [0], []
+        for start, end in mentions(caption):
+            ends.append(start)
+            starts.append(end)
+        rest = " ".join(caption[start:end] for start, end in zip(starts, [*ends, None], strict=True))
+        left = " ".join(_EMPTY_BRACKETS.sub(" ", rest).split()).strip(_LOOSE_ENDS)
+        return left if len(words_of(left)) >= LEAST_WORDS else ""
 
     return rewritten
-
-
-def _contains_any(phrases: Sequence[str]) -> Callable[[str], bool]:
-    spaced = [f" {' '.join(words)} " for words in map(words_of, phrases) if words]
-    needles = [(max(needle.split(), key=len), needle) for needle in spaced]
-
-    def kept(caption: str) -> bool:
-        folded = _folded(caption)
-        # Most captions hold no such word even inside another, which is ten times cheaper to see than their words.
-        likely = [needle for longest, needle in needles if longest in folded]
-        if not likely:
-            return False
-        tokens = _spaced(folded)
-        return any(needle in tokens for needle in likely)
-
-    return kept
-
-
-def words_of(text: str) -> list[str]:
-    """Split a text into the words that the filters compare: folded case, no punctuation, no possessive 's."""
-    return _spaced(_folded(text)).split()
-
-
-def _folded(text: str) -> str:
-    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
-
-
-def _spaced(folded: str) -> str:
-    """Return the words of a folded text between single spaces, as in ' red fox '."""
-    letters = folded if folded.isascii() else _UNSPACED.sub(r" \1 ", folded)
-    return f" {_BETWEEN_WORDS.sub(' ', letters).strip()} "
 
 
 def _first_kept(

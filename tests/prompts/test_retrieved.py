@@ -13,10 +13,10 @@ from rag_clip.prompts.retrieved import (
     contains_token,
     retrieved_prompts,
     without_name,
-    words_of,
 )
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder, check_prompts
+from rag_clip.words import words_of
 
 LABELS = LabelSet(("red fox", "can"), synonyms=(("vulpes vulpes",), ()), templates=("a {}", "the {}"))
 FOX = [
