@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from rag_clip.corpus.noise import noise_probability, pair_losses
+from rag_clip.corpus.noise import mismatched_losses, noise_probability, pair_losses
 
 from .cleaning import CleanPairs
 from .shards import VECTORS, unit_rows
@@ -19,17 +19,18 @@ BLOCK_PAIRS = 32_768
 def judge_noise(pairs: CleanPairs, *, scale: float, device: torch.device) -> np.ndarray | None:
     """Return the probability float32 [n] that each pair is noise; None for fewer than two pairs.
 
-    A pair is compared with others of its block, at most `BLOCK_PAIRS` neighbours in the order of the files; the mixture
-    is fitted over all (see corpus.noise).
+    A pair is compared with others of its block, at most `BLOCK_PAIRS` neighbours in the order of the files, and
+    with captions of others there; probabilities come from the losses of all (see corpus.noise).
     """
     if len(pairs) < 2:
         return None
     sizes = _even_blocks(len(pairs))
-    losses = [
-        pair_losses(*(torch.from_numpy(rows).to(device) for rows in block), scale=scale)
-        for block in _blocks(pairs, sizes)
-    ]
-    return noise_probability(np.concatenate(losses)).astype(np.float32)
+    losses, mismatched = [], []
+    for block in _blocks(pairs, sizes):
+        images, texts = (torch.from_numpy(rows).to(device) for rows in block)
+        losses.append(pair_losses(images, texts, scale=scale))
+        mismatched.append(mismatched_losses(images, texts, scale=scale))
+    return noise_probability(np.concatenate(losses), np.concatenate(mismatched)).astype(np.float32)
 
 
 def _even_blocks(n: int) -> list[int]:

@@ -1,17 +1,27 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from rag_clip.corpus.noise import fit_mixture, noise_probability, pair_losses
+from rag_clip.corpus.noise import mismatched_losses, noise_probability, noise_share, pair_losses
+
+FEATURES = Path(__file__).parents[3] / "shared" / "data" / "features"
 
 
-def two_bells(seed=0):
-    """The draw on which free variances give the best pair a probability of 0.995."""
+def skewed(seed, n, *, noisy):
+    """Return losses of n pairs, the first of them noise, and mismatched ones: right captions have a long right tail."""
     draw = np.random.default_rng(seed)
-    return np.concatenate([draw.normal(0.2, 0.05, 9000), draw.normal(0.6, 0.2, 1000)])
+    losses = draw.gamma(1.2, 1.2, n)
+    losses[: round(noisy * n)] = draw.normal(14, 3, round(noisy * n))
+    return losses, draw.normal(14, 3, n)
+
+
+def noise_of(images, texts):
+    return noise_probability(pair_losses(images, texts, scale=100.0), mismatched_losses(images, texts, scale=100.0))
 
 
 def rows(n, seed, d=8):
@@ -65,59 +75,93 @@ def test_features_that_do_not_pair_are_refused():
         pair_losses(rows(1, 1), rows(1, 2), scale=1.0)
 
 
-def test_the_mixture_finds_the_two_bells():
-    values = two_bells()
-    mixture = fit_mixture((values - values.min()) / np.ptp(values))
-    np.testing.assert_allclose(mixture.means * np.ptp(values) + values.min(), [0.2, 0.6], atol=0.03)
-    np.testing.assert_allclose(np.sqrt(mixture.variances) * np.ptp(values), [0.05, 0.2], atol=0.02)
-    np.testing.assert_allclose(mixture.shares, [0.9, 0.1], atol=0.02)
+def test_a_mismatched_loss_is_that_of_the_pair_in_a_corpus_without_the_own_caption():
+    images, texts = rows(12, 1), rows(12, 2)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()
+    logits = 10 * images.double().numpy() @ texts.double().numpy().T
+    expected = []
+    for image, given in zip(order, [*order[1:], order[0]], strict=True):
+        by_row = np.log(np.exp(np.delete(logits[image], image)).sum())
+        by_column = np.log(np.exp(np.delete(logits[:, given], given)).sum())
+        expected.append((by_row + by_column) / 2 - logits[image, given])
+    np.testing.assert_allclose(mismatched_losses(images, texts, scale=10.0), expected, rtol=1e-5)
 
 
-def test_two_kinds_of_noise_are_both_noise_although_one_is_far_worse():
-    draw = np.random.default_rng(2)
-    bells = [(2.3, 0.8, 1500), (7.4, 0.6, 750), (21.0, 6.0, 250)]
-    values = np.concatenate([draw.normal(*bell) for bell in bells])
-    noise = noise_probability(values)
-    assert (noise[:1500] < 0.5).mean() > 0.95
-    assert (noise[1500:] > 0.5).mean() > 0.99
+def test_an_image_that_gets_its_own_caption_again_is_not_mismatched():
+    assert len(mismatched_losses(rows(4, 1), rows(1, 2).expand(4, 8), scale=10.0)) == 0
 
 
-def test_the_best_pair_is_clean_although_the_raw_mixture_calls_it_noise():
-    values = two_bells()
-    scaled = (values - values.min()) / np.ptp(values)
-    best = scaled.argmin()
-    assert fit_mixture(scaled).noisy(scaled)[best] > 0.9
-    assert noise_probability(values)[best] == 0
+def test_mismatched_losses_are_one_per_pair_in_batches_of_one_size():
+    losses = mismatched_losses(rows(23, 1), rows(23, 2), scale=0.0, batch=5)
+    np.testing.assert_allclose(losses, np.full(23, np.log(4)), rtol=1e-6)  # of five captions, the own is away
+
+
+def test_the_probability_is_that_of_the_densities_in_float64():
+    losses, mismatched = skewed(0, 2000, noisy=0.2)
+    tails = np.quantile(mismatched, np.linspace(0.05, 0.75, 15))
+    share = min((losses > tail).mean() / (mismatched > tail).mean() for tail in tails)
+    spread = min(mismatched.std(), np.subtract(*np.quantile(mismatched, [0.75, 0.25])) / 1.34)
+    width = 1.06 * spread * 2000**-0.2
+    grid = np.linspace(losses.min(), mismatched.max(), 400)
+    h, f = (np.exp(-0.5 * ((grid[:, None] - held) / width) ** 2).mean(1) for held in (mismatched, losses))
+    expected = np.interp(losses, grid, np.maximum.accumulate(np.minimum(1, share * h / f)))
+    assert noise_share(losses, mismatched) == pytest.approx(share, abs=1e-12)
+    np.testing.assert_allclose(noise_probability(losses, mismatched), expected, atol=0.02)
+
+
+@pytest.mark.parametrize("n", [20, 250, 2000])
+def test_without_noise_next_to_nothing_is_noise_however_skewed_the_losses_are(n):
+    flagged = [noise_probability(*skewed(seed, n, noisy=0)) > 0.5 for seed in range(10)]
+    assert np.mean(flagged) < 0.005
+
+
+def test_half_and_more_of_much_noise_is_found_and_few_clean_pairs():
+    for noisy in (0.05, 0.2, 0.4):
+        losses, mismatched = skewed(1, 2000, noisy=noisy)
+        flagged, bad = noise_probability(losses, mismatched) > 0.5, np.arange(2000) < 2000 * noisy
+        assert flagged[bad].mean() > 0.85
+        assert flagged[~bad].mean() < 0.01
 
 
 def test_the_probability_never_falls_as_the_loss_grows():
-    values = two_bells()
-    ordered = noise_probability(values)[np.argsort(values)]
+    losses, mismatched = skewed(2, 2000, noisy=0.2)
+    ordered = noise_probability(losses, mismatched)[np.argsort(losses)]
     assert (np.diff(ordered) >= 0).all()
-    assert (ordered[0], ordered[-1]) == (0, pytest.approx(1))
+    assert ordered[0] < 1e-3
+    assert ordered[-1] == pytest.approx(1, abs=0.05)
 
 
-def test_a_narrow_noisy_bell_stays_noise_in_the_far_right_tail_of_a_wide_clean_one():
-    draw = np.random.default_rng(1)
-    values = np.concatenate([draw.normal(0, 1, 5000), draw.normal(2.5, 0.1, 500), [8.0]])
-    ordered = noise_probability(values)[np.argsort(values)]
-    assert (np.diff(ordered) >= 0).all()
+def test_what_is_worse_than_any_wrong_caption_is_noise():
+    losses, mismatched = skewed(3, 1000, noisy=0.2)
+    assert noise_probability(np.append(losses, 1e6), mismatched)[-1] == pytest.approx(1, abs=0.05)
 
 
-def test_scale_shift_order_and_one_outlier_change_little():
-    values = two_bells()
-    values = values[::4]
-    expected = noise_probability(values)
-    np.testing.assert_allclose(noise_probability(7 * values - 3), expected, atol=1e-6)
-    np.testing.assert_allclose(noise_probability(values[::-1])[::-1], expected, atol=1e-6)
-    np.testing.assert_allclose(noise_probability(np.append(values, 1e6))[:-1], expected, atol=0.05)
+def test_scale_shift_and_order_change_nothing():
+    losses, mismatched = skewed(4, 1000, noisy=0.2)
+    expected = noise_probability(losses, mismatched)
+    np.testing.assert_allclose(noise_probability(7 * losses - 3, 7 * mismatched - 3), expected, atol=1e-6)
+    np.testing.assert_allclose(noise_probability(losses[::-1], mismatched[::-1])[::-1], expected, atol=1e-12)
 
 
-def test_losses_that_do_not_differ_are_clean():
-    assert noise_probability(np.ones(5)).tolist() == [0.0] * 5
+def test_without_anything_to_compare_with_nothing_is_noise():
+    assert noise_probability(np.arange(5.0), np.zeros(0)).tolist() == [0.0] * 5
+    assert noise_probability(np.ones(5), np.ones(5)).tolist() == [0.0] * 5
 
 
-@pytest.mark.parametrize("losses", [[1.0], [1.0, float("nan")], [[1.0, 2.0]]])
-def test_losses_without_a_mixture_are_refused(losses):
-    with pytest.raises(ValueError, match="must be at least two finite numbers"):
-        noise_probability(np.array(losses))
+@pytest.mark.parametrize("losses", [[], [1.0, float("nan")], [[1.0, 2.0]]])
+def test_losses_that_are_no_losses_are_refused(losses):
+    with pytest.raises(ValueError, match=r"must be finite numbers|there is no loss"):
+        noise_probability(np.array(losses), np.arange(3.0))
+
+
+@pytest.mark.skipif(not FEATURES.is_dir(), reason="needs ../shared")
+def test_genuine_captions_of_which_none_is_wrong_all_stay():
+    held = np.load(FEATURES / "coco_val2017_250_CLIP_ViTB16.npz")
+    images, texts = (normalize(torch.from_numpy(held[key]).float(), dim=-1) for key in ("image", "caption_feature"))
+    clean = noise_of(images, texts)
+    assert (clean > 0.5).sum() == 0  # two Gaussians took 71 % for noise
+    shuffled = texts.clone()
+    shuffled[:25] = texts[:25].roll(1, 0)
+    noise = noise_of(images, shuffled)
+    assert (noise[:25] > 0.5).mean() >= 0.8
+    assert (noise[25:] > 0.5).mean() <= 0.01
