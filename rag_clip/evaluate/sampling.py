@@ -6,7 +6,9 @@ start alone included; stability the mean over the last N - 1 steps of the start 
 averaged, then groups. So Acc-C and Acc-E are micro, images alike, and Acc-S is macro. The closed form
 (`openness.openness`), macro in all three, is the expected value of Acc-S always, and of Acc-C and Acc-E where groups
 have equally many images and so have the classes of each. A tie counts against the label here too; the released
-evaluation takes the first of the classes that tie.
+evaluation takes the first of the classes that tie. From the second trial of a group on, the released code also puts
+the accuracy of the trial before's last step, the full vocabulary, in the place of the start's own; here every trial
+starts from the accuracy of its start alone.
 """
 
 from __future__ import annotations
