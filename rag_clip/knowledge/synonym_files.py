@@ -11,11 +11,29 @@ from typing import Any
 def read_synonyms(path: str | Path) -> dict[str, tuple[str, ...]]:
     """Return the synonyms of each name in the file, in its order; a name listed among its own synonyms is left out.
 
-    REAL (Parashar et al., 2024, arXiv 2401.12425) writes {"0": {"name": ..., "alternates": {synonym: frequency}}};
-    its frequencies are those of its authors' corpus and are not used. Raises ValueError naming the file and the entry
+    REAL (Parashar et al., 2024, arXiv 2401.12425) writes {"0": {"name": ..., "alternates": {synonym: frequency}}}; see
+    `read_frequencies`. Raises ValueError naming the file and the entry
     for another structure, a name that comes twice, and texts that are empty; FileNotFoundError where there is no file.
     """
-    path = Path(path)
+    return {
+        name: tuple(dict.fromkeys(text for text in names if text != name)) for name, names in _read(Path(path)).items()
+    }
+
+
+def read_frequencies(path: str | Path) -> dict[str, dict[str, int]]:
+    """Return how often the corpus of a REAL file's authors says each of the names, itself among them, for each name.
+
+    Names without frequencies are left out: those of plain lists, and entries of which a frequency is no whole number.
+    Raises as `read_synonyms`.
+    """
+    return {
+        name: names
+        for name, names in _read(Path(path)).items()
+        if isinstance(names, dict) and names and all(type(count) is int and count >= 0 for count in names.values())
+    }
+
+
+def _read(path: Path) -> dict[str, list[str] | dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no synonym file {path}; give a JSON file")
     try:
@@ -38,28 +56,31 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return built
 
 
-def _synonyms(document: object) -> dict[str, tuple[str, ...]]:
+def _synonyms(document: object) -> dict[str, list[str] | dict[str, Any]]:
     if not isinstance(document, dict) or not document:
         raise ValueError(
             f"holds {_shown(document)}; give an object of names with their lists of synonyms, or one in REAL's format"
         )
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[str] | dict[str, Any]] = {}
     for key, value in document.items():
-        name, names = _real(key, value) if isinstance(value, dict) else (key, _list(key, value))
+        name, names = _real(key, value) if isinstance(value, dict) else (key.strip(), _list(key, value))
         if name in found:
             raise ValueError(f"the name {name!r} comes twice, the second time at {key!r}; merge its entries")
-        found[_text(name, key)] = tuple(dict.fromkeys(text for text in names if text != name))
+        found[_text(name, key)] = names
     return found
 
 
-def _real(key: str, entry: Mapping[str, Any]) -> tuple[str, list[str]]:
+def _real(key: str, entry: Mapping[str, Any]) -> tuple[str, list[str] | dict[str, Any]]:
     name, alternates = entry.get("name"), entry.get("alternates")
     if not isinstance(name, str) or not isinstance(alternates, dict | list):
         raise ValueError(
             f"entry {key!r} has the keys {', '.join(map(repr, entry))}; REAL's format has a text `name` and an "
             f"object `alternates`"
         )
-    return name.strip(), _list(key, list(alternates))
+    names = _list(key, list(alternates))
+    if isinstance(alternates, dict):
+        return name.strip(), dict(zip(names, alternates.values(), strict=True))
+    return name.strip(), names
 
 
 def _list(key: str, value: object) -> list[str]:

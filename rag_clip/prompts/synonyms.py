@@ -5,8 +5,9 @@ called by the synonym s that the pre-training captions say most often,
 
     name_c = argmax_s n_cs        texts of class c: T_j(name_c), weighing 1/J each
 
-Ours is the ensemble of all names, T_j(s) weighing n_cs / (J * sum_s n_cs). Theirs counts substrings; ours are counts of
-whole phrases, less those inside the longer name of another class ("tiger" in "tiger shark").
+Ours is the ensemble of all names, T_j(s) weighing n_cs / (J * sum_s n_cs). Where a file of theirs has the frequencies
+of the names of a class, n_cs are those. Else they are counted in the index: theirs counts substrings; ours are counts
+of whole phrases, less those inside the longer name of another class ("tiger" in "tiger shark").
 """
 
 from __future__ import annotations
@@ -66,19 +67,25 @@ def choose_synonyms(
     counts: Mapping[str, int],
     *,
     encoder: Encoder | None = None,
+    frequencies: Mapping[int, Mapping[str, int]] | None = None,
     senses: Callable[[str], Sequence[Sense]] | None = None,
     template: str = SINGLE[0],
 ) -> SynonymReport:
     """Drop the candidates that are another class's name or candidate, not in the corpus, or nearer to another class.
 
-    `counts` holds the occurrences of every name (`names_to_count`) in the corpus, matched as whole phrases. With an
+    `counts` holds the occurrences of every name (`names_to_count`) in the corpus, matched as whole phrases. A class
+    that has `frequencies`, by its row, is counted by these, and its candidates without one are left out. With an
     `encoder`, a candidate is dropped whose text in `template` has a higher cosine with another class's own name than
     with its own class's. With `senses` (WordNet.senses), names kept that have several are reported as ambiguous.
     Raises ValueError for candidates of another number of classes, and for a name that was not counted.
     """
     if len(candidates) != len(labels):
         raise ValueError(f"{len(candidates)} groups of candidates for {len(labels)} classes; give one per class")
-    chosen = _claimed(labels, _counted(labels, candidates, counts))
+    counted = _counted(labels, candidates, counts)
+    for row, known in (frequencies or {}).items():
+        names = [(labels.names[row], OWN), *((name, source) for name, source in candidates[row] if name in known)]
+        counted[row] = [Synonym(name, known.get(name, 0), source) for name, source in dict.fromkeys(names)]
+    chosen = _claimed(labels, counted)
     if encoder is not None:
         chosen = _near(labels, chosen, encoder, template)
     report = SynonymReport(tuple(map(tuple, chosen)))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_clip.knowledge.synonym_files import read_synonyms
+from rag_clip.knowledge.synonym_files import read_frequencies, read_synonyms
 
 REAL_FILES = Path(__file__).parents[3] / "shared" / "data" / "knowledge"
 
@@ -21,6 +21,15 @@ def test_the_format_of_real_and_plain_lists_read_alike(tmp_path):
                "1": {"name": "dormouse", "alternates": {"dormouse": 2}, "most_common_name": "dormouse"}}"""
     assert read(tmp_path, real) == expected
     assert read(tmp_path, '{"lynx": [" bobcat ", "Lynx rufus", "bobcat"], "dormouse": []}') == expected
+
+
+def test_frequencies_are_those_of_the_file_and_of_whole_numbers_alone(tmp_path):
+    content = """{"0": {"name": "lynx", "alternates": {" bobcat ": 7, "lynx": 3, "Lynx rufus": 0}},
+                  "1": {"name": "dormouse", "alternates": ["mouse"]},
+                  "2": {"name": "owl", "alternates": {"bird": "many"}}, "hen": ["chicken"]}"""
+    (tmp_path / "real.json").write_text(content)
+    assert read_frequencies(tmp_path / "real.json") == {"lynx": {"bobcat": 7, "lynx": 3, "Lynx rufus": 0}}
+    assert set(read_synonyms(tmp_path / "real.json")) == {"lynx", "dormouse", "owl", "hen"}
 
 
 @pytest.mark.parametrize(

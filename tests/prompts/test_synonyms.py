@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pytest
 from rag_clip.corpus.phrases import phrase_counts
 from rag_clip.data import LabelSet, PromptText
 from rag_clip.knowledge.candidates import gather_candidates
-from rag_clip.knowledge.synonym_files import read_synonyms
+from rag_clip.knowledge.synonym_files import read_frequencies, read_synonyms
 from rag_clip.knowledge.wordnet import Sense
 from rag_clip.prompts.synonyms import (
     Ambiguity,
@@ -141,6 +142,31 @@ def test_what_does_not_fit_together_is_refused():
         synonym_prompts(LABELS, report, use="mean")
     with pytest.raises(ValueError, match="the synonyms were chosen for other classes"):
         synonym_prompts(LabelSet(("owl",)), report)
+
+
+def test_frequencies_of_a_file_take_the_place_of_counts_for_their_class_alone():
+    candidates = [(("vixen", "real"), ("fox", "real"), ("vulpes", "wordnet")), listed("heron")]
+    counts = {"red fox": 90, "vixen": 80, "fox": 0, "vulpes": 70, "blue heron": 1, "heron": 5}
+    report = choose_synonyms(LABELS, candidates, counts, frequencies={0: {"vixen": 2, "fox": 9, "red fox": 3}})
+    assert report.chosen == (
+        (Synonym("red fox", 3, "label"), Synonym("vixen", 2, "real"), Synonym("fox", 9, "real")),
+        (Synonym("blue heron", 1, "label"), Synonym("heron", 5, "file")),
+    )
+    assert frequent_names(report) == ("fox", "heron")
+
+
+@pytest.mark.skipif(not REAL_FILES.is_dir(), reason="the shared data are not on this machine")
+def test_the_names_of_the_published_files_are_those_of_its_authors():
+    path = REAL_FILES / "real_flowers102_laion400m.json"
+    published = {entry["name"]: entry["most_common_name"] for entry in json.loads(path.read_text()).values()}
+    labels, frequencies = LabelSet(tuple(published)), read_frequencies(path)
+    candidates = gather_candidates(labels, files={"real": read_synonyms(path)})
+    counts = dict.fromkeys(names_to_count(labels, candidates), 1)
+    by_row = {row: frequencies[name] for row, name in enumerate(labels.names)}
+    names = frequent_names(choose_synonyms(labels, candidates, counts, frequencies=by_row))
+    # The names of the last three are edited by hand in their file; those of the first two are claimed by other classes.
+    different = [name for name, chosen in zip(labels.names, names, strict=True) if chosen != published[name]]
+    assert different == ["pink primrose", "english marigold", "common dandelion", "spring crocus", "canna lily"]
 
 
 @pytest.mark.skipif(not REAL_FILES.is_dir(), reason="the shared data are not on this machine")
