@@ -22,7 +22,7 @@ from rag_clip.store import open_store
 
 from .labelled import Labelled
 
-CONTROLS: tuple[Control, ...] = ("random", "waffle")
+CONTROLS: tuple[Control, ...] = ("random", "waffle", "waffle_shared")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def enhance_labels(
 ) -> EnhanceSummary:
     """Write the prompts of a recipe to `output`, and judge them beside the templates alone.
 
-    With `labelled` images, templates, recipe and both controls are scored on them; nothing is chosen by that. Raises
+    With `labelled` images, templates, recipe and its controls are scored on them; nothing is chosen by that. Raises
     ValueError as `enhance` and `write_prompts` do.
     """
     output, clock = Path(output), StageClock()
@@ -82,7 +82,7 @@ def enhance_labels(
         sets = {"templates": plain, prompts.provenance["method"]: prompts}
         if labelled and (recipe.retrieved or recipe.described):
             sets[recipe.name] = found
-            sets |= {other: controlled(other) for other in CONTROLS if store or other == "waffle"}
+            sets |= {other: controlled(other) for other in CONTROLS if store or other != "random"}
     write_prompts(prompts, output)
     with clock.stage("encode texts"):
         classifiers = dict(zip(sets, zero_shots(list(sets.values()), encoder, report=report), strict=True))

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import normalize
 
 from rag_clip.data import LabelSet
 
@@ -70,7 +71,7 @@ class Separation:
 
 @torch.no_grad()
 def distinguishability(weights: torch.Tensor, scale: float, labels: LabelSet, *, pairs: int = 10) -> Distinguishability:
-    """Judge the class weights [c, d], unit rows, by the measures of this module; the `pairs` closest are named.
+    """Judge the class weights [c, d], of any length, by the measures of this module; the `pairs` closest are named.
 
     Memory grows with c, not with its square. Raises ValueError for a scale that is not above 0, and where the rows
     are not one per label.
@@ -123,7 +124,7 @@ def _check(weights: torch.Tensor, labels: LabelSet) -> None:
 
 def _blocks(weights: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield (first row, cosines [b, c] of b classes with all)."""
-    weights = weights.float()
+    weights = normalize(weights.float())
     rows = max(1, BLOCK_CELLS // len(weights))
     for start in range(0, len(weights), rows):
         yield start, weights[start : start + rows] @ weights.T
@@ -161,6 +162,7 @@ def _nearest_pairs(weights: torch.Tensor) -> torch.Tensor:
 
 
 def _pair_cosines(weights: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    weights = normalize(weights)
     parts = [(weights[part[:, 0]] * weights[part[:, 1]]).sum(dim=1) for part in torch.split(pairs, PAIRS_AT_ONCE)]
     return torch.cat(parts).cpu().double()
 

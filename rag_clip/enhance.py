@@ -11,7 +11,7 @@ from rag_clip.knowledge.names import NameMatch
 from rag_clip.knowledge.sentences import Sentences, read_sentences
 from rag_clip.naming import name_classes
 from rag_clip.progress import Report, StageClock, silent
-from rag_clip.prompts.control import random_prompts, waffle_prompts
+from rag_clip.prompts.control import random_prompts, shared_waffle_prompts, waffle_prompts
 from rag_clip.prompts.described import described_texts
 from rag_clip.prompts.mixed import Texts, mix
 from rag_clip.prompts.synonyms import synonym_prompts
@@ -21,7 +21,7 @@ from rag_clip.recipe import Recipe, load_recipe
 from rag_clip.retrieval import gather
 from rag_clip.store import Store
 
-Control = Literal["random", "waffle"]
+Control = Literal["random", "waffle", "waffle_shared"]
 LARGEST_SAMPLE = 10_000
 NAMES_IN_A_NOTE = 5
 
@@ -50,10 +50,11 @@ def enhance(
     """Turn a label set into prompts by a recipe, by default the one named so; see rag_clip.recipe.
 
     A `control` puts as many random captions of the store (`random`), or random words (`waffle`), with the same weights
-    in the place of what the recipe mixes in; `seed` draws them. Provenance keeps the recipe, counts classes that got no
-    caption, and notes what a user should know, such as names that a file does not have. Raises ValueError for a recipe
-    that needs a store and has none, a store without captions, one whose vectors are another encoder's (lexical search
-    needs none, so there any store will do), and a control of a recipe that mixes in nothing.
+    in the place of what the recipe mixes in; `waffle_shared` is WaffleCLIP as published. `seed` draws them. Provenance
+    keeps the recipe, counts classes that got no caption, and notes what a user should know, such as names that a file
+    does not have. Raises ValueError for a recipe that needs a store and has none, a store without captions, one whose
+    vectors are another encoder's (lexical search needs none, so there any store will do), and a control of a recipe
+    that mixes in nothing, but for `waffle_shared`.
     """
     recipe, clock = recipe or load_recipe("default"), clock or StageClock()
     _check_needs(recipe, store, control)
@@ -67,6 +68,8 @@ def enhance(
         "without_captions": found.without_captions,
         "notes": list(found.notes),
     }
+    if recipe.described and recipe.described.average == "cosines":
+        facts["average"] = "cosines"
     prompts = replace(prompts, provenance=facts)
     if control:
         with clock.stage("sample"):
@@ -77,9 +80,13 @@ def enhance(
 def control_prompts(prompts: Prompts, control: Control, *, store: Store | None = None, seed: int = 0) -> Prompts:
     """Put random captions of the store, or random words, in the place of the texts that are mixed in.
 
+    `waffle_shared` puts random words that all classes share in the place of all texts.
+
     Raises ValueError for an unknown control, and for random captions without a store.
     """
     _check_control(control, store)
+    if control == "waffle_shared":
+        return shared_waffle_prompts(prompts, seed=seed)
     if control == "waffle" or store is None:
         return waffle_prompts(prompts, seed=seed)
     needed = sum(text.role == "context" for group in prompts.texts for text in group)
@@ -142,7 +149,7 @@ def _check_needs(recipe: Recipe, store: Store | None, control: Control | None) -
         )
     if control:
         _check_control(control, store)
-    if control and not (recipe.retrieved or recipe.described):
+    if control and control != "waffle_shared" and not (recipe.retrieved or recipe.described):
         raise ValueError(
             f"recipe {recipe.name!r} mixes no texts into its templates, so there is nothing to control; "
             "give one with captions or descriptions"

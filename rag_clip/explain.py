@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
+from torch.nn.functional import normalize
 
-from rag_clip.classifiers.zero_shot import TextVectors, compose, encode_texts, text_coefficients
+from rag_clip.classifiers.zero_shot import TextVectors, averages_cosines, compose, encode_texts, text_coefficients
 from rag_clip.data import Features, LabelSet, Prompts, PromptText
 from rag_clip.knowledge.names import match_names
 from rag_clip.match import match
@@ -31,7 +32,7 @@ from rag_clip.protocols import Encoder
 
 @dataclass(frozen=True, slots=True)
 class TextShare:
-    """A text of a class, and its share q_k <w_c, r_k> of the class weight; the shares of a class sum to one."""
+    """A text of a class, and its share q_k <w_c, r_k> / |w_c|^2 of the class weight; shares of a class sum to one."""
 
     prompt: PromptText
     share: float
@@ -111,7 +112,7 @@ def explain_label(
     if before.labels.names != prompts.labels.names:
         raise ValueError(f"the prompts before have other classes than {prompts.labels.names[:3]}...; compare the same")
     texts = encode_texts([before, prompts], encoder, report=report)
-    weights = [compose(variant, texts, encoder).weights.cpu().double() for variant in (before, prompts)]
+    weights = [normalize(compose(variant, texts, encoder).weights.cpu().double()) for variant in (before, prompts)]
     cosines = torch.stack([rows @ rows[row] for rows in weights])  # [2, c]
     confusion = 1 - (encoder.scale * cosines).softmax(dim=1)[:, row]
     others = [other for other in range(len(prompts.labels)) if other != row]
@@ -119,7 +120,7 @@ def explain_label(
     competitors = [Competitor(prompts.labels.names[other], *cosines[:, other].tolist()) for other in near]
     return LabelExplanation(
         label=prompts.labels.names[row],
-        texts=_shares(prompts.texts[row], texts),
+        texts=_shares(prompts, row, texts),
         competitors=tuple(sorted(competitors, key=lambda other: (-other.after, other.label))),
         confusion_before=float(confusion[0]),
         confusion_after=float(confusion[1]),
@@ -148,7 +149,7 @@ def explain_image(
     winner, second = match(classifier, features, top_k=2).labels[0].tolist()
     rows = (winner, second if named in (None, winner) else named)
     probabilities = classifier(features)[0].cpu().double().softmax(dim=0)
-    parts = [_parts(prompts.texts[row], texts, features.pooled[0]) for row in rows]
+    parts = [_parts(prompts, row, texts, features.pooled[0]) for row in rows]
     mean = classifier.scale * sum(float(coefficients @ cosines) for coefficients, cosines in parts) / 2
     first, rival = (
         _effect(prompts, row, probability=float(probabilities[row]), parts=part, mean=mean, encoder=encoder)
@@ -177,18 +178,25 @@ def _anchors(group: tuple[PromptText, ...]) -> tuple[PromptText, ...]:
     return tuple(replace(text, weight=text.weight / mass) for text in anchors) if mass > 0 else group
 
 
-def _shares(group: tuple[PromptText, ...], texts: TextVectors) -> tuple[TextShare, ...]:
-    vectors = texts.of(group)
-    coefficients = text_coefficients(group, vectors)
-    vectors = vectors.cpu().double()
-    shares = coefficients * (vectors @ (coefficients @ vectors))
-    return tuple(TextShare(group[row], float(shares[row])) for row in shares.argsort(descending=True, stable=True))
+def _shares(prompts: Prompts, row: int, texts: TextVectors) -> tuple[TextShare, ...]:
+    group = prompts.texts[row]
+    coefficients, vectors = _weighed(prompts, row, texts)
+    weight = coefficients @ vectors
+    shares = coefficients * (vectors @ weight) / (weight @ weight)
+    return tuple(TextShare(group[k], float(shares[k])) for k in shares.argsort(descending=True, stable=True))
 
 
-def _parts(group: tuple[PromptText, ...], texts: TextVectors, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _parts(prompts: Prompts, row: int, texts: TextVectors, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the coefficient of each text of a class, and its cosine with the image; [t] each."""
-    vectors = texts.of(group)
-    return text_coefficients(group, vectors), vectors.cpu().double() @ image.cpu().double()
+    coefficients, vectors = _weighed(prompts, row, texts)
+    return coefficients, vectors @ image.cpu().double()
+
+
+def _weighed(prompts: Prompts, row: int, texts: TextVectors) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the coefficients [t] of the texts of a class, and their vectors [t, d]; float64 on the CPU."""
+    vectors = texts.of(prompts.texts[row])
+    coefficients = text_coefficients(prompts.texts[row], vectors, cosines=averages_cosines(prompts))
+    return coefficients, vectors.cpu().double()
 
 
 def _effect(

@@ -51,10 +51,15 @@ class Synonyms:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """Sentences of knowledge files, which weigh `weight` together in each class they describe."""
+    """Sentences of knowledge files, which weigh `weight` together in each class they describe.
+
+    `average` says what of all texts of a class is averaged: their `vectors`, or as published for DCLIP, where the
+    weight is 1, the `cosines` of images with them (see classifiers.zero_shot).
+    """
 
     files: tuple[Path, ...]
     weight: float = 0.25
+    average: Literal["vectors", "cosines"] = "vectors"
 
     def __post_init__(self) -> None:
         if not 0 < self.weight <= 1:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import LabelSet
@@ -147,6 +148,21 @@ def test_descriptions_are_mixed_in_and_what_does_not_match_is_noted(tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "json"])
+def test_descriptors_averaged_by_cosines_stay_so_in_the_prompts_file(tmp_path: Path, suffix: str):
+    path = tmp_path / "dclip.json"
+    path.write_text('{"zorp": ["red", "a banner"], "blick": ["wings"], "quux": ["a hat", "is blue"]}')
+    recipe = Recipe("dclip", described=Described((path,), weight=1, average="cosines"))
+    write_prompts(enhance(LABELS, encoder=ENCODER, recipe=recipe), tmp_path / f"prompts.{suffix}")
+    prompts = read_prompts(tmp_path / f"prompts.{suffix}")
+    image = ENCODER.encode_images([Image.new("RGB", (8, 8), "red")])
+    vectors = [ENCODER.encode_text([text.text for text in group if text.weight]) for group in prompts.texts]
+    cosines = [float((rows @ image.pooled[0]).mean()) for rows in vectors]
+    assert [len(rows) for rows in vectors] == [2, 1, 2]
+    logits = zero_shot(prompts, ENCODER)(image)[0].tolist()
+    assert logits == pytest.approx([ENCODER.scale * cosine + ENCODER.bias for cosine in cosines], abs=1e-4)
+
+
 def test_a_class_is_called_what_the_captions_call_it(store: Store):
     labels = LabelSet(("grumple", "blick"), synonyms=(("zorp",), ()), templates=("a photo of a {}.",))
     recipe = Recipe("named", synonyms=Synonyms(), retrieved=Retrieval(keep="phrase", weight=0.5))
@@ -155,6 +171,19 @@ def test_a_class_is_called_what_the_captions_call_it(store: Store):
     assert {text.text for text in prompts.texts[0][1:]} == set(CAPTIONS[0:2])
     assert prompts.labels == labels
     assert prompts.provenance["notes"] == ["'grumple' is called 'zorp', as the corpus says most often"]
+
+
+def test_a_class_is_called_what_the_frequencies_of_a_real_file_say(store: Store, tmp_path: Path):
+    (tmp_path / "real.json").write_text('{"0": {"name": "blick", "alternates": {"blick": 3, "bird blick": 8}}}')
+    recipe = Recipe("named", synonyms=Synonyms(files=(tmp_path / "real.json",)))
+    prompts = enhance(LABELS, encoder=ENCODER, store=store, recipe=recipe)
+    assert [text.text for group in prompts.texts for text in group] == [
+        "a photo of a zorp.",
+        "a photo of a bird blick.",
+        "a photo of a quux.",
+    ]
+    note = "'blick' is called 'bird blick', as the corpus of its synonym file says most often"
+    assert prompts.provenance["notes"] == [note]
 
 
 def test_captions_and_descriptions_together_leave_the_rest_to_the_templates(store: Store, tmp_path: Path):

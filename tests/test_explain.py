@@ -64,6 +64,17 @@ def test_contributions_add_up_to_the_logits_and_their_gap(name: str):
     assert found.gap == pytest.approx(total(found.winner, "lift") - total(found.rival, "lift"), abs=1e-9)
 
 
+def test_contributions_and_shares_add_up_where_cosines_are_averaged():
+    prompts = replace(PROMPTS, provenance={"average": "cosines"})
+    found = explain_image(colour("red"), prompts, ENCODER)
+    expected = sorted(logits(colour("red"), prompts))
+    assert (found.winner.logit, found.rival.logit) == pytest.approx((expected[2], expected[1]), abs=1e-5)
+    assert found.gap == pytest.approx(total(found.winner, "lift") - total(found.rival, "lift"), abs=1e-9)
+    label = explain_label("zorp", prompts, ENCODER)
+    assert sum(text.share for text in label.texts) == pytest.approx(1)
+    assert all(-1 <= other.after < 1 for other in label.competitors)
+
+
 def test_contributions_add_up_for_many_random_texts_in_float64():
     draw = np.random.default_rng(0)
     groups = []
@@ -164,7 +175,8 @@ def test_competitors_are_those_of_the_anchors_alone_and_of_all_texts():
     assert {other.label: [other.before, other.after] for other in found.competitors} == {
         name: pytest.approx(values) for name, values in cosines.items()
     }
-    assert [other.after for other in found.competitors] == sorted((c[1] for c in cosines.values()), reverse=True)
+    after = sorted((pair[1] for pair in cosines.values()), reverse=True)
+    assert [other.after for other in found.competitors] == pytest.approx(after)
     kept = [np.exp(20.0) / (np.exp(20.0) + sum(np.exp(20 * c[side]) for c in cosines.values())) for side in (0, 1)]
     assert (found.confusion_before, found.confusion_after) == pytest.approx((1 - kept[0], 1 - kept[1]), rel=1e-3)
 

@@ -17,6 +17,8 @@ def test_the_recipes_that_come_along_are_read():
     assert {"templates", "repe", "default"} <= set(recipe_names())
     assert load_recipe("templates") == Recipe("templates")
     assert load_recipe("repe") == Recipe("repe", retrieved=Retrieval(search="dense"))
+    published = Retrieval(search="dense", modality="image", keep="substring")
+    assert load_recipe("repe_published") == Recipe("repe_published", retrieved=published)
     assert all(load_recipe(name).name == name for name in recipe_names())
 
 
@@ -36,7 +38,11 @@ def test_a_recipe_names_its_sources_and_their_files_beside_it(tmp_path: Path):
         Described((tmp_path / "cupl.json",), weight=0.25),
     )
     assert recipe.templates.choose() == GENERAL
-    assert recipe.document()["described"] == {"files": [str(tmp_path / "cupl.json")], "weight": 0.25}
+    assert recipe.document()["described"] == {
+        "files": [str(tmp_path / "cupl.json")],
+        "weight": 0.25,
+        "average": "vectors",
+    }
 
 
 def test_one_file_may_hold_several_recipes(tmp_path: Path):

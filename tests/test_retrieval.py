@@ -11,6 +11,7 @@ from rag_clip.data import LabelSet
 from rag_clip.progress import Progress, StageClock
 from rag_clip.prompts.mixed import Texts, mix
 from rag_clip.prompts.templates import template_prompts
+from rag_clip.recipe import load_recipe
 from rag_clip.retrieval import CLASSES_PER_SEARCH, Retrieval, gather
 from rag_clip.store import Store, caption_id, create_store, load_schema
 from rag_clip.testing import ToyEncoder, check_prompts
@@ -141,6 +142,22 @@ def test_class_texts_can_be_compared_with_images_whose_captions_are_used(tmp_pat
         by_caption = found(images, search="dense", keep="token", candidates=1, limit=1)
         by_image = found(images, search="dense", modality="image", keep="token", candidates=1, limit=1)
     assert (by_caption[2], by_image[2]) == (["wolf in the window"], ["wolf grey pack howling"])
+
+
+def test_repe_as_published_takes_the_captions_of_the_nearest_images_with_any_part_of_the_name(tmp_path: Path):
+    labels, retrieval = LabelSet(("owl", "red hat")), load_recipe("repe_published").retrieved
+    assert retrieval is not None
+    with fill_store(tmp_path / "index", "images.toml", ["vector_text", "vector_image"]) as images:
+        groups = gather(labels, encoder=ENCODER, store=images, retrieval=retrieval)
+    shown = {text: "wolf" if text == "wolf grey pack howling" else "stone" for text in CAPTIONS}
+    for name, group in zip(labels.names, groups, strict=True):
+        query = ENCODER.encode_text([f"a photo of a {name}."]).double().numpy()[0]
+        cosines = {text: float(ENCODER.encode_text([seen]).double().numpy()[0] @ query) for text, seen in shown.items()}
+        kept = [text for text in CAPTIONS if any(word in text for word in name.split())]
+        expected = {text: pytest.approx(cosines[text], abs=1e-5) for text in kept}
+        assert {text.text: text.score for text in group} == expected
+        assert [text.weight for text in group] == pytest.approx([0.25 / len(kept)] * len(kept))
+    assert [len(group) for group in groups] == [2, 2]  # howling; scarlet coat
 
 
 def test_an_index_without_image_vectors_is_refused(store: Store):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Hit, Prompts
@@ -38,7 +39,7 @@ def find_candidates(
     queries = plan_queries(prompts, search=search, budget=budget)
     vectors = None
     if search == "class":
-        vectors = classifier.weights.float().cpu().numpy()
+        vectors = normalize(classifier.weights.float()).cpu().numpy()
     elif search == "texts":
         with clock.stage("encode texts"):
             vectors = encoder.encode_text([query.text for query in queries]).float().cpu().numpy()

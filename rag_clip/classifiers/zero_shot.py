@@ -7,12 +7,17 @@ For class c with anchor texts t_j of weights a_j (sum A), and context texts r_k 
 Without context this is the plain ensemble of Radford et al., 2021 (arXiv 2103.00020): normalise, average, normalise.
 With A = 0.75 and b_k = 0.25 / K it is RePE (Ren et al., Findings of ACL 2023, arXiv 2206.01986). A class whose anchors
 weigh nothing is its context alone. Scale and bias are the encoder's own.
+
+Prompts whose provenance says average = "cosines" are averaged as DCLIP does (Menon and Vondrick, 2023, arXiv
+2210.07183): the cosine with a class is the mean of those with its texts, so w_c = sum_j a_j t_j + sum_k b_k r_k, which
+is shorter than one, the shorter the more the texts of a class differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -27,7 +32,10 @@ TEXTS_AT_ONCE = 8192
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ZeroShot:
-    """A linear classifier over unit features: `weights` [c, d] unit rows, the encoder's `scale` and `bias`."""
+    """A linear classifier over unit features: `weights` [c, d], the encoder's `scale` and `bias`.
+
+    Rows are unit vectors, but those of prompts that are averaged by cosines.
+    """
 
     labels: LabelSet
     weights: torch.Tensor
@@ -112,13 +120,26 @@ def encode_texts(
 @torch.no_grad()
 def compose(prompts: Prompts, texts: TextVectors, encoder: Encoder) -> ZeroShot:
     """Compose texts that are encoded already; raises ValueError where the texts of a class cancel out."""
-    weights = _normalised(_mix(prompts, texts), prompts.labels)
+    cosines = averages_cosines(prompts)
+    summed = _sum(prompts, texts) if cosines else _mix(prompts, texts)
+    unit = _normalised(summed, prompts.labels)
+    weights = summed if cosines else unit
     return ZeroShot(prompts.labels, weights, float(encoder.scale), float(encoder.bias))
 
 
+def averages_cosines(prompts: Prompts) -> bool:
+    """Return whether the cosines of texts are averaged, not their vectors; raises ValueError for another average."""
+    average = prompts.provenance.get("average", "vectors")
+    if average not in ("vectors", "cosines"):
+        raise ValueError(f"the prompts' provenance has the average {average!r}; write vectors or cosines")
+    return bool(average == "cosines")
+
+
 @torch.no_grad()
-def text_coefficients(group: Sequence[PromptText], vectors: torch.Tensor) -> torch.Tensor:
+def text_coefficients(group: Sequence[PromptText], vectors: torch.Tensor, *, cosines: bool = False) -> torch.Tensor:
     """Return what multiplies each text vector in the class weight: coefficients [t] @ `vectors` [t, d] = w_c [d].
+
+    Where `cosines` are averaged, these are the weights of the texts.
 
     With n_j = |A t_j + sum_k b_k r_k| and z the length of the sum, before it is normalised, anchor j has
     (a_j / n_j) / z and context k has b_k * sum_j (a_j / n_j) / A / z. `group` are the texts of one class, which must
@@ -126,6 +147,8 @@ def text_coefficients(group: Sequence[PromptText], vectors: torch.Tensor) -> tor
     """
     vectors = vectors.cpu().double()
     weights = torch.tensor([text.weight for text in group], dtype=torch.float64)
+    if cosines:
+        return weights
     is_anchor = torch.tensor([text.role == "anchor" for text in group])
     anchors, contexts = weights * is_anchor, weights * ~is_anchor
     mass = anchors.sum()
@@ -155,6 +178,12 @@ class _Bags:
     weights: torch.Tensor
     offsets: torch.Tensor
     classes: torch.Tensor
+
+
+def _sum(prompts: Prompts, texts: TextVectors) -> torch.Tensor:
+    bags = [_bags(prompts, role, texts.rows, texts.vectors.device) for role in get_args(Role)]
+    parts = [_weighted_sum(texts.vectors, each.rows, each) for each in bags]  # [c, d] each
+    return torch.stack(parts).sum(0)
 
 
 def _mix(prompts: Prompts, texts: TextVectors) -> torch.Tensor:

@@ -48,12 +48,18 @@ def enhance(
     encoder: EncoderOptions,
     index: Annotated[str | None, Parameter(help="The caption index; not needed for templates.")] = None,
     recipe: Annotated[
-        str, Parameter(help="A name of index/recipes.toml (templates, repe, default), FILE.toml or FILE.toml:NAME.")
+        str,
+        Parameter(
+            help="A name of index/recipes.toml (templates, repe, repe_published, default), FILE.toml or FILE.toml:NAME."
+        ),
     ] = "default",
     overrides: Overrides | None = None,
     control: Annotated[
-        Literal["random", "waffle"] | None,
-        Parameter(help="Put random captions or words in the place of the texts found."),
+        Literal["random", "waffle", "waffle_shared"] | None,
+        Parameter(
+            help="Put random captions or words in the place of the texts found, or, as WaffleCLIP was published, words "
+            "that all classes share in the place of all texts."
+        ),
     ] = None,
     seed: Annotated[int, Parameter(help="Seed of the controls.")] = 0,
     compare: Annotated[

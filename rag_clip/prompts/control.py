@@ -2,14 +2,17 @@
 
 What prompts gain over `random_prompts`, they gain from which captions were retrieved, and not from mixing captions in.
 What they gain over `waffle_prompts`, they gain from what their texts say, and not from more texts with the class name.
+`shared_waffle_prompts` is WaffleCLIP as published, which looks at no texts but the names.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import string
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from rag_clip.data import Hit, Prompts, PromptText
 
@@ -72,6 +75,38 @@ def waffle_prompts(like: Prompts, *, seed: int) -> Prompts:
     )
     settings = {**like.provenance.get("settings", {}), "seed": seed}
     return Prompts(like.labels, texts, {**like.provenance, "method": "waffle", "settings": settings})
+
+
+def shared_waffle_prompts(like: Prompts, *, seed: int, pairs: int = 15) -> Prompts:
+    """Give all classes of `like` the same `pairs` of random words and random characters, and no other text.
+
+    Roth et al., 2023 (arXiv 2306.07282), as their code runs it: "A photo of a fox, which has brick." and "A photo of a
+    fox, which has q7=a.", averaged by their cosines (see classifiers.zero_shot). There are as many words as a class
+    name has on average, cut to the average length of its words; the characters come in as many groups, of the average
+    length of a name's longest word shared out among them, plus one. Ours are the words and characters drawn from.
+    Raises ValueError for no pair.
+    """
+    if pairs < 1:
+        raise ValueError(f"{pairs} pairs of words and characters; draw at least 1")
+    draw = random.Random(seed)
+    names = [name.replace("_", " ") for name in like.labels.names]
+    split = [name.split() for name in names]
+    groups = max(1, round(fmean(map(len, split))))
+    letters = round(fmean(fmean(map(len, words)) for words in split))
+    longest = math.ceil(fmean(max(map(len, words)) for words in split))
+    noise: list[str] = []
+    for _ in range(pairs):
+        noise.append(" ".join(word[:letters] for word in draw.choices(_WORDS, k=groups)))
+        noise.append(", ".join("".join(draw.choices(_CHARACTERS, k=longest // groups + 1)) for _ in range(groups)))
+    texts = tuple(
+        tuple(
+            PromptText(f"A photo of a {name}, which has {words}.", 1 / len(noise), source="waffle") for words in noise
+        )
+        for name in names
+    )
+    settings = {**like.provenance.get("settings", {}), "seed": seed, "pairs": pairs}
+    facts = {"method": "waffle_shared", "settings": settings, "average": "cosines"}
+    return Prompts(like.labels, texts, {**like.provenance, **facts})
 
 
 def _waffled(group: Sequence[PromptText], name: str, draw: random.Random) -> Iterator[PromptText]:

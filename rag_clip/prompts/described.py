@@ -4,7 +4,8 @@ Each description becomes a context text (see classifiers.zero_shot), every one o
 
 - CuPL (Pratt et al., 2023, arXiv 2209.03320): the sentence as it is;
 - DCLIP (Menon and Vondrick, 2023, arXiv 2210.07183): "river, which has sandy banks", worded by us; a descriptor with
-  a verb follows "which", one that says what the thing is follows "which is";
+  a verb follows "which", one that says what the thing is follows "which is". Published is the mean of the cosines with
+  these sentences alone: weight = 1 and average = "cosines" in the recipe;
 - LaBo (Yang et al., 2023, arXiv 2211.11158): the concept as it is, without the name, as in its bottleneck;
 - ELEVATER (Li et al., 2022, arXiv 2204.08790): "a photo of a river. ; river , a natural stream", for each template,
   with spaces around punctuation. A class without knowledge adds nothing; as published, an empty text added its name

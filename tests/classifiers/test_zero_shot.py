@@ -1,6 +1,6 @@
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -250,3 +250,22 @@ def test_the_encoding_of_the_texts_is_reported():
     prompts = template_prompts(LabelSet(("cat", "dog")), templates=["a {}", "the {}"])
     zero_shot(prompts, VectorEncoder(), report=events.append)
     assert events == [Progress("prompts", 4, 4, "texts")]
+
+
+def test_cosines_averaged_are_the_weighted_mean_of_those_with_the_texts():
+    draw = np.random.default_rng(3)
+    encoder = VectorEncoder()
+    groups = tuple(random_group(draw, anchors=3, contexts=5, share=0.6) for _ in range(4))
+    prompts = Prompts(LabelSet(tuple("abcd")), groups, {"average": "cosines"})
+    images = draw.standard_normal((6, 64))
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    cosines = np.stack([sum(t.weight * (images @ encoder.vector(t.text)) for t in group) for group in groups], axis=1)
+    logits = zero_shot(prompts, encoder)(Features(torch.from_numpy(images)))
+    np.testing.assert_allclose(logits.numpy(), encoder.scale * cosines + encoder.bias, atol=1e-5)
+    assert not np.allclose(equation(prompts, encoder) @ images.T, cosines.T, atol=1e-2)
+
+
+def test_an_average_that_does_not_exist_is_refused():
+    prompts = replace(template_prompts(LabelSet(("a", "b"))), provenance={"average": "medians"})
+    with pytest.raises(ValueError, match="has the average 'medians'; write vectors or cosines"):
+        zero_shot(prompts, VectorEncoder())

@@ -164,7 +164,7 @@ def test_prompts_are_scored_beside_their_controls_on_labelled_images(folder: Pat
     made = run("enhance", "labels.txt", *options, "-o", "compared.parquet", folder=folder)
     assert made.returncode == 0
     table = made.stdout[made.stdout.index("top-1, %") :].splitlines()
-    assert [line.split()[0] for line in table[1:5]] == ["templates", "repe", "random", "waffle"]
+    assert [line.split()[0] for line in table[1:6]] == ["templates", "repe", "random", "waffle", "waffle_shared"]
     facts = json.loads(run("enhance", "labels.txt", *options, "-o", "compared.parquet", "--json", folder=folder).stdout)
     assert all(score["images"] in (0, 25, 50, 75, 100) for score in facts["compared"].values())
     wrong = run("enhance", "labels.txt", *options[:-1], "number", "-o", "compared.parquet", folder=folder)

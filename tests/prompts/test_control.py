@@ -3,7 +3,7 @@ import re
 import pytest
 
 from rag_clip.data import Hit, LabelSet, Prompts, PromptText
-from rag_clip.prompts.control import random_prompts, waffle_prompts
+from rag_clip.prompts.control import random_prompts, shared_waffle_prompts, waffle_prompts
 from rag_clip.prompts.retrieved import retrieved_prompts
 from rag_clip.testing import check_prompts, permute_labels
 
@@ -101,3 +101,25 @@ def test_waffle_draws_by_seed_and_class_name_alone():
 def test_waffle_starts_from_the_name_where_a_class_has_no_template():
     like = Prompts(LabelSet(("猫",)), ((PromptText("一只猫", 1.0, "context", "web", "1"),),))
     assert waffle_prompts(like, seed=0).texts[0][0].text.startswith("猫, which has ")
+
+
+def test_shared_waffle_gives_every_class_the_same_words_and_characters():
+    labels = LabelSet(("fox", "great_white shark", "barn owl"))  # 2 words on average, of 4.1 letters, the longest 4
+    like = Prompts(labels, tuple((PromptText(name, 1.0),) for name in labels.names), {"method": "templates"})
+    control = shared_waffle_prompts(like, seed=2, pairs=3)
+    noise = [[text.text.partition(", which has ")[2] for text in group] for group in control.texts]
+    assert noise[0] == noise[1] == noise[2]
+    assert [text.text.partition(", which has ")[0] for text in control.texts[1]] == [
+        "A photo of a great white shark"
+    ] * 6
+    assert all(re.fullmatch(r"[a-z]{2,4} [a-z]{2,4}\.", words) for words in noise[0][::2])
+    assert all(re.fullmatch(r"[^ ,]{3}, [^ ,]{3}\.", characters) for characters in noise[0][1::2])
+    assert {(text.weight, text.role) for group in control.texts for text in group} == {(1 / 6, "anchor")}
+    assert (control.provenance["method"], control.provenance["average"]) == ("waffle_shared", "cosines")
+    assert control.provenance["settings"] == {"seed": 2, "pairs": 3}
+    assert shared_waffle_prompts(like, seed=2, pairs=3) == control != shared_waffle_prompts(like, seed=3, pairs=3)
+
+
+def test_shared_waffle_without_a_pair_is_refused():
+    with pytest.raises(ValueError, match="0 pairs of words and characters; draw at least 1"):
+        shared_waffle_prompts(retrieved(LABELS), seed=0, pairs=0)
