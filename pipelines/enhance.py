@@ -17,6 +17,7 @@ from rag_clip.progress import Report, StageClock, silent
 from rag_clip.prompt_file import check_prompts_path, write_prompts
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Encoder
+from rag_clip.ranking import mean_average_precision
 from rag_clip.recipe import Recipe
 from rag_clip.store import open_store
 
@@ -34,6 +35,14 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class Precision:
+    """Mean average precision in percent where images have several labels: at eleven points, as VOC 2007, and plain."""
+
+    eleven_points: float
+    plain: float
+
+
+@dataclass(frozen=True, slots=True)
 class EnhanceSummary:
     """What `enhance_labels` did: counts, notes, how well the classes are told apart before and after, and seconds.
 
@@ -48,7 +57,7 @@ class EnhanceSummary:
     before: Distinguishability
     after: Distinguishability
     separated: Separation
-    compared: Mapping[str, Accuracy]
+    compared: Mapping[str, Accuracy | Precision]
     provenance: Mapping[str, Any]
     seconds: Mapping[str, float]
     bottleneck: str
@@ -111,7 +120,12 @@ def _captions(prompts: Prompts) -> int:
     return sum(text.role == "context" for group in prompts.texts for text in group)
 
 
-def _score(classifier: ZeroShot, labelled: Labelled) -> Accuracy:
-    right = (classifier(labelled.features).argmax(1) == labelled.targets).float()
+def _score(classifier: ZeroShot, labelled: Labelled) -> Accuracy | Precision:
+    logits = classifier(labelled.features)
+    if labelled.targets.ndim == 2:
+        scores, truth = logits.double().softmax(1).cpu(), labelled.targets.cpu()
+        eleven, plain = (mean_average_precision(scores, truth, eleven_points=points) for points in (True, False))
+        return Precision(100 * eleven, 100 * plain)
+    right = (logits.argmax(1) == labelled.targets).float()
     per_class = [right[labelled.targets == row].mean() for row in labelled.targets.unique()]  # type: ignore[no-untyped-call]
     return Accuracy(100 * float(right.mean()), 100 * float(sum(per_class) / len(per_class)))

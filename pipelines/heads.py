@@ -45,7 +45,8 @@ def prepare_head(
     judged = None
     if validation is not None:
         rows = _read(validation, labels, encoder, others or {}, report)
-        judged = Validation(Features(rows.features, others=rows.others), labels, rows.targets.argmax(1))
+        truth = rows.targets if rows.several else rows.targets.argmax(1)
+        judged = Validation(Features(rows.features, others=rows.others), labels, truth)
     build = build_head(name, held, encoder=encoder, options=options, validation=judged, report=report)
     facts = {
         "name": name,

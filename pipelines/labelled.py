@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rag_clip.data import Features, LabelSet
-from rag_clip.evaluate.label_names import FileLabels, class_names, join_labels, to_labels
+from rag_clip.evaluate.label_names import FileLabels, class_names, join_labels, lists_labels, to_labels
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 
@@ -57,12 +57,13 @@ def read_labelled(
 ) -> Labelled:
     """Encode the images of Parquet files, and match their labels to class names without case or punctuation.
 
+    Where the labels are lists of names, an image may have several.
     Raises ValueError for labels that are not in the label set, naming some, and as `encode_labelled`.
     """
     files = open_image_files(paths, image_column=image_column)
     return encode_labelled(
         files,
-        torch.tensor(read_classes(files, labels, label_column)),
+        read_targets(files, labels, label_column),
         encoder=encoder,
         others=others,
         features_dir=features_dir,
@@ -104,6 +105,16 @@ def encode_labelled(
     rows = torch.from_numpy(np.flatnonzero(good))
     features = Features(held.pop(""), ids=tuple(map(str, rows.tolist())), others=held)
     return Labelled(features, targets[rows].to(encoder.device), rows, errors)
+
+
+def read_targets(files: Sequence[ImageFile], labels: LabelSet, label_column: str = "label") -> torch.Tensor:
+    """Return the class of every row of the files int64 [n], or bool [n, c] where the column holds lists of names.
+
+    Raises ValueError for labels that are not in the label set, naming some, and for files without the column.
+    """
+    if any(lists_labels(file.schema, label_column) for file in files):
+        return read_several_classes(files, labels, label_column)
+    return torch.tensor(read_classes(files, labels, label_column), dtype=torch.int64)
 
 
 def read_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str = "label") -> list[int]:

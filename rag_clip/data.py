@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -261,3 +261,15 @@ class Fingerprint:
 
     def __str__(self) -> str:
         return f"{self.model} ({self.pretrained or 'no tag'}, weights {self.weights[:12]})"
+
+
+def read_fingerprint(document: object) -> Fingerprint:
+    """Return the fingerprint that a file records as plain values; raises ValueError for anything else."""
+    known = [each.name for each in fields(Fingerprint)]
+    if (
+        not isinstance(document, Mapping)
+        or not {*known[:-1]} <= set(document) <= {*known}
+        or not all(isinstance(value, str) for value in document.values())
+    ):
+        raise ValueError(f"its encoder is recorded as {str(document)[:80]!r}; give the texts {', '.join(known)}")
+    return Fingerprint(**document)

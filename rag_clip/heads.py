@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Fingerprint, Support, Validation
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Classifier, Encoder
+from rag_clip.reading import read_toml
 
 GIVEN = ("zero_shot", "support", "encoder", "validation", "report")
 
@@ -107,6 +107,8 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if name not in HEADS:
         raise ValueError(f"unknown head {name!r}; known are {', '.join(HEADS)}")
     head = HEADS[name]
+    if not isinstance(options, Mapping):
+        raise ValueError(f"the settings of {name} are {options!r}; write a table [{name}]")
     unknown = [key for key in options if key not in head.settings]
     if unknown:
         raise ValueError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(head.settings)}")
@@ -122,10 +124,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_options(path: str | Path) -> dict[str, Any]:
     """Read the settings of a head from TOML; raises ValueError for a file that is not TOML, OSError for none."""
-    try:
-        return tomllib.loads(Path(path).read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from None
+    return read_toml(Path(path))
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,6 @@ to the whole set its templates.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from rag_clip.atomic import replacing
 from rag_clip.data import LabelSet
+from rag_clip.reading import decode_utf8, parse_json, parse_toml, read_table
 
 COLUMNS = pa.schema(
     {"name": pa.string(), "id": pa.string(), "synonyms": pa.list_(pa.string()), "group": pa.string()},
@@ -127,42 +127,23 @@ def _kind(value: object) -> str:
     return "missing" if value is None else f"of type {type(value).__name__}"
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"is not UTF-8, byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8"
-        ) from error
-
-
 def _read_txt(path: Path) -> LabelSet:
     # Line numbers are class numbers elsewhere, so a gap among the names is refused and not skipped.
-    text = _text(path).rstrip()
+    text = decode_utf8(path.read_bytes()).rstrip()
     return LabelSet(tuple(line.strip() for line in text.split("\n")) if text else ())
 
 
 def _read_toml(path: Path) -> LabelSet:
-    try:
-        return labels_from_document(tomllib.loads(_text(path)))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"is not valid TOML: {error}") from error
+    return labels_from_document(parse_toml(path.read_bytes()))
 
 
 def _read_json(path: Path) -> LabelSet:
-    try:
-        document = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not valid JSON: {error}") from error
-    return labels_from_document(document)
+    return labels_from_document(parse_json(path.read_bytes()))
 
 
 def _read_parquet(path: Path) -> LabelSet:
-    try:
-        table, metadata = pq.read_table(path), pq.read_metadata(path).metadata or {}
-    except pa.ArrowException as error:
-        raise ValueError(f"is not a readable Parquet file: {error}") from error
-    templates = json.loads(metadata.get(b"templates", b"[]"))
+    table = read_table(path)
+    templates = parse_json((table.schema.metadata or {}).get(b"templates", b"[]"))
     return labels_from_document({"labels": table.to_pylist(), "templates": templates})
 
 

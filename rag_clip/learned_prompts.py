@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rag_clip.atomic import replacing
-from rag_clip.data import Fingerprint, LabelSet
+from rag_clip.data import Fingerprint, LabelSet, read_fingerprint
 from rag_clip.labels import labels_from_document, labels_to_document
+from rag_clip.reading import parse_json
 
 METADATA = "rag_clip.learned_prompts"
 SUFFIX = ".safetensors"
@@ -104,7 +105,7 @@ def check_learned_encoder(prompts: LearnedPrompts, encoder: Fingerprint) -> None
     recorded = prompts.provenance.get("encoder")
     if not recorded:
         raise ValueError("the learned prompts do not say what encoder they are for; learn them again")
-    made_with = Fingerprint(**recorded)
+    made_with = read_fingerprint(recorded)
     if not made_with.agrees_with(encoder):
         raise ValueError(f"the prompts were learned with {made_with}, but the encoder is {encoder}; learn them again")
 
@@ -115,9 +116,11 @@ def _read(path: Path) -> LearnedPrompts:
         if content is None or {"weights", "context"} - set(file.keys()):
             raise ValueError("is not a file of learned prompts; it needs weights, context and their metadata")
         tensors = {name: file.get_tensor(name).float() for name in ("weights", "context")}
-    facts = json.loads(content)
-    labels = labels_from_document({key: facts[key] for key in ("templates", "labels")})
-    return LearnedPrompts(labels, **tensors, position=facts["position"], provenance=facts["provenance"])
+    facts = parse_json(content)
+    if not isinstance(facts, dict) or not isinstance(facts.get("provenance"), dict):
+        raise ValueError("has metadata without its provenance; learn the prompts again")
+    labels = labels_from_document({key: facts.get(key) for key in ("templates", "labels")})
+    return LearnedPrompts(labels, **tensors, position=facts.get("position", ""), provenance=facts["provenance"])
 
 
 def check_learned_path(path: Path) -> None:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from rag_clip.atomic import replacing
 from rag_clip.data import LabelSet, Prompts, PromptText, Role
 from rag_clip.labels import labels_from_document, labels_to_document
+from rag_clip.reading import metadata_document, parse_json, read_table, typed_columns
 
 SCHEMA = pa.schema(
     {
@@ -69,7 +70,7 @@ def read_prompts(path: str | Path) -> Prompts:
     if not path.is_file():
         raise FileNotFoundError(f"there is no prompts file {path}; write one with `rag-clip enhance`")
     try:
-        return _from_json(path.read_text("utf-8-sig")) if suffix == ".json" else _from_table(_read_table(path))
+        return _from_json(path.read_bytes()) if suffix == ".json" else _from_table(_read_table(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -95,26 +96,12 @@ def _to_table(prompts: Prompts) -> pa.Table:
 
 
 def _read_table(path: Path) -> pa.Table:
-    try:
-        table, metadata = pq.read_table(path), pq.read_metadata(path).metadata
-    except pa.ArrowException as error:
-        raise ValueError(f"is not a readable Parquet file ({error}); write it again") from error
-    columns = {}
-    for field in SCHEMA:
-        if field.name not in table.column_names:
-            continue
-        try:
-            columns[field.name] = table.column(field.name).cast(field.type)
-        except pa.ArrowException as error:
-            raise ValueError(f"column {field.name!r} does not hold {field.type} values: {error}") from error
-    missing = [name for name in ("label", "text", "weight") if name not in columns]
-    if missing:
-        raise ValueError(f"has no column {missing[0]!r}; found {table.column_names}")
-    return pa.table(columns, metadata=metadata)
+    needed = ("label", "text", "weight")
+    return typed_columns(read_table(path), SCHEMA, optional=[name for name in SCHEMA.names if name not in needed])
 
 
 def _from_table(table: pa.Table) -> Prompts:
-    facts = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
+    facts = metadata_document(table.schema, METADATA) or {}
     rows = table.to_pylist()
     known = {key: facts[key] for key in ("templates", "labels") if key in facts}
     labels = labels_from_document(known) if known else LabelSet(_names(rows))
@@ -156,8 +143,8 @@ def _dump(value: object, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
-def _from_json(content: str) -> Prompts:
-    facts = json.loads(content)
+def _from_json(content: bytes) -> Prompts:
+    facts = parse_json(content)
     if not isinstance(facts, dict) or not isinstance(facts.get("classes"), list):
         raise ValueError('is not a prompts file; it needs a list "classes" of {"name", "texts"}')
     entries = []

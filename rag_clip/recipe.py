@@ -10,7 +10,6 @@ The templates have the weight that retrieved and described leave.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
@@ -20,6 +19,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from rag_clip.prompts.templates import template_set
+from rag_clip.reading import read_toml
 from rag_clip.retrieval import Retrieval
 
 Chosen = TypeVar("Chosen")
@@ -108,10 +108,7 @@ def load_recipe(spec: str | Path = "default") -> Recipe:
     tables and settings, wrong values, and files that are not there.
     """
     path, name = _locate(str(spec))
-    try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from None
+    document = read_toml(path)
     if name:
         if not isinstance(document.get(name), dict):
             raise ValueError(f"{path} has no recipe {name!r}; it has {', '.join(document)}")
@@ -128,7 +125,7 @@ def load_recipe(spec: str | Path = "default") -> Recipe:
 
 def recipe_names() -> tuple[str, ...]:
     """List the recipes that come with RAG-CLIP."""
-    return tuple(tomllib.loads(_bundled().read_text("utf-8")))
+    return tuple(read_toml(_bundled()))
 
 
 def _locate(spec: str) -> tuple[Path, str]:

@@ -1,8 +1,8 @@
 """Support sets on disk: one Parquet row per image, with its features; its bytes too, where they were kept.
 
 Columns: `reference`, `origin`, `classes` (names) and their `shares`, `relevance`, `features` [d] float32, a column
-`features:NAME` for each further encoder, and `image`. The label set and the provenance lie in the schema metadata. A
-person may delete rows; nothing else depends on them.
+`features:NAME` for each further encoder, and `image`. The label set and the provenance lie in the schema metadata, and
+`several`: whether images have several classes, each in full. A person may delete rows; nothing else depends on them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from rag_clip.atomic import replacing
-from rag_clip.data import Fingerprint, LabelSet, Support
+from rag_clip.data import Fingerprint, LabelSet, Support, read_fingerprint
 from rag_clip.labels import labels_from_document, labels_to_document
+from rag_clip.reading import metadata_document, read_table, typed_columns
 
 METADATA = b"rag_clip.support"
 OTHER = "features:"
-COLUMNS = ("reference", "origin", "classes", "shares", "relevance", "features")
+SCHEMA = pa.schema(
+    [
+        pa.field("reference", pa.string(), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("classes", pa.list_(pa.string()), nullable=False),
+        pa.field("shares", pa.list_(pa.float32()), nullable=False),
+        pa.field("relevance", pa.float32(), nullable=False),
+    ]
+)
 
 
 def write_support(support: Support, path: str | Path, *, images: Sequence[bytes | None] | None = None) -> None:
@@ -58,7 +68,7 @@ def read_support(path: str | Path, *, encoder: Fingerprint | None = None) -> Sup
         support = _from_table(table)
         if encoder is not None:
             check_support_encoder(support, encoder)
-    except (ValueError, pa.ArrowException) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return support
 
@@ -66,9 +76,12 @@ def read_support(path: str | Path, *, encoder: Fingerprint | None = None) -> Sup
 def read_support_images(path: str | Path) -> list[bytes | None]:
     """Return the bytes of each image of a support file, None where they were not kept."""
     table = _read(Path(path))
-    images: list[bytes | None] = (
-        table["image"].to_pylist() if "image" in table.column_names else [None] * table.num_rows
-    )
+    if "image" not in table.column_names:
+        return [None] * table.num_rows
+    try:
+        images: list[bytes | None] = typed_columns(table, pa.schema({"image": pa.binary()}))["image"].to_pylist()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return images
 
 
@@ -95,7 +108,7 @@ def check_support_encoder(support: Support, encoder: Fingerprint) -> None:
     recorded = support.provenance.get("encoder")
     if not recorded:
         return
-    made_with = Fingerprint(**recorded)
+    made_with = read_fingerprint(recorded)
     if not made_with.agrees_with(encoder):
         raise ValueError(
             f"the support set was made with {made_with}, but the encoder is {encoder}; make it again with this encoder"
@@ -106,8 +119,9 @@ def merge_supports(parts: Sequence[Support]) -> tuple[Support, tuple[tuple[int, 
     """Join support sets of the same classes and encoder; return also (part, row) of each image kept.
 
     Classes are those of the first part, in its order. An image is its reference and origin: where it comes again it is
-    kept once, and where it stands for other classes there, its targets become the mean. Relevance is then the least.
-    Raises ValueError for no parts, classes that differ, widths that differ, and features of different encoders.
+    kept once, and where it stands for other classes there, its targets become the mean, or with several labels all of
+    them. Relevance is then the least. Raises ValueError for no parts, parts of which some have several labels, classes
+    or widths that differ, and features of different encoders.
     """
     if not parts:
         raise ValueError("there is nothing to merge; give at least one support set")
@@ -152,7 +166,8 @@ def merge_files(paths: Sequence[str | Path], output: str | Path) -> tuple[int, i
 
 
 def _targets(parts: Sequence[Support], places: Sequence[tuple[int, int]]) -> torch.Tensor:
-    return torch.stack([parts[part].targets[row] for part, row in places]).mean(0)
+    held = torch.stack([parts[part].targets[row] for part, row in places])
+    return held.any(0) if held.dtype == torch.bool else held.mean(0)
 
 
 def _least(parts: Sequence[Support], places: Sequence[tuple[int, int]]) -> torch.Tensor:
@@ -165,6 +180,8 @@ def _align(part: Support, first: Support) -> Support:
     if set(names) != set(expected):
         differing = sorted(set(names) ^ set(expected))
         raise ValueError(f"the support sets have different classes, such as {differing[0]!r}; make them for the same")
+    if part.several != first.several:
+        raise ValueError("some of the support sets have images of several labels, others of one; merge sets of a kind")
     if part.features.shape[1] != first.features.shape[1] or part.others.keys() != first.others.keys():
         raise ValueError(
             f"features are {part.features.shape[1]} wide beside {first.features.shape[1]}, by further encoders "
@@ -172,7 +189,7 @@ def _align(part: Support, first: Support) -> Support:
         )
     recorded = first.provenance.get("encoder")
     if recorded:
-        check_support_encoder(part, Fingerprint(**recorded))
+        check_support_encoder(part, read_fingerprint(recorded))
     order = [names.index(name) for name in expected]
     return replace(part, labels=first.labels, targets=part.targets[:, order])
 
@@ -192,7 +209,7 @@ def _to_table(support: Support, images: Sequence[bytes | None] | None) -> pa.Tab
     }
     if images is not None:
         columns["image"] = pa.array(images, pa.binary())
-    facts = {**labels_to_document(support.labels), "provenance": dict(support.provenance)}
+    facts = {**labels_to_document(support.labels), "provenance": dict(support.provenance), "several": support.several}
     return pa.table(columns, metadata={METADATA: json.dumps(facts)})
 
 
@@ -205,44 +222,56 @@ def _read(path: Path) -> pa.Table:
     if not path.is_file():
         raise FileNotFoundError(f"there is no support file {path}; write one with `rag-clip support`")
     try:
-        return pq.read_table(path)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} is not a readable Parquet file ({error}); write it again") from error
+        return read_table(path)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
 
 
 def _from_table(table: pa.Table) -> Support:
-    metadata = table.schema.metadata or {}
-    if METADATA not in metadata or not set(COLUMNS) <= set(table.column_names):
-        raise ValueError(f"is not a support file; it needs the columns {', '.join(COLUMNS)} and its metadata")
-    facts = json.loads(metadata[METADATA])
-    labels = labels_from_document({key: facts[key] for key in ("templates", "labels")})
+    facts = metadata_document(table.schema, METADATA)
+    if facts is None or "features" not in table.column_names:
+        raise ValueError(
+            f"is not a support file; it needs the columns {', '.join(SCHEMA.names)}, features and its metadata"
+        )
+    labels = labels_from_document({key: facts.get(key) for key in ("templates", "labels")})
+    rows = typed_columns(table, SCHEMA)
+    targets = _shares(labels, rows)
     others = {name.removeprefix(OTHER): name for name in table.column_names if name.startswith(OTHER)}
     return Support(
         labels,
-        _matrix(table["features"]),
-        _shares(labels, table),
-        torch.from_numpy(table["relevance"].to_numpy().astype(np.float32)),
-        tuple(table["origin"].to_pylist()),
-        tuple(table["reference"].to_pylist()),
+        _matrix(table, "features"),
+        targets > 0 if facts.get("several") else targets,
+        torch.from_numpy(rows["relevance"].to_numpy().copy()),
+        tuple(rows["origin"].to_pylist()),
+        tuple(rows["reference"].to_pylist()),
         _provenance(facts),
-        {name: _matrix(table[column]) for name, column in others.items()},
+        {name: _matrix(table, column) for name, column in others.items()},
     )
 
 
 def _provenance(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(facts.get("provenance", {}))
+    provenance = facts.get("provenance", {})
+    if not isinstance(provenance, Mapping):
+        raise ValueError(f"its provenance is of type {type(provenance).__name__}; make the support set again")
+    return dict(provenance)
 
 
-def _matrix(column: pa.ChunkedArray) -> torch.Tensor:
+def _matrix(table: pa.Table, name: str) -> torch.Tensor:
+    column = typed_columns(table, pa.schema([pa.field(name, pa.list_(pa.float32()), nullable=False)]))[name]
     values = column.combine_chunks()
+    widths = {int(width) for width in pc.unique(pc.list_value_length(values)).to_pylist()}
+    if len(widths) > 1:
+        raise ValueError(f"column {name!r} has rows of {min(widths)} and of {max(widths)} numbers; encode them again")
     flat = values.flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(flat.reshape(len(values), values.type.list_size).copy())
+    return torch.from_numpy(flat.reshape(len(values), max(widths, default=0)).copy())
 
 
 def _shares(labels: LabelSet, table: pa.Table) -> torch.Tensor:
     columns = {name: place for place, name in enumerate(labels.names)}
     targets = torch.zeros(table.num_rows, len(labels))
     for row, (names, shares) in enumerate(zip(table["classes"].to_pylist(), table["shares"].to_pylist(), strict=True)):
+        if len(names) != len(shares) or None in shares:
+            raise ValueError(f"row {row + 1} has {len(names)} classes and the shares {shares}; give one per class")
         for name, share in zip(names, shares, strict=True):
             if name not in columns:
                 raise ValueError(f"row {row + 1} stands for {name!r}, which its label set does not have")

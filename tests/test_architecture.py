@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"rag_clip": ROOT / "rag_clip", "rag_clip.pipelines": ROOT / "pipelines", "rag_clip.index": ROOT / "index"}
 METHODS = {"corpus", "prompts", "support", "classifiers", "objectives", "batch"}
 LAYERS: tuple[set[str], ...] = (
-    {"", "index", "data", "atomic", "places"},
+    {"", "index", "data", "atomic", "places", "reading"},
     {"protocols", "progress", "words"},
     {"decode", "labels", "perceptual", "pixels", "ranking", "text_tower", "hub", "knowledge", "train"},
     {"towers", "distinguish", "learned_prompts", "vision_encoder", "diffusers_painter"},

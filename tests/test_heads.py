@@ -74,5 +74,5 @@ def test_settings_are_read_from_toml(tmp_path: Path):
     path.write_text("alpha = 2.0\n[schedule]\nepochs = 3\n")
     assert read_options(path) == {"alpha": 2.0, "schedule": {"epochs": 3}}
     path.write_text("alpha =")
-    with pytest.raises(ValueError, match=r"head\.toml is not TOML"):
+    with pytest.raises(ValueError, match=r"head\.toml is not valid TOML"):
         read_options(path)

@@ -53,7 +53,7 @@ def test_one_file_may_hold_several_recipes(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[templates", "mine.toml is not TOML"),
+        ("[templates", "mine.toml is not valid TOML"),
         (
             "[magic]\nweight = 1",
             "unknown source 'magic'; a recipe has tables templates, synonyms, retrieved, described",

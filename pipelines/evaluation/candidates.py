@@ -9,7 +9,6 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch.nn import functional
 
@@ -21,6 +20,7 @@ from rag_clip.progress import Report, counting, silent
 from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.templates import fill
 from rag_clip.protocols import Encoder
+from rag_clip.reading import read_schema
 from rag_clip.store import open_store
 from rag_clip.words import words_of
 
@@ -145,9 +145,9 @@ def _read(place: str, phrases: int, report: Report) -> Iterable[str]:
 
 def _columns(path: Path) -> list[str]:
     try:
-        return list(pq.read_schema(path).names)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} is not a readable Parquet file ({error}); write it again") from error
+        return list(read_schema(path).names)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
 
 
 def _read_lines(path: Path) -> list[str]:

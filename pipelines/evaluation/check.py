@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rag_clip.data import Fingerprint
+from rag_clip.data import Fingerprint, read_fingerprint
 from rag_clip.evaluate.task import Role, Task, task_labels
 from rag_clip.evaluate.task_files import check_task, count_images
 from rag_clip.support_file import check_support_labels, read_support
@@ -50,9 +50,14 @@ def _problems(
         if texts and not any(set(one.prompts.labels.names) == names for one in texts):
             yield f"{task.name}: no prompts file has its {len(names)} classes; enhance its label set"
     for one in texts:
-        recorded = one.prompts.provenance.get("encoder")
-        if encoder and recorded and not Fingerprint(**recorded).agrees_with(encoder):
-            yield f"{one.path}: was made with {Fingerprint(**recorded)}, but the encoder is {encoder}"
+        try:
+            recorded = one.prompts.provenance.get("encoder")
+            made_with = read_fingerprint(recorded) if recorded else encoder
+        except ValueError as error:
+            yield f"{one.path}: {error}"
+            continue
+        if encoder and made_with and not made_with.agrees_with(encoder):
+            yield f"{one.path}: was made with {made_with}, but the encoder is {encoder}"
     for path in dict.fromkeys(path for head in heads for path in (head.support, head.validation) if path):
         try:
             held = read_support(path, encoder=encoder)

@@ -13,14 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel
 
 from rag_clip.atomic import replacing
 from rag_clip.data import LabelSet
+from rag_clip.evaluate.task import Metric
 from rag_clip.labels import labels_from_document
+from rag_clip.reading import metadata_document, parse_json, read_table, typed_columns
+
+from .tiers import TIERS
 
 FORMAT = 2
 SCHEMA = pa.schema(
@@ -48,8 +53,43 @@ IMAGES = pa.schema(
     }
 )
 BOUNDED = ("value", "low", "high")
+_FILLED = pa.schema([field.with_nullable(field.name in ("low", "high")) for field in SCHEMA])
 LABELS = b"rag_clip.labels"
 _KEY = b"rag_clip.results"
+
+
+class TaskFacts(BaseModel):
+    """What the settings of a run say of its task."""
+
+    files: list[str]
+    image_column: str
+    classes: int
+
+
+class HeadFacts(BaseModel):
+    """What the settings of a run say of its head, if it has one."""
+
+    name: str = ""
+    shots: int | str = 0
+
+
+class PromptFacts(BaseModel):
+    """What the settings of a run say of its texts."""
+
+    path: str = ""
+
+
+class SettingFacts(BaseModel):
+    """What the settings of a run must hold for its page, beside what is shown as it is."""
+
+    task: TaskFacts
+    tuned: str
+    failed: int
+    reasons: dict[str, str]
+    images: int = 0
+    low_high: str = ""
+    prompts: PromptFacts = PromptFacts()
+    head: HeadFacts = HeadFacts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +130,7 @@ class Result:
     @property
     def labels(self) -> LabelSet | None:
         """The classes, in the order that `images` counts them; None without images."""
-        return None if self.images is None else labels_from_document(json.loads(self.images.schema.metadata[LABELS]))
+        return None if self.images is None else labels_from_document(metadata_document(self.images.schema, LABELS))
 
     @property
     def main(self) -> Measure:
@@ -175,18 +215,19 @@ def read_results(path: str | Path, *, runs: Path | None = None) -> list[Result]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no results file {path}; write one with `rag-clip evaluate`")
     try:
-        table = pq.read_table(path)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} is not a readable Parquet file ({error}); evaluate again") from error
+        table = read_table(path)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}: evaluate again") from error
     facts = _facts(table)
     if facts.get("format") != FORMAT:
         found = f"format {facts['format']} of rag-clip {facts.get('version')}" if facts else "no results of rag-clip"
         raise ValueError(f"{path} holds {found}; this version reads format {FORMAT}: evaluate again")
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise ValueError(f"{path} has no column {missing[0]!r}; it was changed since it was written: evaluate again")
+    try:
+        rows = typed_columns(table, _FILLED)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}; it was changed since it was written: evaluate again") from error
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for row in table.to_pylist():
+    for row in rows.to_pylist():
         groups.setdefault((row["task"], row["run"], row["key"]), []).append(row)
     folder = runs_folder(path) if runs is None else runs
     return [_result(rows, folder) for rows in groups.values()]
@@ -195,21 +236,46 @@ def read_results(path: str | Path, *, runs: Path | None = None) -> list[Result]:
 def _facts(table: pa.Table) -> dict[str, Any]:
     """Return what a results file says of itself, nothing where it is none."""
     try:
-        facts = json.loads((table.schema.metadata or {}).get(_KEY, b"{}"))
+        facts = metadata_document(table.schema, _KEY) or {}
     except ValueError:
         return {}
-    return facts if isinstance(facts, dict) and "format" in facts else {}
+    return facts if "format" in facts else {}
 
 
 def _result(rows: Sequence[Mapping[str, Any]], folder: Path) -> Result:
     first = rows[0]
     measures = tuple(Measure(*(row[name] for name in ("metric", "item", "value", "low", "high"))) for row in rows)
+    if measures[0].metric not in get_args(Metric) or not {*first["tier"].split("+")} <= {*TIERS}:
+        raise ValueError(
+            f"the run {first['run']!r} begins with {measures[0].metric!r} and is of tier {first['tier']!r}; its rows "
+            "were changed since they were written: evaluate again"
+        )
+    images = _read_images(folder, first["key"])
+    return Result(first["task"], first["run"], first["tier"], first["key"], _settings(first), measures, images)
+
+
+def _settings(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run; raises ValueError where they lack what pages and summaries say of it."""
     try:
-        images = pq.read_table(folder / f"{first['key']}.images.parquet")
+        settings: dict[str, Any] = parse_json(row["settings"])
+        SettingFacts.model_validate(settings, strict=True)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the settings of the run {row['run']!r} are damaged ({reason}): evaluate again") from error
+    return settings
+
+
+def _read_images(folder: Path, key: str) -> pa.Table | None:
+    """Return what a run said of each image, None where that was not kept."""
+    path = folder / f"{key}.images.parquet"
+    try:
+        images = typed_columns(read_table(path), pa.schema([field.with_nullable(False) for field in IMAGES]))
+        labels = labels_from_document(metadata_document(images.schema, LABELS))
+        numbers = [*images["target"].to_pylist(), *images["predicted"].to_pylist()]
+        if not 0 <= min(numbers, default=0) <= max(numbers, default=0) < len(labels):
+            raise ValueError(f"has classes in [{min(numbers)}, {max(numbers)}] of {len(labels)}")
     except FileNotFoundError:
-        images = None
-    except pa.ArrowException as error:
-        raise ValueError(f"{folder / first['key']}.images.parquet is damaged ({error}); remove it") from error
-    return Result(
-        first["task"], first["run"], first["tier"], first["key"], json.loads(first["settings"]), measures, images
-    )
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} {error}; remove it and evaluate again") from error
+    return images

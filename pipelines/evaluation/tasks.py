@@ -182,7 +182,7 @@ def read_images(
     if task.several:
         targets = read_several_classes(files, task.labels, task.label_column)
     else:
-        targets = torch.tensor(read_classes(files, task.labels, task.label_column))
+        targets = torch.tensor(read_classes(files, task.labels, task.label_column), dtype=torch.int64)
     return encode_labelled(
         files, targets, encoder=encoder, others=others, features_dir=features_dir, workers=workers, report=report
     )

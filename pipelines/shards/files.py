@@ -25,7 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rag_clip.atomic import replacing
-from rag_clip.data import Fingerprint
+from rag_clip.data import Fingerprint, read_fingerprint
+from rag_clip.reading import parse_json
 
 from ..sources.finding import SourceFile
 
@@ -105,8 +106,8 @@ def read_manifests(folder: Path) -> list[Manifest]:
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["encoder"] = Fingerprint(**values["encoder"])
+        values = parse_json(path.read_bytes())
+        values["encoder"] = read_fingerprint(values["encoder"])
         values["probes"] = tuple(values["probes"])
         return Manifest(**values)
     except (ValueError, KeyError, TypeError) as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import pyarrow as pa
 
 SHOWN_COLUMNS = 40
+SHOWN_CHARACTERS = 60
 RECOGNISED: dict[str, tuple[str, ...]] = {
     "text": (
         *("caption", "captions", "text", "txt", "alt_text", "alttext", "alt", "sentence", "sentences", "raw"),
@@ -46,7 +47,7 @@ def choose_columns(schema: pa.Schema, wanted: Columns, where: str) -> tuple[Colu
 
     Names are compared without regard to case. Columns that are not nested come first, then the order of RECOGNISED.
     Raises ValueError, naming the file `where` and its columns, for a wanted column that is missing or of the wrong
-    type, and where no column of captions is recognised.
+    type, one that stands twice, and where no column of captions is recognised.
     """
     kinds = dict(_leaves(schema))
     for role in ROLES:
@@ -56,13 +57,22 @@ def choose_columns(schema: pa.Schema, wanted: Columns, where: str) -> tuple[Colu
     columns = replace(wanted, **taken)
     if columns.text is None:
         raise ValueError(f"{where} has no column that looks like captions; name it, one of: {describe(schema)}")
+    leaves = [name for name, _ in _leaves(schema)]
+    for role, name in taken.items():
+        if name and (leaves.count(name) > 1 or schema.names.count(split_path(schema.names, name)[0]) > 1):
+            raise ValueError(f"{where} has two columns {name!r}; rename one, or name another column for {role}")
     return columns, tuple(name for name in found["text"] if name != columns.text)
 
 
 def describe(schema: pa.Schema) -> str:
     """List the columns of a file with their types, nested ones by their dotted names."""
-    shown = [f"{name} ({kind})" for name, kind in _leaves(schema)]
+    shown = [f"{_shortened(name)} ({kind})" for name, kind in _leaves(schema)]
     return ", ".join([*shown[:SHOWN_COLUMNS], *(["..."] if len(shown) > SHOWN_COLUMNS else [])]) or "none at all"
+
+
+def _shortened(name: str) -> str:
+    """Return a name as it stands, or quoted and cut where it is none, as the first row of a damaged file is."""
+    return name if name.isprintable() and len(name) <= SHOWN_CHARACTERS else repr(name[:SHOWN_CHARACTERS])
 
 
 def split_path(names: Container[str], column: str) -> list[str]:

@@ -24,13 +24,16 @@ from ..imaging.view_features import choose_workers, encode_views, read_pieces
 from ..imaging.views import CropViews
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """Labelled images: their files, and the class of every row; rows are counted over all files."""
+    """Labelled images: their files, and `targets` of every row: int64 [n], or bool [n, c] where they are several.
+
+    Rows are counted over all files.
+    """
 
     files: Sequence[ImageFile]
     labels: LabelSet
-    classes: Sequence[int]
+    targets: torch.Tensor
     label_column: str
 
     def items(self, rows: Sequence[int]) -> Iterator[list[Item]]:

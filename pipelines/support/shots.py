@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,12 +19,12 @@ from torch.nn.functional import one_hot
 from rag_clip.data import LabelSet, Support
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
-from rag_clip.support.shots import Shots, choose_shots
+from rag_clip.support.shots import MOST_VALIDATION, Shots, choose_shared_shots, choose_shots
 from rag_clip.support_file import METADATA, check_support_path, read_support, write_support
 
 from ..imaging.opening import open_image_files
 from ..imaging.views import CropViews
-from ..labelled import read_classes
+from ..labelled import read_targets
 from .drawn import Drawn, Source, encode_drawn
 
 
@@ -88,6 +89,7 @@ def support_from_shots(
 ) -> ShotsSummary:
     """Write the support set of k images per class of labelled Parquet files; see `choose_shots`.
 
+    Where the labels are lists of names, an image stands for all of its own; see `choose_shared_shots`.
     The feature of an image is the mean of those of `views` random crops, normalised again, ten as Tip-Adapter has it;
     0 encodes the whole image once. `validation_output` gets min(k, 4) others per class as a support file of its own,
     each image whole, as the images to classify are; copies of the support's are left out. `with_images` puts the images
@@ -102,9 +104,8 @@ def support_from_shots(
     if views < 0:
         raise ValueError(f"views is {views}; give 0 for the whole image, or a number of crops")
     files = open_image_files(paths, image_column=image_column)
-    source = Source(files, labels, read_classes(files, labels, label_column), label_column)
-    names = [labels.names[row] for row in source.classes]
-    shots = choose_shots(names, k=k, seed=seed, validation="min(k,4)" if judged else "none")
+    source = Source(files, labels, read_targets(files, labels, label_column), label_column)
+    shots = _choose(source, k, seed, validate=judged is not None)
     if judged and not shots.validation:
         raise ValueError("no image is left to validate; draw fewer per class, or give more")
     settings = _Settings("support", k, seed, views, with_images)
@@ -114,6 +115,20 @@ def support_from_shots(
         judging = replace(settings, role="validation", views=0)
         made.append(make(judged, shots.validation, judging, apart=shots.support))
     return _summarise(output, shots, made)
+
+
+def _choose(source: Source, k: int, seed: int, *, validate: bool) -> Shots:
+    """Draw the rows; an image of several labels counts for each of them."""
+    names, targets = source.labels.names, source.targets
+    if targets.ndim == 1:
+        held = [names[row] for row in targets.tolist()]
+        return choose_shots(held, k=k, seed=seed, validation="min(k,4)" if validate else "none")
+    several = [tuple(compress(names, row)) for row in targets.tolist()]
+    shots = choose_shared_shots(several, k=k, seed=seed)
+    left = [() if row in set(shots.support) else held for row, held in enumerate(several)]
+    if not validate or not any(left):
+        return shots
+    return replace(shots, validation=choose_shared_shots(left, k=min(k, MOST_VALIDATION), seed=seed).support)
 
 
 def _summarise(output: Path, shots: Shots, made: Sequence[_Made]) -> ShotsSummary:
@@ -176,19 +191,20 @@ def _make(
 def _assemble(source: Source, drawn: Drawn, provenance: Mapping[str, Any]) -> tuple[Support, list[int]]:
     """Make one row of each different image, and say which row over all files it was.
 
-    The targets of an image that was drawn for several classes are shared among them.
+    The targets of an image that was drawn for several classes are shared among them; with several labels, it has all.
     """
     first = {digest: place for place, digest in reversed(list(enumerate(drawn.hashes)))}
     order = sorted(first.values())
     row_of = {drawn.hashes[place]: row for row, place in enumerate(order)}
     targets = torch.zeros(len(order), len(source.labels))
-    hot = one_hot(torch.tensor([source.classes[row] for row in drawn.rows]), len(source.labels)).float()
+    found, several = source.targets[drawn.rows], source.targets.ndim == 2
+    hot = found.float() if several else one_hot(found, len(source.labels)).float()
     targets.index_add_(0, torch.tensor([row_of[digest] for digest in drawn.hashes]), hot)
     kept = [drawn.rows[place] for place in order]
     support = Support(
         source.labels,
         drawn.features[order],
-        targets / targets.sum(1, keepdim=True),
+        targets > 0 if several else targets / targets.sum(1, keepdim=True),
         torch.ones(len(order)),
         ("shot",) * len(order),
         source.references(kept),

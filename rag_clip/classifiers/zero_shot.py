@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, PromptText, Role
+from rag_clip.data import Features, LabelSet, Prompts, PromptText, Role, read_fingerprint
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.protocols import Encoder
 
@@ -227,7 +227,7 @@ def _check_encoder(prompts: Prompts, encoder: Encoder) -> None:
     recorded = prompts.provenance.get("encoder")
     if not recorded:
         return
-    made_with = Fingerprint(**recorded)
+    made_with = read_fingerprint(recorded)
     if not made_with.agrees_with(encoder.fingerprint):
         raise ValueError(
             f"the prompts were made with {made_with}, but the encoder is {encoder.fingerprint}; "

@@ -138,11 +138,12 @@ def _show(console: Console, summary: EnhanceSummary) -> None:
         if pairs:
             console.table(title, {f"{pair.first} / {pair.second}": _cosines(pair) for pair in pairs})
     if summary.compared:
-        scores = {
-            name: {"images": f"{one.images:.1f}", "classes": f"{one.classes:.1f}"}
-            for name, one in summary.compared.items()
+        numbers = {name: asdict(one) for name, one in summary.compared.items()}
+        title = "top-1, %" if "images" in next(iter(numbers.values())) else "mean average precision, %"
+        cells = {
+            name: {key.replace("_", " "): f"{value:.1f}" for key, value in one.items()} for name, one in numbers.items()
         }
-        console.table("top-1, %", scores)
+        console.table(title, cells)
     console.stages(summary.seconds)
 
 

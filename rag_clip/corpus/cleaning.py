@@ -6,7 +6,6 @@ whole corpus after them. One batch or many, in any order, give the same answer.
 
 from __future__ import annotations
 
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from rag_clip.corpus.repeats import TEXTS, TEXTS_FOLDER
 from rag_clip.corpus.shared_captions import shared_captions
 from rag_clip.corpus.statistics import CorpusCounts
 from rag_clip.corpus.steps import Step, chain
+from rag_clip.reading import read_toml
 
 
 class CleaningSettings(BaseModel):
@@ -65,11 +65,8 @@ def load_cleaning(preset: str = "default", path: str | Path | None = None) -> Cl
 
     Raises ValueError for a preset that the file lacks, and for unknown keys and wrong values.
     """
-    source = Path(path) if path is not None else files("rag_clip.index").joinpath("cleaning.toml")
-    try:
-        presets = tomllib.loads(source.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{source} is not TOML: {error}") from None
+    source = Path(path) if path is not None else Path(str(files("rag_clip.index").joinpath("cleaning.toml")))
+    presets = read_toml(source)
     if not isinstance(presets.get(preset), dict):
         raise ValueError(f"{source} has no preset {preset!r}; it has {', '.join(presets)}")
     try:

@@ -9,19 +9,18 @@ holds a column of lists of numbers, `features` or `vector`, and a column of name
 from __future__ import annotations
 
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch.nn import functional
 
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet
 from rag_clip.evaluate.label_names import class_numbers, read_names
+from rag_clip.reading import read_arrays, read_schema, read_table
 
 VECTOR_COLUMNS = ("features", "vector")
 
@@ -77,7 +76,7 @@ def read_features(
         if path.suffix.lower() == ".parquet":
             return _read_parquet(path, labels, label_column, multilabel)
         raise ValueError(f"features files end in .npz or .parquet, found suffix {path.suffix!r}")
-    except (ValueError, pa.ArrowException, zipfile.BadZipFile) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -89,27 +88,33 @@ def has_features(path: str | Path) -> bool:
 def vector_column(path: Path) -> str | None:
     """Return the column of a Parquet file that holds features, None where none does."""
     try:
-        schema = pq.read_schema(path)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
+        schema = read_schema(path)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
     return next((name for name in VECTOR_COLUMNS if name in schema.names), None)
 
 
 def _read_npz(path: Path, labels: LabelSet | None, multilabel: bool) -> FeatureFile:
-    with np.load(path, allow_pickle=False) as held:
-        missing = [name for name in ("image", "label") if name not in held]
-        if missing:
-            raise ValueError(f"has no array {missing[0]!r}; it has {', '.join(held)}")
-        image, label = held["image"], held["label"]
-        classes = tuple(held["classes"].tolist()) if "classes" in held else None
-        text = held.get("text")
-        templates = tuple(held["templates"].tolist()) if "templates" in held else ()
-        scale = float(held["scale"]) if "scale" in held else None
-    if len(label) != len(image) or label.ndim != 1 + (multilabel and label.dtype == np.bool_):
+    held = read_arrays(path)
+    missing = [name for name in ("image", "label") if name not in held]
+    if missing:
+        raise ValueError(f"has no array {missing[0]!r}; it has {', '.join(held)}")
+    image, label, text = held["image"], held["label"], held.get("text")
+    classes = _texts("classes", held["classes"]) if "classes" in held else None
+    templates = _texts("templates", held["templates"]) if "templates" in held else ()
+    scale = _scale(held["scale"]) if "scale" in held else None
+    if (
+        not label.ndim
+        or not image.ndim
+        or len(label) != len(image)
+        or label.ndim != 1 + (multilabel and label.dtype == np.bool_)
+    ):
         other = "bool [n, c] for several labels" if multilabel else "a metric for several labels"
         raise ValueError(
             f"`label` is {label.dtype} {label.shape} for {len(image)} images; give one per image, or {other}"
         )
+    if label.dtype.kind not in "iubU":
+        raise ValueError(f"`label` holds {label.dtype} values; give numbers of classes, or their names")
     if label.dtype.kind in "iub" and classes is None and labels is None:
         raise ValueError("labels are numbers, and there are no `classes`; add the names, or give a label set")
     own = LabelSet(classes) if classes else labels or LabelSet(tuple(sorted(set(label.tolist()))))
@@ -120,6 +125,18 @@ def _read_npz(path: Path, labels: LabelSet | None, multilabel: bool) -> FeatureF
     if multilabel:
         truth = _marked(rows, truth, (len(label), len(labels)))
     return FeatureFile(Features(_unit(image)), labels, truth, vectors, templates, scale)
+
+
+def _texts(name: str, values: np.ndarray) -> tuple[str, ...]:
+    if values.ndim != 1 or values.dtype.kind != "U":
+        raise ValueError(f"`{name}` is {values.dtype} {values.shape}; give a list of texts")
+    return tuple(values.tolist())
+
+
+def _scale(value: np.ndarray) -> float:
+    if value.size != 1 or value.dtype.kind not in "iuf":
+        raise ValueError(f"`scale` is {value.dtype} {value.shape}; give one number")
+    return float(value.reshape(())[()])
 
 
 def _npz_labels(label: np.ndarray, own: LabelSet) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,7 +170,13 @@ def _read_parquet(path: Path, labels: LabelSet | None, label_column: str, multil
         raise ValueError(f"has no column of features ({' or '.join(VECTOR_COLUMNS)}); encode its images first")
     held = read_names(path, label_column)
     names = held.rows
-    vectors = pq.read_table(path, columns=[column])[column].combine_chunks()
+    vectors = read_table(path, [column])[column].combine_chunks()
+    if not (
+        pa.types.is_list(vectors.type)
+        or pa.types.is_large_list(vectors.type)
+        or pa.types.is_fixed_size_list(vectors.type)
+    ):
+        raise ValueError(f"column {column!r} holds {vectors.type} values; give lists of numbers")
     if vectors.null_count:
         raise ValueError(f"{vectors.null_count} rows have no features; leave them out")
     flat = vectors.flatten().to_numpy(zero_copy_only=False)
@@ -178,7 +201,10 @@ def _marked(rows: torch.Tensor, classes: torch.Tensor, shape: tuple[int, int]) -
 
 
 def _unit(rows: np.ndarray) -> torch.Tensor:
-    vectors = torch.from_numpy(np.array(rows, dtype=np.float32))
+    if rows.dtype.kind not in "iuf":
+        raise ValueError(f"features hold {rows.dtype} values; give numbers")
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and said below
+        vectors = torch.from_numpy(np.array(rows, dtype=np.float32))
     if vectors.ndim != 2 or not len(vectors):
         raise ValueError(f"features are {tuple(vectors.shape)}; give [n, d], at least one row")
     lengths = torch.linalg.vector_norm(vectors, dim=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rag_clip.data import LabelSet
 from rag_clip.knowledge.names import match_names
+from rag_clip.reading import metadata_document, read_arrays, read_schema, read_table
 
 NAMES_SHOWN = 3
 
@@ -67,11 +65,11 @@ def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
     () where the file notes none.
     """
     try:
-        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        feature: Any = (metadata_document(schema, b"huggingface") or {})["info"]["features"][column]
         while isinstance(feature, list) or "feature" in feature:
             feature = feature[0] if isinstance(feature, list) else feature["feature"]
         return tuple(map(str, feature["names"])) if feature["_type"] == "ClassLabel" else ()
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (AttributeError, ValueError, KeyError, TypeError, IndexError):
         return ()
 
 
@@ -85,7 +83,7 @@ def to_labels(values: Sequence[Any], names: Sequence[str], column: str) -> FileL
         held = value if isinstance(value, list) else [value]
         try:
             found = [_to_name(one, names) for one in held]
-        except (TypeError, IndexError):
+        except (OverflowError, TypeError, IndexError):
             known = f"of the {len(names)} that the file names" if names else "of classes"
             raise ValueError(f"column {column!r} holds {value!r} in row {row}; give names {known}") from None
         rows.append(tuple(name for name in found if name))
@@ -109,11 +107,8 @@ def read_names(path: Path, column: str) -> FileLabels:
 
     Raises ValueError where the column is not there or holds something else.
     """
-    schema = pq.read_schema(path)
-    if column not in schema.names:
-        raise ValueError(f"has no column {column!r} of labels; it has {', '.join(schema.names)}")
-    values = pq.read_table(path, columns=[column])[column].to_pylist()
-    return to_labels(values, class_names(schema, column), column)
+    table = read_table(path, [column])
+    return to_labels(table[column].to_pylist(), class_names(table.schema, column), column)
 
 
 def holds_several(path: str | Path, label_column: str = "label") -> bool:
@@ -124,11 +119,10 @@ def holds_several(path: str | Path, label_column: str = "label") -> bool:
     path = Path(path)
     try:
         if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as held:
-                return "label" in held and len(held["label"].shape) == 2
+            return read_arrays(path).get("label", np.empty(0)).ndim == 2
         first = path if path.is_file() else next(iter(sorted(path.glob("*.parquet"))), None)
-        schema = None if first is None else pq.read_schema(first)
-    except (OSError, ValueError, pa.ArrowException, zipfile.BadZipFile):
+        schema = None if first is None else read_schema(first)
+    except (OSError, ValueError):
         return False
     return schema is not None and lists_labels(schema, label_column)
 

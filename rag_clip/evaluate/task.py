@@ -13,7 +13,6 @@ for the bundled tasks too: those describe public benchmarks, whose data the user
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -23,6 +22,7 @@ from typing import Any, Literal, get_args
 from rag_clip.data import LabelSet
 from rag_clip.labels import labels_from_document, read_labels
 from rag_clip.places import Place, below
+from rag_clip.reading import parse_toml
 
 Metric = Literal["accuracy", "mean_per_class", "map_11_point", "roc_auc"]
 Role = Literal["train", "validation", "test"]
@@ -88,8 +88,8 @@ def read_task(place: str | Path) -> Task:
             f"there is no task file {place}, and no bundled task of that name; bundled are {', '.join(bundled_tasks())}"
         )
     try:
-        return _task(tomllib.loads((path if path.is_file() else bundled).read_text(encoding="utf-8")))
-    except ValueError as error:  # TOML and UTF-8 errors are ValueErrors too
+        return _task(parse_toml((path if path.is_file() else bundled).read_bytes()))
+    except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
 
 

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from itertools import compress
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from rag_clip.data import LabelSet, Validation
 from rag_clip.evaluate.feature_file import FeatureFile, has_features, read_features
 from rag_clip.evaluate.label_names import FileLabels, holds_several, join_labels, read_names
 from rag_clip.evaluate.splits import Test, Train
 from rag_clip.evaluate.task import Role, Task, task_labels
 from rag_clip.places import Place
+from rag_clip.reading import read_schema
 
 NAMES_SHOWN = 3
 ReadLabels = Callable[[Task, Place, LabelSet | None], FileLabels]
@@ -52,7 +51,7 @@ def read_split_labels(task: Task, path: Place, labels: LabelSet | None) -> FileL
             return FileLabels([(held.labels.names[row],) for row in held.truth.tolist()])
         return FileLabels([tuple(compress(held.labels.names, row)) for row in held.truth.tolist()])
     found = read_names(path, task.label_column)
-    if not has_features(path) and task.image_column not in pq.read_schema(path).names:
+    if not has_features(path) and task.image_column not in read_schema(path).names:
         raise ValueError(f"has no column {task.image_column!r} of images, nor one of features")
     return found
 

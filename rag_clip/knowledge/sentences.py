@@ -7,11 +7,12 @@ CuPL (Pratt et al., 2023, arXiv 2209.03320), DCLIP (Menon and Vondrick, 2023, ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from rag_clip.reading import parse_json
 
 Kind = Literal["cupl", "dclip", "labo", "elevater definitions", "elevater gpt3"]
 Definition = Literal["def_wiki", "def_wn", "path_wn"]
@@ -59,11 +60,9 @@ def read_sentences(path: str | Path, *, kind: Kind | None = None, definition: De
 
 def _parse(content: bytes, definition: Definition) -> tuple[Kind, dict[str, tuple[str, ...]]]:
     try:
-        document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON ({error}); knowledge files are, even those named .tsv") from error
+        document = parse_json(content, pairs=_without_repeats)
+    except ValueError as error:
+        raise ValueError(f"{error} (knowledge files are JSON, even those named .tsv)") from error
     if not isinstance(document, Mapping | list) or not document:
         raise ValueError(f"holds {str(document)[:40]!r}; give an object {{class: [texts]}}, or ELEVATER's list")
     if isinstance(document, list):

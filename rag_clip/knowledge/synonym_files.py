@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rag_clip.reading import parse_json
 
 
 def read_synonyms(path: str | Path) -> dict[str, tuple[str, ...]]:
@@ -37,11 +38,7 @@ def _read(path: Path) -> dict[str, list[str] | dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no synonym file {path}; give a JSON file")
     try:
-        return _synonyms(json.loads(path.read_bytes(), object_pairs_hook=_once))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: is not valid JSON: {error}") from error
+        return _synonyms(parse_json(path.read_bytes(), pairs=_once))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from rag_clip.data import Fingerprint
+from rag_clip.data import Fingerprint, read_fingerprint
 from rag_clip.store.schema import SCHEMA_VERSION, CollectionSchema
 
 
@@ -53,14 +53,14 @@ def read_card(values: dict[str, Any], location: str) -> Card:
         )
     try:
         return Card(
-            encoder=Fingerprint(**values["encoder"]),
+            encoder=read_fingerprint(values["encoder"]),
             schema=CollectionSchema.model_validate(values["schema"]),
             dim=int(values["dim"]),
             schema_version=version,
-            created=values["created"],
-            notes=values["notes"],
+            created=str(values["created"]),
+            notes={str(name): dict(facts) for name, facts in values["notes"].items()},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"the card of the index at {location} is damaged ({error}): build the index again") from None
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rag_clip.progress import Progress, Report, silent
+from rag_clip.reading import parse_json
 from rag_clip.store.card import Card, read_card
 from rag_clip.store.interface import Holding, Ranking, StoreError, Where
 from rag_clip.store.process import EngineProcess
@@ -183,7 +184,9 @@ def _hold(folder: Path) -> EngineProcess:
 
 def _read_json(folder: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        values = parse_json((folder / "card.json").read_bytes())
+        if not isinstance(values, dict):
+            raise ValueError("it is no JSON object")
     except ValueError as error:
         raise ValueError(f"{folder / 'card.json'} is damaged ({error}): build the index again") from None
     return values

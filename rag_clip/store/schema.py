@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rag_clip.reading import read_toml
 
 SCHEMA_VERSION = 2
 
@@ -138,13 +139,11 @@ def load_schema(path: str | Path | None = None) -> CollectionSchema:
 
     Raises ValueError naming every unknown key, missing key and wrong value.
     """
-    source = Path(path) if path is not None else files("rag_clip.index").joinpath("captions.toml")
+    source = Path(path) if path is not None else Path(str(files("rag_clip.index").joinpath("captions.toml")))
+    values = read_toml(source)
     try:
-        values = tomllib.loads(source.read_text(encoding="utf-8"))
         _check_version(values, str(source))
         schema = CollectionSchema.model_validate(values)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{source} is not TOML: {error}") from None
     except ValidationError as error:
         raise ValueError(f"{source}: {_explain(error)}") from None
     return schema

@@ -135,7 +135,7 @@ def test_a_file_of_ones_own_is_read_and_its_faults_named(tmp_path):
     with pytest.raises(ValueError, match="has no preset 'default'; it has mild, wrong"):
         load_cleaning("default", path)
     path.write_text("[mild\n")
-    with pytest.raises(ValueError, match=r"mine.toml is not TOML"):
+    with pytest.raises(ValueError, match=r"mine.toml is not valid TOML"):
         load_cleaning("mild", path)
 
 

@@ -64,7 +64,7 @@ def test_the_kind_given_comes_before_the_content(tmp_path: Path):
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ("classname\tgpt3\nriver\ta stream", "file.json: is not JSON"),
+        ("classname\tgpt3\nriver\ta stream", "file.json: is not valid JSON"),
         ("{}", "holds '{}'; give an object"),
         ("3", "holds '3'; give an object"),
         ({"river": []}, "holds no texts; give each class at least one"),

@@ -39,7 +39,7 @@ def test_a_schema_of_ones_own_is_read(tmp_path):
         ('kind = "keyword"', 'kind = "colour"', "payload.source: "),
         ("schema_version = 2", "schema_version = 1", "schema_version is 1; this release reads 2"),
         ("[payload.text]", "[payload.words]", "payload.text must be a text index"),
-        ("shards = 1", "shards = ", "is not TOML"),
+        ("shards = 1", "shards = ", "is not valid TOML"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(tmp_path, found, replacement, message):
