@@ -138,3 +138,60 @@ def test_merged_files_keep_the_bytes_of_their_images(tmp_path: Path):
     assert merge_files([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "c.parquet") == (5, 1)
     assert read_support(tmp_path / "c.parquet").references == ("a.parquet#1", "b", "c", "x", "y")
     assert read_support_images(tmp_path / "c.parquet") == [b"1", None, b"3", None, None]
+
+
+def test_several_labels_come_back_and_merge_as_all_of_them(tmp_path: Path):
+    targets = torch.tensor([[True, True, False], [False, True, False], [False, False, False]])
+    several = support(targets=targets)
+    write_support(several, tmp_path / "a.parquet")
+    assert_equal(read_support(tmp_path / "a.parquet"), several)
+    other = support(targets=torch.tensor([[True, False, True], [False, True, False], [True, False, False]]))
+    merged, _ = merge_supports([several, other])
+    assert merged.targets.tolist() == [[True, True, True], [False, True, False], [True, False, False]]
+    with pytest.raises(ValueError, match="some of the support sets have images of several labels, others of one"):
+        merge_supports([several, support()])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("classes", [["red"], None, ["blue"]], "has no 'classes' in row 2; delete the row, or fill it in"),
+        ("classes", [["red"], [None], ["blue"]], "row 2 stands for None, which its label set does not have"),
+        ("classes", [["red"], ["red", "blue"], ["blue"]], r"row 2 has 2 classes and the shares \[1.0\]; give one"),
+        ("shares", [[1.0], [None], [1.0]], r"row 2 has 1 classes and the shares \[None\]; give one per class"),
+        ("features", [[1.0] * 4, None, [1.0] * 4], "has no 'features' in row 2; delete the row, or fill it in"),
+        ("features", [[1.0] * 4, [1.0, None, 1.0, 1.0], [1.0] * 4], "the support set has features that are not finite"),
+        ("features", [[1.0] * 4, [1.0] * 3, [1.0] * 4], "column 'features' has rows of 3 and of 4 numbers"),
+        ("features", ["a", "b", "c"], "column 'features' does not hold list<.* float> values: Unsupported cast"),
+        ("relevance", [1.0, None, 1.0], "has no 'relevance' in row 2"),
+        ("reference", ["a", None, "b"], "has no 'reference' in row 2"),
+    ],
+)
+def test_nulls_and_other_values_are_named_with_their_row(tmp_path: Path, column: str, values: list, message: str):
+    path, single = tmp_path / "s.parquet", torch.eye(3)[[0, 1, 1]]
+    write_support(support(targets=single), path)
+    table = pq.read_table(path)
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, column, pa.array(values)), path)
+    with pytest.raises(ValueError, match=f"s.parquet: {message}"):
+        read_support(path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ("[]", "its metadata 'rag_clip.support' is no JSON object"),
+        ("{}", "`labels` is missing; give a list of names"),
+        ('{"templates": [], "labels": ["red", "blue"], "provenance": 3}', "its provenance is of type int"),
+        (
+            '{"templates": [], "labels": ["red", "blue"], "provenance": {"encoder": {"model": 1}}}',
+            "its encoder is recorded as .*; give the texts model, pretrained, weights, preprocessing, precision",
+        ),
+    ],
+)
+def test_metadata_that_was_changed_is_refused(tmp_path: Path, facts: str, message: str):
+    path = tmp_path / "s.parquet"
+    write_support(support(), path)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"rag_clip.support": facts}), path)
+    with pytest.raises(ValueError, match=f"s.parquet: {message}"):
+        read_support(path, encoder=ENCODER.fingerprint)

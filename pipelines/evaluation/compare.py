@@ -41,7 +41,8 @@ class Comparison:
 def compare_results(before: Sequence[Result], after: Sequence[Result]) -> Comparison:
     """Pair runs of the same task and name; where a task has one run in each file, those two, whatever their names.
 
-    Raises ValueError where nothing pairs, naming runs of both.
+    Runs without a number in common, as of one label and of several, are no pair. Raises ValueError where nothing pairs,
+    naming runs of both, or their metrics.
     """
     sides = [{(one.task, one.run): one for one in results} for results in (before, after)]
     keys = [key for key in sides[0] if key in sides[1]]
@@ -54,12 +55,24 @@ def compare_results(before: Sequence[Result], after: Sequence[Result]) -> Compar
     if not pairs:
         names = [", ".join(f"{task} | {run}" for task, run in side) for side in sides]
         raise ValueError(f"the files have no run in common: {names[0]}; and {names[1]}")
+    unlike = [pair for pair in pairs if not _metrics(pair[0]) & _metrics(pair[1])]
+    pairs = [pair for pair in pairs if pair not in unlike]
+    if not pairs:
+        first, second = unlike[0]
+        raise ValueError(
+            f"the files measure nothing in common: {first.task} | {first.run} is judged by {first.main.metric} in "
+            f"the first, by {second.main.metric} in the second; measure both by one metric"
+        )
     held = [{(one.task, one.run) for one in side} for side in zip(*pairs, strict=True)]
     left = [
         tuple(f"{task} | {run}" for task, run in side if (task, run) not in used)
         for side, used in zip(sides, held, strict=True)
     ]
     return Comparison(tuple(Pair(one.task, one, two, difference(one, two)) for one, two in pairs), left[0], left[1])
+
+
+def _metrics(result: Result) -> set[str]:
+    return {one.metric for one in result.measures if not one.item}
 
 
 def difference(before: Result, after: Result) -> Difference | None:

@@ -114,7 +114,7 @@ def results_file(folder: Path, facts: str, table: pa.Table | None = None) -> Non
         ),
         ("{broken", "other.parquet holds no results of rag-clip; this version reads format"),
         ("[]", "other.parquet holds no results of rag-clip; this version reads format"),
-        ("", "other.parquet has no column 'run'; it was changed since it was written: evaluate again"),
+        ("", "other.parquet has no column 'run'; it has task; it was changed since it was written: evaluate again"),
     ],
 )
 def test_results_of_another_version_or_changed_ones_are_not_compared(tmp_path: Path, facts: str, message: str) -> None:
@@ -138,5 +138,5 @@ def test_runs_of_another_version_are_measured_again(tmp_path: Path) -> None:
     images.write_bytes(b"broken")
     code, out, errors = run("--compare", "r.parquet", "r.parquet", folder=tmp_path)
     assert (code, out) == (1, "")
-    assert f"{images.name} is damaged (" in errors
+    assert f"{images.name} is not a readable Parquet file (" in errors
     assert json.loads(run("pets.npz", "-o", "r.parquet", "--json", folder=tmp_path)[1])["measured"] == 1

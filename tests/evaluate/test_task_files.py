@@ -69,7 +69,7 @@ def test_columns_that_are_missing_and_files_that_cannot_be_read_are_told(folder:
     train, validation, test = check_task(TASK, folder)
     assert train.startswith(f"train: {folder / 'train.npz'}: ")
     assert validation.endswith("validation.parquet: has no column 'image' of images, nor one of features")
-    assert test.endswith("test.parquet: has no column 'label' of labels; it has image, name")
+    assert test.endswith("test.parquet: has no column 'label'; it has image, name")
 
 
 def test_several_labels_are_for_the_metric_that_measures_them(folder: Path):

@@ -57,7 +57,7 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_entry(tmp_path, content, 
 
 def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path):
     (tmp_path / "latin.json").write_bytes(b'{"caf\xe9": []}')
-    with pytest.raises(ValueError, match=r"latin\.json: is not UTF-8 at byte 5; save it as UTF-8"):
+    with pytest.raises(ValueError, match=r"latin\.json: is not UTF-8, byte 5 is 0xe9; save it as UTF-8"):
         read_synonyms(tmp_path / "latin.json")
     with pytest.raises(FileNotFoundError, match=r"there is no synonym file .*absent\.json; give a JSON file"):
         read_synonyms(tmp_path / "absent.json")
