@@ -22,14 +22,22 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
-def fetch(url: str, *, allow_private: bool = True, max_bytes: int = 1 << 20, timeout: float = 5.0) -> bytes:
-    opener = make_opener(allow_private=allow_private, max_bytes=max_bytes, max_seconds=10)
+def fetch(
+    url: str, *, allow_private: bool = True, max_bytes: int = 1 << 20, timeout: float = 5.0, max_seconds: float = 10
+) -> bytes:
+    opener = make_opener(allow_private=allow_private, max_bytes=max_bytes, max_seconds=max_seconds)
     with opener.open(url, timeout=timeout) as answer:
         content: bytes = answer.read()
     return content
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+PUBLIC = [
+    *("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "::ffff:0:8.8.8.8", "2002:808:808::"),
+    "2606:4700::5efe:808:808",
+]
+
+
+@pytest.mark.parametrize("address", PUBLIC)
 def test_addresses_of_the_internet_are_public(address: str):
     assert is_public(address)
 
@@ -39,6 +47,9 @@ def test_addresses_of_the_internet_are_public(address: str):
     [
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1",
         "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::",
+        "::127.0.0.1", "::10.0.0.1", "::ffff:0:127.0.0.1", "64:ff9b:1::808:808", "64:ff9b:1:7f00:0:100::", "fec0::1",
+        "feff::1", "2001:0:7f00:1::1", "2001:0:808:808:0:0:80ff:fffe", "2606:4700::5efe:a00:1", "ff02::1", "4000::1",
+        "2606:4700::200:5efe:7f00:1", "100::1", "2001:db8::1",
     ],
 )  # fmt: skip
 def test_every_kind_of_inner_address_is_private(address: str):
@@ -89,6 +100,27 @@ def test_a_redirect_that_leads_to_itself_ends(server: Server):
 def test_an_answer_above_the_limit_is_not_read(server: Server, path: str):
     with pytest.raises(AddressError, match="more than 1,048,576 bytes"):
         fetch(server.url(path))
+
+
+@pytest.mark.parametrize("path", ["/drip-status", "/drip-headers", "/drip-continue", "/drip-body", "/slow"])
+def test_the_limit_of_time_bounds_the_whole_exchange(server: Server, path: str):
+    with pytest.raises((AddressError, urllib.error.URLError), match=r"takes more than 0\.5 seconds"):
+        fetch(server.url(path), max_seconds=0.5)
+
+
+def test_redirects_share_the_time_of_one_exchange(server: Server):
+    with pytest.raises((AddressError, urllib.error.URLError), match=r"takes more than 0\.5 seconds"):
+        fetch(server.url("/round"), max_seconds=0.5)
+    assert server.asked["/round"] <= 2
+
+
+@pytest.mark.parametrize("host", ["127.1", "0x7f000001", "2130706433", "[::127.0.0.1]", "[::ffff:0:7f00:1]"])
+def test_a_number_is_refused_before_a_proxy_is_asked_for_it(server: Server, monkeypatch: pytest.MonkeyPatch, host: str):
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", server.url("/"))
+    with pytest.raises((AddressError, urllib.error.URLError), match="is a private address"):
+        fetch(f"http://{host}/red", allow_private=False)
+    assert server.asked == {}
 
 
 def test_an_answer_that_breaks_off_is_not_taken_for_whole(server: Server):

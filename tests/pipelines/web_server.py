@@ -34,6 +34,11 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, b"", ("Content-Length", str(1 << 40)))
         elif path == "/endless":
             self._pour()
+        elif path.startswith("/drip"):
+            self._drip(path.removeprefix("/drip-"))
+        elif path == "/round":
+            self.server.closing.wait(0.3)
+            self._answer(302, b"", ("Location", f"/round?{self.server.asked[path]}"))
         elif path == "/short":
             self._answer(200, picture("red")[:-10], ("Content-Length", str(len(picture("red")))))
         elif path == "/slow":
@@ -49,6 +54,18 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _drip(self, part: str) -> None:
+        """Send a status line, headers or a body byte by byte, without end."""
+        self.wfile.write({"status": b"HTTP/1.1 2", "headers": b"HTTP/1.1 200 OK\r\n"}.get(part, b""))
+        if part == "body":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
+        piece = b"HTTP/1.1 100 Continue\r\n\r\n" if part == "continue" else b"0"
+        try:
+            while not self.server.closing.wait(0.05):
+                self.wfile.write(piece)
+        except OSError:
+            return
 
     def _pour(self) -> None:
         self.send_response(200)
