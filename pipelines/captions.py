@@ -6,7 +6,6 @@ compression or server needs no embedding at all.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning, row_rules
 from rag_clip.corpus.steps import Step, chain
+from rag_clip.outputs import check_outputs, remove_folder
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, Store, create_store, load_schema
@@ -69,6 +69,7 @@ def build_index(
     shard_rows: int = SHARD_ROWS,
     keep_shards: bool = True,
     retry_failed: bool = False,
+    force: bool = False,
     report: Report = silent,
 ) -> BuildSummary:
     """Add the captions of files (or folders of them) to the index, made if it does not exist, and optimise it.
@@ -87,10 +88,11 @@ def build_index(
     """
     named = {"text": text_column, "source": source_column}
     chosen = replace(columns or Columns(), **{role: name for role, name in named.items() if name is not None})
-    sources = find_sources(paths, columns=chosen)
     schema, cleaning = schema or load_schema(), cleaning or load_cleaning()
-    _check_usable(sources, chain([unreadable, row_rules(cleaning)]))
     folder = Path(shards) if shards is not None else default_shards(index, schema)
+    check_outputs([(index, "index"), (folder, "shards")], inputs=[paths], force=force)
+    sources = find_sources(paths, columns=chosen)
+    _check_usable(sources, chain([unreadable, row_rules(cleaning)]))
     with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
         check_cleaning(store, cleaning)
         embedded = embed_sources(
@@ -102,7 +104,7 @@ def build_index(
         _note_first(store, embedded, cleaning, files=len(sources))
         loaded = load_into(store, folder, manifests, report=report)
     if not keep_shards:
-        shutil.rmtree(folder)
+        remove_folder(folder, "shards")
     return _summarise(embedded, loaded)
 
 

@@ -9,19 +9,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rag_clip.atomic import make_folder, sync_folder
 from rag_clip.classifiers.coop import learned_zero_shot
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Prompts
 from rag_clip.learned_prompts import LearnedPrompts
+from rag_clip.outputs import check_outputs, holding, remove_folder
 from rag_clip.progress import Report, StageClock, counting, silent
 from rag_clip.protocols import Classifier, Encoder
 from rag_clip.store import open_store
@@ -31,7 +32,6 @@ from rag_clip.towers import two_towers
 from .imaging.joined import encode_by_all
 from .imaging.opening import open_image_files
 from .imaging.predictions import output_schema, predict_rows, prediction_columns, write_predictions
-from .imaging.rows import ImageFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ def classify(
     features_dir: str | Path | None = None,
     workers: int | None = None,
     batch_size: int = 256,
+    force: bool = False,
     report: Report = silent,
 ) -> ClassifySummary:
     """Write the rows of `paths` to `output` with label, score, top_k_labels, top_k_scores and error beside them.
@@ -88,30 +89,33 @@ def classify(
     decode; 0 decodes in this one, None is one per processor up to 16, or 0 for a few images. Memory stays bounded on
     files and row groups of any size.
 
-    Raises ValueError for input, prompts or settings that cannot be used, FileNotFoundError for a missing file, and
-    OSError where a file is damaged or cannot be written.
+    Raises ValueError for input, prompts or settings that cannot be used, and for an `output` that is an input or, but
+    with `force`, not of an earlier call; FileNotFoundError for a missing file, OSError where a file is damaged or
+    cannot be written, and BusyError where another process writes `output`.
     """
-    files = open_image_files(paths, image_column=image_column)
-    output = _check_output(Path(output), files)
+    files, clock, others = open_image_files(paths, image_column=image_column), StageClock(), others or {}
+    output = Path(output)
+    written = classify_outputs(output, features_dir)
+    check_outputs(written, inputs=[paths, index], force=force)
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
     columns = prediction_columns(files[0].schema.names)
-    clock = StageClock()
-    with clock.stage("prompts"):
-        classifier = _build(prompts, encoder, head, index, report)
-    predict = partial(predict_rows, classifier=classifier, top_k=top_k, batch_size=batch_size, device=encoder.device)
-    parts = output.with_name(f"{output.name}.parts")
-    others = others or {}
-    sources, missing = encode_by_all(
-        files, features_dir or parts, encoder=encoder, others=others, workers=workers, batch_size=batch_size,
-        clock=clock, report=report,
-    )  # fmt: skip
-    rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
-    facts = _run_facts(prompts, encoder, others, head)
-    facts |= {"image_column": files[0].image, "top_k": top_k, "rows": rows, "failed": failed}
-    schema, advance = output_schema(files[0].schema, columns, facts), counting("write", report, rows)
-    with _replacing(output, parts) as partial_output:
-        write_predictions(partial_output, sources, schema=schema, predict=predict, clock=clock, advance=advance)
+    with holding(written, force=force):
+        with clock.stage("prompts"):
+            classifier = _build(prompts, encoder, head, index, report)
+        sources, missing = encode_by_all(
+            files, features_dir or parts_of(output), encoder=encoder, others=others, workers=workers,
+            batch_size=batch_size, clock=clock, report=report,
+        )  # fmt: skip
+        rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
+        facts = _run_facts(prompts, encoder, others, head)
+        facts |= {"image_column": files[0].image, "top_k": top_k, "rows": rows, "failed": failed}
+        schema, advance = output_schema(files[0].schema, columns, facts), counting("write", report, rows)
+        predict = partial(
+            predict_rows, classifier=classifier, top_k=top_k, batch_size=batch_size, device=encoder.device
+        )
+        with _replacing(output, parts_of(output)) as unfinished:
+            write_predictions(unfinished, sources, schema=schema, predict=predict, clock=clock, advance=advance)
     return ClassifySummary(
         output, rows, failed, missing, rows - missing, columns, dict(clock.seconds), clock.bottleneck
     )
@@ -131,14 +135,16 @@ def _build(
     return head.build(classifier) if head else classifier
 
 
-def _check_output(output: Path, files: Sequence[ImageFile]) -> Path:
-    if output.is_dir():
-        raise ValueError(f"the output {output} is a folder; name a file, such as {output / 'predictions.parquet'}")
-    if output.suffix.lower() != ".parquet":
+def parts_of(output: Path) -> Path:
+    """Return the folder of what is done of an output that is not complete."""
+    return output.with_name(f"{output.name}.parts")
+
+
+def classify_outputs(output: Path, features: str | Path | None) -> list[tuple[str | Path | None, str]]:
+    """Return what `classify` writes, for `check_outputs`; raises ValueError for another suffix than .parquet."""
+    if output.suffix.lower() != ".parquet" and not output.is_dir():
         raise ValueError(f"the output {output} would be Parquet; give it the suffix .parquet")
-    if output.resolve() in {file.path.resolve() for file in files if isinstance(file.path, Path)}:
-        raise ValueError(f"the output {output} is one of the inputs; name another file")
-    return output
+    return [(output, "classify"), (parts_of(output), "parts"), (features, "features")]
 
 
 @contextmanager
@@ -146,16 +152,19 @@ def _replacing(output: Path, parts: Path) -> Iterator[Path]:
     """Yield a path in `parts` to write to; then move it to `output` and remove `parts`, or keep the finished shards."""
     partial_output = parts / "output.parquet"
     try:
-        parts.mkdir(parents=True, exist_ok=True)
+        make_folder(parts)
         yield partial_output
         partial_output.replace(output)
+        sync_folder(output.parent)
     except BaseException as error:
         partial_output.unlink(missing_ok=True)
+        with suppress(OSError):  # it holds finished shards
+            parts.rmdir()
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             reason = f"cannot write {output} ({error}); make room and run again, finished shards are kept"
             raise OSError(error.errno, reason) from error
         raise
-    shutil.rmtree(parts)
+    remove_folder(parts, "parts")
 
 
 def _run_facts(

@@ -5,7 +5,6 @@ The default recipe was chosen on validation photographs (CONTRIBUTING.md); the t
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +15,14 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from rag_clip.atomic import replacing
+from rag_clip.atomic import locked, replacing
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.demo.concepts import BANDS, concepts
 from rag_clip.demo.pictures import write_pictures
 from rag_clip.enhance import control_prompts, enhance
 from rag_clip.labels import read_labels
+from rag_clip.outputs import check_outputs
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.prompt_file import write_prompts
 from rag_clip.protocols import Encoder
@@ -84,12 +84,19 @@ class DemoSummary:
         }
 
 
-def run_demo(out: str | Path, *, encoder: Encoder, report: Report = silent) -> DemoSummary:
+def run_demo(out: str | Path, *, encoder: Encoder, force: bool = False, report: Report = silent) -> DemoSummary:
     """Write the bundled files to `out`, run index, enhance and classify on them, and write report.html.
 
-    A second call in the same folder continues or reuses what is there. Raises OSError where `out` cannot be written.
+    A second call in the same folder continues or reuses what is there. Raises ValueError for a folder that, but with
+    `force`, holds files of others, OSError where it cannot be written, and BusyError where another process does.
     """
-    out, clock = Path(out), StageClock()
+    check_outputs([(out, "demo")], force=force)
+    with locked(Path(out) / "lock", doing=f"run the demo in {out}"):
+        return _run_demo(Path(out), encoder, report)
+
+
+def _run_demo(out: Path, encoder: Encoder, report: Report) -> DemoSummary:
+    clock = StageClock()
     with clock.stage("copy"):
         write_bundled(out)
     with clock.stage("index"):
@@ -119,11 +126,10 @@ def run_demo(out: str | Path, *, encoder: Encoder, report: Report = silent) -> D
 
 def write_bundled(out: Path) -> None:
     """Copy the bundled files to `out`, leaving those that are there already."""
-    out.mkdir(parents=True, exist_ok=True)
     for name in BUNDLED:
         if not (out / name).exists():
-            with files("rag_clip.demo").joinpath("assets", name).open("rb") as source, (out / name).open("wb") as copy:
-                shutil.copyfileobj(source, copy)
+            with replacing(out / name) as partial:
+                partial.write_bytes(files("rag_clip.demo").joinpath("assets", name).read_bytes())
 
 
 def _enhance(labels: LabelSet, index: Path, encoder: Encoder, report: Report) -> dict[str, Prompts]:

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rag_clip.atomic import replacing
 from rag_clip.data import Prompts
 from rag_clip.decode import decode_image
+from rag_clip.outputs import GENERATOR
 from rag_clip.protocols import Encoder
 
 _COLUMNS, _CELL, _PICTURE = 2, (640, 150), 128
@@ -130,7 +131,8 @@ def _page(table: Mapping[str, Mapping[str, str]], seconds: Mapping[str, float], 
         for name, cells in table.items()
     )
     stages = "".join(f"<tr><td>{html.escape(name)}</td><td>{spent:.1f}</td></tr>" for name, spent in seconds.items())
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>RAG-CLIP demo</title><style>{_STYLE}</style>
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8">{GENERATOR.format("demo")}
+<title>RAG-CLIP demo</title><style>{_STYLE}</style>
 <h1>RAG-CLIP on its bundled micro world</h1><p>{html.escape(facts)}</p>
 <table><tr><th>top-1 accuracy, %</th>{heads}</tr>{rows}</table>
 <h2>What retrieval changed</h2>

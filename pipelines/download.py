@@ -22,10 +22,11 @@ from typing import Any
 
 import polars as pl
 
+from rag_clip.atomic import locked, make_folder
 from rag_clip.decode import MAX_PIXELS
+from rag_clip.outputs import check_outputs
 from rag_clip.progress import Progress, Report, silent
 
-from .shards.lock import locked
 from .web.rounds import (
     SHARD_PAIRS,
     Round,
@@ -76,6 +77,7 @@ def download_images(
     url_column: str = "url",
     caption_column: str | None = "caption",
     retry_failed: bool = False,
+    force: bool = False,
     allow_private: bool = False,
     image_side: int = 512,
     timeout: int = 10,
@@ -94,14 +96,15 @@ def download_images(
     connection. `processes` defaults to one per processor up to 16; each has `threads` connections.
 
     Raises FileNotFoundError and ValueError for lists that cannot be used, DownloadError where img2dataset is not
-    installed or fails, and StoreError where another process downloads into `output`.
+    installed or fails, and BusyError where another process downloads into `output`.
     """
+    check_outputs([(output, "download")], inputs=[lists], force=force)
     if importlib.util.find_spec("img2dataset") is None:
         raise DownloadError("img2dataset is not installed; install it with: pip install 'rag-clip[download]'")
     _check_settings(image_side=image_side, timeout=timeout, threads=threads, processes=processes)
     addresses = read_url_lists(lists, url_column=url_column, caption_column=caption_column)
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     run = _Runner(
         settings={
             "image_size": image_side,

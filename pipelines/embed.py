@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rag_clip.atomic import locked
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
+from rag_clip.outputs import check_outputs
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 
 from .shards.files import SHARD_ROWS, Manifest, clear_partial, read_manifests
 from .shards.filter import prepare_filter
-from .shards.lock import locked
 from .shards.maker import make_shards
 from .shards.plan import Plan
 from .sources.finding import Columns, SourceFile, find_sources
@@ -56,6 +57,7 @@ def embed_captions(
     part: tuple[int, int] = (0, 1),
     shard_rows: int = SHARD_ROWS,
     retry_failed: bool = False,
+    force: bool = False,
     report: Report = silent,
 ) -> EmbedSummary:
     """Embed the captions of files into the folder `shards`, leaving out the shards that are there.
@@ -68,9 +70,10 @@ def embed_captions(
     rows of a file. A file that can be read only up to a row keeps the rows before it, and is tried again with
     `retry_failed`.
 
-    Raises ValueError for a part that does not exist, and what find_sources refuses; StoreError where another process
+    Raises ValueError for a part that does not exist, and what find_sources refuses; BusyError where another process
     embeds into the folder; OSError where the disk is full. Finished shards stay.
     """
+    check_outputs([(shards, "shards")], inputs=[paths], force=force)
     sources = find_sources(paths, columns=columns or Columns())
     return embed_sources(
         sources, shards=Path(shards), encoder=encoder, cleaning=cleaning or load_cleaning(), part=part,

@@ -13,6 +13,7 @@ from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.distinguish import Distinguishability, Separation, distinguishability, separation
 from rag_clip.enhance import Control, control_prompts, enhance
+from rag_clip.outputs import holding
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.prompt_file import check_prompts_path, write_prompts
 from rag_clip.prompts.templates import template_prompts
@@ -73,16 +74,19 @@ def enhance_labels(
     control: Control | None = None,
     seed: int = 0,
     labelled: Labelled | None = None,
+    force: bool = False,
     report: Report = silent,
 ) -> EnhanceSummary:
     """Write the prompts of a recipe to `output`, and judge them beside the templates alone.
 
     With `labelled` images, templates, recipe and its controls are scored on them; nothing is chosen by that. Raises
-    ValueError as `enhance` and `write_prompts` do.
+    ValueError as `enhance` and `write_prompts` do and, but with `force`, for an `output` of others, and BusyError where
+    another process writes it.
     """
     output, clock = Path(output), StageClock()
     check_prompts_path(output)
     with ExitStack() as stack:
+        stack.enter_context(holding([(output, "enhance")], inputs=[index, *recipe.files], force=force))
         store = stack.enter_context(open_store(index)) if index else None
         found = enhance(labels, encoder=encoder, recipe=recipe, store=store, clock=clock, report=report)
         controlled = partial(control_prompts, found, store=store, seed=seed)
@@ -92,7 +96,7 @@ def enhance_labels(
         if labelled and (recipe.retrieved or recipe.described):
             sets[recipe.name] = found
             sets |= {other: controlled(other) for other in CONTROLS if store or other != "random"}
-    write_prompts(prompts, output)
+        write_prompts(prompts, output)
     with clock.stage("encode texts"):
         classifiers = dict(zip(sets, zero_shots(list(sets.values()), encoder, report=report), strict=True))
     with clock.stage("compare"):

@@ -6,23 +6,25 @@ measures only what is new, and a run that was cut short goes on where it stopped
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
+from rag_clip.outputs import check_outputs, holding
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 
 from .evaluation.candidates import Candidates
 from .evaluation.head_choices import HeadChoice
 from .evaluation.measuring import Measuring, TaskImages
-from .evaluation.results import Result, prepare_runs, store_run, stored_run, to_table, write_tables
+from .evaluation.results import Result, runs_folder, store_run, stored_run, to_table, write_tables
 from .evaluation.runs import PromptFile, Run, plan_runs, with_candidates
 from .evaluation.shot_runs import FewShot, ShotRun, plan_shots
 from .evaluation.tasks import ImageTask, read_images
+from .labelled import Labelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ def evaluate(
     index: str | None = None,
     features_dir: str | Path | None = None,
     workers: int | None = None,
+    force: bool = False,
     on_result: Callable[[Result], None] = lambda _result: None,
     report: Report = silent,
 ) -> EvaluateSummary:
@@ -63,11 +66,14 @@ def evaluate(
     heads on shots drawn from the tasks, beside every text. `candidates` are names added to the classes, to find those
     that take most images from texts alone.
 
-    Raises ValueError for input and settings that cannot be used, and FileNotFoundError for a missing file.
+    Raises ValueError for input and settings that cannot be used, and for an `output` that is an input or, but with
+    `force`, not of an earlier call; FileNotFoundError for a missing file, PermissionError for a place that may not be
+    written to, and BusyError where another process writes `output`.
     """
-    output, others, clock = _check_output(output), others or {}, StageClock()
+    output, others, clock = Path(output), others or {}, StageClock()
+    written, inputs = evaluate_outputs(output, features_dir), [*task_files(tasks), *(one.path for one in texts), index]
+    check_outputs(written, inputs=inputs, force=force)
     plans = _plan(tasks, texts, heads, few_shot, candidates, encoder=encoder, others=others, scale=scale, index=index)
-    prepare_runs(output)
     read = partial(
         read_images, encoder=encoder, others=others, features_dir=features_dir, workers=workers, report=report
     )
@@ -75,9 +81,8 @@ def evaluate(
     results: list[Result] = []
     tables: list[pa.Table] = []
     measured = 0
-    for task, planned in plans:
-        images = TaskImages(task, read, clock)
-        for run in planned:
+    with holding(written, force=force):
+        for task, run, images in _walk(plans, read, clock):
             result = stored_run(output, run.key)
             if result is None:
                 result = measure(run, images)
@@ -124,6 +129,16 @@ def _plan(
     return plans
 
 
+def _walk(
+    plans: Sequence[tuple[ImageTask, list[Run | ShotRun]]], read: Callable[[ImageTask], Labelled], clock: StageClock
+) -> Iterator[tuple[ImageTask, Run | ShotRun, TaskImages]]:
+    """Yield each run with the images of its task, which are let go before those of the next."""
+    for task, planned in plans:
+        images = TaskImages(task, read, clock)
+        for run in planned:
+            yield task, run, images
+
+
 def _check_names(tasks: Sequence[ImageTask]) -> None:
     names = [task.name for task in tasks]
     repeated = next((name for name in names if names.count(name) > 1), None)
@@ -131,8 +146,13 @@ def _check_names(tasks: Sequence[ImageTask]) -> None:
         raise ValueError(f"two tasks are called {repeated!r}; name them apart")
 
 
-def _check_output(output: str | Path) -> Path:
-    output = Path(output)
+def evaluate_outputs(output: Path, features: str | Path | None) -> list[tuple[str | Path | None, str]]:
+    """Return what `evaluate` writes, for `check_outputs`; raises ValueError for another suffix than .parquet."""
     if output.is_dir() or output.suffix.lower() != ".parquet":
         raise ValueError(f"the output {output} would be Parquet; name a file with the suffix .parquet")
-    return output
+    return [(output, "evaluate"), (runs_folder(output), "runs"), (features, "features")]
+
+
+def task_files(tasks: Sequence[ImageTask]) -> list[str | Path]:
+    """Return the files and folders that tasks are read from."""
+    return [path for task in tasks for path in (*task.paths, *([task.train] if task.train else ()))]

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from rag_clip.atomic import replacing
+from rag_clip.outputs import GENERATOR, check_outputs
 from rag_clip.protocols import Encoder
 
 from .evaluation.compare import Comparison
@@ -37,27 +38,29 @@ def write_evaluation(
     encoder: Encoder | None = None,
     title: str = "Evaluation",
     content: str = "",
+    force: bool = False,
 ) -> None:
     """Write the report of results, task by task; the first run of a task is what its others are compared with.
 
     `encoder` weighs the captions of the examples by their image; `content` says what the page holds, by default how
-    many runs and tasks. Raises ValueError for no results, OSError where the file cannot be written; it appears whole or
-    not at all.
+    many runs and tasks. Raises ValueError for no results and, but with `force`, for a file that is no report; OSError
+    where the file cannot be written, which appears whole or not at all.
     """
     if not results:
         raise ValueError("there is no result to report; evaluate at least one run")
     path = Path(path)
+    check_outputs([(path, "evaluate")], force=force)
     tasks = dict.fromkeys(result.task for result in results)
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+        f'{GENERATOR.format("evaluate")}<meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title>"
         f"<style>{STYLE}</style><header><h1>{html.escape(title)}</h1>"
         f"<p>{html.escape(content or _counted(len(results), 'run') + ' on ' + _counted(len(tasks), 'task'))} · "
         f"rag-clip {version('rag-clip')}</p></header>{_tiers(results)}{across_tasks(results)}"
         f"{_tasks(results, encoder)}{_settings(results)}</html>\n"
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             partial.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -65,14 +68,17 @@ def write_evaluation(
         raise OSError(error.errno, reason) from error
 
 
-def write_comparison(path: str | Path, comparison: Comparison, *, title: str = "Comparison") -> None:
+def write_comparison(
+    path: str | Path, comparison: Comparison, *, title: str = "Comparison", force: bool = False
+) -> None:
     """Write the report of two results files: of each pair, the run before and the run after; as `write_evaluation`."""
     results = []
     for pair in comparison.pairs:
         sides = (("before", pair.before), ("after", pair.after))
         task = pair.name.rpartition(" [")[0]
         results += [replace(one, task=task, run=f"{one.run} ({when})") for when, one in sides]
-    write_evaluation(path, results, title=title, content=f"{_counted(len(comparison.pairs), 'run')}, before and after")
+    content = f"{_counted(len(comparison.pairs), 'run')}, before and after"
+    write_evaluation(path, results, title=title, content=content, force=force)
 
 
 def _counted(count: int, thing: str) -> str:

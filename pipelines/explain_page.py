@@ -14,6 +14,7 @@ from rag_clip.atomic import replacing
 from rag_clip.data import PromptText
 from rag_clip.decode import decode_image
 from rag_clip.explain import ClassEffect, ImageExplanation, LabelExplanation, TextEffect
+from rag_clip.outputs import GENERATOR, check_outputs, holding
 
 PICTURE_SIDE = 384
 _STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;color:#1d2733}
@@ -34,20 +35,24 @@ def write_page(
     image: ImageExplanation | None = None,
     picture: Image.Image | bytes | None = None,
     count: int = 25,
+    force: bool = False,
 ) -> None:
     """Write what was explained to `path`, the picture inside it; `count` texts of a class have a row of their own.
 
-    The file appears whole or not at all. Raises OSError where it cannot be written, ImageError for a broken picture.
+    The file appears whole or not at all. Raises ValueError, but with `force`, for a file that is no such page, OSError
+    where it cannot be written, BusyError where another process does, and ImageError for a broken picture.
     """
     path = Path(path)
+    written = [(path, "explain")]
+    check_outputs(written, force=force)
     title = f"Why this is {image.winner.label}" if image else f"What {label.label} is made of" if label else "Nothing"
     body = (_image(image, picture, count) if image else "") + (_label(label, count) if label else "")
     page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8">{GENERATOR.format("explain")}'
+        f"<title>{html.escape(title)}</title>"
         f"<style>{_STYLE}</style>{body}</html>\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
+    with holding(written, force=force), replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
 from rag_clip.heads import HEADS, build_head
 from rag_clip.learned_prompts import LearnedPrompts, check_learned_path, write_learned_prompts
+from rag_clip.outputs import holding
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.protocols import Encoder
 from rag_clip.support_file import check_support_labels, read_support, read_support_images
@@ -65,26 +66,24 @@ def learn_prompts(
     encoder: Encoder,
     validation: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    force: bool = False,
     report: Report = silent,
 ) -> LearnedPrompts:
     """Learn a context around the class names (CoOp) on a support file, and write it for `classify`.
 
-    Raises ValueError as `prepare_head`, for an output that is not .safetensors, and for an encoder without text.
+    Raises ValueError as `prepare_head`, for an output that is not .safetensors, is an input or, but with `force`, is of
+    others, and for an encoder without text; BusyError where another process writes the output.
     """
     check_learned_path(Path(output))
-    head = prepare_head(
-        "coop",
-        support,
-        labels=prompts.labels,
-        encoder=encoder,
-        validation=validation,
-        options=options,
-        report=report,
-    )
-    learned = head.build(zero_shot(prompts, encoder, report=report))
-    assert isinstance(learned, CoOp)
-    made = replace(learned.prompts, provenance={**learned.prompts.provenance, "method": "coop", "head": head.facts})
-    write_learned_prompts(made, output)
+    with holding([(output, "learn")], inputs=[support, validation], force=force):
+        head = prepare_head(
+            "coop", support, labels=prompts.labels, encoder=encoder, validation=validation, options=options,
+            report=report,
+        )  # fmt: skip
+        learned = head.build(zero_shot(prompts, encoder, report=report))
+        assert isinstance(learned, CoOp)
+        made = replace(learned.prompts, provenance={**learned.prompts.provenance, "method": "coop", "head": head.facts})
+        write_learned_prompts(made, output)
     return made
 
 

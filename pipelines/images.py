@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rag_clip.atomic import locked
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
+from rag_clip.outputs import check_outputs
 from rag_clip.progress import Report, StageClock, counting, silent
 from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, Store, create_store, load_schema
@@ -80,6 +82,7 @@ def index_images(
     schema: CollectionSchema | None = None,
     workers: int | None = None,
     batch_size: int = 256,
+    force: bool = False,
     report: Report = silent,
 ) -> ImagesSummary:
     """Add image-caption pairs to the index, made if it does not exist, and optimise it.
@@ -97,30 +100,33 @@ def index_images(
     up to 16.
 
     Raises FileNotFoundError for a missing file; ValueError for files without usable pairs, wrong columns or settings,
-    and an index of another encoder, schema or cleaning; OSError for a damaged file and where shards cannot be written;
-    StoreError where the index is in use or cannot be written. Nothing is made where no pair is usable.
+    an index of another encoder, schema or cleaning, and places that are inputs or, but with `force`, of others; OSError
+    for a damaged file and where shards cannot be written; StoreError where the index is in use or cannot be written,
+    BusyError where another process embeds into `shards`. Nothing is made where no pair is usable.
     """
-    folder, cleaning, clock = _choose_folder(index, shards), cleaning or load_cleaning(), StageClock()
+    folder, cleaning, clock = choose_shards(index, shards), cleaning or load_cleaning(), StageClock()
+    check_outputs([(index, "index"), (folder, "shards")], inputs=[paths], force=force)
     _check_settings(batch_size, workers, cleaning)
     columns = columns or PairColumns()
     files = open_pair_files(paths, columns=columns, root=root)
     settings = json.dumps([asdict(columns), str(root)])
-    parts, embedded = _embed(
-        files, folder, settings, encoder=encoder, workers=workers, batch_size=batch_size, clock=clock, report=report
-    )
-    reasons = list_failures(parts, folder / FAILURES)
-    with clock.stage("clean"):
-        pairs = clean_pairs(parts, cleaning, folder, report)
-    if not len(pairs):
-        raise ValueError(_nothing_usable(parts, {**reasons, **pairs.dropped}))
-    with clock.stage("noise"):
-        probabilities = judge_noise(pairs, scale=encoder.scale, device=encoder.device) if noise else None
-    schema = schema or load_image_schema()
-    with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
-        check_cleaning(store, cleaning)
-        store.note(CORPUS_NOTE, _describe(pairs, reasons, cleaning))
-        _fill(store, pairs, probabilities, clock, report)
-        count = store.count()
+    with locked(folder / "lock", doing=f"embed into {folder}"):
+        parts, embedded = _embed(
+            files, folder, settings, encoder=encoder, workers=workers, batch_size=batch_size, clock=clock, report=report
+        )
+        reasons = list_failures(parts, folder / FAILURES)
+        with clock.stage("clean"):
+            pairs = clean_pairs(parts, cleaning, folder, report)
+        if not len(pairs):
+            raise ValueError(_nothing_usable(parts, {**reasons, **pairs.dropped}))
+        with clock.stage("noise"):
+            probabilities = judge_noise(pairs, scale=encoder.scale, device=encoder.device) if noise else None
+        schema = schema or load_image_schema()
+        with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
+            check_cleaning(store, cleaning)
+            store.note(CORPUS_NOTE, _describe(pairs, reasons, cleaning))
+            _fill(store, pairs, probabilities, clock, report)
+            count = store.count()
     noisy = None if probabilities is None else int((probabilities >= NOISY).sum())
     rows, failed = _count_rows(parts), reasons.total()
     return ImagesSummary(
@@ -159,7 +165,8 @@ def _embed(
     return parts, embedded
 
 
-def _choose_folder(index: str | Path, shards: str | Path | None) -> Path:
+def choose_shards(index: str | Path, shards: str | Path | None) -> Path:
+    """Return the folder of embedded rows, by default beside the index; raises ValueError where that is a server."""
     if shards is not None:
         return Path(shards)
     if str(index).startswith(("http://", "https://")):

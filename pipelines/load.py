@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from rag_clip.atomic import locked
 from rag_clip.corpus.cleaning import CleaningSettings
+from rag_clip.outputs import check_outputs
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.store import CollectionSchema, Store, create_store, load_schema
 
 from .shards.ahead import ahead
 from .shards.files import GROUP_ROWS, Manifest, read_manifests, read_shard
-from .shards.lock import locked
 from .shards.recorded import CORPUS_NOTE, check_cleaning
 
 UPSERT_ROWS = 2048  # eight requests to a server, three of them under way at once; a folder's engine cuts them too
@@ -61,10 +62,11 @@ def load_shards(
     The index notes in its card what became of the rows of the corpus.
 
     Raises FileNotFoundError for a folder without shards; ValueError for shards of several encoders or cleanings, and
-    for an index of another encoder or schema; StoreError where the index is in use, out of space or unreachable;
-    OSError for a damaged shard. What was loaded is kept.
+    for an index of another encoder or schema; StoreError where the index is in use, out of space or unreachable,
+    BusyError where another process loads the folder into it; OSError for a damaged shard. What was loaded is kept.
     """
     folder = Path(shards)
+    check_outputs([(index, "index")], inputs=[folder])
     manifests = newest(read_manifests(folder))
     if not manifests:
         raise FileNotFoundError(f"there are no shards in {folder}; embed captions first")

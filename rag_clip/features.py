@@ -68,7 +68,6 @@ class FeatureCache:
         table = _to_table(features, self.dim).replace_schema_metadata({_KEY: json.dumps(facts)})
         path = self._path(start)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(path) as partial:
                 pq.write_table(table, partial, compression="none", use_dictionary=["error"])
         except OSError as error:

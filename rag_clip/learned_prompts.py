@@ -74,7 +74,6 @@ def write_learned_prompts(prompts: LearnedPrompts, path: str | Path) -> None:
     tensors = {"weights": prompts.weights, "context": prompts.context}
     held = {name: values.float().cpu().contiguous() for name, values in tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             save_file(held, partial, metadata={METADATA: json.dumps(facts, ensure_ascii=False)})
     except OSError as error:

@@ -49,7 +49,6 @@ def write_prompts(prompts: Prompts, path: str | Path) -> None:
     path = Path(path)
     suffix = check_prompts_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             if suffix == ".json":
                 partial.write_text(_to_json(prompts), encoding="utf-8")

@@ -88,6 +88,11 @@ class Recipe:
         """Whether it looks at captions: to retrieve them, or to count names in them."""
         return self.retrieved is not None or self.synonyms is not None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of knowledge that it reads."""
+        return tuple(path for source in (self.synonyms, self.described) if source for path in source.files)
+
     def document(self) -> dict[str, Any]:
         """Return the recipe as plain values, for provenance."""
         return {key: _plain(value) for key, value in asdict(self).items() if value is not None}

@@ -22,6 +22,7 @@ import torch
 from rag_clip.atomic import replacing
 from rag_clip.data import Fingerprint, LabelSet, Support, read_fingerprint
 from rag_clip.labels import labels_from_document, labels_to_document
+from rag_clip.outputs import holding
 from rag_clip.reading import metadata_document, read_table, typed_columns
 
 METADATA = b"rag_clip.support"
@@ -48,7 +49,6 @@ def write_support(support: Support, path: str | Path, *, images: Sequence[bytes 
     if images is not None and len(images) != len(support):
         raise ValueError(f"{len(images)} images for {len(support)} rows of support; give one, or None, per row")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             pq.write_table(_to_table(support, images), partial, compression="zstd")
     except OSError as error:
@@ -152,11 +152,18 @@ def merge_supports(parts: Sequence[Support]) -> tuple[Support, tuple[tuple[int, 
     return merged, kept
 
 
-def merge_files(paths: Sequence[str | Path], output: str | Path) -> tuple[int, int]:
+def merge_files(paths: Sequence[str | Path], output: str | Path, *, force: bool = False) -> tuple[int, int]:
     """Merge support files, with the bytes of their images; return how many images there are, and how many repeated.
 
-    Raises ValueError as `read_support` and `merge_supports` do.
+    Raises ValueError as `read_support` and `merge_supports` do, and for an output that is an input or, but with
+    `force`, is of others; BusyError where another process writes it.
     """
+    check_support_path(Path(output))
+    with holding([(output, "support merge")], inputs=[paths], force=force):
+        return _merge_files(paths, output)
+
+
+def _merge_files(paths: Sequence[str | Path], output: str | Path) -> tuple[int, int]:
     parts = [read_support(path) for path in paths]
     merged, kept = merge_supports(parts)
     bytes_of = [read_support_images(path) for path in paths]

@@ -13,7 +13,7 @@ FOLDERS = {"rag_clip": ROOT / "rag_clip", "rag_clip.pipelines": ROOT / "pipeline
 METHODS = {"corpus", "prompts", "support", "classifiers", "objectives", "batch"}
 LAYERS: tuple[set[str], ...] = (
     {"", "index", "data", "atomic", "places", "reading"},
-    {"protocols", "progress", "words"},
+    {"protocols", "progress", "words", "outputs"},
     {"decode", "labels", "perceptual", "pixels", "ranking", "text_tower", "hub", "knowledge", "train"},
     {"towers", "distinguish", "learned_prompts", "vision_encoder", "diffusers_painter"},
     METHODS | {"encoder", "store", "weights", "prompt_file", "support_file", "features", "continue_training"},

@@ -6,9 +6,7 @@ call. So a run that is there is not run again, and another setting never finds i
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -151,17 +149,6 @@ def runs_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.runs")
 
 
-def prepare_runs(path: Path) -> None:
-    """Make the folder of the runs of a results file; raises OSError where nothing can be written, before any work."""
-    folder = runs_folder(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, "it may not be written to")
-    except OSError as error:
-        raise OSError(error.errno, f"cannot keep runs in {folder} ({error.strerror}); name another output") from error
-
-
 def store_run(path: Path, result: Result) -> None:
     """Keep a finished run for the results file `path`; the numbers are written last, and mean that it is whole."""
     folder = runs_folder(path)
@@ -201,7 +188,6 @@ def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
     """Write what `to_table` made of runs, replacing the file once it is complete."""
     whole = pa.concat_tables([SCHEMA.empty_table(), *tables])
     facts = json.dumps({"format": FORMAT, "version": version("rag-clip")})
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         pq.write_table(whole.replace_schema_metadata({_KEY: facts}), partial, compression="zstd")
 

@@ -141,6 +141,12 @@ def _lists_labels(path: Place, image_column: str, label_column: str) -> bool:
     return lists_labels(files[0].schema, label_column)
 
 
+def task_inputs(opened: Sequence[tuple[Task, Path]]) -> list[Place]:
+    """Return the files that tasks are read from: their splits, and their classes where those lie in a file."""
+    labels: list[Place] = [folder / task.labels for task, folder in opened if isinstance(task.labels, str)]
+    return [*labels, *(task.path(role, folder) for task, folder in opened for role in task.splits)]
+
+
 def _own_labels(path: Path) -> LabelSet:
     if path.suffix.lower() != ".npz":
         raise ValueError(f"nothing says which classes {path} is of; give its label set")

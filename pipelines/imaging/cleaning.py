@@ -96,7 +96,6 @@ def _clean_part(part: PairShards, step: Step, folder: Path) -> tuple[np.ndarray,
             samples.append(sample_drops(kept, part.folder.name))
     target = folder / f"{part.folder.name}.parquet"
     if samples:
-        folder.mkdir(exist_ok=True)
         with replacing(target) as partial_file:
             pq.write_table(pa.concat_tables(samples), partial_file, compression="zstd")
     else:

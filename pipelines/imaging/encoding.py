@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from rag_clip.atomic import locked
 from rag_clip.features import FeatureCache, open_features
 from rag_clip.progress import Report, StageClock, counting, silent
 from rag_clip.protocols import Encoder
@@ -33,7 +34,7 @@ def encode_files(
     """Fill a cache below `root` for each file; return files with their caches, and the number of rows encoded now.
 
     `workers` processes decode; 0 decodes in this one, None is one per processor up to 16, or 0 for a few images.
-    Raises ValueError for settings out of range.
+    Raises ValueError for settings out of range, and BusyError where another process fills the same cache.
     """
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value is not None and value < least:
@@ -43,15 +44,13 @@ def encode_files(
     advance = counting("encode", report, missing)
     with DecodePool(encoder.preprocess, workers=_choose_workers(workers, missing)) as pool:
         for file, cache in sources:
-            store_features(
-                file,
-                cache,
-                encoder=encoder,
-                pool=pool,
-                batch_size=batch_size,
-                clock=clock or StageClock(),
-                advance=advance,
-            )
+            if not cache.missing():
+                continue
+            with locked(cache.folder / "lock", doing=f"keep features of {file.path} in {root}"):
+                store_features(
+                    file, cache, encoder=encoder, pool=pool, batch_size=batch_size,
+                    clock=clock or StageClock(), advance=advance,
+                )  # fmt: skip
     return sources, missing
 
 

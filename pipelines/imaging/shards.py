@@ -70,7 +70,6 @@ class PairShards:
         target = self._shard(start)
         compression = {name: "none" if name in VECTORS else "zstd" for name in pairs.column_names}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(target) as partial:
                 table = pairs.replace_schema_metadata({_SETTLED: json.dumps(settled), _IMAGES: str(images)})
                 pq.write_table(table, partial, compression=compression, use_dictionary=["source", "error"])

@@ -91,7 +91,6 @@ def write_shard(folder: Path, manifest: Manifest, captions: pa.Table, vectors: n
         compression = dict.fromkeys(texts, "zstd") | {"vector.list.element": "none"}
         pq.write_table(table, path, row_group_size=GROUP_ROWS, compression=compression, use_dictionary=["source"])
     if dropped.num_rows:
-        (folder / "dropped").mkdir(exist_ok=True)
         with replacing(folder / "dropped" / f"{manifest.key}.parquet") as path:
             pq.write_table(dropped, path, compression="zstd")
     with replacing(folder / f"{manifest.key}.json") as path:

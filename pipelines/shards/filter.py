@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from rag_clip.atomic import locked
 from rag_clip.corpus.cleaning import CleaningSettings, clean_with, row_rules
 from rag_clip.corpus.statistics import CorpusCounts, count_corpus
 from rag_clip.corpus.steps import Step, chain
@@ -17,7 +18,6 @@ from rag_clip.progress import Report, StageClock
 
 from ..sources.files import SourceError
 from ..sources.finding import SourceFile, read_source, unreadable
-from .lock import locked
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rag_clip.atomic import replacing
+from rag_clip.atomic import make_folder, replacing
 from rag_clip.painter import PainterError
 from rag_clip.progress import Progress, Report
 from rag_clip.protocols import Painter
@@ -40,7 +40,7 @@ def paint(
 
     Raises PainterError where the painter fails or does not return what it was asked for; what was painted stays.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     missing = {_key(painting, painter): place for place, painting in enumerate(plan)}
     done = len(plan) - len(missing)  # the same text with the same seed is one image
     for held in _read(folder, missing):

@@ -9,6 +9,7 @@ from typing import Any
 
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
+from rag_clip.outputs import holding
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.protocols import Encoder
 from rag_clip.store import open_store
@@ -72,37 +73,42 @@ def retrieve_support(
     against: Sequence[str | Path] = (),
     image_column: str = "image",
     workers: int | None = None,
+    force: bool = False,
     report: Report = silent,
 ) -> RetrievedSummary:
     """Write the support set that an index of images (see `index_images`) holds for the classes of `prompts`.
 
     `candidates` images are asked for per class, by `class`, `texts` or `captions` (see `plan_queries`); images equal or
     nearly equal to those of the Parquet files `against` are left out. Raises ValueError for an index of another encoder
-    or without images, hashes, and where nothing is left; StoreError where the index is in use.
+    or without images, hashes, an output that is an input or, but with `force`, is of others, and where nothing is left;
+    StoreError where the index is in use, BusyError where another process writes the output.
     """
     output, settings, clock = Path(output), settings or Concentration(), StageClock()
     check_support_path(output)
     plan_queries(prompts, search=search, budget=candidates)
-    with open_store(index, encoder=encoder.fingerprint) as store:
-        with clock.stage("encode texts"):
-            classifier = zero_shot(prompts, encoder, report=report)
-        found = find_candidates(
-            prompts, classifier, store, encoder, search=search, budget=candidates, clock=clock, report=report
-        )
-    if not len(found):
-        raise ValueError(f"the index at {index} holds no image for any class by {search!r}; ask in another way")
-    held, containment = found, None
-    if against:
-        with clock.stage("keep out"):
-            known, copies = read_known(
-                against, encoder=encoder, image_column=image_column, workers=workers, report=report
+    with holding([(output, "support retrieve")], inputs=[index, against], force=force):
+        with open_store(index, encoder=encoder.fingerprint) as store:
+            with clock.stage("encode texts"):
+                classifier = zero_shot(prompts, encoder, report=report)
+            found = find_candidates(
+                prompts, classifier, store, encoder, search=search, budget=candidates, clock=clock, report=report
             )
-            held, containment = _keep_out(found, known, copies)
-    with clock.stage("concentrate"):
-        concentrated = concentrate(held, classifier, settings)
-    facts = _provenance(encoder, index, search, candidates, settings, concentrated, containment)
-    support = retrieved_support(prompts.labels, held.take(concentrated.rows), limit=settings.limit, provenance=facts)
-    write_support(support, output)
+        if not len(found):
+            raise ValueError(f"the index at {index} holds no image for any class by {search!r}; ask in another way")
+        held, containment = found, None
+        if against:
+            with clock.stage("keep out"):
+                known, copies = read_known(
+                    against, encoder=encoder, image_column=image_column, workers=workers, report=report
+                )
+                held, containment = _keep_out(found, known, copies)
+        with clock.stage("concentrate"):
+            concentrated = concentrate(held, classifier, settings)
+        facts = _provenance(encoder, index, search, candidates, settings, concentrated, containment)
+        support = retrieved_support(
+            prompts.labels, held.take(concentrated.rows), limit=settings.limit, provenance=facts
+        )
+        write_support(support, output)
     return RetrievedSummary(
         output,
         len(support),

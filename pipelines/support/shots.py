@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from rag_clip.data import LabelSet, Support
+from rag_clip.outputs import check_outputs, holding
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 from rag_clip.support.shots import MOST_VALIDATION, Shots, choose_shared_shots, choose_shots
@@ -85,6 +86,7 @@ def support_from_shots(
     image_column: str = "image",
     label_column: str = "label",
     workers: int | None = None,
+    force: bool = False,
     report: Report = silent,
 ) -> ShotsSummary:
     """Write the support set of k images per class of labelled Parquet files; see `choose_shots`.
@@ -94,13 +96,14 @@ def support_from_shots(
     0 encodes the whole image once. `validation_output` gets min(k, 4) others per class as a support file of its own,
     each image whole, as the images to classify are; copies of the support's are left out. `with_images` puts the images
     into both files, for heads of several encoders. Raises ValueError for labels that are not in the label set, settings
-    out of range, and where no image can be used or is left to validate.
+    out of range, an output that is an input or, but with `force`, is of others, and where no image can be used or is
+    left to validate; BusyError where another process writes the output.
     """
     output, judged = Path(output), None if validation_output is None else Path(validation_output)
     for path in (output, judged) if judged else (output,):
         check_support_path(path)
-    if judged and judged.resolve() == output.resolve():
-        raise ValueError(f"{output} cannot hold both the support and the images to validate; name two files")
+    written = [(output, "support shots"), (judged, "support shots")]
+    check_outputs(written, inputs=[paths], force=force)
     if views < 0:
         raise ValueError(f"views is {views}; give 0 for the whole image, or a number of crops")
     files = open_image_files(paths, image_column=image_column)
@@ -110,10 +113,11 @@ def support_from_shots(
         raise ValueError("no image is left to validate; draw fewer per class, or give more")
     settings = _Settings("support", k, seed, views, with_images)
     make = partial(_make, source, encoder=encoder, workers=workers, report=report)
-    made = [make(output, shots.support, settings)]
-    if judged:
-        judging = replace(settings, role="validation", views=0)
-        made.append(make(judged, shots.validation, judging, apart=shots.support))
+    with holding(written, force=force):
+        made = [make(output, shots.support, settings)]
+        if judged:
+            judging = replace(settings, role="validation", views=0)
+            made.append(make(judged, shots.validation, judging, apart=shots.support))
     return _summarise(output, shots, made)
 
 

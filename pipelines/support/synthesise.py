@@ -10,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from rag_clip.atomic import locked
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
 from rag_clip.decode import decode_image
+from rag_clip.outputs import check_outputs, holding
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.protocols import Encoder, Painter
 from rag_clip.support.synthesised import Wording, is_black, plan_paintings, synthesised_support
@@ -62,6 +64,7 @@ def synthesise_support(
     batch: int = 8,
     paintings: str | Path | None = None,
     with_images: bool = False,
+    force: bool = False,
     report: Report = silent,
 ) -> SynthesisedSummary:
     """Write a support set of the `keep` best of `per_class` images painted for each class of `prompts`.
@@ -69,35 +72,39 @@ def synthesise_support(
     See `plan_paintings` and `synthesised_support`; SuS-X paints up to 100 and keeps all. All images stay in the folder
     `paintings`, by default `output` without its suffix: the same painter does not paint them again. `with_images` puts
     those that were kept into the support file too. Raises PainterError where the painter fails midway, ValueError for
-    numbers below 1, prompts of another encoder, and where no image can be used.
+    numbers below 1, prompts of another encoder, an output or folder that, but with `force`, is of others, and where no
+    image can be used; BusyError where another process writes the output or paints into the folder.
     """
     output, clock = Path(output), StageClock()
     check_support_path(output)
     folder = Path(paintings) if paintings is not None else output.with_suffix("")
+    written = [(output, "support synthesise"), (folder, "paintings")]
+    check_outputs(written, force=force)
     if batch < 1 or keep < 1:
         raise ValueError(f"batch is {batch} and keep is {keep}; give at least 1")
     plan = plan_paintings(prompts, per_class=per_class, wording=wording, seed=seed)
-    with clock.stage("encode texts"):
-        classifier = zero_shot(prompts, encoder, report=report)
-    seen = _look(paint(plan, painter, folder=folder, batch=batch, report=report), encoder, clock)
-    classes = np.array([plan[place].row for place in seen.places], dtype=np.int64)
-    settings = {"per_class": per_class, "keep": keep, "wording": wording, "seed": seed}
-    made = synthesised_support(
-        classifier,
-        seen.features,
-        classes,
-        seen.references,
-        keep=keep,
-        provenance={
-            "encoder": asdict(encoder.fingerprint),
-            "method": "synthesised",
-            "settings": settings,
-            "painter": {"name": painter.name, **painter.settings},
-            "black": seen.black,
-        },
-    )
-    images = [read_painted(reference) for reference in made.support.references] if with_images else None
-    write_support(made.support, output, images=images)
+    with holding(written, force=force), locked(folder / "lock", doing=f"paint into {folder}"):
+        with clock.stage("encode texts"):
+            classifier = zero_shot(prompts, encoder, report=report)
+        seen = _look(paint(plan, painter, folder=folder, batch=batch, report=report), encoder, clock)
+        classes = np.array([plan[place].row for place in seen.places], dtype=np.int64)
+        settings = {"per_class": per_class, "keep": keep, "wording": wording, "seed": seed}
+        made = synthesised_support(
+            classifier,
+            seen.features,
+            classes,
+            seen.references,
+            keep=keep,
+            provenance={
+                "encoder": asdict(encoder.fingerprint),
+                "method": "synthesised",
+                "settings": settings,
+                "painter": {"name": painter.name, **painter.settings},
+                "black": seen.black,
+            },
+        )
+        images = [read_painted(reference) for reference in made.support.references] if with_images else None
+        write_support(made.support, output, images=images)
     return SynthesisedSummary(
         output,
         folder,

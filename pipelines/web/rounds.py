@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from rag_clip.atomic import replacing
+from rag_clip.atomic import make_folder, replacing
 
 SHARD_PAIRS = 10_000
 OPTED_OUT = "Use of image disallowed by X-Robots-Tag directive"
@@ -75,7 +75,7 @@ def list_rounds(output: Path) -> list[Round]:
 def begin_round(output: Path, addresses: pl.DataFrame) -> Round:
     """Write a new round's list."""
     fresh = Round(output, len(list_rounds(output)))
-    fresh.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(fresh.folder)
     with replacing(fresh.addresses) as partial:
         addresses.select(PAIR).write_parquet(partial)
     return fresh

@@ -16,7 +16,7 @@ from rag_clip.cli.enhance import enhance
 from rag_clip.cli.evaluate import evaluate
 from rag_clip.cli.explain import explain
 from rag_clip.cli.index import index_app
-from rag_clip.cli.run import Json, run
+from rag_clip.cli.run import Force, Json, run
 from rag_clip.cli.search import search_index
 from rag_clip.cli.support import support_app
 
@@ -43,15 +43,18 @@ app.command(support_app)
 def demo(
     *,
     out: Annotated[Path, Parameter(help="Folder for the files, the index and the report.")] = Path("rag-clip-demo"),
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Run index, enhance and classify on the bundled world, and compare templates, retrieval and its control."""
 
     def job(console: Console) -> object:
         from rag_clip.encoder import load_encoder
+        from rag_clip.outputs import check_outputs
         from rag_clip.pipelines.demo import run_demo
 
-        summary = run_demo(out, encoder=load_encoder("demo", device="cpu"), report=console.report)
+        check_outputs([(out, "demo")], force=force)
+        summary = run_demo(out, encoder=load_encoder("demo", device="cpu"), force=force, report=console.report)
         console.say(summary.facts)
         console.table("top-1 accuracy, %", summary.cells())
         console.stages(summary.seconds)

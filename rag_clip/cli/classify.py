@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Json, Workers, run
+from rag_clip.cli.run import EncoderOptions, Force, Json, Workers, model_files, run
 
 if TYPE_CHECKING:
     from rag_clip.data import Prompts
@@ -40,15 +40,21 @@ def classify(
     features: Annotated[Path | None, Parameter(help="Keep image features here, for other prompts.")] = None,
     workers: Workers = None,
     batch_size: int = 256,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Classify the images of Parquet files; every input column stays, with label, score, top-k and error beside."""
 
     def job(console: Console) -> object:
         from rag_clip.heads import read_options
+        from rag_clip.outputs import Inputs, check_outputs
         from rag_clip.pipelines.classify import classify as classify_images
+        from rag_clip.pipelines.classify import classify_outputs
         from rag_clip.pipelines.heads import prepare_head
 
+        read: Inputs = [images, prompts, index, support, head_options, validation, encoder.files]
+        written = classify_outputs(output, features)
+        check_outputs(written, inputs=[*read, model_files(*second or ())], force=force)
         if (support is None) != (head is None):
             raise ValueError("a head needs a support file, and a support file a head; give --support and --head")
         texts, loaded = _read_prompts(prompts), encoder.load()
@@ -61,7 +67,7 @@ def classify(
         summary = classify_images(
             images, prompts=texts, output=output, encoder=loaded, head=chosen or None, others=others, index=index,
             image_column=image_column, top_k=top_k, features_dir=features, workers=workers, batch_size=batch_size,
-            report=console.report,
+            force=force, report=console.report,
         )  # fmt: skip
         console.say(
             f"{summary.output}: {summary.rows} rows, {summary.failed} failed; "
@@ -92,15 +98,21 @@ def learn(
         Parameter(help="A support file to choose the epoch by, such as `support shots --validation` writes."),
     ] = None,
     options: Annotated[Path | None, Parameter(help="TOML with settings of coop: [context] and [schedule].")] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Learn the words around the class names on a support file (CoOp), as a prompt file of its own."""
 
     def job(console: Console) -> object:
         from rag_clip.heads import read_options
+        from rag_clip.learned_prompts import check_learned_path
+        from rag_clip.outputs import check_outputs
         from rag_clip.pipelines.heads import learn_prompts
         from rag_clip.prompt_file import read_prompts
 
+        check_learned_path(output)
+        read = [support, prompts, validation, options, encoder.files]
+        check_outputs([(output, "learn")], inputs=read, force=force)
         made = learn_prompts(
             read_prompts(prompts),
             support,
@@ -108,6 +120,7 @@ def learn(
             encoder=encoder.load(),
             validation=validation,
             options=read_options(options) if options else None,
+            force=force,
             report=console.report,
         )
         kind = "one context for all classes" if made.shared else "a context for each class"

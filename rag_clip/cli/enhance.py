@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Json, run
+from rag_clip.cli.run import EncoderOptions, Force, Json, run, toml_files
 
 if TYPE_CHECKING:
     from rag_clip.distinguish import PairShift
@@ -69,12 +69,14 @@ def enhance(
     image_column: str = "image",
     label_column: str = "label",
     format: Annotated[Literal["parquet", "json"] | None, Parameter(help="By the output's suffix by default.")] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Turn a label file (.txt, .toml, .json, .parquet) into prompts: templates, and texts found for each class."""
 
     def job(console: Console) -> object:
         from rag_clip.labels import read_labels
+        from rag_clip.outputs import check_outputs
         from rag_clip.pipelines.enhance import enhance_labels
         from rag_clip.pipelines.labelled import read_labelled
         from rag_clip.prompt_file import check_prompts_path
@@ -83,6 +85,8 @@ def enhance(
         path = output.with_suffix(f".{format}") if format else output
         check_prompts_path(path)
         chosen, label_set = _override(load_recipe(recipe), overrides), read_labels(labels)
+        read = [labels, index, compare, encoder.files, toml_files(recipe), chosen.files]
+        check_outputs([(path, "enhance")], inputs=read, force=force)
         loaded = encoder.load()
         labelled = compare and read_labelled(
             compare, label_set, encoder=loaded, image_column=image_column, label_column=label_column,
@@ -97,6 +101,7 @@ def enhance(
             index=index,
             control=control,
             seed=seed,
+            force=force,
             report=console.report,
         )
         _show(console, summary)

@@ -20,7 +20,7 @@ from rag_clip.cli.evaluate_options import (
     Places,
     PromptPaths,
 )
-from rag_clip.cli.run import Json, Workers, run
+from rag_clip.cli.run import Force, Json, Workers, run
 
 if TYPE_CHECKING:
     from rag_clip.pipelines.evaluate import EvaluateSummary
@@ -51,6 +51,7 @@ def evaluate(
     names: Names = None,
     features: Annotated[Path | None, Parameter(help="Keep image features here.")] = None,
     workers: Workers = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Measure every prompts file, alone and with every head, on every task; what is finished is not run again.
@@ -65,17 +66,24 @@ def evaluate(
 
     def job(console: Console) -> object:
         if compare is not None:
-            return _compare(console, compare, page)
+            return _compare(console, compare, page, force)
 
+        from rag_clip.outputs import check_outputs
         from rag_clip.pipelines.evaluate import evaluate as evaluate_runs
+        from rag_clip.pipelines.evaluate import evaluate_outputs
         from rag_clip.pipelines.evaluation.candidates import read_candidates
         from rag_clip.pipelines.evaluation.check import check_evaluation
         from rag_clip.pipelines.evaluation.runs import read_prompt_files, unused_prompts
-        from rag_clip.pipelines.evaluation.tasks import image_task
+        from rag_clip.pipelines.evaluation.tasks import image_task, task_inputs
 
         chosen, few_shot = heads.choose()
         texts = read_prompt_files(prompts) if prompts else []
-        opened, loaded = places.open(tasks or (), texts), encoder.load_any()
+        opened = places.open(tasks or (), texts)
+        if not check:
+            read = [tasks, task_inputs(opened), prompts, places.labels, heads.files, index, names]
+            written = [*evaluate_outputs(output, features), (page or output.with_suffix(".html"), "evaluate")]
+            check_outputs(written, inputs=[*read, encoder.files], force=force)
+        loaded = encoder.load_any()
         if check:
             mark = loaded and loaded.fingerprint
             problems = check_evaluation(opened, texts=texts, heads=chosen, few_shot=few_shot, encoder=mark)
@@ -87,15 +95,15 @@ def evaluate(
             found, texts=texts, output=output, encoder=loaded,
             candidates=read_candidates(names, report=console.report) if names else None,
             heads=chosen, few_shot=few_shot, others=encoder.load_second(), scale=scale, index=index,
-            features_dir=features, workers=workers, on_result=lambda result: console.say(_line(result)),
+            features_dir=features, workers=workers, force=force, on_result=lambda result: console.say(_line(result)),
             report=console.report,
         )  # fmt: skip
-        return _conclude(console, summary, page or output.with_suffix(".html"), loaded)
+        return _conclude(console, summary, page or output.with_suffix(".html"), loaded, force)
 
     return run(job, as_json=as_json)
 
 
-def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: Encoder | None) -> object:
+def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: Encoder | None, force: bool) -> object:
     from rag_clip.pipelines.evaluate_report import write_evaluation
 
     named = {one.task: one.settings["candidates"] for one in summary.results if "candidates" in one.settings}
@@ -105,7 +113,7 @@ def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: E
         row, reason = next(iter(one.settings["reasons"].items()))
         console.say(f"{one.settings['failed']} images of {one.task} cannot be used, such as row {row}: {reason}")
     console.say(f"{summary.output}: {summary.measured} runs measured, {summary.found} there already")
-    write_evaluation(page, summary.results, encoder=encoder)
+    write_evaluation(page, summary.results, encoder=encoder, force=force)
     console.say(f"report: {page}")
     if summary.measured:
         console.stages(summary.seconds)
@@ -121,13 +129,15 @@ def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: E
     }
 
 
-def _compare(console: Console, paths: list[Path], page: Path | None) -> object:
+def _compare(console: Console, paths: list[Path], page: Path | None, force: bool) -> object:
+    from rag_clip.outputs import check_outputs
     from rag_clip.pipelines.evaluate_report import write_comparison
     from rag_clip.pipelines.evaluation.compare import compare_results
-    from rag_clip.pipelines.evaluation.results import read_results
+    from rag_clip.pipelines.evaluation.results import read_results, runs_folder
 
     if len(paths) != 2:
         raise ValueError(f"--compare takes two results files, before and after; found {len(paths)}")
+    check_outputs([(page, "evaluate")], inputs=[paths, map(runs_folder, paths)], force=force)
     found = compare_results(*(read_results(path) for path in paths))
     for pair in found.pairs:
         console.table(pair.name, _cells(pair))
@@ -140,7 +150,7 @@ def _compare(console: Console, paths: list[Path], page: Path | None) -> object:
         if names:
             console.say(f"only in {path}: {', '.join(names)}")
     if page:
-        write_comparison(page, found)
+        write_comparison(page, found, force=force)
         console.say(f"report: {page}")
     return {
         "pairs": [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from rag_clip.cli.run import Device, EncoderOptions, Precision
+from rag_clip.cli.run import Device, EncoderOptions, Precision, model_files
 
 if TYPE_CHECKING:
     from rag_clip.evaluate.task import Task
@@ -38,6 +38,11 @@ class AnyEncoder(EncoderOptions):
     device: Device = None  # again, since the types are looked up in this module
     precision: Precision = None
     second: Annotated[list[str] | None, Many, Parameter(help="Further encoders that heads need.")] = None
+
+    @property
+    def files(self) -> list[str]:
+        """The files and folders that the models are read from."""
+        return model_files(self.model, *(self.second or ()))
 
     def load_any(self) -> Encoder | None:
         """Load the encoder, if one is named."""
@@ -85,6 +90,11 @@ class Heads:
     seeds: Annotated[int, Parameter(help="How many times shots are drawn.")] = 3
     validate: Annotated[bool, Parameter(negative=(), help="Choose settings by a fifth of the shots.")] = False
     validation: Annotated[Path | None, Parameter(help="A support file that heads may choose settings by.")] = None
+
+    @property
+    def files(self) -> list[Path | None]:
+        """The files that are read."""
+        return [self.support, self.head_options, self.validation]
 
     def choose(self) -> tuple[list[HeadChoice], FewShot | None]:
         """Return the heads on the support file, and those on shots."""

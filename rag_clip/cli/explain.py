@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Json, run
+from rag_clip.cli.run import EncoderOptions, Force, Json, run
 
 if TYPE_CHECKING:
     from rag_clip.explain import ClassEffect, ImageExplanation, LabelExplanation
@@ -29,6 +29,7 @@ def explain(
     ] = None,
     count: Annotated[int, Parameter(help="Texts and classes to show.")] = 10,
     html: Annotated[Path | None, Parameter(help="Also write a page with the picture, and bars.")] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Show the texts of LABEL and its nearest classes; for an image, the texts that decided between two classes.
@@ -43,6 +44,10 @@ def explain(
             raise ValueError("there is nothing to explain; give a class name, --image FILE, or --images FILE --row N")
         if count < 1:
             raise ValueError(f"--count is {count}; show at least one text")
+
+        from rag_clip.outputs import check_outputs
+
+        check_outputs([(html, "explain")], inputs=[prompts, image, images, before, encoder.files], force=force)
         picture = _picture(image, images, row, image_column)
 
         from rag_clip.explain import explain_image, explain_label
@@ -60,7 +65,7 @@ def explain(
         if html is not None:
             from rag_clip.pipelines.explain_page import write_page
 
-            write_page(html, label=of_label, image=of_image, picture=picture)
+            write_page(html, label=of_label, image=of_image, picture=picture, force=force)
             console.say(f"page: {html}")
         return {
             "label": None if of_label is None else asdict(of_label),

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.index import Cleaning, Index, Retry, Schema, index_app, load_named_cleaning, say_dropped
-from rag_clip.cli.run import EncoderOptions, Json, Workers, run
+from rag_clip.cli.run import EncoderOptions, Force, Json, Workers, run, toml_files
 
 
 @index_app.command
@@ -28,15 +28,19 @@ def images(
     shards: Annotated[Path | None, Parameter(help="Keep what is embedded here.")] = None,
     schema: Schema = None,
     workers: Workers = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Write image-caption pairs to an index of images, with a vector of the image and one of the caption."""
 
     def job(console: Console) -> object:
-        from rag_clip.pipelines.images import index_images
+        from rag_clip.outputs import check_outputs
+        from rag_clip.pipelines.images import choose_shards, index_images
         from rag_clip.pipelines.imaging.sources import PairColumns
         from rag_clip.store import load_schema
 
+        read = [pairs, schema, toml_files(cleaning), encoder.files]
+        check_outputs([(index, "index"), (choose_shards(index, shards), "shards")], inputs=read, force=force)
         summary = index_images(
             pairs,
             index=index,
@@ -47,6 +51,7 @@ def images(
             noise=noise,
             schema=load_schema(schema) if schema else None,
             workers=workers,
+            force=force,
             report=console.report,
         )
         console.say(f"{summary.count} images in {summary.location}: {summary.usable} usable of {summary.rows} rows")
@@ -71,6 +76,7 @@ def download(
     caption_column: str | None = "caption",
     retry_failed: Retry = False,
     allow_private: Annotated[bool, Parameter(negative=(), help="Also ask addresses of private networks.")] = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Download images with img2dataset (extra `download`), as webdataset tars for `index images`."""
@@ -85,6 +91,7 @@ def download(
             caption_column=caption_column,
             retry_failed=retry_failed,
             allow_private=allow_private,
+            force=force,
             report=console.report,
         )
         console.say(f"{summary.downloaded} of {summary.urls} images in {summary.output}; {summary.tried} asked for now")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Json, run
+from rag_clip.cli.run import EncoderOptions, Force, Json, run, toml_files
 
 index_app = App(name="index", help="Build, inspect, check and copy indexes.")
 
@@ -41,6 +41,7 @@ def build(
     shards: Annotated[Path | None, Parameter(help="Keep embedded captions here; INDEX.shards by default.")] = None,
     keep_shards: Annotated[bool, Parameter(help="Without them, another schema means embedding again.")] = True,
     retry_failed: Retry = False,
+    force: Force = False,
     dry_run: Annotated[
         bool, Parameter(negative=(), help="Show ten rows and what would be dropped; write nothing.")
     ] = False,
@@ -50,7 +51,8 @@ def build(
 
     def job(console: Console) -> object:
         from rag_clip.cli.preview import show_preview
-        from rag_clip.pipelines.captions import build_index
+        from rag_clip.outputs import check_outputs
+        from rag_clip.pipelines.captions import build_index, default_shards
         from rag_clip.pipelines.sources.columns import Columns
         from rag_clip.store import load_schema
 
@@ -58,6 +60,9 @@ def build(
         described = load_schema(schema) if schema else None
         if dry_run:
             return show_preview(console, captions, columns=columns, cleaning=settings, index=index)
+        folder = shards or default_shards(index, described or load_schema())
+        read = [captions, schema, toml_files(cleaning), encoder.files]
+        check_outputs([(index, "index"), (folder, "shards")], inputs=read, force=force)
         summary = build_index(
             captions,
             index=index,
@@ -68,6 +73,7 @@ def build(
             shards=shards,
             keep_shards=keep_shards,
             retry_failed=retry_failed,
+            force=force,
             report=console.report,
         )
         console.say(
@@ -93,14 +99,17 @@ def embed(
     cleaning: Cleaning = "default",
     part: Annotated[str, Parameter(help="I/N: the I-th of N parts, from 1, for one of N machines.")] = "1/1",
     retry_failed: Retry = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Do the first half of build: embed captions into shards, on one machine or as one of many."""
 
     def job(console: Console) -> object:
+        from rag_clip.outputs import check_outputs
         from rag_clip.pipelines.embed import embed_captions
         from rag_clip.pipelines.sources.columns import Columns
 
+        check_outputs([(shards, "shards")], inputs=[captions, toml_files(cleaning), encoder.files], force=force)
         summary = embed_captions(
             captions,
             shards=shards,
@@ -109,6 +118,7 @@ def embed(
             cleaning=load_named_cleaning(cleaning),
             part=_parse_part(part),
             retry_failed=retry_failed,
+            force=force,
             report=console.report,
         )
         console.say(
@@ -127,9 +137,11 @@ def load(shards: Path, /, *, index: Index, schema: Schema = None, as_json: Json 
     """Do the second half of build: write shards to an index. Another schema needs no embedding."""
 
     def job(console: Console) -> object:
+        from rag_clip.outputs import check_outputs
         from rag_clip.pipelines.load import load_shards
         from rag_clip.store import load_schema
 
+        check_outputs([(index, "index")], inputs=[shards, schema])
         chosen = load_schema(schema) if schema else None
         summary = load_shards(shards, index=index, schema=chosen, report=console.report)
         console.say(
@@ -191,8 +203,10 @@ def copy(source: Index, target: Index, /, *, schema: Schema = None, as_json: Jso
     """Copy an index to a folder or a server, and verify the copy."""
 
     def job(console: Console) -> object:
+        from rag_clip.outputs import check_outputs
         from rag_clip.store import copy_store, load_schema, open_store
 
+        check_outputs([(target, "index")], inputs=[source, schema])
         with open_store(source) as store:
             chosen = load_schema(schema) if schema else None
             copied = copy_store(store, target, schema=chosen, report=console.report)

@@ -22,6 +22,12 @@ FAILED, SOME_ROWS_FAILED, INTERRUPTED = 1, 3, 130
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print the summary as JSON.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; chosen by default.")]
 Precision = Annotated[Literal["fp32", "bf16", "fp16"] | None, Parameter(help="Chosen by device by default.")]
+Force = Annotated[
+    bool,
+    Parameter(
+        name="--force", negative=(), help="Write even where files of others lie; an input is never written over."
+    ),
+]
 Workers = Annotated[int | None, Parameter(help="Decoding processes; 0 decodes in this one.")]
 
 
@@ -39,6 +45,22 @@ class EncoderOptions:
         from rag_clip.encoder import load_encoder
 
         return load_encoder(model or self.model, device=self.device, precision=self.precision)
+
+    @property
+    def files(self) -> list[str]:
+        """The file or folder that the model is read from, if it is one."""
+        return model_files(self.model)
+
+
+def model_files(*models: str) -> list[str]:
+    """Return the files and folders that models name: PLACE of KIND:PLACE and of NAME:TAG@PLACE."""
+    places = [model.partition(":")[2] for model in models]
+    return [one for place in places for one in (place, place.partition("@")[2]) if one]
+
+
+def toml_files(*names: str) -> list[str]:
+    """Return the files of FILE.toml and FILE.toml:NAME."""
+    return [f"{name.partition('.toml')[0]}.toml" for name in names if ".toml" in name]
 
 
 def run(job: Callable[[Console], object], *, as_json: bool) -> int:
@@ -68,6 +90,7 @@ def _is_expected(error: Exception) -> bool:
     """Tell bad input and a bad world, whose message is the answer, from a fault of ours, whose trace is."""
     # An error of ours can only come from a module that is loaded; loading torch to explain a typo takes seconds.
     ours = (
+        ("rag_clip.atomic", "BusyError"),
         ("rag_clip.encoder", "EncoderError"),
         ("rag_clip.store", "StoreError"),
         ("rag_clip.pipelines.download", "DownloadError"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Json, Workers, run
+from rag_clip.cli.run import EncoderOptions, Force, Json, Workers, run
 
 if TYPE_CHECKING:
     from rag_clip.pipelines.support.retrieve import Containment, RetrievedSummary
@@ -64,14 +64,18 @@ def shots(
     image_column: str = "image",
     label_column: str = "label",
     workers: Workers = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Draw k labelled images per class."""
 
     def job(console: Console) -> object:
         from rag_clip.labels import read_labels
+        from rag_clip.outputs import check_outputs
         from rag_clip.pipelines.support.shots import support_from_shots
 
+        written = [(output, "support shots"), (validation, "support shots")]
+        check_outputs(written, inputs=[images, labels, encoder.files], force=force)
         summary = support_from_shots(
             images,
             read_labels(labels),
@@ -85,6 +89,7 @@ def shots(
             image_column=image_column,
             label_column=label_column,
             workers=workers,
+            force=force,
             report=console.report,
         )
         made = ", made before and still right" if summary.reused else ""
@@ -124,15 +129,19 @@ def retrieve(
     ] = None,
     image_column: str = "image",
     workers: Workers = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Find images for class names in an index, keep those that are different and look right (SuS-LC)."""
 
     def job(console: Console) -> object:
+        from rag_clip.outputs import Inputs, check_outputs
         from rag_clip.pipelines.support.retrieve import retrieve_support
         from rag_clip.prompt_file import read_prompts
         from rag_clip.support.concentrate import Concentration
 
+        read: Inputs = [prompts, index, against, encoder.files]
+        check_outputs([(output, "support retrieve")], inputs=read, force=force)
         summary = retrieve_support(
             read_prompts(prompts),
             output=output,
@@ -144,6 +153,7 @@ def retrieve(
             against=against or (),
             image_column=image_column,
             workers=workers,
+            force=force,
             report=console.report,
         )
         _show_retrieved(console, summary)
@@ -158,6 +168,7 @@ def merge(
     /,
     *,
     output: Output,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Join support files; an image that is in several is kept once."""
@@ -165,7 +176,7 @@ def merge(
     def job(console: Console) -> object:
         from rag_clip.support_file import merge_files
 
-        images, repeated = merge_files(supports, output)
+        images, repeated = merge_files(supports, output, force=force)
         console.say(f"{output}: {images} images, {repeated} more were repeated")
         return {"output": output, "images": images, "repeated": repeated}
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Json, run
+from rag_clip.cli.run import EncoderOptions, Force, Json, run
 from rag_clip.cli.support import Output, WithImages, say_agreement, say_classes, support_app
 
 
@@ -38,22 +38,27 @@ def synthesise(
         Path | None, Parameter(help="Folder that keeps every image painted; by default the output without .parquet.")
     ] = None,
     with_images: WithImages = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Paint images for class names, keep those that look most like them (SuS-SD)."""
 
     def job(console: Console) -> object:
+        from rag_clip.outputs import check_outputs
         from rag_clip.painter import load_painter
         from rag_clip.pipelines.support.synthesise import synthesise_support
         from rag_clip.prompt_file import read_prompts
 
+        written = [(output, "support synthesise"), (paintings or output.with_suffix(""), "paintings")]
+        check_outputs(written, inputs=[prompts, encoder.files, None if painter == "demo" else painter], force=force)
         texts, loaded = read_prompts(prompts), encoder.load()
         brush = load_painter(
             painter, guidance=guidance, steps=steps, size=size, device=encoder.device, precision=encoder.precision
         )
         summary = synthesise_support(
             texts, output=output, encoder=loaded, painter=brush, per_class=per_class, keep=keep, wording=wording,
-            seed=seed, batch=batch, paintings=paintings, with_images=with_images, report=console.report,
+            seed=seed, batch=batch, paintings=paintings, with_images=with_images, force=force,
+            report=console.report,
         )  # fmt: skip
         console.say(
             f"{summary.output}: {summary.images} images of {summary.classes} classes, of {summary.painted} painted"

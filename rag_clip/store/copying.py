@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from rag_clip.outputs import check_outputs
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.store.interface import StoreError
 from rag_clip.store.opening import create_store
@@ -42,6 +43,7 @@ def copy_store(
     started again. Raises ValueError where a schema would lose data or the target holds another index, StoreError
     where the copy differs from the source.
     """
+    check_outputs([(target, "index")], inputs=[source.location])
     layout = schema or source.card.schema
     check_layout(source.card.schema, layout)
     with create_store(target, schema=layout, encoder=source.card.encoder, dim=source.card.dim) as store:

@@ -181,10 +181,15 @@ def test_progress_counts_every_row_of_both_stages(tmp_path: Path, output: Path):
     ]  # fmt: skip
 
 
-def test_an_existing_output_is_replaced(tmp_path: Path, output: Path):
+def test_an_earlier_output_is_replaced_and_another_file_only_by_force(tmp_path: Path, output: Path):
+    source = write_images(tmp_path / "in.parquet", [picture("red")])
     output.write_bytes(b"old")
-    run([write_images(tmp_path / "in.parquet", [picture("red")])], output)
-    assert pq.read_table(output)["label"].to_pylist() == ["red"]
+    with pytest.raises(ValueError, match=r"is there, and is not what `rag-clip classify` wrote; .* \(force=True\)"):
+        run([source], output)
+    assert output.read_bytes() == b"old"
+    run([source], output, force=True)
+    run([source], output, prompts=colour_prompts("blue", "red"), top_k=1)
+    assert pq.read_table(output)["top_k_labels"].to_pylist() == [["red"]]
 
 
 def test_prompts_of_another_encoder_are_refused(tmp_path: Path, output: Path):

@@ -8,7 +8,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 from rag_clip.pipelines.download import DownloadError, download_images
-from rag_clip.pipelines.shards.lock import locked
 from rag_clip.pipelines.web import rounds as download_rounds
 from rag_clip.pipelines.web.rounds import (
     NO_STATUS,
@@ -20,7 +19,7 @@ from rag_clip.pipelines.web.rounds import (
     list_rounds,
 )
 
-from rag_clip.store import StoreError
+from rag_clip.atomic import BusyError, locked
 
 
 def addresses(*urls: str) -> pl.DataFrame:
@@ -70,7 +69,7 @@ def test_two_downloads_into_one_folder_are_refused(tmp_path: Path, monkeypatch: 
     (tmp_path / "list.txt").write_text("http://127.0.0.1/a")
     with (
         locked(tmp_path / "out" / "download.lock", doing="test"),
-        pytest.raises(StoreError, match=r"cannot download into .*out: process \d+ is at it"),
+        pytest.raises(BusyError, match=r"cannot download into .*out: process \d+ is at it"),
     ):
         download_images([tmp_path / "list.txt"], output=tmp_path / "out", caption_column=None)
 

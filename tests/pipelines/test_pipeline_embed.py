@@ -13,12 +13,12 @@ import pytest
 import torch
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
-from rag_clip.pipelines.shards.lock import locked
 from shard_corpus import CountingEncoder, write_captions
 
+from rag_clip.atomic import BusyError, locked
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.progress import Progress
-from rag_clip.store import StoreError, caption_id
+from rag_clip.store import caption_id
 from rag_clip.testing import ToyEncoder
 
 TEXTS = ["a red flag", None, "a  blue flag", "", "a red flag", "cats &amp; dogs", "a green door"]
@@ -185,14 +185,14 @@ def test_one_process_at_a_time_embeds_into_a_folder(corpus, tmp_path):
     shards = tmp_path / "shards"
     with (
         locked(shards / "lock", doing="test"),
-        pytest.raises(StoreError, match=r"cannot embed into .*shards: process \d+ is at it"),
+        pytest.raises(BusyError, match=r"cannot embed into .*shards: process \d+ is at it"),
     ):
         embed(corpus)
     with locked(shards / "lock", doing="test", shared=True):
-        with pytest.raises(StoreError, match="cannot embed into"):
+        with pytest.raises(BusyError, match="cannot embed into"):
             embed(corpus)
         assert embed(corpus, part=(0, 1000)).failed == 0
-    with locked(shards / "lock-0-of-1000", doing="test"), pytest.raises(StoreError, match="cannot embed into"):
+    with locked(shards / "lock-0-of-1000", doing="test"), pytest.raises(BusyError, match="cannot embed into"):
         embed(corpus, part=(0, 1000))
 
 

@@ -53,7 +53,7 @@ def test_the_page_is_whole_in_itself_and_names_runs_tiers_and_what_was_tuned(
 
 def test_a_page_that_cannot_be_written_is_named(results: tuple[Result, ...], tmp_path: Path) -> None:
     (tmp_path / "no folder").write_text("")
-    with pytest.raises(OSError, match=r"cannot write the report .*page\.html \(File exists\); name another place"):
+    with pytest.raises(ValueError, match=r"page\.html cannot lie in .*no folder, which is a file; name another place"):
         write_evaluation(tmp_path / "no folder" / "page.html", results)
 
 

@@ -80,9 +80,7 @@ def test_what_cannot_be_measured_is_said_before_any_work(tmp_path: Path) -> None
     ):
         evaluate([colour_task(tmp_path)], output=tmp_path / "r.parquet", encoder=ENCODER)
     (tmp_path / "no folder").write_text("")
-    with pytest.raises(
-        OSError, match=r"cannot keep runs in .*r\.parquet\.runs \(Not a directory\); name another output"
-    ):
+    with pytest.raises(ValueError, match=r"r\.parquet cannot lie in .*no folder, which is a file; name another place"):
         evaluate(
             [colour_task(tmp_path)], texts=prompt_files(tmp_path), output=tmp_path / "no folder" / "r.parquet",
             encoder=ENCODER,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
-from rag_clip.pipelines.shards.lock import locked
 from shard_corpus import stored, write_captions
 
+from rag_clip.atomic import BusyError, locked
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.progress import Progress
 from rag_clip.store import StoreError, caption_id, load_schema, open_store
@@ -136,8 +136,11 @@ def test_two_loads_into_one_index_are_refused(shards, tmp_path):
     load_shards(shards, index=tmp_path / "index")
     with open_store(tmp_path / "index"), pytest.raises(StoreError, match="in use by process"):
         load_shards(shards, index=tmp_path / "index")
-    [record] = (shards / "loaded").glob("*.lock")
-    with locked(record, doing="test"), pytest.raises(StoreError, match=r"cannot load .* into .*index: process \d+"):
+    [record] = (shards / "loaded").iterdir()
+    with (
+        locked(record.with_suffix(".lock"), doing="test"),
+        pytest.raises(BusyError, match=r"cannot load .* into .*index: process \d+"),
+    ):
         load_shards(shards, index=tmp_path / "index")
 
 

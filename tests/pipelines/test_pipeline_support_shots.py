@@ -183,7 +183,7 @@ def test_copies_of_support_images_do_not_validate_and_are_counted(tmp_path: Path
             [picture("red")],
             "red",
             {"output": "v.parquet", "validation_output": "./v.parquet"},
-            "v.parquet cannot hold both the support and the images to validate; name two files",
+            "v.parquet would be written to one place; name two",
         ),
     ],
 )

@@ -123,8 +123,10 @@ def test_images_of_another_size_or_number_are_refused_and_none_is_kept(tmp_path:
 
 def test_a_folder_of_something_else_is_named(tmp_path: Path):
     pq.write_table(pa.table({"image": [b""]}), tmp_path / "other.parquet")
-    with pytest.raises(ValueError, match=r"other\.parquet holds no painted images .*; remove it, or name another fold"):
+    with pytest.raises(ValueError, match=r"is not empty \(other\.parquet\) and not a folder of paintings; name a new"):
         synthesise(tmp_path, Decorator(), paintings=tmp_path)
+    with pytest.raises(ValueError, match=r"other\.parquet holds no painted images .*; remove it, or name another fold"):
+        synthesise(tmp_path, Decorator(), paintings=tmp_path, force=True)
 
 
 def test_numbers_below_one_are_refused_before_anything_is_painted(tmp_path: Path):
