@@ -4,16 +4,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test test-extras check bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.package ## run the main job on the bundled world; results in out/demo
 	$(BIN)/rag-clip demo --out out/demo
 
 test: $(VENV)/.development ## run the tests, a file at a time in each of two processes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+test-extras: $(VENV)/.extras ## the same with every extra installed; fails if a test is skipped that could run
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --complete
 
 check: $(VENV)/.development ## lint, formatting and types
 	$(BIN)/ruff check .
@@ -44,3 +47,7 @@ $(VENV)/.package: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.development: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.package
+
+$(VENV)/.extras: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	touch $@ $(VENV)/.development $(VENV)/.package

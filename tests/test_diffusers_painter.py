@@ -14,8 +14,8 @@ from PIL import Image
 from rag_clip.diffusers_painter import PainterError
 from rag_clip.painter import load_painter
 
-diffusers = pytest.importorskip("diffusers", reason="the extra `synthesis` is not installed")
-transformers = pytest.importorskip("transformers", reason="the extra `synthesis` is not installed")
+diffusers = pytest.importorskip("diffusers", reason="needs the extra synthesis")
+transformers = pytest.importorskip("transformers", reason="needs the extra synthesis")
 WORDS = ("<|startoftext|>", "<|endoftext|>", "a</w>", "red</w>", "kite</w>")
 
 

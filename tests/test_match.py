@@ -127,7 +127,7 @@ def test_logits_of_another_shape_are_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_an_accelerator_ranks_as_the_processor_does():
     logits = torch.randint(0, 9, (200, 300), generator=torch.Generator().manual_seed(0)).float()
     on_device = match(identity(300), Features(logits.cuda()), top_k=5)

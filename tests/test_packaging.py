@@ -26,7 +26,7 @@ CHECK = runpy.run_path(str(ROOT / ".ci/wheel_files.py"))
 def declared_dependencies(*, development: bool) -> list[str]:
     """The requirements of the package and of its extras, with or without those of development."""
     extras = PROJECT["project"]["optional-dependencies"].items()
-    chosen = [line for extra, lines in extras for line in lines if development or extra != "dev"]
+    chosen = [line for extra, lines in extras for line in lines if extra != "all" and (development or extra != "dev")]
     return [*PROJECT["project"]["dependencies"], *chosen]
 
 
@@ -69,6 +69,12 @@ def test_every_import_of_the_library_is_a_declared_dependency() -> None:
         for name in imported
         if not {canonicalize_name(owner) for owner in distributions.get(name, [name])} & declared
     } == set()
+
+
+def test_the_extra_all_names_every_other_extra() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    (everything,) = extras["all"]
+    assert Requirement(everything).extras == set(extras) - {"all", "dev"}
 
 
 def test_constraints_hold_only_pinned_versions_each_package_once() -> None:

@@ -16,7 +16,7 @@ from rag_clip.protocols import Classifier
 from rag_clip.testing import ToyEncoder, check_head
 
 FEATURES = Path(__file__).parents[3] / "shared" / "data" / "features"
-needs_features = pytest.mark.skipif(not FEATURES.is_dir(), reason="needs the real CLIP features in ../shared/data")
+needs_features = pytest.mark.skipif(not FEATURES.is_dir(), reason="needs ../shared")
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:

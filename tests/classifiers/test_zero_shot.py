@@ -194,7 +194,7 @@ def test_the_classifier_follows_the_device_of_the_features():
     assert classifier(Features(torch.ones(2, 4, device="meta"))).device.type == "meta"
 
 
-@pytest.mark.skipif(not FEATURES.is_dir(), reason="needs the real CLIP features in ../shared/data")
+@pytest.mark.skipif(not FEATURES.is_dir(), reason="needs ../shared")
 @pytest.mark.parametrize(("model", "expected"), [("ViTB32", 0.813), ("ViTL14", 0.855)])
 def test_an_ensemble_of_106_templates_reaches_the_known_accuracy_on_real_features(model: str, expected: float):
     data = np.load(FEATURES / f"whurs19_CLIP_{model}.npz")

@@ -119,7 +119,7 @@ def test_records_say_where_they_come_from(tmp_path, missing):
         count_corpus([corpus(["a"]).drop_columns(missing)], tmp_path / "counts")
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="needs the real captions")
+@pytest.mark.skipif(not REAL.exists(), reason="needs ../shared")
 def test_real_captions_agree_with_a_naive_count(tmp_path):
     texts = pl.read_parquet(REAL / "coco_val2017.parquet")["caption"].head(3000)
     texts = texts.str.replace_all(r"[^A-Za-z ]", " ").str.replace_all(" +", " ").str.strip_chars().to_list()

@@ -74,7 +74,7 @@ def test_a_denoiser_is_read_as_it_was_written_and_another_shape_refused(tmp_path
 
 
 def test_diffusers_reads_the_same_folder_and_computes_the_same(tmp_path: Path):
-    diffusers = pytest.importorskip("diffusers", reason="the extra `synthesis` is not installed")
+    diffusers = pytest.importorskip("diffusers", reason="needs the extra synthesis")
     save_denoiser(random_denoiser(), tmp_path / "unet")
     save_schedule(tmp_path / "scheduler")
     unet = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "unet")

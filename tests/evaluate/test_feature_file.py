@@ -14,7 +14,7 @@ IMAGE = np.array([[3, 0, 4], [0, 2, 0], [0, 0, 5]], dtype=np.float16)
 UNIT = torch.tensor([[0.6, 0, 0.8], [0, 1, 0], [0, 0, 1]])
 TEXT = np.array([[[1, 0, 0], [0, 1, 0]], [[0, 0, 2], [0, 2, 0]]], dtype=np.float16)
 FEATURES = Path(__file__).parents[3] / "shared" / "data" / "features"
-needs_features = pytest.mark.skipif(not FEATURES.is_dir(), reason="needs the real CLIP features in ../shared/data")
+needs_features = pytest.mark.skipif(not FEATURES.is_dir(), reason="needs ../shared")
 
 
 def write_npz(folder: Path, **changed: np.ndarray | None) -> Path:

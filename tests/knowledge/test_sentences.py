@@ -98,7 +98,7 @@ def test_unknown_kinds_definitions_encodings_and_files_are_refused(tmp_path: Pat
         read_sentences(tmp_path / "other.json")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the published knowledge files are not here")
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared")
 def test_published_files_are_recognised():
     names = ["CuPL_prompts_eurosat.json", "cupl_caltech101.json", "dclip_eurosat.json"]
     names += ["elevater_eurosat_definitions.tsv", "elevater_caltech101_definitions.tsv", "elevater_eurosat_gpt3.tsv"]

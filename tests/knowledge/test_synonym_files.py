@@ -63,7 +63,7 @@ def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path):
         read_synonyms(tmp_path / "absent.json")
 
 
-@pytest.mark.skipif(not REAL_FILES.is_dir(), reason="the shared data are not on this machine")
+@pytest.mark.skipif(not REAL_FILES.is_dir(), reason="needs ../shared")
 def test_the_published_files_of_real_are_read():
     eurosat = read_synonyms(REAL_FILES / "real_eurosat_laion400m.json")
     flowers = read_synonyms(REAL_FILES / "real_flowers102_laion400m.json")

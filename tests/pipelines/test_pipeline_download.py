@@ -22,7 +22,7 @@ from web_server import Server, serving
 from rag_clip.testing import ToyEncoder
 
 INSTALLED = importlib.util.find_spec("img2dataset") is not None
-needs_img2dataset = pytest.mark.skipif(not INSTALLED, reason="img2dataset is not installed (the extra download)")
+needs_img2dataset = pytest.mark.skipif(not INSTALLED, reason="needs the extra download")
 BAD = ("/absent", "/loop", "/huge", "/text", "/opted-out", "/short", "/slow", "/to-file", "/late")
 
 

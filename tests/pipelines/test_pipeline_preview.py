@@ -68,7 +68,7 @@ def test_an_empty_file_shows_nothing(tmp_path):
     assert (seen.read, seen.kept, seen.dropped, seen.rows.num_rows) == (0, 0, {}, 0)
 
 
-@pytest.mark.skipif(not CAPTIONS.exists(), reason="needs the real captions")
+@pytest.mark.skipif(not CAPTIONS.exists(), reason="needs ../shared")
 def test_real_captions_are_recognised_and_read():
     seen = preview(find_sources([CAPTIONS]), clean=clean)
     assert [(file.columns.text, file.rows, file.candidates) for file in seen.files] == [

@@ -110,7 +110,7 @@ def test_a_name_that_fits_two_classes_is_refused_with_its_file():
         described_texts(labels, [CUPL, file], weight=0.5)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the published knowledge files are not here")
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared")
 def test_published_descriptions_reach_the_label_sets_they_were_written_for():
     names = ("annual crop land", "forest", "highway or road", "Herbaceous_Vegetation_Land")
     labels = LabelSet(names, synonyms=((), (), (), ("brushland or shrubland",)))

@@ -155,7 +155,7 @@ def test_frequencies_of_a_file_take_the_place_of_counts_for_their_class_alone():
     assert frequent_names(report) == ("fox", "heron")
 
 
-@pytest.mark.skipif(not REAL_FILES.is_dir(), reason="the shared data are not on this machine")
+@pytest.mark.skipif(not REAL_FILES.is_dir(), reason="needs ../shared")
 def test_the_names_of_the_published_files_are_those_of_its_authors():
     path = REAL_FILES / "real_flowers102_laion400m.json"
     published = {entry["name"]: entry["most_common_name"] for entry in json.loads(path.read_text()).values()}
@@ -169,7 +169,7 @@ def test_the_names_of_the_published_files_are_those_of_its_authors():
     assert different == ["pink primrose", "english marigold", "common dandelion", "spring crocus", "canna lily"]
 
 
-@pytest.mark.skipif(not REAL_FILES.is_dir(), reason="the shared data are not on this machine")
+@pytest.mark.skipif(not REAL_FILES.is_dir(), reason="needs ../shared")
 def test_names_of_the_published_files_are_counted_by_us_and_shared_ones_dropped():
     flowers = read_synonyms(REAL_FILES / "real_flowers102_laion400m.json")
     labels = LabelSet(tuple(flowers))

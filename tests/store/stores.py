@@ -81,6 +81,6 @@ def opened(engine: str, folder: Path, schema: CollectionSchema) -> Iterator[Stor
         location = f"{os.environ['QDRANT_URL']}/test-{uuid.uuid4()}"
         store = create_store(location, schema=schema, encoder=ENCODER, dim=DIM)
     else:
-        pytest.skip("QDRANT_URL is not set")
+        pytest.skip("needs a Qdrant server at QDRANT_URL")
     with store:
         yield store

@@ -1,0 +1,40 @@
+"""What every run of the suite ends with: how many tests were skipped, by reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+MACHINE = ("needs a GPU", "needs a Qdrant server", "needs a browser")
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--complete",
+        action="store_true",
+        help="fail if a test was skipped for anything but a GPU, a Qdrant server or a browser "
+        "(and, where it does not lie beside the clone, ../shared)",
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for reason, number in skipped(terminalreporter).most_common():
+        terminalreporter.write_line(f"skipped: {number} {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not session.config.getoption("--complete") or exitstatus != pytest.ExitCode.OK:
+        return
+    allowed = MACHINE if SHARED.is_dir() else (*MACHINE, "needs ../shared")
+    if any(not reason.startswith(allowed) for reason in skipped(reporter)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def skipped(reporter: pytest.TerminalReporter) -> Counter[str]:
+    """Count the skipped tests by reason; a skipped file counts once."""
+    reports = reporter.stats.get("skipped", [])
+    return Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports)
