@@ -16,6 +16,7 @@ from rag_clip.evaluate.label_names import FileLabels, class_names, join_labels, 
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 
+from .imaging.columns import LABELS, choose
 from .imaging.features import spans
 from .imaging.joined import encode_by_all
 from .imaging.opening import open_image_files
@@ -112,7 +113,7 @@ def read_targets(files: Sequence[ImageFile], labels: LabelSet, label_column: str
 
     Raises ValueError for labels that are not in the label set, naming some, and for files without the column.
     """
-    if any(lists_labels(file.schema, label_column) for file in files):
+    if any(lists_labels(file.schema, choose_label(file, label_column)) for file in files):
         return read_several_classes(files, labels, label_column)
     return torch.tensor(read_classes(files, labels, label_column), dtype=torch.int64)
 
@@ -151,9 +152,16 @@ def read_file_labels(files: Sequence[ImageFile], label_column: str = "label") ->
     return join_labels([_read_labels(file, label_column) for file in files])
 
 
+def choose_label(file: ImageFile, label_column: str) -> str:
+    """Return the column of labels, another name that people have for it included; "" where there is none."""
+    texts = ("txt",) if str(file.path).lower().endswith(".tar") else ()
+    return choose(file.schema.names, label_column, (*LABELS, *texts)) or ""
+
+
 def _read_labels(file: ImageFile, column: str) -> FileLabels:
-    if column not in file.schema.names:
-        raise ValueError(f"{file.path} has no column {column!r} of labels; it has {', '.join(file.schema.names)}")
+    wanted, column = column, choose_label(file, column)
+    if not column:
+        raise ValueError(f"{file.path} has no column {wanted!r} of labels; it has {', '.join(file.schema.names)}")
     sizes = [stop - start for start, stop in spans(0, file.rows, LABELS_AT_ONCE)]
     values = [value for table in read_rows(file, sizes, columns=[column]) for value in table[column].to_pylist()]
     try:

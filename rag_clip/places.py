@@ -17,6 +17,11 @@ def to_place(given: str | Path) -> Place:
     return given if isinstance(given, str) and is_remote(given) else Path(given)
 
 
+def parent(place: Place) -> Place:
+    """Return the folder of a file."""
+    return place.rpartition("/")[0] if isinstance(place, str) else place.parent
+
+
 def file_identity(path: str | Path) -> tuple[str, int, int]:
     """Return a file's place, size in bytes and time of change in nanoseconds; raises FileNotFoundError."""
     place = Path(path).resolve()

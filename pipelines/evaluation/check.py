@@ -8,6 +8,7 @@ from pathlib import Path
 from rag_clip.data import Fingerprint, read_fingerprint
 from rag_clip.evaluate.task import Role, Task, task_labels
 from rag_clip.evaluate.task_files import check_task, count_images
+from rag_clip.places import Place
 from rag_clip.support_file import check_support_labels, read_support
 
 from .head_choices import HeadChoice
@@ -19,7 +20,7 @@ SHOWN = 12
 
 
 def check_evaluation(
-    tasks: Sequence[tuple[Task, Path]],
+    tasks: Sequence[tuple[Task, Place]],
     *,
     texts: Sequence[PromptFile] = (),
     heads: Sequence[HeadChoice] = (),
@@ -36,7 +37,7 @@ def check_evaluation(
 
 
 def _problems(
-    tasks: Sequence[tuple[Task, Path]],
+    tasks: Sequence[tuple[Task, Place]],
     texts: Sequence[PromptFile],
     heads: Sequence[HeadChoice],
     encoder: Fingerprint | None,
@@ -67,7 +68,7 @@ def _problems(
             yield str(error) if str(path) in str(error) else f"{path}: {error}"
 
 
-def _shots(task: Task, folder: Path, few_shot: FewShot | None) -> Iterator[str]:
+def _shots(task: Task, folder: Place, few_shot: FewShot | None) -> Iterator[str]:
     if few_shot is None:
         return
     role: Role = "train" if "train" in task.splits else "test"

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -19,20 +19,20 @@ from rag_clip.evaluate.splits import Test
 from rag_clip.evaluate.task import Metric, Role, Task, bundled_tasks, read_task, task_labels
 from rag_clip.evaluate.task_files import read_split_labels
 from rag_clip.labels import labels_to_document
-from rag_clip.places import Place, file_identity
+from rag_clip.places import Place, below, file_identity, parent, to_place
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 
-from ..imaging.opening import open_image_files
+from ..imaging.opening import FILES, open_image_files
 from ..imaging.rows import ImageFile
-from ..labelled import Labelled, encode_labelled, read_classes, read_file_labels, read_several_classes
+from ..labelled import Labelled, choose_label, encode_labelled, read_classes, read_file_labels, read_several_classes
 
 REASONS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTask:
-    """Labelled images to be classified: Parquet files or folders of them, or one file of features; and the classes.
+    """Labelled images to be classified, or one file of features; and the classes.
 
     `train` is the file that few shots are drawn from, None where the task has no train split.
     """
@@ -49,7 +49,8 @@ class ImageTask:
     def holds_features(self) -> bool:
         """Whether the task is one file of features, so that its images need no encoder."""
         [path, *others] = self.paths
-        return not others and isinstance(path, Path) and path.is_file() and has_features(path)
+        known = isinstance(path, Path) and path.is_file() and path.suffix.lower() in (".npz", ".parquet")
+        return known and not others and has_features(Path(path))
 
     @property
     def digest(self) -> str:
@@ -81,30 +82,32 @@ def open_tasks(
     labels: LabelSet | None = None,
     image_column: str = "image",
     label_column: str = "label",
-) -> list[tuple[Task, Path]]:
+) -> list[tuple[Task, Place]]:
     """Return tasks with the folder of their files, for `image_task`.
 
     A place is a task file .toml or the name of a bundled task ("elevater/eurosat") or suite ("elevater"), whose files
-    lie in `folder` (a folder of that name is ./elevater); or labelled images or features (.parquet, .npz, or a folder
-    of .parquet) of the classes `labels`, which an .npz file may name itself; of several labels each, 11-point mAP is
-    measured. Their folders tell apart files of one name. Raises FileNotFoundError for a place that is none, ValueError
-    for bad ones.
+    lie in `folder` (a folder of that name is ./elevater); or labelled images, of any kind that `open_image_files`
+    takes, or features (.parquet, .npz), of the classes `labels`, which an .npz file may name itself; of several labels
+    each, 11-point mAP is measured. Their folders tell apart files of one name. Raises FileNotFoundError for a place
+    that is none, ValueError for bad ones.
     """
-    tasks: list[tuple[Task, Path]] = []
-    stems = [Path(place).stem for place in places]
+    tasks: list[tuple[Task, Place]] = []
+    stems = [PurePosixPath(place).stem for place in places]
     for place in map(str, places):
-        path = Path(place)
+        path = to_place(place)
         if suite := [name for name in bundled_tasks() if name == place or name.startswith(f"{place}/")]:
-            tasks += [(read_task(name), Path(folder)) for name in suite]
-        elif path.suffix.lower() in (".parquet", ".npz") or path.is_dir():
+            tasks += [(read_task(name), to_place(folder)) for name in suite]
+        elif isinstance(path, str) or path.suffix.lower() in (".npz", *FILES) or path.is_dir():
             held = labels or _own_labels(path)
             several = holds_several(path, label_column) or _lists_labels(path, image_column, label_column)
             metric: Metric = "map_11_point" if several else "accuracy"
-            splits: dict[Role, str] = {"test": path.name}
-            name = path.stem if stems.count(path.stem) == 1 else f"{path.resolve().parent.name}/{path.stem}"
-            tasks.append((Task(name, metric, splits, held, label_column, image_column), path.parent))
+            splits: dict[Role, str] = {"test": path if isinstance(path, str) else path.name}
+            stem = PurePosixPath(path).stem
+            above = parent(path if isinstance(path, str) else path.resolve())
+            name = stem if stems.count(stem) == 1 else f"{PurePosixPath(above).name}/{stem}"
+            tasks.append((Task(name, metric, splits, held, label_column, image_column), parent(path)))
         else:
-            tasks.append((read_task(place), Path(folder)))
+            tasks.append((read_task(place), to_place(folder)))
     return tasks
 
 
@@ -138,19 +141,19 @@ def _lists_labels(path: Place, image_column: str, label_column: str) -> bool:
         files = open_image_files([path], image_column=image_column)
     except (OSError, ValueError):
         return False
-    return lists_labels(files[0].schema, label_column)
+    return lists_labels(files[0].schema, choose_label(files[0], label_column))
 
 
-def task_inputs(opened: Sequence[tuple[Task, Path]]) -> list[Place]:
+def task_inputs(opened: Sequence[tuple[Task, Place]]) -> list[Place]:
     """Return the files that tasks are read from: their splits, and their classes where those lie in a file."""
-    labels: list[Place] = [folder / task.labels for task, folder in opened if isinstance(task.labels, str)]
+    labels: list[Place] = [below(folder, task.labels) for task, folder in opened if isinstance(task.labels, str)]
     return [*labels, *(task.path(role, folder) for task, folder in opened for role in task.splits)]
 
 
-def _own_labels(path: Path) -> LabelSet:
-    if path.suffix.lower() != ".npz":
+def _own_labels(path: Place) -> LabelSet:
+    if PurePosixPath(path).suffix.lower() != ".npz":
         raise ValueError(f"nothing says which classes {path} is of; give its label set")
-    return read_features(path, multilabel=holds_several(path)).labels
+    return read_features(Path(path), multilabel=holds_several(path)).labels
 
 
 @dataclass(frozen=True, slots=True, eq=False)

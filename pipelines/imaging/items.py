@@ -63,6 +63,11 @@ def read_image(item: Item) -> bytes:
         raise item
     if isinstance(item, bytes):
         return item
+    if is_remote(item):
+        from ..sources.files import open_file  # a worker that reads no URL does without fsspec and pyarrow
+
+        with open_file(item) as stream:
+            return stream.read()
     if not stat.S_ISREG(Path(item).stat().st_mode):
         raise ImageError(f"{item!r} is no plain file; it is not read")
     return Path(item).read_bytes()
@@ -82,7 +87,10 @@ def _is_image(start: bytes | None) -> bool:
 
 def leaves(path: str | Path, root: Path) -> bool:
     """Tell whether a path leads out of the folder `root`, links followed; what cannot be a path leads nowhere."""
+    folder = Path(os.path.realpath(root))
+    # A snapshot in the Hugging Face cache is a folder of links to the blobs beside it.
+    blobs = [above.parent / "blobs" for above in (folder, *folder.parents) if above.name == "snapshots"]
     try:
-        return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+        return not any(Path(os.path.realpath(path)).is_relative_to(place) for place in (folder, *blobs))
     except ValueError:  # a null character
         return False

@@ -19,7 +19,7 @@ def holds_names(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
-def check_names(names: Sequence[str], path: Path, column: str, root: Path) -> None:
+def check_names(names: Sequence[str], path: str, column: str, root: Path) -> None:
     """Refuse the first values of a column where none names a file below `root`, before each row fails for itself.
 
     Raises ValueError saying what to do, for addresses in particular.

@@ -6,8 +6,9 @@ A page is the least that Parquet can read: memory holds about two pages of the w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rag_clip.decode import ImageError
-from rag_clip.places import Place, file_identity
+from rag_clip.places import Place, parent
 
+from ..sources.files import open_file
+from .columns import IMAGES, choose
 from .items import Item, locate
 from .named_files import check_names, holds_names
 
@@ -100,15 +103,16 @@ def read_items(file: ImageFile, sizes: Iterable[int], *, start: int = 0) -> Iter
     return (file.items(table[file.image]) for table in read_rows(file, sizes, start=start, columns=[file.image]))
 
 
-def open_parquet(path: Path, *, image_column: str, root: Path | None = None) -> ImageFile:
+def open_parquet(
+    path: Place, identity: Sequence[str | int], *, image_column: str, root: Place | None = None
+) -> ImageFile:
     """Open a Parquet file of images; `KEY=VALUE` folders right above it are columns, as Spark and polars write them.
 
-    Raises FileNotFoundError for a missing file, and ValueError for one that is not Parquet or has no such column.
+    Where there is no such column, and it is one that images are often in, another of these is taken. Raises ValueError
+    for what is not Parquet and where no column can hold images.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; give Parquet files of images")
     try:
-        with pq.ParquetFile(path) as parquet:
+        with _opened(path) as parquet:
             groups = [parquet.metadata.row_group(index) for index in range(parquet.num_row_groups)]
             row_bytes = max((group.total_byte_size // group.num_rows for group in groups if group.num_rows), default=0)
             schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
@@ -118,19 +122,30 @@ def open_parquet(path: Path, *, image_column: str, root: Path | None = None) -> 
     constants = {name: value for name, value in partitions(path).items() if name not in schema.names}
     for name in constants:
         schema = schema.append(pa.field(name, pa.string()))
-    file = ImageFile(
-        path, schema, rows, row_bytes, image_column, root or path.parent, file_identity(path), _batches, constants
-    )
-    _check_column(file, image_column)
-    if holds_names(schema.field(image_column).type):
-        check_names(_first_values(file, image_column), path, image_column, Path(file.root))
+    usable = [field.name for field in schema if _holds_images(field.type)]
+    image = choose(schema.names, image_column, ()) or choose(usable, image_column, IMAGES) or image_column
+    file = ImageFile(path, schema, rows, row_bytes, image, root or parent(path), tuple(identity), _batches, constants)
+    _check_column(file, image)
+    if holds_names(schema.field(image).type) and not isinstance(file.root, str):
+        check_names(_first_values(file, image), str(path), image, file.root)
     return file
 
 
-def partitions(path: Path) -> dict[str, str | None]:
+@contextmanager
+def _opened(place: Place, **options: Any) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of this machine, or behind a URL, by parts."""
+    if isinstance(place, str):
+        with open_file(place) as stream, pq.ParquetFile(pa.PythonFile(stream, "r"), **options) as parquet:
+            yield parquet
+    else:
+        with pq.ParquetFile(place, **options) as parquet:
+            yield parquet
+
+
+def partitions(path: Place) -> dict[str, str | None]:
     """Read the columns off the `KEY=VALUE` folders right above a file; Hive's name for null is None."""
     found: dict[str, str | None] = {}
-    for folder in path.absolute().parents:
+    for folder in PurePosixPath(path if isinstance(path, str) else path.absolute()).parents:
         name, equals, value = folder.name.partition("=")
         if not (name and equals):
             break
@@ -196,7 +211,7 @@ def _batches(file: ImageFile, start: int, columns: Sequence[str]) -> Iterator[pa
     unused = 0
     try:
         # The defaults read whole column chunks ahead; this reads page after page.
-        with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=STREAM_BUFFER) as parquet:
+        with _opened(file.path, pre_buffer=False, buffer_size=STREAM_BUFFER) as parquet:
             groups, skip = _groups_from(parquet.metadata, start)
             for batch in parquet.iter_batches(batch_size=file.read_rows, row_groups=groups, columns=names):
                 if skip < batch.num_rows:

@@ -1,25 +1,29 @@
-"""Find files of image-caption pairs: Parquet files of images, webdataset tars, or folders of either."""
+"""Find files of image-caption pairs: webdataset tars, and images of every kind with a column of captions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
 
 from rag_clip.decode import ImageError
 from rag_clip.places import Place
 
 from ..sources.columns import is_list
+from .columns import CAPTIONS, choose
 from .items import Item
 from .named_files import holds_names
+from .opening import KINDS, Found, find_images, open_images
 from .pairs import Pair, PairFile
-from .rows import ImageFile, open_parquet, read_rows
+from .rows import ImageFile, read_rows
 from .tars import open_tar
 
 
 @dataclass(frozen=True, slots=True)
 class PairColumns:
-    """The columns of a Parquet file that hold images, captions and, where there is such a column, addresses."""
+    """The columns that hold images, captions and, where there is such a column, addresses."""
 
     image: str = "image"
     caption: str = "caption"
@@ -27,11 +31,8 @@ class PairColumns:
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetPairs:
-    """A Parquet file with a column of images and one of captions; a PairFile.
-
-    A relative path starts at the file's root, and every path must lie below it, links followed.
-    """
+class ImagePairs:
+    """A file of images with a column of captions; a PairFile."""
 
     file: ImageFile
     columns: PairColumns
@@ -49,7 +50,7 @@ class ParquetPairs:
     @property
     def source(self) -> str:
         """The file's name without its ending."""
-        return Path(self.path).stem
+        return PurePosixPath(self.path).stem
 
     @property
     def rows(self) -> int:
@@ -63,11 +64,12 @@ class ParquetPairs:
 
     def read(self, sizes: Sequence[int], *, start: int) -> Iterator[list[Pair]]:
         """Yield as many rows at a time as `sizes` says, from row `start` on."""
+        image, caption = self.file.image, self.columns.caption
         has_url = self.columns.url in self.file.schema.names
-        names = [self.columns.image, self.columns.caption, *([self.columns.url] if has_url else [])]
+        names = list(dict.fromkeys([image, caption, *([self.columns.url] if has_url else [])]))
         for table in read_rows(self.file, sizes, start=start, columns=names):
-            images = self.file.items(table[self.columns.image])
-            captions = table[self.columns.caption].to_pylist()
+            images = self.file.items(table[image])
+            captions = table[caption].to_pylist()
             urls = table[self.columns.url].to_pylist() if has_url else [""] * len(images)
             yield [
                 self._to_pair(image, caption, url or "", start + place)
@@ -86,43 +88,47 @@ def open_pair_files(
 ) -> Iterator[PairFile]:
     """Yield the files of pairs, in order, each opened when it is its turn.
 
-    A folder stands for its tars, or for its Parquet files where it has no tars (img2dataset writes both, and the
-    Parquet files then hold no images). The source of pairs in tars is the name of the folder. Where a Parquet file
-    names images by path, paths start at `root`, by default the file's own folder, and must lie below it.
+    A place stands for what `open_image_files` finds there. The source of pairs in tars is the name of the folder. Where
+    a file names images by path, paths start at `root`, by default the file's own folder, and those of a Parquet file
+    must lie below it.
 
-    All Parquet files are checked before the first is yielded. Raises FileNotFoundError for a missing path, and
-    ValueError for a folder without such files, for wrong columns, and for what is neither Parquet nor tar.
+    All files but tars are checked before the first is yielded. Raises FileNotFoundError for a missing path, and
+    ValueError for a folder without such files, for wrong columns, and for what is no kind of images.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
-    found = {file: source for path in paths for file, source in _find(Path(path)).items()}
+    found = {each.place: (each, _source(path, each)) for path in paths for each in find_images(path)}
     if not found:
-        raise ValueError("no images were given; give Parquet files of images, webdataset tars, or folders of them")
-    parquet = {path: _open_parquet(path, columns, root) for path in found if path.suffix != ".tar"}
-    return (parquet[path] if path in parquet else open_tar(path, source=source) for path, source in found.items())
+        raise ValueError(f"no images were given; give {KINDS}")
+    opened = {place: _open(each, columns, root) for place, (each, _) in found.items() if not _is_tar(each)}
+    return (
+        opened[place] if place in opened else open_tar(place, source=source, identity=each.identity)
+        for place, (each, source) in found.items()
+    )
 
 
-def _find(path: Path) -> dict[Path, str]:
-    """Return the files that a path stands for, each with the name of the folder it was found under."""
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file or folder {path}; give Parquet files of images or webdataset tars")
-    if not path.is_dir():
-        return {path: path.resolve().parent.name}
-    inside = sorted(path.rglob("*.tar")) or sorted(path.rglob("*.parquet"))
-    if not inside:
-        raise ValueError(f"the folder {path} holds no .tar and no .parquet file")
-    return dict.fromkeys(inside, path.resolve().name)
+def _source(path: str | Path, found: Found) -> str:
+    """Return the name of the folder that a file was found in."""
+    if isinstance(found.place, str):
+        return PurePosixPath(found.place).parent.name
+    folder = Path(path).resolve()
+    return folder.name if folder.is_dir() else folder.parent.name
 
 
-def _open_parquet(path: Path, columns: PairColumns, root: str | Path | None) -> ParquetPairs:
-    file = open_parquet(path, image_column=columns.image, root=Path(root).resolve() if root else None)
-    if columns.caption not in file.schema.names:
+def _is_tar(found: Found) -> bool:
+    return found.names is None and PurePosixPath(found.place).suffix.lower() == ".tar"
+
+
+def _open(found: Found, columns: PairColumns, root: str | Path | None) -> ImagePairs:
+    file = open_images(found, image_column=columns.image, root=root and Path(root).resolve())
+    caption = choose(file.schema.names, columns.caption, CAPTIONS)
+    if caption is None:
         raise ValueError(
-            f"{path} has no column {columns.caption!r}; its columns are {', '.join(file.schema.names)}. "
+            f"{file.path} has no column {columns.caption!r}; its columns are {', '.join(file.schema.names)}. "
             "Name the one with the captions"
         )
-    kind = value = file.schema.field(columns.caption).type
+    kind = value = file.schema.field(caption).type
     if is_list(value):
         value = value.value_type
-    if not holds_names(value):
-        raise ValueError(f"column {columns.caption!r} of {path} is {kind}; captions are strings, or lists of them")
-    return ParquetPairs(file, columns)
+    if not (holds_names(value) or pa.types.is_null(value)):
+        raise ValueError(f"column {caption!r} of {file.path} is {kind}; captions are strings, or lists of them")
+    return ImagePairs(file, PairColumns(columns.image, caption, columns.url))

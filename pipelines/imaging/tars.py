@@ -6,18 +6,20 @@ Members are read in place and never extracted; what lies beyond a cut is one row
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, Any
 
-from rag_clip.places import file_identity
+from rag_clip.places import Place, file_identity
 
+from ..sources.files import open_file
 from ..sources.names import dotted_names, sample_key
+from .listing import ENDINGS
 from .pairs import Pair
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
 MAX_IMAGE_BYTES = 256 << 20
 MAX_TEXT_BYTES = 1 << 20
 BLOCK = 512
@@ -38,7 +40,7 @@ class Sample:
 class TarPairs:
     """The samples of one tar, in its order; a PairFile."""
 
-    path: Path
+    path: Place
     source: str
     identity: tuple[str | int, ...]
     samples: list[Sample]
@@ -55,21 +57,21 @@ class TarPairs:
 
     def read(self, sizes: Sequence[int], *, start: int) -> Iterator[list[Pair]]:
         """Yield as many samples at a time as `sizes` says, from sample `start` on."""
-        with self.path.open("rb") as file:
+        with open_file(str(self.path)) as file:
             for size in sizes:
                 yield [_to_pair(file, sample) for sample in self.samples[start : start + size]]
                 start += size
 
 
-def open_tar(path: Path, *, source: str) -> TarPairs:
+def open_tar(path: Place, *, source: str, identity: Sequence[str | int] | None = None) -> TarPairs:
     """List the samples of a tar; consecutive members with the same key are one.
 
     Raises ValueError where the file is no uncompressed tar.
     """
-    size = path.stat().st_size
     samples: list[Sample] = []
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_file(str(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            size = file.seek(0, os.SEEK_END)
             for member in tar:
                 if member.isdir():
                     continue
@@ -79,7 +81,7 @@ def open_tar(path: Path, *, source: str) -> TarPairs:
                     samples.append(Sample(key))
                 _add(samples[-1], member, ending, size)
             samples[-1:] = [each for sample in samples[-1:] for each in _understood(sample)]
-            whole = _ends_at(path, tar.offset)
+            whole = _ends_at(file, tar.offset)
     except tarfile.ReadError as error:
         if not samples:
             raise ValueError(f"{path} is not a tar, or compressed ({error}); give uncompressed tars") from None
@@ -88,14 +90,13 @@ def open_tar(path: Path, *, source: str) -> TarPairs:
         samples.append(
             Sample("", problem="the tar is cut short or damaged here; what followed is lost, fetch it again")
         )
-    return TarPairs(path, source, file_identity(path), samples)
+    return TarPairs(path, source, tuple(identity or file_identity(path)), samples)
 
 
-def _ends_at(path: Path, offset: int) -> bool:
+def _ends_at(file: IO[bytes], offset: int) -> bool:
     """Tell whether the end mark stands at `offset`; tarfile takes a cut or damaged header for the end as well."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(BLOCK) == bytes(BLOCK)
+    file.seek(offset)
+    return file.read(BLOCK) == bytes(BLOCK)
 
 
 def _understood(sample: Sample) -> list[Sample]:
@@ -107,7 +108,7 @@ def _understood(sample: Sample) -> list[Sample]:
 
 def _add(sample: Sample, member: tarfile.TarInfo, ending: str, size: int) -> None:
     name = PurePosixPath(member.name)
-    is_image = ending in IMAGE_ENDINGS
+    is_image = ending in ENDINGS
     if name.is_absolute() or ".." in name.parts:
         sample.problem = f"member {member.name!r} points outside the tar; it is not read"
     elif not member.isreg() or member.issparse():
@@ -130,23 +131,26 @@ def _to_pair(file: IO[bytes], sample: Sample) -> Pair:
             None, None, "", sample.key, f"the sample has no image ({', '.join(sample.parts) or 'nothing'} only)"
         )
     try:
-        facts = _read_facts(file, sample)
-        caption = _text(file, sample.parts["txt"]) if "txt" in sample.parts else facts.get("caption")
+        facts = read_facts(file, sample)
+        caption = read_text(file, sample.parts["txt"]) if "txt" in sample.parts else facts.get("caption")
     except ValueError as error:
         return Pair(None, None, "", sample.key, f"the caption or facts of the sample cannot be read ({error})")
     url = facts.get("url")
-    return Pair(_slice(file, sample.image), caption, url if isinstance(url, str) else "", sample.key)
+    return Pair(read_slice(file, sample.image), caption, url if isinstance(url, str) else "", sample.key)
 
 
-def _read_facts(file: IO[bytes], sample: Sample) -> dict[str, Any]:
-    facts = json.loads(_text(file, sample.parts["json"])) if "json" in sample.parts else {}
+def read_facts(file: IO[bytes], sample: Sample) -> dict[str, Any]:
+    """Return the values of a sample's JSON, {} where it has none; raises ValueError where it cannot be read."""
+    facts = json.loads(read_text(file, sample.parts["json"])) if "json" in sample.parts else {}
     return facts if isinstance(facts, dict) else {}
 
 
-def _text(file: IO[bytes], place: tuple[int, int]) -> str:
-    return _slice(file, place).decode("utf-8")
+def read_text(file: IO[bytes], place: tuple[int, int]) -> str:
+    """Return a member as text; raises ValueError where it is not UTF-8."""
+    return read_slice(file, place).decode("utf-8")
 
 
-def _slice(file: IO[bytes], place: tuple[int, int]) -> bytes:
+def read_slice(file: IO[bytes], place: tuple[int, int]) -> bytes:
+    """Return the bytes of a member at (offset, size)."""
     file.seek(place[0])
     return file.read(place[1])

@@ -54,7 +54,7 @@ def find_files(path: str | Path) -> list[FoundFile]:
 def open_file(url: str) -> Iterator[BinaryIO]:
     """Open a file for reading as it is stored."""
     if is_remote(url):
-        with _explained(url):
+        with explained(url):
             remote = fsspec.open(url, "rb").open()
         with remote as file:
             yield file
@@ -75,7 +75,8 @@ def open_unpacked(url: str, compression: str | None) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _explained(url: str) -> Iterator[None]:
+def explained(url: str) -> Iterator[None]:
+    """Turn what a store's client raises into ValueError, for a package that is missing, or SourceError."""
     try:
         yield
     except ImportError as error:
@@ -138,7 +139,7 @@ def _local_file(name: str) -> FoundFile:
 
 
 def _find_remote(url: str) -> list[FoundFile]:
-    with _explained(url):
+    with explained(url):
         filesystem, path = fsspec.url_to_fs(url)
         if re.search(r"[*]" if url.startswith("http") else r"[*?[]", path):
             return _remote_files(filesystem, filesystem.glob(path), path, url)
@@ -161,10 +162,14 @@ def _remote_file(filesystem: Any, path: str, url: str) -> FoundFile:
         information: Mapping[str, Any] = filesystem.info(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"no such file: {url}") from None
-    size = information.get("size") or 0
+    return _file(url, urlsplit(url).path or url, information.get("size") or 0, remote_state(information))
+
+
+def remote_state(information: Mapping[str, Any]) -> str:
+    """Return what changes when a remote file does, of what fsspec tells of it."""
     entity = [str(information[key]) for key in ENTITY_KEYS if information.get(key)]
     changed = [str(information[key]) for key in TIME_KEYS if information.get(key)]
-    return _file(url, urlsplit(url).path or url, size, " ".join([str(size), *(entity or changed)]))
+    return " ".join([str(information.get("size") or 0), *(entity or changed)])
 
 
 def _file(url: str, name: str, size: int, state: str) -> FoundFile:

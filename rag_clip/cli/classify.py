@@ -1,4 +1,4 @@
-"""`rag-clip classify`: Parquet files of images to labels; `rag-clip heads`: what can use a support set."""
+"""`rag-clip classify`: images to labels; `rag-clip heads`: what can use a support set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Force, Json, Workers, model_files, run
+from rag_clip.cli.run import IMAGES, EncoderOptions, Force, Json, Workers, model_files, run
 
 if TYPE_CHECKING:
     from rag_clip.data import Prompts
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def classify(
-    images: Annotated[list[Path], Parameter(negative=())],
+    images: Annotated[list[str], Parameter(negative=(), help=IMAGES)],
     /,
     *,
     prompts: Path,
@@ -43,7 +43,7 @@ def classify(
     force: Force = False,
     as_json: Json = False,
 ) -> int:
-    """Classify the images of Parquet files; every input column stays, with label, score, top-k and error beside."""
+    """Classify images; every input column stays, with label, score, top-k and error beside."""
 
     def job(console: Console) -> object:
         from rag_clip.heads import read_options

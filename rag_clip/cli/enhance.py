@@ -63,8 +63,8 @@ def enhance(
     ] = None,
     seed: Annotated[int, Parameter(help="Seed of the controls.")] = 0,
     compare: Annotated[
-        list[Path] | None,
-        Parameter(negative=(), help="Parquet files of labelled images: score templates and controls too."),
+        list[str] | None,
+        Parameter(negative=(), help="Labelled images, as for evaluate: score templates and controls too."),
     ] = None,
     image_column: str = "image",
     label_column: str = "label",

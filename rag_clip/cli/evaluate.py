@@ -56,12 +56,13 @@ def evaluate(
 ) -> int:
     """Measure every prompts file, alone and with every head, on every task; what is finished is not run again.
 
-    A task is a Parquet file or folder of labelled images or features, an .npz file of features, a task file .toml, or
-    the name of a bundled task or suite, such as elevater/eurosat or elevater. OUTPUT has a row per number; a page with
-    charts lies beside it. With --shots, heads are measured on images drawn from the train split of the task, or from
-    its one file, whose other images are measured; a run is the mean over the draws, -/+ their standard deviation.
-    --shots all takes the whole train split, once. With --names, the names that would take most images from prompts are
-    found: lines of a .txt file, names of a label file, or the 20,000 most frequent phrases of captions.
+    A task is labelled images (Parquet, a webdataset tar, a list .csv, a folder or URL of these or of images), a file of
+    features (.parquet, .npz), a task file .toml, or the name of a bundled task or suite, such as elevater/eurosat or
+    elevater. OUTPUT has a row per number; a page with charts lies beside it. With --shots, heads are measured on images
+    drawn from the train split of the task, or from its one file, whose other images are measured; a run is the mean
+    over the draws, -/+ their standard deviation. --shots all takes the whole train split, once. With --names, the names
+    that would take most images from prompts are found: lines of a .txt file, names of a label file, or the 20,000 most
+    frequent phrases of captions.
     """
 
     def job(console: Console) -> object:

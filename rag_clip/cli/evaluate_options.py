@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rag_clip.pipelines.evaluation.head_choices import HeadChoice
     from rag_clip.pipelines.evaluation.runs import PromptFile
     from rag_clip.pipelines.evaluation.shot_runs import FewShot
+    from rag_clip.places import Place
     from rag_clip.protocols import Encoder
 
 Many = Parameter(negative=(), consume_multiple=True)
@@ -58,12 +59,12 @@ class AnyEncoder(EncoderOptions):
 class Places:
     """Where tasks are read from."""
 
-    data: Annotated[Path, Parameter(help="Folder of the files of tasks.")] = Path()
+    data: Annotated[str, Parameter(help="Folder of the files of tasks, or its URL.")] = "."
     labels: Annotated[Path | None, Parameter(help="Classes and groups of plain files; else the prompts'.")] = None
     image_column: str = "image"
     label_column: str = "label"
 
-    def open(self, tasks: Sequence[str], texts: Sequence[PromptFile]) -> list[tuple[Task, Path]]:
+    def open(self, tasks: Sequence[str], texts: Sequence[PromptFile]) -> list[tuple[Task, Place]]:
         """Open tasks, plain files with the classes of `labels` or of the first texts."""
         from rag_clip.labels import read_labels
         from rag_clip.pipelines.evaluation.tasks import open_tasks
@@ -72,7 +73,7 @@ class Places:
             raise ValueError("there is nothing to measure on; give labelled images, features or tasks")
         classes = read_labels(self.labels) if self.labels else texts[0].prompts.labels if texts else None
         columns = {"image_column": self.image_column, "label_column": self.label_column}
-        opened: list[tuple[Task, Path]] = open_tasks(tasks, folder=self.data, labels=classes, **columns)
+        opened: list[tuple[Task, Place]] = open_tasks(tasks, folder=self.data, labels=classes, **columns)
         return opened
 
 

@@ -21,7 +21,7 @@ def explain(
     prompts: Annotated[Path, Parameter(help="A file that `rag-clip enhance` wrote.")],
     encoder: EncoderOptions,
     image: Annotated[Path | None, Parameter(help="An image file.")] = None,
-    images: Annotated[Path | None, Parameter(help="A Parquet file of images, with --row.")] = None,
+    images: Annotated[str | None, Parameter(help="Images, as for classify, with --row.")] = None,
     row: Annotated[int | None, Parameter(help="The row of --images, from 0.")] = None,
     image_column: str = "image",
     before: Annotated[
@@ -76,7 +76,7 @@ def explain(
     return run(job, as_json=as_json)
 
 
-def _picture(image: Path | None, images: Path | None, row: int | None, column: str) -> bytes | None:
+def _picture(image: Path | None, images: str | None, row: int | None, column: str) -> bytes | None:
     if image is not None and images is not None:
         raise ValueError("--image and --images were both given; explain one image")
     if (images is None) != (row is None):

@@ -9,14 +9,12 @@ from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.index import Cleaning, Index, Retry, Schema, index_app, load_named_cleaning, say_dropped
-from rag_clip.cli.run import EncoderOptions, Force, Json, Workers, run, toml_files
+from rag_clip.cli.run import IMAGES, EncoderOptions, Force, Json, Workers, run, toml_files
 
 
 @index_app.command
 def images(
-    pairs: Annotated[
-        list[Path], Parameter(negative=(), help="Parquet files or webdataset tars of images and captions.")
-    ],
+    pairs: Annotated[list[str], Parameter(negative=(), help=f"Images with captions: {IMAGES}")],
     /,
     *,
     index: Index,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FAILED, SOME_ROWS_FAILED, INTERRUPTED = 1, 3, 130
 
+IMAGES = "Parquet files, webdataset tars, lists of images (.csv, .tsv, .jsonl), folders of these or of images, or URLs."
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print the summary as JSON.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; chosen by default.")]
 Precision = Annotated[Literal["fp32", "bf16", "fp16"] | None, Parameter(help="Chosen by device by default.")]

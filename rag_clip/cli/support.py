@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Force, Json, Workers, run
+from rag_clip.cli.run import IMAGES, EncoderOptions, Force, Json, Workers, run
 
 if TYPE_CHECKING:
     from rag_clip.pipelines.support.retrieve import Containment, RetrievedSummary
@@ -44,7 +44,7 @@ class Filters:
 
 @support_app.command
 def shots(
-    images: Annotated[list[Path], Parameter(negative=(), help="Parquet files of labelled images.")],
+    images: Annotated[list[str], Parameter(negative=(), help=f"Labelled images: {IMAGES}")],
     /,
     *,
     labels: Annotated[Path, Parameter(help="The label file: .txt, .toml, .json or .parquet.")],
@@ -124,8 +124,8 @@ def retrieve(
     candidates: Annotated[int, Parameter(help="Images asked for per class.")] = 100,
     filters: Filters | None = None,
     against: Annotated[
-        list[Path] | None,
-        Parameter(negative=(), help="Parquet files about to be classified: their images are kept out."),
+        list[str] | None,
+        Parameter(negative=(), help="What is about to be classified: its images are kept out."),
     ] = None,
     image_column: str = "image",
     workers: Workers = None,

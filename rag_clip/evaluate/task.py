@@ -112,7 +112,14 @@ def task_labels(task: Task, folder: str | Path) -> LabelSet:
 
     Raises FileNotFoundError where the file is not there, ValueError for what `read_labels` refuses.
     """
-    labels = read_labels(Path(folder) / task.labels) if isinstance(task.labels, str) else task.labels
+    labels = task.labels
+    if isinstance(labels, str):
+        place = below(folder, labels)
+        if isinstance(place, str):
+            raise ValueError(
+                f"the labels of {task.name} are at {place}; download them, and name a path of this machine"
+            )
+        labels = read_labels(place)
     return replace(labels, templates=task.templates or labels.templates)
 
 

@@ -218,7 +218,7 @@ def test_mixed_schemas_name_both_files_and_the_fields_that_differ(tmp_path: Path
 
 
 def test_missing_files_and_files_that_are_not_parquet_are_named(tmp_path: Path):
-    refused(tmp_path / "none.parquet", tmp_path, r"there is no file .*none\.parquet", FileNotFoundError)
+    refused(tmp_path / "none.parquet", tmp_path, r"there is no file or folder .*none\.parquet", FileNotFoundError)
     (tmp_path / "text.parquet").write_text("not parquet at all")
     refused(tmp_path / "text.parquet", tmp_path, r"text\.parquet cannot be read as Parquet")
     refused([], tmp_path, "no image files were given")

@@ -161,7 +161,7 @@ def test_an_index_of_another_encoder_is_refused(tmp_path: Path):
     ("columns", "message"),
     [
         ({"caption": ["a"]}, "no column 'image'; its columns are caption"),
-        ({"image": [b"x"], "text": ["a"]}, "no column 'caption'; its columns are image, text"),
+        ({"image": [b"x"], "words": ["a"]}, "no column 'caption'; its columns are image, words"),
         ({"image": [b"x"], "caption": [[1, 2]]}, "column 'caption' of .* is list<.*>; captions are strings, or lists"),
     ],
 )
@@ -180,7 +180,7 @@ def test_what_is_no_file_of_images_is_refused_by_name(tmp_path: Path):
     (tmp_path / "text.tar").write_text("hello")
     with pytest.raises(FileNotFoundError, match=r"no file or folder .*absent"):
         run([tmp_path / "absent"], tmp_path / "index")
-    with pytest.raises(ValueError, match=r"empty holds no .tar and no .parquet"):
+    with pytest.raises(ValueError, match=r"empty holds no .parquet file, no .tar and no image"):
         run([tmp_path / "empty"], tmp_path / "index")
     with pytest.raises(ValueError, match=r"text.tar is not a tar, or compressed \(.*\); give uncompressed tars"):
         run([tmp_path / "text.tar"], tmp_path / "index")

@@ -123,7 +123,7 @@ def _picture(result: Result, row: int) -> Image.Image | None:
     """Decode one image of a run's files; None where the files or the image are gone."""
     task = result.settings["task"]
     try:
-        files = open_image_files([Path(path) for path in task["files"]], image_column=task["image_column"])
+        files = open_image_files(task["files"], image_column=task["image_column"])
         for file in files:
             if row < file.rows:
                 return decode_image(read_image(next(read_items(file, [1], start=row))[0]))
