@@ -188,4 +188,5 @@ def _digest(prompts: Prompts | LearnedPrompts) -> str:
         return digest.hexdigest()
     for name, group in zip(prompts.labels.names, prompts.texts, strict=True):
         digest.update(json.dumps([name, [[text.text, text.weight, text.role] for text in group]]).encode())
+    digest.update(str(prompts.provenance.get("average", "")).encode())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from rag_clip.data import Fingerprint, LabelSet, Prompts
 from rag_clip.labels import labels_to_document
 from rag_clip.places import file_identity
 from rag_clip.prompt_file import read_prompts
+from rag_clip.prompts.templates import template_prompts
 
 from .candidates import Candidates, rivals_of, with_synonyms
 from .head_choices import HeadChoice, head_facts, others_of, tuning
@@ -94,6 +95,7 @@ def plan_runs(
 ) -> list[Run]:
     """List the runs of a task: each prompts file of its classes alone, then with each head; then its own text features.
 
+    Where there is neither a prompts file nor a text of its own, its templates are measured in the place of a file.
     `scale` is that of the encoder whose features a file holds; `index` has the vectors of captions, rounded more than
     the encoder's, and so decides the numbers of prompts that quote them. Raises ValueError where no text has the
     classes of the task, for prompts without an encoder, and for heads of two encoders where there is one.
@@ -101,7 +103,12 @@ def plan_runs(
     fitting = [one for one in texts if set(one.prompts.labels.names) == set(task.labels.names)]
     own = _text_rows(task, scale) if task.holds_features else []
     if not texts and not own:
-        raise ValueError(f"there are no prompts to measure on {task.name}; give files of `rag-clip enhance`")
+        if encoder is None:
+            raise ValueError(
+                f"there are no prompts to measure on {task.name}; name the model, to measure its templates, or give "
+                "files of `rag-clip enhance`"
+            )
+        fitting = [PromptFile("templates", Path(f"{task.name}: templates"), template_prompts(task.labels))]
     if not fitting and not own:
         raise ValueError(f"no prompts file has the {len(task.labels)} classes of {task.name}; enhance its label set")
     if fitting and encoder is None:
@@ -177,7 +184,8 @@ def _run(task: ImageTask, texts: PromptFile, encoder: Fingerprint, decides: Sequ
         "tuned": tuning({}),
     }
     content = [[asdict(text) for text in group] for group in prompts.texts]
-    key = digest([*decides, content, labels_to_document(prompts.labels), asdict(encoder), vectors])
+    average = [prompts.provenance["average"]] if "average" in prompts.provenance else []
+    key = digest([*decides, content, labels_to_document(prompts.labels), asdict(encoder), vectors, *average])
     return Run(texts.name, tier_of(prompts), key, settings, texts)
 
 

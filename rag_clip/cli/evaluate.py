@@ -113,6 +113,10 @@ def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: E
     for one in {one.task: one for one in summary.results if one.settings["failed"]}.values():
         row, reason = next(iter(one.settings["reasons"].items()))
         console.say(f"{one.settings['failed']} images of {one.task} cannot be used, such as row {row}: {reason}")
+    for name in dict.fromkeys(one.run for one in summary.results):
+        scores = [one.main.value for one in summary.results if one.run == name]
+        if len(scores) > 1:
+            console.say(f"{name}: mean of {len(scores)} tasks {sum(scores) / len(scores):.1%}")
     console.say(f"{summary.output}: {summary.measured} runs measured, {summary.found} there already")
     write_evaluation(page, summary.results, encoder=encoder, force=force)
     console.say(f"report: {page}")

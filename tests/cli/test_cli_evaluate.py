@@ -79,6 +79,17 @@ def test_names_that_would_take_images_are_found_and_those_of_classes_left_out(tm
     assert found.series("adversarial_name")["flag"] == 0.5
 
 
+def test_a_text_on_several_tasks_has_its_mean_over_them(folder: Path) -> None:
+    (folder / "more").mkdir()
+    eye = np.eye(2)
+    np.savez(
+        folder / "more" / "cars.npz", image=eye[[0, 1]], label=[0, 1], classes=["a", "b"], text=eye[None],
+        templates=["a {}"], scale=100.0,
+    )  # fmt: skip
+    _, out, _ = run("pets.npz", "more/cars.npz", "-o", "mean.parquet", folder=folder)
+    assert "a {}: mean of 2 tasks 87.5%\n" in out
+
+
 def test_check_says_what_is_missing_and_ends_with_one(folder: Path) -> None:
     code, out, errors = run("elevater/eurosat", "--check", folder=folder)
     assert (code, "there is no file" in out) == (1, True)

@@ -4,6 +4,7 @@ import pytest
 
 from rag_clip.data import LabelSet
 from rag_clip.evaluate.task import Task, bundled_tasks, read_task, task_labels
+from rag_clip.knowledge.names import folded
 
 DOCUMENT = """
 name = "Colours"
@@ -107,3 +108,36 @@ def test_cifar_100_has_twenty_superclasses_of_five():
         "shark",
         "trout",
     ]
+
+
+def test_every_task_of_elevater_has_the_names_and_templates_of_the_toolkit():
+    counts = {
+        "caltech101": (102, 34),
+        "cifar10": (10, 18),
+        "cifar100": (100, 18),
+        "country211": (211, 5),
+        "dtd": (47, 8),
+        "eurosat": (10, 3),
+        "fer2013": (7, 6),
+        "fgvc_aircraft": (100, 2),
+        "flowers102": (102, 1),
+        "food101": (101, 1),
+        "gtsrb": (43, 3),
+        "hateful_memes": (2, 1),
+        "kitti_distance": (4, 1),
+        "mnist": (10, 1),
+        "oxford_pets": (37, 1),
+        "patch_camelyon": (2, 1),
+        "rendered_sst2": (2, 1),
+        "resisc45": (45, 18),
+        "stanford_cars": (196, 8),
+        "voc2007": (20, 1),
+    }
+    tasks = {name: read_task(f"elevater/{name}") for name in counts}
+    labels = {name: task.labels for name, task in tasks.items() if isinstance(task.labels, LabelSet)}
+    assert {name: (len(held), len(set(held.templates))) for name, held in labels.items()} == counts
+    assert all(len({folded(name) for name in held.names}) == len(held) for held in labels.values())
+    assert labels["fgvc_aircraft"].names[-1] == "Yak-42"
+    assert labels["gtsrb"].names[0] == "red and white circle 20 kph speed limit"
+    assert labels["country211"].templates[0] == "a photo i took in {}."
+    assert [task.expected["classes"] for task in tasks.values() if task.expected] == [c for c, _ in counts.values()]

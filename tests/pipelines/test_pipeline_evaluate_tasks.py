@@ -17,11 +17,13 @@ from rag_clip.pipelines.evaluation.check import check_evaluation
 from rag_clip.pipelines.evaluation.compare import compare_results
 from rag_clip.pipelines.evaluation.head_choices import choose_heads
 from rag_clip.pipelines.evaluation.results import Measure, Result, read_results
-from rag_clip.pipelines.evaluation.runs import unused_prompts
+from rag_clip.pipelines.evaluation.runs import read_prompt_files, unused_prompts
 from rag_clip.pipelines.evaluation.tasks import image_task, open_tasks
 
 from rag_clip.data import Fingerprint, LabelSet, Support
 from rag_clip.labels import write_labels
+from rag_clip.prompt_file import write_prompts
+from rag_clip.prompts.templates import template_prompts
 from rag_clip.support_file import write_support
 
 
@@ -76,9 +78,9 @@ def test_what_cannot_be_measured_is_said_before_any_work(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError, match=r"gone: there is no .*gone\.parquet to measure on"):
         image_task(*gone)
     with pytest.raises(
-        ValueError, match="there are no prompts to measure on colours; give files of `rag-clip enhance`"
+        ValueError, match="there are no prompts to measure on colours; name the model, to measure its templates, or"
     ):
-        evaluate([colour_task(tmp_path)], output=tmp_path / "r.parquet", encoder=ENCODER)
+        evaluate([colour_task(tmp_path)], output=tmp_path / "r.parquet")
     (tmp_path / "no folder").write_text("")
     with pytest.raises(ValueError, match=r"r\.parquet cannot lie in .*no folder, which is a file; name another place"):
         evaluate(
@@ -105,6 +107,16 @@ def test_a_suite_is_all_of_its_tasks_and_check_says_what_is_missing(tmp_path: Pa
     problems = check_evaluation(opened)
     assert len(problems) >= 20
     assert all(str(tmp_path) in problem for problem in problems)
+
+
+def test_without_prompts_a_task_is_measured_by_its_own_templates(tmp_path: Path) -> None:
+    task = replace(colour_task(tmp_path), labels=replace(LABELS, templates=("a {} thing", "{}")))
+    own = evaluate([task], output=tmp_path / "own.parquet", encoder=ENCODER, workers=0).results
+    write_prompts(template_prompts(task.labels), tmp_path / "prompts-same.parquet")
+    texts = read_prompt_files([tmp_path / "prompts-same.parquet"])
+    same = evaluate([task], texts=texts, output=tmp_path / "same.parquet", encoder=ENCODER, workers=0).results
+    assert [(one.run, one.tier) for one in own] == [("templates", "T0")]
+    assert own[0].measures == same[0].measures
 
 
 def test_a_bundled_name_is_not_taken_for_the_folder_that_holds_its_files(
