@@ -17,7 +17,7 @@ from rag_clip.outputs import check_outputs
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 
-from .shards.files import SHARD_ROWS, Manifest, clear_partial, read_manifests
+from .shards.files import SHARD_ROWS, Manifest, clear_partial, next_versions, read_manifests
 from .shards.filter import prepare_filter
 from .shards.maker import make_shards
 from .shards.plan import Plan
@@ -105,7 +105,7 @@ def embed_sources(
         made: dict[str, Manifest] = {}
         done, total = sum(manifest.rows for manifest in plan.select(sources, there)), _total(sources, part)
         for manifest in make_shards(
-            plan.missing(sources), rules, encoder, shards, clock=clock,
+            plan.missing(sources), rules, encoder, shards, versions=next_versions(there.values(), sources), clock=clock,
             tick=lambda rows: report(Progress("embed", done + rows, total, "captions")),
         ):  # fmt: skip
             made[manifest.key] = manifest

@@ -20,7 +20,7 @@ from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.store import CollectionSchema, Store, create_store, load_schema
 
 from .shards.ahead import ahead
-from .shards.files import GROUP_ROWS, Manifest, read_manifests, read_shard
+from .shards.files import GROUP_ROWS, Manifest, newest, read_manifests, read_shard
 from .shards.recorded import CORPUS_NOTE, check_cleaning
 
 UPSERT_ROWS = 2048  # eight requests to a server, three of them under way at once; a folder's engine cuts them too
@@ -74,15 +74,6 @@ def load_shards(
     first = manifests[0]
     with create_store(index, schema=schema or load_schema(), encoder=first.encoder, dim=first.dim) as store:
         return load_into(store, folder, manifests, report=report)
-
-
-def newest(manifests: Sequence[Manifest]) -> list[Manifest]:
-    """Leave out the shards of older versions of a file."""
-    latest: dict[str, Manifest] = {}
-    for manifest in manifests:
-        if manifest.url not in latest or manifest.created >= latest[manifest.url].created:
-            latest[manifest.url] = manifest
-    return [manifest for manifest in manifests if manifest.identity == latest[manifest.url].identity]
 
 
 def check_agreement(folder: Path, manifests: Sequence[Manifest]) -> None:

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 
 Place = Path | str
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://((?:(?!::)[^\s'\"<>])*)")
+_USER_IS_NO_SECRET = {"github"}  # github://ORG:REPOSITORY@BRANCH/PATH
 
 
 def is_remote(place: str | Path) -> bool:
     """Tell whether a place is an fsspec URL; a path of this machine never is."""
     return isinstance(place, str) and ("://" in place or "::" in place)
+
+
+def shown(place: str | Path) -> str:
+    """Return a place as it may be printed and recorded: an address without user, password, query and fragment.
+
+    What follows the path is told by eight digits of its hash, so that addresses that differ in it stay apart.
+    """
+    return without_secrets(place) if isinstance(place, str) and is_remote(place) else str(place)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with every address in it as `shown`."""
+    return _ADDRESS.sub(lambda address: _open_part(address[1], address[2]), text)
+
+
+def _open_part(scheme: str, rest: str) -> str:
+    before, at, after = rest.rpartition("@")
+    inside = re.split("[/?#]", before)[0]
+    # A secret may hold a slash where it should not, but a path may hold an @ where it may.
+    if at and scheme not in _USER_IS_NO_SECRET and (inside == before or re.search(r":(?!\d*$)", inside)):
+        rest = after
+    path, tail = re.fullmatch(r"([^?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
+    hidden = hashlib.sha256(tail.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{scheme}://{path}?hidden={hidden}" if tail else f"{scheme}://{path}"
 
 
 def to_place(given: str | Path) -> Place:

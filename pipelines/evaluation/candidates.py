@@ -16,6 +16,7 @@ from rag_clip.corpus.frequent_phrases import frequent_phrases
 from rag_clip.data import LabelSet
 from rag_clip.knowledge.names import folded
 from rag_clip.labels import read_labels
+from rag_clip.places import shown
 from rag_clip.progress import Report, counting, silent
 from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.templates import fill
@@ -96,8 +97,8 @@ def read_candidates(place: str | Path, *, phrases: int = PHRASES, report: Report
         if words_of(name):
             names.setdefault(folded(name), name)
     if not names:
-        raise ValueError(f"{place} holds no name; give a word list, a label file, captions, or an index")
-    return Candidates(str(place), tuple(names.values()))
+        raise ValueError(f"{shown(place)} holds no name; give a word list, a label file, captions, or an index")
+    return Candidates(shown(place), tuple(names.values()))
 
 
 class CandidateTexts:

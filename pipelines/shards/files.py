@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,7 +46,8 @@ class Manifest:
     rows = kept + repeated + sum(dropped), where `repeated` counts captions that an earlier row of the shard has with
     the same source; `settings` hashes what decided that, `cleaning` tells it. `last` tells that the file ends there.
     `failed` means that the file could be read no further, for the `reason` given; what was read is kept. `probes` are
-    ids by which an index shows that it holds the shard.
+    ids by which an index shows that it holds the shard. `version` grows with every change of the file at `url`, which
+    is told without secrets: clocks of several machines, or one set wrong, do not say which is the newest.
     """
 
     key: str
@@ -66,6 +67,7 @@ class Manifest:
     status: Literal["done", "failed"] = "done"
     reason: str = ""
     created: str = field(default_factory=_now)
+    version: int = 0
 
 
 def shard_key(source: SourceFile, start: int, rows: int, settings: str, encoder: Fingerprint) -> str:
@@ -74,12 +76,40 @@ def shard_key(source: SourceFile, start: int, rows: int, settings: str, encoder:
     The encoder's precision is left out: machines of several kinds may share the work.
     """
     parts = {
-        "source": [source.url, source.identity, asdict(source.columns)],
+        "source": [source.address, source.identity, asdict(source.columns)],
         "rows": [start, rows],
         "settings": settings,
         "encoder": [encoder.model, encoder.weights, encoder.preprocessing],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def next_versions(manifests: Iterable[Manifest], sources: Sequence[SourceFile]) -> dict[str, int]:
+    """Return the version of each file, by address: its own if it has one, else one more than the last."""
+    known: dict[str, dict[str, int]] = {}
+    for manifest in manifests:
+        versions = known.setdefault(manifest.url, {})
+        versions[manifest.identity] = max(manifest.version, versions.get(manifest.identity, 0))
+    return {
+        source.address: known.get(source.address, {}).get(
+            source.identity, 1 + max(known.get(source.address, {}).values(), default=-1)
+        )
+        for source in sources
+    }
+
+
+def newest(manifests: Sequence[Manifest]) -> list[Manifest]:
+    """Leave out the shards of older versions of a file; between equal versions a date in the future counts last."""
+    now = _now()
+    latest: dict[str, Manifest] = {}
+
+    def age(manifest: Manifest) -> tuple[int, bool, str]:
+        return manifest.version, manifest.created <= now, manifest.created
+
+    for manifest in manifests:
+        if manifest.url not in latest or age(manifest) >= age(latest[manifest.url]):
+            latest[manifest.url] = manifest
+    return [manifest for manifest in manifests if manifest.identity == latest[manifest.url].identity]
 
 
 def write_shard(folder: Path, manifest: Manifest, captions: pa.Table, vectors: np.ndarray, dropped: pa.Table) -> None:

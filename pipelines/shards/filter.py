@@ -52,7 +52,7 @@ def prepare_filter(
 
 def filter_key(settings: CleaningSettings, sources: Sequence[SourceFile]) -> str:
     """Hash what decides which rows are kept; sixteen hexadecimal digits."""
-    corpus = sorted([source.url, source.identity] for source in sources) if settings.needs_counts else []
+    corpus = sorted([source.address, source.identity] for source in sources) if settings.needs_counts else []
     columns = [asdict(source.columns) for source in sources] if settings.needs_counts else []
     parts = [settings.model_dump(mode="json"), corpus, columns]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -60,7 +60,7 @@ def filter_key(settings: CleaningSettings, sources: Sequence[SourceFile]) -> str
 
 def with_file(rows: pa.Table, source: SourceFile) -> pa.Table:
     """Add the column `file`, which with `row` tells the place of a row in the corpus."""
-    return rows.append_column("file", pa.repeat(pa.scalar(source.url), rows.num_rows))
+    return rows.append_column("file", pa.repeat(pa.scalar(source.address), rows.num_rows))
 
 
 def _tables(sources: Sequence[SourceFile]) -> Iterator[pa.Table]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,12 +30,14 @@ def make_shards(
     encoder: Encoder,
     folder: Path,
     *,
+    versions: Mapping[str, int],
     clock: StageClock,
     tick: Callable[[int], None],
 ) -> Iterator[Manifest]:
     """Clean, embed and write pieces, given with their keys; yields the manifests that are on disk.
 
-    `tick` is told the rows done. Raises OSError where the disk is full.
+    `versions` are those of the files, by address (see next_versions); `tick` is told the rows done. Raises OSError
+    where the disk is full.
     """
     done = 0
     with ahead(_prepare(pieces, cleaning, clock)) as prepared, ThreadPoolExecutor(1) as writer:
@@ -44,7 +47,9 @@ def make_shards(
             vectors = _encode(cleaned.captions, encoder, clock, partial(_tick_share, tick, done, rows))
             if writing is not None:
                 yield writing.result()
-            writing = writer.submit(_write, folder, key, cleaned, vectors, encoder, cleaning, clock)
+            writing = writer.submit(
+                _write, folder, key, cleaned, vectors, encoder, cleaning, versions[cleaned.piece.source.address], clock
+            )
             done += rows
             tick(done)
         if writing is not None:
@@ -83,12 +88,19 @@ def _encode(captions: pa.Table, encoder: Encoder, clock: StageClock, tick: Calla
 
 
 def _write(
-    folder: Path, key: str, cleaned: Cleaned, vectors: np.ndarray, encoder: Encoder, cleaning: Filter, clock: StageClock
+    folder: Path,
+    key: str,
+    cleaned: Cleaned,
+    vectors: np.ndarray,
+    encoder: Encoder,
+    cleaning: Filter,
+    version: int,
+    clock: StageClock,
 ) -> Manifest:
     usable = np.isfinite(vectors).all(axis=1)
     captions = cleaned.captions.filter(pa.array(usable))
     stored = captions.select([name for name in STORED if name in captions.column_names])
-    manifest = _describe(key, cleaned, stored, int((~usable).sum()), encoder, cleaning)
+    manifest = replace(_describe(key, cleaned, stored, int((~usable).sum()), encoder, cleaning), version=version)
     try:
         with clock.stage("write shards"):
             write_shard(folder, manifest, stored, vectors[usable], cleaned.sample)
@@ -106,7 +118,7 @@ def _describe(
     ids = stored["id"].to_pylist() if stored.num_rows else []
     return Manifest(
         key=key,
-        url=piece.source.url,
+        url=piece.source.address,
         identity=piece.source.identity,
         start=piece.start,
         rows=piece.rows.num_rows,

@@ -40,7 +40,7 @@ class Plan:
 
     def select(self, sources: Sequence[SourceFile], manifests: Mapping[str, Manifest]) -> list[Manifest]:
         """Return the manifests of this run's part of the files, by file and row."""
-        named = {source.url: source for source in sources}
+        named = {source.address: source for source in sources}
         chosen = [
             manifest
             for manifest in manifests.values()
@@ -55,7 +55,7 @@ class Plan:
 
     def _is_ours(self, source: SourceFile, start: int) -> bool:
         """Tell whether a shard is in part i of n: in exactly one, whatever other files the corpus has."""
-        offset = int(hashlib.sha256(f"{source.url} {source.identity}".encode()).hexdigest()[:8], 16)
+        offset = int(hashlib.sha256(f"{source.address} {source.identity}".encode()).hexdigest()[:8], 16)
         return (offset + start // self.shard_rows) % self.part[1] == self.part[0]
 
     def _has(self, key: str) -> bool:

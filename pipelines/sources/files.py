@@ -19,7 +19,9 @@ from urllib.parse import urlsplit
 import fsspec
 import pyarrow as pa
 
-from .names import KNOWN, choose_files, fixed_part, format_of, is_remote
+from rag_clip.places import is_remote, shown, without_secrets
+
+from .names import KNOWN, choose_files, fixed_part, format_of
 
 ENTITY_KEYS = ("ETag", "etag", "e_tag", "md5Hash", "crc32c", "generation")
 TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "created")
@@ -31,13 +33,21 @@ class SourceError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file before its columns are known; `identity` changes when the file does."""
+    """A file before its columns are known; `identity` changes when the file does.
+
+    `url` may hold secrets: what is printed and recorded is its `address`.
+    """
 
     url: str
     format: str
     compression: str | None
     size: int
     identity: str
+
+    @property
+    def address(self) -> str:
+        """The address as it may be printed and recorded."""
+        return shown(self.url)
 
 
 def find_files(path: str | Path) -> list[FoundFile]:
@@ -80,11 +90,11 @@ def explained(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ValueError(f"{url} needs one more package: {error}") from error
-    except (OSError, ValueError):
-        raise
+        raise ValueError(f"{shown(url)} needs one more package: {error}") from None
+    except (FileNotFoundError, SourceError, ValueError) as error:
+        raise type(error)(without_secrets(str(error))) from None
     except Exception as error:  # what a store's own client raises, for example where there are no credentials
-        raise SourceError(f"{url} cannot be reached: {error}") from error
+        raise SourceError(f"{shown(url)} cannot be reached: {without_secrets(str(error))}") from None
 
 
 def _find_local(given: str) -> list[FoundFile]:
@@ -146,14 +156,14 @@ def _find_remote(url: str) -> list[FoundFile]:
         if filesystem.isfile(path) or format_of(urlsplit(url).path):
             return [_remote_file(filesystem, path, url)]
         if not filesystem.exists(path):
-            raise FileNotFoundError(f"no such file or folder: {url}")
+            raise FileNotFoundError(f"no such file or folder: {shown(url)}")
         return _remote_files(filesystem, filesystem.find(path), path, url)
 
 
 def _remote_files(filesystem: Any, names: Iterable[str], path: str, url: str) -> list[FoundFile]:
     found = choose_files(names, fixed_part(path))
     if not found:
-        raise ValueError(f"{url} holds no file of captions ({KNOWN})")
+        raise ValueError(f"{shown(url)} holds no file of captions ({KNOWN})")
     return [_remote_file(filesystem, name, filesystem.unstrip_protocol(name)) for name in found]
 
 
@@ -161,7 +171,7 @@ def _remote_file(filesystem: Any, path: str, url: str) -> FoundFile:
     try:
         information: Mapping[str, Any] = filesystem.info(path)
     except FileNotFoundError:
-        raise FileNotFoundError(f"no such file: {url}") from None
+        raise FileNotFoundError(f"no such file: {shown(url)}") from None
     return _file(url, urlsplit(url).path or url, information.get("size") or 0, remote_state(information))
 
 
@@ -175,5 +185,5 @@ def remote_state(information: Mapping[str, Any]) -> str:
 def _file(url: str, name: str, size: int, state: str) -> FoundFile:
     kind = format_of(name)
     if kind is None:
-        raise ValueError(f"{url} is of no known kind; its name must end in one of {KNOWN}")
-    return FoundFile(url, *kind, size, hashlib.sha256(f"{url}\n{state}".encode()).hexdigest()[:32])
+        raise ValueError(f"{shown(url)} is of no known kind; its name must end in one of {KNOWN}")
+    return FoundFile(url, *kind, size, hashlib.sha256(f"{shown(url)}\n{state}".encode()).hexdigest()[:32])

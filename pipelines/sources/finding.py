@@ -16,6 +16,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from rag_clip.data import Kept
+from rag_clip.places import shown, without_secrets
 
 from .columns import Columns, choose_columns
 from .csv_rows import csv_rows, csv_schema, tsv_rows
@@ -37,7 +38,8 @@ DAMAGE = (OSError, EOFError, ValueError, RecursionError, tarfile.TarError, pa.Ar
 class SourceFile:
     """A file of captions that was looked into: `rows` is None where only reading can tell.
 
-    `identity` changes when the file does. `candidates` are the other columns that could have been the text, the
+    `url` is where it lies and may hold secrets; it is printed and recorded as `address`. `identity` changes when
+    the file does. `candidates` are the other columns that could have been the text, the
     likeliest first.
     """
 
@@ -51,9 +53,14 @@ class SourceFile:
     candidates: tuple[str, ...] = ()
 
     @property
+    def address(self) -> str:
+        """The address as it may be printed and recorded."""
+        return shown(self.url)
+
+    @property
     def name(self) -> str:
         """The source of its rows where it has no column for that."""
-        return corpus_name(self.url)
+        return corpus_name(self.address)
 
 
 def find_sources(paths: Sequence[str | Path], *, columns: Columns = Columns()) -> list[SourceFile]:  # noqa: B008
@@ -97,7 +104,8 @@ def read_source(source: SourceFile, *, batch_rows: int = BATCH_ROWS, start: int 
         yield _numbered(waiting, row)
     if damage is not None:
         place = row + len(waiting)
-        raise SourceError(f"{source.url} is damaged or cannot be read from row {place} on: {damage}") from damage
+        reason = without_secrets(str(damage))
+        raise SourceError(f"{source.address} is damaged or cannot be read from row {place} on: {reason}") from None
 
 
 def unreadable(records: pa.Table) -> Kept:
@@ -111,8 +119,9 @@ def _inspect(file: FoundFile, wanted: Columns) -> SourceFile:
     try:
         schema, wanted, rows = _look_into(file, wanted)
     except DAMAGE as error:
-        raise SourceError(f"{file.url} is not a readable {file.format} file: {error}") from error
-    columns, candidates = choose_columns(schema, wanted, file.url)
+        reason = without_secrets(str(error))
+        raise SourceError(f"{file.address} is not a readable {file.format} file: {reason}") from None
+    columns, candidates = choose_columns(schema, wanted, file.address)
     if in_lists(schema, columns.text or ""):
         rows = None
     return SourceFile(file.url, file.format, file.compression, file.size, file.identity, columns, rows, candidates)
@@ -151,7 +160,7 @@ def _check_agreement(group: Sequence[SourceFile]) -> None:
         other = first.setdefault(source.format, source)
         if source.columns.text != other.columns.text:
             raise ValueError(
-                f"the captions of {source.url} are in column {source.columns.text!r}, those of {other.url} in "
+                f"the captions of {source.address} are in column {source.columns.text!r}, those of {other.address} in "
                 f"{other.columns.text!r}; name the column that both have, or give the files one by one"
             )
 

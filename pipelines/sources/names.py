@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
+from rag_clip.places import is_remote
+
 SUFFIXES = {
     ".parquet": "parquet",
     **{".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt", ".tar": "tar"},
@@ -14,11 +16,6 @@ SUFFIXES = {
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 HIDDEN = re.compile(r"/[._]")
 KNOWN = f"{', '.join(SUFFIXES)}, each also with .gz or .zst"
-
-
-def is_remote(url: str) -> bool:
-    """Tell whether a path is an fsspec URL."""
-    return "://" in url or "::" in url
 
 
 def format_of(name: str) -> tuple[str, str | None] | None:

@@ -79,7 +79,7 @@ def _look(source: SourceFile, clean: Callable[[pa.Table], Kept]) -> _Look:
     texts = _by_row(cleaned.selected, cleaned.selected.column("text").to_pylist())
     rows = [
         {
-            "file": source.url,
+            "file": source.address,
             "row": row,
             "text": text,
             "cleaned": texts.get(row),

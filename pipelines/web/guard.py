@@ -150,7 +150,7 @@ class _Stream(io.RawIOBase):
         left = self._guard.left(self._deadline)
         self._socket.settimeout(left if self._timeout is None else min(left, self._timeout))
         try:
-            count: int | None = self._file.readinto(buffer)  # type: ignore[attr-defined]
+            count: int | None = self._file.readinto(buffer)
         except TimeoutError:
             self._guard.left(self._deadline)
             raise

@@ -65,4 +65,4 @@ def _describe(file: SourceFile) -> str:
     }
     named = "; ".join(f"{role}: {columns[role]}" for role in asdict(file.columns) if role in columns)
     others = f"; not taken: {', '.join(file.candidates)}" if file.candidates else ""
-    return f"{file.url}: {file.format}; {named}{others}"
+    return f"{file.address}: {file.format}; {named}{others}"

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from rag_clip.data import Fingerprint
+from rag_clip.places import shown
 from rag_clip.store.card import Card, check_encoder, check_same
 from rag_clip.store.schema import CollectionSchema
 from rag_clip.store.store import Store
@@ -52,7 +53,7 @@ def _open(location: str, wanted: Card | None) -> Store:
         return _open_server(location, wanted)
     if not location.strip() or SERVER_WITHOUT_SCHEME.fullmatch(location):
         raise ValueError(
-            f"an index is a folder, or http://HOST:6333[/COLLECTION] of a Qdrant server; found {location!r}"
+            f"an index is a folder, or http://HOST:6333[/COLLECTION] of a Qdrant server; found {shown(location)!r}"
         )
     from rag_clip.store.edge import create_edge, open_edge
 

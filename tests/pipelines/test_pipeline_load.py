@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
+from rag_clip.pipelines.shards.files import newest, read_manifests
 from shard_corpus import stored, write_captions
 
 from rag_clip.atomic import BusyError, locked
@@ -98,6 +101,18 @@ def test_an_index_that_was_deleted_or_is_older_than_the_record_is_loaded_again(s
 def test_shards_of_an_older_version_of_a_file_are_left_out(shards, tmp_path):
     corpus = write_captions(tmp_path / "web.parquet", ["one", "two"])
     embed_captions([corpus], shards=shards, encoder=ToyEncoder(), shard_rows=10)
+    assert load_shards(shards, index=tmp_path / "index").count == 2
+
+
+def test_a_manifest_dated_in_the_future_hides_no_newer_version_of_its_file(shards, tmp_path):
+    for path in shards.glob("*.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "created": "2999-01-01T00:00:00+00:00"}))
+    corpus = write_captions(tmp_path / "web.parquet", ["one", "two"])
+    embed_captions([corpus], shards=shards, encoder=ToyEncoder(), shard_rows=10)
+    assert sorted({manifest.version for manifest in read_manifests(shards)}) == [0, 1]
+    assert [manifest.rows for manifest in newest(read_manifests(shards))] == [2]
+    earlier = [replace(manifest, version=0) for manifest in read_manifests(shards)]  # as an earlier release wrote them
+    assert [manifest.rows for manifest in newest(earlier)] == [2]
     assert load_shards(shards, index=tmp_path / "index").count == 2
 
 
