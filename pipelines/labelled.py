@@ -175,3 +175,20 @@ def _classes(held: FileLabels, labels: LabelSet, column: str) -> list[list[int]]
         return held.classes(labels)
     except ValueError as error:
         raise ValueError(f"column {column!r}: {error}") from None
+
+
+def labels_from(paths: Sequence[str | Path], *, label_column: str = "label", image_column: str = "image") -> LabelSet:
+    """Return the classes of labelled images: the names that Hugging Face notes in the files, or else those of the rows.
+
+    Noted names come in the order of their numbers, which are their ids; the others come sorted. Raises ValueError for
+    numbers without names, and where there is no label.
+    """
+    files = open_image_files(paths, image_column=image_column)
+    noted = {class_names(file.schema, choose_label(file, label_column)) for file in files}
+    if len(noted) == 1 and (names := noted.pop()):
+        return LabelSet(names, ids=tuple(map(str, range(len(names)))))
+    found = sorted({name for row in read_file_labels(files, label_column).rows for name in row})
+    if not found or all(name.isdecimal() for name in found):
+        held = f"numbers without names, such as {found[0]}" if found else "no label"
+        raise ValueError(f"column {label_column!r} of {files[0].path} holds {held}; give a label file")
+    return LabelSet(tuple(found))

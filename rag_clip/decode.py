@@ -16,6 +16,7 @@ MAX_PIXELS = 36_000_000
 REDUCED_SIDE = 1024
 EXIF_ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 
 
@@ -27,8 +28,8 @@ def decode_image(data: bytes) -> Image.Image:
     """Decode image bytes to RGB: EXIF rotation applied, first frame, transparency laid on white, 16 bits scaled to 8.
 
     JPEGs are decoded at 1/2, 1/4 or 1/8 of their size as long as the shorter side keeps at least `REDUCED_SIDE`
-    pixels. Raises ImageError for anything truncated, empty or unknown, for 32-bit floats (no agreed range), and for
-    more than `MAX_PIXELS` pixels to decode.
+    pixels. HEIC needs the extra `heic`. Raises ImageError for anything truncated, empty or unknown, for 32-bit floats
+    (no agreed range), and for more than `MAX_PIXELS` pixels to decode.
     """
     if not data:
         raise ImageError("the image is empty (zero bytes)")
@@ -69,7 +70,18 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         if accept is None or accept(data[:16]) is not True:
             continue
         return JpegImagePlugin.JpegImageFile(io.BytesIO(data)) if name == "JPEG" else factory(io.BytesIO(data), "")
+    if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+        return _open_heic(data)
     raise ImageError(f"not an image of a known format (begins with {data[:8]!r}); known are {', '.join(_formats())}")
+
+
+def _open_heic(data: bytes) -> ImageFile.ImageFile:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise ImageError("the image is HEIC, which needs the extra `heic`: pip install 'rag-clip[heic]'") from None
+    heic: ImageFile.ImageFile = HeifImageFile(io.BytesIO(data), "")  # type: ignore[no-untyped-call,unused-ignore]
+    return heic
 
 
 def _bound(image: ImageFile.ImageFile) -> None:

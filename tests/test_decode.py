@@ -1,6 +1,7 @@
 """decode_image: what each kind of file becomes, and what is refused."""
 
 import io
+import sys
 import warnings
 import zlib
 
@@ -17,6 +18,31 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def heic(image: Image.Image) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="needs the extra `heic`")
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(image).save(buffer)
+    return buffer.getvalue()
+
+
+def test_heic_is_read_with_its_extra():
+    data = heic(Image.new("RGB", (40, 30), (250, 0, 0)))
+    image = decode_image(data)
+    assert (image.size, image.mode, image_size(data)) == ((40, 30), "RGB", (40, 30))
+    assert max(abs(np.asarray(image)[15, 20] - np.array([250, 0, 0]))) <= 3
+    assert "HEIF" not in Image.OPEN, "PIL's own list of formats stays as it is"
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        decode_image(data[: len(data) // 2])
+
+
+def test_heic_without_its_extra_names_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    data = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
+    for read in (decode_image, image_size):
+        with pytest.raises(ImageError, match=r"is HEIC, which needs the extra `heic`: pip install 'rag-clip\[heic\]'"):
+            read(data)
 
 
 def test_rgb_pixels_come_back_unchanged():

@@ -12,6 +12,7 @@ from rag_clip.cli.console import Console
 from rag_clip.cli.run import EncoderOptions, Force, Json, run, toml_files
 
 if TYPE_CHECKING:
+    from rag_clip.data import LabelSet
     from rag_clip.distinguish import PairShift
     from rag_clip.pipelines.enhance import EnhanceSummary
     from rag_clip.recipe import Recipe
@@ -41,9 +42,13 @@ class Overrides:
 
 
 def enhance(
-    labels: Path,
+    labels: Annotated[Path | None, Parameter(help="The label file; or else --labels-from.")] = None,
     /,
     *,
+    labels_from: Annotated[
+        str | None,
+        Parameter(help="Take the classes of labelled images, PLACE[:COLUMN]: their names in a Hugging Face dataset."),
+    ] = None,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="prompts.parquet, or prompts.json to edit.")],
     encoder: EncoderOptions,
     index: Annotated[str | None, Parameter(help="The caption index; not needed for templates.")] = None,
@@ -75,7 +80,6 @@ def enhance(
     """Turn a label file (.txt, .toml, .json, .parquet) into prompts: templates, and texts found for each class."""
 
     def job(console: Console) -> object:
-        from rag_clip.labels import read_labels
         from rag_clip.outputs import check_outputs
         from rag_clip.pipelines.enhance import enhance_labels
         from rag_clip.pipelines.labelled import read_labelled
@@ -84,8 +88,8 @@ def enhance(
 
         path = output.with_suffix(f".{format}") if format else output
         check_prompts_path(path)
-        chosen, label_set = _override(load_recipe(recipe), overrides), read_labels(labels)
-        read = [labels, index, compare, encoder.files, toml_files(recipe), chosen.files]
+        chosen, label_set = _override(load_recipe(recipe), overrides), _read_classes(labels, labels_from)
+        read = [labels, _place(labels_from)[0], index, compare, encoder.files, toml_files(recipe), chosen.files]
         check_outputs([(path, "enhance")], inputs=read, force=force)
         loaded = encoder.load()
         labelled = compare and read_labelled(
@@ -108,6 +112,28 @@ def enhance(
         return summary
 
     return run(job, as_json=as_json)
+
+
+def _read_classes(labels: Path | None, labels_from: str | None) -> LabelSet:
+    if (labels is None) == (labels_from is None):
+        raise ValueError("give the classes once: a label file, or --labels-from IMAGES[:COLUMN]")
+    if labels is not None:
+        from rag_clip.labels import read_labels
+
+        return read_labels(labels)
+    from rag_clip.pipelines.labelled import labels_from as read_from
+
+    place, column = _place(labels_from)
+    classes: LabelSet = read_from([place or ""], label_column=column)
+    return classes
+
+
+def _place(labels_from: str | None) -> tuple[str | None, str]:
+    """Cut PLACE:COLUMN; a place may hold colons of its own, as URLs do."""
+    place, _, column = (labels_from or "").rpartition(":")
+    if labels_from is None or not place or "/" in column or Path(labels_from).exists():
+        return labels_from, "label"
+    return place, column
 
 
 def _override(recipe: Recipe, overrides: Overrides | None) -> Recipe:
