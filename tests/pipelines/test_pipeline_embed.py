@@ -73,7 +73,7 @@ def test_captions_are_cleaned_cut_into_shards_and_described(corpus, tmp_path):
         "probes": [caption_id("web", "a red flag"), caption_id("web", "a blue flag")],
         "status": "done",
         "reason": "",
-            "version": 0,
+        "version": 0,
     }
     assert first["url"].endswith("web.parquet")
 
