@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,7 @@ from rag_clip.store import caption_id
 
 from .decoding import Decoded, DecodePool
 from .facts import ImageFacts
-from .features import PIECE_BYTES, PIECE_ROWS, decode_ahead, spans
+from .features import PIECE_BYTES, PIECE_ROWS, decode_ahead, spans, take_rows
 from .items import Item
 from .pairs import Pair, PairFile
 from .shards import SHARD_ROWS, VECTORS, PairShards, pair_schema
@@ -53,7 +52,7 @@ def embed_pairs(
         for shard_start, shard_stop in spans(start, stop, SHARD_ROWS):
             tables, settled = [], True
             for first, end in spans(shard_start, shard_stop, batch_size):
-                batch = list(islice(pieces, -(-(end - first) // piece_rows)))
+                batch = take_rows(pieces, end - first, count=lambda piece: len(piece[1].errors))
                 settled = settled and not any(decoded.unreadable for _, decoded in batch)
                 clock.add("decode", sum(decoded.seconds for _, decoded in batch) / max(1, pool.workers))
                 tables.append(_embed(batch, encoder, file.source, clock))

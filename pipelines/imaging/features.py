@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from .rows import ImageFile, read_items
 PIECE_ROWS = 32
 PIECE_BYTES = 4 << 20
 WAITING_BYTES = 128 << 20
+T = TypeVar("T")
 
 
 def store_features(
@@ -52,7 +53,7 @@ def store_features(
         for shard_start, shard_stop in spans(start, stop, cache.shard_rows):
             batches, settled = [], True
             for first, end in spans(shard_start, shard_stop, batch_size):
-                pieces = list(islice(decoded, -(-(end - first) // piece_rows)))
+                pieces = take_rows(decoded, end - first, count=lambda piece: len(piece.errors))
                 settled = settled and not any(piece.unreadable for piece in pieces)
                 clock.add("decode", sum(piece.seconds for piece in pieces) / max(1, pool.workers))
                 with clock.stage("encode"):
@@ -65,6 +66,15 @@ def store_features(
 def spans(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
     """Cut [start, stop) into pieces of `size`, the last one shorter."""
     return ((first, min(first + size, stop)) for first in range(start, stop, size))
+
+
+def take_rows(pieces: Iterator[T], rows: int, *, count: Callable[[T], int]) -> list[T]:
+    """Take as many pieces as make up `rows`, where `count` says how many rows a piece has."""
+    taken = []
+    while rows > 0 and (piece := next(pieces, None)) is not None:
+        taken.append(piece)
+        rows -= count(piece)
+    return taken
 
 
 def decode_ahead(items: Iterable[list[Item]], pool: DecodePool, *, rows: int) -> Iterator[Decoded]:

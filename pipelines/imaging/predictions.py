@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +70,19 @@ def write_predictions(
     """
     with pq.ParquetWriter(path, schema) as writer:
         for file, cache in sources:
-            tables = _read_groups(file, cache, schema.names[: -len(COLUMNS)])
+            sizes = [stop - start for start, stop in cache.spans()]
+            tables = read_rows(file, sizes, columns=schema.names[: -len(COLUMNS)], most_bytes=ROW_GROUP_BYTES)
             for start, stop in cache.spans():
                 features = cache.read(start)
                 with clock.stage("match"):
                     columns = predict(features)
                 with clock.stage("write"):
-                    for first, table in islice(tables, len(list(_groups(file, start, stop)))):
-                        added = [column.slice(first - start, len(table)) for column in columns]
+                    first = 0
+                    while first < stop - start:
+                        table = next(tables)
+                        added = [column.slice(first, len(table)) for column in columns]
                         writer.write_table(pa.Table.from_arrays([*table.columns, *added], schema=schema))
+                        first += len(table)
                 advance(stop - start)
     with path.open("rb") as written:
         os.fsync(written.fileno())
@@ -111,14 +114,3 @@ def predict_rows(
         pa.ListArray.from_arrays(offsets, pa.array(scores.reshape(-1))),
     ]
     return [*(column.take(rows) for column in columns), pa.array(features.errors, pa.string())]
-
-
-def _groups(file: ImageFile, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    return spans(start, stop, max(1, ROW_GROUP_BYTES // max(1, file.row_bytes)))
-
-
-def _read_groups(file: ImageFile, cache: JoinedFeatures, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
-    """The tables that become row groups, each with its first row; one reader passes over the whole file."""
-    groups = [group for shard in cache.spans() for group in _groups(file, *shard)]
-    tables = read_rows(file, [stop - start for start, stop in groups], columns=columns)
-    return zip((start for start, _ in groups), tables, strict=True)

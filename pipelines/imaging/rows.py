@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from rag_clip.decode import ImageError
 from rag_clip.places import Place, parent
 
+from ..parquet_batches import bounded_batches, open_pages, unpacked_bytes
 from ..sources.files import open_file
 from .columns import IMAGES, choose
 from .items import Item, locate
@@ -27,7 +28,6 @@ LOOKED_AT = 100
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 READ_BYTES = 16 << 20
 MAX_READ_ROWS = 256
-STREAM_BUFFER = 1 << 20
 _IMAGE_TYPES = (
     pa.types.is_binary,
     pa.types.is_large_binary,
@@ -61,7 +61,7 @@ class ImageFile:
 
     @property
     def read_rows(self) -> int:
-        """Rows that make up about `READ_BYTES` in the row group with the largest rows."""
+        """The most rows to read at once: about `READ_BYTES` on disk in the row group with the largest rows."""
         return max(1, min(MAX_READ_ROWS, READ_BYTES // max(1, self.row_bytes)))
 
     def items(self, column: pa.ChunkedArray) -> list[Item]:
@@ -78,21 +78,33 @@ class ImageFile:
 
 
 def read_rows(
-    file: ImageFile, sizes: Iterable[int], *, start: int = 0, columns: Sequence[str] | None = None
+    file: ImageFile,
+    sizes: Iterable[int],
+    *,
+    start: int = 0,
+    columns: Sequence[str] | None = None,
+    most_bytes: int = READ_BYTES,
 ) -> Iterator[pa.Table]:
     """Yield tables of the numbers of rows in `sizes`, one after the other from row `start`; all columns by default.
 
-    Raises OSError naming the file where it is damaged or has changed.
+    Rows that hold more than `most_bytes` come in several tables. Raises OSError naming the file where it is damaged or
+    has changed.
     """
     batches = file.batches(file, start, list(columns or file.schema.names))
     held = next(batches, None)
     for size in sizes:
-        parts = []
+        parts: list[pa.RecordBatch] = []
+        filled = 0
         while size:
             if held is None:
                 raise OSError(f"{file.path} has lost some of its {file.rows} rows; leave it unchanged during the run")
             part = held.slice(0, size)
+            part_bytes = unpacked_bytes(part)
+            if parts and filled + part_bytes > most_bytes:
+                yield pa.Table.from_batches(parts)
+                parts, filled = [], 0
             parts.append(part)
+            filled += part_bytes
             size -= part.num_rows
             held = held.slice(part.num_rows) if part.num_rows < held.num_rows else next(batches, None)
         yield pa.Table.from_batches(parts)
@@ -132,13 +144,13 @@ def open_parquet(
 
 
 @contextmanager
-def _opened(place: Place, **options: Any) -> Iterator[pq.ParquetFile]:
+def _opened(place: Place) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file of this machine, or behind a URL, by parts."""
     if isinstance(place, str):
-        with open_file(place) as stream, pq.ParquetFile(pa.PythonFile(stream, "r"), **options) as parquet:
+        with open_file(place) as stream, open_pages(pa.PythonFile(stream, "r")) as parquet:
             yield parquet
     else:
-        with pq.ParquetFile(place, **options) as parquet:
+        with open_pages(place) as parquet:
             yield parquet
 
 
@@ -185,12 +197,13 @@ def _check_column(file: ImageFile, name: str) -> None:
 
 
 def _first_values(file: ImageFile, column: str) -> list[str]:
-    """Return some of the first values that are not null."""
+    """Return the first values that are not null, `LOOKED_AT` of them."""
+    found: list[str] = []
     for batch in _batches(file, 0, [column]):
-        values = [value for value in batch.column(0).to_pylist() if value is not None]
-        if values:
-            return values[:LOOKED_AT]
-    return []
+        found += [value for value in batch.column(0).to_pylist() if value is not None]
+        if len(found) >= LOOKED_AT:
+            break
+    return found[:LOOKED_AT]
 
 
 def _holds_images(kind: pa.DataType) -> bool:
@@ -210,10 +223,10 @@ def _batches(file: ImageFile, start: int, columns: Sequence[str]) -> Iterator[pa
     names = [name for name in columns if name not in file.constants]
     unused = 0
     try:
-        # The defaults read whole column chunks ahead; this reads page after page.
-        with _opened(file.path, pre_buffer=False, buffer_size=STREAM_BUFFER) as parquet:
+        with _opened(file.path) as parquet:
             groups, skip = _groups_from(parquet.metadata, start)
-            for batch in parquet.iter_batches(batch_size=file.read_rows, row_groups=groups, columns=names):
+            reading = bounded_batches(parquet, groups, names, most_rows=file.read_rows, most_bytes=READ_BYTES)
+            for batch in reading:
                 if skip < batch.num_rows:
                     yield _with_constants(file, batch.slice(skip), columns)
                 skip = max(0, skip - batch.num_rows)

@@ -1,6 +1,6 @@
 """Read the columns of captions from Parquet of any row-group size, in bounded memory.
 
-Bytes are read through a buffer of 1 MiB, not column by column, and large texts are decoded in small batches.
+Bytes are read through a buffer of 1 MiB, not column by column, and large texts come in small batches.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..parquet_batches import STREAM_BUFFER, bounded_batches, open_pages
 from .columns import Columns, is_list, split_path
 from .files import open_file, open_unpacked
 
-STREAM_BUFFER = 1 << 20
 DECODED_BYTES = 32 << 20
 
 
@@ -35,9 +35,7 @@ def open_parquet(url: str, compression: str | None) -> Iterator[pq.ParquetFile]:
             shutil.copyfileobj(packed, file, STREAM_BUFFER)
         else:
             file = stack.enter_context(open_file(url))
-        with pq.ParquetFile(
-            pa.PythonFile(file, "r"), pre_buffer=False, buffer_size=STREAM_BUFFER, page_checksum_verification=True
-        ) as opened:
+        with open_pages(pa.PythonFile(file, "r")) as opened:
             yield opened
 
 
@@ -65,10 +63,8 @@ def parquet_tables(
     roles = ("text", "source", "url", "width", "height", "language")
     paths = {role: split_path(file.schema_arrow.names, name) for role in roles if (name := getattr(columns, role))}
     read = sorted({".".join(_until_list(file.schema_arrow, steps)[0]) for steps in paths.values()})
-    for group in groups:
-        rows = _affordable_rows(file.metadata.row_group(group), read, batch_rows)
-        for batch in file.iter_batches(rows, row_groups=[group], columns=read, use_threads=False):
-            yield _by_role(batch, paths)
+    for batch in bounded_batches(file, groups, read, most_rows=batch_rows, most_bytes=DECODED_BYTES, use_threads=False):
+        yield _by_role(batch, paths)
 
 
 def _until_list(schema: pa.Schema, steps: list[str]) -> tuple[list[str], bool]:
@@ -79,14 +75,6 @@ def _until_list(schema: pa.Schema, steps: list[str]) -> tuple[list[str], bool]:
             return steps[:place], True
         kind = kind.field(step).type
     return steps, is_list(kind)
-
-
-def _affordable_rows(group: Any, read: list[str], batch_rows: int) -> int:
-    chunks = [group.column(place) for place in range(group.num_columns)]
-    wanted = [chunk for chunk in chunks if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in read)]
-    size = sum(chunk.total_uncompressed_size for chunk in wanted)
-    affordable: int = max(1, min(batch_rows, DECODED_BYTES * max(1, group.num_rows) // max(1, size)))
-    return affordable
 
 
 def _by_role(batch: pa.RecordBatch, paths: dict[str, list[str]]) -> pa.Table:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
+from rag_clip.reading import read_table
+
 READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    ".parquet": pl.read_parquet,
+    ".parquet": lambda path: pl.DataFrame(read_table(path)),
     ".csv": partial(pl.read_csv, infer_schema=False),
     ".tsv": partial(pl.read_csv, infer_schema=False, separator="\t"),
 }
@@ -44,7 +46,7 @@ def _read(path: Path, url_column: str, caption_column: str | None) -> pl.DataFra
         raise ValueError(f"{path} is none of {', '.join(READERS)} or .txt; convert it to one of them")
     try:
         table = READERS[path.suffix](path)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as {path.suffix} ({' '.join(str(error).split())[:200]})") from error
     url = _column(table, url_column, path).str.strip_chars()
     caption = pl.lit(None, pl.String) if caption_column is None else _column(table, caption_column, path)
