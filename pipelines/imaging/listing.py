@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from rag_clip.places import Place, below, is_remote, parent
+from rag_clip.places import Place, below, is_remote, parent, shown
 
 from ..sources.files import open_file
 from ..sources.formats import parse_json, read_lines, row_schema
@@ -98,7 +98,7 @@ def open_folder(folder: Place, files: Iterable[tuple[str, str]]) -> ImageFile:
 
     table = _spill(pa.schema([("path", pa.string()), ("label", pa.string())]), named())
     table = table if labelled else table.drop_columns("label")
-    place = folder if isinstance(folder, str) else str(folder.resolve())
+    place = shown(folder) if isinstance(folder, str) else str(folder.resolve())
     return _listed(folder, table, root=folder, identity=(place, digest.hexdigest()))
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from rag_clip.places import Place, below, file_identity, parent, to_place
+from rag_clip.places import Place, below, file_identity, parent, shown, to_place
 
 from ..sources.files import explained, remote_state
 from .listing import LISTS, METADATA, is_image, open_folder, open_list, open_metadata, walk, with_state
@@ -79,7 +79,7 @@ def open_images(found: Found, *, image_column: str, root: str | Path | None = No
         if not lists:
             return open_folder(place, found.states(name for name in found.names() if is_image(name)))
         states = [state for each in found.states(lists) for state in each]
-        return open_metadata(place, lists, [str(place), *states])
+        return open_metadata(place, lists, [shown(place), *states])
     name = place if isinstance(place, Path) else urlsplit(place).path
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".tar":
@@ -103,7 +103,7 @@ def _folder(found: Found) -> Found:
     """Return the folder where it holds images."""
     assert found.names
     if not any(is_image(name) or PurePosixPath(name).name in METADATA for name in found.names()):
-        raise ValueError(f"the folder {found.place} holds no .parquet file, no .tar and no image; give {KINDS}")
+        raise ValueError(f"the folder {shown(found.place)} holds no .parquet file, no .tar and no image; give {KINDS}")
     return found
 
 
@@ -117,13 +117,13 @@ def _find_remote(url: str) -> list[Found]:
         if suffix in FILES or is_image(suffix) or filesystem.isfile(path):
             return [_remote_file(filesystem, path, url)]
         if not filesystem.exists(path):
-            raise FileNotFoundError(f"there is no file or folder {url}; give {KINDS}")
+            raise FileNotFoundError(f"there is no file or folder {shown(url)}; give {KINDS}")
         files: dict[str, Any] = filesystem.find(path, detail=True)
     states = {_inside(name, path): remote_state(information) for name, information in sorted(files.items())}
     states = {name: state for name, state in states.items() if not f"/{name}".count("/.")}
     chosen = _chosen(states)
     if chosen:
-        return [Found(below(url, name), (str(below(url, name)), states[name])) for name in chosen]
+        return [Found(below(url, name), (shown(below(url, name)), states[name])) for name in chosen]
     return [_folder(Found(url, names=lambda: states, states=lambda names: ((name, states[name]) for name in names)))]
 
 
@@ -133,6 +133,6 @@ def _inside(name: str, folder: str) -> str:
 
 def _remote_file(filesystem: Any, path: str, url: str) -> Found:
     try:
-        return Found(url, (url, remote_state(filesystem.info(path))))
+        return Found(url, (shown(url), remote_state(filesystem.info(path))))
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {url}") from None
+        raise FileNotFoundError(f"there is no file {shown(url)}") from None

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from rag_clip.data import LabelSet
 from rag_clip.decode import ImageError
+from rag_clip.places import shown
 from rag_clip.progress import Report, counting
 from rag_clip.protocols import Encoder
 
@@ -63,7 +64,9 @@ class Source:
         ends = torch.tensor([file.rows for file in self.files]).cumsum(0)
         numbers = torch.searchsorted(ends, torch.tensor(rows), right=True).tolist()
         starts = [0, *ends.tolist()]
-        return tuple(f"{self.files[file].path}#{row - starts[file]}" for file, row in zip(numbers, rows, strict=True))
+        return tuple(
+            f"{shown(self.files[file].path)}#{row - starts[file]}" for file, row in zip(numbers, rows, strict=True)
+        )
 
 
 class Drawn(NamedTuple):

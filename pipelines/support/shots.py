@@ -18,6 +18,7 @@ from torch.nn.functional import one_hot
 
 from rag_clip.data import LabelSet, Support
 from rag_clip.outputs import check_outputs, holding
+from rag_clip.places import shown
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 from rag_clip.support.shots import MOST_VALIDATION, Shots, choose_shared_shots, choose_shots
@@ -185,7 +186,7 @@ def _make(
             f"all {copies} images drawn to validate are copies of the support's; give others, or draw fewer"
         )
     facts: dict[str, Any] = {"encoder": asdict(encoder.fingerprint), "method": "shots", "settings": asdict(settings)}
-    facts |= {"files": [str(file.path) for file in source.files], "key": key}
+    facts |= {"files": [shown(file.path) for file in source.files], "key": key}
     facts |= {"failed": drawn.failed, "copies": copies}
     support, kept = _assemble(source, used, facts)
     write_support(support, path, images=source.read(kept) if settings.with_images else None)

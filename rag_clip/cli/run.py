@@ -82,7 +82,9 @@ def run(job: Callable[[Console], object], *, as_json: bool) -> int:
     except Exception as error:
         if not _is_expected(error):
             raise
-        print(f"rag-clip: {error}", file=sys.stderr)
+        from rag_clip.places import without_secrets
+
+        print(f"rag-clip: {without_secrets(str(error))}", file=sys.stderr)
         return FAILED
     return SOME_ROWS_FAILED if facts.get("failed") else 0
 

@@ -9,15 +9,20 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from classify_inputs import LightEncoder, picture, write_images
 from rag_clip.pipelines.captions import build_index
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.sources.finding import find_sources, read_source
+from rag_clip.pipelines.support.shots import support_from_shots
 
 from rag_clip.cli import app
 from rag_clip.corpus.cleaning import load_cleaning
+from rag_clip.data import LabelSet
+from rag_clip.support_file import read_support
 from rag_clip.testing import ToyEncoder
 
 TEXTS = ["a red flag on a mast", "a blue flag on a mast", "x"]
@@ -139,3 +144,21 @@ def test_secrets_of_a_preview_are_not_shown(place: str, capsys: pytest.CaptureFi
     assert [secret for secret in SECRETS if secret in told] == []
     assert run(["search", "qdrant://ann:hunter2@127.0.0.1/x?key=s3cret", "--text", "flag", "--model", "demo"]) == 1
     assert [secret for secret in SECRETS if secret in "".join(capsys.readouterr())] == []
+
+
+def test_secrets_of_addresses_of_images_reach_no_support_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local = write_images(tmp_path / "a.parquet", [picture("red"), picture("blue")], label=["red", "blue"])
+    place = "memory://ann:hunter2@box/a.parquet"
+    with fsspec.open(place, "wb") as file:
+        file.write(local.read_bytes())
+    output = tmp_path / "out" / "s.parquet"
+    support_from_shots([place], LabelSet(("red", "blue")), output=output, encoder=LightEncoder(), k=1)
+    assert sorted(read_support(output).references) == ["memory://box/a.parquet#0", "memory://box/a.parquet#1"]
+    assert holds_secret(tmp_path) == []
+    absent = place.replace("a.parquet", "b.parquet")
+    (tmp_path / "labels.txt").write_text("red\nblue\n")
+    arguments = ["support", "shots", absent, "--labels", str(tmp_path / "labels.txt"), "-k", "1", "--model", "demo"]
+    assert run([*arguments, "-o", str(tmp_path / "t.parquet")]) == 1
+    assert "there is no file memory://box/b.parquet" in capsys.readouterr().err
