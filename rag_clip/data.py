@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -238,18 +238,32 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What decides an encoder's vectors. Two encoders agree on texts when all but the precision is equal."""
+    """What decides an encoder's vectors. Two encoders agree on texts when all but the precision is equal.
+
+    `activation` is that of a built-in architecture, which its name leaves open (GELU, QuickGELU); empty where the
+    configuration says it, and in files of before it was recorded. `spec` is the model as it was given, to load it
+    again; it decides nothing.
+    """
 
     model: str
     pretrained: str
     weights: str
     preprocessing: str
     precision: str = "fp32"
+    activation: str = ""
+    spec: str = field(default="", compare=False)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The fields that decide vectors, as plain values."""
+        optional = {"activation": self.activation} if self.activation else {}
+        names = ("model", "pretrained", "weights", "preprocessing", "precision")
+        return {name: getattr(self, name) for name in names} | optional
 
     @property
     def key(self) -> str:
-        """Sixteen hexadecimal digits over every field; names cached features."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Sixteen hexadecimal digits over what decides the vectors; names cached features."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def agrees_with(self, other: Fingerprint) -> bool:
         """Tell whether vectors of the two encoders may be compared."""
@@ -257,7 +271,7 @@ class Fingerprint:
             other.model,
             other.weights,
             other.preprocessing,
-        )
+        ) and (not self.activation or not other.activation or self.activation == other.activation)
 
     def __str__(self) -> str:
         return f"{self.model} ({self.pretrained or 'no tag'}, weights {self.weights[:12]})"

@@ -1,34 +1,42 @@
 """Loading of open_clip models behind the Encoder protocol; the only file that imports open_clip.
 
-Weights are read with safetensors or torch's weights-only loader: nothing in a checkpoint is executed.
+Nothing in a checkpoint is executed (`checkpoint.read_checkpoint`).
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.resources
 import json
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
 
+from rag_clip.checkpoint import read_checkpoint
 from rag_clip.data import Fingerprint
+from rag_clip.device import choose_device
 from rag_clip.hub import fetch
+from rag_clip.misfit import describe_misfit, likely_architectures
+from rag_clip.near_names import did_you_mean
 from rag_clip.pixels import PixelTransform
+from rag_clip.published_settings import complete, settings_of_file, split_local
+from rag_clip.quiet_logging import quiet_root_logger
 from rag_clip.towers import DTYPES, TwoTowers
 from rag_clip.vision_encoder import VisionEncoder, is_vision, load_vision
 
 CONFIG = "open_clip_config.json"
 MERGES = "bpe.txt.gz"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-ADVICE = f"to use local weights give NAME:CHECKPOINT, or local-dir:FOLDER holding {CONFIG} and a checkpoint"
+ADVICE = (
+    f"to use local weights give NAME:TAG@FILE, whose settings are those of TAG, or local-dir:FOLDER holding {CONFIG}"
+)
+POSITIONS = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
 
 
 class EncoderError(RuntimeError):
@@ -37,7 +45,11 @@ class EncoderError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a model comes from. `architecture` and `tokenizer` are names in open_clip's own notation."""
+    """Where a model comes from. `architecture` and `tokenizer` are names in open_clip's own notation.
+
+    `activation` is empty where the model's configuration says it. `exact` weights have the shapes of the architecture;
+    others may have positions for another image size or context, which are then interpolated.
+    """
 
     model: str
     pretrained: str
@@ -46,7 +58,8 @@ class Source:
     tokenizer: str
     merges: Path | None = None
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    quick_gelu: bool = False
+    activation: str = ""
+    exact: bool = False
 
 
 def load_encoder(
@@ -54,28 +67,34 @@ def load_encoder(
 ) -> TwoTowers | VisionEncoder:
     """Load a frozen encoder.
 
-    `spec` is `demo`, NAME:PRETRAINED in open_clip's names (`ViT-B-32:openai`), NAME:CHECKPOINT, `hf-hub:OWNER/NAME`,
-    `local-dir:FOLDER`, or the path of such a folder or of a checkpoint in it. A folder holds `open_clip_config.json`,
-    a checkpoint, and optionally `bpe.txt.gz`, the merges of its tokenizer. `timm:...` and `demo:second` are encoders
-    without text (see `vision_encoder.load_vision`).
+    `spec` is `demo`, NAME:TAG in open_clip's names (`ViT-B-32:openai`), NAME:TAG@FILE, NAME:FILE, `hf-hub:OWNER/NAME`,
+    `local-dir:FOLDER`, or the path of such a folder or of a checkpoint in it. A local file runs with the activation and
+    preprocessing of TAG; without one, with those that all published weights of NAME share, and it is refused where they
+    differ. A folder holds `open_clip_config.json`, a checkpoint, and optionally `bpe.txt.gz`, the merges of its
+    tokenizer. `timm:...` and `demo:second` are encoders without text (see `vision_encoder.load_vision`).
 
     `device` defaults to CUDA, then MPS, then the CPU; `precision` (fp32, bf16, fp16) to fp16 on CUDA, else fp32.
     Raises EncoderError.
     """
-    place = _place(device or _default_device())
+    try:
+        place = choose_device(device)
+    except ValueError as error:
+        raise EncoderError(str(error)) from None
     precision = precision or ("fp16" if place.type == "cuda" else "fp32")
     if precision not in DTYPES:
         raise EncoderError(f"precision {precision!r} is unknown; choose one of {', '.join(DTYPES)}")
     if is_vision(spec):
         try:
-            with _quiet_root_logger():
+            with quiet_root_logger():
                 return load_vision(spec, device=place, precision=precision, dtype=DTYPES[precision])
         except ValueError as error:
             raise EncoderError(str(error)) from error
     source = _find(spec)
     try:
-        with _quiet_root_logger():
+        with quiet_root_logger():
             return _load(spec, source, place, precision)
+    except EncoderError as error:
+        raise EncoderError(f"model {spec!r} cannot be loaded from {source.checkpoint}: {error}") from error
     except Exception as error:  # open_clip and what it calls raise almost anything for a bad configuration or file
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise EncoderError(f"model {spec!r} cannot be loaded from {source.checkpoint} ({reason}); {ADVICE}") from error
@@ -90,10 +109,10 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
         pretrained_text=False,
         precision=precision,
         device=device,
-        force_quick_gelu=source.quick_gelu,
+        force_quick_gelu=source.activation == "QuickGELU",
         force_preprocess_cfg=dict(source.preprocessing),
     )
-    open_clip.load_checkpoint(model, str(source.checkpoint), weights_only=True)
+    _fill(model, source)
     settings = model.visual.preprocess_cfg
     tokenizer = _tokenizer(source)
     preprocess = _pixel_transform(settings)
@@ -104,8 +123,9 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
         "context": tokenizer.context_length,
         "tokenizer": _tokenizer_identity(source, tokenizer),
     }
+    facts = json.dumps(preprocessing, sort_keys=True)
     fingerprint = Fingerprint(
-        source.model, source.pretrained, weights, json.dumps(preprocessing, sort_keys=True), precision
+        source.model, source.pretrained, weights, facts, precision, activation=source.activation, spec=spec
     )
     return TwoTowers(
         name=spec,
@@ -120,6 +140,42 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
     )
+
+
+def _fill(model: Any, source: Source) -> None:
+    """Load the weights, converted as `open_clip.load_checkpoint` does; raises EncoderError where they do not fit."""
+    if source.checkpoint.suffix in (".npz", ".npy"):
+        open_clip.load_checkpoint(model, str(source.checkpoint), weights_only=True)
+        return
+    expected = model.state_dict()
+    try:
+        state = convert_state_dict(model, read_checkpoint(source.checkpoint))
+    except ValueError as error:
+        raise EncoderError(str(error)) from error
+    if "positional_embedding" in state and "positional_embedding" not in expected:
+        state = convert_to_custom_text_state_dict(state)
+    for name in ("logit_scale", "logit_bias"):
+        if name in state and name in expected:
+            state[name] = state[name].reshape(expected[name].shape)
+    if "logit_bias" in expected:
+        state.setdefault("logit_bias", torch.zeros_like(state["logit_scale"]))
+    state = {name: value for name, value in state.items() if name in expected or "position_ids" not in name}
+    misfit = describe_misfit(state, expected, ignore=() if source.exact else POSITIONS)
+    if misfit:
+        raise EncoderError(_explain_misfit(misfit, state, source))
+    resize_pos_embed(state, model)
+    resize_text_pos_embed(state, model)
+    model.load_state_dict(state)
+
+
+def _explain_misfit(misfit: str, state: Mapping[str, torch.Tensor], source: Source) -> str:
+    if any(name.startswith(("vision_model.", "text_model.")) for name in state):
+        return "its weights are named as in transformers; give the model's open_clip version, such as hf-hub:OWNER/NAME"
+    likely = likely_architectures(state, {name: open_clip.get_model_config(name) for name in open_clip.list_models()})
+    cure = (
+        f"its shapes are those of {', '.join(likely)}" if likely else "give the model that the weights were saved from"
+    )
+    return f"the weights do not fit {source.model}: {misfit}; {cure}"
 
 
 def _pixel_transform(settings: Mapping[str, Any]) -> PixelTransform:
@@ -187,59 +243,53 @@ def _on_hub(repository: str) -> Source:
 
 
 def _built_in(spec: str) -> Source:
-    name, _, tag = spec.partition(":")
+    name, _, given = spec.partition(":")
     names, tags = open_clip.list_models(), open_clip.list_pretrained_tags_by_model(name)
     if name not in names:
-        close = ", ".join(difflib.get_close_matches(name, names, n=5, cutoff=0.5)) or "none"
-        raise EncoderError(f"unknown model {name!r}, and no such file or folder; close names: {close}; {ADVICE}")
-    if Path(tag).is_file():
-        return Source(name, Path(tag).name, Path(tag), name, name)
-    settings = open_clip.get_pretrained_cfg(name, tag)
+        raise EncoderError(f"unknown model {name!r}, and no such file or folder; {_near_models(name, given)}{ADVICE}")
+    published = {tag: open_clip.get_pretrained_cfg(name, tag) for tag in tags}
+    quick_gelu = bool(open_clip.get_model_config(name).get("quick_gelu"))
+    try:
+        local = split_local(given, published)
+        if local:
+            tag, path = local
+            settings = settings_of_file(name, tag, published, quick_gelu=quick_gelu)
+            return _with_settings(name, tag or path.name, path, settings, exact=True)
+    except ValueError as error:
+        raise EncoderError(f"model {spec!r}: {error}; or give local-dir:FOLDER, whose {CONFIG} says them") from error
+    settings = open_clip.get_pretrained_cfg(name, given)
     if not settings:
-        found = f"no pretrained tag {tag!r}" if tag else "no pretrained tag was given"
-        raise EncoderError(f"model {name!r}: {found}; choose {name}:TAG from {', '.join(tags) or 'none'}; {ADVICE}")
+        found = f"no pretrained tag {given!r}, and no such file" if given else "no pretrained tag was given"
+        near = did_you_mean(spec, [f"{name}:{tag}" for tag in tags]) if given else ""
+        choices = ", ".join(tags) or "none"
+        raise EncoderError(f"model {name!r}: {found}; {near}choose {name}:TAG from {choices}; {ADVICE}")
     repository, _, filename = settings["hf_hub"].rpartition("/")
     try:
         checkpoint = fetch(repository, _with_safetensors(filename) if filename else WEIGHTS)
     except OSError as error:
         raise EncoderError(f"the weights of {spec!r} are not here: {error}; {ADVICE}") from error
-    preprocessing = {key: value for key, value in settings.items() if key != "size"}
-    return Source(name, tag, checkpoint, name, name, None, preprocessing, settings.get("quick_gelu", False))
+    return _with_settings(name, given, checkpoint, complete(settings, quick_gelu))
+
+
+def _near_models(name: str, given: str) -> str:
+    """Say which models are spelt like an unknown NAME:TAG, with tags where the tag is known or `name` is one."""
+    pretrained = open_clip.list_pretrained()
+    if given:
+        return did_you_mean(f"{name}:{given}", [f"{known}:{tag}" for known, tag in pretrained])
+    named_by_tag = [f"{known}:{tag}" for known, tag in pretrained if tag == name.lower().replace("-", "_")]
+    if named_by_tag:
+        return f"{name} is a tag; did you mean {', '.join(named_by_tag[:3])}? "
+    return did_you_mean(name, ["demo", "demo:second", *open_clip.list_models()])
+
+
+def _with_settings(
+    name: str, tag: str, checkpoint: Path, settings: Mapping[str, Any], *, exact: bool = False
+) -> Source:
+    preprocessing = {key: value for key, value in settings.items() if key != "quick_gelu"}
+    activation = "QuickGELU" if settings["quick_gelu"] else "GELU"
+    return Source(name, tag, checkpoint, name, name, None, preprocessing, activation, exact)
 
 
 def _with_safetensors(filename: str) -> list[str]:
     path = Path(filename)
     return [path.with_suffix(".safetensors").name, filename] if path.suffix in (".bin", ".pth") else [filename]
-
-
-def _place(device: str | torch.device) -> torch.device:
-    try:
-        place = torch.device(device)
-        torch.zeros(1, device=place).item()
-    except Exception as error:  # torch raises RuntimeError, AssertionError or NotImplementedError, by kind of device
-        reason = " ".join(str(error).split())[:200]
-        raise EncoderError(f"device {str(device)!r} cannot be used ({reason}); give cpu, cuda, cuda:N or mps") from None
-    return place
-
-
-def _default_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-@contextmanager
-def _quiet_root_logger() -> Iterator[None]:
-    """Keep open_clip's records, which go to the root logger, from installing a handler there and from being shown."""
-    root, handler = logging.getLogger(), logging.NullHandler()
-
-    def drop(_record: logging.LogRecord) -> bool:
-        return False
-
-    root.addHandler(handler)
-    root.addFilter(drop)
-    try:
-        yield
-    finally:
-        root.removeFilter(drop)
-        root.removeHandler(handler)

@@ -15,7 +15,6 @@ A positive lift is a text that is nearer to the image than is needed for a tie. 
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +25,7 @@ from rag_clip.classifiers.zero_shot import TextVectors, averages_cosines, compos
 from rag_clip.data import Features, LabelSet, Prompts, PromptText
 from rag_clip.knowledge.names import match_names
 from rag_clip.match import match
+from rag_clip.near_names import near_names
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 
@@ -167,7 +167,7 @@ def find_label(name: str, labels: LabelSet) -> int:
     """Return the row of the class that `name` spells, or is a synonym of; raises ValueError listing close names."""
     rows = match_names(labels, [name]).rows
     if name not in rows:
-        close = ", ".join(map(repr, difflib.get_close_matches(name, labels.names, n=5, cutoff=0.5)))
+        close = ", ".join(map(repr, near_names(name, labels.names, most=5, cutoff=0.5)))
         raise ValueError(f"no class is called {name!r} among {len(labels)}; close names: {close or 'none'}")
     return rows[name]
 

@@ -115,7 +115,9 @@ def load_vision(spec: str, *, device: torch.device, precision: str, dtype: torch
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     mean, std = tuple(settings["mean"]), tuple(settings["std"])
     preprocessing = json.dumps({"pixels": asdict(preprocess), "mean": mean, "std": std}, sort_keys=True)
-    fingerprint = Fingerprint(f"timm {source.name}", source.checkpoint.name, weights, preprocessing, precision)
+    fingerprint = Fingerprint(
+        f"timm {source.name}", source.checkpoint.name, weights, preprocessing, precision, spec=spec
+    )
     return VisionEncoder(spec, model, fingerprint, device, dtype, shape[1], preprocess, mean, std)
 
 

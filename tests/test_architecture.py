@@ -12,9 +12,10 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"rag_clip": ROOT / "rag_clip", "rag_clip.pipelines": ROOT / "pipelines", "rag_clip.index": ROOT / "index"}
 METHODS = {"corpus", "prompts", "support", "classifiers", "objectives", "batch"}
 LAYERS: tuple[set[str], ...] = (
-    {"", "index", "data", "atomic", "places", "reading"},
+    {"", "index", "data", "atomic", "places", "reading", "device", "near_names", "quiet_logging"},
     {"protocols", "progress", "words", "outputs"},
-    {"decode", "labels", "perceptual", "pixels", "ranking", "text_tower", "hub", "knowledge", "train"},
+    {"decode", "labels", "perceptual", "pixels", "ranking", "text_tower", "hub", "knowledge", "train"}
+    | {"checkpoint", "misfit", "published_settings"},
     {"towers", "distinguish", "learned_prompts", "vision_encoder", "diffusers_painter"},
     METHODS | {"encoder", "store", "weights", "prompt_file", "support_file", "features", "continue_training"},
     {"retrieval", "demo"},

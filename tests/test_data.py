@@ -17,12 +17,25 @@ ENCODER = Fingerprint("ViT-B-32", "openai", "weights", "224 px", "fp32")
         ({"model": "ViT-B-16"}, False),
         ({"weights": "other"}, False),
         ({"preprocessing": "336 px"}, False),
+        ({"activation": "QuickGELU"}, True),  # ENCODER is of before it was recorded
     ],
 )
 def test_encoders_agree_when_model_weights_and_preprocessing_do(change: dict[str, str], agrees: bool):
     other = replace(ENCODER, **change)
     assert (ENCODER.agrees_with(other), other.agrees_with(ENCODER)) == (agrees, agrees)
     assert (other.key == ENCODER.key) == (not change)
+
+
+def test_encoders_of_other_activations_do_not_agree():
+    gelu, quick = (replace(ENCODER, activation=name) for name in ("GELU", "QuickGELU"))
+    assert not gelu.agrees_with(quick)
+    assert gelu.key != quick.key
+
+
+def test_how_an_encoder_was_named_decides_nothing():
+    named = replace(ENCODER, spec="ViT-B-32:openai")
+    assert (named, named.key, named.identity) == (ENCODER, ENCODER.key, ENCODER.identity)
+    assert ENCODER.key == "6f82e45f7e20c862"
 
 
 LABELS = LabelSet(("zorp", "blick"))

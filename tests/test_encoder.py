@@ -274,9 +274,14 @@ def test_loading_leaves_the_root_logger_as_it_was(clip, capsys):
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("ViT-B-23:openai", r"unknown model 'ViT-B-23'.*close names: .*ViT-B-32.*local-dir:FOLDER"),
+        ("ViT-B-23:openai", r"unknown model 'ViT-B-23'.*did you mean ViT-B-32:openai, .*local-dir:FOLDER"),
         ("ViT-B-32", r"no pretrained tag was given; choose ViT-B-32:TAG from openai, "),
-        ("ViT-B-32:opnai", r"no pretrained tag 'opnai'; choose ViT-B-32:TAG from openai, "),
+        ("demmo", r"unknown model 'demmo', and no such file or folder; did you mean demo\? to use local"),
+        ("openai", r"openai is a tag; did you mean RN50:openai, "),
+        (
+            "ViT-B-32:opnai",
+            r"'opnai', and no such file; did you mean ViT-B-32:openai.* choose ViT-B-32:TAG from openai, ",
+        ),
         ("local-dir:/no/such/folder", r"no model in '/no/such/folder': there is no open_clip_config.json"),
     ],
 )

@@ -185,7 +185,7 @@ def _run(task: ImageTask, texts: PromptFile, encoder: Fingerprint, decides: Sequ
     }
     content = [[asdict(text) for text in group] for group in prompts.texts]
     average = [prompts.provenance["average"]] if "average" in prompts.provenance else []
-    key = digest([*decides, content, labels_to_document(prompts.labels), asdict(encoder), vectors, *average])
+    key = digest([*decides, content, labels_to_document(prompts.labels), encoder.identity, vectors, *average])
     return Run(texts.name, tier_of(prompts), key, settings, texts)
 
 
@@ -193,7 +193,7 @@ def _beside(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerprint
     """Return what puts a head beside texts; its files are read once."""
     facts = head_facts(head, labels, others)
     files = [file_identity(path) for path in (head.support, head.validation) if path]
-    marks = {name: asdict(each) for name, each in others.items()}
+    marks = {name: each.identity for name, each in others.items()}
 
     def with_head(alone: Run) -> Run:
         assert isinstance(alone.texts, PromptFile), "heads on a support file are measured beside prompts"

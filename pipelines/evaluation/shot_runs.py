@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,7 +110,7 @@ def _beside(
 ) -> Iterator[ShotRun]:
     for head in protocol.heads:
         second = others_of(head, others)
-        marks = [encoder and asdict(encoder), {name: asdict(each) for name, each in second.items()}]
+        marks = [encoder and encoder.identity, {name: each.identity for name, each in second.items()}]
         facts = {
             "name": head,
             "settings": {**HEADS[head].settings, **protocol.options.get(head, {})},

@@ -79,7 +79,12 @@ def shard_key(source: SourceFile, start: int, rows: int, settings: str, encoder:
         "source": [source.address, source.identity, asdict(source.columns)],
         "rows": [start, rows],
         "settings": settings,
-        "encoder": [encoder.model, encoder.weights, encoder.preprocessing],
+        "encoder": [
+            encoder.model,
+            encoder.weights,
+            encoder.preprocessing,
+            *([encoder.activation] if encoder.activation else []),
+        ],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

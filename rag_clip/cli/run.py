@@ -37,7 +37,9 @@ Workers = Annotated[int | None, Parameter(help="Decoding processes; 0 decodes in
 class EncoderOptions:
     """The options of a verb that needs an encoder."""
 
-    model: Annotated[str, Parameter(help="demo, NAME:PRETRAINED, hf-hub:OWNER/NAME, local-dir:FOLDER or a checkpoint.")]
+    model: Annotated[
+        str, Parameter(help="demo, NAME:TAG, NAME:TAG@FILE (local weights), hf-hub:OWNER/NAME, local-dir:FOLDER.")
+    ]
     device: Device = None
     precision: Precision = None
 
