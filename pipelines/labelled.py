@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rag_clip.atomic import scratch_folder
 from rag_clip.data import Features, LabelSet
 from rag_clip.evaluate.label_names import FileLabels, class_names, join_labels, lists_labels, to_labels
 from rag_clip.progress import Report, silent
@@ -90,7 +90,7 @@ def encode_labelled(
     """
     others = others or {}
     with ExitStack() as stack:
-        root = features_dir or stack.enter_context(tempfile.TemporaryDirectory())
+        root = features_dir or stack.enter_context(scratch_folder())
         sources, _ = encode_by_all(files, root, encoder=encoder, others=others, workers=workers, report=report)
         shards = [cache.read(start) for _, cache in sources for start, _ in cache.spans()]
     said = [error for shard in shards for error in shard.errors]

@@ -9,8 +9,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -93,12 +96,7 @@ def locked(path: Path, *, doing: str, shared: bool = False, wait: bool = False) 
     make_folder(path.parent)
     file = _open_locked(path, shared=shared, wait=wait)
     if file is None:
-        holder = ""
-        with suppress(OSError):
-            holder = path.read_text().strip()
-        raise BusyError(
-            f"cannot {doing}: {holder or 'another process'} is at it; wait until it ends, or stop it ({path})"
-        )
+        raise busy(path, doing)
     try:
         if not shared:
             file.truncate(0)
@@ -106,9 +104,17 @@ def locked(path: Path, *, doing: str, shared: bool = False, wait: bool = False) 
             file.flush()
         yield
     finally:
-        if _try_lock(file.fileno(), shared=False):
+        if try_lock(file.fileno(), shared=False):
             path.unlink(missing_ok=True)
         file.close()
+
+
+def busy(path: Path, doing: str) -> BusyError:
+    """Return the error of a lock file that another process holds."""
+    holder = ""
+    with suppress(OSError):
+        holder = path.read_text().strip()
+    return BusyError(f"cannot {doing}: {holder or 'another process'} is at it; wait until it ends, or stop it ({path})")
 
 
 def remove_stale(path: Path) -> None:
@@ -117,6 +123,24 @@ def remove_stale(path: Path) -> None:
     if partial.exists() and (file := _open_locked(partial)) is not None:
         partial.unlink(missing_ok=True)
         file.close()
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a new folder among the temporary files, gone after the block; removes those of killed processes too."""
+    root, ours = Path(tempfile.gettempdir()), f"rag-clip-{getattr(os, 'getuid', int)()}-"
+    for lock in root.glob(f"{ours}*.lock"):
+        if (file := _open_locked(lock)) is not None:
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
+            file.close()
+    folder = root / f"{ours}{uuid.uuid4().hex[:12]}"
+    with locked(folder.with_suffix(".lock"), doing=f"use {folder}", wait=True):
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _short(name: str) -> str:
@@ -130,7 +154,7 @@ def _open_locked(path: Path, *, shared: bool = False, wait: bool = False) -> IO[
     """Open a file, made where it is missing, and lock it; None where another process has it."""
     while True:
         file = path.open("a+b")
-        held = not _try_lock(file.fileno(), shared)
+        held = not try_lock(file.fileno(), shared)
         if not held and _is_at(path, file):  # else its last holder has moved or removed it meanwhile
             return file
         file.close()
@@ -147,7 +171,7 @@ def _is_at(path: Path, file: IO[bytes]) -> bool:
         return False
 
 
-def _try_lock(descriptor: int, shared: bool) -> bool:
+def try_lock(descriptor: int, shared: bool) -> bool:
     """Lock an open file; true also on a file system that knows no locks."""
     try:
         if sys.platform == "win32":

@@ -6,18 +6,18 @@ is dropped with it, as in ALIGN and Wukong.
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rag_clip.atomic import replacing
+from rag_clip.atomic import partial_of, replacing
 from rag_clip.corpus.cleaning import CleaningSettings, clean_with, row_rules
 from rag_clip.corpus.statistics import count_corpus
 from rag_clip.corpus.steps import Step
@@ -68,11 +68,14 @@ def clean_pairs(parts: Sequence[PairShards], settings: CleaningSettings, folder:
     """Apply the cleaning to the pairs of all files; images are told apart by their SHA-256.
 
     `folder`/dropped gets at most 20 dropped rows for each reason and shard, a file for each of `parts`. Rules over the
-    whole corpus count it in a folder that is gone at the end.
+    whole corpus count it in a folder that is gone at the end, or with the next call after a kill.
     """
-    with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as space:
-        step = _prepare(parts, settings, Path(space) / "counts", report)
+    space = partial_of(folder / "counts")
+    try:
+        step = _prepare(parts, settings, space, report)
         cleaned = [_clean_part(part, step, folder / DROPPED) for part in parts]
+    finally:
+        shutil.rmtree(space, ignore_errors=True)
     dropped = sum((counts for _, counts in cleaned), Counter[str]())
     return CleanPairs(tuple(parts), tuple(mask for mask, _ in cleaned), dict(dropped))
 

@@ -44,9 +44,10 @@ def encode_files(
     advance = counting("encode", report, missing)
     with DecodePool(encoder.preprocess, workers=_choose_workers(workers, missing)) as pool:
         for file, cache in sources:
-            if not cache.missing():
+            lock = cache.folder / "lock"
+            if not cache.missing() and not lock.exists():  # a killed run may leave the lock of a full cache
                 continue
-            with locked(cache.folder / "lock", doing=f"keep features of {file.path} in {root}"):
+            with locked(lock, doing=f"keep features of {file.path} in {root}"):
                 store_features(
                     file, cache, encoder=encoder, pool=pool, batch_size=batch_size,
                     clock=clock or StageClock(), advance=advance,

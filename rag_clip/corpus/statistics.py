@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from rag_clip.atomic import make_folder, partial_of, sync_folder
 from rag_clip.corpus.clean import clean
 from rag_clip.corpus.mapped import MappedColumns
 from rag_clip.corpus.near_duplicates import band_keys
@@ -111,12 +111,14 @@ def count_corpus(
     """Count the captions that `rules` keeps (`text`, `file`, `row`, and `url` if there is one) into a new folder.
 
     `rules` are the steps that look at a row alone, so that the first of equal captions is one that stays. With `near`,
-    captions of about that similarity or more are found too. An earlier sidecar is replaced when the new one is whole.
+    captions of about that similarity or more are found too. An earlier sidecar is replaced when the new one is whole;
+    one process at a time may write it.
     Raises ValueError for missing columns.
     """
     target = Path(sidecar)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
+    make_folder(target.parent)
+    partial = partial_of(target)
+    shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
         _count(tables, partial, rules, near, report)
@@ -124,6 +126,7 @@ def count_corpus(
         if target.exists():
             shutil.rmtree(target)
         partial.rename(target)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return CorpusCounts(target)

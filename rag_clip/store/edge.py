@@ -2,7 +2,8 @@
 
 A segment that grows is held in memory, 0.6-1.1 kB a caption; whenever one has 250,000 it is optimised, which leaves it
 on disk. LOCATION/card.json says what the index is, LOCATION/shard is the engine's, LOCATION/lock names the process that
-holds it. The card is written last, so a folder without one holds no caption.
+holds it. The card is written last, so a folder without one holds no caption. The engine writes to the files that it
+opens: an index that may not be written to is read in a copy among the temporary files.
 """
 
 from __future__ import annotations
@@ -11,32 +12,45 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rag_clip.atomic import make_folder, scratch_folder, sync_folder
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.reading import parse_json
 from rag_clip.store.card import Card, read_card
 from rag_clip.store.interface import Holding, Ranking, StoreError, Where
 from rag_clip.store.process import EngineProcess
+from rag_clip.store.read_only import copy_index, is_writable
 from rag_clip.store.rows import Rows
 from rag_clip.store.schema import CollectionSchema
 
 SEGMENT_ROWS = 250_000
+SHARD_FILES = {"edge_config.json", "segments", "wal"}
 OUR_FILES = {"lock", "shard", "card.json.part"}
 
 
 class EdgeEngine:
     """A folder on disk, held by one process at a time."""
 
-    def __init__(self, folder: Path, process: EngineProcess, card: Card, *, segment_rows: int = SEGMENT_ROWS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        process: EngineProcess,
+        card: Card,
+        *,
+        segment_rows: int = SEGMENT_ROWS,
+        copy: ExitStack | None = None,
+    ) -> None:
         self._folder = folder
         self._process = process
         self._schema = card.schema
         self._dim = card.dim
         self._segment_rows = segment_rows
+        self._copy = copy
 
     def upsert(self, rows: Rows) -> None:
         """Write rows; they are in the engine's log when this returns.
@@ -44,6 +58,7 @@ class EdgeEngine:
         The one that fills a segment optimises it, and a new process goes on: it gives all memory back, which the
         allocator of a long-lived one keeps in pieces.
         """
+        self._check_writable()
         arguments = {"ids": rows.ids, "payload": rows.payload, "vectors": rows.vectors}
         if self._process.ask("upsert", arguments):
             self.optimise(silent)
@@ -79,6 +94,7 @@ class EdgeEngine:
 
     def optimise(self, report: Report) -> None:
         """Merge and index; the engine tells nothing meanwhile, so the progress is the seconds that passed."""
+        self._check_writable()
         self._process.ask(
             "optimise", waiting=lambda elapsed: report(Progress("optimise", int(elapsed), unit="seconds"))
         )
@@ -93,11 +109,18 @@ class EdgeEngine:
 
     def write_card(self, card: Card) -> None:
         """Replace card.json."""
+        self._check_writable()
         _write_json(self._folder, card.to_dict())
 
     def close(self) -> None:
         """Write out and end the process."""
         self._process.close()
+        if self._copy is not None:
+            self._copy.close()
+
+    def _check_writable(self) -> None:
+        if self._copy is not None:
+            raise StoreError(f"the index at {self._folder} may not be written to; it can only be read from")
 
     def _rows(self, ids: list[str], payloads: list[dict[str, Any]], vectors: dict[str, np.ndarray]) -> Rows:
         fields = ("text", "source", *self._schema.extra)
@@ -113,6 +136,8 @@ def open_edge(location: str) -> tuple[EdgeEngine, Card]:
         )
     if not (folder / "card.json").is_file():
         raise ValueError(f"{location} is not an index: it has no card.json")
+    if not is_writable(folder):
+        return _open_copy(folder, location)
     process = _hold(folder)
     try:
         card = read_card(_read_json(folder), location)
@@ -121,6 +146,17 @@ def open_edge(location: str) -> tuple[EdgeEngine, Card]:
         process.close()
         raise
     return EdgeEngine(folder, process, card), card
+
+
+def _open_copy(folder: Path, location: str) -> tuple[EdgeEngine, Card]:
+    with ExitStack() as stack:
+        space = stack.enter_context(scratch_folder())
+        card = read_card(_read_json(folder), location)
+        copy_index(folder, space)
+        process = EngineProcess()
+        stack.callback(process.close)
+        _load(process, space, card.schema)
+        return EdgeEngine(folder, process, card, copy=stack.pop_all()), card
 
 
 def create_edge(location: str, wanted: Card) -> tuple[EdgeEngine, Card]:
@@ -134,7 +170,7 @@ def create_edge(location: str, wanted: Card) -> tuple[EdgeEngine, Card]:
         if (folder / "card.json").is_file():  # made by another process while this one waited for the lock
             process.close()
             return open_edge(location)
-        shutil.rmtree(folder / "shard", ignore_errors=True)
+        _remove_begun(folder / "shard")
         arguments = {"schema": wanted.schema.model_dump(), "dim": wanted.dim, "segment_rows": SEGMENT_ROWS}
         process.ask("create", {"folder": str(folder / "shard"), **arguments})
         _write_json(folder, wanted.to_dict())
@@ -142,6 +178,14 @@ def create_edge(location: str, wanted: Card) -> tuple[EdgeEngine, Card]:
         process.close()
         raise
     return EdgeEngine(folder, process, wanted), wanted
+
+
+def _remove_begun(shard: Path) -> None:
+    """Delete a shard that was not finished; raises ValueError for a folder of that name which is none."""
+    foreign = sorted({entry.name for entry in shard.iterdir()} - SHARD_FILES) if shard.is_dir() else []
+    if foreign:
+        raise ValueError(f"{shard} holds {foreign[0]}, which is no part of an index; give a new or empty folder")
+    shutil.rmtree(shard, ignore_errors=True)
 
 
 def _open_shard(folder: Path, schema: CollectionSchema, segment_rows: int) -> EngineProcess:
@@ -162,7 +206,7 @@ def _load(process: EngineProcess, folder: Path, schema: CollectionSchema, segmen
 def _make_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder for the index")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     foreign = sorted({entry.name for entry in folder.iterdir()} - OUR_FILES)
     if foreign:
         raise ValueError(f"{folder} is not empty ({foreign[0]}) and not an index; give a new or empty folder")
@@ -199,3 +243,4 @@ def _write_json(folder: Path, values: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(folder / "card.json")
+    sync_folder(folder)
