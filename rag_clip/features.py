@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from rag_clip.atomic import replacing
 from rag_clip.data import Fingerprint
+from rag_clip.sealed import read_sealed, write_sealed
 
 SHARD_ROWS = 1024
 _KEY = b"rag_clip"
+_DAMAGE = (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,43 +64,45 @@ class FeatureCache:
         Where not `settled` (an error may pass, such as a file that is not there yet), `missing` lists it again.
         Raises OSError naming the file where it cannot be written; no partial shard stays.
         """
-        facts = {"settled": settled, "failed": len(features.errors) - len(features.good)}
-        table = _to_table(features, self.dim).replace_schema_metadata({_KEY: json.dumps(facts)})
+        table = _to_table(features, self.dim).replace_schema_metadata({_KEY: json.dumps({"settled": settled})})
         path = self._path(start)
         try:
-            with replacing(path) as partial:
-                pq.write_table(table, partial, compression="none", use_dictionary=["error"])
+            write_sealed(table, path, compression="none", use_dictionary=["error"])
         except OSError as error:
             reason = f"cannot write features to {path} ({error}); make room and run again, finished shards are kept"
             raise OSError(error.errno, reason) from error
 
     def read(self, start: int) -> FeatureRows:
-        """Load the shard that begins at row `start`. Raises OSError or ValueError where it is gone or damaged."""
-        table = pq.read_table(self._path(start))
-        vectors = table["vector"].combine_chunks()
-        pooled = np.zeros((len(table), self.dim), dtype=np.float32)
-        values = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
-        pooled[vectors.is_valid().to_numpy(zero_copy_only=False)] = values.reshape(-1, self.dim)
-        return FeatureRows(pooled, tuple(table["error"].to_pylist()))
+        """Load the shard that begins at row `start`. Raises OSError naming the file where it is gone or damaged."""
+        try:
+            return self._load(start)[0]
+        except (OSError, *_DAMAGE) as error:
+            raise OSError(f"features in {self._path(start)} cannot be read ({error}); run again") from error
 
     def count_failed(self) -> int:
         """Add up the errors of all shards, all of which must be there."""
-        return sum(self._facts(start)["failed"] for start, _ in self.spans())
+        shards = (self.read(start) for start, _ in self.spans())
+        return sum(len(shard.errors) - len(shard.good) for shard in shards)
 
     def _path(self, start: int) -> Path:
         return self.folder / f"{start // self.shard_rows:05d}.parquet"
 
-    def _facts(self, start: int) -> dict[str, int]:
-        with pq.ParquetFile(self._path(start)) as shard:
-            facts: dict[str, int] = json.loads(shard.schema_arrow.metadata[_KEY])
-            return {**facts, "rows": shard.metadata.num_rows, "dim": shard.schema_arrow.field("vector").type.list_size}
+    def _load(self, start: int) -> tuple[FeatureRows, bool]:
+        """Return the features of a shard, and whether its errors are settled."""
+        table = read_sealed(self._path(start))
+        vectors = table["vector"].combine_chunks()
+        pooled = np.zeros((len(table), self.dim), dtype=np.float32)
+        values = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
+        pooled[vectors.is_valid().to_numpy(zero_copy_only=False)] = values.reshape(-1, self.dim)
+        facts = json.loads(table.schema.metadata[_KEY])
+        return FeatureRows(pooled, tuple(table["error"].to_pylist())), bool(facts["settled"])
 
     def _is_usable(self, start: int, stop: int) -> bool:
         try:
-            facts = self._facts(start)
-            return bool(facts["settled"]) and (facts["rows"], facts["dim"]) == (stop - start, self.dim)
-        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+            features, settled = self._load(start)
+        except (OSError, *_DAMAGE):
             return False
+        return settled and len(features.errors) == stop - start
 
 
 def missing_runs(spans: Iterable[tuple[int, int]], is_usable: Callable[[int, int], bool]) -> list[tuple[int, int]]:

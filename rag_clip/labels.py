@@ -53,7 +53,11 @@ def write_labels(labels: LabelSet, path: str | Path) -> None:
             partial.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         else:
             metadata = {"templates": json.dumps(document["templates"])}
-            pq.write_table(pa.Table.from_pylist(document["labels"], COLUMNS.with_metadata(metadata)), partial)
+            pq.write_table(
+                pa.Table.from_pylist(document["labels"], COLUMNS.with_metadata(metadata)),
+                partial,
+                write_page_checksum=True,
+            )
 
 
 def labels_to_document(labels: LabelSet) -> dict[str, Any]:

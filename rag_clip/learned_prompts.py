@@ -6,6 +6,7 @@ The vectors classify as they are; a context that all classes share can be put ar
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from rag_clip.labels import labels_from_document, labels_to_document
 from rag_clip.reading import parse_json
 
 METADATA = "rag_clip.learned_prompts"
+SEAL = "rag_clip.checksum"
 SUFFIX = ".safetensors"
 Position = Literal["end", "middle", "front"]
 
@@ -75,7 +77,8 @@ def write_learned_prompts(prompts: LearnedPrompts, path: str | Path) -> None:
     held = {name: values.float().cpu().contiguous() for name, values in tensors.items()}
     try:
         with replacing(path) as partial:
-            save_file(held, partial, metadata={METADATA: json.dumps(facts, ensure_ascii=False)})
+            content = json.dumps(facts, ensure_ascii=False)
+            save_file(held, partial, metadata={METADATA: content, SEAL: str(_checksum(content, held))})
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path} ({error}); make room, or name another file") from error
 
@@ -111,15 +114,26 @@ def check_learned_encoder(prompts: LearnedPrompts, encoder: Fingerprint) -> None
 
 def _read(path: Path) -> LearnedPrompts:
     with safe_open(path, framework="pt") as file:
-        content = (file.metadata() or {}).get(METADATA)
+        metadata = file.metadata() or {}
+        content = metadata.get(METADATA)
         if content is None or {"weights", "context"} - set(file.keys()):
             raise ValueError("is not a file of learned prompts; it needs weights, context and their metadata")
         tensors = {name: file.get_tensor(name).float() for name in ("weights", "context")}
+    if metadata.get(SEAL, "") not in ("", str(_checksum(content, tensors))):
+        raise ValueError("does not hold what was written (its checksum differs); learn the prompts again")
     facts = parse_json(content)
     if not isinstance(facts, dict) or not isinstance(facts.get("provenance"), dict):
         raise ValueError("has metadata without its provenance; learn the prompts again")
     labels = labels_from_document({key: facts.get(key) for key in ("templates", "labels")})
     return LearnedPrompts(labels, **tensors, position=facts.get("position", ""), provenance=facts["provenance"])
+
+
+def _checksum(content: str, tensors: Mapping[str, torch.Tensor]) -> int:
+    crc = zlib.crc32(content.encode())
+    for name in ("weights", "context"):
+        values = tensors[name]
+        crc = zlib.crc32(values.numpy().tobytes(), zlib.crc32(repr(tuple(values.shape)).encode(), crc))
+    return crc
 
 
 def check_learned_path(path: Path) -> None:

@@ -53,7 +53,7 @@ def write_prompts(prompts: Prompts, path: str | Path) -> None:
             if suffix == ".json":
                 partial.write_text(_to_json(prompts), encoding="utf-8")
             else:
-                pq.write_table(_to_table(prompts), partial, compression="zstd")
+                pq.write_table(_to_table(prompts), partial, compression="zstd", write_page_checksum=True)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path} ({error}); make room, or name another file") from error
 

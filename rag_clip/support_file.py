@@ -50,7 +50,7 @@ def write_support(support: Support, path: str | Path, *, images: Sequence[bytes 
         raise ValueError(f"{len(images)} images for {len(support)} rows of support; give one, or None, per row")
     try:
         with replacing(path) as partial:
-            pq.write_table(_to_table(support, images), partial, compression="zstd")
+            pq.write_table(_to_table(support, images), partial, compression="zstd", write_page_checksum=True)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path} ({error}); make room, or name another file") from error
 

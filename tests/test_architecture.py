@@ -13,7 +13,7 @@ FOLDERS = {"rag_clip": ROOT / "rag_clip", "rag_clip.pipelines": ROOT / "pipeline
 METHODS = {"corpus", "prompts", "support", "classifiers", "objectives", "batch"}
 LAYERS: tuple[set[str], ...] = (
     {"", "index", "data", "atomic", "places", "reading", "device", "near_names", "quiet_logging"},
-    {"protocols", "progress", "words", "outputs"},
+    {"protocols", "progress", "words", "outputs", "sealed"},
     {"decode", "labels", "perceptual", "pixels", "ranking", "text_tower", "hub", "knowledge", "train"}
     | {"checkpoint", "misfit", "published_settings"},
     {"towers", "distinguish", "learned_prompts", "vision_encoder", "diffusers_painter"},

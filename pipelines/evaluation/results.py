@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from rag_clip.atomic import replacing
 from rag_clip.data import LabelSet
 from rag_clip.evaluate.task import Metric
 from rag_clip.labels import labels_from_document
 from rag_clip.reading import metadata_document, parse_json, read_table, typed_columns
+from rag_clip.sealed import read_sealed, write_sealed
 
 from .tiers import TIERS
 
@@ -154,8 +153,7 @@ def store_run(path: Path, result: Result) -> None:
     folder = runs_folder(path)
     try:
         if result.images is not None:
-            with replacing(folder / f"{result.key}.images.parquet") as partial:
-                pq.write_table(result.images, partial, compression="zstd")
+            write_sealed(result.images, folder / f"{result.key}.images.parquet", compression="zstd")
         write_results(folder / f"{result.key}.parquet", [result])
     except OSError as error:
         raise OSError(error.errno, f"cannot keep a run in {folder} ({error}); make room and run again") from error
@@ -188,8 +186,7 @@ def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
     """Write what `to_table` made of runs, replacing the file once it is complete."""
     whole = pa.concat_tables([SCHEMA.empty_table(), *tables])
     facts = json.dumps({"format": FORMAT, "version": version("rag-clip")})
-    with replacing(path) as partial:
-        pq.write_table(whole.replace_schema_metadata({_KEY: facts}), partial, compression="zstd")
+    write_sealed(whole.replace_schema_metadata({_KEY: facts}), path, compression="zstd")
 
 
 def read_results(path: str | Path, *, runs: Path | None = None) -> list[Result]:
@@ -201,7 +198,7 @@ def read_results(path: str | Path, *, runs: Path | None = None) -> list[Result]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no results file {path}; write one with `rag-clip evaluate`")
     try:
-        table = read_table(path)
+        table = read_table(path) if runs is None else read_sealed(path)  # a person may edit the first
     except ValueError as error:
         raise ValueError(f"{path} {error}: evaluate again") from error
     facts = _facts(table)
@@ -255,7 +252,7 @@ def _read_images(folder: Path, key: str) -> pa.Table | None:
     """Return what a run said of each image, None where that was not kept."""
     path = folder / f"{key}.images.parquet"
     try:
-        images = typed_columns(read_table(path), pa.schema([field.with_nullable(False) for field in IMAGES]))
+        images = typed_columns(read_sealed(path), pa.schema([field.with_nullable(False) for field in IMAGES]))
         labels = labels_from_document(metadata_document(images.schema, LABELS))
         numbers = [*images["target"].to_pylist(), *images["predicted"].to_pylist()]
         if not 0 <= min(numbers, default=0) <= max(numbers, default=0) < len(labels):

@@ -100,7 +100,7 @@ def _clean_part(part: PairShards, step: Step, folder: Path) -> tuple[np.ndarray,
     target = folder / f"{part.folder.name}.parquet"
     if samples:
         with replacing(target) as partial_file:
-            pq.write_table(pa.concat_tables(samples), partial_file, compression="zstd")
+            pq.write_table(pa.concat_tables(samples), partial_file, compression="zstd", write_page_checksum=True)
     else:
         target.unlink(missing_ok=True)
     return mask, counts

@@ -40,12 +40,13 @@ def encode_files(
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
     sources = [(file, _open_cache(file, root, encoder)) for file in files]
-    missing = sum(stop - start for _, cache in sources for start, stop in cache.missing())
+    gaps = [cache.missing() for _, cache in sources]
+    missing = sum(stop - start for runs in gaps for start, stop in runs)
     advance = counting("encode", report, missing)
     with DecodePool(encoder.preprocess, workers=_choose_workers(workers, missing)) as pool:
-        for file, cache in sources:
+        for (file, cache), runs in zip(sources, gaps, strict=True):
             lock = cache.folder / "lock"
-            if not cache.missing() and not lock.exists():  # a killed run may leave the lock of a full cache
+            if not runs and not lock.exists():  # a killed run may leave the lock of a full cache
                 continue
             with locked(lock, doing=f"keep features of {file.path} in {root}"):
                 store_features(

@@ -24,7 +24,7 @@ def list_failures(parts: Sequence[PairShards], path: Path) -> Counter[str]:
     """Write the rows with an error to `path`; count them by reason, what is particular to one row left out."""
     reasons = Counter[str]()
     kind = pa.schema([(name, pa.string()) for name in COLUMNS])
-    with replacing(path) as partial, pq.ParquetWriter(partial, kind) as writer:
+    with replacing(path) as partial, pq.ParquetWriter(partial, kind, write_page_checksum=True) as writer:
         for part in parts:
             for table in part.read(COLUMNS[1:]):
                 failed = table.filter(pc.is_valid(table["error"]))

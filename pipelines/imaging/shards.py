@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rag_clip.atomic import replacing
 from rag_clip.data import Fingerprint
 from rag_clip.features import missing_runs
 from rag_clip.places import Place
+from rag_clip.reading import read_table
+from rag_clip.sealed import read_sealed, write_sealed
 
 from .pairs import PairFile
 
@@ -70,9 +71,8 @@ class PairShards:
         target = self._shard(start)
         compression = {name: "none" if name in VECTORS else "zstd" for name in pairs.column_names}
         try:
-            with replacing(target) as partial:
-                table = pairs.replace_schema_metadata({_SETTLED: json.dumps(settled), _IMAGES: str(images)})
-                pq.write_table(table, partial, compression=compression, use_dictionary=["source", "error"])
+            table = pairs.replace_schema_metadata({_SETTLED: json.dumps(settled), _IMAGES: str(images)})
+            write_sealed(table, target, compression=compression, use_dictionary=["source", "error"])
         except OSError as error:
             reason = f"cannot write {target} ({error}); make room and run again, finished shards are kept"
             raise OSError(error.errno, reason) from error
@@ -81,8 +81,8 @@ class PairShards:
         """Yield the shards in order, vectors as float16. Raises OSError where one is gone or damaged."""
         for start, _ in self.spans():
             try:
-                yield pq.read_table(self._shard(start), columns=columns and list(columns))
-            except (pa.ArrowException, OSError) as error:
+                yield read_table(self._shard(start), columns)
+            except (ValueError, OSError) as error:
                 raise OSError(f"{self._shard(start)} cannot be read ({error}); delete it and run again") from error
 
     def count_pairs(self, runs: Iterable[tuple[int, int]] | None = None) -> int:
@@ -99,11 +99,9 @@ class PairShards:
 
     def _is_usable(self, start: int, stop: int) -> bool:
         try:
-            with pq.ParquetFile(self._shard(start)) as shard:
-                settled = json.loads(shard.schema_arrow.metadata[_SETTLED])
-                same = shard.schema_arrow.equals(pair_schema(self.dim), check_metadata=False)
-                images = int(shard.schema_arrow.metadata[_IMAGES])
-                return bool(settled) and same and images == stop - start
+            schema = read_sealed(self._shard(start)).schema
+            settled, images = json.loads(schema.metadata[_SETTLED]), int(schema.metadata[_IMAGES])
+            return bool(settled) and schema.equals(pair_schema(self.dim)) and images == stop - start
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
             return False
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 from rag_clip.atomic import replacing
 from rag_clip.data import Fingerprint, read_fingerprint
 from rag_clip.reading import parse_json
+from rag_clip.sealed import file_checksum
 
 from ..sources.finding import SourceFile
 
@@ -48,6 +50,7 @@ class Manifest:
     `failed` means that the file could be read no further, for the `reason` given; what was read is kept. `probes` are
     ids by which an index shows that it holds the shard. `version` grows with every change of the file at `url`, which
     is told without secrets: clocks of several machines, or one set wrong, do not say which is the newest.
+    `content` is the CRC-32 of the Parquet file, -1 in those of earlier releases.
     """
 
     key: str
@@ -68,6 +71,7 @@ class Manifest:
     reason: str = ""
     created: str = field(default_factory=_now)
     version: int = 0
+    content: int = -1
 
 
 def shard_key(source: SourceFile, start: int, rows: int, settings: str, encoder: Fingerprint) -> str:
@@ -117,19 +121,38 @@ def newest(manifests: Sequence[Manifest]) -> list[Manifest]:
     return [manifest for manifest in manifests if manifest.identity == latest[manifest.url].identity]
 
 
-def write_shard(folder: Path, manifest: Manifest, captions: pa.Table, vectors: np.ndarray, dropped: pa.Table) -> None:
-    """Write captions with their vectors [t, d], the sample of dropped rows, and then the manifest."""
+def write_shard(
+    folder: Path, manifest: Manifest, captions: pa.Table, vectors: np.ndarray, dropped: pa.Table
+) -> Manifest:
+    """Write captions with their vectors [t, d], the sample of dropped rows, and then the manifest.
+
+    Returns the manifest as written, with the checksum of the captions.
+    """
     halves = pa.array(vectors.astype(np.float16).reshape(-1))
     table = captions.append_column("vector", pa.FixedSizeListArray.from_arrays(halves, manifest.dim))
     with replacing(parquet_of(folder, manifest.key)) as path:
         texts = [name for name in table.column_names if name != "vector"]
         compression = dict.fromkeys(texts, "zstd") | {"vector.list.element": "none"}
-        pq.write_table(table, path, row_group_size=GROUP_ROWS, compression=compression, use_dictionary=["source"])
+        pq.write_table(
+            table,
+            path,
+            row_group_size=GROUP_ROWS,
+            compression=compression,
+            use_dictionary=["source"],
+            write_page_checksum=True,
+        )
     if dropped.num_rows:
         with replacing(folder / "dropped" / f"{manifest.key}.parquet") as path:
-            pq.write_table(dropped, path, compression="zstd")
+            pq.write_table(dropped, path, compression="zstd", write_page_checksum=True)
+    sealed = replace(manifest, content=file_checksum(parquet_of(folder, manifest.key)))
     with replacing(folder / f"{manifest.key}.json") as path:
-        path.write_text(json.dumps(asdict(manifest), indent=1, ensure_ascii=False), encoding="utf-8")
+        path.write_text(json.dumps(_seal(asdict(sealed)), indent=1, ensure_ascii=False), encoding="utf-8")
+    return sealed
+
+
+def _seal(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest with the checksum of what it says."""
+    return {**values, "checksum": zlib.crc32(json.dumps(values, sort_keys=True).encode())}
 
 
 def read_manifests(folder: Path) -> list[Manifest]:
@@ -141,10 +164,12 @@ def read_manifests(folder: Path) -> list[Manifest]:
 def _read_manifest(path: Path) -> Manifest:
     try:
         values = parse_json(path.read_bytes())
+        if (sealed := values.pop("checksum", None)) is not None and _seal(values)["checksum"] != sealed:
+            raise ValueError("its checksum differs")
         values["encoder"] = read_fingerprint(values["encoder"])
         values["probes"] = tuple(values["probes"])
         return Manifest(**values)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is not the manifest of a shard ({error}): delete it to embed the shard again"
         ) from None
@@ -157,7 +182,9 @@ def read_shard(folder: Path, manifest: Manifest, batch_rows: int) -> Iterator[pa
     """
     path = parquet_of(folder, manifest.key)
     try:
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=STREAM_BUFFER) as file:
+        if manifest.content not in (-1, file_checksum(path)):
+            raise OSError("its checksum differs")
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=STREAM_BUFFER, page_checksum_verification=True) as file:
             for group in file.iter_batches(GROUP_ROWS):
                 whole = _restore(group, manifest.dim)
                 yield from (whole.slice(start, batch_rows) for start in range(0, whole.num_rows, batch_rows))

@@ -103,12 +103,11 @@ def _write(
     manifest = replace(_describe(key, cleaned, stored, int((~usable).sum()), encoder, cleaning), version=version)
     try:
         with clock.stage("write shards"):
-            write_shard(folder, manifest, stored, vectors[usable], cleaned.sample)
+            return write_shard(folder, manifest, stored, vectors[usable], cleaned.sample)
     except OSError as error:
         raise OSError(
             f"cannot write a shard to {folder} ({error}); the finished shards are kept: make room and run again"
         ) from error
-    return manifest
 
 
 def _describe(

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
-from rag_clip.atomic import make_folder, replacing
+from rag_clip.atomic import make_folder
 from rag_clip.painter import PainterError
 from rag_clip.progress import Progress, Report
 from rag_clip.protocols import Painter
+from rag_clip.sealed import read_sealed, write_sealed
 from rag_clip.support.synthesised import Painting
 
 
@@ -73,7 +73,7 @@ def paint(
 def read_painted(reference: str) -> bytes:
     """Return the PNG that `FILE.parquet#ROW` stands for."""
     path, _, row = reference.rpartition("#")
-    image: bytes = pq.read_table(path, columns=["image"])["image"][int(row)].as_py()
+    image: bytes = read_sealed(Path(path), ["image"])["image"][int(row)].as_py()
     return image
 
 
@@ -108,8 +108,7 @@ def _write(path: Path, keys: Sequence[str], wanted: Sequence[Painting], images: 
             "image": pa.array(images, pa.binary()),
         }
     )
-    with replacing(path) as partial:
-        pq.write_table(table, partial, compression="none")
+    write_sealed(table, path, compression="none")
 
 
 def _read(folder: Path, wanted: Mapping[str, int]) -> Iterator[list[Painted]]:
@@ -117,12 +116,12 @@ def _read(folder: Path, wanted: Mapping[str, int]) -> Iterator[list[Painted]]:
     seen: set[str] = set()
     for path in sorted(folder.glob("*.parquet")):
         try:
-            keys = pq.read_table(path, columns=["key"])["key"].to_pylist()
-        except (pa.ArrowException, KeyError, OSError) as error:
+            keys = read_sealed(path, ["key"])["key"].to_pylist()
+        except (ValueError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"{path} holds no painted images ({reason}); remove it, or name another folder") from error
         rows = [row for row, key in enumerate(keys) if key in wanted and key not in seen]
         seen.update(keys)
         if rows:
-            images = pq.read_table(path, columns=["image"])["image"].take(rows).to_pylist()
+            images = read_sealed(path, ["image"])["image"].take(rows).to_pylist()
             yield [Painted(wanted[keys[row]], image, f"{path}#{row}") for row, image in zip(rows, images, strict=True)]

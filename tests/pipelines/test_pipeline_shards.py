@@ -51,16 +51,34 @@ def test_manifests_come_back_in_the_order_of_files_and_rows(tmp_path):
         manifest("b" * 32, start=0, status="failed", reason="cut short"),
         manifest("a" * 32, start=4),
     ]
-    for one in (wanted[2], wanted[0], wanted[1]):
-        write_shard(tmp_path, one, captions(3), unit(3, 8), captions(0))
-    assert read_manifests(tmp_path) == wanted
+    written = {one.key: write_shard(tmp_path, one, captions(3), unit(3, 8), captions(0)) for one in reversed(wanted)}
+    assert [replace(one, content=-1) for one in written.values()] == wanted[::-1]
+    assert read_manifests(tmp_path) == [written[one.key] for one in wanted]
 
 
 def test_an_empty_shard_is_written_and_read(tmp_path):
-    empty = manifest(kept=0, rows=0)
-    write_shard(tmp_path, empty, captions(0), unit(0, 8), captions(0))
+    empty = write_shard(tmp_path, manifest(kept=0, rows=0), captions(0), unit(0, 8), captions(0))
     assert list(read_shard(tmp_path, empty, 256)) == []
     assert read_manifests(tmp_path) == [empty]
+
+
+def test_a_flipped_byte_in_a_shard_or_its_manifest_is_found(tmp_path):
+    written = write_shard(tmp_path, manifest(), captions(3), unit(3, 8), captions(0))
+    for path in (tmp_path / f"{written.key}.parquet", tmp_path / f"{written.key}.json"):
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 7):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+            if path.suffix == ".parquet":
+                with pytest.raises(OSError, match=r"cannot be read .its checksum differs.; delete .*\.json beside it"):
+                    list(read_shard(tmp_path, written, 2))
+            else:
+                try:
+                    read = read_manifests(tmp_path)
+                except ValueError as error:
+                    assert f"{path} is not the manifest of a shard" in str(error)  # noqa: PT017
+                else:
+                    assert read == [written]
+        path.write_bytes(whole)
 
 
 def test_dropped_rows_lie_beside_the_shards(tmp_path):
