@@ -33,10 +33,12 @@ def prepare_head(
     others: Mapping[str, Encoder] | None = None,
     validation: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    floor: bool = False,
     report: Report = silent,
 ) -> Head:
     """Return the head `name` on a support file, for `classify`; `validation` is a support file of its own.
 
+    With `floor`, evidence decides how much of the head is used, and it can be nothing: see `classifiers/floor.py`.
     Features by `others` are taken from the files, or from the images in them. Raises ValueError for an unknown head or
     option, files of other labels or another encoder, and images that a further encoder needs and the file lacks.
     """
@@ -48,10 +50,11 @@ def prepare_head(
         rows = _read(validation, labels, encoder, others or {}, report)
         truth = rows.targets if rows.several else rows.targets.argmax(1)
         judged = Validation(Features(rows.features, others=rows.others), labels, truth)
-    build = build_head(name, held, encoder=encoder, options=options, validation=judged, report=report)
+    build = build_head(name, held, encoder=encoder, options=options, validation=judged, floor=floor, report=report)
     facts = {
         "name": name,
         "settings": {**HEADS[name].settings, **(options or {})},
+        **({"floor": True} if floor else {}),
         "support": {"path": str(support), "images": len(held), "missing": len(held.missing), **held.provenance},
         "validation": {"path": str(validation), "images": len(judged.targets)} if judged else {},
     }

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from rag_clip.classifiers.ballad import ballad
 from rag_clip.classifiers.como import como, como_f
 from rag_clip.classifiers.coop import coop
+from rag_clip.classifiers.floor import floored
 from rag_clip.classifiers.gaussian import gaussian
 from rag_clip.classifiers.linear_probe import linear_probe
 from rag_clip.classifiers.priming import priming
@@ -31,10 +32,14 @@ GIVEN = ("zero_shot", "support", "encoder", "validation", "report")
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A way to use support images: what builds it, its paper, what it needs, and whether it trains by gradients."""
+    """A way to use support images: what builds it, its paper, what it needs, and whether it trains by gradients.
+
+    `caution` decides how much of it is used where no image can judge it, see `classifiers/floor.py`.
+    """
 
     build: Callable[..., Classifier]
     paper: str
+    caution: float | None = None
     trains: bool = False
     second_encoder: bool = False
 
@@ -59,15 +64,15 @@ class Head:
 
 HEADS: Mapping[str, Head] = {
     "tip_adapter": Head(tip_adapter, "Zhang et al., 2022, arXiv 2207.09519"),
-    "tip_adapter_f": Head(tip_adapter_f, "Zhang et al., 2022, arXiv 2207.09519", trains=True),
+    "tip_adapter_f": Head(tip_adapter_f, "Zhang et al., 2022, arXiv 2207.09519", 5.0, trains=True),
     "tip_x": Head(tip_x, "Udandarao et al., 2023, arXiv 2211.16198"),
     "como": Head(como, "Zhang et al., 2022, arXiv 2209.12255", second_encoder=True),
-    "como_f": Head(como_f, "Zhang et al., 2022, arXiv 2209.12255", trains=True, second_encoder=True),
+    "como_f": Head(como_f, "Zhang et al., 2022, arXiv 2209.12255", 5.0, trains=True, second_encoder=True),
     "coop": Head(coop, "Zhou et al., 2022, arXiv 2109.01134", trains=True),
-    "ballad": Head(ballad, "Ma et al., 2021, arXiv 2111.14745", trains=True),
-    "gaussian": Head(gaussian, "Wang et al., 2024, arXiv 2402.04087"),
+    "ballad": Head(ballad, "Ma et al., 2021, arXiv 2111.14745", 2.0, trains=True),
+    "gaussian": Head(gaussian, "Wang et al., 2024, arXiv 2402.04087", 2.0),
     "ridge": Head(ridge, "Bendou et al., 2025, arXiv 2501.11175"),
-    "linear_probe": Head(linear_probe, "Li et al., 2022, arXiv 2204.08790", trains=True),
+    "linear_probe": Head(linear_probe, "Li et al., 2022, arXiv 2204.08790", 5.0, trains=True),
     "priming": Head(priming, "Wallingford et al., 2023, arXiv 2306.10191"),
 }
 
@@ -79,9 +84,12 @@ def build_head(
     encoder: Encoder | None,
     options: Mapping[str, Any] | None = None,
     validation: Validation | None = None,
+    floor: bool = False,
     report: Report = silent,
 ) -> Callable[[ZeroShot], Classifier]:
-    """Return what makes the head of the zero-shot classifier; `options` are settings of `HEADS[name]`.
+    """Return a function that builds head `name` from a ZeroShot; `options` are settings of `HEADS[name]`.
+
+    With `floor`, evidence decides how much of the head is used beside the texts (`classifiers/floor.py`).
 
     Raises ValueError for an unknown head, unknown or ill-typed options, validation that the head cannot use, and no
     encoder where it needs one.
@@ -90,10 +98,18 @@ def build_head(
     head = HEADS[name]
     if validation is not None and not head.validates:
         raise ValueError(f"{name} chooses nothing by validation images; leave them out")
-    given = {"encoder": encoder, "validation": validation, "report": report}
-    wanted = {key: value for key, value in given.items() if key in inspect.signature(head.build).parameters}
     check_encoder(name, encoder)
-    return lambda zero_shot: partial(head.build, zero_shot, support)(**wanted, **settings)
+    taken = inspect.signature(head.build).parameters
+
+    def build(zero_shot: ZeroShot, support: Support, validation: Validation | None) -> Classifier:
+        given = {"encoder": encoder, "validation": validation, "report": report}
+        return head.build(zero_shot, support, **{key: given[key] for key in given if key in taken}, **settings)
+
+    if not floor:
+        return lambda zero_shot: build(zero_shot, support, validation)
+    return lambda zero_shot: floored(
+        zero_shot, partial(build, zero_shot), support, validation=validation, caution=head.caution, report=report
+    )
 
 
 def check_encoder(name: str, encoder: Encoder | Fingerprint | None) -> None:

@@ -9,13 +9,14 @@ being as good as its best epoch, or nothing where it diverges, if only in time. 
 with more than 10,000 images the search sees as many, evenly spaced (of their data sets, only PatchCamelyon has such).
 Where images have several labels, each class is learned for itself (`probe_objective`).
 
-Where we differ: the authors report the epoch that was best on the test set, this is the last. They standardise by batch
-and test with running averages, which few shots do not settle; here by the training images as a whole, and features are
-unit rows. Of settings that get as many right, the lowest cross-entropy is chosen. A class of one image trains on it and
-judges nothing; where nothing can judge, the rate is 1e-3, in the middle of those searched, and weight decay the least.
-(Asked for one shot, their code draws two, one to train on and one to judge: here one shot is one labelled image.)
-Images decide among the classes that have any (`evidence.among`); of several labels, those classes get the log odds
-learned, and the others the logarithm of the text's probability.
+Where we differ: the authors report the epoch that was best on the test set; this is the best on validation images, and
+without them the last. Pairs whose rate times decay is 0.1 or more are not tried: there decay outweighs momentum. They
+standardise by batch and test with running averages, which few shots do not settle; here by the training images as a
+whole, and features are unit rows. Of settings that get as many right, the lowest cross-entropy is chosen. A class of
+one image trains on it and judges nothing; where nothing can judge, the rate is 1e-3, in the middle of those searched,
+and weight decay the least. (Asked for one shot, their code draws two, one to train on and one to judge: here one shot
+is one labelled image.) Images decide among the classes that have any (`evidence.among`); of several labels, those
+classes get the log odds learned, and the others the logarithm of the text's probability.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from rag_clip.train import Schedule
 TRIAL_EPOCHS = 10
 RATE, WEIGHT_DECAY = 1e-3, 1e-6
 SCHEDULE = Schedule(50, 64, RATE, "sgd", weight_decay=WEIGHT_DECAY, decay="constant")
-GROWS = 2 * (1 + SCHEDULE.momentum)  # rate times weight decay from which on weights grow without bound, by decay alone
+TURNS = 1 - SCHEDULE.momentum  # rate times weight decay from which on decay erases the start within a step or two
 SEARCHED_PER_CLASS = 10_000
 
 
@@ -124,7 +125,7 @@ def linear_probe(
         judged = Images(held.images.float(), held.targets[:, present].float(), held.images.new_ones(len(held.images)))
 
     def score(rate: float, weight_decay: float) -> Score:
-        if rate * weight_decay >= GROWS:
+        if rate * weight_decay >= TURNS:
             return NOTHING
         schedule = replace(SCHEDULE, epochs=TRIAL_EPOCHS, rate=rate, weight_decay=weight_decay, seed=seed)
         return best_score(training, judged, layer, objective, schedule)
@@ -138,7 +139,10 @@ def linear_probe(
         by: Literal["inner split", "validation"] = "inner split" if validation is None else "validation"
         tuned = Tuned(best.rate, best.weight_decay, by, best.score[0])
     schedule = replace(SCHEDULE, rate=tuned.rate, weight_decay=tuned.weight_decay, seed=seed)
-    weights, biases = train_layer(images, layer, objective, schedule, report=report)[0] if len(images.rows) else layer
+    chooses = judged if validation is not None and len(judged.rows) else None
+    if len(images.rows):
+        layer = train_layer(images, layer, objective, schedule, judged=chooses, report=report)[0]
+    weights, biases = layer
     return LinearProbe(zero_shot, _placed(weights, present), _placed(biases, present), present, tuned, support.several)
 
 

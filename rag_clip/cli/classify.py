@@ -35,6 +35,9 @@ def classify(
     second: Annotated[
         list[str] | None, Parameter(negative=(), help="Further encoders whose features the head needs (timm:NAME).")
     ] = None,
+    floor: Annotated[
+        bool, Parameter(negative=(), help="Use no more of the head than images held out of its support bear out.")
+    ] = False,
     image_column: str = "image",
     top_k: int = 5,
     features: Annotated[Path | None, Parameter(help="Keep image features here, for other prompts.")] = None,
@@ -62,7 +65,7 @@ def classify(
         options = read_options(head_options) if head_options else None
         chosen = head and support and prepare_head(
             head, support, labels=texts.labels, encoder=loaded, others=others, validation=validation, options=options,
-            report=console.report,
+            floor=floor, report=console.report,
         )  # fmt: skip
         summary = classify_images(
             images, prompts=texts, output=output, encoder=loaded, head=chosen or None, others=others, index=index,

@@ -1,17 +1,16 @@
-"""Every head on genuine CLIP features of WHU-RS19: `python tests/benchmarks/whurs19.py FOLDER [HEAD ...]`.
+"""Every head on genuine features of WHU-RS19: `python tests/benchmarks/whurs19.py FOLDER [--heads ...] [--floor]`.
 
-FOLDER holds whurs19_CLIP_ViTB32.npz and whurs19_CLIP_ViTL14.npz. Top-1 in percent, mean of ten seeds, at 1 / 2 / 4 / 8
+FOLDER holds whurs19_*.npz, of which `--models` are read. Top-1 in percent, mean of ten seeds, at 1 / 2 / 4 / 8
 / 16 shots of each of the 19 classes: first without validation images, then with min(k, 4) more of each class. Both are
 scored on the images that neither has. Then with four shots of ten classes drawn by chance and none of the other nine:
-photographs of the ten, and of the nine. Text is the ensemble of 106 templates.
+photographs of the ten, and of the nine; last the worst seed against zero-shot. Text is the ensemble of 106 templates.
+With `--floor`, evidence decides how much of a head is used (`rag_clip/classifiers/floor.py`).
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -21,12 +20,13 @@ import torch
 
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.heads import HEADS as NAMES
+from rag_clip.heads import build_head
 from rag_clip.protocols import Classifier
 
-MODELS = ("ViTB32", "ViTL14")
-HEADS = ("priming", "gaussian", "ridge", "tip_adapter", "tip_adapter:tip_adapter_f", "tip_x")
+MODELS = ("CLIP_ViTB32", "CLIP_ViTL14")
+HEADS = ("priming", "gaussian", "ridge", "tip_adapter", "tip_adapter_f", "tip_x")
 SHOTS = (1, 2, 4, 8, 16)
-SEEDS = range(10)
 SCALE = 100.0  # of OpenAI's CLIP
 
 
@@ -48,21 +48,30 @@ class Images(NamedTuple):
 
 def main() -> None:
     """Print a row per model and head."""
-    heads = sys.argv[2:] or [name for name in HEADS if find_spec(f"rag_clip.classifiers.{name.split(':')[0]}")]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--heads", nargs="+", default=HEADS, choices=list(NAMES))
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--floor", action="store_true")
+    given = parser.parse_args()
+    seeds = range(given.seeds)
     shots = "shots " + " / ".join(map(str, SHOTS))
-    print(f"{'model':<8}{'head':<28}{shots:<38}{'with validation':<38}{'ten / nine':<14}ms a fit")
-    for model in MODELS:
-        images = read(Path(sys.argv[1]) / f"whurs19_CLIP_{model}.npz")
+    print(f"{'model':<18}{'head':<16}{shots:<38}{'with validation':<38}{'ten / nine':<14}{'worst':<8}ms a fit")
+    for model in given.models:
+        images = read(given.folder / f"whurs19_{model}.npz")
         zero_shot = accuracy(images, images.text, torch.arange(len(images.labels)))
-        halves = show(measure_half(images, lambda text, support: text))
-        print(f"{model:<8}{'zero_shot':<28}{100 * zero_shot:<76.1f}{halves}")
-        for head in heads:
-            build = load(head)
+        halves = show(measure_half(images, lambda text, support: text, seeds))
+        print(f"{model:<18}{'zero_shot':<16}{100 * zero_shot:<76.1f}{halves}")
+        for head in given.heads:
+            build = load(head, floor=given.floor)
             started = perf_counter()
-            rows = [[measure(images, build, shots, held) for shots in SHOTS] for held in (False, True)]
-            seconds = (perf_counter() - started) / (2 * len(SHOTS) * len(SEEDS))
-            columns = f"{show(rows[0]):<38}{show(rows[1]):<38}{show(measure_half(images, build)):<14}"
-            print(f"{model:<8}{head:<28}{columns}{1000 * seconds:.0f}", flush=True)
+            rows = [[measure(images, build, shots, held, seeds) for shots in SHOTS] for held in (False, True)]
+            seconds = (perf_counter() - started) / (2 * len(SHOTS) * len(seeds))
+            worst = min(gain for row in rows for _, gain in row)
+            columns = "".join(f"{show([mean for mean, _ in row]):<38}" for row in rows)
+            columns += f"{show(measure_half(images, build, seeds)):<14}{100 * worst:<+8.1f}"
+            print(f"{model:<18}{head:<16}{columns}{1000 * seconds:.0f}", flush=True)
 
 
 def show(shares: Sequence[float]) -> str:
@@ -81,10 +90,13 @@ def read(path: Path) -> Images:
     return Images(features, torch.from_numpy(data["label"]), classifier)
 
 
-def load(head: str) -> Callable[..., Classifier]:
-    """Find the builder of a head: the function of the file's name, or FILE:FUNCTION."""
-    file, _, function = head.partition(":")
-    build: Callable[..., Classifier] = getattr(import_module(f"rag_clip.classifiers.{file}"), function or file)
+def load(head: str, *, floor: bool) -> Callable[..., Classifier]:
+    """Return what builds a head, called as its builder is."""
+
+    def build(text: ZeroShot, support: Support, validation: Validation | None = None) -> Classifier:
+        judged = validation if NAMES[head].validates else None
+        return build_head(head, support, encoder=None, validation=judged, floor=floor)(text)
+
     return build
 
 
@@ -100,22 +112,26 @@ def split(labels: torch.Tensor, shots: int, seed: int) -> Split:
     return Split(*(torch.cat(part) for part in parts))
 
 
-def measure(images: Images, build: Callable[..., Classifier], shots: int, held: bool) -> float:
-    """Return the accuracy over the test images, mean of the seeds."""
+def measure(
+    images: Images, build: Callable[..., Classifier], shots: int, held: bool, seeds: Sequence[int]
+) -> tuple[float, float]:
+    """Return the accuracy over the test images, mean of the seeds, and the least gain over zero-shot of a seed."""
     names = images.text.labels
-    found = []
-    for seed in SEEDS:
+    found, gains = [], []
+    for seed in seeds:
         rows = split(images.labels, shots, seed)
         support = gather(images, rows.shots)
         validation = Validation(Features(images.features[rows.validation]), names, images.labels[rows.validation])
-        found.append(accuracy(images, build(images.text, support, validation=validation if held else None), rows.test))
-    return sum(found) / len(found)
+        classifier = build(images.text, support, validation=validation if held else None)
+        found.append(accuracy(images, classifier, rows.test))
+        gains.append(found[-1] - accuracy(images, images.text, rows.test))
+    return sum(found) / len(found), min(gains)
 
 
-def measure_half(images: Images, build: Callable[..., Classifier]) -> list[float]:
+def measure_half(images: Images, build: Callable[..., Classifier], seeds: Sequence[int]) -> list[float]:
     """Return the accuracy over photographs of classes with four shots and of those with none, mean of the seeds."""
     found = []
-    for seed in SEEDS:
+    for seed in seeds:
         rows = split(images.labels, 4, seed)
         drawn = torch.randperm(len(images.text.labels), generator=torch.Generator().manual_seed(seed))
         held = torch.isin(images.labels, drawn[:10])

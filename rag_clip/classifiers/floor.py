@@ -1,0 +1,193 @@
+"""A floor for every head: how much of it to use is decided by evidence, and the texts alone are always a choice.
+
+    logits = z + t (h - z)        z zero-shot, h the head, t in {0, 0.1, 0.25, 0.5, 0.75, 1}
+
+The head is built again without some of the labelled images and judged on them: the shots of each class in up to four
+folds, and validation images in two halves, of which one chooses the head's settings and the other judges them. A t is
+kept if it gets more of these images right than the texts by at least one standard error of the paired difference, or no
+fewer at a cross-entropy that is lower by more than one (each at the temperature that suits it best). Of those kept, the
+largest whose accuracy lies within one standard error of the best is used: the head as its authors built it, unless few
+images speak against it. Where none is kept, the texts alone are (t = 0).
+
+Where no image can judge (one shot of each class, or images that were found or painted by the texts and so agree with
+them), t = min(1, caution * e): e is the share of the support images that the texts get wrong, half an error added, and
+`caution` belongs to the head; without one, t = 1. Ours. What the constants were chosen on: CONTRIBUTING, 2026-11-30.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+from rag_clip.classifiers.evidence import TEMPERATURES
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.progress import Progress, Report, silent
+from rag_clip.protocols import Classifier
+
+STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0)
+FOLDS = 4
+Build = Callable[[Support, "Validation | None"], Classifier]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Floored:
+    """A head used by `strength` t in [0, 1] beside the texts.
+
+    It was decided on `images` judged `by` shots left out and validation, or where there were none by what the text
+    gets wrong.
+    """
+
+    zero_shot: ZeroShot
+    head: Classifier
+    strength: float
+    by: Literal["judged images", "text errors"]
+    images: int
+
+    @property
+    def labels(self) -> LabelSet:
+        """The c classes."""
+        return self.zero_shot.labels
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the head trained."""
+        return getattr(self.head, "parameters", 0)
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        """Return logits [n, c] on the device and in the dtype of `features.pooled`."""
+        if self.strength == 1:
+            return self.head(features)
+        text = self.zero_shot(features)
+        return text if self.strength == 0 else text + self.strength * (self.head(features) - text)
+
+
+@torch.no_grad()
+def floored(
+    zero_shot: ZeroShot,
+    build: Build,
+    support: Support,
+    *,
+    validation: Validation | None = None,
+    caution: float | None = None,
+    report: Report = silent,
+) -> Floored:
+    """Build a head by `build(support, validation)`, and decide how much of it to use.
+
+    Images of several labels are not judged: the head is used whole. Raises what `build` raises.
+    """
+    head = _with_gradients(build, support, validation)
+    several = support.several or (validation is not None and validation.targets.ndim == 2)
+    splits = [] if several else [*_shot_folds(support, validation), *_validation_halves(support, validation)]
+    parts = []
+    for number, (kept, chooses, images, targets) in enumerate(splits):
+        report(Progress("floor", number, len(splits), "fits"))
+        parts.append((zero_shot(images), _with_gradients(build, kept, chooses)(images), targets))
+    if parts:
+        text, other, targets = (torch.cat(column) for column in zip(*parts, strict=True))  # [n, c], [n, c], [n]
+        return Floored(zero_shot, head, choose_strength(text, other, targets), "judged images", len(targets))
+    strength = 1.0
+    if caution is not None and not several:
+        wrong = zero_shot(Features(support.features)).argmax(1) != support.targets.argmax(1)
+        strength = min(1.0, caution * (float(wrong.sum()) + 0.5) / (len(wrong) + 1))
+    return Floored(zero_shot, head, strength, "text errors", 0)
+
+
+def choose_strength(text: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> float:
+    """Return t for logits [n, c] of the texts and of a head on images it has not seen, of classes `targets` [n]."""
+    text, head = text.double(), head.double()
+    blends = [text + strength * (head - text) for strength in STRENGTHS]
+    right = (text.argmax(1) == targets).double()
+    more = torch.stack([(blend.argmax(1) == targets).double() - right for blend in blends])  # [t, n]
+    losses = _losses(text, targets)
+    less = torch.stack([losses - _losses(blend, targets) for blend in blends])  # [t, n]
+    kept = [
+        row
+        for row in range(len(STRENGTHS))
+        if float(more[row].mean()) >= max(_error(more[row]), 1e-9)
+        or (float(more[row].mean()) >= 0 and float(less[row].mean()) > _error(less[row]))
+    ]
+    if not kept:
+        return 0.0
+    best = more[max(kept, key=lambda row: (float(more[row].mean()), row))]
+    near = [row for row in kept if float((best - more[row]).mean()) <= _error(best - more[row]) + 1e-9]
+    return STRENGTHS[max(near)]
+
+
+def _error(values: torch.Tensor) -> float:
+    """Return the standard error of a mean."""
+    return float(values.std()) / len(values) ** 0.5 if len(values) > 1 else float("inf")
+
+
+def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of each row, at the one temperature of least mean."""
+    tried = [functional.cross_entropy(step * logits, targets, reduction="none") for step in TEMPERATURES]
+    return min(tried, key=lambda losses: float(losses.mean()))
+
+
+def _with_gradients(build: Build, support: Support, validation: Validation | None) -> Classifier:
+    with torch.enable_grad():
+        return build(support, validation)
+
+
+Split = tuple[Support, "Validation | None", Features, torch.Tensor]
+
+
+def _shot_folds(support: Support, validation: Validation | None) -> Iterator[Split]:
+    """Yield the support without a fold, what chooses settings, and the fold's images and classes."""
+    shots = torch.tensor([origin == "shot" for origin in support.origin]) & (support.relevance > 0).cpu()
+    targets = support.targets.argmax(1).cpu()
+    fold = torch.full((len(support),), -1)
+    for rows in _groups(targets, shots, support.references):
+        if len(rows) > 1:
+            fold[rows] = torch.arange(len(rows)) % FOLDS
+    for number in range(int(fold.max()) + 1):
+        out = fold == number
+        images = Features(support.features[out], others={name: rows[out] for name, rows in support.others.items()})
+        yield _take(support, ~out), validation, images, targets[out].to(support.features.device)
+
+
+def _validation_halves(support: Support, validation: Validation | None) -> Iterator[Split]:
+    """Yield the support, one half of the validation images, and the other half's images and classes."""
+    if validation is None or len(validation.targets) < 2:
+        return
+    targets = validation.targets.cpu()
+    half = torch.zeros(len(targets), dtype=torch.int64)
+    everything = torch.ones(len(targets), dtype=torch.bool)
+    ranks = {name: rank for rank, name in enumerate(sorted(validation.labels.names))}
+    for rows in _groups(targets, everything, ()):
+        half[rows] = (torch.arange(len(rows)) + ranks[validation.labels.names[int(targets[rows[0]])]]) % 2
+    for number in range(2):
+        out = half == number
+        if bool(out.any()) and not bool(out.all()):
+            yield support, _part(validation, ~out), _part(validation, out).features, validation.targets[out]
+
+
+def _groups(targets: torch.Tensor, among: torch.Tensor, references: Sequence[str]) -> Iterator[torch.Tensor]:
+    """Yield the rows of each class, in the order of their references if given."""
+    for target in sorted(set(targets[among].tolist())):
+        rows = ((targets == target) & among).nonzero()[:, 0].tolist()
+        yield torch.tensor(sorted(rows, key=lambda row: references[row]) if references else rows)
+
+
+def _take(support: Support, rows: torch.Tensor) -> Support:
+    numbers = rows.nonzero()[:, 0].tolist()
+    return replace(
+        support,
+        features=support.features[rows],
+        targets=support.targets[rows],
+        relevance=support.relevance[rows],
+        origin=tuple(support.origin[row] for row in numbers),
+        references=tuple(support.references[row] for row in numbers),
+        others={name: values[rows] for name, values in support.others.items()},
+    )
+
+
+def _part(validation: Validation, rows: torch.Tensor) -> Validation:
+    features = validation.features
+    others = {name: values[rows] for name, values in features.others.items()}
+    return Validation(Features(features.pooled[rows], others=others), validation.labels, validation.targets[rows])

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rag_clip.classifiers.floor import choose_strength, floored
+from rag_clip.classifiers.ridge import ridge
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.heads import build_head
+from rag_clip.protocols import Classifier
+
+CLASSES, WIDTH, SHOTS = 6, 32, 6
+LABELS = LabelSet(tuple(f"class {number}" for number in range(CLASSES)))
+DRAW = torch.Generator().manual_seed(3)
+
+
+def unit(rows: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
+CENTRES = unit(torch.randn(CLASSES, WIDTH, generator=DRAW))
+TEXT = ZeroShot(LABELS, unit(CENTRES + 0.35 * torch.randn(CLASSES, WIDTH, generator=DRAW)), 100.0)
+
+
+def images(count: int, *, noise: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    targets = torch.arange(CLASSES).repeat(count)
+    return unit(CENTRES[targets] + noise * torch.randn(len(targets), WIDTH, generator=draw)), targets
+
+
+def support(*, count: int = SHOTS, origin: str = "shot", shuffled: bool = False) -> Support:
+    features, targets = images(count, noise=0.25, seed=5)
+    if shuffled:
+        targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(1))]
+    rows = len(targets)
+    names = tuple(f"{row:03d}" for row in range(rows))
+    return Support(LABELS, features, torch.eye(CLASSES)[targets], torch.ones(rows), (origin,) * rows, names)
+
+
+def right(classifier: Classifier) -> float:
+    features, targets = images(50, noise=0.25, seed=9)
+    return float((classifier(Features(features)).argmax(1) == targets).float().mean())
+
+
+def ridge_head(support: Support, validation: Validation | None) -> Classifier:
+    return ridge(TEXT, support, validation=validation)
+
+
+def test_good_support_is_used_whole_and_the_logits_are_the_heads():
+    found, features = floored(TEXT, ridge_head, support()), Features(images(2, noise=0.3, seed=2)[0])
+    assert (found.strength, found.by, found.images) == (1.0, "judged images", CLASSES * SHOTS)
+    assert torch.equal(found(features), ridge(TEXT, support())(features))
+    assert right(found) > right(TEXT)
+
+
+def test_support_with_wrong_labels_leaves_the_texts_alone():
+    found, features = floored(TEXT, ridge_head, support(shuffled=True)), Features(images(2, noise=0.3, seed=2)[0])
+    assert found.strength == 0
+    assert torch.equal(found(features), TEXT(features))
+
+
+def test_a_blend_lies_between_the_texts_and_the_head():
+    found = replace(floored(TEXT, ridge_head, support()), strength=0.25)
+    features = Features(images(2, noise=0.3, seed=2)[0])
+    expected = 0.75 * TEXT(features) + 0.25 * ridge(TEXT, support())(features)
+    assert torch.allclose(found(features), expected, atol=1e-4)
+
+
+def test_the_order_of_support_rows_changes_nothing():
+    given = support()
+    order = torch.randperm(len(given), generator=torch.Generator().manual_seed(4))
+    moved = replace(
+        given,
+        features=given.features[order],
+        targets=given.targets[order],
+        references=tuple(given.references[row] for row in order.tolist()),
+    )
+    assert floored(TEXT, ridge_head, moved).strength == floored(TEXT, ridge_head, given).strength
+
+
+@pytest.mark.parametrize(("caution", "strength"), [(None, 1.0), (2.0, 2.0 * 0.5 / (CLASSES + 1))])
+def test_one_shot_is_trusted_by_what_the_texts_get_wrong(caution, strength):
+    clean = replace(support(count=1), features=TEXT.weights)  # the texts get every image right
+    found = floored(TEXT, ridge_head, clean, caution=caution)
+    assert (found.strength, found.by, found.images) == (pytest.approx(strength), "text errors", 0)
+
+
+def test_found_images_do_not_judge_but_validation_images_do():
+    found = support(origin="retrieved")
+    features, targets = images(2, noise=0.25, seed=7)
+    judges = Validation(Features(features), LABELS, targets)
+    assert floored(TEXT, ridge_head, found).images == 0
+    assert floored(TEXT, ridge_head, found, validation=judges).images == 2 * CLASSES
+
+
+def test_the_texts_win_where_the_evidence_is_within_its_own_uncertainty():
+    targets = torch.tensor([0, 0, 0, 0])
+    text = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [-1.0, 0.0]])
+    unsure = torch.tensor([[2.0, 0.0], [2.0, 0.0], [-2.0, 0.0], [1.0, 0.0]])
+    better = torch.tensor([[3.0, 0.0], [3.0, 0.0], [3.0, 0.0], [2.0, 0.0]])
+    assert choose_strength(text, unsure, targets) < 1
+    assert choose_strength(text, -2.5 * text, targets) == 0
+    assert choose_strength(text, better, targets) == 1
+
+
+def test_without_the_floor_a_head_is_what_its_builder_makes():
+    features = Features(images(2, noise=0.3, seed=2)[0])
+    bad = support(shuffled=True)
+    assert torch.equal(build_head("ridge", bad, encoder=None)(TEXT)(features), ridge(TEXT, bad)(features))
+    assert torch.equal(build_head("ridge", bad, encoder=None, floor=True)(TEXT)(features), TEXT(features))
