@@ -21,6 +21,7 @@ from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import LoadSummary, load_into, load_shards
 from rag_clip.pipelines.shards.files import read_manifests
 
+from rag_clip.atomic import BusyError
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.store import Card, Store, StoreError, caption_id, load_schema, open_store
 from rag_clip.store.connection import connect, create_server
@@ -159,7 +160,7 @@ def test_a_second_load_of_the_same_shards_is_refused_while_the_first_runs(server
 
     def load_again(event: Progress) -> None:
         if event.stage == "load" and not refusals:
-            with pytest.raises(StoreError) as error:
+            with pytest.raises(BusyError) as error:
                 load_shards(shards, index=server.location)
             refusals.append(str(error.value))
 
