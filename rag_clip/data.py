@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -280,9 +280,10 @@ class Fingerprint:
 def read_fingerprint(document: object) -> Fingerprint:
     """Return the fingerprint that a file records as plain values; raises ValueError for anything else."""
     known = [each.name for each in fields(Fingerprint)]
+    needed = {each.name for each in fields(Fingerprint) if each.default is MISSING}
     if (
         not isinstance(document, Mapping)
-        or not {*known[:-1]} <= set(document) <= {*known}
+        or not needed <= set(document) <= {*known}
         or not all(isinstance(value, str) for value in document.values())
     ):
         raise ValueError(f"its encoder is recorded as {str(document)[:80]!r}; give the texts {', '.join(known)}")

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rag_clip.data import Features, Fingerprint, LabelSet, Support, Validation
+from rag_clip.data import Features, Fingerprint, LabelSet, Support, Validation, read_fingerprint
 
 ENCODER = Fingerprint("ViT-B-32", "openai", "weights", "224 px", "fp32")
 
@@ -30,6 +30,14 @@ def test_encoders_of_other_activations_do_not_agree():
     gelu, quick = (replace(ENCODER, activation=name) for name in ("GELU", "QuickGELU"))
     assert not gelu.agrees_with(quick)
     assert gelu.key != quick.key
+
+
+def test_a_fingerprint_of_before_the_activation_was_recorded_is_read():
+    recorded = {"model": "ViT-B-32", "pretrained": "openai", "weights": "weights", "preprocessing": "224 px"}
+    assert read_fingerprint(recorded) == ENCODER
+    assert read_fingerprint({**recorded, "spec": "ViT-B-32:openai"}).spec == "ViT-B-32:openai"
+    with pytest.raises(ValueError, match="its encoder is recorded as"):
+        read_fingerprint({"model": "ViT-B-32"})
 
 
 def test_how_an_encoder_was_named_decides_nothing():
