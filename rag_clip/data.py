@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
+from unicodedata import normalize
 
 import pyarrow as pa
 
@@ -24,7 +26,8 @@ Role = Literal["anchor", "context"]
 class LabelSet:
     """Class names and what is known of them; the four sequences are aligned by class.
 
-    Raises ValueError for an empty set, empty, duplicate or over-long names, and misaligned columns.
+    Names are kept in NFC; those that repeat under ids of their own are told apart as "crane (id n0201)", which texts
+    call "crane". Raises ValueError for an empty set, empty, duplicate or over-long names, and misaligned columns.
     """
 
     names: tuple[str, ...]
@@ -36,12 +39,12 @@ class LabelSet:
     def __post_init__(self) -> None:
         if not self.names:
             raise ValueError("the label set is empty; give at least one class name")
+        spelled = [tuple(normalize("NFC", name) for name in names) for names in (self.names, *self.synonyms)]
+        object.__setattr__(self, "names", _told_apart(spelled[0], self.ids))
+        object.__setattr__(self, "synonyms", tuple(spelled[1:]))
         _check_names(self.names)
-        for column, default in (
-            ("ids", self.names),
-            ("synonyms", ((),) * len(self.names)),
-            ("groups", ("",) * len(self.names)),
-        ):
+        defaults = {"ids": self.names, "synonyms": ((),) * len(self.names), "groups": ("",) * len(self.names)}
+        for column, default in defaults.items():
             values = getattr(self, column) or default
             if len(values) != len(self.names):
                 raise ValueError(f"{column} has {len(values)} entries for {len(self.names)} names; give one per name")
@@ -54,17 +57,22 @@ class LabelSet:
         return len(self.names)
 
 
+def _told_apart(names: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
+    counts, ids = Counter(names), ids if len(ids) == len(names) else names
+    repeated = [counts[name] > 1 and identity != name for name, identity in zip(names, ids, strict=True)]
+    return tuple(f"{name} (id {ids[row]})" if repeated[row] else name for row, name in enumerate(names))
+
+
 def _check_names(names: Sequence[str]) -> None:
     seen: dict[str, int] = {}
     for row, name in enumerate(names, start=1):
         if not name.strip():
             raise ValueError(f"label {row} is empty; remove it or name the class")
         if len(name) > MAX_NAME_CHARACTERS:
-            raise ValueError(
-                f"label {row} has {len(name)} characters ({name[:40]!r}...); the limit is {MAX_NAME_CHARACTERS}"
-            )
+            found = f"{len(name)} characters ({name[:40]!r}...)"
+            raise ValueError(f"label {row} has {found}; the limit is {MAX_NAME_CHARACTERS}")
         if name in seen:
-            raise ValueError(f"label {row} repeats label {seen[name]}, {name!r}; class names must differ")
+            raise ValueError(f"label {row} repeats label {seen[name]}, {name!r}; class names must differ, or have ids")
         seen[name] = row
 
 

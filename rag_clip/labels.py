@@ -1,7 +1,7 @@
 """Label sets on disk: .txt, .toml, .json and .parquet.
 
 A .txt file holds one name per line, in class order. The others may add to each name an id, synonyms and a group, and
-to the whole set its templates.
+to the whole set its templates. Lists as others write them are read too (see label_formats).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from rag_clip.atomic import replacing
 from rag_clip.data import LabelSet
+from rag_clip.label_formats import read_lines, to_entries
 from rag_clip.reading import decode_utf8, parse_json, parse_toml, read_table
 
 COLUMNS = pa.schema(
@@ -24,12 +25,14 @@ COLUMNS = pa.schema(
 
 
 def read_labels(path: str | Path) -> LabelSet:
-    """Read a label set by its suffix.
+    """Read a label set by its suffix; FILE.parquet:COLUMN takes the distinct names of a column, in order.
 
     Raises ValueError naming the file and the entry for empty, duplicate or very long names, wrong types, unknown
     keys and unreadable content; FileNotFoundError where there is no file.
     """
-    path = Path(path)
+    path, column = cut_column(path)
+    if column:
+        return _read_column(path, column)
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise ValueError(f"{path}: label files end in {', '.join(_READERS)}, found suffix {path.suffix!r}")
@@ -37,6 +40,24 @@ def read_labels(path: str | Path) -> LabelSet:
         raise FileNotFoundError(f"there is no label file {path}; give a {', '.join(_READERS)} file")
     try:
         return read(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def cut_column(path: str | Path) -> tuple[Path, str]:
+    """Return the file and the column of FILE.parquet:COLUMN, "" for a plain file."""
+    file, colon, column = str(path).rpartition(":")
+    named = colon and file.lower().endswith(".parquet") and not Path(path).exists()
+    return (Path(file), column) if named else (Path(path), "")
+
+
+def _read_column(path: Path, column: str) -> LabelSet:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; give FILE.parquet:COLUMN")
+    try:
+        values = read_table(path, [column])[column].to_pylist()
+        names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+        return labels_from_document([name for name in dict.fromkeys(names) if name is not None])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -77,6 +98,7 @@ def labels_from_document(document: object) -> LabelSet:
 
     Raises ValueError naming the entry, what was found, and what to do.
     """
+    document = to_entries(document)
     if isinstance(document, list):
         document = {"labels": document}
     if not isinstance(document, Mapping):
@@ -133,8 +155,10 @@ def _kind(value: object) -> str:
 
 def _read_txt(path: Path) -> LabelSet:
     # Line numbers are class numbers elsewhere, so a gap among the names is refused and not skipped.
-    text = decode_utf8(path.read_bytes()).rstrip()
-    return LabelSet(tuple(line.strip() for line in text.split("\n")) if text else ())
+    entries = read_lines(decode_utf8(path.read_bytes()))
+    if all(isinstance(entry, str) for entry in entries):
+        return LabelSet(tuple(entries))
+    return labels_from_document(entries)
 
 
 def _read_toml(path: Path) -> LabelSet:

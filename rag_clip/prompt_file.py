@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast, get_args
+from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -106,9 +107,10 @@ def _from_table(table: pa.Table) -> Prompts:
     labels = labels_from_document(known) if known else LabelSet(_names(rows))
     groups: dict[str, list[PromptText]] = {name: [] for name in labels.names}
     for number, row in enumerate(rows, start=1):
-        if row["label"] not in groups:
-            raise ValueError(f"row {number} is of class {row['label']!r}, which its label set does not have")
-        groups[row["label"]].append(_prompt_text(row, f"row {number}"))
+        name = normalize("NFC", row["label"])
+        if name not in groups:
+            raise ValueError(f"row {number} is of class {name!r}, which its label set does not have")
+        groups[name].append(_prompt_text(row, f"row {number}"))
     return _rescaled(labels, list(groups.values()), facts.get("provenance", UNKNOWN_PROVENANCE))
 
 

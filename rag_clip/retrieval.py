@@ -31,7 +31,7 @@ from rag_clip.protocols import Encoder
 from rag_clip.store import Store
 from rag_clip.store.filters import Filters
 from rag_clip.store.schema import TextIndex
-from rag_clip.words import words_of
+from rag_clip.words import spoken, words_of
 
 Search = Literal["dense", "lexical", "hybrid"]
 Modality = Literal["text", "image"]
@@ -230,7 +230,9 @@ def _held(labels: LabelSet) -> list[list[str]]:
     spaces. Captions that hold all words of a phrase apart are left to the filter.
     """
     spellings = [(name, *synonyms) for name, synonyms in zip(labels.names, labels.synonyms, strict=True)]
-    return [[" ".join(words_of(text)) for text in texts] if all(map(_plain, texts)) else [] for texts in spellings]
+    return [
+        [" ".join(words_of(spoken(text))) for text in texts] if all(map(_plain, texts)) else [] for texts in spellings
+    ]
 
 
 def _plain(text: str) -> bool:

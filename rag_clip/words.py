@@ -22,8 +22,15 @@ _INVISIBLE = "\u00ad\u200c\u200d\u2060\ufe00-\ufe0f\ufeff"
 _DROPPED = re.compile(f"[{_INVISIBLE}]")
 _BEYOND = r"\U00020000-\U0003ffff"  # apart, since re looks up a class within 16 bits at once and scans any other
 
+_ID = re.compile(r" \(id .+\)$")
+
 Place = tuple[int, int]
 _Words = tuple[str, ...]
+
+
+def spoken(name: str) -> str:
+    """Return a class name without the id that tells it from another of the same name: "crane" of "crane (id n1)"."""
+    return _ID.sub("", name)
 
 
 def words_of(text: str) -> list[str]:
@@ -35,7 +42,7 @@ def words_of(text: str) -> list[str]:
 
 def holds_any(phrases: Sequence[str]) -> Callable[[str], bool]:
     """Return the predicate of texts that hold one of the phrases word by word; a phrase without words is in none."""
-    spaced = [f" {' '.join(words)} " for words in map(words_of, phrases) if words]
+    spaced = [f" {' '.join(words)} " for phrase in phrases if (words := words_of(spoken(phrase)))]
     needles = [(max(needle.split(), key=len), needle) for needle in spaced]
 
     def holds(text: str) -> bool:
@@ -58,7 +65,7 @@ def spans_of(phrases: Sequence[str], *, endings: bool = False) -> Callable[[str]
     With `endings` the last word may end in -s or -es; that, and a possessive 's, stay outside.
     """
     rims: dict[_Words, list[tuple[str, str]]] = {}
-    for phrase in phrases:
+    for phrase in map(spoken, phrases):
         if words := tuple(words_of(phrase)):
             rims.setdefault(words, []).append(_rim(phrase))
     sizes = sorted({len(words) for words in rims}, reverse=True)

@@ -13,9 +13,9 @@ FOLDERS = {"rag_clip": ROOT / "rag_clip", "rag_clip.pipelines": ROOT / "pipeline
 METHODS = {"corpus", "prompts", "support", "classifiers", "objectives", "batch"}
 LAYERS: tuple[set[str], ...] = (
     {"", "index", "data", "atomic", "places", "reading", "device", "near_names", "quiet_logging"},
-    {"protocols", "progress", "words", "outputs", "sealed"},
+    {"protocols", "progress", "words", "outputs", "sealed", "label_formats"},
     {"decode", "labels", "perceptual", "pixels", "ranking", "text_tower", "hub", "knowledge", "train"}
-    | {"checkpoint", "misfit", "published_settings"},
+    | {"checkpoint", "misfit", "published_settings", "readable_names"},
     {"towers", "distinguish", "learned_prompts", "vision_encoder", "diffusers_painter"},
     METHODS | {"encoder", "store", "weights", "prompt_file", "support_file", "features", "continue_training"},
     {"retrieval", "demo"},

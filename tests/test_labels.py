@@ -107,7 +107,7 @@ def test_a_parquet_file_keeps_templates_through_polars(tmp_path: Path):
         ("l.json", "[", "is not valid JSON"),
         ("l.json", '["a", {"name": ""}]', "label 2 is empty"),
         ("l.json", '[{"name": 5}]', "label 1 has `name` of type int: 5; give a text"),
-        ("l.json", '[{"name": "a", "id": 7}]', "label 1 has `id` of type int: 7; give a text"),
+        ("l.json", '[{"name": "a", "id": 7.5}]', "label 1 has `id` of type float: 7.5; give a text"),
         (
             "l.json",
             '[{"name": "a", "synonyms": "b"}]',

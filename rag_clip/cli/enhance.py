@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from rag_clip.cli.classes import ReadableNames, noted
 from rag_clip.cli.console import Console
 from rag_clip.cli.run import EncoderOptions, Force, Json, run, toml_files
 
@@ -42,13 +43,16 @@ class Overrides:
 
 
 def enhance(
-    labels: Annotated[Path | None, Parameter(help="The label file; or else --labels-from.")] = None,
+    labels: Annotated[
+        Path | None, Parameter(help="The label file, or FILE.parquet:COLUMN; or else --labels-from.")
+    ] = None,
     /,
     *,
     labels_from: Annotated[
         str | None,
         Parameter(help="Take the classes of labelled images, PLACE[:COLUMN]: their names in a Hugging Face dataset."),
     ] = None,
+    readable_names: ReadableNames = False,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="prompts.parquet, or prompts.json to edit.")],
     encoder: EncoderOptions,
     index: Annotated[str | None, Parameter(help="The caption index; not needed for templates.")] = None,
@@ -80,6 +84,7 @@ def enhance(
     """Turn a label file (.txt, .toml, .json, .parquet) into prompts: templates, and texts found for each class."""
 
     def job(console: Console) -> object:
+        from rag_clip.labels import cut_column
         from rag_clip.outputs import check_outputs
         from rag_clip.pipelines.enhance import enhance_labels
         from rag_clip.pipelines.labelled import read_labelled
@@ -88,8 +93,17 @@ def enhance(
 
         path = output.with_suffix(f".{format}") if format else output
         check_prompts_path(path)
-        chosen, label_set = _override(load_recipe(recipe), overrides), _read_classes(labels, labels_from)
-        read = [labels, _place(labels_from)[0], index, compare, encoder.files, toml_files(recipe), chosen.files]
+        chosen = _override(load_recipe(recipe), overrides)
+        label_set = noted(_read_classes(labels, labels_from), console, readable=readable_names)
+        read = [
+            labels and cut_column(labels)[0],
+            _place(labels_from)[0],
+            index,
+            compare,
+            encoder.files,
+            toml_files(recipe),
+            chosen.files,
+        ]
         check_outputs([(path, "enhance")], inputs=read, force=force)
         loaded = encoder.load()
         labelled = compare and read_labelled(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from rag_clip.cli.classes import ReadableNames, read_classes
 from rag_clip.cli.console import Console
 from rag_clip.cli.run import IMAGES, EncoderOptions, Force, Json, Workers, run
 
@@ -61,6 +62,7 @@ def shots(
         ),
     ] = None,
     with_images: WithImages = False,
+    readable_names: ReadableNames = False,
     image_column: str = "image",
     label_column: str = "label",
     workers: Workers = None,
@@ -70,15 +72,15 @@ def shots(
     """Draw k labelled images per class."""
 
     def job(console: Console) -> object:
-        from rag_clip.labels import read_labels
+        from rag_clip.labels import cut_column
         from rag_clip.outputs import check_outputs
         from rag_clip.pipelines.support.shots import support_from_shots
 
         written = [(output, "support shots"), (validation, "support shots")]
-        check_outputs(written, inputs=[images, labels, encoder.files], force=force)
+        check_outputs(written, inputs=[images, cut_column(labels)[0], encoder.files], force=force)
         summary = support_from_shots(
             images,
-            read_labels(labels),
+            read_classes(labels, console, readable=readable_names),
             output=output,
             encoder=encoder.load(),
             k=k,

@@ -16,7 +16,7 @@ import pyarrow as pa
 from rag_clip.corpus.clean import clean
 from rag_clip.corpus.steps import Step
 from rag_clip.corpus.tokens import folded_words_of, grams_of
-from rag_clip.words import words_of
+from rag_clip.words import spoken, words_of
 
 
 def phrase_counts(tables: Iterable[pa.Table], phrases: Sequence[str], *, rules: Step = clean) -> dict[str, int]:
@@ -24,7 +24,7 @@ def phrase_counts(tables: Iterable[pa.Table], phrases: Sequence[str], *, rules: 
 
     Memory holds one table and the phrases. A phrase without a word counts 0.
     """
-    wanted = {phrase: words_of(phrase) for phrase in phrases}
+    wanted = {phrase: words_of(spoken(phrase)) for phrase in phrases}
     sizes = sorted({len(words) for words in wanted.values()} - {0})
     by_size = {
         size: pl.DataFrame({"gram": sorted({" ".join(words) for words in wanted.values() if len(words) == size})})

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
 
 from rag_clip.data import LabelSet
 from rag_clip.knowledge.names import match_names
+from rag_clip.readable_names import readable_name
 from rag_clip.reading import metadata_document, read_arrays, read_schema, read_table
 
 NAMES_SHOWN = 3
@@ -38,16 +40,21 @@ def join_labels(parts: Sequence[FileLabels]) -> FileLabels:
 
 
 def class_numbers(names: Sequence[str], labels: LabelSet, numbers: Mapping[str, str] | None = None) -> list[int]:
-    """Return the class of each name: by name without case and accents, or by the `id` that the label set gives it.
+    """Return the class of each name: by name, by the `id` that the label set gives it, or else by its words.
 
     Where names are none of the classes, the `numbers` that a file has for all of them may be ids as well. Raises
     ValueError naming those that are none.
     """
-    ids = {identity: row for row, identity in enumerate(labels.ids)}
+    ids = {normalize("NFC", identity): row for row, identity in enumerate(labels.ids)}
     rows = {name: row for row, name in enumerate(labels.names)}
     for each in set(names) - rows.keys():
-        found = match_names(labels, [each]).rows  # apart, since a name would keep its synonyms from matching
-        rows |= found or ({each: ids[each]} if each in ids else {})
+        own = normalize("NFC", each)
+        if own in rows or own in ids:
+            rows[each] = rows.get(own, ids.get(own, -1))
+            continue
+        # apart, since a name would keep its synonyms from matching
+        found = match_names(labels, [each]).rows or match_names(labels, [readable_name(each)]).rows
+        rows |= dict.fromkeys([each], next(iter(found.values()))) if found else {}
     unknown = [name for name in dict.fromkeys(names) if name not in rows]
     if unknown and numbers and all(numbers.get(name) in ids for name in names):
         return [ids[numbers[name]] for name in names]

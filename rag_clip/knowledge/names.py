@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rag_clip.data import LabelSet
-from rag_clip.words import words_of
+from rag_clip.words import spoken, words_of
 
 # Accents of Latin, Greek and Cyrillic; the marks of other scripts are letters of theirs.
 _ACCENTS = re.compile("[\u0300-\u036f]")
@@ -55,7 +55,7 @@ def folded(name: str) -> str:
 
     A name without words is its signs without spaces, hyphens and underscores.
     """
-    letters = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFKD", name)))
+    letters = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFKD", spoken(name))))
     return " ".join(words_of(letters)) or _SEPARATORS.sub(" ", letters).strip()
 
 

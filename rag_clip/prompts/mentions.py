@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rag_clip.data import LabelSet
-from rag_clip.words import words_of
+from rag_clip.words import spoken, words_of
 
 
 class Mentions:
@@ -20,7 +20,7 @@ class Mentions:
         self._classes: dict[tuple[str, ...], set[str]] = {}
         for name, synonyms in zip(labels.names, labels.synonyms, strict=True):
             for spelling in (name, *synonyms):
-                self._classes.setdefault(tuple(words_of(spelling)), set()).add(name)
+                self._classes.setdefault(tuple(words_of(spoken(spelling))), set()).add(name)
         self._classes.pop((), None)
         self._lengths: dict[str, list[int]] = {}
         for words in sorted(self._classes, key=len, reverse=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rag_clip.data import LabelSet, Prompts, PromptText
+from rag_clip.words import spoken
 
 SINGLE = ("a photo of a {}.",)
 GENERAL = (
@@ -96,5 +97,5 @@ def choose_templates(labels: LabelSet, templates: Sequence[str] | None = None) -
 
 
 def fill(template: str, name: str) -> str:
-    """Put a class name in the place of '{}'."""
-    return template.replace("{}", name)
+    """Put a class name in the place of '{}', without the id that may tell it from another of the same name."""
+    return template.replace("{}", spoken(name))

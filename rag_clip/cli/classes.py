@@ -1,0 +1,39 @@
+"""The classes that a verb is given, and what a user should know of their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from rag_clip.cli.console import Console
+
+if TYPE_CHECKING:
+    from rag_clip.data import LabelSet
+
+ReadableNames = Annotated[
+    bool,
+    Parameter(
+        name="--readable-names",
+        negative=(),
+        help="Say names as words: spaces for underscores and inside CamelCase, no number before every name.",
+    ),
+]
+
+
+def read_classes(path: Path, console: Console, *, readable: bool = False) -> LabelSet:
+    """Read a label file, made readable if so wanted, and say what is odd about its names."""
+    from rag_clip.labels import read_labels
+
+    return noted(read_labels(path), console, readable=readable)
+
+
+def noted(labels: LabelSet, console: Console, *, readable: bool = False) -> LabelSet:
+    """Return the classes, made readable if so wanted, and say what is odd about their names."""
+    from rag_clip.readable_names import name_notes, readable_names
+
+    labels = readable_names(labels) if readable else labels
+    for note in name_notes(labels):
+        console.say(f"note: {note}")
+    return labels
