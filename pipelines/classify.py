@@ -30,6 +30,7 @@ from rag_clip.stored_vectors import stored_vectors
 from rag_clip.towers import two_towers
 
 from .imaging.joined import encode_by_all
+from .imaging.kept import keep_columns
 from .imaging.opening import open_image_files
 from .imaging.predictions import output_schema, predict_rows, prediction_columns, write_predictions
 
@@ -100,6 +101,7 @@ def classify(
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
     columns = prediction_columns(files[0].schema.names)
+    files, kept = keep_columns(files)
     with holding(written, force=force):
         with clock.stage("prompts"):
             classifier = _build(prompts, encoder, head, index, report)
@@ -110,7 +112,7 @@ def classify(
         rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
         facts = _run_facts(prompts, encoder, others, head)
         facts |= {"image_column": files[0].image, "top_k": top_k, "rows": rows, "failed": failed}
-        schema, advance = output_schema(files[0].schema, columns, facts), counting("write", report, rows)
+        schema, advance = output_schema(kept, columns, facts), counting("write", report, rows)
         predict = partial(
             predict_rows, classifier=classifier, top_k=top_k, batch_size=batch_size, device=encoder.device
         )

@@ -14,13 +14,20 @@ STREAM_BUFFER = 1 << 20
 GROWTH = 4
 
 
-def open_pages(source: object) -> pq.ParquetFile:
+def open_pages(source: object, *, int96: str = "ns") -> pq.ParquetFile:
     """Open a file to read page after page, where pyarrow's defaults read whole column chunks ahead.
 
-    A page with a checksum that does not fit is an OSError where it is read. Raises OSError or pyarrow's exceptions for
+    A page with a checksum that does not fit is an OSError where it is read. `int96` is the unit in which such
+    timestamps are read. Raises OSError or pyarrow's exceptions for
     what is not Parquet.
     """
-    return pq.ParquetFile(source, pre_buffer=False, buffer_size=STREAM_BUFFER, page_checksum_verification=True)
+    return pq.ParquetFile(
+        source,
+        pre_buffer=False,
+        buffer_size=STREAM_BUFFER,
+        page_checksum_verification=True,
+        coerce_int96_timestamp_unit=int96,
+    )
 
 
 def bounded_batches(

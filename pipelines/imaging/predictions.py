@@ -21,6 +21,7 @@ from rag_clip.protocols import Classifier
 
 from .features import spans
 from .joined import JoinedFeatures
+from .kept import to_kept, with_features
 from .rows import ImageFile, read_rows
 
 ROW_GROUP_BYTES = 32 << 20
@@ -47,11 +48,10 @@ def prediction_columns(taken: Sequence[str]) -> tuple[str, ...]:
 
 def output_schema(schema: pa.Schema, columns: Sequence[str], facts: Mapping[str, Any]) -> pa.Schema:
     """Append `columns` to the input's schema, and the run's facts to its metadata, as JSON under the key rag_clip."""
-    # The Hugging Face entry lists all columns, and its reader refuses a file that has others.
-    kept = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}
-    metadata = {**kept, b"rag_clip": json.dumps({**facts, "columns": columns}, sort_keys=True, default=str)}
     added = [pa.field(name, kind) for name, kind in zip(columns, COLUMNS.values(), strict=True)]
-    return pa.schema([*(field.with_nullable(True) for field in schema), *added], metadata=metadata)
+    metadata = with_features(schema.metadata or {}, schema, added)
+    metadata[b"rag_clip"] = json.dumps({**facts, "columns": columns}, sort_keys=True, default=str).encode()
+    return pa.schema([*schema, *added], metadata=metadata)
 
 
 def write_predictions(
@@ -68,10 +68,11 @@ def write_predictions(
     `schema` is the input's with the columns of predictions after it. Memory holds one row group, of about
     `ROW_GROUP_BYTES`.
     """
+    kept = pa.schema(list(schema)[: -len(COLUMNS)])
     with pq.ParquetWriter(path, schema) as writer:
         for file, cache in sources:
             sizes = [stop - start for start, stop in cache.spans()]
-            tables = read_rows(file, sizes, columns=schema.names[: -len(COLUMNS)], most_bytes=ROW_GROUP_BYTES)
+            tables = read_rows(file, sizes, columns=kept.names, most_bytes=ROW_GROUP_BYTES)
             for start, stop in cache.spans():
                 features = cache.read(start)
                 with clock.stage("match"):
@@ -81,7 +82,7 @@ def write_predictions(
                     while first < stop - start:
                         table = next(tables)
                         added = [column.slice(first, len(table)) for column in columns]
-                        writer.write_table(pa.Table.from_arrays([*table.columns, *added], schema=schema))
+                        writer.write_table(pa.Table.from_arrays([*to_kept(table, kept), *added], schema=schema))
                         first += len(table)
                 advance(stop - start)
     with path.open("rb") as written:

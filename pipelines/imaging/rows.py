@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,6 +22,7 @@ from rag_clip.places import Place, parent
 from ..parquet_batches import bounded_batches, open_pages, unpacked_bytes
 from ..sources.files import open_file
 from .columns import IMAGES, choose
+from .common_types import common_type
 from .items import Item, locate
 from .named_files import check_names, holds_names
 
@@ -124,19 +126,22 @@ def open_parquet(
     for what is not Parquet and where no column can hold images.
     """
     try:
-        with _opened(path) as parquet:
+        with opened(path) as parquet:
             groups = [parquet.metadata.row_group(index) for index in range(parquet.num_row_groups)]
             row_bytes = max((group.total_byte_size // group.num_rows for group in groups if group.num_rows), default=0)
             schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read as Parquet ({reason}); give Parquet files of images") from error
+        reason, wide = " ".join(str(error).split()), _wide_columns(path)
+        advice = f"write column {wide[0]!r} in another type" if wide else "give Parquet files of images"
+        raise ValueError(f"{path} cannot be read as Parquet ({reason}); {advice}") from error
     constants = {name: value for name, value in partitions(path).items() if name not in schema.names}
     for name in constants:
         schema = schema.append(pa.field(name, pa.string()))
     usable = [field.name for field in schema if _holds_images(field.type)]
     image = choose(schema.names, image_column, ()) or choose(usable, image_column, IMAGES) or image_column
-    file = ImageFile(path, schema, rows, row_bytes, image, root or parent(path), tuple(identity), _batches, constants)
+    file = ImageFile(
+        path, schema, rows, row_bytes, image, root or parent(path), tuple(identity), parquet_batches, constants
+    )
     _check_column(file, image)
     if holds_names(schema.field(image).type) and not isinstance(file.root, str):
         check_names(_first_values(file, image), str(path), image, file.root)
@@ -144,14 +149,22 @@ def open_parquet(
 
 
 @contextmanager
-def _opened(place: Place) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file of this machine, or behind a URL, by parts."""
+def opened(place: Place, *, int96: str = "ns") -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of this machine, or behind a URL, by parts; `int96` is the unit of such timestamps."""
     if isinstance(place, str):
-        with open_file(place) as stream, open_pages(pa.PythonFile(stream, "r")) as parquet:
+        with open_file(place) as stream, open_pages(pa.PythonFile(stream, "r"), int96=int96) as parquet:
             yield parquet
     else:
-        with open_pages(place) as parquet:
+        with open_pages(place, int96=int96) as parquet:
             yield parquet
+
+
+def _wide_columns(path: Place) -> list[str]:
+    """Return the columns of integers of 128 bits, for which Arrow reads nothing of a file, and polars does."""
+    try:
+        return [name for name, kind in pl.read_parquet_schema(path).items() if "Int128" in str(kind)]
+    except (pl.exceptions.PolarsError, OSError):
+        return []
 
 
 def partitions(path: Place) -> dict[str, str | None]:
@@ -166,15 +179,15 @@ def partitions(path: Place) -> dict[str, str | None]:
 
 
 def check_agreement(first: ImageFile, other: ImageFile) -> None:
-    """Refuse files whose columns differ; raises ValueError naming both and what differs."""
-    expected, found = ({field.name: str(field.type) for field in file.schema} for file in (first, other))
+    """Refuse files whose columns differ in more than the width of a type; raises ValueError naming both and what."""
+    expected, found = ({field.name: field.type for field in file.schema} for file in (first, other))
     for file, fields in ((first, expected), (other, found)):
         if len(fields) < len(file.schema):
             raise ValueError(f"{file.path} names a column twice ({', '.join(file.schema.names)}); rename one")
     differences = [
         f"{name} is {expected.get(name, 'absent')} in the first and {found.get(name, 'absent')} in the second"
         for name in {**expected, **found}
-        if expected.get(name) != found.get(name)
+        if name not in expected or name not in found or common_type(expected[name], found[name]) is None
     ]
     if differences:
         raise ValueError(
@@ -199,7 +212,7 @@ def _check_column(file: ImageFile, name: str) -> None:
 def _first_values(file: ImageFile, column: str) -> list[str]:
     """Return the first values that are not null, `LOOKED_AT` of them."""
     found: list[str] = []
-    for batch in _batches(file, 0, [column]):
+    for batch in parquet_batches(file, 0, [column]):
         found += [value for value in batch.column(0).to_pylist() if value is not None]
         if len(found) >= LOOKED_AT:
             break
@@ -218,12 +231,14 @@ def _holds_images(kind: pa.DataType) -> bool:
     return any(test(kind) for test in _IMAGE_TYPES)
 
 
-def _batches(file: ImageFile, start: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Batches that begin at row `start`; row groups that end before it are not read."""
+def parquet_batches(
+    file: ImageFile, start: int, columns: Sequence[str], *, int96: str = "ns"
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches that begin at row `start`; row groups that end before it are not read."""
     names = [name for name in columns if name not in file.constants]
     unused = 0
     try:
-        with _opened(file.path) as parquet:
+        with opened(file.path, int96=int96) as parquet:
             groups, skip = _groups_from(parquet.metadata, start)
             reading = bounded_batches(parquet, groups, names, most_rows=file.read_rows, most_bytes=READ_BYTES)
             for batch in reading:
