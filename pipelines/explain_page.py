@@ -14,6 +14,7 @@ from rag_clip.atomic import replacing
 from rag_clip.data import PromptText
 from rag_clip.decode import decode_image
 from rag_clip.explain import ClassEffect, ImageExplanation, LabelExplanation, TextEffect
+from rag_clip.machine import disk_errors
 from rag_clip.outputs import GENERATOR, check_outputs, holding
 
 PICTURE_SIDE = 384
@@ -52,7 +53,7 @@ def write_page(
         f"<title>{html.escape(title)}</title>"
         f"<style>{_STYLE}</style>{body}</html>\n"
     )
-    with holding(written, force=force), replacing(path) as partial:
+    with holding(written, force=force), disk_errors(path), replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
 
 

@@ -98,7 +98,7 @@ def load_into(store: Store, folder: Path, manifests: Sequence[Manifest], *, repo
     Raises ValueError, before writing, for shards that were cleaned in another way than what the index holds.
     """
     for cleaning in manifests[:1]:
-        check_cleaning(store, CleaningSettings.model_validate(dict(cleaning.cleaning)))
+        check_cleaning(store, _settings(cleaning))
     clock, before = StageClock(), store.count()
     record = folder / "loaded" / f"{_name(store)}.txt"
     with locked(record.with_suffix(".lock"), doing=f"load {folder} into {store.location}"):
@@ -117,6 +117,16 @@ def load_into(store: Store, folder: Path, manifests: Sequence[Manifest], *, repo
         store.location, len(left), len(manifests) - len(left), written, added, count, len(failures), failures,
         dict(clock.seconds), clock.bottleneck,
     )  # fmt: skip
+
+
+def _settings(manifest: Manifest) -> CleaningSettings:
+    try:
+        return CleaningSettings.model_validate(dict(manifest.cleaning))
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"the shard {manifest.key} was cleaned with settings that are none ({reason}): embed its file again"
+        ) from None
 
 
 def _name(store: Store) -> str:

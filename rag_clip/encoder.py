@@ -22,6 +22,7 @@ from rag_clip.checkpoint import read_checkpoint
 from rag_clip.data import Fingerprint
 from rag_clip.device import choose_device
 from rag_clip.hub import fetch
+from rag_clip.machine import lacks
 from rag_clip.misfit import describe_misfit, likely_architectures
 from rag_clip.near_names import did_you_mean
 from rag_clip.pixels import PixelTransform
@@ -96,6 +97,8 @@ def load_encoder(
     except EncoderError as error:
         raise EncoderError(f"model {spec!r} cannot be loaded from {source.checkpoint}: {error}") from error
     except Exception as error:  # open_clip and what it calls raise almost anything for a bad configuration or file
+        if lacks(error):
+            raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise EncoderError(f"model {spec!r} cannot be loaded from {source.checkpoint} ({reason}); {ADVICE}") from error
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from rag_clip.atomic import replacing
 from rag_clip.data import Fingerprint, LabelSet, read_fingerprint
 from rag_clip.labels import labels_from_document, labels_to_document
+from rag_clip.machine import disk_errors
 from rag_clip.reading import parse_json
 
 METADATA = "rag_clip.learned_prompts"
@@ -75,12 +76,9 @@ def write_learned_prompts(prompts: LearnedPrompts, path: str | Path) -> None:
     }
     tensors = {"weights": prompts.weights, "context": prompts.context}
     held = {name: values.float().cpu().contiguous() for name, values in tensors.items()}
-    try:
-        with replacing(path) as partial:
-            content = json.dumps(facts, ensure_ascii=False)
-            save_file(held, partial, metadata={METADATA: content, SEAL: str(_checksum(content, held))})
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path} ({error}); make room, or name another file") from error
+    with disk_errors(path), replacing(path) as partial:
+        content = json.dumps(facts, ensure_ascii=False)
+        save_file(held, partial, metadata={METADATA: content, SEAL: str(_checksum(content, held))})
 
 
 def read_learned_prompts(path: str | Path, *, encoder: Fingerprint | None = None) -> LearnedPrompts:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from rag_clip.atomic import replacing
 from rag_clip.data import LabelSet, Prompts, PromptText, Role
 from rag_clip.labels import labels_from_document, labels_to_document
+from rag_clip.machine import disk_errors
 from rag_clip.reading import metadata_document, parse_json, read_table, typed_columns
 
 SCHEMA = pa.schema(
@@ -49,14 +50,11 @@ def write_prompts(prompts: Prompts, path: str | Path) -> None:
     """
     path = Path(path)
     suffix = check_prompts_path(path)
-    try:
-        with replacing(path) as partial:
-            if suffix == ".json":
-                partial.write_text(_to_json(prompts), encoding="utf-8")
-            else:
-                pq.write_table(_to_table(prompts), partial, compression="zstd", write_page_checksum=True)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path} ({error}); make room, or name another file") from error
+    with disk_errors(path), replacing(path) as partial:
+        if suffix == ".json":
+            partial.write_text(_to_json(prompts), encoding="utf-8")
+        else:
+            pq.write_table(_to_table(prompts), partial, compression="zstd", write_page_checksum=True)
 
 
 def read_prompts(path: str | Path) -> Prompts:

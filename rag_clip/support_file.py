@@ -22,6 +22,7 @@ import torch
 from rag_clip.atomic import replacing
 from rag_clip.data import Fingerprint, LabelSet, Support, read_fingerprint
 from rag_clip.labels import labels_from_document, labels_to_document
+from rag_clip.machine import disk_errors
 from rag_clip.outputs import holding
 from rag_clip.reading import metadata_document, read_table, typed_columns
 
@@ -48,11 +49,8 @@ def write_support(support: Support, path: str | Path, *, images: Sequence[bytes 
     check_support_path(path)
     if images is not None and len(images) != len(support):
         raise ValueError(f"{len(images)} images for {len(support)} rows of support; give one, or None, per row")
-    try:
-        with replacing(path) as partial:
-            pq.write_table(_to_table(support, images), partial, compression="zstd", write_page_checksum=True)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path} ({error}); make room, or name another file") from error
+    with disk_errors(path), replacing(path) as partial:
+        pq.write_table(_to_table(support, images), partial, compression="zstd", write_page_checksum=True)
 
 
 def read_support(path: str | Path, *, encoder: Fingerprint | None = None) -> Support:

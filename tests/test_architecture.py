@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"rag_clip": ROOT / "rag_clip", "rag_clip.pipelines": ROOT / "pipelines", "rag_clip.index": ROOT / "index"}
 METHODS = {"corpus", "prompts", "support", "classifiers", "objectives", "batch"}
 LAYERS: tuple[set[str], ...] = (
-    {"", "index", "data", "atomic", "places", "reading", "device", "near_names", "quiet_logging"},
+    {"", "index", "data", "atomic", "places", "reading", "machine", "device", "near_names", "quiet_logging"},
     {"protocols", "progress", "words", "outputs", "sealed", "label_formats"},
     {"decode", "labels", "perceptual", "pixels", "ranking", "text_tower", "hub", "knowledge", "train"}
     | {"checkpoint", "misfit", "published_settings", "readable_names"},
@@ -25,6 +25,7 @@ LAYERS: tuple[set[str], ...] = (
     {"explain"},
     {"pipelines"},
     {"cli", "testing"},
+    {"__main__"},
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 

@@ -45,8 +45,8 @@ class DecodeError(RuntimeError):
 class Decoded:
     """Pixels of the good images, uint8 [m, height, width, 3] (None where m is 0), and one entry of `errors` per image.
 
-    `unreadable` tells that a file could not be read, which may pass; `seconds` is the time it took. `facts` are what
-    the pool's `examine` found of each good image; empty where there is none.
+    `unreadable` tells that a file could not be read, or memory ran out, which may pass; `seconds` is the time it took.
+    `facts` are what the pool's `examine` found of each good image; empty where there is none.
     """
 
     pixels: np.ndarray | None
@@ -77,6 +77,9 @@ def decode_items(items: Sequence[Item], preprocess: Preprocess, examine: Examine
         except OSError as error:
             unreadable = True
             errors.append(f"cannot read {item!r}: {error.strerror or error}")
+        except MemoryError:
+            unreadable = True
+            errors.append("memory ran out over this image; run again with fewer workers")
         except Exception as error:  # a preprocess may fail on an odd image in its own ways
             errors.append(str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}")
     stacked = np.stack(pixels) if pixels else None

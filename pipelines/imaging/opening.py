@@ -64,6 +64,8 @@ def find_images(path: str | Path) -> list[Found]:
     if not place.exists():
         raise FileNotFoundError(f"there is no file or folder {place}; give {KINDS}")
     if not place.is_dir():
+        if not place.is_file():
+            raise ValueError(f"{place} is no regular file; give {KINDS}")
         return [Found(place, file_identity(place))]
     files = _chosen(walk(place))
     if files:

@@ -134,6 +134,8 @@ def open_parquet(
         reason, wide = " ".join(str(error).split()), _wide_columns(path)
         advice = f"write column {wide[0]!r} in another type" if wide else "give Parquet files of images"
         raise ValueError(f"{path} cannot be read as Parquet ({reason}); {advice}") from error
+    if len(set(schema.names)) < len(schema.names):
+        raise ValueError(f"{path} names a column twice ({', '.join(schema.names)}); rename one")
     constants = {name: value for name, value in partitions(path).items() if name not in schema.names}
     for name in constants:
         schema = schema.append(pa.field(name, pa.string()))

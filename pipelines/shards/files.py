@@ -18,15 +18,17 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from rag_clip.atomic import replacing
-from rag_clip.data import Fingerprint, read_fingerprint
+from rag_clip.data import Fingerprint
 from rag_clip.reading import parse_json
 from rag_clip.sealed import file_checksum
 
@@ -166,13 +168,17 @@ def _read_manifest(path: Path) -> Manifest:
         values = parse_json(path.read_bytes())
         if (sealed := values.pop("checksum", None)) is not None and _seal(values)["checksum"] != sealed:
             raise ValueError("its checksum differs")
-        values["encoder"] = read_fingerprint(values["encoder"])
-        values["probes"] = tuple(values["probes"])
-        return Manifest(**values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return _manifests().validate_python(values)
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path} is not the manifest of a shard ({error}): delete it to embed the shard again"
+            f"{path} is not the manifest of a shard ({reason}): delete it to embed the shard again"
         ) from None
+
+
+@cache
+def _manifests() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
 
 
 def read_shard(folder: Path, manifest: Manifest, batch_rows: int) -> Iterator[pa.RecordBatch]:

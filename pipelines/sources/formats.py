@@ -102,7 +102,7 @@ def rows_table(rows: Sequence[Row], columns: Columns) -> pa.Table:
 
 def _texts(value: Any) -> Iterator[tuple[bytes | None, str | None]]:
     if isinstance(value, list):
-        for item in value:
+        for item in value or [None]:
             yield from _texts(item)
     elif isinstance(value, str):
         yield value.encode("utf-8", "surrogatepass"), None

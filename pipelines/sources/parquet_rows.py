@@ -86,11 +86,19 @@ def _by_role(batch: pa.RecordBatch, paths: dict[str, list[str]]) -> pa.Table:
     return pa.table(columns)
 
 
+def _with_nulls(lists: pa.Array) -> pa.Array:
+    """Return lists of one null in the place of empty and null ones, so that their rows count as rows without text."""
+    lists = lists.cast(pa.large_list(lists.type.value_type))
+    empty = pc.equal(pc.coalesce(pc.list_value_length(lists), 0), 0)
+    return pc.if_else(empty, pa.scalar([None], lists.type), lists) if pc.any(empty).as_py() else lists
+
+
 def _dig(batch: pa.RecordBatch, steps: list[str]) -> tuple[pa.Array, pa.Array]:
     """Return the values at a path, those in lists one by one, and the row of the batch that each comes from."""
     values, rows = batch.column(steps[0]), pa.array(range(batch.num_rows), pa.int64())
     for step in [*steps[1:], None]:
         while is_list(values.type):
+            values = _with_nulls(values)
             rows = rows.take(pc.list_parent_indices(values))
             values = pc.list_flatten(values)
         if step is not None:

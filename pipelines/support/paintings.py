@@ -17,11 +17,15 @@ import pyarrow as pa
 from PIL import Image
 
 from rag_clip.atomic import make_folder
+from rag_clip.machine import disk_errors
 from rag_clip.painter import PainterError
 from rag_clip.progress import Progress, Report
 from rag_clip.protocols import Painter
+from rag_clip.reading import typed_columns
 from rag_clip.sealed import read_sealed, write_sealed
 from rag_clip.support.synthesised import Painting
+
+PAINTED = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("image", pa.binary(), nullable=False)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,8 @@ def _write(path: Path, keys: Sequence[str], wanted: Sequence[Painting], images: 
             "image": pa.array(images, pa.binary()),
         }
     )
-    write_sealed(table, path, compression="none")
+    with disk_errors(path):
+        write_sealed(table, path, compression="none")
 
 
 def _read(folder: Path, wanted: Mapping[str, int]) -> Iterator[list[Painted]]:
@@ -116,12 +121,13 @@ def _read(folder: Path, wanted: Mapping[str, int]) -> Iterator[list[Painted]]:
     seen: set[str] = set()
     for path in sorted(folder.glob("*.parquet")):
         try:
-            keys = read_sealed(path, ["key"])["key"].to_pylist()
+            table = typed_columns(read_sealed(path, ["key", "image"]), PAINTED)
         except (ValueError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"{path} holds no painted images ({reason}); remove it, or name another folder") from error
+        keys = table["key"].to_pylist()
         rows = [row for row, key in enumerate(keys) if key in wanted and key not in seen]
         seen.update(keys)
         if rows:
-            images = read_sealed(path, ["image"])["image"].take(rows).to_pylist()
+            images = table["image"].take(rows).to_pylist()
             yield [Painted(wanted[keys[row]], image, f"{path}#{row}") for row, image in zip(rows, images, strict=True)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
+from rag_clip.cli.failures import explain
 
 if TYPE_CHECKING:
     from rag_clip.protocols import Encoder
@@ -82,27 +83,14 @@ def run(job: Callable[[Console], object], *, as_json: bool) -> int:
         print("interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        if not _is_expected(error):
+        reason = explain(error)
+        if reason is None:
             raise
         from rag_clip.places import without_secrets
 
-        print(f"rag-clip: {without_secrets(str(error))}", file=sys.stderr)
+        print(f"rag-clip: {without_secrets(reason)}", file=sys.stderr)
         return FAILED
     return SOME_ROWS_FAILED if facts.get("failed") else 0
-
-
-def _is_expected(error: Exception) -> bool:
-    """Tell bad input and a bad world, whose message is the answer, from a fault of ours, whose trace is."""
-    # An error of ours can only come from a module that is loaded; loading torch to explain a typo takes seconds.
-    ours = (
-        ("rag_clip.atomic", "BusyError"),
-        ("rag_clip.encoder", "EncoderError"),
-        ("rag_clip.store", "StoreError"),
-        ("rag_clip.pipelines.download", "DownloadError"),
-        ("rag_clip.pipelines.imaging.decoding", "DecodeError"),
-    )
-    loaded = tuple(getattr(sys.modules[module], name) for module, name in ours if module in sys.modules)
-    return isinstance(error, (ValueError, OSError, *loaded))
 
 
 def _to_dict(summary: object) -> dict[str, Any]:

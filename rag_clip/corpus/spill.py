@@ -10,6 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
+from rag_clip.machine import disk_errors
+
 RANGE_ROWS = 2_000_000
 _GROUP_ROWS = 50_000
 
@@ -24,11 +26,12 @@ class Spill:
         folder.mkdir(parents=True)
 
     def write(self, rows: pl.DataFrame) -> None:
-        """Sort the rows by key and write them as a part."""
+        """Sort the rows by key and write them as a part; raises OSError where the disk is full."""
         if not len(rows):
             return
         path = self._folder / f"{len(self._parts):06d}.parquet"
-        rows.sort("key").write_parquet(path, compression="lz4", row_group_size=_GROUP_ROWS, statistics=True)
+        with disk_errors(path):
+            rows.sort("key").write_parquet(path, compression="lz4", row_group_size=_GROUP_ROWS, statistics=True)
         self._parts.append(path)
         self._rows += len(rows)
 

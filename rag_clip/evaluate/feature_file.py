@@ -103,12 +103,9 @@ def _read_npz(path: Path, labels: LabelSet | None, multilabel: bool) -> FeatureF
     classes = _texts("classes", held["classes"]) if "classes" in held else None
     templates = _texts("templates", held["templates"]) if "templates" in held else ()
     scale = _scale(held["scale"]) if "scale" in held else None
-    if (
-        not label.ndim
-        or not image.ndim
-        or len(label) != len(image)
-        or label.ndim != 1 + (multilabel and label.dtype == np.bool_)
-    ):
+    if not label.ndim or not image.ndim:
+        raise ValueError(f"`image` is {image.shape} and `label` {label.shape}; give rows of both, one per image")
+    if len(label) != len(image) or label.ndim != 1 + (multilabel and label.dtype == np.bool_):
         other = "bool [n, c] for several labels" if multilabel else "a metric for several labels"
         raise ValueError(
             f"`label` is {label.dtype} {label.shape} for {len(image)} images; give one per image, or {other}"

@@ -135,7 +135,7 @@ def test_results_that_were_changed_are_refused(folder: Path, change: dict[str, o
     [
         ({"scale": [1.0, 2.0]}, r"pets.npz: `scale` is float64 (2,); give one number"),
         ({"classes": [1, 2, 3]}, r"pets.npz: `classes` is int64 (3,); give a list of texts"),
-        ({"label": 0}, r"pets.npz: `label` is int64 () for"),
+        ({"label": 0}, "pets.npz: `image` is (4, 3) and `label` (); give rows of both, one per image"),
         ({"label": [0.5, 1, 2, 1]}, "pets.npz: `label` holds float64 values; give numbers of classes, or their names"),
         ({"image": [["a"]] * 4}, "pets.npz: features hold <U1 values; give numbers"),
     ],

@@ -137,10 +137,15 @@ def test_each_of_several_captions_of_an_image_is_a_row(tmp_path, values):
     [source] = find_sources([path])
     rows = [row for batch in read_source(source, batch_rows=2, start=1) for row in batch.to_pylist()]
     assert source.rows is None
-    assert [(row["row"], row["text"], row["url"]) for row in rows] == [(1, "b", "u1"), (2, "c", "u4")]
+    assert [(row["row"], row["text"], row["url"]) for row in rows] == [
+        (1, "b", "u1"),
+        (2, None, "u2"),
+        (3, None, "u3"),
+        (4, "c", "u4"),
+    ]
     lines = tmp_path / "c.jsonl"
     lines.write_text("\n".join(json.dumps(row) for row in pq.read_table(path).to_pylist()))
-    assert [text for text in texts(lines) if text] == ["a", "b", "c"]
+    assert texts(lines) == ["a", "b", None, None, "c"]
 
 
 def test_metadata_are_brought_to_one_form(tmp_path):

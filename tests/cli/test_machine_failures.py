@@ -1,0 +1,217 @@
+"""What a machine lacks, or a person interrupts: one sentence and exit code 1 (130), never a trace."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from rag_clip.cli import app
+from rag_clip.cli.failures import explain
+from rag_clip.demo.make import photographs
+from rag_clip.machine import disk_errors, lacks
+
+MORE = (
+    "close other programs, or ask for less at once (a smaller --batch-size, fewer --workers); what is finished is kept"
+)
+
+
+def run(*arguments: object, folder: Path) -> tuple[int, str, str]:
+    """Run a command line in this process, in `folder`; return its exit code, output and errors."""
+    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        code = app(list(map(str, arguments)), result_action="return_value")
+    return int(code or 0), out.getvalue(), errors.getvalue()
+
+
+@contextmanager
+def limited(kind: int, least: int) -> Iterator[None]:
+    """Give this process `least` of a resource."""
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (least, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labelled photographs, prompts, a support file, and captions."""
+    folder = tmp_path_factory.mktemp("machine")
+    pq.write_table(pa.table({"image": photographs(3, 1)[:2], "label": ["red", "blue"]}), folder / "i.parquet")
+    (folder / "labels.txt").write_text("red\nblue\n")
+    (folder / "captions.txt").write_text("".join(f"a red flag, the {row}th of many\n" for row in range(2000)))
+    (folder / "learn.toml").write_text("schedule = { epochs = 1 }\n")
+    demo = ("--model", "demo")
+    made = run("enhance", "labels.txt", "--recipe", "templates", *demo, "-o", "p.parquet", folder=folder)
+    options = ("--labels", "labels.txt", "-k", 1, "--views", 0, "-o", "s.parquet", "--workers", 0)
+    drawn = run("support", "shots", "i.parquet", *options, *demo, folder=folder)
+    assert (made[0], drawn[0]) == (0, 0)
+    return folder
+
+
+def test_a_full_disk_in_learn_is_said_and_leaves_nothing(folder: Path) -> None:
+    asked = ("learn", "s.parquet", "--prompts", "p.parquet", "--model", "demo", "--options", "learn.toml")
+    with limited(resource.RLIMIT_FSIZE, 512):
+        code, out, errors = run(*asked, "-o", "new/l.safetensors", folder=folder)
+    assert (code, out) == (1, "")
+    assert errors.splitlines()[-1] == (
+        "rag-clip: [Errno 27] cannot write new/l.safetensors ([Errno 27] File too large); make room, or name another "
+        "file"
+    )
+    assert not list((folder / "new").glob("*.safetensors")) + list((folder / "new").glob(".*.partial"))
+
+
+@pytest.mark.parametrize("bytes_free", [2_000, 8_000, 20_000])
+def test_a_full_disk_while_a_corpus_is_counted_is_said(folder: Path, bytes_free: int) -> None:
+    asked = (
+        "index",
+        "embed",
+        "captions.txt",
+        "--cleaning",
+        "align",
+        "--model",
+        "demo",
+        "--shards",
+        f"full{bytes_free}",
+    )
+    with limited(resource.RLIMIT_FSIZE, bytes_free):
+        code, out, errors = run(*asked, folder=folder)
+    assert (code, out) == (1, "")
+    assert errors.splitlines()[-1].startswith("rag-clip: [Errno 27] ")
+    assert not list((folder / f"full{bytes_free}").glob(".*.partial"))
+
+
+def test_no_free_file_handle_is_said(folder: Path) -> None:
+    asked = ("classify", "i.parquet", "--prompts", "p.parquet", "--model", "demo", "-o", "o.parquet")
+    run(*asked, "--workers", 0, folder=folder)  # what is imported by now needs no handle
+    with limited(resource.RLIMIT_NOFILE, len(list(Path("/proc/self/fd").iterdir())) + 1):
+        code, out, errors = run(*asked, "--workers", 2, "--force", folder=folder)
+    assert (code, out) == (1, "")
+    assert "Too many open files" in errors
+    assert "allow more open files (ulimit -n 4096), or give fewer --workers" in errors
+    assert (folder / "o.parquet").is_file()
+
+
+def test_memory_that_torch_cannot_get_is_said() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**59)
+    said = explain(raised.value)
+    assert said is not None
+    assert said.startswith("memory ran out (")
+    assert said.endswith(f"); {MORE}")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), f"memory ran out; {MORE}"),
+        (pa.ArrowMemoryError("malloc of size 64 failed"), f"memory ran out (malloc of size 64 failed); {MORE}"),
+        (torch.OutOfMemoryError("CUDA out of memory."), f"the device's memory ran out (CUDA out of memory.); {MORE}"),
+        (
+            RuntimeError("can't start new thread"),
+            "no further thread can be started; allow more processes (ulimit -u), or give fewer --workers",
+        ),
+        (
+            ImportError("libx.so: cannot open shared object file: Too many open files"),
+            "[Errno 24] Too many open files; allow more open files (ulimit -n 4096), or give fewer --workers",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "[Errno 28] No space left on device; make room and run again; what is finished is kept",
+        ),
+        (OSError(errno.ENOSPC, "cannot write a; make room"), "[Errno 28] cannot write a; make room"),
+        (
+            UnicodeEncodeError("utf-8", "a\udce9.parquet", 1, 2, "surrogates not allowed"),
+            r"the name or text 'a\udce9.parquet' is no Unicode at character 1; rename the file, or mend the text",
+        ),
+        (ValueError("one\n two\n"), "one; two"),
+    ],
+)
+def test_what_is_lacking_is_said_in_a_line(error: Exception, message: str) -> None:
+    assert explain(error) == message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("a"),
+        TypeError("b"),
+        RuntimeError("shape"),
+        RecursionError(),
+        ImportError("no module"),
+        AssertionError(),
+    ],
+)
+def test_a_fault_of_ours_keeps_its_trace(error: Exception) -> None:
+    assert (explain(error), lacks(error)) == (None, None)
+
+
+@pytest.mark.parametrize("kind", [SafetensorError, pl.exceptions.ComputeError])
+def test_a_full_disk_that_a_library_hides_is_an_error_of_the_system(kind: type[Exception]) -> None:
+    with (
+        pytest.raises(OSError, match=r"cannot write a.b \(\[Errno 28\] No space left on device\); make room") as raised,
+        disk_errors(Path("a.b")),
+    ):
+        raise kind("I/O error: No space left on device (os error 28)")
+    assert raised.value.errno == errno.ENOSPC
+    with pytest.raises(kind, match="invalid"), disk_errors(Path("a.b")):
+        raise kind("invalid")
+
+
+def start(code: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a new process."""
+    return subprocess.run([sys.executable, "-c", code], text=True, stderr=subprocess.PIPE, check=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("module", "verb", "said"),
+    [
+        ("rich.console", ["heads"], "interrupted before anything was done\n"),
+        ("torch", ["heads"], "interrupted; what is finished is kept, run the same command again to go on\n"),
+    ],
+)
+def test_ctrl_c_while_modules_load_is_a_sentence(module: str, verb: list[str], said: str) -> None:
+    interrupt = f"""
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["rag-clip", *{verb!r}]
+from rag_clip.__main__ import main
+main()
+"""
+    ended = start(interrupt)
+    assert (ended.returncode, ended.stderr) == (130, said)
+
+
+def test_closed_and_full_streams_and_narrow_terminals_end_in_no_trace(tmp_path: Path) -> None:
+    call = [sys.executable, "-m", "rag_clip"]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *call, "heads"], check=False)
+    assert closed.returncode == 0
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run([*call, "heads"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("rag-clip: [Errno 28] No space left on device; make room")
+    (tmp_path / "labels.txt").write_text("Café\n東京\n", encoding="utf-8")
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii", "TERM": "dumb", "LANG": "C"}
+    options = ["labels.txt", "--recipe", "templates", "--model", "demo", "-o", "p.json"]
+    shown = subprocess.run([*call, "enhance", *options], cwd=tmp_path, env=plain, capture_output=True, check=False)
+    assert (shown.returncode, b"Caf\\xe9 / \\u6771\\u4eac" in shown.stdout) == (0, True)
