@@ -22,6 +22,7 @@ from rag_clip.classifiers.coop import learned_zero_shot
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Prompts
 from rag_clip.learned_prompts import LearnedPrompts
+from rag_clip.match import Scores, check_scores
 from rag_clip.outputs import check_outputs, holding, remove_folder
 from rag_clip.progress import Report, StageClock, counting, silent
 from rag_clip.protocols import Classifier, Encoder
@@ -73,6 +74,7 @@ def classify(
     index: str | None = None,
     image_column: str = "image",
     top_k: int = 5,
+    scores: Scores = "softmax",
     features_dir: str | Path | None = None,
     workers: int | None = None,
     batch_size: int = 256,
@@ -90,6 +92,9 @@ def classify(
     decode; 0 decodes in this one, None is one per processor up to 16, or 0 for a few images. Memory stays bounded on
     files and row groups of any size.
 
+    Scores are softmax probabilities, or with sigmoid independent ones, of texts alone by an encoder that was trained
+    with a logit bias (see `match`); the labels and their order are the same.
+
     Raises ValueError for input, prompts or settings that cannot be used, and for an `output` that is an input or, but
     with `force`, not of an earlier call; FileNotFoundError for a missing file, OSError where a file is damaged or
     cannot be written, and BusyError where another process writes `output`.
@@ -100,6 +105,8 @@ def classify(
     check_outputs(written, inputs=[paths, index], force=force)
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
+    texts_alone = head is None and not isinstance(prompts, LearnedPrompts)
+    check_scores(scores, trained_bias=encoder.trained_bias, texts_alone=texts_alone)
     columns = prediction_columns(files[0].schema.names)
     files, kept = keep_columns(files)
     with holding(written, force=force):
@@ -111,10 +118,15 @@ def classify(
         )  # fmt: skip
         rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
         facts = _run_facts(prompts, encoder, others, head)
-        facts |= {"image_column": files[0].image, "top_k": top_k, "rows": rows, "failed": failed}
+        facts |= {"image_column": files[0].image, "top_k": top_k, "scores": scores, "rows": rows, "failed": failed}
         schema, advance = output_schema(kept, columns, facts), counting("write", report, rows)
         predict = partial(
-            predict_rows, classifier=classifier, top_k=top_k, batch_size=batch_size, device=encoder.device
+            predict_rows,
+            classifier=classifier,
+            top_k=top_k,
+            scores=scores,
+            batch_size=batch_size,
+            device=encoder.device,
         )
         with _replacing(output, parts_of(output)) as unfinished:
             write_predictions(unfinished, sources, schema=schema, predict=predict, clock=clock, advance=advance)

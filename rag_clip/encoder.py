@@ -115,7 +115,7 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
         force_quick_gelu=source.activation == "QuickGELU",
         force_preprocess_cfg=dict(source.preprocessing),
     )
-    _fill(model, source)
+    trained_bias = _fill(model, source)
     settings = model.visual.preprocess_cfg
     tokenizer = _tokenizer(source)
     preprocess = _pixel_transform(settings)
@@ -139,17 +139,18 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
         dim=open_clip.get_model_config(source.architecture)["embed_dim"],
         scale=float(model.logit_scale.exp()),
         bias=0.0 if model.logit_bias is None else float(model.logit_bias),
+        trained_bias=trained_bias,
         preprocess=preprocess,
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
     )
 
 
-def _fill(model: Any, source: Source) -> None:
-    """Load the weights, converted as `open_clip.load_checkpoint` does; raises EncoderError where they do not fit."""
+def _fill(model: Any, source: Source) -> bool:
+    """Load the weights as `open_clip.load_checkpoint` does; return if they hold a logit bias. Raises EncoderError."""
     if source.checkpoint.suffix in (".npz", ".npy"):
         open_clip.load_checkpoint(model, str(source.checkpoint), weights_only=True)
-        return
+        return model.logit_bias is not None
     expected = model.state_dict()
     try:
         state = convert_state_dict(model, read_checkpoint(source.checkpoint))
@@ -160,6 +161,7 @@ def _fill(model: Any, source: Source) -> None:
     for name in ("logit_scale", "logit_bias"):
         if name in state and name in expected:
             state[name] = state[name].reshape(expected[name].shape)
+    trained_bias = "logit_bias" in state
     if "logit_bias" in expected:
         state.setdefault("logit_bias", torch.zeros_like(state["logit_scale"]))
     state = {name: value for name, value in state.items() if name in expected or "position_ids" not in name}
@@ -169,6 +171,7 @@ def _fill(model: Any, source: Source) -> None:
     resize_pos_embed(state, model)
     resize_text_pos_embed(state, model)
     model.load_state_dict(state)
+    return trained_bias
 
 
 def _explain_misfit(misfit: str, state: Mapping[str, torch.Tensor], source: Source) -> str:
@@ -260,8 +263,7 @@ def _built_in(spec: str) -> Source:
             return _with_settings(name, tag or path.name, path, settings, exact=True)
     except ValueError as error:
         raise EncoderError(f"model {spec!r}: {error}; or give local-dir:FOLDER, whose {CONFIG} says them") from error
-    settings = open_clip.get_pretrained_cfg(name, given)
-    if not settings:
+    if not (settings := open_clip.get_pretrained_cfg(name, given)):
         found = f"no pretrained tag {given!r}, and no such file" if given else "no pretrained tag was given"
         near = did_you_mean(spec, [f"{name}:{tag}" for tag in tags]) if given else ""
         choices = ", ".join(tags) or "none"

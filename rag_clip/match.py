@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 
+from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features
 from rag_clip.protocols import Classifier
+
+Scores = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
     """The k best classes per image, best first.
 
-    `labels` int64 [n, k] counts classes in the classifier's order, `scores` float32 [n, k] are softmax probabilities
-    over all c classes, and `margin` float32 [n] is the best probability less the second best (less 0 where c is 1).
+    `labels` int64 [n, k] counts classes in the classifier's order, `scores` float32 [n, k] are their probabilities, and
+    `margin` float32 [n] is the best probability less the second best (less 0 where c is 1).
     """
 
     labels: torch.Tensor
@@ -24,12 +28,20 @@ class Matches:
 
 
 @torch.no_grad()
-def match(classifier: Classifier, features: Features, *, top_k: int = 5) -> Matches:
-    """Rank the classes of each image; `top_k` above the number of classes is lowered to it.
+def match(classifier: Classifier, features: Features, *, top_k: int = 5, scores: Scores = "softmax") -> Matches:
+    """Rank the classes of each image by their logits; `top_k` above the number of classes is lowered to it.
 
+    `scores` are softmax probabilities over all c classes, which sum to one, or each class's own sigmoid(logit), as
+    SigLIP is trained (Zhai et al., ICCV 2023, arXiv 2303.15343): an image of none of the classes has low scores alone.
     Equal logits are ranked in class order, so the answer does not depend on the device or on the other rows.
-    Raises ValueError for `top_k` below 1, and for logits that are not [n, c] finite numbers.
+
+    Raises ValueError for `top_k` below 1, for logits that are not [n, c] finite numbers, and as `check_scores`.
     """
+    check_scores(
+        scores,
+        trained_bias=isinstance(classifier, ZeroShot) and classifier.trained_bias,
+        texts_alone=isinstance(classifier, ZeroShot),
+    )
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; ask for at least one class per image")
     logits = classifier(features).float()
@@ -39,10 +51,32 @@ def match(classifier: Classifier, features: Features, *, top_k: int = 5) -> Matc
     if len(logits) and not torch.stack(torch.aminmax(logits)).isfinite().all():  # NaN is in both
         raise ValueError("the classifier returned logits that are not finite; check its weights and the features")
     ranked = _rank(logits, min(max(top_k, 2), expected[1]))
-    probabilities = logits.softmax(dim=1).gather(1, ranked)
+    probabilities = logits.gather(1, ranked).sigmoid() if scores == "sigmoid" else logits.softmax(1).gather(1, ranked)
     runner_up = probabilities[:, 1] if expected[1] > 1 else 0.0
     margin = probabilities[:, 0] - runner_up
     return Matches(ranked[:, :top_k], probabilities[:, :top_k], margin)
+
+
+def check_scores(scores: str, *, trained_bias: bool, texts_alone: bool) -> None:
+    """Raise ValueError for unknown scores, and for sigmoid where logits have no level of their own.
+
+    They have one by the bias that an encoder was trained with, and where nothing was learned on top by a softmax, which
+    the level does not change.
+    """
+    if scores not in get_args(Scores):
+        raise ValueError(f"scores are {scores!r}; choose one of {', '.join(get_args(Scores))}")
+    if scores == "softmax":
+        return
+    if not texts_alone:
+        raise ValueError(
+            "sigmoid scores are those of texts alone: heads and learned prompts are fitted by softmax, which leaves "
+            "the level of their logits open; leave them out, or take softmax scores"
+        )
+    if not trained_bias:
+        raise ValueError(
+            "sigmoid scores need an encoder that was trained with a logit bias, as SigLIP is, and this one has none; "
+            "take softmax scores, or another model"
+        )
 
 
 def _rank(logits: torch.Tensor, k: int) -> torch.Tensor:

@@ -44,6 +44,10 @@ class Encoder(Protocol):
         """Logit bias."""
 
     @property
+    def trained_bias(self) -> bool:
+        """Whether the bias was trained, as by SigLIP, so that sigmoid(logit) is a probability."""
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
 

@@ -30,6 +30,7 @@ class ToyEncoder:
     scale: float = 20.0
     bias: float = 0.0
     name: str = "toy"
+    trained_bias: bool = False
 
     @property
     def device(self) -> torch.device:

@@ -36,6 +36,7 @@ class TwoTowers:
     dim: int
     scale: float
     bias: float
+    trained_bias: bool
     preprocess: PixelTransform
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

@@ -48,6 +48,7 @@ class VisionEncoder:
     std: tuple[float, float, float]
     scale: float = 1.0
     bias: float = 0.0
+    trained_bias: bool = False
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Raise ValueError: the model sees images alone."""

@@ -183,8 +183,20 @@ def test_scale_bias_and_freezing_come_from_the_model(clip, tmp_path):
     plain = load_encoder(clip, device="cpu")
     siglip = load_encoder(write_model(tmp_path, MODELS["not causal"]), device="cpu")
     assert (round(plain.scale, 3), plain.bias, siglip.bias) == (14.286, 0.0, -10.0)
+    assert (plain.trained_bias, siglip.trained_bias) == (False, True)
     assert not plain.model.training
     assert not any(parameter.requires_grad for parameter in plain.model.parameters())
+
+
+def test_a_bias_that_open_clip_fills_in_was_not_trained(tmp_path):
+    weights = Path(
+        write_model(tmp_path, MODELS["not causal"]).removeprefix("local-dir:"), "open_clip_model.safetensors"
+    )
+    state = load_file(weights)
+    for bias, trained in ((state.pop("logit_bias"), True), (torch.tensor(0.0), True), (None, False)):
+        save_file(state | ({} if bias is None else {"logit_bias": bias}), weights)
+        encoder = load_encoder(str(tmp_path), device="cpu")
+        assert (encoder.bias, encoder.trained_bias) == (float(bias or 0), trained)
 
 
 def test_the_fingerprint_follows_weights_and_transform(clip, tmp_path):

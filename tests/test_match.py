@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet
 from rag_clip.match import match
 
@@ -134,3 +135,24 @@ def test_an_accelerator_ranks_as_the_processor_does():
     on_host = match(identity(300), Features(logits), top_k=5)
     assert torch.equal(on_device.labels.cpu(), on_host.labels)
     torch.testing.assert_close(on_device.scores.cpu(), on_host.scores)
+
+
+def test_sigmoid_scores_are_of_each_class_by_itself_and_rank_alike():
+    labels = LabelSet(("one", "two", "three"))
+    classifier = ZeroShot(labels, torch.eye(3), scale=10.0, bias=-6.0, trained_bias=True)
+    features = Features(torch.tensor([[0.0, 0.8, 0.6], [0.0, 0.0, 0.0], [8.0, 9.0, 7.0]]))
+    found, softmax = (match(classifier, features, top_k=3, scores=scores) for scores in ("sigmoid", "softmax"))
+    assert found.labels.tolist() == softmax.labels.tolist() == [[1, 2, 0], [0, 1, 2], [1, 0, 2]]
+    by_hand = [1 / (1 + 2.718281828**-logit) for logit in (2, 0, -6)]
+    torch.testing.assert_close(found.scores, torch.tensor([by_hand, [by_hand[2]] * 3, [1.0] * 3]))
+    torch.testing.assert_close(found.margin, torch.tensor([by_hand[0] - by_hand[1], 0.0, 0.0]))
+
+
+def test_sigmoid_scores_are_refused_where_logits_have_no_level():
+    features, labels = Features(torch.eye(2)), LabelSet(("one", "two"))
+    with pytest.raises(ValueError, match="need an encoder that was trained with a logit bias"):
+        match(ZeroShot(labels, torch.eye(2), scale=10.0, bias=-6.0), features, scores="sigmoid")
+    with pytest.raises(ValueError, match="heads and learned prompts are fitted by softmax"):
+        match(identity(2), features, scores="sigmoid")
+    with pytest.raises(ValueError, match="scores are 'logits'; choose one of softmax, sigmoid"):
+        match(identity(2), features, scores="logits")

@@ -15,7 +15,7 @@ import torch
 
 from rag_clip.data import Features
 from rag_clip.features import FeatureRows
-from rag_clip.match import match
+from rag_clip.match import Scores, match
 from rag_clip.progress import StageClock
 from rag_clip.protocols import Classifier
 
@@ -90,7 +90,13 @@ def write_predictions(
 
 
 def predict_rows(
-    features: FeatureRows, classifier: Classifier, *, top_k: int, batch_size: int, device: torch.device
+    features: FeatureRows,
+    classifier: Classifier,
+    *,
+    top_k: int,
+    scores: Scores,
+    batch_size: int,
+    device: torch.device,
 ) -> list[pa.Array]:
     """Return the columns of `COLUMNS` for the rows of a shard; rows with an error have nulls and their error."""
     good = features.good
@@ -100,18 +106,19 @@ def predict_rows(
         pooled, *rest = (torch.from_numpy(v[rows]).to(device) for v in (features.pooled, *features.others.values()))
         return Features(pooled, others=dict(zip(features.others, rest, strict=True)))
 
-    found = [match(classifier, of(good[first:end]), top_k=top_k) for first, end in spans(0, len(good), batch_size)]
+    batches = spans(0, len(good), batch_size)
+    found = [match(classifier, of(good[first:end]), top_k=top_k, scores=scores) for first, end in batches]
     k = min(top_k, len(names))
     labels = np.concatenate([np.empty((0, k), np.int64), *(part.labels.cpu().numpy() for part in found)])
-    scores = np.concatenate([np.empty((0, k), np.float32), *(part.scores.cpu().numpy() for part in found)])
+    values = np.concatenate([np.empty((0, k), np.float32), *(part.scores.cpu().numpy() for part in found)])
     offsets = pa.array(np.arange(len(good) + 1, dtype=np.int32) * k)
     place = np.zeros(len(features.errors), np.int64)
     place[good] = np.arange(len(good))
     rows = pa.array(place, mask=~np.isin(np.arange(len(place)), good))
     columns = [
         names.take(pa.array(labels[:, 0])),
-        pa.array(scores[:, 0]),
+        pa.array(values[:, 0]),
         pa.ListArray.from_arrays(offsets, names.take(pa.array(labels.reshape(-1)))),
-        pa.ListArray.from_arrays(offsets, pa.array(scores.reshape(-1))),
+        pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1))),
     ]
     return [*(column.take(rows) for column in columns), pa.array(features.errors, pa.string())]

@@ -34,13 +34,15 @@ TEXTS_AT_ONCE = 8192
 class ZeroShot:
     """A linear classifier over unit features: `weights` [c, d], the encoder's `scale` and `bias`.
 
-    Rows are unit vectors, but those of prompts that are averaged by cosines.
+    Rows are unit vectors, but those of prompts that are averaged by cosines. With a `trained_bias`, sigmoid(logits) are
+    probabilities, see `match`.
     """
 
     labels: LabelSet
     weights: torch.Tensor
     scale: float
     bias: float = 0.0
+    trained_bias: bool = False
 
     def __call__(self, features: Features) -> torch.Tensor:
         """Return logits [n, c], on the device and in the dtype of `features.pooled` [n, d]."""
@@ -124,7 +126,7 @@ def compose(prompts: Prompts, texts: TextVectors, encoder: Encoder) -> ZeroShot:
     summed = _sum(prompts, texts) if cosines else _mix(prompts, texts)
     unit = _normalised(summed, prompts.labels)
     weights = summed if cosines else unit
-    return ZeroShot(prompts.labels, weights, float(encoder.scale), float(encoder.bias))
+    return ZeroShot(prompts.labels, weights, float(encoder.scale), float(encoder.bias), encoder.trained_bias)
 
 
 def averages_cosines(prompts: Prompts) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -40,6 +40,10 @@ def classify(
     ] = False,
     image_column: str = "image",
     top_k: int = 5,
+    scores: Annotated[
+        Literal["softmax", "sigmoid"],
+        Parameter(help="Probabilities that sum to one, or, of an encoder like SigLIP, one for each class by itself."),
+    ] = "softmax",
     features: Annotated[Path | None, Parameter(help="Keep image features here, for other prompts.")] = None,
     workers: Workers = None,
     batch_size: int = 256,
@@ -69,8 +73,8 @@ def classify(
         )  # fmt: skip
         summary = classify_images(
             images, prompts=texts, output=output, encoder=loaded, head=chosen or None, others=others, index=index,
-            image_column=image_column, top_k=top_k, features_dir=features, workers=workers, batch_size=batch_size,
-            force=force, report=console.report,
+            image_column=image_column, top_k=top_k, scores=scores, features_dir=features, workers=workers,
+            batch_size=batch_size, force=force, report=console.report,
         )  # fmt: skip
         console.say(
             f"{summary.output}: {summary.rows} rows, {summary.failed} failed; "

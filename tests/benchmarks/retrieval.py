@@ -86,7 +86,7 @@ def build(folder: Path, count: int, width: int) -> None:
 class WordEncoder:
     """Gives a text the sum of its words' vectors; retrieval asks an encoder for nothing more."""
 
-    scale, bias = 20.0, 0.0
+    scale, bias, trained_bias = 20.0, 0.0, False
     fingerprint = FINGERPRINT
 
     def __init__(self, dim: int) -> None:

@@ -24,6 +24,7 @@ class VectorEncoder:
     dim: int = 64
     scale: float = 10.0
     bias: float = -1.5
+    trained_bias: bool = True
     encoded: list[list[str]] = field(default_factory=list)
 
     @property
