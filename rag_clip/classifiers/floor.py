@@ -9,9 +9,10 @@ fewer at a cross-entropy that is lower by more than one (each at the temperature
 largest whose accuracy lies within one standard error of the best is used: the head as its authors built it, unless few
 images speak against it. Where none is kept, the texts alone are (t = 0).
 
-Where no image can judge (one shot of each class, or images that were found or painted by the texts and so agree with
-them), t = min(1, caution * e): e is the share of the support images that the texts get wrong, half an error added, and
-`caution` belongs to the head; without one, t = 1. Ours. What the constants were chosen on: CONTRIBUTING, 2026-11-30.
+Few images cannot overrule what a head is known for: below four judged images a class, t is at most min(1, caution * e),
+where e is the share of the support images that the texts get wrong, half an error added, and `caution` belongs to the
+head (none: 1). Where no image can judge (one shot of each class, or images that were found or painted by the texts and
+so agree with them), t is that bound. Ours. What the constants were chosen on: CONTRIBUTING, 2026-11-30.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from rag_clip.protocols import Classifier
 
 STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0)
 FOLDS = 4
+ENOUGH = 4  # judged images of each class, from which on the head's caution does not count
 Build = Callable[[Support, "Validation | None"], Classifier]
 
 
@@ -87,14 +89,19 @@ def floored(
     for number, (kept, chooses, images, targets) in enumerate(splits):
         report(Progress("floor", number, len(splits), "fits"))
         parts.append((zero_shot(images), _with_gradients(build, kept, chooses)(images), targets))
-    if parts:
-        text, other, targets = (torch.cat(column) for column in zip(*parts, strict=True))  # [n, c], [n, c], [n]
-        return Floored(zero_shot, head, choose_strength(text, other, targets), "judged images", len(targets))
-    strength = 1.0
-    if caution is not None and not several:
-        wrong = zero_shot(Features(support.features)).argmax(1) != support.targets.argmax(1)
-        strength = min(1.0, caution * (float(wrong.sum()) + 0.5) / (len(wrong) + 1))
-    return Floored(zero_shot, head, strength, "text errors", 0)
+    bound = 1.0 if several else _bound(zero_shot, support, caution)
+    if not parts:
+        return Floored(zero_shot, head, bound, "text errors", 0)
+    text, other, targets = (torch.cat(column) for column in zip(*parts, strict=True))  # [n, c], [n, c], [n]
+    most = 1.0 if len(targets) >= ENOUGH * len(set(targets.tolist())) else bound
+    return Floored(zero_shot, head, min(most, choose_strength(text, other, targets)), "judged images", len(targets))
+
+
+def _bound(zero_shot: ZeroShot, support: Support, caution: float | None) -> float:
+    if caution is None:
+        return 1.0
+    wrong = zero_shot(Features(support.features)).argmax(1) != support.targets.argmax(1)
+    return min(1.0, caution * (float(wrong.sum()) + 0.5) / (len(wrong) + 1))
 
 
 def choose_strength(text: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> float:

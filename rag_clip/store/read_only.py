@@ -16,9 +16,12 @@ _COPIED_BYTES = 8 << 20
 
 
 def is_writable(folder: Path) -> bool:
-    """Tell whether this process may write to all files of an index."""
+    """Return whether this process may write to all files of an index.
+
+    A file that vanishes meanwhile counts as writable: the engine of a killed run may still be at work.
+    """
     files = (folder, *folder.glob("lock"), *folder.glob("shard"), *folder.glob("shard/**/*"))
-    return all(os.access(file, os.W_OK) for file in files)
+    return all(os.access(file, os.W_OK) or not os.access(file, os.F_OK) for file in files)
 
 
 def copy_index(folder: Path, target: Path) -> None:

@@ -188,6 +188,8 @@ def test_info_tells_counts_and_the_card(store):
         "weights": "weights-1",
         "preprocessing": "8x8",
         "precision": "fp32",
+        "activation": "",
+        "spec": "",
     }
     assert (info["status"], info["check"], info["memory"]["resident"]) == ("ready", None, 6 * DIM * 4)
 
