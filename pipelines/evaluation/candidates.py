@@ -26,6 +26,7 @@ from rag_clip.store import open_store
 from rag_clip.words import words_of
 
 from ..sources.finding import find_sources, read_source
+from ..sources.txt_kinds import find_txt_kind
 from .tasks import digest
 
 PHRASES = 20_000
@@ -137,11 +138,19 @@ def _read(place: str, phrases: int, report: Report) -> Iterable[str]:
         return frequent_phrases(_stored_captions(place, report), most=phrases)
     if not path.is_file():
         raise FileNotFoundError(f"there are no names at {place}; give a word list, a label file, captions, or an index")
-    if suffix == ".txt":
+    if suffix == ".txt" and _holds_lines(path):
         return _read_lines(path)
     if suffix in (".json", ".toml") or (suffix == ".parquet" and "name" in _columns(path)):
         return read_labels(path).names
     return frequent_phrases(_filed_captions(place, report), most=phrases)
+
+
+def _holds_lines(path: Path) -> bool:
+    with path.open("rb") as stream:
+        try:
+            return find_txt_kind(stream) == "txt"
+        except ValueError as error:
+            raise ValueError(f"{path} is no word list: {error}") from error
 
 
 def _columns(path: Path) -> list[str]:

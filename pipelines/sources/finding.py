@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +25,7 @@ from .formats import SNIFFED_ROWS, Row, json_rows, row_schema, rows_table, text_
 from .names import corpus_name
 from .parquet_rows import in_lists, open_parquet, parquet_tables, row_groups_from
 from .tar_rows import tar_rows
+from .txt_kinds import find_txt_kind
 from .values import checked_columns
 
 __all__ = ["Columns", "SourceError", "SourceFile", "find_sources", "read_source", "unreadable"]
@@ -117,6 +118,9 @@ def unreadable(records: pa.Table) -> Kept:
 
 def _inspect(file: FoundFile, wanted: Columns) -> SourceFile:
     try:
+        if file.format == "txt":
+            with open_unpacked(file.url, file.compression) as stream:
+                file = replace(file, format=find_txt_kind(stream))
         schema, wanted, rows = _look_into(file, wanted)
     except DAMAGE as error:
         reason = without_secrets(str(error))

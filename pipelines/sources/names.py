@@ -14,6 +14,10 @@ SUFFIXES = {
     **{".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt", ".tar": "tar"},
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+PLACE = re.compile(
+    r"(?:https?://[^\s,;|\"]+|[^\s,;|\"]+\.(?:jpe?g|png|webp|gif|bmp|tiff?)(?:#\d+)?)",
+    re.IGNORECASE,
+)
 HIDDEN = re.compile(r"/[._]")
 KNOWN = f"{', '.join(SUFFIXES)}, each also with .gz or .zst"
 
