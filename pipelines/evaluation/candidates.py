@@ -32,6 +32,7 @@ from .tasks import digest
 PHRASES = 20_000
 CAPTIONS_AT_ONCE = 100_000
 NAMES_AT_ONCE = 8192
+LARGE_BYTES = 16 << 20
 _ENDINGS = ("s", "es")
 
 
@@ -88,8 +89,9 @@ def with_synonyms(labels: LabelSet, told: LabelSet) -> LabelSet:
 def read_candidates(place: str | Path, *, phrases: int = PHRASES, report: Report = silent) -> Candidates:
     """Read names: one a line of a .txt file, those of a .json, .toml or .parquet label file, or phrases of captions.
 
-    Captions lie in a .parquet file without a column `name`, in any other file that `rag-clip index` reads, or in an
-    index: a folder, or the URL of a server. Their `phrases` most frequent phrases are the names (see frequent_phrases).
+    Captions lie in a .parquet file without a column `name`, in a .json file that is no label file, in any other file
+    that `rag-clip index` reads, or in an index: a folder, or the URL of a server. Their `phrases` most frequent phrases
+    are the names (see frequent_phrases).
     Names that differ in case, accents and punctuation only come once. Raises ValueError for a place without a name,
     and FileNotFoundError for a missing one.
     """
@@ -140,8 +142,27 @@ def _read(place: str, phrases: int, report: Report) -> Iterable[str]:
         raise FileNotFoundError(f"there are no names at {place}; give a word list, a label file, captions, or an index")
     if suffix == ".txt" and _holds_lines(path):
         return _read_lines(path)
-    if suffix in (".json", ".toml") or (suffix == ".parquet" and "name" in _columns(path)):
+    if suffix == ".json":
+        return _read_json(place, phrases, report)
+    if suffix == ".toml" or (suffix == ".parquet" and "name" in _columns(path)):
         return read_labels(path).names
+    return frequent_phrases(_filed_captions(place, report), most=phrases)
+
+
+def _read_json(place: str, phrases: int, report: Report) -> Iterable[str]:
+    """Read names, or phrases of captions; a large file is looked into for captions before it is held whole."""
+    large = Path(place).stat().st_size > LARGE_BYTES
+    try:
+        if not large:
+            return read_labels(place).names
+        find_sources([place])
+    except ValueError as error:
+        if large:
+            return read_labels(place).names
+        try:
+            find_sources([place])
+        except (ValueError, OSError):
+            raise error from None
     return frequent_phrases(_filed_captions(place, report), most=phrases)
 
 

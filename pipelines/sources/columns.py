@@ -15,7 +15,7 @@ RECOGNISED: dict[str, tuple[str, ...]] = {
         *("caption_reference_description", "caption_alt_text_description", "description", "title", "prompt"),
     ),
     "source": ("source", "dataset"),
-    "url": ("url", "image_url", "img_url", "photo_image_url", "image_link"),
+    "url": ("url", "image_url", "img_url", "photo_image_url", "image_link", "coco_url", "flickr_url"),
     "image": ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes"),
     "width": ("original_width", "width", "image_width"),
     "height": ("original_height", "height", "image_height"),

@@ -54,8 +54,9 @@ def find_files(path: str | Path) -> list[FoundFile]:
     """Find what a file, a folder, a glob or an fsspec URL stands for, sorted by name.
 
     In a folder (searched to the bottom) names that begin with a dot or an underscore are left out, .txt files count
-    only where there is nothing else, and a tar with a Parquet file of its name, as img2dataset writes them, is left to
-    that file. Raises FileNotFoundError and ValueError, saying what was looked for.
+    only where there is nothing else, .json files where there is no .txt either (both lie beside images), and a tar
+    with a Parquet file of its name, as img2dataset writes them, is left to that file. Raises FileNotFoundError and
+    ValueError, saying what was looked for.
     """
     return _find_remote(str(path)) if is_remote(str(path)) else _find_local(str(path))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +23,7 @@ from .columns import Columns, choose_columns
 from .csv_rows import csv_rows, csv_schema, tsv_rows
 from .files import FoundFile, SourceError, find_files, open_unpacked
 from .formats import SNIFFED_ROWS, Row, json_rows, row_schema, rows_table, text_rows
+from .json_documents import document_rows, find_json_kind
 from .names import corpus_name
 from .parquet_rows import in_lists, open_parquet, parquet_tables, row_groups_from
 from .tar_rows import tar_rows
@@ -118,9 +120,9 @@ def unreadable(records: pa.Table) -> Kept:
 
 def _inspect(file: FoundFile, wanted: Columns) -> SourceFile:
     try:
-        if file.format == "txt":
+        if file.format in ("txt", "json"):
             with open_unpacked(file.url, file.compression) as stream:
-                file = replace(file, format=find_txt_kind(stream))
+                file = replace(file, format=(find_txt_kind if file.format == "txt" else find_json_kind)(stream))
         schema, wanted, rows = _look_into(file, wanted)
     except DAMAGE as error:
         reason = without_secrets(str(error))
@@ -136,15 +138,21 @@ def _look_into(file: FoundFile, wanted: Columns) -> tuple[pa.Schema, Columns, in
     if file.format == "parquet":
         with open_parquet(file.url, file.compression) as opened:
             return opened.schema_arrow, wanted, opened.metadata.num_rows
+    if file.format == "json":
+        return _row_schema(_document(file)), wanted, None
     with open_unpacked(file.url, file.compression) as stream:
         if file.format in ("csv", "tsv"):
             return *csv_schema(stream, wanted, tabs=file.format == "tsv"), None
         if file.format == "txt":
             return row_schema(_first_rows(text_rows(stream))), Columns(text="text"), None
-        rows = _first_rows((tar_rows if file.format == "tar" else json_rows)(stream))
-        if rows and all(isinstance(row, str) for row in rows):
-            raise ValueError(f"none of its first {len(rows)} rows can be read, the first being {rows[0]}")
-        return row_schema(rows), wanted, None
+        return _row_schema((tar_rows if file.format == "tar" else json_rows)(stream)), wanted, None
+
+
+def _row_schema(rows: Iterator[Row]) -> pa.Schema:
+    first = _first_rows(rows)
+    if first and all(isinstance(row, str) for row in first):
+        raise ValueError(f"none of its first {len(first)} rows can be read, the first being {first[0]}")
+    return row_schema(first)
 
 
 def _first_rows(rows: Iterator[Row]) -> list[Row]:
@@ -175,6 +183,8 @@ def _tables(source: SourceFile, batch_rows: int, start: int) -> Iterator[pa.Tabl
         with open_parquet(source.url, source.compression) as file:
             groups, first = row_groups_from(file, source.columns, start)
             yield from _from(start - first, parquet_tables(file, source.columns, groups, batch_rows), source)
+    elif source.format == "json":
+        yield from _from(start, _row_tables(_document(source), source.columns), source)
     else:
         with open_unpacked(source.url, source.compression) as stream:
             yield from _from(start, _row_tables(_rows(source, stream), source.columns), source)
@@ -185,6 +195,10 @@ def _from(start: int, tables: Iterator[pa.Table], source: SourceFile) -> Iterato
         if len(table) > start:
             yield checked_columns(table.slice(start), source=source.name)
         start = max(0, start - len(table))
+
+
+def _document(file: FoundFile | SourceFile) -> Iterator[Row]:
+    return document_rows(partial(open_unpacked, file.url, file.compression))
 
 
 def _rows(source: SourceFile, stream: BinaryIO) -> Iterator[Row]:

@@ -31,7 +31,7 @@ def read_lines(stream: BinaryIO) -> Iterator[bytes | None]:
     rest, oversized, first = b"", False, True
     while chunk := stream.read(CHUNK_BYTES):
         if first:
-            chunk, first = _without_mark(chunk), False
+            chunk, first = without_mark(chunk), False
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             yield None if oversized or len(line) > MAX_LINE_BYTES else line.removesuffix(b"\r")
@@ -42,7 +42,8 @@ def read_lines(stream: BinaryIO) -> Iterator[bytes | None]:
         yield None if oversized else rest.removesuffix(b"\r")
 
 
-def _without_mark(chunk: bytes) -> bytes:
+def without_mark(chunk: bytes) -> bytes:
+    """Take the UTF-8 mark off the first bytes of a text; raises ValueError for the mark of UTF-16."""
     if chunk[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ValueError("its text is UTF-16; convert it to UTF-8")
     return chunk.removeprefix(b"\xef\xbb\xbf")

@@ -11,7 +11,15 @@ from rag_clip.places import is_remote
 
 SUFFIXES = {
     ".parquet": "parquet",
-    **{".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt", ".tar": "tar"},
+    **{
+        ".csv": "csv",
+        ".tsv": "tsv",
+        ".jsonl": "jsonl",
+        ".ndjson": "jsonl",
+        ".json": "json",
+        ".txt": "txt",
+        ".tar": "tar",
+    },
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 PLACE = re.compile(
@@ -68,5 +76,6 @@ def choose_files(names: Iterable[str], root: str) -> list[str]:
     """Choose the files of captions among those found below `root`."""
     visible = {name for name in names if not HIDDEN.search(name, len(root)) and format_of(name)}
     rest = {name for name in visible if format_of(name) != ("tar", None) or f"{name[:-4]}.parquet" not in visible}
-    tables = {name for name in rest if format_of(name)[0] != "txt"}  # type: ignore[index]
-    return sorted(tables or rest)
+    documents = {name for name in rest if format_of(name)[0] == "json"}  # type: ignore[index]
+    texts = {name for name in rest if format_of(name)[0] == "txt"}  # type: ignore[index]
+    return sorted(rest - texts - documents or texts or documents)

@@ -19,7 +19,7 @@ _ENDS = re.compile(rf'.*([,;|])"?{PLACE.pattern}"?', re.IGNORECASE)
 
 
 def find_txt_kind(stream: BinaryIO) -> str:
-    """Return the format of a .txt file by its first 100 lines: `txt`, or `csv`, `tsv` or `jsonl`.
+    """Return the format of a .txt file by its first 100 lines: `txt`, or `csv`, `tsv`, `jsonl` or `json`.
 
     A table has a first line that names a column of captions, as many tabs in each line, or an address or the name of
     an image at the same end of each. Raises ValueError, with the reason, for what is neither that nor captions alone.
@@ -31,7 +31,7 @@ def find_txt_kind(stream: BinaryIO) -> str:
     if all(isinstance(parse_json(line.encode()), dict) for line in lines):
         return "jsonl"
     if lines[0] in ("[", "{") or lines[0].startswith(('[{"', '{"', '["', "[[")):
-        raise ValueError("it holds JSON, not a caption a line; name it .json, or write JSON lines")
+        return "json"
     delimiter = _under_header(lines) or _tabs(lines) or _beside_places(lines)
     return {"": "txt", "\t": "tsv"}.get(delimiter, "csv")
 

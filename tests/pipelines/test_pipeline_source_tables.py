@@ -66,7 +66,6 @@ def test_a_txt_file_is_read_as_what_its_lines_are(tmp_path, content, kind, capti
             "begins with the name or address of an image and a space; put a tab",
         ),
         ("1\ta dog\n2\ta cat\tbig\n", SourceError, "every line has tabs, but not as many"),
-        ('[\n {"caption": "a dog"}\n]\n', SourceError, r"it holds JSON, not a caption a line"),
         (
             "7\tcats\n8\tdogs\n",
             ValueError,
