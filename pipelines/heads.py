@@ -33,7 +33,7 @@ def prepare_head(
     others: Mapping[str, Encoder] | None = None,
     validation: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
-    floor: bool = False,
+    floor: bool = True,
     report: Report = silent,
 ) -> Head:
     """Return the head `name` on a support file, for `classify`; `validation` is a support file of its own.
@@ -54,7 +54,7 @@ def prepare_head(
     facts = {
         "name": name,
         "settings": {**HEADS[name].settings, **(options or {})},
-        **({"floor": True} if floor else {}),
+        "floor": floor,
         "support": {"path": str(support), "images": len(held), "missing": len(held.missing), **held.provenance},
         "validation": {"path": str(validation), "images": len(judged.targets)} if judged else {},
     }
@@ -81,7 +81,7 @@ def learn_prompts(
     with holding([(output, "learn")], inputs=[support, validation], force=force):
         head = prepare_head(
             "coop", support, labels=prompts.labels, encoder=encoder, validation=validation, options=options,
-            report=report,
+            floor=False, report=report,
         )  # fmt: skip
         learned = head.build(zero_shot(prompts, encoder, report=report))
         assert isinstance(learned, CoOp)

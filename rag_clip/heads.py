@@ -32,13 +32,14 @@ GIVEN = ("zero_shot", "support", "encoder", "validation", "report")
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A way to use support images: what builds it, its paper, what it needs, and whether it trains by gradients.
+    """A way to use support images: what builds it, its paper, what it is good for, and whether it trains by gradients.
 
     `caution` decides how much of it is used where no image can judge it, see `classifiers/floor.py`.
     """
 
     build: Callable[..., Classifier]
     paper: str
+    good_for: str
     caution: float | None = None
     trains: bool = False
     second_encoder: bool = False
@@ -62,18 +63,64 @@ class Head:
         return "validation" in inspect.signature(self.build).parameters
 
 
+DEFAULT_HEAD = "ridge"  # of a support file for which none is named
 HEADS: Mapping[str, Head] = {
-    "tip_adapter": Head(tip_adapter, "Zhang et al., 2022, arXiv 2207.09519"),
-    "tip_adapter_f": Head(tip_adapter_f, "Zhang et al., 2022, arXiv 2207.09519", 5.0, trains=True),
-    "tip_x": Head(tip_x, "Udandarao et al., 2023, arXiv 2211.16198"),
-    "como": Head(como, "Zhang et al., 2022, arXiv 2209.12255", second_encoder=True),
-    "como_f": Head(como_f, "Zhang et al., 2022, arXiv 2209.12255", 5.0, trains=True, second_encoder=True),
-    "coop": Head(coop, "Zhou et al., 2022, arXiv 2109.01134", trains=True),
-    "ballad": Head(ballad, "Ma et al., 2021, arXiv 2111.14745", 2.0, trains=True),
-    "gaussian": Head(gaussian, "Wang et al., 2024, arXiv 2402.04087", 2.0),
-    "ridge": Head(ridge, "Bendou et al., 2025, arXiv 2501.11175"),
-    "linear_probe": Head(linear_probe, "Li et al., 2022, arXiv 2204.08790", 5.0, trains=True),
-    "priming": Head(priming, "Wallingford et al., 2023, arXiv 2306.10191"),
+    "tip_adapter": Head(
+        tip_adapter,
+        "Zhang et al., 2022, arXiv 2207.09519",
+        "images found for names, where little may change; small gains, never far from the texts",
+    ),
+    "tip_adapter_f": Head(
+        tip_adapter_f,
+        "Zhang et al., 2022, arXiv 2207.09519",
+        "eight shots a class and more, where a cache may be trained",
+        5.0,
+        trains=True,
+    ),
+    "tip_x": Head(
+        tip_x, "Udandarao et al., 2023, arXiv 2211.16198", "as tip_adapter; better on one and two shots of CLIP"
+    ),
+    "como": Head(
+        como,
+        "Zhang et al., 2022, arXiv 2209.12255",
+        "two encoders; the largest gains of one to four shots where the second knows the domain",
+        second_encoder=True,
+    ),
+    "como_f": Head(
+        como_f,
+        "Zhang et al., 2022, arXiv 2209.12255",
+        "two encoders and four shots a class and more",
+        5.0,
+        trains=True,
+        second_encoder=True,
+    ),
+    "coop": Head(
+        coop, "Zhou et al., 2022, arXiv 2109.01134", "prompts to keep and to hand on, 16 shots a class", trains=True
+    ),
+    "ballad": Head(
+        ballad, "Ma et al., 2021, arXiv 2111.14745", "long tails, with four shots a class and more", 2.0, trains=True
+    ),
+    "gaussian": Head(
+        gaussian,
+        "Wang et al., 2024, arXiv 2402.04087",
+        "one to sixteen labelled shots of each class: among the best at each",
+        2.0,
+    ),
+    "ridge": Head(
+        ridge,
+        "Bendou et al., 2025, arXiv 2501.11175",
+        "the default: found and labelled images alike, in milliseconds; among the best at every number of shots",
+    ),
+    "linear_probe": Head(
+        linear_probe,
+        "Li et al., 2022, arXiv 2204.08790",
+        "sixteen shots a class and more, and images of several labels",
+        5.0,
+        trains=True,
+    ),
+    "priming": Head(
+        priming, "Wallingford et al., 2023, arXiv 2306.10191", "one shot a class, and images found for names"
+    ),
 }
 
 

@@ -66,7 +66,8 @@ def measure_shots(
         shots.append(len(train))
         train, held = inner_split(train) if run.protocol.validate else (train, None)
         options = run.protocol.options.get(run.head, {})
-        build = build_head(run.head, train.support(), encoder=encoder, options=options, validation=held)
+        floor = run.protocol.floor
+        build = build_head(run.head, train.support(), encoder=encoder, options=options, validation=held, floor=floor)
         classifier = build(_ordered(alone, train))
         logits = classify_test(classifier, test)
         if train.targets.ndim == 2:

@@ -14,12 +14,16 @@ from rag_clip.support_file import check_support_labels, read_support
 
 @dataclass(frozen=True, slots=True)
 class HeadChoice:
-    """A head by name on a support file; `options` are its settings, `validation` a support file to choose them by."""
+    """A head by name on a support file; `options` are its settings, `validation` a support file to choose them by.
+
+    With `floor`, no more of it is used than held-out images bear out.
+    """
 
     name: str
     support: Path
     options: Mapping[str, Any] = field(default_factory=dict)
     validation: Path | None = None
+    floor: bool = True
 
 
 def choose_heads(
@@ -28,6 +32,7 @@ def choose_heads(
     support: Path | None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     validation: Path | None = None,
+    floor: bool = True,
 ) -> list[HeadChoice]:
     """Return the heads by name on a support file; `options` are settings by head, `validation` goes to those it helps.
 
@@ -40,7 +45,7 @@ def choose_heads(
             raise ValueError(f"the head {names[0]!r} needs a support file; give one")
         return []
     return [
-        HeadChoice(name, support, options.get(name, {}), validation if HEADS[name].validates else None)
+        HeadChoice(name, support, options.get(name, {}), validation if HEADS[name].validates else None, floor)
         for name in names
     ]
 
@@ -77,6 +82,7 @@ def head_facts(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerpr
     return {
         "name": head.name,
         "settings": {**HEADS[head.name].settings, **head.options},
+        "floor": head.floor,
         "support": {"path": str(head.support), "images": len(held), "missing": len(held.missing)},
         "origins": {origin: held.origin.count(origin) for origin in sorted(set(held.origin))},
         "validation": str(head.validation) if head.validation else "",

@@ -126,6 +126,7 @@ class Measuring:
                 others=self._others if HEADS[chosen.name].second_encoder else {},
                 validation=chosen.validation,
                 options=chosen.options,
+                floor=chosen.floor,
                 report=self._report,
             )
             return head.build(alone)

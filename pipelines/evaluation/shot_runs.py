@@ -25,8 +25,8 @@ class FewShot:
     """Heads to measure on `shots` images of each class, each number of them drawn `seeds` times, "all" of them once.
 
     `options` are settings by head. With `validate`, the first fifth of each class is held out of training and chooses
-    the settings. Raises ValueError as `check_heads`, for no heads, counts below one or repeated, and one shot to train
-    and choose by.
+    the settings; with `floor`, no more of a head is used than held-out images bear out. Raises ValueError as
+    `check_heads`, for no heads, counts below one or repeated, and one shot to train and choose by.
     """
 
     heads: tuple[str, ...]
@@ -34,6 +34,7 @@ class FewShot:
     seeds: int = 3
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     validate: bool = False
+    floor: bool = True
 
     def __post_init__(self) -> None:
         check_heads(self.heads, self.options)
@@ -114,6 +115,7 @@ def _beside(
         facts = {
             "name": head,
             "settings": {**HEADS[head].settings, **protocol.options.get(head, {})},
+            "floor": protocol.floor,
             "shots_from": str(task.train or task.paths[0]),
             "validation": "the first fifth of each class of the shots" if protocol.validate else "",
             "others": sorted(second),

@@ -26,7 +26,7 @@ def classify(
         str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")
     ] = None,
     support: Annotated[Path | None, Parameter(help="A support file, for the head.")] = None,
-    head: Annotated[str | None, Parameter(help="How to use it; `rag-clip heads` lists them.")] = None,
+    head: Annotated[str | None, Parameter(help="How to use it; ridge by default, `rag-clip heads` lists them.")] = None,
     head_options: Annotated[Path | None, Parameter(help="TOML with settings of the head.")] = None,
     validation: Annotated[
         Path | None,
@@ -36,8 +36,8 @@ def classify(
         list[str] | None, Parameter(negative=(), help="Further encoders whose features the head needs (timm:NAME).")
     ] = None,
     floor: Annotated[
-        bool, Parameter(negative=(), help="Use no more of the head than images held out of its support bear out.")
-    ] = False,
+        bool, Parameter(help="Use no more of the head than images held out of its support bear out, at worst none.")
+    ] = True,
     image_column: str = "image",
     top_k: int = 5,
     scores: Annotated[
@@ -53,7 +53,7 @@ def classify(
     """Classify images; every input column stays, with label, score, top-k and error beside."""
 
     def job(console: Console) -> object:
-        from rag_clip.heads import read_options
+        from rag_clip.heads import DEFAULT_HEAD, read_options
         from rag_clip.outputs import Inputs, check_outputs
         from rag_clip.pipelines.classify import classify as classify_images
         from rag_clip.pipelines.classify import classify_outputs
@@ -62,13 +62,16 @@ def classify(
         read: Inputs = [images, prompts, index, support, head_options, validation, encoder.files]
         written = classify_outputs(output, features)
         check_outputs(written, inputs=[*read, model_files(*second or ())], force=force)
-        if (support is None) != (head is None):
-            raise ValueError("a head needs a support file, and a support file a head; give --support and --head")
+        if head and support is None:
+            raise ValueError(f"the head {head!r} needs a support file; give --support")
+        name = (head or DEFAULT_HEAD) if support else None
         texts, loaded = _read_prompts(prompts), encoder.load()
         others = {name: encoder.load(name) for name in second or ()}
         options = read_options(head_options) if head_options else None
-        chosen = head and support and prepare_head(
-            head, support, labels=texts.labels, encoder=loaded, others=others, validation=validation, options=options,
+        if name and not head:
+            console.say(f"head: {name}, the default for a support file (`rag-clip heads` lists others)")
+        chosen = name and support and prepare_head(
+            name, support, labels=texts.labels, encoder=loaded, others=others, validation=validation, options=options,
             floor=floor, report=console.report,
         )  # fmt: skip
         summary = classify_images(
@@ -144,11 +147,12 @@ def heads(*, as_json: Json = False) -> int:
         from rag_clip.heads import HEADS
 
         for name, head in HEADS.items():
-            console.say(f"{name}: {head.paper}\n  needs {head.needs}")
+            console.say(f"{name}: {head.good_for}\n  {head.paper}; needs {head.needs}")
             settings = ", ".join(f"{key} = {value}" for key, value in head.settings.items())
             console.say(f"  settings: {settings}")
         return {
-            name: {"paper": head.paper, "needs": head.needs, "settings": head.settings} for name, head in HEADS.items()
+            name: {"good_for": head.good_for, "paper": head.paper, "needs": head.needs, "settings": head.settings}
+            for name, head in HEADS.items()
         }
 
     return run(job, as_json=as_json)

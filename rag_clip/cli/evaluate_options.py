@@ -91,6 +91,7 @@ class Heads:
     seeds: Annotated[int, Parameter(help="How many times shots are drawn.")] = 3
     validate: Annotated[bool, Parameter(negative=(), help="Choose settings by a fifth of the shots.")] = False
     validation: Annotated[Path | None, Parameter(help="A support file that heads may choose settings by.")] = None
+    floor: Annotated[bool, Parameter(help="Use no more of a head than held-out images bear out, at worst none.")] = True
 
     @property
     def files(self) -> list[Path | None]:
@@ -105,12 +106,17 @@ class Heads:
 
         names = tuple(self.head or ())
         options = read_options(self.head_options) if self.head_options else {}
-        few_shot = FewShot(names, tuple(self.shots), self.seeds, options, self.validate) if self.shots else None
+        few_shot = (
+            FewShot(names, tuple(self.shots), self.seeds, options, self.validate, self.floor) if self.shots else None
+        )
         if self.validate and not few_shot:
             raise ValueError("--validate holds out a fifth of the --shots; say how many, or give --validation a file")
         if few_shot and not self.support:
             return [], few_shot
-        return choose_heads(names, support=self.support, options=options, validation=self.validation), few_shot
+        chosen = choose_heads(
+            names, support=self.support, options=options, validation=self.validation, floor=self.floor
+        )
+        return chosen, few_shot
 
 
 ENCODER, PLACES, HEADS = AnyEncoder(), Places(), Heads()

@@ -201,8 +201,10 @@ def test_a_head_on_labelled_images_classifies(supported: Path) -> None:
     headed = ["--head", "tip_adapter", "--head-options", "head.toml"]
     assert run("classify", "shots.parquet", *options, *headed, folder=folder).returncode == 0
     assert pl.read_parquet(folder / "headed.parquet")["label"].to_list() == NAMES
-    lone = run("classify", "shots.parquet", *options, folder=folder)
-    assert (lone.returncode, "give --support and --head" in lone.stderr) == (1, True)
+    default = run("classify", "shots.parquet", *options, folder=folder)
+    assert (default.returncode, "head: ridge, the default for a support file" in default.stdout) == (0, True)
+    lone = run("classify", "shots.parquet", *options[:4], "--head", "ridge", "-o", "lone.parquet", folder=folder)
+    assert (lone.returncode, "the head 'ridge' needs a support file; give --support" in lone.stderr) == (1, True)
     listed = json.loads(run("heads", "--json", folder=folder).stdout)
     assert listed["tip_adapter"]["settings"] == {"alpha": None, "beta": None, "mode": "balanced"}
 

@@ -49,7 +49,7 @@ def answers_by_draw(result: Result) -> dict[int, dict[int, bool]]:
 
 
 def test_a_head_is_measured_on_each_number_of_shots_as_the_mean_over_its_draws(tmp_path: Path) -> None:
-    task, few = pets(tmp_path), FewShot(("ridge", "linear_probe"), (1, 4))
+    task, few = pets(tmp_path), FewShot(("ridge", "linear_probe"), (1, 4), floor=False)
     found = evaluate([task], output=tmp_path / "r.parquet", few_shot=few).results
     assert [(one.run, one.tier) for one in found] == [
         ("a {}", "T0"),
@@ -87,6 +87,7 @@ def test_what_was_drawn_and_measured_is_not_run_again_until_the_protocol_changes
     assert measured(FewShot(("ridge",), (2, 4))) == 1
     assert measured(FewShot(("ridge",), (2,), seeds=2)) == 1
     assert measured(FewShot(("ridge",), (2,), validate=True)) == 1
+    assert measured(FewShot(("ridge",), (2,), floor=False)) == 1
     assert measured(FewShot(("ridge",), (2,), options={"ridge": {"penalty": 0.5}})) == 1
     features_file(tmp_path / "train.npz", images=13, seed=5)
     assert measured(FewShot(("ridge",), (2,))) == 1

@@ -87,7 +87,7 @@ def by_hand(folder: Path, build: Callable[..., Classifier], *, validate: bool) -
 
 @pytest.mark.parametrize("validate", [False, True])
 def test_heads_of_two_encoders_are_built_on_both_features_of_the_shots(folder: Path, validate: bool) -> None:
-    found = measured(folder, FewShot(("como", "como_f"), (4,), seeds=2, validate=validate))
+    found = measured(folder, FewShot(("como", "como_f"), (4,), seeds=2, validate=validate, floor=False))
     assert [(one.run, one.tier) for one in found] == [
         ("plain", "T0"), ("plain + como, 4 shots", "T0+T3+FS"), ("plain + como_f, 4 shots", "T0+T3+FS"),
     ]  # fmt: skip
