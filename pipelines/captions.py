@@ -32,12 +32,12 @@ from .sources.finding import SourceFile, find_sources, read_source, unreadable
 
 @dataclass(frozen=True, slots=True)
 class BuildSummary:
-    """What `build_index` did: read = kept + sum(dropped), kept = added + already_there.
+    """What `build_index` did: read = kept + sum(dropped), kept = added + repeated + already_there.
 
-    `already_there` counts captions that the index held, from an earlier run or from an earlier row with the same
-    source and text; `embedded` those embedded in this run, into the folder `shards`. `count` is the size of the index
-    now; `failures` say which files could not be read to their end, `failed` counts them. `seconds` are per stage, and
-    stages overlap in time.
+    `already_there` counts captions that the index held before, `repeated` those that an earlier row has with the same
+    source and text (in an index that held some, rows of other shards count as there already); `embedded` those embedded
+    in this run, into the folder `shards`. `count` is the size of the index now; `failures` say which files could not be
+    read to their end, `failed` counts them. `seconds` are per stage, and stages overlap in time.
     """
 
     location: str
@@ -45,6 +45,7 @@ class BuildSummary:
     kept: int
     dropped: Mapping[str, int]
     added: int
+    repeated: int
     already_there: int
     count: int
     seconds: Mapping[str, float]
@@ -158,13 +159,15 @@ def _summarise(embedded: EmbedSummary, loaded: LoadSummary) -> BuildSummary:
     for name, seconds in loaded.seconds.items():
         clock.add(name, seconds)
     kept = embedded.kept + embedded.repeated
+    already_there = min(embedded.kept, loaded.count) - loaded.added  # no more than the index held before
     return BuildSummary(
         location=loaded.location,
         read=embedded.read,
         kept=kept,
         dropped=embedded.dropped,
         added=loaded.added,
-        already_there=kept - loaded.added,
+        repeated=kept - loaded.added - already_there,
+        already_there=already_there,
         count=loaded.count,
         seconds=dict(clock.seconds),
         bottleneck=clock.bottleneck,

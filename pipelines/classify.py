@@ -12,15 +12,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from rag_clip.atomic import make_folder, sync_folder
 from rag_clip.classifiers.coop import learned_zero_shot
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Prompts
+from rag_clip.features import FeatureRows
 from rag_clip.learned_prompts import LearnedPrompts
 from rag_clip.match import Scores, check_scores
 from rag_clip.outputs import check_outputs, holding, remove_folder
@@ -34,6 +36,7 @@ from .imaging.joined import encode_by_all
 from .imaging.kept import keep_columns
 from .imaging.opening import open_image_files
 from .imaging.predictions import output_schema, predict_rows, prediction_columns, write_predictions
+from .imaging.tally import Predicted, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,8 @@ class ClassifySummary:
     """What `classify` did: counts of rows, the names of the columns it added, and seconds per stage.
 
     `failed` rows have an error and no label. `decoded` rows were encoded now, `from_cache` rows had features from an
-    earlier run. `seconds["decode"]` is the mean over the worker processes; `seconds["write"]` includes reading the rows
-    once more.
+    earlier run. `predicted` says how many images each class got, and which are least sure. `seconds["decode"]` is the
+    mean over the worker processes; `seconds["write"]` includes reading the rows once more.
     """
 
     output: Path
@@ -59,6 +62,7 @@ class ClassifySummary:
     decoded: int
     from_cache: int
     columns: tuple[str, ...]
+    predicted: Predicted
     seconds: Mapping[str, float]
     bottleneck: str
 
@@ -120,19 +124,21 @@ def classify(
         facts = _run_facts(prompts, encoder, others, head)
         facts |= {"image_column": files[0].image, "top_k": top_k, "scores": scores, "rows": rows, "failed": failed}
         schema, advance = output_schema(kept, columns, facts), counting("write", report, rows)
-        predict = partial(
-            predict_rows,
-            classifier=classifier,
-            top_k=top_k,
-            scores=scores,
-            batch_size=batch_size,
-            device=encoder.device,
-        )
+        tally = Tally()
+
+        def predict(features: FeatureRows) -> list[pa.Array]:
+            found = predict_rows(
+                features, classifier, top_k=top_k, scores=scores, batch_size=batch_size, device=encoder.device
+            )
+            tally.add(found[0], found[1])
+            return found
+
         with _replacing(output, parts_of(output)) as unfinished:
             write_predictions(unfinished, sources, schema=schema, predict=predict, clock=clock, advance=advance)
     return ClassifySummary(
-        output, rows, failed, missing, rows - missing, columns, dict(clock.seconds), clock.bottleneck
-    )
+        output, rows, failed, missing, rows - missing, columns, tally.report(prompts.labels.names),
+        dict(clock.seconds), clock.bottleneck,
+    )  # fmt: skip
 
 
 def _build(

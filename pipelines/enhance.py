@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
-from rag_clip.data import LabelSet, Prompts
+from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.distinguish import Distinguishability, Separation, distinguishability, separation
 from rag_clip.enhance import Control, control_prompts, enhance
 from rag_clip.outputs import holding
@@ -25,6 +25,7 @@ from rag_clip.store import open_store
 from .labelled import Labelled
 
 CONTROLS: tuple[Control, ...] = ("random", "waffle", "waffle_shared")
+SAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,9 @@ class Precision:
 class EnhanceSummary:
     """What `enhance_labels` did: counts, notes, how well the classes are told apart before and after, and seconds.
 
-    `before` and `after` judge the templates alone and the prompts written; `compared` is empty without labelled images.
+    `without_captions` classes have none in the index; of `untrusted` ones all that were found were refused. `sample` is
+    the first class with texts beside its templates, or else the first, with the heaviest of its texts. `before` and
+    `after` judge the templates alone and the prompts written; `compared` is empty without labelled images.
     """
 
     output: Path
@@ -55,6 +58,8 @@ class EnhanceSummary:
     texts: int
     captions: int
     without_captions: int
+    untrusted: int
+    sample: tuple[str, tuple[PromptText, ...]]
     before: Distinguishability
     after: Distinguishability
     separated: Separation
@@ -110,6 +115,8 @@ def enhance_labels(
         sum(map(len, prompts.texts)),
         _captions(prompts),
         prompts.provenance["without_captions"],
+        prompts.provenance["untrusted"],
+        _sample(prompts),
         before,
         after,
         separated,
@@ -118,6 +125,14 @@ def enhance_labels(
         dict(clock.seconds),
         clock.bottleneck,
     )
+
+
+def _sample(prompts: Prompts) -> tuple[str, tuple[PromptText, ...]]:
+    mixed = (row for row, group in enumerate(prompts.texts) if any(text.role == "context" for text in group))
+    row = next(mixed, 0)
+    added = [text for text in prompts.texts[row] if text.role == "context"] or prompts.texts[row]
+    heaviest = sorted(added, key=lambda text: -text.weight)[:SAMPLES]
+    return prompts.labels.names[row], tuple(heaviest)
 
 
 def _captions(prompts: Prompts) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 from rag_clip.data import LabelSet, Prompts
-from rag_clip.knowledge.names import NameMatch
+from rag_clip.knowledge.names import NameMatch, nearest_classes
 from rag_clip.knowledge.sentences import Sentences, read_sentences
 from rag_clip.naming import name_classes
 from rag_clip.progress import Report, StageClock, silent
@@ -18,7 +18,7 @@ from rag_clip.prompts.synonyms import synonym_prompts
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Encoder
 from rag_clip.recipe import Recipe, load_recipe
-from rag_clip.retrieval import gather
+from rag_clip.retrieval import find_captions, trusted_captions
 from rag_clip.store import Store
 
 Control = Literal["random", "waffle", "waffle_shared"]
@@ -28,12 +28,16 @@ NAMES_IN_A_NOTE = 5
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the sources of a recipe gave: anchors, contexts of each, notes, and how many classes got no caption."""
+    """What the sources of a recipe gave: anchors, contexts of each, notes, and how many classes got no caption.
+
+    `without_captions` classes have none in the store; of `untrusted` ones all that were found were refused.
+    """
 
     anchors: Prompts
     contexts: tuple[Texts, ...]
     notes: tuple[str, ...]
     without_captions: int
+    untrusted: int
 
 
 def enhance(
@@ -51,10 +55,10 @@ def enhance(
 
     A `control` puts as many random captions of the store (`random`), or random words (`waffle`), with the same weights
     in the place of what the recipe mixes in; `waffle_shared` is WaffleCLIP as published. `seed` draws them. Provenance
-    keeps the recipe, counts classes that got no caption, and notes what a user should know, such as names that a file
-    does not have. Raises ValueError for a recipe that needs a store and has none, a store without captions, one whose
-    vectors are another encoder's (lexical search needs none, so there any store will do), and a control of a recipe
-    that mixes in nothing, but for `waffle_shared`.
+    keeps the recipe, counts classes without captions and those whose captions were not trusted, and notes what a user
+    should know, such as names that a file does not have. Raises ValueError for a recipe that needs a store and has
+    none, a store without captions, one whose vectors are another encoder's (lexical search needs none, so there any
+    store will do), and a control of a recipe that mixes in nothing, but for `waffle_shared`.
     """
     recipe, clock = recipe or load_recipe("default"), clock or StageClock()
     _check_needs(recipe, store, control)
@@ -66,6 +70,7 @@ def enhance(
         "settings": recipe.document(),
         "index": store.location if store and recipe.needs_index else "",
         "without_captions": found.without_captions,
+        "untrusted": found.untrusted,
         "notes": list(found.notes),
     }
     if recipe.described and recipe.described.average == "cosines":
@@ -102,37 +107,33 @@ def _find_texts(
     contexts: list[Texts] = []
     notes: list[str] = []
     alone: list[str] = []
+    untrusted: list[str] = []
     if recipe.synonyms and store:
         with clock.stage("count names"):
             named = name_classes(labels, recipe.synonyms, encoder=encoder, store=store, report=report)
         anchors = synonym_prompts(labels, named.report, templates=templates, use=recipe.synonyms.use)
         known, notes = named.labels, [*named.notes]
     if recipe.retrieved and store:
-        captions = gather(
-            known,
-            encoder=encoder,
-            store=store,
-            retrieval=recipe.retrieved,
-            templates=templates,
-            clock=clock,
-            report=report,
+        every = find_captions(
+            known, encoder=encoder, store=store, retrieval=recipe.retrieved, clock=clock, report=report
         )
-        alone = [name for name, texts in zip(labels.names, captions, strict=True) if not texts]
+        captions = trusted_captions(
+            every, known, encoder=encoder, retrieval=recipe.retrieved, templates=templates, clock=clock
+        )
+        alone = [name for name, texts in zip(labels.names, every, strict=True) if not texts]
+        untrusted = [
+            name for name, texts, kept in zip(labels.names, every, captions, strict=True) if texts and not kept
+        ]
         contexts.append(captions)
-        notes += (
-            [f"no caption was found, or none to trust, for {_some(alone)}; templates keep their weight"]
-            if alone
-            else []
-        )
+        notes += _captionless(alone, untrusted)
     if recipe.described:
         with clock.stage("read descriptions"):
             files = [read_sentences(path) for path in recipe.described.files]
             described = described_texts(known, files, weight=recipe.described.weight, templates=templates)
         contexts.append(described.texts)
-        notes += [
-            note for file, match in zip(files, described.matches, strict=True) for note in _unmatched(file, match)
-        ]
-    return _Found(anchors, tuple(contexts), tuple(notes), len(alone))
+        for file, match in zip(files, described.matches, strict=True):
+            notes += _unmatched(file, match, labels)
+    return _Found(anchors, tuple(contexts), tuple(notes), len(alone), len(untrusted))
 
 
 def _check_control(control: Control, store: Store | None) -> None:
@@ -156,11 +157,25 @@ def _check_needs(recipe: Recipe, store: Store | None, control: Control | None) -
         )
 
 
-def _unmatched(file: Sentences, match: NameMatch) -> Iterator[str]:
+def _unmatched(file: Sentences, match: NameMatch, labels: LabelSet) -> Iterator[str]:
     if match.unmatched_labels:
         yield f"{file.source} describes no {_some(match.unmatched_labels)}"
     if match.unmatched_keys:
-        yield f"{file.source} has {_some(match.unmatched_keys)}, not in the label set"
+        near = nearest_classes(match.unmatched_keys, labels)
+        yield f"{file.source} has {_some(match.unmatched_keys)}, not in the label set{f' ({near})' if near else ''}"
+
+
+def _captionless(alone: Sequence[str], untrusted: Sequence[str]) -> Iterator[str]:
+    if alone:
+        yield (
+            f"no usable caption names {_some(alone)}, so templates keep their weight; index captions that do, or "
+            "give synonyms in the label file"
+        )
+    if untrusted:
+        yield (
+            f"the captions of {_some(untrusted)} are too few, or fit other classes as well, and were not trusted, so "
+            "templates keep their weight; index more captions, or mix in all that are found with --recipe repe"
+        )
 
 
 def _some(names: Sequence[str]) -> str:

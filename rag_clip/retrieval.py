@@ -118,8 +118,22 @@ def gather(
     there any store will do), and one without the vectors or payload fields asked for.
     """
     retrieval, clock = retrieval or Retrieval(), clock or StageClock()
+    found = find_captions(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock, report=report)
+    return trusted_captions(found, labels, encoder=encoder, retrieval=retrieval, templates=templates, clock=clock)
+
+
+def find_captions(
+    labels: LabelSet,
+    *,
+    encoder: Encoder,
+    store: Store,
+    retrieval: Retrieval,
+    clock: StageClock,
+    report: Report = silent,
+) -> Texts:
+    """Return the captions of each class that pass the filter, sharing the weight; () where none does."""
     _check_store(store, encoder, retrieval)
-    chosen = retrieved_texts(
+    return retrieved_texts(
         labels,
         _search(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock, report=report),
         weight=retrieval.weight,
@@ -127,10 +141,22 @@ def gather(
         keep=_filter(labels, retrieval),
         rewrite=REWRITES[retrieval.names],
     )
-    if not any(chosen) or (retrieval.contrast != "weigh" and retrieval.trust == "equal"):
-        return chosen
+
+
+def trusted_captions(
+    found: Texts,
+    labels: LabelSet,
+    *,
+    encoder: Encoder,
+    retrieval: Retrieval,
+    templates: Sequence[str] | None = None,
+    clock: StageClock,
+) -> Texts:
+    """Weigh what `find_captions` found by the contrast and trust of `retrieval`; () for a class without trust."""
+    if not any(found) or (retrieval.contrast != "weigh" and retrieval.trust == "equal"):
+        return found
     with clock.stage("weigh"):
-        return _weigh(chosen, labels, encoder, retrieval, choose_templates(labels, templates))
+        return _weigh(found, labels, encoder, retrieval, choose_templates(labels, templates))
 
 
 def _filter(labels: LabelSet, retrieval: Retrieval) -> Keep:

@@ -69,7 +69,11 @@ def test_each_class_gets_the_captions_that_name_it(store: Store, search: str):
         "settings": by_captions(search=search).document(),
         "index": store.location,
         "without_captions": 1,
-        "notes": ["no caption was found, or none to trust, for 'quux'; templates keep their weight"],
+        "untrusted": 0,
+        "notes": [
+            "no usable caption names 'quux', so templates keep their weight; index captions that do, or "
+            "give synonyms in the label file"
+        ],
     }
     assert prompts.provenance["settings"]["retrieved"]["search"] == search
 
@@ -100,6 +104,7 @@ def test_templates_need_no_store():
         "settings": {"name": "templates", "templates": {"set": "", "texts": ["the {}"]}},
         "index": "",
         "without_captions": 0,
+        "untrusted": 0,
         "notes": [],
     }
 

@@ -13,6 +13,9 @@ from rag_clip.cli.run import IMAGES, EncoderOptions, Force, Json, Workers, model
 if TYPE_CHECKING:
     from rag_clip.data import Prompts
     from rag_clip.learned_prompts import LearnedPrompts
+    from rag_clip.pipelines.imaging.tally import Predicted
+
+CLASSES_SHOWN = 10
 
 
 def classify(
@@ -83,10 +86,25 @@ def classify(
             f"{summary.output}: {summary.rows} rows, {summary.failed} failed; "
             f"{summary.decoded} decoded, {summary.from_cache} from cached features"
         )
+        _show_predicted(console, summary.predicted, len(texts.labels))
         console.stages(summary.seconds)
         return summary
 
     return run(job, as_json=as_json)
+
+
+def _show_predicted(console: Console, predicted: Predicted, count: int) -> None:
+    images = sum(predicted.classes.values())
+    if predicted.mean_score is None:
+        return
+    shown = dict(list(predicted.classes.items())[:CLASSES_SHOWN])
+    console.table("predicted", {name: {"images": str(n), "share": f"{n / images:.1%}"} for name, n in shown.items()})
+    if others := len(predicted.classes) - len(shown):
+        console.say(f"  and {others} other classes: {images - sum(shown.values())} images")
+    if unused := count - len(predicted.classes):
+        console.say(f"  {unused} of {count} classes got no image")
+    lowest = ", ".join(f"row {one.row} ({one.label} {one.score:.3f})" for one in predicted.lowest)
+    console.say(f"mean score {predicted.mean_score:.3f}; lowest: {lowest}")
 
 
 def _read_prompts(path: Path) -> Prompts | LearnedPrompts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -14,7 +15,6 @@ from rag_clip.cli.run import EncoderOptions, Force, Json, run, toml_files
 
 if TYPE_CHECKING:
     from rag_clip.data import LabelSet
-    from rag_clip.distinguish import PairShift
     from rag_clip.pipelines.enhance import EnhanceSummary
     from rag_clip.recipe import Recipe
 
@@ -123,6 +123,9 @@ def enhance(
             report=console.report,
         )
         _show(console, summary)
+        model = f" --model {quote(encoder.model)}" if encoder.model else ""
+        known = f" --index {quote(index)}" if index else ""
+        console.say(f"next: rag-clip classify IMAGES --prompts {quote(str(path))}{known}{model} -o predictions.parquet")
         return summary
 
     return run(job, as_json=as_json)
@@ -164,7 +167,7 @@ def _override(recipe: Recipe, overrides: Overrides | None) -> Recipe:
 def _show(console: Console, summary: EnhanceSummary) -> None:
     console.say(
         f"{summary.output}: {summary.classes} classes, {summary.texts} texts, {summary.captions} of them mixed in; "
-        f"{summary.without_captions} classes without captions"
+        f"{summary.without_captions} classes have no captions, {summary.untrusted} none to trust"
     )
     for note in summary.provenance["notes"]:
         console.say(f"  {note}")
@@ -179,9 +182,10 @@ def _show(console: Console, summary: EnhanceSummary) -> None:
             for name, one in judged.items()
         },
     )
-    for title, pairs in (("separated most", summary.separated.most), ("separated least", summary.separated.least)):
-        if pairs:
-            console.table(title, {f"{pair.first} / {pair.second}": _cosines(pair) for pair in pairs})
+    label, texts = summary.sample
+    console.say(f"texts of {label!r}, such as:")
+    for text in texts:
+        console.say(f"  {text.weight:.4f}  {text.text}")
     if summary.compared:
         numbers = {name: asdict(one) for name, one in summary.compared.items()}
         title = "top-1, %" if "images" in next(iter(numbers.values())) else "mean average precision, %"
@@ -190,7 +194,3 @@ def _show(console: Console, summary: EnhanceSummary) -> None:
         }
         console.table(title, cells)
     console.stages(summary.seconds)
-
-
-def _cosines(pair: PairShift) -> dict[str, str]:
-    return {"before": f"{pair.before:.3f}", "after": f"{pair.after:.3f}"}

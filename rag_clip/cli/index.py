@@ -76,9 +76,11 @@ def build(
             force=force,
             report=console.report,
         )
+        known = {"repeated": summary.repeated, "already there": summary.already_there}
+        others = "".join(f"{count} {what}, " for what, count in known.items() if count)
         console.say(
             f"{summary.count} captions in {summary.location}: {summary.added} added, "
-            f"{summary.already_there} already there, {sum(summary.dropped.values())} dropped of {summary.read}"
+            f"{others}{sum(summary.dropped.values())} dropped of {summary.read} read"
         )
         _say_lost(console, summary.dropped, summary.failures)
         console.stages(summary.seconds)
@@ -123,7 +125,8 @@ def embed(
         )
         console.say(
             f"{summary.kept} captions in {summary.shards}: {summary.embedded} embedded in {summary.written} shards, "
-            f"{summary.finished} shards were there, {sum(summary.dropped.values())} dropped of {summary.read}"
+            f"{summary.finished} shards were there, {summary.repeated} repeated, "
+            f"{sum(summary.dropped.values())} dropped of {summary.read} read"
         )
         _say_lost(console, summary.dropped, summary.failures)
         console.stages(summary.seconds)
@@ -190,8 +193,9 @@ def check(
         with open_store(index) as store:
             found = check_index(store, queries=queries, k=k, seed=seed, index=search, report=console.report)
         console.say(
-            f"recall@{found.k} {found.recall:.4f} over {found.queries} queries (5 % below {found.recall_p05:.4f}), "
-            f"served {found.served}: p50 {1000 * found.served_p50:.1f} ms, p95 {1000 * found.served_p95:.1f} ms"
+            f"recall@{found.k} {found.recall:.4f} over {found.queries} queries (95 % of them reach "
+            f"{found.recall_p05:.4f}), served {found.served}: "
+            f"p50 {1000 * found.served_p50:.1f} ms, p95 {1000 * found.served_p95:.1f} ms"
         )
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from rag_clip.data import LabelSet
-from rag_clip.knowledge.names import folded, match_names
+from rag_clip.knowledge.names import folded, match_names, require_match
 from rag_clip.knowledge.wordnet import Sense
 
 Candidates = Sequence[Sequence[tuple[str, str]]]
@@ -24,15 +24,17 @@ def gather_candidates(
     Entries of a file find their class by `match_names`; those that match none are left out. A name with one noun sense
     in WordNet (`senses` is WordNet.senses) takes the synonyms of that. A name with several takes those of the one sense
     that shares a synonym with the names listed before, and otherwise none: which sense is meant is not known, and the
-    corpus counts every meaning of "wood". Raises ValueError, naming the file, where an entry fits two classes.
+    corpus counts every meaning of "wood". Raises ValueError, naming the file, where an entry fits two classes, and
+    where none fits any.
     """
     listed = [[(name, LABEL_FILE) for name in synonyms] for synonyms in labels.synonyms]
     for title, synonyms in (files or {}).items():
         try:
-            rows = match_names(labels, synonyms).rows
+            match = match_names(labels, synonyms)
         except ValueError as error:
             raise ValueError(f"{title}: {error}") from error
-        for key, row in rows.items():
+        require_match(match, labels, title)
+        for key, row in match.rows.items():
             listed[row] += [(name, title) for name in synonyms[key]]
     if senses is not None:
         for name, group in zip(labels.names, listed, strict=True):

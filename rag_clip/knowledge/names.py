@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rag_clip.data import LabelSet
+from rag_clip.near_names import near_names
 from rag_clip.words import spoken, words_of
 
 # Accents of Latin, Greek and Cyrillic; the marks of other scripts are letters of theirs.
 _ACCENTS = re.compile("[\u0300-\u036f]")
 _SEPARATORS = re.compile(r"[\s_\-\u2010-\u2015\u2212]+")
+NEAREST_OF = 5
 _Forms = Mapping[str, Sequence[int]]
 
 
@@ -48,6 +50,24 @@ def match_names(labels: LabelSet, keys: Iterable[str]) -> NameMatch:
         tuple(key for key in keys if key not in rows),
         tuple(name for row, name in enumerate(labels.names) if row not in nearest),
     )
+
+
+def require_match(match: NameMatch, labels: LabelSet, source: str) -> None:
+    """Raise ValueError, with the nearest names, where not one key of `source` names a class."""
+    if not match.rows:
+        keys = match.unmatched_keys
+        held = ", ".join(map(repr, keys[:NEAREST_OF])) + (", ..." if len(keys) > NEAREST_OF else "")
+        near = nearest_classes(keys, labels)
+        raise ValueError(
+            f"{source} has none of the {len(labels)} classes; it has {held or 'no names'}"
+            f"{f' ({near})' if near else ''}; give a file of these classes, or its names as synonyms in the label file"
+        )
+
+
+def nearest_classes(keys: Sequence[str], labels: LabelSet) -> str:
+    """Return "'tabby' is near to 'tabby cat', ..." for the first keys that are spelt like a class, or nothing."""
+    pairs = [(key, near_names(key, labels.names, most=1, cutoff=0.7)) for key in keys[:NEAREST_OF]]
+    return ", ".join(f"{key!r} is near to {near[0]!r}" for key, near in pairs if near)
 
 
 def folded(name: str) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rag_clip.data import LabelSet, PromptText
-from rag_clip.knowledge.names import NameMatch, match_names
+from rag_clip.knowledge.names import NameMatch, match_names, require_match
 from rag_clip.knowledge.sentences import Sentences
 from rag_clip.prompts.mixed import Texts
 from rag_clip.prompts.templates import choose_templates, fill
@@ -46,7 +46,8 @@ def described_texts(
 
     A text that was generated n times weighs n times as much. `templates` (those of `choose_templates`) frame
     ELEVATER's knowledge. Evidence names the file, the class as it is spelled there, and the place of the text.
-    Raises ValueError for a weight outside (0, 1], no file, and a file with a name that fits two classes.
+    Raises ValueError for a weight outside (0, 1], no file, a file that names none of the classes, and one with a name
+    that fits two.
     """
     if not 0 < weight <= 1:
         raise ValueError(f"the weight of the descriptions is {weight}; give a number above 0, up to 1")
@@ -63,9 +64,11 @@ def described_texts(
 
 def _matched(labels: LabelSet, file: Sentences) -> NameMatch:
     try:
-        return match_names(labels, file.by_name)
+        match = match_names(labels, file.by_name)
     except ValueError as error:
         raise ValueError(f"{file.source}: {error}") from error
+    require_match(match, labels, file.source)
+    return match
 
 
 def _described(file: Sentences, key: str, name: str, templates: Sequence[str]) -> Iterator[PromptText]:

@@ -34,7 +34,8 @@ def corpus(tmp_path) -> Path:
 def test_captions_are_repaired_embedded_and_found_by_meaning_and_by_word(corpus, tmp_path):
     encoder, events = ToyEncoder(), []
     summary = build_index([corpus], index=tmp_path / "index", encoder=encoder, report=events.append)
-    assert (summary.read, summary.kept, summary.added, summary.already_there, summary.count) == (6, 4, 3, 1, 3)
+    assert (summary.read, summary.kept, summary.added, summary.repeated, summary.count) == (6, 4, 3, 1, 3)
+    assert summary.already_there == 0
     assert (summary.dropped, summary.location) == ({"null": 1, "empty": 1}, str(tmp_path / "index"))
     embedding, loading = {"read", "clean", "embed", "write shards"}, {"look up", "read shards", "write", "optimise"}
     assert set(summary.seconds) == embedding | loading
@@ -55,7 +56,7 @@ def test_a_second_run_adds_and_embeds_nothing(corpus, tmp_path):
     build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder())
     encoder = CountingEncoder()
     summary = build_index([corpus], index=tmp_path / "index", encoder=encoder)
-    assert (summary.added, summary.already_there, summary.count) == (0, 4, 3)
+    assert (summary.added, summary.repeated, summary.already_there, summary.count) == (0, 1, 3, 3)
     assert encoder.embedded == []
 
 
@@ -93,7 +94,7 @@ def test_a_build_that_was_killed_goes_on_and_embeds_only_what_has_no_shard(tmp_p
     summary = build_index([corpus], index=tmp_path / "index", encoder=encoder, shard_rows=500)
     left = [start for start in range(0, 3000, 500) if start not in finished]
     assert sorted(encoder.embedded) == sorted(text for start in left for text in texts[start : start + 500])
-    assert (summary.added, summary.already_there, summary.count) == (2900, 100, 2900)
+    assert (summary.added, summary.repeated, summary.already_there, summary.count) == (2900, 100, 0, 2900)
 
 
 def test_the_shards_are_removed_on_request(corpus, tmp_path):

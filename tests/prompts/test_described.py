@@ -107,7 +107,15 @@ def test_a_name_that_fits_two_classes_is_refused_with_its_file():
     labels = LabelSet(("bird", "machine"), synonyms=(("crane",), ("crane",)))
     file = Sentences("cupl", {"crane": ("A crane.",)}, "cupl:cranes.json")
     with pytest.raises(ValueError, match=r"cupl:cranes.json: 'crane' is a synonym of both 'bird' and 'machine'"):
-        described_texts(labels, [CUPL, file], weight=0.5)
+        described_texts(labels, [file], weight=0.5)
+
+
+def test_a_file_that_describes_no_class_is_refused_with_the_nearest_names():
+    file = Sentences("cupl", {"riverr": ("A river.",), "xyz": ("A zebra.",)}, "cupl:other.json")
+    with pytest.raises(
+        ValueError, match=r"cupl:other.json has none of the .* classes; it has 'riverr', 'xyz' \('riverr' is"
+    ):
+        described_texts(LABELS, [CUPL, file], weight=0.5)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared")
