@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from rich.console import Console as RichConsole
 
 from rag_clip.cli import images as images  # registers its verbs
 from rag_clip.cli import synthesise as synthesise  # registers its verb
@@ -14,19 +15,19 @@ from rag_clip.cli.classify import classify, heads, learn
 from rag_clip.cli.console import Console
 from rag_clip.cli.enhance import enhance
 from rag_clip.cli.evaluate import evaluate
+from rag_clip.cli.examples import add_examples
 from rag_clip.cli.explain import explain
 from rag_clip.cli.index import index_app
+from rag_clip.cli.misunderstood import explain_misunderstood
 from rag_clip.cli.run import Force, Json, run
 from rag_clip.cli.search import search_index
 from rag_clip.cli.support import support_app
 
-app = App(
+app: App = App(
     name="rag-clip",
     help="Turn class names and a corpus of captions into an image classifier, and see its evidence.",
-    help_epilogue=(
-        "Exit codes: 0 done, 1 could not go on (the message says why), 2 the command was not understood, "
-        "3 done, but some rows failed, 130 interrupted (run the same command again to go on)."
-    ),
+    error_console=RichConsole(stderr=True, soft_wrap=True, highlight=False),
+    error_formatter=lambda error: explain_misunderstood(error, app),
 )
 app.command(index_app)
 app.command(enhance)
@@ -62,6 +63,10 @@ def demo(
         return summary
 
     return run(job, as_json=as_json)
+
+
+add_examples(app)
+app.register_install_completion_command(help="Install completion of verbs and options for your shell.")
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import IMAGES, EncoderOptions, Force, Json, Workers, model_files, run
+from rag_clip.cli.run import IMAGES, EncoderOptions, Force, ImageColumn, Json, Workers, model_files, run
 
 if TYPE_CHECKING:
     from rag_clip.data import Prompts
@@ -22,7 +22,7 @@ def classify(
     images: Annotated[list[str], Parameter(negative=(), help=IMAGES)],
     /,
     *,
-    prompts: Path,
+    prompts: Annotated[Path, Parameter(help="Prompts of `enhance`, or learned ones of `learn`.")],
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="predictions.parquet")],
     encoder: EncoderOptions,
     index: Annotated[
@@ -41,15 +41,15 @@ def classify(
     floor: Annotated[
         bool, Parameter(help="Use no more of the head than images held out of its support bear out, at worst none.")
     ] = True,
-    image_column: str = "image",
-    top_k: int = 5,
+    image_column: ImageColumn = "image",
+    top_k: Annotated[int, Parameter(help="Classes listed per image.")] = 5,
     scores: Annotated[
         Literal["softmax", "sigmoid"],
         Parameter(help="Probabilities that sum to one, or, of an encoder like SigLIP, one for each class by itself."),
     ] = "softmax",
     features: Annotated[Path | None, Parameter(help="Keep image features here, for other prompts.")] = None,
     workers: Workers = None,
-    batch_size: int = 256,
+    batch_size: Annotated[int, Parameter(help="Images encoded at once.")] = 256,
     force: Force = False,
     as_json: Json = False,
 ) -> int:
@@ -115,7 +115,7 @@ def _read_prompts(path: Path) -> Prompts | LearnedPrompts:
 
 
 def learn(
-    support: Path,
+    support: Annotated[Path, Parameter(help="The support file to learn on, of any `support` verb.")],
     /,
     *,
     prompts: Annotated[Path, Parameter(help="Whose classes, and the text of those without an image.")],

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from rag_clip.cli.classes import ReadableNames, noted
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Force, Json, run, toml_files
+from rag_clip.cli.run import EncoderOptions, Force, ImageColumn, Json, LabelColumn, run, toml_files
 
 if TYPE_CHECKING:
     from rag_clip.data import LabelSet
@@ -28,7 +28,10 @@ class Overrides:
         None
     )
     limit: Annotated[int | None, Parameter(help="Captions per class, at most.")] = None
-    search: Literal["dense", "lexical", "hybrid"] | None = None
+    search: Annotated[
+        Literal["dense", "lexical", "hybrid"] | None,
+        Parameter(help="How captions are searched: by meaning, by words, or by both."),
+    ] = None
     candidates: Annotated[int | None, Parameter(help="Captions searched per class, before the filter.")] = None
     keep: Annotated[
         Literal["token", "substring", "phrase"] | None, Parameter(help="How a caption must hold the class name.")
@@ -75,8 +78,8 @@ def enhance(
         list[str] | None,
         Parameter(negative=(), help="Labelled images, as for evaluate: score templates and controls too."),
     ] = None,
-    image_column: str = "image",
-    label_column: str = "label",
+    image_column: ImageColumn = "image",
+    label_column: LabelColumn = "label",
     format: Annotated[Literal["parquet", "json"] | None, Parameter(help="By the output's suffix by default.")] = None,
     force: Force = False,
     as_json: Json = False,

@@ -35,7 +35,10 @@ SHOWN = {
 
 
 def evaluate(
-    tasks: Annotated[list[str] | None, Parameter(negative=())] = None,
+    tasks: Annotated[
+        list[str] | None,
+        Parameter(negative=(), help="Labelled images, features (.parquet, .npz), task files, or bundled tasks."),
+    ] = None,
     /,
     *,
     prompts: PromptPaths = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from rag_clip.cli.run import Device, EncoderOptions, Precision, model_files
+from rag_clip.cli.run import Device, EncoderOptions, ImageColumn, LabelColumn, Precision, model_files
 
 if TYPE_CHECKING:
     from rag_clip.evaluate.task import Task
@@ -61,8 +61,8 @@ class Places:
 
     data: Annotated[str, Parameter(help="Folder of the files of tasks, or its URL.")] = "."
     labels: Annotated[Path | None, Parameter(help="Classes and groups of plain files; else the prompts'.")] = None
-    image_column: str = "image"
-    label_column: str = "label"
+    image_column: ImageColumn = "image"
+    label_column: LabelColumn = "label"
 
     def open(self, tasks: Sequence[str], texts: Sequence[PromptFile]) -> list[tuple[Task, Place]]:
         """Open tasks, plain files with the classes of `labels` or of the first texts."""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Force, Json, run
+from rag_clip.cli.run import EncoderOptions, Force, ImageColumn, Json, run
 
 if TYPE_CHECKING:
     from rag_clip.explain import ClassEffect, ImageExplanation, LabelExplanation
 
 
 def explain(
-    label: str | None = None,
+    label: Annotated[str | None, Parameter(help="A class of the prompts.")] = None,
     /,
     *,
     prompts: Annotated[Path, Parameter(help="A file that `rag-clip enhance` wrote.")],
@@ -23,7 +23,7 @@ def explain(
     image: Annotated[Path | None, Parameter(help="An image file.")] = None,
     images: Annotated[str | None, Parameter(help="Images, as for classify, with --row.")] = None,
     row: Annotated[int | None, Parameter(help="The row of --images, from 0.")] = None,
-    image_column: str = "image",
+    image_column: ImageColumn = "image",
     before: Annotated[
         Path | None, Parameter(help="Prompts to compare the nearest classes with; the templates alone by default.")
     ] = None,

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.index import Cleaning, Index, Retry, Schema, index_app, load_named_cleaning, say_dropped
-from rag_clip.cli.run import IMAGES, EncoderOptions, Force, Json, Workers, run, toml_files
+from rag_clip.cli.run import IMAGES, EncoderOptions, Force, ImageColumn, Json, Workers, run, toml_files
 
 
 @index_app.command
@@ -19,8 +19,8 @@ def images(
     *,
     index: Index,
     encoder: EncoderOptions,
-    image_column: str = "image",
-    caption_column: str = "caption",
+    image_column: ImageColumn = "image",
+    caption_column: Annotated[str, Parameter(help="The column of the captions.")] = "caption",
     cleaning: Cleaning = "default",
     noise: Annotated[bool, Parameter(help="Judge how likely each caption is not its image's (NLIP).")] = True,
     shards: Annotated[Path | None, Parameter(help="Keep what is embedded here.")] = None,
@@ -70,8 +70,8 @@ def download(
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder of the webdataset tars.")],
-    url_column: str = "url",
-    caption_column: str | None = "caption",
+    url_column: Annotated[str, Parameter(help="The column of the addresses.")] = "url",
+    caption_column: Annotated[str | None, Parameter(help="The column of the captions, if there is one.")] = "caption",
     retry_failed: Retry = False,
     allow_private: Annotated[bool, Parameter(negative=(), help="Also ask addresses of private networks.")] = False,
     force: Force = False,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Force, Json, run, toml_files
+from rag_clip.cli.run import EncoderOptions, Force, Json, Seed, run, toml_files
 
 index_app = App(name="index", help="Build, inspect, check and copy indexes.")
 
@@ -136,7 +136,14 @@ def embed(
 
 
 @index_app.command
-def load(shards: Path, /, *, index: Index, schema: Schema = None, as_json: Json = False) -> int:
+def load(
+    shards: Annotated[Path, Parameter(help="The folder of `index embed`, or of several machines brought together.")],
+    /,
+    *,
+    index: Index,
+    schema: Schema = None,
+    as_json: Json = False,
+) -> int:
     """Do the second half of build: write shards to an index. Another schema needs no embedding."""
 
     def job(console: Console) -> object:
@@ -179,9 +186,9 @@ def check(
     index: Index,
     /,
     *,
-    queries: int = 200,
-    k: int = 100,
-    seed: int = 0,
+    queries: Annotated[int, Parameter(help="Stored vectors to search near.")] = 200,
+    k: Annotated[int, Parameter(help="Nearest neighbours of each that are compared.")] = 100,
+    seed: Seed = 0,
     search: Annotated[Literal["auto", "hnsw"], Parameter(help="How the index is served.")] = "auto",
     as_json: Json = False,
 ) -> int:

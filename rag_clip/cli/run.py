@@ -30,6 +30,9 @@ Force = Annotated[
         name="--force", negative=(), help="Write even where files of others lie; an input is never written over."
     ),
 ]
+ImageColumn = Annotated[str, Parameter(help="The column of the images; found by other usual names too.")]
+LabelColumn = Annotated[str, Parameter(help="The column of the labels; found by other usual names too.")]
+Seed = Annotated[int, Parameter(help="Seed of what is drawn at random.")]
 Workers = Annotated[int | None, Parameter(help="Decoding processes; 0 decodes in this one.")]
 
 

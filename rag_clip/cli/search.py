@@ -34,7 +34,7 @@ def search_index(
     mode: Annotated[
         Literal["dense", "lexical", "hybrid"] | None, Parameter(help="Dense with a model, lexical without.")
     ] = None,
-    limit: int = 10,
+    limit: Annotated[int, Parameter(help="Results per search, at most.")] = 10,
     where: Annotated[
         list[str] | None,
         Parameter(negative=(), help="FIELD=VALUE, several for any of them, or FIELD=LEAST:GREATEST of a number."),

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from rag_clip.cli.classes import ReadableNames, read_classes
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import IMAGES, EncoderOptions, Force, Json, Workers, run
+from rag_clip.cli.run import IMAGES, EncoderOptions, Force, ImageColumn, Json, LabelColumn, Seed, Workers, run
 
 if TYPE_CHECKING:
     from rag_clip.pipelines.support.retrieve import Containment, RetrievedSummary
@@ -52,7 +52,7 @@ def shots(
     output: Output,
     encoder: EncoderOptions,
     k: Annotated[int, Parameter(name=["--shots", "-k"], help="Images per class.")] = 16,
-    seed: int = 0,
+    seed: Seed = 0,
     views: Annotated[int, Parameter(help="Random crops averaged per image; 0 takes the whole image once.")] = 10,
     validation: Annotated[
         Path | None,
@@ -63,8 +63,8 @@ def shots(
     ] = None,
     with_images: WithImages = False,
     readable_names: ReadableNames = False,
-    image_column: str = "image",
-    label_column: str = "label",
+    image_column: ImageColumn = "image",
+    label_column: LabelColumn = "label",
     workers: Workers = None,
     force: Force = False,
     as_json: Json = False,
@@ -129,7 +129,7 @@ def retrieve(
         list[str] | None,
         Parameter(negative=(), help="What is about to be classified: its images are kept out."),
     ] = None,
-    image_column: str = "image",
+    image_column: ImageColumn = "image",
     workers: Workers = None,
     force: Force = False,
     as_json: Json = False,

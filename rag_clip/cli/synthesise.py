@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Force, Json, run
+from rag_clip.cli.run import EncoderOptions, Force, Json, Seed, run
 from rag_clip.cli.support import Output, WithImages, say_agreement, say_classes, support_app
 
 
@@ -32,7 +32,7 @@ def synthesise(
         int | None, Parameter(help="Denoising steps; 85 for diffusers, few-step models want 1 to 4.")
     ] = None,
     size: Annotated[tuple[int, int] | None, Parameter(help="Width and height; the model's own by default.")] = None,
-    seed: int = 0,
+    seed: Seed = 0,
     batch: Annotated[int, Parameter(help="Images painted at once.")] = 8,
     paintings: Annotated[
         Path | None, Parameter(help="Folder that keeps every image painted; by default the output without .parquet.")

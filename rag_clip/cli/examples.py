@@ -1,0 +1,54 @@
+"""An example of each verb: under its help, and where an option is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from cyclopts import App
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 could not go on (the message says why), 2 the command was not understood, "
+    "3 done, but some rows failed, 130 interrupted (run the same command again to go on)."
+)
+EXAMPLES: Mapping[str, str] = {
+    "index build": "rag-clip index build captions.parquet --index captions-index --model demo",
+    "index embed": "rag-clip index embed captions.parquet --shards shards --model demo --part 1/2",
+    "index load": "rag-clip index load shards --index captions-index",
+    "index info": "rag-clip index info captions-index",
+    "index check": "rag-clip index check captions-index --queries 200 --k 100",
+    "index copy": "rag-clip index copy captions-index http://localhost:6333/captions",
+    "index images": "rag-clip index images pairs.tar --index images-index --model demo",
+    "index download": "rag-clip index download addresses.parquet -o images",
+    "enhance": "rag-clip enhance labels.txt --index captions-index --model demo -o prompts.parquet",
+    "classify": "rag-clip classify images.parquet --prompts prompts.parquet --model demo -o predictions.parquet",
+    "heads": "rag-clip heads",
+    "learn": "rag-clip learn support.parquet --prompts prompts.parquet --model demo -o learned.safetensors",
+    "evaluate": "rag-clip evaluate labelled.parquet --prompts prompts.parquet --model demo -o results.parquet",
+    "explain": "rag-clip explain 'tabby cat' --prompts prompts.parquet --model demo",
+    "search": "rag-clip search captions-index --text 'red flag' --limit 3",
+    "support shots": "rag-clip support shots labelled.parquet --labels labels.txt -k 4 --model demo -o support.parquet",
+    "support retrieve": (
+        "rag-clip support retrieve prompts.parquet --index images-index --model demo -o support.parquet"
+    ),
+    "support merge": "rag-clip support merge first.parquet second.parquet -o support.parquet",
+    "support synthesise": (
+        "rag-clip support synthesise prompts.parquet --painter demo --model demo -o support.parquet"
+    ),
+    "demo": "rag-clip demo --out rag-clip-demo",
+}
+
+
+def verbs(app: App, *names: str) -> Iterator[tuple[str, App]]:
+    """Yield the name and the app of every verb of an app, those under other verbs too."""
+    for name in app:
+        if not name.startswith("-"):
+            under = app[name]
+            inner = list(verbs(under, *names, name))
+            yield from inner or [(" ".join((*names, name)), under)]
+
+
+def add_examples(app: App) -> None:
+    """Put its example, and the exit codes, under the help of every verb."""
+    app.help_epilogue = EXIT_CODES
+    for verb, one in verbs(app):
+        one.help_epilogue = f"Example: {EXAMPLES[verb]}\n\n{EXIT_CODES}" if verb in EXAMPLES else EXIT_CODES
