@@ -19,7 +19,7 @@ from rag_clip.cli.examples import add_examples
 from rag_clip.cli.explain import explain
 from rag_clip.cli.index import index_app
 from rag_clip.cli.misunderstood import explain_misunderstood
-from rag_clip.cli.run import Force, Json, run
+from rag_clip.cli.run import SHOWN, Force, Shown, run
 from rag_clip.cli.search import search_index
 from rag_clip.cli.support import support_app
 
@@ -45,7 +45,7 @@ def demo(
     *,
     out: Annotated[Path, Parameter(help="Folder for the files, the index and the report.")] = Path("rag-clip-demo"),
     force: Force = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Run index, enhance and classify on the bundled world, and compare templates, retrieval and its control."""
 
@@ -62,7 +62,7 @@ def demo(
         console.say(f"report: {summary.report}")
         return summary
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 add_examples(app)

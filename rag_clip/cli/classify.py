@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import IMAGES, EncoderOptions, Force, ImageColumn, Json, Workers, model_files, run
+from rag_clip.cli.run import HEAD, IMAGES, SHOWN, EncoderOptions, Force, ImageColumn, Shown, Workers, model_files, run
 
 if TYPE_CHECKING:
     from rag_clip.data import Prompts
@@ -28,18 +28,27 @@ def classify(
     index: Annotated[
         str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")
     ] = None,
-    support: Annotated[Path | None, Parameter(help="A support file, for the head.")] = None,
-    head: Annotated[str | None, Parameter(help="How to use it; ridge by default, `rag-clip heads` lists them.")] = None,
-    head_options: Annotated[Path | None, Parameter(help="TOML with settings of the head.")] = None,
+    support: Annotated[Path | None, Parameter(group=HEAD, help="A support file, for the head.")] = None,
+    head: Annotated[
+        str | None, Parameter(group=HEAD, help="How to use it; ridge by default, `rag-clip heads` lists them.")
+    ] = None,
+    head_options: Annotated[Path | None, Parameter(group=HEAD, help="TOML with settings of the head.")] = None,
     validation: Annotated[
         Path | None,
-        Parameter(help="A support file to choose the head's settings by, such as `support shots --validation` writes."),
+        Parameter(
+            group=HEAD,
+            help="A support file to choose the head's settings by, such as `support shots --validation` writes.",
+        ),
     ] = None,
     second: Annotated[
-        list[str] | None, Parameter(negative=(), help="Further encoders whose features the head needs (timm:NAME).")
+        list[str] | None,
+        Parameter(group=HEAD, negative=(), help="Further encoders whose features the head needs (timm:NAME)."),
     ] = None,
     floor: Annotated[
-        bool, Parameter(help="Use no more of the head than images held out of its support bear out, at worst none.")
+        bool,
+        Parameter(
+            group=HEAD, help="Use no more of the head than images held out of its support bear out, at worst none."
+        ),
     ] = True,
     image_column: ImageColumn = "image",
     top_k: Annotated[int, Parameter(help="Classes listed per image.")] = 5,
@@ -51,7 +60,7 @@ def classify(
     workers: Workers = None,
     batch_size: Annotated[int, Parameter(help="Images encoded at once.")] = 256,
     force: Force = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Classify images; every input column stays, with label, score, top-k and error beside."""
 
@@ -90,7 +99,7 @@ def classify(
         console.stages(summary.seconds)
         return summary
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 def _show_predicted(console: Console, predicted: Predicted, count: int) -> None:
@@ -127,7 +136,7 @@ def learn(
     ] = None,
     options: Annotated[Path | None, Parameter(help="TOML with settings of coop: [context] and [schedule].")] = None,
     force: Force = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Learn the words around the class names on a support file (CoOp), as a prompt file of its own."""
 
@@ -155,10 +164,10 @@ def learn(
         console.say(f"{output}: {len(made.labels)} classes, {kind} of {made.context.shape[-2]} vectors")
         return {"output": output, "classes": len(made.labels), "context": list(made.context.shape)}
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
-def heads(*, as_json: Json = False) -> int:
+def heads(*, shown: Shown = SHOWN) -> int:
     """List the heads that use a support set: paper, what each needs, and its settings with their defaults."""
 
     def job(console: Console) -> object:
@@ -173,4 +182,4 @@ def heads(*, as_json: Json = False) -> int:
             for name, head in HEADS.items()
         }
 
-    return run(job, as_json=as_json)
+    return run(job, shown)

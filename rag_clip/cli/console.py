@@ -5,21 +5,23 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from io import StringIO
 from types import TracebackType
 
 from rich.console import Console as RichConsole
 from rich.table import Table
 
+from rag_clip.cli.log import Log
 from rag_clip.progress import Progress
 
 SECONDS_BETWEEN_LINES = 5.0
 
 
 class Console:
-    """Progress goes to standard error, results to standard output; `quiet` drops the results (for --json)."""
+    """Progress goes to standard error, results to standard output, each if wanted, and all to a log if there is one."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
+    def __init__(self, *, results: bool = True, progress: bool = True, log: Log | None = None) -> None:
+        self._results, self._progress, self._log = results, progress, log
         self._out = RichConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._stage, self._start, self._last = "", 0.0, 0.0
@@ -39,20 +41,34 @@ class Console:
             self._end_line()
             self._stage, self._start, self._last = event.stage, now, now
         finished = event.total is not None and event.done >= event.total
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{self._describe(event, now)}")
-            sys.stderr.flush()
-        elif finished or now - self._last >= SECONDS_BETWEEN_LINES:
+        due = finished or now - self._last >= SECONDS_BETWEEN_LINES
+        line = self._describe(event, now)
+        if due:
             self._last = now
-            self._err.print(self._describe(event, now))
+            self._note(line)
+        if self._progress and sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
+        elif self._progress and due:
+            self._err.print(line)
         if finished:
             self._end_line()
 
     def say(self, line: str) -> None:
         """Print a line of the result."""
-        if not self._quiet:
+        self._note(line)
+        if self._results:
             self._end_line()
             self._out.print(line)
+
+    def fail(self, line: str) -> None:
+        """Print what went wrong."""
+        self._note(line)
+        sys.stderr.write(f"{line}\n")
+
+    def _note(self, text: str) -> None:
+        if self._log:
+            self._log.write(text)
 
     def stages(self, seconds: Mapping[str, float]) -> None:
         """Print the seconds of each stage, and which took longest."""
@@ -61,15 +77,15 @@ class Console:
 
     def table(self, corner: str, cells: Mapping[str, Mapping[str, str]]) -> None:
         """Print rows of formatted cells."""
-        if self._quiet:
-            return
-        self._end_line()
         table = Table(corner, box=None, pad_edge=False)
         for head in next(iter(cells.values())):
             table.add_column(head, justify="right")
         for name, row in cells.items():
             table.add_row(name, *row.values())
-        self._out.print(table)
+        plain = RichConsole(file=StringIO(), width=self._out.width, soft_wrap=True, markup=False, emoji=False)
+        with plain.capture() as drawn:
+            plain.print(table)
+        self.say(drawn.get().removesuffix("\n"))
 
     def _describe(self, event: Progress, now: float) -> str:
         spent = max(now - self._start, 1e-9)
@@ -82,6 +98,6 @@ class Console:
         return f"{event.stage}: {event.done}{of} {event.unit}{speed}{left}"
 
     def _end_line(self) -> None:
-        if self._stage and sys.stderr.isatty():
+        if self._stage and self._progress and sys.stderr.isatty():
             sys.stderr.write("\n")
         self._stage = ""

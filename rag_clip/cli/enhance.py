@@ -11,7 +11,18 @@ from cyclopts import Parameter
 
 from rag_clip.cli.classes import ReadableNames, noted
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Force, ImageColumn, Json, LabelColumn, run, toml_files
+from rag_clip.cli.run import (
+    CAPTIONS,
+    COMPARING,
+    SHOWN,
+    EncoderOptions,
+    Force,
+    ImageColumn,
+    LabelColumn,
+    Shown,
+    run,
+    toml_files,
+)
 
 if TYPE_CHECKING:
     from rag_clip.data import LabelSet
@@ -19,7 +30,7 @@ if TYPE_CHECKING:
     from rag_clip.recipe import Recipe
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=CAPTIONS)
 @dataclass(frozen=True)
 class Overrides:
     """Settings of retrieval that take the place of the recipe's."""
@@ -69,20 +80,23 @@ def enhance(
     control: Annotated[
         Literal["random", "waffle", "waffle_shared"] | None,
         Parameter(
+            group=COMPARING,
             help="Put random captions or words in the place of the texts found, or, as WaffleCLIP was published, words "
-            "that all classes share in the place of all texts."
+            "that all classes share in the place of all texts.",
         ),
     ] = None,
-    seed: Annotated[int, Parameter(help="Seed of the controls.")] = 0,
+    seed: Annotated[int, Parameter(group=COMPARING, help="Seed of the controls.")] = 0,
     compare: Annotated[
         list[str] | None,
-        Parameter(negative=(), help="Labelled images, as for evaluate: score templates and controls too."),
+        Parameter(
+            group=COMPARING, negative=(), help="Labelled images, as for evaluate: score templates and controls too."
+        ),
     ] = None,
     image_column: ImageColumn = "image",
     label_column: LabelColumn = "label",
     format: Annotated[Literal["parquet", "json"] | None, Parameter(help="By the output's suffix by default.")] = None,
     force: Force = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Turn a label file (.txt, .toml, .json, .parquet) into prompts: templates, and texts found for each class."""
 
@@ -131,7 +145,7 @@ def enhance(
         console.say(f"next: rag-clip classify IMAGES --prompts {quote(str(path))}{known}{model} -o predictions.parquet")
         return summary
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 def _read_classes(labels: Path | None, labels_from: str | None) -> LabelSet:

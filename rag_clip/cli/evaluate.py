@@ -20,7 +20,7 @@ from rag_clip.cli.evaluate_options import (
     Places,
     PromptPaths,
 )
-from rag_clip.cli.run import Force, Json, Workers, run
+from rag_clip.cli.run import SHOWN, Force, Shown, Workers, run
 
 if TYPE_CHECKING:
     from rag_clip.pipelines.evaluate import EvaluateSummary
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rag_clip.pipelines.evaluation.results import Result
     from rag_clip.protocols import Encoder
 
-SHOWN = {
+METRICS = {
     "accuracy": "top-1", "mean_per_class": "per class", "map_11_point": "mAP", "roc_auc": "AUC", "acc_c": "Acc-C",
     "acc_e": "Acc-E", "acc_s": "Acc-S", "ece": "ECE", "certified": "certified",
 }  # fmt: skip
@@ -55,7 +55,7 @@ def evaluate(
     features: Annotated[Path | None, Parameter(help="Keep image features here.")] = None,
     workers: Workers = None,
     force: Force = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Measure every prompts file, alone and with every head, on every task; what is finished is not run again.
 
@@ -104,7 +104,7 @@ def evaluate(
         )  # fmt: skip
         return _conclude(console, summary, page or output.with_suffix(".html"), loaded, force)
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: Encoder | None, force: bool) -> object:
@@ -181,7 +181,7 @@ def _say_problems(console: Console, count: int, problems: tuple[str, ...]) -> ob
 
 def _cells(pair: Pair) -> dict[str, dict[str, str]]:
     cells = {}
-    for metric, title in SHOWN.items():
+    for metric, title in METRICS.items():
         one, two = pair.before.get(metric), pair.after.get(metric)
         if one and two:
             change = f"{two.value - one.value:+.1%}"
@@ -192,7 +192,7 @@ def _cells(pair: Pair) -> dict[str, dict[str, str]]:
 def _line(result: Result) -> str:
     """Say a run in one line: task, run, tier, and its main numbers in percent with their intervals."""
     cells = [f"{result.task} | {result.run} [{result.tier}]"]
-    for metric, title in SHOWN.items():
+    for metric, title in METRICS.items():
         if one := result.get(metric):
             bounds = " [{:.1%}, {:.1%}]".format(*one.bounds) if one.bounds else ""
             cells.append(f"{title} {one.value:.1%}{bounds}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from rag_clip.cli.run import Device, EncoderOptions, ImageColumn, LabelColumn, Precision, model_files
+from rag_clip.cli.run import ENCODER as ENCODER_GROUP
+from rag_clip.cli.run import HEAD, TASKS, Device, EncoderOptions, ImageColumn, LabelColumn, Precision, model_files
 
 if TYPE_CHECKING:
     from rag_clip.evaluate.task import Task
@@ -30,7 +31,7 @@ Names = Annotated[
 ]
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=ENCODER_GROUP)
 @dataclass(frozen=True)
 class AnyEncoder(EncoderOptions):
     """The options of an encoder that features in files do without."""
@@ -54,7 +55,7 @@ class AnyEncoder(EncoderOptions):
         return {name: self.load(name) for name in self.second or ()}
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=TASKS)
 @dataclass(frozen=True)
 class Places:
     """Where tasks are read from."""
@@ -77,7 +78,7 @@ class Places:
         return opened
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=HEAD)
 @dataclass(frozen=True)
 class Heads:
     """Which heads are measured beside the texts, and on which images of support."""

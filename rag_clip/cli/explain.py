@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Force, ImageColumn, Json, run
+from rag_clip.cli.run import SHOWN, EncoderOptions, Force, ImageColumn, Shown, run
 
 if TYPE_CHECKING:
     from rag_clip.explain import ClassEffect, ImageExplanation, LabelExplanation
@@ -30,7 +30,7 @@ def explain(
     count: Annotated[int, Parameter(help="Texts and classes to show.")] = 10,
     html: Annotated[Path | None, Parameter(help="Also write a page with the picture, and bars.")] = None,
     force: Force = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Show the texts of LABEL and its nearest classes; for an image, the texts that decided between two classes.
 
@@ -73,7 +73,7 @@ def explain(
             "html": html,
         }
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 def _picture(image: Path | None, images: str | None, row: int | None, column: str) -> bytes | None:

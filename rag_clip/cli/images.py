@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.index import Cleaning, Index, Retry, Schema, index_app, load_named_cleaning, say_dropped
-from rag_clip.cli.run import IMAGES, EncoderOptions, Force, ImageColumn, Json, Workers, run, toml_files
+from rag_clip.cli.run import COLUMNS, IMAGES, SHOWN, EncoderOptions, Force, ImageColumn, Shown, Workers, run, toml_files
 
 
 @index_app.command
@@ -20,14 +20,14 @@ def images(
     index: Index,
     encoder: EncoderOptions,
     image_column: ImageColumn = "image",
-    caption_column: Annotated[str, Parameter(help="The column of the captions.")] = "caption",
+    caption_column: Annotated[str, Parameter(group=COLUMNS, help="The column of the captions.")] = "caption",
     cleaning: Cleaning = "default",
     noise: Annotated[bool, Parameter(help="Judge how likely each caption is not its image's (NLIP).")] = True,
     shards: Annotated[Path | None, Parameter(help="Keep what is embedded here.")] = None,
     schema: Schema = None,
     workers: Workers = None,
     force: Force = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Write image-caption pairs to an index of images, with a vector of the image and one of the caption."""
 
@@ -61,7 +61,7 @@ def images(
         console.stages(summary.seconds)
         return summary
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 @index_app.command
@@ -70,12 +70,14 @@ def download(
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder of the webdataset tars.")],
-    url_column: Annotated[str, Parameter(help="The column of the addresses.")] = "url",
-    caption_column: Annotated[str | None, Parameter(help="The column of the captions, if there is one.")] = "caption",
+    url_column: Annotated[str, Parameter(group=COLUMNS, help="The column of the addresses.")] = "url",
+    caption_column: Annotated[
+        str | None, Parameter(group=COLUMNS, help="The column of the captions, if there is one.")
+    ] = "caption",
     retry_failed: Retry = False,
     allow_private: Annotated[bool, Parameter(negative=(), help="Also ask addresses of private networks.")] = False,
     force: Force = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Download images with img2dataset (extra `download`), as webdataset tars for `index images`."""
 
@@ -97,4 +99,4 @@ def download(
             console.say(f"  failed, {reason}: {count}")
         return summary
 
-    return run(job, as_json=as_json)
+    return run(job, shown)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Force, Json, Seed, run, toml_files
+from rag_clip.cli.run import COLUMNS, SHOWN, EncoderOptions, Force, Seed, Shown, run, toml_files
 
 index_app = App(name="index", help="Build, inspect, check and copy indexes.")
 
@@ -18,8 +18,10 @@ Captions = Annotated[
     Parameter(negative=(), help="Parquet, CSV, TSV, JSONL, text or webdataset files, folders, globs or URLs."),
 ]
 Index = Annotated[str, Parameter(help="A folder, or http://HOST:6333[/COLLECTION] of a Qdrant server.")]
-TextColumn = Annotated[str | None, Parameter(help="Recognised by default; dots reach into nested columns.")]
-SourceColumn = Annotated[str | None, Parameter(help="Recognised by default, or else the file's name.")]
+TextColumn = Annotated[
+    str | None, Parameter(group=COLUMNS, help="Recognised by default; dots reach into nested columns.")
+]
+SourceColumn = Annotated[str | None, Parameter(group=COLUMNS, help="Recognised by default, or else the file's name.")]
 Cleaning = Annotated[
     str, Parameter(help="default, align, wukong or none (see index/cleaning.toml), or FILE.toml[:PRESET] of your own.")
 ]
@@ -45,7 +47,7 @@ def build(
     dry_run: Annotated[
         bool, Parameter(negative=(), help="Show ten rows and what would be dropped; write nothing.")
     ] = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Clean captions, embed them, and write them to an index; run again to go on or to add."""
 
@@ -86,7 +88,7 @@ def build(
         console.stages(summary.seconds)
         return summary
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 @index_app.command
@@ -102,7 +104,7 @@ def embed(
     part: Annotated[str, Parameter(help="I/N: the I-th of N parts, from 1, for one of N machines.")] = "1/1",
     retry_failed: Retry = False,
     force: Force = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Do the first half of build: embed captions into shards, on one machine or as one of many."""
 
@@ -132,7 +134,7 @@ def embed(
         console.stages(summary.seconds)
         return summary
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 @index_app.command
@@ -142,7 +144,7 @@ def load(
     *,
     index: Index,
     schema: Schema = None,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Do the second half of build: write shards to an index. Another schema needs no embedding."""
 
@@ -162,11 +164,11 @@ def load(
         console.stages(summary.seconds)
         return summary
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 @index_app.command
-def info(index: Index, /, *, as_json: Json = False) -> int:
+def info(index: Index, /, *, shown: Shown = SHOWN) -> int:
     """Say what an index holds, with which encoder it was built, and whether it is ready."""
 
     def job(console: Console) -> object:
@@ -178,7 +180,7 @@ def info(index: Index, /, *, as_json: Json = False) -> int:
             console.say(line)
         return facts
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 @index_app.command
@@ -190,7 +192,7 @@ def check(
     k: Annotated[int, Parameter(help="Nearest neighbours of each that are compared.")] = 100,
     seed: Seed = 0,
     search: Annotated[Literal["auto", "hnsw"], Parameter(help="How the index is served.")] = "auto",
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Measure recall@k of the served search against exact search, and note it in the index."""
 
@@ -206,11 +208,11 @@ def check(
         )
         return found
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 @index_app.command
-def copy(source: Index, target: Index, /, *, schema: Schema = None, as_json: Json = False) -> int:
+def copy(source: Index, target: Index, /, *, schema: Schema = None, shown: Shown = SHOWN) -> int:
     """Copy an index to a folder or a server, and verify the copy."""
 
     def job(console: Console) -> object:
@@ -224,7 +226,7 @@ def copy(source: Index, target: Index, /, *, schema: Schema = None, as_json: Jso
         console.say(f"{copied.count} rows in {copied.target}, {copied.verified} of them compared with {copied.source}")
         return copied
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 def load_named_cleaning(name: str) -> Any:

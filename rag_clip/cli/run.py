@@ -8,35 +8,59 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.failures import explain
+from rag_clip.cli.log import Log, opened_log
 
 if TYPE_CHECKING:
     from rag_clip.protocols import Encoder
 
 FAILED, SOME_ROWS_FAILED, INTERRUPTED = 1, 3, 130
 
+ENCODER, HEAD, CAPTIONS = Group("Encoder", sort_key=2), Group("Head", sort_key=3), Group("Captions found", sort_key=4)
+FILTERS, TASKS, COMPARING = Group("Filters", sort_key=4), Group("Tasks", sort_key=4), Group("Comparing", sort_key=5)
+COLUMNS, RUNNING = Group("Columns", sort_key=6), Group("Running", sort_key=9)
 IMAGES = "Parquet files, webdataset tars, lists of images (.csv, .tsv, .jsonl), folders of these or of images, or URLs."
-Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print the summary as JSON.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; chosen by default.")]
 Precision = Annotated[Literal["fp32", "bf16", "fp16"] | None, Parameter(help="Chosen by device by default.")]
 Force = Annotated[
     bool,
     Parameter(
-        name="--force", negative=(), help="Write even where files of others lie; an input is never written over."
+        name="--force",
+        negative=(),
+        group=RUNNING,
+        help="Write even where files of others lie; an input is never written over.",
     ),
 ]
-ImageColumn = Annotated[str, Parameter(help="The column of the images; found by other usual names too.")]
-LabelColumn = Annotated[str, Parameter(help="The column of the labels; found by other usual names too.")]
+ImageColumn = Annotated[str, Parameter(group=COLUMNS, help="The column of the images; found by other usual names too.")]
+LabelColumn = Annotated[str, Parameter(group=COLUMNS, help="The column of the labels; found by other usual names too.")]
 Seed = Annotated[int, Parameter(help="Seed of what is drawn at random.")]
-Workers = Annotated[int | None, Parameter(help="Decoding processes; 0 decodes in this one.")]
+Workers = Annotated[int | None, Parameter(group=RUNNING, help="Decoding processes; 0 decodes in this one.")]
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=RUNNING)
+@dataclass(frozen=True)
+class Shown:
+    """What a verb shows of its work, and where it writes it down."""
+
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print the summary as JSON.")] = False
+    quiet: Annotated[bool, Parameter(negative=(), help="Show no progress and no summary, only what went wrong.")] = (
+        False
+    )
+    log: Annotated[
+        Path | None, Parameter(help="Write progress, summary and errors at the end of this file too, with the time.")
+    ] = None
+
+
+SHOWN = Shown()
+
+
+@Parameter(name="*", group=ENCODER)
 @dataclass(frozen=True)
 class EncoderOptions:
     """The options of a verb that needs an encoder."""
@@ -70,28 +94,40 @@ def toml_files(*names: str) -> list[str]:
     return [f"{name.partition('.toml')[0]}.toml" for name in names if ".toml" in name]
 
 
-def run(job: Callable[[Console], object], *, as_json: bool) -> int:
+def run(job: Callable[[Console], object], shown: Shown = SHOWN) -> int:
     """Call a verb's job with a console; return its exit code. A summary that counts `failed` rows ends with 3."""
-    console, start = Console(quiet=as_json), time.perf_counter()
+    try:
+        with opened_log(shown.log) as log:
+            return _run(job, shown, log)
+    except (OSError, ValueError) as error:
+        print(f"rag-clip: {explain(error)}", file=sys.stderr)
+        return FAILED
+
+
+def _run(job: Callable[[Console], object], shown: Shown, log: Log | None) -> int:
+    start = time.perf_counter()
+    console = Console(results=not (shown.as_json or shown.quiet), progress=not shown.quiet, log=log)
     try:
         with console:
             facts = _to_dict(job(console))
-        if as_json:
+        if shown.as_json:
             print(json.dumps({**facts, "wall_seconds": round(time.perf_counter() - start, 3)}, default=str))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
+        console.fail("interrupted; what is finished is kept, run the same command again to go on")
         return INTERRUPTED
     except Exception as error:
         reason = explain(error)
         if reason is None:
+            if log:
+                log.write(f"a fault of rag-clip: {error!r}")
             raise
         from rag_clip.places import without_secrets
 
-        print(f"rag-clip: {without_secrets(reason)}", file=sys.stderr)
+        console.fail(f"rag-clip: {without_secrets(reason)}")
         return FAILED
     return SOME_ROWS_FAILED if facts.get("failed") else 0
 

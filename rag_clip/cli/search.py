@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.index import Index
-from rag_clip.cli.run import Device, Json, Precision, run
+from rag_clip.cli.run import SHOWN, Device, Precision, Shown, run
 
 if TYPE_CHECKING:
     from rag_clip.data import Hit
@@ -42,7 +42,7 @@ def search_index(
     model: Annotated[str | None, Parameter(help="The model of the index; not needed for lexical search.")] = None,
     device: Device = None,
     precision: Precision = None,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Search an index by text, image or both, over captions or images."""
 
@@ -65,7 +65,7 @@ def search_index(
             _show(console, answer)
         return {"index": index, "queries": facts}
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 def _parse_where(conditions: Sequence[str], schema: CollectionSchema) -> dict[str, Any]:

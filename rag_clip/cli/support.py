@@ -11,7 +11,19 @@ from cyclopts import App, Parameter
 
 from rag_clip.cli.classes import ReadableNames, read_classes
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import IMAGES, EncoderOptions, Force, ImageColumn, Json, LabelColumn, Seed, Workers, run
+from rag_clip.cli.run import (
+    FILTERS,
+    IMAGES,
+    SHOWN,
+    EncoderOptions,
+    Force,
+    ImageColumn,
+    LabelColumn,
+    Seed,
+    Shown,
+    Workers,
+    run,
+)
 
 if TYPE_CHECKING:
     from rag_clip.pipelines.support.retrieve import Containment, RetrievedSummary
@@ -25,7 +37,7 @@ WithImages = Annotated[
 MOST_NAMES = 5
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=FILTERS)
 @dataclass(frozen=True)
 class Filters:
     """What an image found must be to stay; see rag_clip/support/concentrate.py."""
@@ -67,7 +79,7 @@ def shots(
     label_column: LabelColumn = "label",
     workers: Workers = None,
     force: Force = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Draw k labelled images per class."""
 
@@ -108,7 +120,7 @@ def shots(
         say_classes(console, "no image", summary.missing)
         return summary
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 @support_app.command
@@ -132,7 +144,7 @@ def retrieve(
     image_column: ImageColumn = "image",
     workers: Workers = None,
     force: Force = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Find images for class names in an index, keep those that are different and look right (SuS-LC)."""
 
@@ -161,7 +173,7 @@ def retrieve(
         _show_retrieved(console, summary)
         return summary
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 @support_app.command
@@ -171,7 +183,7 @@ def merge(
     *,
     output: Output,
     force: Force = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Join support files; an image that is in several is kept once."""
 
@@ -182,7 +194,7 @@ def merge(
         console.say(f"{output}: {images} images, {repeated} more were repeated")
         return {"output": output, "images": images, "repeated": repeated}
 
-    return run(job, as_json=as_json)
+    return run(job, shown)
 
 
 def _show_retrieved(console: Console, summary: RetrievedSummary) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import EncoderOptions, Force, Json, Seed, run
+from rag_clip.cli.run import SHOWN, EncoderOptions, Force, Seed, Shown, run
 from rag_clip.cli.support import Output, WithImages, say_agreement, say_classes, support_app
 
 
@@ -39,7 +39,7 @@ def synthesise(
     ] = None,
     with_images: WithImages = False,
     force: Force = False,
-    as_json: Json = False,
+    shown: Shown = SHOWN,
 ) -> int:
     """Paint images for class names, keep those that look most like them (SuS-SD)."""
 
@@ -71,4 +71,4 @@ def synthesise(
         console.stages(summary.seconds)
         return summary
 
-    return run(job, as_json=as_json)
+    return run(job, shown)

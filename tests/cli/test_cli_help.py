@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,3 +69,19 @@ def test_a_command_that_is_not_understood_is_answered_in_one_line(
 def test_completion_knows_verbs_and_options(shell: Any) -> None:
     script = app.generate_completion(shell=shell)
     assert [word for word in ("classify", "support", "synthesise", "top-k", "retry-failed") if word not in script] == []
+
+
+def test_long_lists_of_options_stand_in_groups(rag_clip: Callable[..., Any], tmp_path: Path) -> None:
+    def groups(verb: str) -> list[str]:
+        return re.findall(r"╭─ ([\w ]+) ─", rag_clip(*verb.split(), "--help", folder=tmp_path).out)
+
+    assert groups("classify") == ["Arguments", "Parameters", "Encoder", "Head", "Columns", "Running"]
+    assert groups("enhance") == [
+        "Arguments", "Parameters", "Encoder", "Captions found", "Comparing", "Columns", "Running"
+    ]  # fmt: skip
+    assert groups("evaluate") == ["Arguments", "Parameters", "Encoder", "Head", "Tasks", "Columns", "Running"]
+    for verb, one in VERBS.items():
+        sizes = Counter(
+            each.parameter.group[0].name for each in one.assemble_argument_collection() if not each.children
+        )
+        assert max(sizes.values()) <= 14, (verb, sizes)

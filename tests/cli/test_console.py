@@ -60,7 +60,7 @@ def test_on_a_terminal_every_event_rewrites_the_line(
 
 def test_results_go_to_standard_output_and_are_dropped_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     for quiet in (False, True):
-        with Console(quiet=quiet) as console:
+        with Console(results=not quiet) as console:
             console.say("[bold] 3 captions :cat:")
             console.table("accuracy", {":cat: [b]": {"head": "90.1"}})
     assert capsys.readouterr().out == "[bold] 3 captions :cat:\naccuracy   head\n:cat: [b]  90.1\n"
