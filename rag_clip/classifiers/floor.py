@@ -9,9 +9,10 @@ fewer at a cross-entropy that is lower by more than one (each at the temperature
 largest whose accuracy lies within one standard error of the best is used: the head as its authors built it, unless few
 images speak against it. Where none is kept, the texts alone are (t = 0).
 
-Few images cannot overrule what a head is known for: below four judged images a class, t is at most min(1, caution * e),
-where e is the share of the support images that the texts get wrong, half an error added, and `caution` belongs to the
-head (none: 1). Where no image can judge (one shot of each class, or images that were found or painted by the texts and
+Few images cannot overrule what a head is known for. Below four judged images a class, t is at most
+min(1, caution * e), where e is the share of the support images that the texts get wrong, half an error added, and
+`caution` belongs to the head (none: 1); and that bound is used where the images decide nothing but lose nothing by it.
+Where no image can judge (one shot of each class, or images that were found or painted by the texts and
 so agree with them), t is that bound. Ours. What the constants were chosen on: CONTRIBUTING, 2026-11-30.
 """
 
@@ -93,8 +94,12 @@ def floored(
     if not parts:
         return Floored(zero_shot, head, bound, "text errors", 0)
     text, other, targets = (torch.cat(column) for column in zip(*parts, strict=True))  # [n, c], [n, c], [n]
-    most = 1.0 if len(targets) >= ENOUGH * len(set(targets.tolist())) else bound
-    return Floored(zero_shot, head, min(most, choose_strength(text, other, targets)), "judged images", len(targets))
+    strength = choose_strength(text, other, targets)
+    if len(targets) < ENOUGH * len(set(targets.tolist())):
+        blend = text + bound * (other - text)
+        lost = int((text.argmax(1) == targets).sum()) - int((blend.argmax(1) == targets).sum())
+        strength = bound if strength == 0 and lost <= 0 else min(bound, strength)
+    return Floored(zero_shot, head, strength, "judged images", len(targets))
 
 
 def _bound(zero_shot: ZeroShot, support: Support, caution: float | None) -> float:
