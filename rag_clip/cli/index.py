@@ -15,7 +15,7 @@ index_app = App(name="index", help="Build, inspect, check and copy indexes.")
 
 Captions = Annotated[
     list[str],
-    Parameter(negative=(), help="Parquet, CSV, TSV, JSONL, text or webdataset files, folders, globs or URLs."),
+    Parameter(negative=(), help="Parquet, CSV, TSV, JSONL, JSON, text or webdataset files, folders, globs or URLs."),
 ]
 Index = Annotated[str, Parameter(help="A folder, or http://HOST:6333[/COLLECTION] of a Qdrant server.")]
 TextColumn = Annotated[
