@@ -36,6 +36,7 @@ from .imaging.joined import encode_by_all
 from .imaging.kept import keep_columns
 from .imaging.opening import open_image_files
 from .imaging.predictions import output_schema, predict_rows, prediction_columns, write_predictions
+from .imaging.rows import first_rows
 from .imaging.tally import Predicted, Tally
 
 
@@ -77,6 +78,7 @@ def classify(
     others: Mapping[str, Encoder] | None = None,
     index: str | None = None,
     image_column: str = "image",
+    limit: int | None = None,
     top_k: int = 5,
     scores: Scores = "softmax",
     features_dir: str | Path | None = None,
@@ -94,7 +96,7 @@ def classify(
     classify as they are. `head` builds the classifier from the zero-shot one; `others` are further encoders that it
     needs features by, under their names, and an image that one of them fails on has an error. `workers` processes
     decode; 0 decodes in this one, None is one per processor up to 16, or 0 for a few images. Memory stays bounded on
-    files and row groups of any size.
+    files and row groups of any size. With a `limit`, the first rows alone are classified and written.
 
     Scores are softmax probabilities, or with sigmoid independent ones, of texts alone by an encoder that was trained
     with a logit bias (see `match`); the labels and their order are the same.
@@ -104,6 +106,7 @@ def classify(
     cannot be written, and BusyError where another process writes `output`.
     """
     files, clock, others = open_image_files(paths, image_column=image_column), StageClock(), others or {}
+    files = first_rows(files, limit)
     output = Path(output)
     written = classify_outputs(output, features_dir)
     check_outputs(written, inputs=[paths, index], force=force)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ def read_labels(path: str | Path) -> LabelSet:
         return read(path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def first_classes(labels: LabelSet, limit: int) -> LabelSet:
+    """Return a label set of its first `limit` classes; raises ValueError for a limit below 1."""
+    if limit < 1:
+        raise ValueError(f"the limit is {limit} classes; give at least 1")
+    columns = {name: getattr(labels, name)[:limit] for name in ("names", "ids", "synonyms", "groups")}
+    return replace(labels, **columns)
 
 
 def cut_column(path: str | Path) -> tuple[Path, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -77,6 +77,25 @@ class ImageFile:
             content, path = value.get("bytes"), value.get("path")
             value = content if content is not None else path
         return locate(value, self.root, confined=self.confined) if isinstance(value, str) else value
+
+
+def first_rows(files: Sequence[ImageFile], limit: int | None) -> list[ImageFile]:
+    """Return the files of the first `limit` rows of all, None for every row; a file that is cut has its own identity.
+
+    Raises ValueError for a limit below 1.
+    """
+    if limit is None:
+        return list(files)
+    if limit < 1:
+        raise ValueError(f"the limit is {limit} rows; give at least 1")
+    kept: list[ImageFile] = []
+    for file in files:
+        if limit and limit < file.rows:
+            file = replace(file, rows=limit, identity=(*file.identity, f"first {limit} rows"))
+        if limit:
+            kept.append(file)
+            limit -= file.rows
+    return kept
 
 
 def read_rows(

@@ -51,6 +51,7 @@ def classify(
         ),
     ] = True,
     image_column: ImageColumn = "image",
+    limit: Annotated[int | None, Parameter(help="Classify and write the first rows alone, to try a command.")] = None,
     top_k: Annotated[int, Parameter(help="Classes listed per image.")] = 5,
     scores: Annotated[
         Literal["softmax", "sigmoid"],
@@ -88,7 +89,7 @@ def classify(
         )  # fmt: skip
         summary = classify_images(
             images, prompts=texts, output=output, encoder=loaded, head=chosen or None, others=others, index=index,
-            image_column=image_column, top_k=top_k, scores=scores, features_dir=features, workers=workers,
+            image_column=image_column, limit=limit, top_k=top_k, scores=scores, features_dir=features, workers=workers,
             batch_size=batch_size, force=force, report=console.report,
         )  # fmt: skip
         console.say(

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from rag_clip.recipe import Recipe
 
 
+OPTIONS = {"limit": "captions"}  # of retrieval, where the option has another name
+
+
 @Parameter(name="*", group=CAPTIONS)
 @dataclass(frozen=True)
 class Overrides:
@@ -38,7 +41,7 @@ class Overrides:
     weight: Annotated[float | None, Parameter(help="Weight of the captions together; the templates have the rest.")] = (
         None
     )
-    limit: Annotated[int | None, Parameter(help="Captions per class, at most.")] = None
+    limit: Annotated[int | None, Parameter(name="--captions", help="Captions per class, at most.")] = None
     search: Annotated[
         Literal["dense", "lexical", "hybrid"] | None,
         Parameter(help="How captions are searched: by meaning, by words, or by both."),
@@ -76,6 +79,7 @@ def enhance(
             help="A name of index/recipes.toml (templates, repe, repe_published, default), FILE.toml or FILE.toml:NAME."
         ),
     ] = "default",
+    limit: Annotated[int | None, Parameter(help="Take the first classes alone, to try a command.")] = None,
     overrides: Overrides | None = None,
     control: Annotated[
         Literal["random", "waffle", "waffle_shared"] | None,
@@ -111,7 +115,10 @@ def enhance(
         path = output.with_suffix(f".{format}") if format else output
         check_prompts_path(path)
         chosen = _override(load_recipe(recipe), overrides)
-        label_set = noted(_read_classes(labels, labels_from), console, readable=readable_names)
+        label_set = _limited(_read_classes(labels, labels_from), limit, console)
+        if limit is not None and compare:
+            raise ValueError("--compare measures all classes; leave out --limit")
+        label_set = noted(label_set, console, readable=readable_names)
         read = [
             labels and cut_column(labels)[0],
             _place(labels_from)[0],
@@ -162,6 +169,15 @@ def _read_classes(labels: Path | None, labels_from: str | None) -> LabelSet:
     return classes
 
 
+def _limited(labels: LabelSet, limit: int | None, console: Console) -> LabelSet:
+    from rag_clip.labels import first_classes
+
+    if limit is None or limit >= len(labels):
+        return labels
+    console.say(f"a trial on the first {limit} of {len(labels)} classes (--limit)")
+    return first_classes(labels, limit)
+
+
 def _place(labels_from: str | None) -> tuple[str | None, str]:
     """Cut PLACE:COLUMN; a place may hold colons of its own, as URLs do."""
     place, _, column = (labels_from or "").rpartition(":")
@@ -175,7 +191,10 @@ def _override(recipe: Recipe, overrides: Overrides | None) -> Recipe:
     if not given:
         return recipe
     if recipe.retrieved is None:
-        raise ValueError(f"recipe {recipe.name!r} retrieves no captions, so --{next(iter(given))} says nothing to it")
+        first = next(iter(given))
+        raise ValueError(
+            f"recipe {recipe.name!r} retrieves no captions, so --{OPTIONS.get(first, first)} says nothing to it"
+        )
     if given.get("limit", 0) > recipe.retrieved.candidates:
         given.setdefault("candidates", given["limit"])
     return replace(recipe, retrieved=replace(recipe.retrieved, **given))

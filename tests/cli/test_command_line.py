@@ -245,12 +245,12 @@ def test_learned_words_classify_like_any_prompts(supported: Path) -> None:
 
 def test_a_recipe_in_a_file_is_followed_and_its_retrieval_overridden(folder: Path) -> None:
     (folder / "mine.toml").write_text('[templates]\nset = "general"\n[retrieved]\nweight = 0.5\n')
-    options = ["--index", "index", "--model", "demo", "--recipe", "mine.toml", "--limit", "2", "--json"]
+    options = ["--index", "index", "--model", "demo", "--recipe", "mine.toml", "--captions", "2", "--json"]
     facts = json.loads(run("enhance", "labels.txt", *options, "-o", "mine.parquet", folder=folder).stdout)
     retrieved = facts["provenance"]["settings"]["retrieved"]
     assert (retrieved["weight"], retrieved["limit"], facts["texts"]) == (0.5, 2, 4 * 8)
     refused = run(
-        "enhance", "labels.txt", "--recipe", "templates", "--limit", "2", "--model", "demo", "-o", "x.json",
+        "enhance", "labels.txt", "--recipe", "templates", "--captions", "2", "--model", "demo", "-o", "x.json",
         folder=folder,
     )  # fmt: skip
     assert (refused.returncode, "recipe 'templates' retrieves no captions" in refused.stderr) == (1, True)
