@@ -55,7 +55,9 @@ def demo(
         from rag_clip.pipelines.demo import run_demo
 
         check_outputs([(out, "demo")], force=force)
-        summary = run_demo(out, encoder=load_encoder("demo", device="cpu"), force=force, report=console.report)
+        with console.loading("the model demo"):
+            encoder = load_encoder("demo", device="cpu")
+        summary = run_demo(out, encoder=encoder, force=force, report=console.report)
         console.say(summary.facts)
         console.table("top-1 accuracy, %", summary.cells())
         console.stages(summary.seconds)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import HEAD, IMAGES, SHOWN, EncoderOptions, Force, ImageColumn, Shown, Workers, model_files, run
+from rag_clip.cli.recorded_encoder import RECORDED, RecordedEncoder, find_encoder, records_of
+from rag_clip.cli.run import HEAD, IMAGES, SHOWN, Force, ImageColumn, Shown, Workers, model_files, run
 
 if TYPE_CHECKING:
     from rag_clip.data import Prompts
@@ -24,7 +25,7 @@ def classify(
     *,
     prompts: Annotated[Path, Parameter(help="Prompts of `enhance`, or learned ones of `learn`.")],
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="predictions.parquet")],
-    encoder: EncoderOptions,
+    encoder: RecordedEncoder = RECORDED,
     index: Annotated[
         str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")
     ] = None,
@@ -72,14 +73,15 @@ def classify(
         from rag_clip.pipelines.classify import classify_outputs
         from rag_clip.pipelines.heads import prepare_head
 
-        read: Inputs = [images, prompts, index, support, head_options, validation, encoder.files]
+        found = find_encoder(encoder, records_of(prompts=[prompts], supports=[support, validation], index=index))
+        read: Inputs = [images, prompts, index, support, head_options, validation, found.files]
         written = classify_outputs(output, features)
         check_outputs(written, inputs=[*read, model_files(*second or ())], force=force)
         if head and support is None:
             raise ValueError(f"the head {head!r} needs a support file; give --support")
         name = (head or DEFAULT_HEAD) if support else None
-        texts, loaded = _read_prompts(prompts), encoder.load()
-        others = {name: encoder.load(name) for name in second or ()}
+        texts, loaded = _read_prompts(prompts), found.load(console)
+        others = {name: encoder.load(console, name) for name in second or ()}
         options = read_options(head_options) if head_options else None
         if name and not head:
             console.say(f"head: {name}, the default for a support file (`rag-clip heads` lists others)")
@@ -130,7 +132,7 @@ def learn(
     *,
     prompts: Annotated[Path, Parameter(help="Whose classes, and the text of those without an image.")],
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="learned.safetensors, for `classify --prompts`.")],
-    encoder: EncoderOptions,
+    encoder: RecordedEncoder = RECORDED,
     validation: Annotated[
         Path | None,
         Parameter(help="A support file to choose the epoch by, such as `support shots --validation` writes."),
@@ -149,13 +151,14 @@ def learn(
         from rag_clip.prompt_file import read_prompts
 
         check_learned_path(output)
-        read = [support, prompts, validation, options, encoder.files]
+        found = find_encoder(encoder, records_of(prompts=[prompts], supports=[support, validation]))
+        read = [support, prompts, validation, options, found.files]
         check_outputs([(output, "learn")], inputs=read, force=force)
         made = learn_prompts(
             read_prompts(prompts),
             support,
             output=output,
-            encoder=encoder.load(),
+            encoder=found.load(console),
             validation=validation,
             options=read_options(options) if options else None,
             force=force,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import StringIO
 from types import TracebackType
 
@@ -53,6 +54,25 @@ class Console:
             self._err.print(line)
         if finished:
             self._end_line()
+
+    @contextmanager
+    def loading(self, what: str) -> Iterator[None]:
+        """Say what is loaded, such as a model: at once on a terminal, and in how many seconds once it is there."""
+        self._end_line()
+        start, line = time.monotonic(), f"loading {what}"
+        on_terminal = self._progress and sys.stderr.isatty()
+        if on_terminal:
+            sys.stderr.write(f"{line} ...")
+            sys.stderr.flush()
+        try:
+            yield
+        finally:
+            if on_terminal:
+                sys.stderr.write("\r\x1b[K")
+        line = f"{line}: {time.monotonic() - start:.1f} s"
+        self._note(line)
+        if self._progress:
+            self._err.print(line)
 
     def say(self, line: str) -> None:
         """Print a line of the result."""

@@ -11,11 +11,11 @@ from cyclopts import Parameter
 
 from rag_clip.cli.classes import ReadableNames, noted
 from rag_clip.cli.console import Console
+from rag_clip.cli.recorded_encoder import RECORDED, RecordedEncoder, find_encoder, records_of
 from rag_clip.cli.run import (
     CAPTIONS,
     COMPARING,
     SHOWN,
-    EncoderOptions,
     Force,
     ImageColumn,
     LabelColumn,
@@ -71,7 +71,7 @@ def enhance(
     ] = None,
     readable_names: ReadableNames = False,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="prompts.parquet, or prompts.json to edit.")],
-    encoder: EncoderOptions,
+    encoder: RecordedEncoder = RECORDED,
     index: Annotated[str | None, Parameter(help="The caption index; not needed for templates.")] = None,
     recipe: Annotated[
         str,
@@ -119,17 +119,18 @@ def enhance(
         if limit is not None and compare:
             raise ValueError("--compare measures all classes; leave out --limit")
         label_set = noted(label_set, console, readable=readable_names)
+        found = find_encoder(encoder, records_of(index=index))
         read = [
             labels and cut_column(labels)[0],
             _place(labels_from)[0],
             index,
             compare,
-            encoder.files,
+            found.files,
             toml_files(recipe),
             chosen.files,
         ]
         check_outputs([(path, "enhance")], inputs=read, force=force)
-        loaded = encoder.load()
+        loaded = found.load(console)
         labelled = compare and read_labelled(
             compare, label_set, encoder=loaded, image_column=image_column, label_column=label_column,
             report=console.report,

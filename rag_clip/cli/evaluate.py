@@ -20,6 +20,7 @@ from rag_clip.cli.evaluate_options import (
     Places,
     PromptPaths,
 )
+from rag_clip.cli.recorded_encoder import find_encoder, records_of
 from rag_clip.cli.run import SHOWN, Force, Shown, Workers, run
 
 if TYPE_CHECKING:
@@ -83,11 +84,13 @@ def evaluate(
         chosen, few_shot = heads.choose()
         texts = read_prompt_files(prompts) if prompts else []
         opened = places.open(tasks or (), texts)
+        supports = [heads.support, heads.validation]
+        named = find_encoder(encoder, records_of(prompts=prompts or (), supports=supports, index=index))
         if not check:
             read = [tasks, task_inputs(opened), prompts, places.labels, heads.files, index, names]
             written = [*evaluate_outputs(output, features), (page or output.with_suffix(".html"), "evaluate")]
-            check_outputs(written, inputs=[*read, encoder.files], force=force)
-        loaded = encoder.load_any()
+            check_outputs(written, inputs=[*read, named.files], force=force)
+        loaded = named.load(console) if named.options.model else None
         if check:
             mark = loaded and loaded.fingerprint
             problems = check_evaluation(opened, texts=texts, heads=chosen, few_shot=few_shot, encoder=mark)
@@ -98,7 +101,7 @@ def evaluate(
         summary = evaluate_runs(
             found, texts=texts, output=output, encoder=loaded,
             candidates=read_candidates(names, report=console.report) if names else None,
-            heads=chosen, few_shot=few_shot, others=encoder.load_second(), scale=scale, index=index,
+            heads=chosen, few_shot=few_shot, others=encoder.load_second(console), scale=scale, index=index,
             features_dir=features, workers=workers, force=force, on_result=lambda result: console.say(_line(result)),
             report=console.report,
         )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from rag_clip.cli.console import Console
 from rag_clip.cli.run import ENCODER as ENCODER_GROUP
 from rag_clip.cli.run import HEAD, TASKS, Device, EncoderOptions, ImageColumn, LabelColumn, Precision, model_files
 
@@ -36,7 +37,7 @@ Names = Annotated[
 class AnyEncoder(EncoderOptions):
     """The options of an encoder that features in files do without."""
 
-    model: Annotated[str, Parameter(help="The encoder, as for classify; none for features in files.")] = ""
+    model: Annotated[str, Parameter(help="The encoder, as for classify; none for features alone.")] = ""
     device: Device = None  # again, since the types are looked up in this module
     precision: Precision = None
     second: Annotated[list[str] | None, Many, Parameter(help="Further encoders that heads need.")] = None
@@ -46,13 +47,9 @@ class AnyEncoder(EncoderOptions):
         """The files and folders that the models are read from."""
         return model_files(self.model, *(self.second or ()))
 
-    def load_any(self) -> Encoder | None:
-        """Load the encoder, if one is named."""
-        return self.load() if self.model else None
-
-    def load_second(self) -> dict[str, Encoder]:
+    def load_second(self, console: Console) -> dict[str, Encoder]:
         """Load the further encoders by their names."""
-        return {name: self.load(name) for name in self.second or ()}
+        return {name: self.load(console, name) for name in self.second or ()}
 
 
 @Parameter(name="*", group=TASKS)

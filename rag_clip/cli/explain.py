@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import SHOWN, EncoderOptions, Force, ImageColumn, Shown, run
+from rag_clip.cli.recorded_encoder import RECORDED, RecordedEncoder, find_encoder, records_of
+from rag_clip.cli.run import SHOWN, Force, ImageColumn, Shown, run
 
 if TYPE_CHECKING:
     from rag_clip.explain import ClassEffect, ImageExplanation, LabelExplanation
@@ -19,7 +20,7 @@ def explain(
     /,
     *,
     prompts: Annotated[Path, Parameter(help="A file that `rag-clip enhance` wrote.")],
-    encoder: EncoderOptions,
+    encoder: RecordedEncoder = RECORDED,
     image: Annotated[Path | None, Parameter(help="An image file.")] = None,
     images: Annotated[str | None, Parameter(help="Images, as for classify, with --row.")] = None,
     row: Annotated[int | None, Parameter(help="The row of --images, from 0.")] = None,
@@ -47,14 +48,15 @@ def explain(
 
         from rag_clip.outputs import check_outputs
 
-        check_outputs([(html, "explain")], inputs=[prompts, image, images, before, encoder.files], force=force)
+        found = find_encoder(encoder, records_of(prompts=[prompts, *([] if before is None else [before])]))
+        check_outputs([(html, "explain")], inputs=[prompts, image, images, before, found.files], force=force)
         picture = _picture(image, images, row, image_column)
 
         from rag_clip.explain import explain_image, explain_label
         from rag_clip.prompt_file import read_prompts
 
         made, earlier = read_prompts(prompts), None if before is None else read_prompts(before)
-        loaded, report = encoder.load(), console.report
+        loaded, report = found.load(console), console.report
         of_image = of_label = None
         if picture is not None:
             of_image = explain_image(picture, made, loaded, against=label, report=report)

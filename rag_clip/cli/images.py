@@ -42,7 +42,7 @@ def images(
         summary = index_images(
             pairs,
             index=index,
-            encoder=encoder.load(),
+            encoder=encoder.load(console),
             shards=shards,
             columns=PairColumns(image_column, caption_column),
             cleaning=load_named_cleaning(cleaning),

@@ -68,7 +68,7 @@ def build(
         summary = build_index(
             captions,
             index=index,
-            encoder=encoder.load(),
+            encoder=encoder.load(console),
             columns=columns,
             cleaning=settings,
             schema=described,
@@ -117,7 +117,7 @@ def embed(
         summary = embed_captions(
             captions,
             shards=shards,
-            encoder=encoder.load(),
+            encoder=encoder.load(console),
             columns=Columns(text=text_column, source=source_column),
             cleaning=load_named_cleaning(cleaning),
             part=_parse_part(part),

@@ -71,11 +71,12 @@ class EncoderOptions:
     device: Device = None
     precision: Precision = None
 
-    def load(self, model: str | None = None) -> Encoder:
-        """Load the encoder, or another `model` in the same way."""
-        from rag_clip.encoder import load_encoder
+    def load(self, console: Console, model: str | None = None) -> Encoder:
+        """Load the encoder, or another `model` in the same way, and say how long it took."""
+        with console.loading(f"the model {model or self.model}"):
+            from rag_clip.encoder import load_encoder
 
-        return load_encoder(model or self.model, device=self.device, precision=self.precision)
+            return load_encoder(model or self.model, device=self.device, precision=self.precision)
 
     @property
     def files(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +11,8 @@ from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.index import Index
-from rag_clip.cli.run import SHOWN, Device, Precision, Shown, run
+from rag_clip.cli.recorded_encoder import RECORDED, RecordedEncoder, find_encoder
+from rag_clip.cli.run import SHOWN, Shown, run
 
 if TYPE_CHECKING:
     from rag_clip.data import Hit
@@ -32,22 +34,20 @@ def search_index(
         Literal["text", "image"] | None, Parameter(help="Vectors of captions or of images; the index's by default.")
     ] = None,
     mode: Annotated[
-        Literal["dense", "lexical", "hybrid"] | None, Parameter(help="Dense with a model, lexical without.")
+        Literal["dense", "lexical", "hybrid"] | None,
+        Parameter(help="Dense with --model or an image, else lexical."),
     ] = None,
     limit: Annotated[int, Parameter(help="Results per search, at most.")] = 10,
     where: Annotated[
         list[str] | None,
         Parameter(negative=(), help="FIELD=VALUE, several for any of them, or FIELD=LEAST:GREATEST of a number."),
     ] = None,
-    model: Annotated[str | None, Parameter(help="The model of the index; not needed for lexical search.")] = None,
-    device: Device = None,
-    precision: Precision = None,
+    encoder: RecordedEncoder = RECORDED,
     shown: Shown = SHOWN,
 ) -> int:
     """Search an index by text, image or both, over captions or images."""
 
     def job(console: Console) -> object:
-        from rag_clip.encoder import load_encoder
         from rag_clip.search import Query, search
         from rag_clip.store import open_store
 
@@ -55,8 +55,10 @@ def search_index(
         queries = [Query(words, data, weight) for words in text or [""]]
         with open_store(index) as store:
             filters = _parse_where(where or (), store.card.schema)
-            encoder = load_encoder(model, device=device, precision=precision) if model else None
-            found = search(queries, store=store, encoder=encoder, mode=mode, over=over, limit=limit, where=filters)
+            needed = encoder.model or image or over == "image" if mode is None else mode != "lexical"
+            recorded = [(f"the index {index}", asdict(store.card.encoder))]
+            loaded = find_encoder(encoder, recorded).load(console) if needed else None
+            found = search(queries, store=store, encoder=loaded, mode=mode, over=over, limit=limit, where=filters)
             facts = [
                 {"text": query.text, "image": image, "weight": weight, "hits": _to_rows(hits, store)}
                 for query, hits in zip(queries, found, strict=True)

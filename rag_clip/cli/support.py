@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from rag_clip.cli.classes import ReadableNames, read_classes
 from rag_clip.cli.console import Console
+from rag_clip.cli.recorded_encoder import RECORDED, RecordedEncoder, find_encoder, records_of
 from rag_clip.cli.run import (
     FILTERS,
     IMAGES,
@@ -94,7 +95,7 @@ def shots(
             images,
             read_classes(labels, console, readable=readable_names),
             output=output,
-            encoder=encoder.load(),
+            encoder=encoder.load(console),
             k=k,
             seed=seed,
             views=views,
@@ -130,7 +131,7 @@ def retrieve(
     *,
     index: Annotated[str, Parameter(help="An index of images: a folder, or http://HOST:6333/COLLECTION.")],
     output: Output,
-    encoder: EncoderOptions,
+    encoder: RecordedEncoder = RECORDED,
     search: Annotated[
         Literal["class", "texts", "captions"],
         Parameter(help="Ask by the class's embedding, by each of its texts, or for captions that say its name."),
@@ -154,13 +155,14 @@ def retrieve(
         from rag_clip.prompt_file import read_prompts
         from rag_clip.support.concentrate import Concentration
 
-        read: Inputs = [prompts, index, against, encoder.files]
+        found = find_encoder(encoder, records_of(prompts=[prompts], index=index))
+        read: Inputs = [prompts, index, against, found.files]
         check_outputs([(output, "support retrieve")], inputs=read, force=force)
         summary = retrieve_support(
             read_prompts(prompts),
             output=output,
             index=index,
-            encoder=encoder.load(),
+            encoder=found.load(console),
             search=search,
             candidates=candidates,
             settings=Concentration(**asdict(filters or Filters())),

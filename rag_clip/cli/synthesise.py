@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import SHOWN, EncoderOptions, Force, Seed, Shown, run
+from rag_clip.cli.recorded_encoder import RECORDED, RecordedEncoder, find_encoder, records_of
+from rag_clip.cli.run import SHOWN, Force, Seed, Shown, run
 from rag_clip.cli.support import Output, WithImages, say_agreement, say_classes, support_app
 
 
@@ -18,7 +19,7 @@ def synthesise(
     /,
     *,
     output: Output,
-    encoder: EncoderOptions,
+    encoder: RecordedEncoder = RECORDED,
     painter: Annotated[str, Parameter(help="demo, or a text-to-image model of diffusers: a hub id or a folder.")],
     per_class: Annotated[int, Parameter(help="Images painted per class.")] = 16,
     keep: Annotated[int, Parameter(help="Images of them kept per class, those nearest to its embedding.")] = 8,
@@ -50,11 +51,13 @@ def synthesise(
         from rag_clip.prompt_file import read_prompts
 
         written = [(output, "support synthesise"), (paintings or output.with_suffix(""), "paintings")]
-        check_outputs(written, inputs=[prompts, encoder.files, None if painter == "demo" else painter], force=force)
-        texts, loaded = read_prompts(prompts), encoder.load()
-        brush = load_painter(
-            painter, guidance=guidance, steps=steps, size=size, device=encoder.device, precision=encoder.precision
-        )
+        found = find_encoder(encoder, records_of(prompts=[prompts]))
+        check_outputs(written, inputs=[prompts, found.files, None if painter == "demo" else painter], force=force)
+        texts, loaded = read_prompts(prompts), found.load(console)
+        with console.loading(f"the painter {painter}"):
+            brush = load_painter(
+                painter, guidance=guidance, steps=steps, size=size, device=encoder.device, precision=encoder.precision
+            )
         summary = synthesise_support(
             texts, output=output, encoder=loaded, painter=brush, per_class=per_class, keep=keep, wording=wording,
             seed=seed, batch=batch, paintings=paintings, with_images=with_images, force=force,

@@ -100,7 +100,7 @@ def test_nothing_found_is_said(folder: Path) -> None:
         (("--text", "flag", "--where", "width=1:", "--where", "width=:9"), "width has two ranges; give one"),
         (("--text", "flag", "--where", "licence=by"), "cannot filter by licence; the indexed fields are source, url"),
         (("--image", "nowhere.png"), "No such file or directory: 'nowhere.png'"),
-        (("--image", "first.png"), "lexical search ranks by words, and an image has none"),
+        (("--image", "first.png", "--mode", "lexical"), "lexical search ranks by words, and an image has none"),
     ],
 )
 def test_what_cannot_be_searched_ends_with_a_line_that_says_why(

@@ -62,7 +62,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(pa.table({"image": images, "number": list(range(5))}), folder / "images.parquet")
     built = run("index", "build", "captions.parquet", "--index", "index", "--model", "demo", folder=folder)
     assert built.returncode == 0
-    assert [line.partition(", in ")[0] for line in built.stderr.splitlines()] == [
+    assert re.match(r"loading the model demo: \d+\.\d s\n", built.stderr)
+    assert [line.partition(", in ")[0] for line in built.stderr.splitlines()[1:]] == [
         "embed: 7 of 7 captions",
         "load: 5 of 5 captions",
     ]

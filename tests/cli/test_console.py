@@ -74,3 +74,17 @@ def test_stages_name_the_bottleneck(capsys: pytest.CaptureFixture[str]) -> None:
     Console().stages(clock.seconds)
     assert capsys.readouterr().out == "read 1.2 s, encode 2.0 s; bottleneck: encode\n"
     assert clock.bottleneck == "encode"
+
+
+def test_a_model_that_loads_is_said_with_its_seconds_unless_quiet_or_failed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter([0.0, 1.26, 0.0, 9.0, 0.0, 0.5])
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    for progress in (True, False):
+        with Console(progress=progress) as console, console.loading("the model demo"):
+            pass
+    assert capsys.readouterr().err == "loading the model demo: 1.3 s\n"
+    with pytest.raises(ValueError, match="no model"), Console() as console, console.loading("the model demmo"):
+        raise ValueError("no model")
+    assert capsys.readouterr().err == ""

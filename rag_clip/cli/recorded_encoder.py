@@ -1,0 +1,125 @@
+"""The encoder of a verb whose files record it, so that --model may be left out.
+
+A fingerprint names the model as it was given; what is loaded by that name must have the same fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from rag_clip.cli.console import Console
+from rag_clip.cli.run import ENCODER, Device, EncoderOptions, Precision
+
+if TYPE_CHECKING:
+    from rag_clip.data import Fingerprint
+    from rag_clip.protocols import Encoder
+
+Record = tuple[str, Mapping[str, Any]]
+
+
+@Parameter(name="*", group=ENCODER)
+@dataclass(frozen=True)
+class RecordedEncoder(EncoderOptions):
+    """The options of an encoder that files of the command record."""
+
+    model: Annotated[
+        str,
+        Parameter(help="As for `index build`; by default the one that the prompts, support or index record."),
+    ] = ""
+    device: Device = None  # again, since the types are looked up in this module
+    precision: Precision = None
+
+
+RECORDED = RecordedEncoder()
+
+
+@dataclass(frozen=True)
+class FoundEncoder:
+    """An encoder to load: the one that is named, else the one that `place` records as `made_with`, else none."""
+
+    options: EncoderOptions
+    place: str = ""
+    made_with: Fingerprint | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """The file or folder that the model is read from, if it is one."""
+        return self.options.files
+
+    def load(self, console: Console) -> Encoder:
+        """Load the encoder.
+
+        Raises ValueError where none was found, or another than the one recorded comes of its name now; EncoderError
+        where it cannot be loaded.
+        """
+        if not self.options.model:
+            unsaid = f", and none is recorded by {self.place}" if self.place else ""
+            raise ValueError(f"--model is missing{unsaid}; give it, such as --model demo or --model ViT-B-32:openai")
+        if self.made_with is None:
+            return self.options.load(console)
+
+        from rag_clip.encoder import EncoderError
+
+        try:
+            encoder = self.options.load(console)
+        except EncoderError as error:
+            raise EncoderError(f"{error}; this model is recorded by {self.place}: give --model if it moved") from error
+        if not encoder.fingerprint.agrees_with(self.made_with):
+            raise ValueError(
+                f"{self.options.model} is {encoder.fingerprint} now, but {self.made_with} in {self.place}, which "
+                "recorded it; give the --model that was meant, or make the file again"
+            )
+        return encoder
+
+
+def find_encoder(options: EncoderOptions, records: Iterable[Record]) -> FoundEncoder:
+    """Return the encoder of the options, or the first that `records` name: (what records it, a fingerprint as read).
+
+    Records are read only as far as they are needed. Raises ValueError for one that is no fingerprint.
+    """
+    if options.model:
+        return FoundEncoder(options)
+
+    from rag_clip.data import read_fingerprint
+
+    asked = []
+    for place, record in records:
+        asked.append(place)
+        try:
+            made_with = read_fingerprint(record) if record else None
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        if made_with is not None and made_with.spec:
+            return FoundEncoder(replace(options, model=made_with.spec), place, made_with)
+    return FoundEncoder(options, " and ".join(asked))
+
+
+def records_of(
+    *, prompts: Sequence[Path] = (), supports: Sequence[Path | None] = (), index: str | None = None
+) -> Iterator[Record]:
+    """Yield what prompts, support files and an index record of their encoder, {} where nothing; None are left out."""
+    for path in prompts:
+        yield f"the prompts {path}", _provenance(path).get("encoder") or {}
+    for support in supports:
+        if support is not None:
+            from rag_clip.support_file import read_support
+
+            yield f"the support file {support}", read_support(support).provenance.get("encoder") or {}
+    if index is not None:
+        from rag_clip.store import open_store
+
+        with open_store(index) as store:
+            record = asdict(store.card.encoder)
+        yield f"the index {index}", record
+
+
+def _provenance(path: Path) -> Mapping[str, Any]:
+    from rag_clip.learned_prompts import SUFFIX, read_learned_prompts
+    from rag_clip.prompt_file import read_prompts
+
+    return (read_learned_prompts(path) if path.suffix.lower() == SUFFIX else read_prompts(path)).provenance
