@@ -148,9 +148,8 @@ def enhance(
             report=console.report,
         )
         _show(console, summary)
-        model = f" --model {quote(encoder.model)}" if encoder.model else ""
         known = f" --index {quote(index)}" if index else ""
-        console.say(f"next: rag-clip classify IMAGES --prompts {quote(str(path))}{known}{model} -o predictions.parquet")
+        console.say(f"next: rag-clip classify IMAGES --prompts {quote(str(path))}{known} -o predictions.parquet")
         return summary
 
     return run(job, shown)

@@ -41,7 +41,11 @@ def test_the_help_of_a_verb_describes_each_argument_and_ends_with_example_and_ex
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["enhance"], f"enhance: --output and --model are missing; for example: {EXAMPLES['enhance']}"),
+        (["enhance"], f"enhance: --output is missing; for example: {EXAMPLES['enhance']}"),
+        (
+            ["index", "build"],
+            f"index build: CAPTIONS, --index and --model are missing; for example: {EXAMPLES['index build']}",
+        ),
         (["index", "load", "--index", "x"], f"index load: SHARDS is missing; for example: {EXAMPLES['index load']}"),
         (
             ["classify", "--model", "demo", "-o"],
