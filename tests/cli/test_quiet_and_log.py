@@ -47,7 +47,8 @@ def test_a_log_holds_command_progress_summary_and_errors_of_one_run_after_anothe
     assert [line for line in lines if not TIME.match(line)] == []
     said = [TIME.sub("", line) for line in lines]
     assert (built.code, said[0]) == (0, f"# rag-clip: {' '.join(BUILD)} --log logs/run.log")
-    assert said[1].startswith("embed: 2 of 2 captions, in")
+    assert said[1].startswith("loading the model demo: ")
+    assert said[2].startswith("embed: 2 of 2 captions, in")
     assert "2 captions in index: 2 added, 0 dropped of 2 read" in said
     assert said[-1].startswith("rag-clip: no index at nowhere")
 
