@@ -81,7 +81,9 @@ def evaluate(
     results: list[Result] = []
     tables: list[pa.Table] = []
     measured = 0
+    total = sum(len(runs) for _, runs in plans)
     with holding(written, force=force):
+        report(Progress("evaluate", 0, total, "runs", whole=True))
         for task, run, images in _walk(plans, read, clock):
             result = stored_run(output, run.key)
             if result is None:
@@ -94,7 +96,7 @@ def evaluate(
             on_result(results[-1])
             tables.append(to_table(results[-1]))
             write_tables(output, tables)
-            report(Progress("evaluate", len(results), sum(len(runs) for _, runs in plans), "runs"))
+            report(Progress("evaluate", len(results), total, "runs", whole=True))
     failed = sum({result.task: int(result.settings["failed"]) for result in results}.values())
     found = len(results) - measured
     return EvaluateSummary(output, tuple(results), measured, found, failed, dict(clock.seconds), clock.bottleneck)

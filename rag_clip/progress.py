@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One event: `done` of `total` items (total None where it is unknown) of the stage named."""
+    """One event: `done` of `total` items (total None where it is unknown) of the stage named.
+
+    The stage of a `whole` event spans the run; others pass while it goes on.
+    """
 
     stage: str
     done: int
     total: int | None = None
     unit: str = "rows"
+    whole: bool = False
 
 
 Report = Callable[[Progress], None]

@@ -88,3 +88,44 @@ def test_a_model_that_loads_is_said_with_its_seconds_unless_quiet_or_failed(
     with pytest.raises(ValueError, match="no model"), Console() as console, console.loading("the model demmo"):
         raise ValueError("no model")
     assert capsys.readouterr().err == ""
+
+
+def test_the_time_to_the_end_of_the_run_counts_the_stages_that_follow(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 10.0, 20.0, 20.0, 30.0, 40.0, 41.0, 51.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with Console() as console:
+        console.plan(("encode", 0.0), ("encode", 0.0), ("write", 0.1))
+        for done in (0, 50, 100, 0, 50, 100):
+            console.report(Progress("encode", done, 100))
+        console.report(Progress("write", 0, 100))
+        console.report(Progress("write", 50, 100))
+    assert capsys.readouterr().err.splitlines() == [
+        "encode: 50 of 100 rows, 5 rows/s, 10 s left; about 40 s to the end",  # 10 + 20 of the second + 10 to write
+        "encode: 100 of 100 rows, 5 rows/s, in 20 s; about 30 s to the end",
+        "encode: 50 of 100 rows, 5 rows/s, 10 s left; about 20 s to the end",
+        "encode: 100 of 100 rows, 5 rows/s, in 20 s; about 10 s to the end",
+        "write: 50 of 100 rows, 5 rows/s, 10 s left",
+    ]
+
+
+def test_a_stage_that_spans_the_run_gives_the_time_to_its_end_while_others_pass(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 60.0, 100.0, 100.0, 160.0, 60000.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with Console() as console:
+        console.report(Progress("evaluate", 0, 3, "runs", whole=True))
+        console.report(Progress("encode", 0, 120))
+        console.report(Progress("encode", 120, 120))
+        console.report(Progress("evaluate", 1, 3, "runs", whole=True))
+        console.report(Progress("encode", 0, 120))
+        console.report(Progress("encode", 60, 120))
+        console.report(Progress("evaluate", 2, 3, "runs", whole=True))
+    assert capsys.readouterr().err.splitlines() == [
+        "encode: 120 of 120 rows, 2 rows/s, in 60 s",
+        "evaluate: 1 of 3 runs, 3 min left",
+        "encode: 60 of 120 rows, 1 rows/s, 60 s left; 1 of 3 runs, about 5 min to the end",
+        "evaluate: 2 of 3 runs, 8.3 h left",
+    ]
