@@ -1,4 +1,7 @@
-"""Jobs killed at each of their changes to files: the same call then makes the same bytes, and leaves nothing else."""
+"""Jobs killed at their changes to files: the same call then makes the same bytes, and leaves nothing else.
+
+By default they are killed at every fifth change; the marker `slow` kills them at each.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +102,7 @@ OUT.mkdir()
 tempfile.gettempdir()  # it tries the folder with a file of its own
 changes, job = run(JOBS[sys.argv[1]]), JOBS[sys.argv[1]]
 undisturbed = content()
-for place in range(1, changes + 1):
+for place in range(1, changes + 1, int(sys.argv[2])):
     shutil.rmtree(OUT)
     OUT.mkdir()
     killed = run(job, place) is None
@@ -119,8 +122,9 @@ OUTPUTS = {
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("job", OUTPUTS)
-def test_killed_at_any_change_to_files_a_job_is_finished_by_the_next_call(job: str, tmp_path: Path) -> None:
+def test_killed_at_a_change_to_files_a_job_is_finished_by_the_next_call(job: str, every: int, tmp_path: Path) -> None:
     names = colours(6)
     source = write_images(
         tmp_path / "in.parquet", [picture(name, size=(9 + row, 7)) for row, name in enumerate(names)], label=names
@@ -134,11 +138,11 @@ def test_killed_at_any_change_to_files_a_job_is_finished_by_the_next_call(job: s
         )  # fmt: skip
     (tmp_path / "temporary").mkdir()
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "TMPDIR": str(tmp_path / "temporary")}
-    command = [sys.executable, "-c", KILL_EVERYWHERE, job]
+    command = [sys.executable, "-c", KILL_EVERYWHERE, job, str(every)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert {name.split("/")[1] for name in facts["outputs"]} == OUTPUTS[job]
-    assert len(facts["found"]) > 4
+    assert len(facts["found"]) * every > 4
     assert [entry for entry in facts["found"] if entry[1:] != [True, []]] == []
     assert facts["temporary"] == []
