@@ -158,19 +158,24 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("row", VERBS)
-def test_a_record_that_cannot_be_followed_ends_in_one_sentence(
-    folder: Path, tmp_path: Path, row: str, change: str
-) -> None:
-    here = tmp_path / "copy"
+@pytest.fixture(scope="module", params=CHANGES)
+def altered(folder: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Path, str]:
+    """A copy of the folder whose records cannot be followed, and what is said of it; no verb writes to it."""
+    alter, sentence = CHANGES[request.param]
+    here = tmp_path_factory.mktemp("altered") / "copy"
     shutil.copytree(folder, here)
-    alter, sentence = CHANGES[change]
     alter(here)
+    return here, sentence
+
+
+@pytest.mark.parametrize("row", VERBS)
+def test_a_record_that_cannot_be_followed_ends_in_one_sentence(altered: tuple[Path, str], row: str) -> None:
+    here, sentence = altered
+    before = sorted(here.rglob("*"))
     code, out, errors = run(*command(row, "fresh"), folder=here)
     assert (code, out) == (1, "")
     assert re.search(sentence, errors.splitlines()[-1]), errors
-    assert not list(here.glob("fresh*"))
+    assert sorted(here.rglob("*")) == before
 
 
 def test_the_weights_that_a_record_names_are_not_written_over(folder: Path) -> None:
