@@ -21,7 +21,8 @@ test-extras: $(VENV)/.extras ## the same with every extra installed; fails if a 
 check: $(VENV)/.development ## lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	.ci/types $(BIN)/mypy
+	$(BIN)/pytest -m slow tests/test_types.py
 
 CAPTIONS := rag_clip/demo/assets/corpus.parquet
 bench: $(VENV)/.development ## measure everything at a small size; each script of tests/benchmarks/ takes larger ones

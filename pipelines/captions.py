@@ -14,20 +14,20 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
+from rag_clip.captions.recorded import CORPUS_NOTE, check_cleaning, plain
+from rag_clip.captions.shards import SHARD_ROWS, read_manifests
+from rag_clip.captions.sources.columns import Columns
+from rag_clip.captions.sources.files import SourceError
+from rag_clip.captions.sources.finding import SourceFile, find_sources, read_source, unreadable
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning, row_rules
 from rag_clip.corpus.steps import Step, chain
-from rag_clip.outputs import check_outputs, remove_folder
+from rag_clip.files.outputs import check_outputs, remove_folder
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, Store, create_store, load_schema
 
 from .embed import EmbedSummary, embed_sources
 from .load import LoadSummary, load_into
-from .shards.files import SHARD_ROWS, read_manifests
-from .shards.recorded import CORPUS_NOTE, check_cleaning, plain
-from .sources.columns import Columns
-from .sources.files import SourceError
-from .sources.finding import SourceFile, find_sources, read_source, unreadable
 
 
 @dataclass(frozen=True, slots=True)

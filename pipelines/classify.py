@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -18,34 +18,27 @@ from typing import Any
 
 import pyarrow as pa
 
-from rag_clip.atomic import make_folder, sync_folder
 from rag_clip.classifiers.coop import learned_zero_shot
-from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
+from rag_clip.classifiers.match import Scores, check_scores
+from rag_clip.classifiers.prepared import PreparedHead
+from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
-from rag_clip.features import FeatureRows
-from rag_clip.learned_prompts import LearnedPrompts
-from rag_clip.match import Scores, check_scores
-from rag_clip.outputs import check_outputs, holding, remove_folder
+from rag_clip.files.atomic import make_folder, sync_folder
+from rag_clip.files.features import FeatureRows
+from rag_clip.files.learned_prompts import LearnedPrompts
+from rag_clip.files.outputs import check_outputs, holding, remove_folder
+from rag_clip.images.joined import encode_by_all
+from rag_clip.images.kept import keep_columns
+from rag_clip.images.opening import open_image_files
+from rag_clip.images.rows import first_rows
+from rag_clip.models.towers import two_towers
 from rag_clip.progress import Report, StageClock, counting, silent
 from rag_clip.protocols import Classifier, Encoder
+from rag_clip.report.tally import Predicted, Tally
 from rag_clip.store import open_store
-from rag_clip.stored_vectors import stored_vectors
-from rag_clip.towers import two_towers
+from rag_clip.store.stored_vectors import stored_vectors
 
-from .imaging.joined import encode_by_all
-from .imaging.kept import keep_columns
-from .imaging.opening import open_image_files
-from .imaging.predictions import output_schema, predict_rows, prediction_columns, write_predictions
-from .imaging.rows import first_rows
-from .imaging.tally import Predicted, Tally
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What builds the classifier from the zero-shot one, and the facts about it that predictions keep."""
-
-    build: Callable[[ZeroShot], Classifier]
-    facts: Mapping[str, Any]
+from .predictions import output_schema, predict_rows, prediction_columns, write_predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +67,7 @@ def classify(
     prompts: Prompts | LearnedPrompts,
     output: str | Path,
     encoder: Encoder,
-    head: Head | None = None,
+    head: PreparedHead | None = None,
     others: Mapping[str, Encoder] | None = None,
     index: str | None = None,
     image_column: str = "image",
@@ -145,7 +138,7 @@ def classify(
 
 
 def _build(
-    prompts: Prompts | LearnedPrompts, encoder: Encoder, head: Head | None, index: str | None, report: Report
+    prompts: Prompts | LearnedPrompts, encoder: Encoder, head: PreparedHead | None, index: str | None, report: Report
 ) -> Classifier:
     if isinstance(prompts, LearnedPrompts):
         classifier = learned_zero_shot(prompts, two_towers(encoder))
@@ -191,7 +184,7 @@ def _replacing(output: Path, parts: Path) -> Iterator[Path]:
 
 
 def _run_facts(
-    prompts: Prompts | LearnedPrompts, encoder: Encoder, others: Mapping[str, Encoder], head: Head | None
+    prompts: Prompts | LearnedPrompts, encoder: Encoder, others: Mapping[str, Encoder], head: PreparedHead | None
 ) -> dict[str, Any]:
     provenance = {key: prompts.provenance.get(key) for key in ("method", "settings", "index")}
     return {

@@ -15,26 +15,26 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from rag_clip.atomic import locked, replacing
+from rag_clip.classifiers.prepared import PreparedHead, prepare_head
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.demo.concepts import BANDS, concepts
 from rag_clip.demo.pictures import write_pictures
-from rag_clip.enhance import control_prompts, enhance
-from rag_clip.labels import read_labels
-from rag_clip.outputs import check_outputs
+from rag_clip.files.atomic import locked, replacing
+from rag_clip.files.labels import read_labels
+from rag_clip.files.outputs import check_outputs
+from rag_clip.files.prompts import write_prompts
 from rag_clip.progress import Report, StageClock, silent
-from rag_clip.prompt_file import write_prompts
+from rag_clip.prompts.enhance import control_prompts, enhance
+from rag_clip.prompts.recipe import load_recipe
 from rag_clip.protocols import Encoder
-from rag_clip.recipe import load_recipe
+from rag_clip.report.demo import write_report
 from rag_clip.store import open_store
 
 from .captions import build_index
-from .classify import Head, classify
-from .demo_report import write_report
-from .heads import prepare_head
+from .classify import classify
 from .images import index_images
-from .support.retrieve import retrieve_support
+from .support_retrieve import retrieve_support
 
 BUNDLED = ("labels.json", "corpus.parquet", "truth.parquet", "test.parquet", "validation.parquet")
 HEAD = "ridge"
@@ -145,7 +145,7 @@ def _enhance(labels: LabelSet, index: Path, encoder: Encoder, report: Report) ->
         }
 
 
-def _find_support(prompts: Prompts, out: Path, encoder: Encoder, report: Report) -> Head:
+def _find_support(prompts: Prompts, out: Path, encoder: Encoder, report: Report) -> PreparedHead:
     """Index photographs with captions, find those for the names, and fit a head on them; the test ones are kept out."""
     if not (out / "pictures.parquet").exists():
         with replacing(out / "pictures.parquet") as partial:
@@ -165,7 +165,7 @@ def _find_support(prompts: Prompts, out: Path, encoder: Encoder, report: Report)
 
 
 def _classify(
-    name: str, prompts: Prompts, out: Path, encoder: Encoder, report: Report, *, head: Head | None = None
+    name: str, prompts: Prompts, out: Path, encoder: Encoder, report: Report, *, head: PreparedHead | None = None
 ) -> None:
     write_prompts(prompts, out / f"prompts-{name}.parquet")
     classify(

@@ -22,12 +22,10 @@ from typing import Any
 
 import polars as pl
 
-from rag_clip.atomic import locked, make_folder
-from rag_clip.decode import MAX_PIXELS
-from rag_clip.outputs import check_outputs
-from rag_clip.progress import Progress, Report, silent
-
-from .web.rounds import (
+from rag_clip.errors import RagClipError
+from rag_clip.files.atomic import locked, make_folder
+from rag_clip.files.outputs import check_outputs
+from rag_clip.images.web.rounds import (
     SHARD_PAIRS,
     Round,
     begin_round,
@@ -36,7 +34,9 @@ from .web.rounds import (
     latest_statuses,
     list_rounds,
 )
-from .web.url_lists import read_url_lists
+from rag_clip.images.web.url_lists import read_url_lists
+from rag_clip.models.decode import MAX_PIXELS
+from rag_clip.progress import Progress, Report, silent
 
 MAX_BYTES = 32 << 20
 MAX_SECONDS = 60.0
@@ -49,7 +49,7 @@ LOG_TAIL = 2000
 _POLL_SECONDS = 0.2
 
 
-class DownloadError(RuntimeError):
+class DownloadError(RagClipError):
     """img2dataset is missing or has failed; what it finished is kept."""
 
 
@@ -186,7 +186,7 @@ def _job(turn: Round) -> dict[str, Any]:
 @contextmanager
 def _child(job: Mapping[str, Any], log: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Start the worker, and end it with all that it started when the block is left."""
-    command = [sys.executable, "-P", "-m", "rag_clip.pipelines.web.worker", json.dumps(job)]
+    command = [sys.executable, "-P", "-m", "rag_clip.images.web.worker", json.dumps(job)]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),

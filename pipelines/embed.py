@@ -11,17 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rag_clip.atomic import locked
+from rag_clip.captions.filter import prepare_filter
+from rag_clip.captions.maker import make_shards
+from rag_clip.captions.plan import Plan
+from rag_clip.captions.shards import SHARD_ROWS, Manifest, clear_partial, next_versions, read_manifests
+from rag_clip.captions.sources.finding import Columns, SourceFile, find_sources
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
-from rag_clip.outputs import check_outputs
+from rag_clip.files.atomic import locked
+from rag_clip.files.outputs import check_outputs
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
-
-from .shards.files import SHARD_ROWS, Manifest, clear_partial, next_versions, read_manifests
-from .shards.filter import prepare_filter
-from .shards.maker import make_shards
-from .shards.plan import Plan
-from .sources.finding import Columns, SourceFile, find_sources
 
 
 @dataclass(frozen=True, slots=True)

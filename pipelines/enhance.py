@@ -11,18 +11,17 @@ from typing import Any
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.distinguish import Distinguishability, Separation, distinguishability, separation
-from rag_clip.enhance import Control, control_prompts, enhance
-from rag_clip.outputs import holding
+from rag_clip.files.outputs import holding
+from rag_clip.files.prompts import check_prompts_path, write_prompts
+from rag_clip.images.labelled import Labelled
+from rag_clip.metrics.distinguish import Distinguishability, Separation, distinguishability, separation
+from rag_clip.metrics.ranking import mean_average_precision
 from rag_clip.progress import Report, StageClock, silent
-from rag_clip.prompt_file import check_prompts_path, write_prompts
+from rag_clip.prompts.enhance import Control, control_prompts, enhance
+from rag_clip.prompts.recipe import Recipe
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Encoder
-from rag_clip.ranking import mean_average_precision
-from rag_clip.recipe import Recipe
 from rag_clip.store import open_store
-
-from .labelled import Labelled
 
 CONTROLS: tuple[Control, ...] = ("random", "waffle", "waffle_shared")
 SAMPLES = 3

@@ -13,18 +13,17 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rag_clip.outputs import check_outputs, holding
+from rag_clip.evaluate.head_choices import HeadChoice
+from rag_clip.evaluate.image_tasks import ImageTask, read_images
+from rag_clip.evaluate.measuring import Measuring, TaskImages
+from rag_clip.evaluate.results import Result, runs_folder, store_run, stored_run, to_table, write_tables
+from rag_clip.evaluate.rival_names import Candidates
+from rag_clip.evaluate.runs import PromptFile, Run, plan_runs, with_candidates
+from rag_clip.evaluate.shot_runs import FewShot, ShotRun, plan_shots
+from rag_clip.files.outputs import check_outputs, holding
+from rag_clip.images.labelled import Labelled
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
-
-from .evaluation.candidates import Candidates
-from .evaluation.head_choices import HeadChoice
-from .evaluation.measuring import Measuring, TaskImages
-from .evaluation.results import Result, runs_folder, store_run, stored_run, to_table, write_tables
-from .evaluation.runs import PromptFile, Run, plan_runs, with_candidates
-from .evaluation.shot_runs import FewShot, ShotRun, plan_shots
-from .evaluation.tasks import ImageTask, read_images
-from .labelled import Labelled
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,23 +17,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rag_clip.atomic import locked
+from rag_clip.captions.recorded import CORPUS_NOTE, check_cleaning, plain
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
-from rag_clip.outputs import check_outputs
+from rag_clip.files.atomic import locked
+from rag_clip.files.outputs import check_outputs
+from rag_clip.images.cleaning import CleanPairs, check_pair_cleaning, clean_pairs
+from rag_clip.images.decoding import DecodePool
+from rag_clip.images.embedding import embed_pairs
+from rag_clip.images.facts import examine
+from rag_clip.images.failures import FAILURES, list_failures
+from rag_clip.images.noise import judge_noise
+from rag_clip.images.pair_files import PairColumns, open_pair_files
+from rag_clip.images.pairs import PairFile
+from rag_clip.images.shards import VECTORS, PairShards, open_shards, unit_rows
 from rag_clip.progress import Report, StageClock, counting, silent
 from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, Store, create_store, load_schema
-
-from .imaging.cleaning import CleanPairs, check_pair_cleaning, clean_pairs
-from .imaging.decoding import DecodePool
-from .imaging.embedding import embed_pairs
-from .imaging.facts import examine
-from .imaging.failures import FAILURES, list_failures
-from .imaging.noise import judge_noise
-from .imaging.pairs import PairFile
-from .imaging.shards import VECTORS, PairShards, open_shards, unit_rows
-from .imaging.sources import PairColumns, open_pair_files
-from .shards.recorded import CORPUS_NOTE, check_cleaning, plain
 
 LOAD_ROWS = 256
 MOST_WORKERS = 16

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rag_clip.atomic import locked
+from rag_clip.captions.ahead import ahead
+from rag_clip.captions.recorded import CORPUS_NOTE, check_cleaning
+from rag_clip.captions.shards import GROUP_ROWS, Manifest, newest, read_manifests, read_shard
 from rag_clip.corpus.cleaning import CleaningSettings
-from rag_clip.outputs import check_outputs
+from rag_clip.files.atomic import locked
+from rag_clip.files.outputs import check_outputs
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.store import CollectionSchema, Store, create_store, load_schema
-
-from .shards.ahead import ahead
-from .shards.files import GROUP_ROWS, Manifest, newest, read_manifests, read_shard
-from .shards.recorded import CORPUS_NOTE, check_cleaning
 
 UPSERT_ROWS = 2048  # eight requests to a server, three of them under way at once; a folder's engine cuts them too
 

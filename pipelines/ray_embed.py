@@ -15,13 +15,13 @@ from typing import Any
 import ray
 import ray.data
 
+from rag_clip.captions.shards import SHARD_ROWS
+from rag_clip.captions.sources.columns import Columns
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 
 from .embed import EmbedSummary, embed_captions
-from .shards.files import SHARD_ROWS
-from .sources.columns import Columns
 
 PARTS_PER_ACTOR = 4
 

@@ -65,7 +65,7 @@ class ToyEncoder:
 
     def encode_images(self, images: Sequence[Image.Image | bytes], *, patches: bool = False) -> Features:
         """Decode where needed, preprocess and embed images."""
-        from rag_clip.decode import decode_image
+        from rag_clip.models.decode import decode_image
 
         decoded = [decode_image(image) if isinstance(image, bytes) else image for image in images]
         pixels = np.stack([square_preprocess(image) for image in decoded])

@@ -6,6 +6,7 @@ possessive 's is no word. Han, kana, Thai, Lao, Khmer and Myanmar put no spaces 
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -173,3 +174,24 @@ def _any_word() -> re.Pattern[str]:
     letter = rf"(?!{unspaced})[^\W_ʻʼ]"
     inside = rf"(?:{letter}|(?!{unspaced})[{_marks()}{_INVISIBLE}])"
     return re.compile(rf"{_POSSESSIVE.pattern}|({unspaced}[\u3099\u309a]?|{letter}{inside}*)")
+
+
+def near_names(name: str, known: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Return up to `most` of the `known` names, nearest first; capitals, - and _ do not count."""
+    forms: dict[str, list[str]] = {}
+    for each in known:
+        forms.setdefault(_bare(each), []).append(each)
+    close = difflib.get_close_matches(_bare(name), forms, n=most, cutoff=cutoff)
+    return [each for form in close for each in forms[form]][:most]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean A, B or C? " for the nearest names, or nothing where none is near."""
+    close = near_names(name, known)
+    if not close:
+        return ""
+    return f"did you mean {' or '.join([', '.join(close[:-1])] * (len(close) > 1) + close[-1:])}? "
+
+
+def _bare(name: str) -> str:
+    return name.casefold().replace("-", "").replace("_", "").replace(" ", "")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_clip.atomic import BusyError, lock_of, locked, partial_of, remove_stale, replacing, scratch_folder
+from rag_clip.files.atomic import BusyError, lock_of, locked, partial_of, remove_stale, replacing, scratch_folder
 
 DIE = """
 import os, sys

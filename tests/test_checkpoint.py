@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rag_clip.checkpoint import read_checkpoint
+from rag_clip.models.checkpoint import read_checkpoint
 
 STATE = {"visual.proj": torch.arange(6.0).view(2, 3), "logit_scale": torch.tensor(4.5)}
 

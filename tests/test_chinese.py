@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Features, LabelSet
-from rag_clip.encoder import CONFIG, load_encoder
-from rag_clip.enhance import enhance
-from rag_clip.prompt_file import read_prompts, write_prompts
+from rag_clip.files.prompts import read_prompts, write_prompts
+from rag_clip.models.open_clip import CONFIG, load_encoder
+from rag_clip.prompts.enhance import enhance
+from rag_clip.prompts.evidence import Retrieval
+from rag_clip.prompts.recipe import Described, Recipe, Templates
 from rag_clip.prompts.templates import template_prompts, template_set
 from rag_clip.protocols import Encoder
-from rag_clip.recipe import Described, Recipe, Templates
-from rag_clip.retrieval import Retrieval
 from rag_clip.store import Store, caption_id, create_store, load_schema
 
 LABELS = LabelSet(("猫", "狗", "自行车"), synonyms=((), (), ("单车",)))

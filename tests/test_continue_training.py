@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from rag_clip.continue_training import checkpoint, continue_training
 from rag_clip.data import LabelSet
-from rag_clip.encoder import load_encoder
-from rag_clip.train import Schedule
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.training.continue_training import checkpoint, continue_training
+from rag_clip.training.loop import Schedule
 
 
 @pytest.fixture(scope="module")

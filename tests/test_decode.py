@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rag_clip.decode import MAX_PIXELS, ImageError, decode_image, image_size
+from rag_clip.models.decode import MAX_PIXELS, ImageError, decode_image, image_size
 
 CORNERS = np.array([[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [250, 250, 250]]], np.uint8)
 

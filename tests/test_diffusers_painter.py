@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rag_clip.diffusers_painter import PainterError
-from rag_clip.painter import load_painter
+from rag_clip.support.diffusers_painter import PainterError
+from rag_clip.support.painters import load_painter
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra synthesis")
 transformers = pytest.importorskip("transformers", reason="needs the extra synthesis")

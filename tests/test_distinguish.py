@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from rag_clip import distinguish
 from rag_clip.data import LabelSet
-from rag_clip.distinguish import ClassPair, Distinguishability, PairShift, distinguishability, separation
+from rag_clip.metrics import distinguish
+from rag_clip.metrics.distinguish import ClassPair, Distinguishability, PairShift, distinguishability, separation
 
 
 def names(count: int) -> LabelSet:

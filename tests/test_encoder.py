@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from rag_clip.encoder import CONFIG, EncoderError, load_encoder
+from rag_clip.models.open_clip import CONFIG, EncoderError, load_encoder
 from rag_clip.protocols import Encoder
 
 VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}

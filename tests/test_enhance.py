@@ -9,12 +9,12 @@ from PIL import Image
 
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import LabelSet
-from rag_clip.enhance import enhance
+from rag_clip.files.prompts import read_prompts, write_prompts
 from rag_clip.progress import Progress, StageClock
-from rag_clip.prompt_file import read_prompts, write_prompts
+from rag_clip.prompts.enhance import enhance
+from rag_clip.prompts.evidence import Retrieval
+from rag_clip.prompts.recipe import Described, Recipe, Synonyms, Templates
 from rag_clip.prompts.templates import GENERAL, template_prompts
-from rag_clip.recipe import Described, Recipe, Synonyms, Templates
-from rag_clip.retrieval import Retrieval
 from rag_clip.store import CollectionSchema, Store, caption_id, create_store, load_schema, open_store
 from rag_clip.testing import ToyEncoder, check_prompts
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from rag_clip.classifiers.explain import ClassEffect, anchors_alone, explain_image, explain_label, find_label
+from rag_clip.classifiers.match import match
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.explain import ClassEffect, anchors_alone, explain_image, explain_label, find_label
-from rag_clip.match import match
 from rag_clip.testing import ToyEncoder
 
 ENCODER = ToyEncoder(bias=-3.0)

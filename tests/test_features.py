@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rag_clip.data import Fingerprint
-from rag_clip.features import FeatureCache, FeatureRows, open_features
-from rag_clip.places import file_identity
+from rag_clip.files.features import FeatureCache, FeatureRows, open_features
+from rag_clip.files.locations import file_identity
 
 PRINT = Fingerprint(model="toy", pretrained="", weights="w", preprocessing="p")
 

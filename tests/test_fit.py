@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from rag_clip.train import Schedule, fit
+from rag_clip.training.loop import Schedule, fit
 
 DRAW = torch.Generator().manual_seed(3)
 POINTS = torch.randn(64, 5, generator=DRAW)

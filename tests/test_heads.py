@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from rag_clip.classifiers.gaussian import gaussian
+from rag_clip.classifiers.heads import HEADS, build_head, read_options
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
-from rag_clip.heads import HEADS, build_head, read_options
 from rag_clip.testing import ToyEncoder
 
 LABELS = LabelSet(("red", "blue", "green"))

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rag_clip.data import LabelSet
-from rag_clip.labels import read_labels, write_labels
+from rag_clip.files.labels import read_labels, write_labels
 
 FULL = LabelSet(
     names=("cat", "fire truck", "naïve {art} # 1"),

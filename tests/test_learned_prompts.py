@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from rag_clip.data import Fingerprint, LabelSet
-from rag_clip.learned_prompts import LearnedPrompts, read_learned_prompts, write_learned_prompts
+from rag_clip.files.learned_prompts import LearnedPrompts, read_learned_prompts, write_learned_prompts
 
 MADE_WITH = Fingerprint("toy", "tag", "weights", "8x8")
 LABELS = LabelSet(("kite", "Café"), synonyms=(("dragon",), ()), templates=("a {}",))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from test_encoder import MODELS, write_model
 
-from rag_clip.encoder import load_encoder
-from rag_clip.text_tower import token_table
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.models.text_tower import token_table
 
 TEXTS = ["a photo of a kite", "two red boats on the sea"]
 

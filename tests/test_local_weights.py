@@ -6,7 +6,7 @@ import open_clip
 import pytest
 import torch
 
-from rag_clip.encoder import EncoderError, load_encoder
+from rag_clip.models.open_clip import EncoderError, load_encoder
 
 VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
 TEXT = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3}

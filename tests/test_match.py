@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from rag_clip.classifiers.match import match
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet
-from rag_clip.match import match
 
 
 @dataclass(frozen=True)

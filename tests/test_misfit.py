@@ -4,7 +4,7 @@ import open_clip
 import pytest
 import torch
 
-from rag_clip.misfit import describe_misfit, likely_architectures
+from rag_clip.models.misfit import describe_misfit, likely_architectures
 
 
 def state(**shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:

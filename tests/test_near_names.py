@@ -1,6 +1,6 @@
 """Names spelt like an unknown one."""
 
-from rag_clip.near_names import did_you_mean, near_names
+from rag_clip.words import did_you_mean, near_names
 
 KNOWN = ["demo", "ViT-B-32", "ViT-B-16", "RN50"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from rag_clip.perceptual import hash_distances, perceptual_hash
+from rag_clip.images.perceptual import hash_distances, perceptual_hash
 
 
 def scene(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_clip.places import shown, without_secrets
+from rag_clip.files.locations import shown, without_secrets
 
 
 @pytest.mark.parametrize(

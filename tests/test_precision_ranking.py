@@ -7,8 +7,7 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from rag_clip.evaluate.uncertainty import bootstrap, bootstrap_corrected
-from rag_clip.ranking import (
+from rag_clip.metrics.ranking import (
     Ranking,
     average_precision,
     eleven_point_precision,
@@ -16,6 +15,7 @@ from rag_clip.ranking import (
     rank_images,
     roc_auc,
 )
+from rag_clip.metrics.uncertainty import bootstrap, bootstrap_corrected
 
 
 def noise(*, levels: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.prompt_file import UNKNOWN_PROVENANCE, read_prompts, write_prompts
+from rag_clip.files.prompts import UNKNOWN_PROVENANCE, read_prompts, write_prompts
 
 LABELS = LabelSet(
     names=("cat", "fire {truck}", "été"),

@@ -3,7 +3,7 @@
 import open_clip
 import pytest
 
-from rag_clip.published_settings import DEFAULTS, complete, settings_of_file, split_local
+from rag_clip.models.published_settings import DEFAULTS, complete, settings_of_file, split_local
 
 TAGS = {"old": {"quick_gelu": True}, "new": {}, "half": {"mean": [0.5, 0.5, 0.5], "hf_hub": "someone/half"}}
 

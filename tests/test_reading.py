@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rag_clip.reading import (
+from rag_clip.files.reading import (
     metadata_document,
     parse_json,
     parse_toml,

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from rag_clip.prompts.evidence import Retrieval
+from rag_clip.prompts.recipe import Described, Recipe, Synonyms, Templates, load_recipe, recipe_names
 from rag_clip.prompts.templates import GENERAL
-from rag_clip.recipe import Described, Recipe, Synonyms, Templates, load_recipe, recipe_names
-from rag_clip.retrieval import Retrieval
 
 
 def write(folder: Path, content: str, name: str = "mine.toml") -> Path:

@@ -5,14 +5,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from rag_clip.index import __path__ as schemas
 
 from rag_clip.data import LabelSet
+from rag_clip.index import __path__ as schemas
 from rag_clip.progress import Progress, StageClock
+from rag_clip.prompts.evidence import CLASSES_PER_SEARCH, Retrieval, gather
 from rag_clip.prompts.mixed import Texts, mix
+from rag_clip.prompts.recipe import load_recipe
 from rag_clip.prompts.templates import template_prompts
-from rag_clip.recipe import load_recipe
-from rag_clip.retrieval import CLASSES_PER_SEARCH, Retrieval, gather
 from rag_clip.store import Store, caption_id, create_store, load_schema
 from rag_clip.testing import ToyEncoder, check_prompts
 

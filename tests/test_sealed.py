@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from rag_clip.data import LabelSet
-from rag_clip.features import FeatureCache, FeatureRows
-from rag_clip.learned_prompts import LearnedPrompts, read_learned_prompts, write_learned_prompts
-from rag_clip.sealed import checksum, file_checksum, read_sealed, write_sealed
+from rag_clip.files.features import FeatureCache, FeatureRows
+from rag_clip.files.learned_prompts import LearnedPrompts, read_learned_prompts, write_learned_prompts
+from rag_clip.files.sealed import checksum, file_checksum, read_sealed, write_sealed
 
 TABLE = pa.table(
     {

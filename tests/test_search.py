@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from rag_clip.data import Features
-from rag_clip.search import Query, embed_queries, search
 from rag_clip.store import Store, caption_id, create_store, load_schema
+from rag_clip.store.queries import Query, embed_queries, search
 from rag_clip.store.schema import NumberIndex, VectorSchema
 from rag_clip.testing import ToyEncoder
 

@@ -5,15 +5,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from rag_clip.pipelines.captions import build_index
 
 from rag_clip.classifiers.zero_shot import encode_texts, zero_shot
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.encoder import load_encoder
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.pipelines.captions import build_index
 from rag_clip.progress import Progress
 from rag_clip.store import Store, caption_id, create_store, load_schema, open_store
 from rag_clip.store.schema import VectorSchema
-from rag_clip.stored_vectors import stored_vectors
+from rag_clip.store.stored_vectors import stored_vectors
 from rag_clip.testing import ToyEncoder
 
 CAPTIONS = ["a red zorp", "the blue blick", "a green quux"]

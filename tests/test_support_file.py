@@ -11,13 +11,7 @@ import pytest
 import torch
 
 from rag_clip.data import LabelSet, Support
-from rag_clip.support_file import (
-    merge_files,
-    merge_supports,
-    read_support,
-    read_support_images,
-    write_support,
-)
+from rag_clip.files.support import merge_files, merge_supports, read_support, read_support_images, write_support
 from rag_clip.testing import ToyEncoder, permute_support
 
 ENCODER = ToyEncoder(dim=4)

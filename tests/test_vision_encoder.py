@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
 
-from rag_clip.encoder import EncoderError, load_encoder
+from rag_clip.models.open_clip import EncoderError, load_encoder
 from rag_clip.protocols import Encoder
 
 NAME = "mobilenetv3_small_050"

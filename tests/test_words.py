@@ -9,10 +9,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from rag_clip.corpus.counts.tokens import folded_words_of
 from rag_clip.corpus.phrases import phrase_counts
-from rag_clip.corpus.tokens import folded_words_of
 from rag_clip.data import Kept, LabelSet
-from rag_clip.knowledge.names import match_names
+from rag_clip.prompts.knowledge.names import match_names
 from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.retrieved import contains_phrase, without_name
 from rag_clip.words import holds_any, spans_of, words_of

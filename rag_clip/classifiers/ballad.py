@@ -25,7 +25,7 @@ from rag_clip.classifiers.evidence import Evidence, gather_evidence, hold_out
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
-from rag_clip.train import Sampler, Schedule, fit
+from rag_clip.training.loop import Sampler, Schedule, fit
 
 SHARE = 0.2
 IMAGES_PER_CLASS = 4

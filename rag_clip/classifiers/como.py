@@ -30,7 +30,7 @@ from rag_clip.classifiers.tip_adapter import PUBLISHED_SCHEDULE, accuracy, key_l
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
-from rag_clip.train import Schedule, fit
+from rag_clip.training.loop import Schedule, fit
 
 ALPHA, BETA = 0.6, 1.0
 ALPHAS = tuple(0.1 * 1.3**step for step in range(30))

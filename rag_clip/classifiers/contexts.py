@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-from rag_clip.learned_prompts import Position
-from rag_clip.towers import TwoTowers
+from rag_clip.files.learned_prompts import Position
+from rag_clip.models.towers import TwoTowers
 
 DEVIATION = 0.02
 

@@ -26,11 +26,11 @@ from rag_clip.classifiers.contexts import Context, prompt_tokens, start_vectors
 from rag_clip.classifiers.evidence import Evidence, Held, gather_evidence, hold_out
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
-from rag_clip.learned_prompts import LearnedPrompts, check_learned_encoder
+from rag_clip.files.learned_prompts import LearnedPrompts, check_learned_encoder
+from rag_clip.models.towers import TwoTowers, two_towers
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
-from rag_clip.towers import TwoTowers, two_towers
-from rag_clip.train import Schedule, fit
+from rag_clip.training.loop import Schedule, fit
 
 
 @dataclass(frozen=True, slots=True, eq=False)

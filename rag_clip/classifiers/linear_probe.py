@@ -34,7 +34,7 @@ from rag_clip.classifiers.probe_training import Images, Layer, best_score, sprea
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
-from rag_clip.train import Schedule
+from rag_clip.training.loop import Schedule
 
 TRIAL_EPOCHS = 10
 RATE, WEIGHT_DECAY = 1e-3, 1e-6

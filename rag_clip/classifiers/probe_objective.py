@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from rag_clip.ranking import mean_average_precision
+from rag_clip.metrics.ranking import mean_average_precision
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from rag_clip.classifiers.cache import evenly
 from rag_clip.classifiers.probe_objective import Objective
 from rag_clip.classifiers.probe_search import NOTHING, Score
 from rag_clip.progress import Report, silent
-from rag_clip.train import Schedule, fit
+from rag_clip.training.loop import Schedule, fit
 
 EPSILON = 1e-5
 Layer = tuple[torch.Tensor, torch.Tensor]  # weights [h, d] and biases [h] of the h classes that have images

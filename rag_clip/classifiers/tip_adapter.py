@@ -27,7 +27,7 @@ from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Classifier
-from rag_clip.train import Schedule, fit
+from rag_clip.training.loop import Schedule, fit
 
 ALPHA, BETA = 1.17, 1.0
 ALPHAS = tuple(0.1 + step * (50 - 0.1) / 20 for step in range(20))

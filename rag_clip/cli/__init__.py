@@ -50,8 +50,8 @@ def demo(
     """Run index, enhance and classify on the bundled world, and compare templates, retrieval and its control."""
 
     def job(console: Console) -> object:
-        from rag_clip.encoder import load_encoder
-        from rag_clip.outputs import check_outputs
+        from rag_clip.files.outputs import check_outputs
+        from rag_clip.models.open_clip import load_encoder
         from rag_clip.pipelines.demo import run_demo
 
         check_outputs([(out, "demo")], force=force)

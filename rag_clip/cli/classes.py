@@ -24,14 +24,14 @@ ReadableNames = Annotated[
 
 def read_classes(path: Path, console: Console, *, readable: bool = False) -> LabelSet:
     """Read a label file, made readable if so wanted, and say what is odd about its names."""
-    from rag_clip.labels import read_labels
+    from rag_clip.files.labels import read_labels
 
     return noted(read_labels(path), console, readable=readable)
 
 
 def noted(labels: LabelSet, console: Console, *, readable: bool = False) -> LabelSet:
     """Return the classes, made readable if so wanted, and say what is odd about their names."""
-    from rag_clip.readable_names import name_notes, readable_names
+    from rag_clip.files.readable_names import name_notes, readable_names
 
     labels = readable_names(labels) if readable else labels
     for note in name_notes(labels):

@@ -13,8 +13,8 @@ from rag_clip.cli.run import HEAD, IMAGES, SHOWN, Force, ImageColumn, Shown, Wor
 
 if TYPE_CHECKING:
     from rag_clip.data import Prompts
-    from rag_clip.learned_prompts import LearnedPrompts
-    from rag_clip.pipelines.imaging.tally import Predicted
+    from rag_clip.files.learned_prompts import LearnedPrompts
+    from rag_clip.report.tally import Predicted
 
 CLASSES_SHOWN = 10
 WRITE_SECONDS = 1e-4  # per row, matching included: 0.3 s for 3,240 rows, on two cores
@@ -68,11 +68,11 @@ def classify(
     """Classify images; every input column stays, with label, score, top-k and error beside."""
 
     def job(console: Console) -> object:
-        from rag_clip.heads import DEFAULT_HEAD, read_options
-        from rag_clip.outputs import Inputs, check_outputs
+        from rag_clip.classifiers.heads import DEFAULT_HEAD, read_options
+        from rag_clip.classifiers.prepared import prepare_head
+        from rag_clip.files.outputs import Inputs, check_outputs
         from rag_clip.pipelines.classify import classify as classify_images
         from rag_clip.pipelines.classify import classify_outputs
-        from rag_clip.pipelines.heads import prepare_head
 
         found = find_encoder(encoder, records_of(prompts=[prompts], supports=[support, validation], index=index))
         read: Inputs = [images, prompts, index, support, head_options, validation, found.files]
@@ -122,8 +122,8 @@ def _show_predicted(console: Console, predicted: Predicted, count: int) -> None:
 
 
 def _read_prompts(path: Path) -> Prompts | LearnedPrompts:
-    from rag_clip.learned_prompts import SUFFIX, read_learned_prompts
-    from rag_clip.prompt_file import read_prompts
+    from rag_clip.files.learned_prompts import SUFFIX, read_learned_prompts
+    from rag_clip.files.prompts import read_prompts
 
     return read_learned_prompts(path) if path.suffix.lower() == SUFFIX else read_prompts(path)
 
@@ -146,11 +146,11 @@ def learn(
     """Learn the words around the class names on a support file (CoOp), as a prompt file of its own."""
 
     def job(console: Console) -> object:
-        from rag_clip.heads import read_options
-        from rag_clip.learned_prompts import check_learned_path
-        from rag_clip.outputs import check_outputs
-        from rag_clip.pipelines.heads import learn_prompts
-        from rag_clip.prompt_file import read_prompts
+        from rag_clip.classifiers.heads import read_options
+        from rag_clip.classifiers.prepared import learn_prompts
+        from rag_clip.files.learned_prompts import check_learned_path
+        from rag_clip.files.outputs import check_outputs
+        from rag_clip.files.prompts import read_prompts
 
         check_learned_path(output)
         found = find_encoder(encoder, records_of(prompts=[prompts], supports=[support, validation]))
@@ -177,7 +177,7 @@ def heads(*, shown: Shown = SHOWN) -> int:
     """List the heads that use a support set: paper, what each needs, and its settings with their defaults."""
 
     def job(console: Console) -> object:
-        from rag_clip.heads import HEADS
+        from rag_clip.classifiers.heads import HEADS
 
         for name, head in HEADS.items():
             console.say(f"{name}: {head.good_for}\n  {head.paper}; needs {head.needs}")

@@ -27,7 +27,7 @@ from rag_clip.cli.run import (
 if TYPE_CHECKING:
     from rag_clip.data import LabelSet
     from rag_clip.pipelines.enhance import EnhanceSummary
-    from rag_clip.recipe import Recipe
+    from rag_clip.prompts.recipe import Recipe
 
 
 OPTIONS = {"limit": "captions"}  # of retrieval, where the option has another name
@@ -105,12 +105,12 @@ def enhance(
     """Turn a label file (.txt, .toml, .json, .parquet) into prompts: templates, and texts found for each class."""
 
     def job(console: Console) -> object:
-        from rag_clip.labels import cut_column
-        from rag_clip.outputs import check_outputs
+        from rag_clip.files.labels import cut_column
+        from rag_clip.files.outputs import check_outputs
+        from rag_clip.files.prompts import check_prompts_path
+        from rag_clip.images.labelled import read_labelled
         from rag_clip.pipelines.enhance import enhance_labels
-        from rag_clip.pipelines.labelled import read_labelled
-        from rag_clip.prompt_file import check_prompts_path
-        from rag_clip.recipe import load_recipe
+        from rag_clip.prompts.recipe import load_recipe
 
         path = output.with_suffix(f".{format}") if format else output
         check_prompts_path(path)
@@ -159,10 +159,10 @@ def _read_classes(labels: Path | None, labels_from: str | None) -> LabelSet:
     if (labels is None) == (labels_from is None):
         raise ValueError("give the classes once: a label file, or --labels-from IMAGES[:COLUMN]")
     if labels is not None:
-        from rag_clip.labels import read_labels
+        from rag_clip.files.labels import read_labels
 
         return read_labels(labels)
-    from rag_clip.pipelines.labelled import labels_from as read_from
+    from rag_clip.images.labelled import labels_from as read_from
 
     place, column = _place(labels_from)
     classes: LabelSet = read_from([place or ""], label_column=column)
@@ -170,7 +170,7 @@ def _read_classes(labels: Path | None, labels_from: str | None) -> LabelSet:
 
 
 def _limited(labels: LabelSet, limit: int | None, console: Console) -> LabelSet:
-    from rag_clip.labels import first_classes
+    from rag_clip.files.labels import first_classes
 
     if limit is None or limit >= len(labels):
         return labels

@@ -24,9 +24,9 @@ from rag_clip.cli.recorded_encoder import find_encoder, records_of
 from rag_clip.cli.run import SHOWN, Force, Shown, Workers, run
 
 if TYPE_CHECKING:
+    from rag_clip.evaluate.compare import Pair
+    from rag_clip.evaluate.results import Result
     from rag_clip.pipelines.evaluate import EvaluateSummary
-    from rag_clip.pipelines.evaluation.compare import Pair
-    from rag_clip.pipelines.evaluation.results import Result
     from rag_clip.protocols import Encoder
 
 METRICS = {
@@ -73,13 +73,13 @@ def evaluate(
         if compare is not None:
             return _compare(console, compare, page, force)
 
-        from rag_clip.outputs import check_outputs
+        from rag_clip.evaluate.check import check_evaluation
+        from rag_clip.evaluate.image_tasks import image_task, task_inputs
+        from rag_clip.evaluate.rival_names import read_candidates
+        from rag_clip.evaluate.runs import read_prompt_files, unused_prompts
+        from rag_clip.files.outputs import check_outputs
         from rag_clip.pipelines.evaluate import evaluate as evaluate_runs
         from rag_clip.pipelines.evaluate import evaluate_outputs
-        from rag_clip.pipelines.evaluation.candidates import read_candidates
-        from rag_clip.pipelines.evaluation.check import check_evaluation
-        from rag_clip.pipelines.evaluation.runs import read_prompt_files, unused_prompts
-        from rag_clip.pipelines.evaluation.tasks import image_task, task_inputs
 
         chosen, few_shot = heads.choose()
         texts = read_prompt_files(prompts) if prompts else []
@@ -92,7 +92,7 @@ def evaluate(
             check_outputs(written, inputs=[*read, named.files], force=force)
         loaded = named.load(console) if named.options.model else None
         if check:
-            mark = loaded and loaded.fingerprint
+            mark = loaded.fingerprint if loaded else None
             problems = check_evaluation(opened, texts=texts, heads=chosen, few_shot=few_shot, encoder=mark)
             return _say_problems(console, len(opened), problems)
         found = [image_task(task, folder) for task, folder in opened]
@@ -111,7 +111,7 @@ def evaluate(
 
 
 def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: Encoder | None, force: bool) -> object:
-    from rag_clip.pipelines.evaluate_report import write_evaluation
+    from rag_clip.report.evaluation import write_evaluation
 
     named = {one.task: one.settings["candidates"] for one in summary.results if "candidates" in one.settings}
     for task, facts in named.items():
@@ -141,10 +141,10 @@ def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: E
 
 
 def _compare(console: Console, paths: list[Path], page: Path | None, force: bool) -> object:
-    from rag_clip.outputs import check_outputs
-    from rag_clip.pipelines.evaluate_report import write_comparison
-    from rag_clip.pipelines.evaluation.compare import compare_results
-    from rag_clip.pipelines.evaluation.results import read_results, runs_folder
+    from rag_clip.evaluate.compare import compare_results
+    from rag_clip.evaluate.results import read_results, runs_folder
+    from rag_clip.files.outputs import check_outputs
+    from rag_clip.report.evaluation import write_comparison
 
     if len(paths) != 2:
         raise ValueError(f"--compare takes two results files, before and after; found {len(paths)}")

@@ -12,7 +12,7 @@ from rag_clip.cli.recorded_encoder import RECORDED, RecordedEncoder, find_encode
 from rag_clip.cli.run import SHOWN, Force, ImageColumn, Shown, run
 
 if TYPE_CHECKING:
-    from rag_clip.explain import ClassEffect, ImageExplanation, LabelExplanation
+    from rag_clip.classifiers.explain import ClassEffect, ImageExplanation, LabelExplanation
 
 
 def explain(
@@ -46,14 +46,14 @@ def explain(
         if count < 1:
             raise ValueError(f"--count is {count}; show at least one text")
 
-        from rag_clip.outputs import check_outputs
+        from rag_clip.files.outputs import check_outputs
 
         found = find_encoder(encoder, records_of(prompts=[prompts, *([] if before is None else [before])]))
         check_outputs([(html, "explain")], inputs=[prompts, image, images, before, found.files], force=force)
         picture = _picture(image, images, row, image_column)
 
-        from rag_clip.explain import explain_image, explain_label
-        from rag_clip.prompt_file import read_prompts
+        from rag_clip.classifiers.explain import explain_image, explain_label
+        from rag_clip.files.prompts import read_prompts
 
         made, earlier = read_prompts(prompts), None if before is None else read_prompts(before)
         loaded, report = found.load(console), console.report
@@ -65,7 +65,7 @@ def explain(
             of_label = explain_label(label, made, loaded, before=earlier, count=count, report=report)
             _show_label(console, of_label, count)
         if html is not None:
-            from rag_clip.pipelines.explain_page import write_page
+            from rag_clip.report.explanation import write_page
 
             write_page(html, label=of_label, image=of_image, picture=picture, force=force)
             console.say(f"page: {html}")
@@ -88,9 +88,9 @@ def _picture(image: Path | None, images: str | None, row: int | None, column: st
     if images is None or row is None:
         return None
 
-    from rag_clip.pipelines.imaging.items import read_image
-    from rag_clip.pipelines.imaging.opening import open_image_files
-    from rag_clip.pipelines.imaging.rows import read_items
+    from rag_clip.images.items import read_image
+    from rag_clip.images.opening import open_image_files
+    from rag_clip.images.rows import read_items
 
     file, *others = open_image_files([images], image_column=column)
     if others:

@@ -32,9 +32,9 @@ def images(
     """Write image-caption pairs to an index of images, with a vector of the image and one of the caption."""
 
     def job(console: Console) -> object:
-        from rag_clip.outputs import check_outputs
+        from rag_clip.files.outputs import check_outputs
+        from rag_clip.images.pair_files import PairColumns
         from rag_clip.pipelines.images import choose_shards, index_images
-        from rag_clip.pipelines.imaging.sources import PairColumns
         from rag_clip.store import load_schema
 
         read = [pairs, schema, toml_files(cleaning), encoder.files]

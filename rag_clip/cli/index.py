@@ -54,10 +54,10 @@ def build(
     """Clean captions, embed them, and write them to an index; run again to go on or to add."""
 
     def job(console: Console) -> object:
+        from rag_clip.captions.sources.columns import Columns
         from rag_clip.cli.preview import show_preview
-        from rag_clip.outputs import check_outputs
+        from rag_clip.files.outputs import check_outputs
         from rag_clip.pipelines.captions import build_index, default_shards
-        from rag_clip.pipelines.sources.columns import Columns
         from rag_clip.store import load_schema
 
         columns, settings = Columns(text=text_column, source=source_column), load_named_cleaning(cleaning)
@@ -112,9 +112,9 @@ def embed(
     """Do the first half of build: embed captions into shards, on one machine or as one of many."""
 
     def job(console: Console) -> object:
-        from rag_clip.outputs import check_outputs
+        from rag_clip.captions.sources.columns import Columns
+        from rag_clip.files.outputs import check_outputs
         from rag_clip.pipelines.embed import embed_captions
-        from rag_clip.pipelines.sources.columns import Columns
 
         check_outputs([(shards, "shards")], inputs=[captions, toml_files(cleaning), encoder.files], force=force)
         summary = embed_captions(
@@ -152,7 +152,7 @@ def load(
     """Do the second half of build: write shards to an index. Another schema needs no embedding."""
 
     def job(console: Console) -> object:
-        from rag_clip.outputs import check_outputs
+        from rag_clip.files.outputs import check_outputs
         from rag_clip.pipelines.load import load_shards
         from rag_clip.store import load_schema
 
@@ -219,7 +219,7 @@ def copy(source: Index, target: Index, /, *, schema: Schema = None, shown: Shown
     """Copy an index to a folder or a server, and verify the copy."""
 
     def job(console: Console) -> object:
-        from rag_clip.outputs import check_outputs
+        from rag_clip.files.outputs import check_outputs
         from rag_clip.store import copy_store, load_schema, open_store
 
         check_outputs([(target, "index")], inputs=[source, schema])

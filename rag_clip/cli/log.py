@@ -38,7 +38,7 @@ def opened_log(path: Path | None) -> Iterator[Log | None]:
     if path is None:
         yield None
         return
-    from rag_clip.places import without_secrets
+    from rag_clip.files.locations import without_secrets
 
     if path.exists() and not _is_log(path):
         raise ValueError(f"{path} is there, and is no log of rag-clip; name another file for --log")

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 from rag_clip.cli.console import Console
 
 if TYPE_CHECKING:
+    from rag_clip.captions.sources.columns import Columns
+    from rag_clip.captions.sources.finding import SourceFile
     from rag_clip.corpus.cleaning import CleaningSettings
-    from rag_clip.pipelines.sources.columns import Columns
-    from rag_clip.pipelines.sources.finding import SourceFile
 
 
 def show_preview(
     console: Console, captions: Sequence[str], *, columns: Columns, cleaning: CleaningSettings, index: str
 ) -> dict[str, Any]:
     """Show what a build would begin with; raises what it would raise for paths, columns and an index in the way."""
+    from rag_clip.captions.sources.finding import find_sources
+    from rag_clip.captions.sources.preview import preview
     from rag_clip.corpus.cleaning import row_rules
-    from rag_clip.pipelines.sources.finding import find_sources
-    from rag_clip.pipelines.sources.preview import preview
 
     _check_index(index, cleaning)
     sources = find_sources(captions, columns=columns)
@@ -49,7 +49,7 @@ def show_preview(
 
 def _check_index(index: str, cleaning: CleaningSettings) -> None:
     """Refuse an index that was cleaned in another way; where there is none, one would be made."""
-    from rag_clip.pipelines.shards.recorded import check_cleaning
+    from rag_clip.captions.recorded import check_cleaning
     from rag_clip.store import open_store
 
     try:

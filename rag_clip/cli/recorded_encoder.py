@@ -63,7 +63,7 @@ class FoundEncoder:
         if self.made_with is None:
             return self.options.load(console)
 
-        from rag_clip.encoder import EncoderError
+        from rag_clip.models.open_clip import EncoderError
 
         try:
             encoder = self.options.load(console)
@@ -107,7 +107,7 @@ def records_of(
         yield f"the prompts {path}", _provenance(path).get("encoder") or {}
     for support in supports:
         if support is not None:
-            from rag_clip.support_file import read_support
+            from rag_clip.files.support import read_support
 
             yield f"the support file {support}", read_support(support).provenance.get("encoder") or {}
     if index is not None:
@@ -119,7 +119,7 @@ def records_of(
 
 
 def _provenance(path: Path) -> Mapping[str, Any]:
-    from rag_clip.learned_prompts import SUFFIX, read_learned_prompts
-    from rag_clip.prompt_file import read_prompts
+    from rag_clip.files.learned_prompts import SUFFIX, read_learned_prompts
+    from rag_clip.files.prompts import read_prompts
 
     return (read_learned_prompts(path) if path.suffix.lower() == SUFFIX else read_prompts(path)).provenance

@@ -74,7 +74,7 @@ class EncoderOptions:
     def load(self, console: Console, model: str | None = None) -> Encoder:
         """Load the encoder, or another `model` in the same way, and say how long it took."""
         with console.loading(f"the model {model or self.model}"):
-            from rag_clip.encoder import load_encoder
+            from rag_clip.models.open_clip import load_encoder
 
             return load_encoder(model or self.model, device=self.device, precision=self.precision)
 
@@ -126,7 +126,7 @@ def _run(job: Callable[[Console], object], shown: Shown, log: Log | None) -> int
             if log:
                 log.write(f"a fault of rag-clip: {error!r}")
             raise
-        from rag_clip.places import without_secrets
+        from rag_clip.files.locations import without_secrets
 
         console.fail(f"rag-clip: {without_secrets(reason)}")
         return FAILED

@@ -48,8 +48,8 @@ def search_index(
     """Search an index by text, image or both, over captions or images."""
 
     def job(console: Console) -> object:
-        from rag_clip.search import Query, search
         from rag_clip.store import open_store
+        from rag_clip.store.queries import Query, search
 
         data = image.read_bytes() if image else None
         queries = [Query(words, data, weight) for words in text or [""]]

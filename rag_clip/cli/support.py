@@ -27,7 +27,7 @@ from rag_clip.cli.run import (
 )
 
 if TYPE_CHECKING:
-    from rag_clip.pipelines.support.retrieve import Containment, RetrievedSummary
+    from rag_clip.pipelines.support_retrieve import Containment, RetrievedSummary
 
 support_app = App(name="support", help="Find images that stand for class names, for `classify --support`.")
 
@@ -85,9 +85,9 @@ def shots(
     """Draw k labelled images per class."""
 
     def job(console: Console) -> object:
-        from rag_clip.labels import cut_column
-        from rag_clip.outputs import check_outputs
-        from rag_clip.pipelines.support.shots import support_from_shots
+        from rag_clip.files.labels import cut_column
+        from rag_clip.files.outputs import check_outputs
+        from rag_clip.pipelines.support_shots import support_from_shots
 
         written = [(output, "support shots"), (validation, "support shots")]
         check_outputs(written, inputs=[images, cut_column(labels)[0], encoder.files], force=force)
@@ -150,9 +150,9 @@ def retrieve(
     """Find images for class names in an index, keep those that are different and look right (SuS-LC)."""
 
     def job(console: Console) -> object:
-        from rag_clip.outputs import Inputs, check_outputs
-        from rag_clip.pipelines.support.retrieve import retrieve_support
-        from rag_clip.prompt_file import read_prompts
+        from rag_clip.files.outputs import Inputs, check_outputs
+        from rag_clip.files.prompts import read_prompts
+        from rag_clip.pipelines.support_retrieve import retrieve_support
         from rag_clip.support.concentrate import Concentration
 
         found = find_encoder(encoder, records_of(prompts=[prompts], index=index))
@@ -190,7 +190,7 @@ def merge(
     """Join support files; an image that is in several is kept once."""
 
     def job(console: Console) -> object:
-        from rag_clip.support_file import merge_files
+        from rag_clip.files.support import merge_files
 
         images, repeated = merge_files(supports, output, force=force)
         console.say(f"{output}: {images} images, {repeated} more were repeated")

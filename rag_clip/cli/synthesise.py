@@ -45,10 +45,10 @@ def synthesise(
     """Paint images for class names, keep those that look most like them (SuS-SD)."""
 
     def job(console: Console) -> object:
-        from rag_clip.outputs import check_outputs
-        from rag_clip.painter import load_painter
-        from rag_clip.pipelines.support.synthesise import synthesise_support
-        from rag_clip.prompt_file import read_prompts
+        from rag_clip.files.outputs import check_outputs
+        from rag_clip.files.prompts import read_prompts
+        from rag_clip.pipelines.support_synthesise import synthesise_support
+        from rag_clip.support.painters import load_painter
 
         written = [(output, "support synthesise"), (paintings or output.with_suffix(""), "paintings")]
         found = find_encoder(encoder, records_of(prompts=[prompts]))

@@ -13,19 +13,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rag_clip.corpus.boilerplate import boilerplate
 from rag_clip.corpus.clean import clean
+from rag_clip.corpus.counts.on_disk import MappedColumns
+from rag_clip.corpus.counts.repeats import TEXTS, TEXTS_FOLDER
+from rag_clip.corpus.counts.statistics import CorpusCounts
 from rag_clip.corpus.crowded_images import crowded_images
 from rag_clip.corpus.duplicates import duplicates
 from rag_clip.corpus.image_size import image_size
 from rag_clip.corpus.language import language
 from rag_clip.corpus.length import length
-from rag_clip.corpus.mapped import MappedColumns
 from rag_clip.corpus.near_duplicates import near_duplicates
 from rag_clip.corpus.rare_tokens import rare_tokens
-from rag_clip.corpus.repeats import TEXTS, TEXTS_FOLDER
 from rag_clip.corpus.shared_captions import shared_captions
-from rag_clip.corpus.statistics import CorpusCounts
 from rag_clip.corpus.steps import Step, chain
-from rag_clip.reading import read_toml
+from rag_clip.files.reading import read_toml
 
 
 class CleaningSettings(BaseModel):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import polars as pl
 import pyarrow as pa
 
-from rag_clip.corpus.mapped import MappedColumns
-from rag_clip.corpus.places import image_names
+from rag_clip.corpus.counts.on_disk import MappedColumns
+from rag_clip.corpus.counts.positions import image_names
+from rag_clip.corpus.counts.tokens import keys_of
 from rag_clip.corpus.steps import Step, fault, split
-from rag_clip.corpus.tokens import keys_of
 from rag_clip.data import Kept
 
 CROWDED = "crowded"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import polars as pl
 import pyarrow as pa
 
-from rag_clip.corpus.mapped import MappedColumns
-from rag_clip.corpus.places import Places
+from rag_clip.corpus.counts.on_disk import MappedColumns
+from rag_clip.corpus.counts.positions import Places
+from rag_clip.corpus.counts.tokens import caption_keys
 from rag_clip.corpus.steps import Step, fault, split, texts_of
-from rag_clip.corpus.tokens import caption_keys
 from rag_clip.data import Kept
 
 DUPLICATE = "duplicate"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from rag_clip.corpus.tokens import UNSPACED, grams_of, words_of
+from rag_clip.corpus.counts.tokens import UNSPACED, grams_of, words_of
 
 LONGEST = 3
 HELD = 4_000_000

@@ -9,8 +9,8 @@ from __future__ import annotations
 import polars as pl
 import pyarrow as pa
 
+from rag_clip.corpus.counts.tokens import count_words
 from rag_clip.corpus.steps import Step, split, texts_of
-from rag_clip.corpus.tokens import count_words
 from rag_clip.data import Kept
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from rag_clip.corpus.mapped import MappedColumns
-from rag_clip.corpus.places import Places
-from rag_clip.corpus.repeats import spread
+from rag_clip.corpus.counts.on_disk import MappedColumns
+from rag_clip.corpus.counts.positions import Places
+from rag_clip.corpus.counts.repeats import spread
+from rag_clip.corpus.counts.tokens import grams_of, words_of
 from rag_clip.corpus.steps import Step, fault, split
-from rag_clip.corpus.tokens import grams_of, words_of
 from rag_clip.data import Kept
 
 NEAR_DUPLICATE = "near_duplicate"

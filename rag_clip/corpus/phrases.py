@@ -14,8 +14,8 @@ import polars as pl
 import pyarrow as pa
 
 from rag_clip.corpus.clean import clean
+from rag_clip.corpus.counts.tokens import folded_words_of, grams_of
 from rag_clip.corpus.steps import Step
-from rag_clip.corpus.tokens import folded_words_of, grams_of
 from rag_clip.words import spoken, words_of
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from rag_clip.corpus.counts.tokens import grams_of, keys_of, words_of
 from rag_clip.corpus.steps import Step, fault, split, texts_of
-from rag_clip.corpus.tokens import grams_of, keys_of, words_of
 from rag_clip.data import Kept
 
 RARE_TOKEN = "rare_token"

@@ -25,7 +25,7 @@ from rag_clip.demo.concepts import WORLD_SEED, Concept, concepts
 from rag_clip.demo.designs import FAMILIES, sample_design
 from rag_clip.demo.draw import draw_design
 from rag_clip.demo.photograph import photograph
-from rag_clip.labels import write_labels
+from rag_clip.files.labels import write_labels
 
 SOURCES = ("shop", "wiki", "forum", "news", "gallery")
 TEMPLATES = ("a photo of {}", "picture of a {}", "{}")

@@ -148,7 +148,7 @@ def _note(log: TextIO, facts: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    from rag_clip.encoder import load_encoder
+    from rag_clip.models.open_clip import load_encoder
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "assets" / "painter")

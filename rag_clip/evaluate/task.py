@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rag_clip.data import LabelSet
-from rag_clip.labels import labels_from_document, read_labels
-from rag_clip.places import Place, below
-from rag_clip.reading import parse_toml
+from rag_clip.files.labels import labels_from_document, read_labels
+from rag_clip.files.locations import Place, below
+from rag_clip.files.reading import parse_toml
 
 Metric = Literal["accuracy", "mean_per_class", "map_11_point", "roc_auc"]
 Role = Literal["train", "validation", "test"]

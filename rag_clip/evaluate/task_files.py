@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rag_clip.data import LabelSet, Validation
 from rag_clip.evaluate.feature_file import FeatureFile, has_features, read_features
-from rag_clip.evaluate.label_names import FileLabels, holds_several, join_labels, read_names
 from rag_clip.evaluate.splits import Test, Train
 from rag_clip.evaluate.task import Role, Task, task_labels
-from rag_clip.places import Place
-from rag_clip.reading import read_schema
+from rag_clip.files.locations import Place
+from rag_clip.files.reading import read_schema
+from rag_clip.images.label_names import FileLabels, holds_several, join_labels, read_names
 
 NAMES_SHOWN = 3
 ReadLabels = Callable[[Task, Place, LabelSet | None], FileLabels]

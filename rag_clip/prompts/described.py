@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rag_clip.data import LabelSet, PromptText
-from rag_clip.knowledge.names import NameMatch, match_names, require_match
-from rag_clip.knowledge.sentences import Sentences
+from rag_clip.prompts.knowledge.names import NameMatch, match_names, require_match
+from rag_clip.prompts.knowledge.sentences import Sentences
 from rag_clip.prompts.mixed import Texts
 from rag_clip.prompts.templates import choose_templates, fill
 

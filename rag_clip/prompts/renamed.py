@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.knowledge.names import folded
+from rag_clip.prompts.knowledge.names import folded
 from rag_clip.prompts.templates import choose_templates, fill
 from rag_clip.words import spans_of
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from rag_clip.outputs import check_outputs
+from rag_clip.files.outputs import check_outputs
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.store.interface import StoreError
 from rag_clip.store.opening import create_store

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from rag_clip.atomic import make_folder, scratch_folder, sync_folder
+from rag_clip.files.atomic import make_folder, scratch_folder, sync_folder
+from rag_clip.files.reading import parse_json
 from rag_clip.progress import Progress, Report, silent
-from rag_clip.reading import parse_json
 from rag_clip.store.card import Card, read_card
 from rag_clip.store.interface import Holding, Ranking, StoreError, Where
 from rag_clip.store.process import EngineProcess

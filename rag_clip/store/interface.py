@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rag_clip.errors import RagClipError
 from rag_clip.progress import Report
 from rag_clip.store.card import Card
 from rag_clip.store.rows import Rows
@@ -16,7 +17,7 @@ Where = Mapping[str, list[str] | tuple[float | None, float | None]]
 Holding = Sequence[Sequence[str]]
 
 
-class StoreError(RuntimeError):
+class StoreError(RagClipError):
     """The engine could not do what was asked: busy, gone, unreachable, or out of space."""
 
 

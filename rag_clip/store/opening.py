@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from rag_clip.data import Fingerprint
-from rag_clip.places import shown
+from rag_clip.files.locations import shown
 from rag_clip.store.card import Card, check_encoder, check_same
 from rag_clip.store.schema import CollectionSchema
 from rag_clip.store.store import Store

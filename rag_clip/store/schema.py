@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rag_clip.reading import read_toml
+from rag_clip.files.reading import read_toml
 
 SCHEMA_VERSION = 2
 

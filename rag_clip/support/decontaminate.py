@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from rag_clip.perceptual import hash_distances
+from rag_clip.images.perceptual import hash_distances
 from rag_clip.support.retrieved import Candidates
 
 NEAR_BITS = 8

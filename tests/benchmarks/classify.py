@@ -28,13 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from rag_clip.pipelines.classify import classify
-from rag_clip.pipelines.imaging.decoding import decode_items
 from safetensors.torch import save_file
 from timing import Spent, timed
 
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.encoder import load_encoder
+from rag_clip.images.decoding import decode_items
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.pipelines.classify import classify
 from rag_clip.protocols import Encoder
 
 SHAPES = {

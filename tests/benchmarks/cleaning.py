@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 
 from rag_clip.corpus.cleaning import CleaningSettings, clean_with, load_cleaning, row_rules
-from rag_clip.corpus.statistics import count_corpus
+from rag_clip.corpus.counts.statistics import count_corpus
 
 SETTINGS = {
     **{name: load_cleaning(name) for name in ("none", "default", "align", "wukong")},

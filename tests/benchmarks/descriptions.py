@@ -19,11 +19,11 @@ from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
 from rag_clip.data import Features
 from rag_clip.demo.captions import describe
 from rag_clip.demo.concepts import BANDS, concepts
-from rag_clip.encoder import load_encoder
-from rag_clip.knowledge.sentences import Sentences
-from rag_clip.labels import read_labels
+from rag_clip.files.labels import read_labels
+from rag_clip.models.open_clip import load_encoder
 from rag_clip.prompts.control import waffle_prompts
 from rag_clip.prompts.described import described_texts
+from rag_clip.prompts.knowledge.sentences import Sentences
 from rag_clip.prompts.mixed import mix
 from rag_clip.prompts.templates import template_prompts, template_set
 

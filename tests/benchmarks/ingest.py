@@ -31,10 +31,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from rag_clip.pipelines.embed import embed_captions
-from rag_clip.pipelines.load import load_shards
 from timing import alternate
 
+from rag_clip.pipelines.embed import embed_captions
+from rag_clip.pipelines.load import load_shards
 from rag_clip.progress import Progress
 from rag_clip.store import create_store, load_schema
 from rag_clip.testing import ToyEncoder

@@ -21,18 +21,18 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from rag_clip.classifiers.ballad import ballad
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
-from rag_clip.continue_training import continue_training
 from rag_clip.data import Features, LabelSet, Support, Validation
-from rag_clip.decode import decode_image
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.draw import draw_design
 from rag_clip.demo.make import TEMPLATES, encode_jpeg
 from rag_clip.demo.photograph import photograph
-from rag_clip.encoder import load_encoder
+from rag_clip.models.decode import decode_image
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.models.towers import TwoTowers, two_towers
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Classifier
-from rag_clip.towers import TwoTowers, two_towers
-from rag_clip.train import Schedule
+from rag_clip.training.continue_training import continue_training
+from rag_clip.training.loop import Schedule
 
 MOST, FEWEST = 200, 2
 TRAINING_SEED = 2**62 + 5000  # of no bundled photograph

@@ -15,24 +15,24 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from rag_clip.pipelines.captions import build_index
-from rag_clip.pipelines.images import index_images
-from rag_clip.pipelines.labelled import Labelled, read_labelled
-from rag_clip.pipelines.support.retrieve import retrieve_support
 
+from rag_clip.classifiers.heads import HEADS, build_head
 from rag_clip.classifiers.zero_shot import zero_shots
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.demo.concepts import BANDS, concepts
 from rag_clip.demo.pictures import write_pictures
-from rag_clip.encoder import load_encoder
-from rag_clip.enhance import control_prompts, enhance
-from rag_clip.evaluate.openness import number_groups, openness
-from rag_clip.heads import HEADS, build_head
-from rag_clip.labels import read_labels
+from rag_clip.files.labels import read_labels
+from rag_clip.files.support import read_support
+from rag_clip.images.labelled import Labelled, read_labelled
+from rag_clip.metrics.openness import number_groups, openness
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.pipelines.captions import build_index
+from rag_clip.pipelines.images import index_images
+from rag_clip.pipelines.support_retrieve import retrieve_support
+from rag_clip.prompts.enhance import control_prompts, enhance
+from rag_clip.prompts.recipe import load_recipe
 from rag_clip.protocols import Classifier, Encoder
-from rag_clip.recipe import load_recipe
 from rag_clip.store import open_store
-from rag_clip.support_file import read_support
 
 ASSETS = Path(str(files("rag_clip.demo"))) / "assets"
 HEADS_OF_ONE_ENCODER = [name for name, head in HEADS.items() if not head.second_encoder and name != "coop"]

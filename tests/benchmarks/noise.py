@@ -28,7 +28,7 @@ from rag_clip.demo.captions import KINDS, caption, noise_caption
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.draw import draw_design
 from rag_clip.demo.photograph import photograph
-from rag_clip.encoder import load_encoder
+from rag_clip.models.open_clip import load_encoder
 from rag_clip.protocols import Encoder
 
 UNSEEN_BY_TRAINING = 2**62  # training draws the seeds of its photographs below

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rag_clip.evaluate.calibration import calibration_error
-from rag_clip.evaluate.curves import class_curve
-from rag_clip.evaluate.metrics import is_right
-from rag_clip.evaluate.openness import number_groups, openness
-from rag_clip.evaluate.sampling import sampled_openness
-from rag_clip.evaluate.uncertainty import mean_interval
+from rag_clip.metrics.accuracy import is_right
+from rag_clip.metrics.calibration import calibration_error
+from rag_clip.metrics.curves import class_curve
+from rag_clip.metrics.openness import number_groups, openness
+from rag_clip.metrics.sampling import sampled_openness
+from rag_clip.metrics.uncertainty import mean_interval
 
 SCALE = 100.0
 GROUPS = {

@@ -23,10 +23,10 @@ import torch
 from timing import least
 from torch.nn.functional import normalize
 
-from rag_clip.evaluate.curves import class_curve, group_curve
-from rag_clip.evaluate.openness import openness
-from rag_clip.evaluate.sampling import sampled_openness
-from rag_clip.evaluate.vocabulary import adversarial_names
+from rag_clip.metrics.curves import class_curve, group_curve
+from rag_clip.metrics.openness import openness
+from rag_clip.metrics.sampling import sampled_openness
+from rag_clip.metrics.vocabulary import adversarial_names
 
 WIDTH = 512
 

@@ -26,7 +26,7 @@ from rag_clip.demo.paint import backdrop
 from rag_clip.demo.painter import FOLDER, demo_painter
 from rag_clip.demo.photograph import photograph
 from rag_clip.demo.train import textures
-from rag_clip.encoder import load_encoder
+from rag_clip.models.open_clip import load_encoder
 
 SEED, DESCRIPTIONS, COLUMNS, ROWS = 5, 8, 8, 2
 KNOWN = np.array([concept.band for concept in concepts()])

@@ -36,18 +36,18 @@ import torch
 from classify import encode, model_spec, prompts, take_images
 from ingest import load_pair
 from openness import by_masking, generate
-from rag_clip.pipelines.classify import classify
-from rag_clip.pipelines.imaging.decoding import decode_items
 from text_encoding import plain, random_encoder
 from timing import Spent, alternate
 
 from rag_clip.classifiers.tip_x import tip_x
 from rag_clip.data import Features
-from rag_clip.encoder import load_encoder
-from rag_clip.evaluate.openness import openness
-from rag_clip.evaluate.sampling import sampled_openness
-from rag_clip.features import FeatureRows, open_features
-from rag_clip.places import file_identity
+from rag_clip.files.features import FeatureRows, open_features
+from rag_clip.files.locations import file_identity
+from rag_clip.images.decoding import decode_items
+from rag_clip.metrics.openness import openness
+from rag_clip.metrics.sampling import sampled_openness
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.pipelines.classify import classify
 from rag_clip.testing import ToyEncoder
 
 Call = Callable[[], object]

@@ -17,7 +17,7 @@ import polars
 import pyarrow as pa
 from text_encoding import random_encoder
 
-from rag_clip.encoder import load_encoder
+from rag_clip.models.open_clip import load_encoder
 from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, caption_id, check_index, create_store, load_schema, open_store
 from rag_clip.store.schema import QuantizationSchema

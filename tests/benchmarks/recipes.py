@@ -21,20 +21,20 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from rag_clip.pipelines.captions import build_index
 from torch.nn.functional import normalize
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
 from rag_clip.data import Features, Hit, LabelSet, Prompts, PromptText
 from rag_clip.demo.captions import describe
 from rag_clip.demo.concepts import BANDS, concepts
-from rag_clip.encoder import load_encoder
-from rag_clip.labels import read_labels
+from rag_clip.files.labels import read_labels
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.pipelines.captions import build_index
 from rag_clip.prompts.control import random_prompts
+from rag_clip.prompts.evidence import Retrieval, gather
 from rag_clip.prompts.mixed import mix
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Encoder
-from rag_clip.retrieval import Retrieval, gather
 from rag_clip.store import Store, open_store
 
 ASSETS = Path(str(files("rag_clip.demo"))) / "assets"

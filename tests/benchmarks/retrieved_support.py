@@ -20,12 +20,6 @@ import numpy as np
 import polars as pl
 import torch
 from PIL import Image
-from rag_clip.pipelines.captions import build_index
-from rag_clip.pipelines.images import index_images
-from rag_clip.pipelines.imaging.views import copies_of
-from rag_clip.pipelines.labelled import Labelled, read_labelled
-from rag_clip.pipelines.support.candidates import find_candidates
-from rag_clip.pipelines.support.retrieve import retrieve_support
 
 from rag_clip.classifiers.priming import priming
 from rag_clip.classifiers.tip_adapter import tip_adapter
@@ -34,12 +28,18 @@ from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.data import Prompts, Support
 from rag_clip.demo.concepts import BANDS, concepts
 from rag_clip.demo.pictures import named_captions, shown_concepts, write_pictures
-from rag_clip.encoder import load_encoder
-from rag_clip.enhance import enhance
-from rag_clip.labels import read_labels
+from rag_clip.files.labels import read_labels
+from rag_clip.images.labelled import Labelled, read_labelled
+from rag_clip.images.views import copies_of
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.pipelines.captions import build_index
+from rag_clip.pipelines.images import index_images
+from rag_clip.pipelines.support_retrieve import retrieve_support
+from rag_clip.prompts.enhance import enhance
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Encoder
 from rag_clip.store import open_store
+from rag_clip.support.candidates import find_candidates
 from rag_clip.support.concentrate import Concentration, concentrate
 from rag_clip.support.retrieved import retrieved_support
 

@@ -27,9 +27,9 @@ from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import encode_jpeg, label_set
 from rag_clip.demo.photograph import photograph
 from rag_clip.demo.train import textures
-from rag_clip.encoder import load_encoder
+from rag_clip.models.open_clip import load_encoder
 from rag_clip.prompts.templates import template_prompts
-from rag_clip.train import Schedule, fit
+from rag_clip.training.loop import Schedule, fit
 
 SEED = 77
 BANDS = np.array([concept.band for concept in concepts()])

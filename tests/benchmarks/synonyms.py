@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from rag_clip.classifiers.zero_shot import zero_shots
 from rag_clip.corpus.phrases import phrase_counts
 from rag_clip.demo.concepts import BANDS, concepts
-from rag_clip.encoder import load_encoder
-from rag_clip.knowledge.candidates import gather_candidates
-from rag_clip.labels import read_labels
+from rag_clip.files.labels import read_labels
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.prompts.knowledge.candidates import gather_candidates
 from rag_clip.prompts.synonyms import choose_synonyms, frequent_names, names_to_count, synonym_prompts
 from rag_clip.prompts.templates import template_prompts
 

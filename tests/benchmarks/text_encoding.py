@@ -16,8 +16,8 @@ import torch
 from timing import alternate
 
 from rag_clip.data import Fingerprint
-from rag_clip.pixels import PixelTransform
-from rag_clip.towers import TwoTowers
+from rag_clip.models.pixels import PixelTransform
+from rag_clip.models.towers import TwoTowers
 
 
 def random_encoder(name: str) -> TwoTowers:

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from rag_clip.classifiers.heads import HEADS as NAMES
+from rag_clip.classifiers.heads import build_head
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
-from rag_clip.heads import HEADS as NAMES
-from rag_clip.heads import build_head
 from rag_clip.protocols import Classifier
 
 MODELS = ("CLIP_ViTB32", "CLIP_ViTL14")

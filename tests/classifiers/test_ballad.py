@@ -16,7 +16,7 @@ from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder, check_head
-from rag_clip.train import Schedule
+from rag_clip.training.loop import Schedule
 
 LABELS = LabelSet(("red", "green", "blue", "grey"))
 SHORT = Schedule(3, 4, 0.2, "sgd")

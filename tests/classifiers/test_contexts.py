@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rag_clip.classifiers.contexts import Context, prompt_tokens, start_vectors
-from rag_clip.encoder import load_encoder
+from rag_clip.models.open_clip import load_encoder
 
 
 @pytest.fixture(scope="module")

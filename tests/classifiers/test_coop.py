@@ -8,11 +8,11 @@ from rag_clip.classifiers.contexts import Context
 from rag_clip.classifiers.coop import coop, learned_zero_shot, published_schedule
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Features, LabelSet, Support, Validation
-from rag_clip.encoder import load_encoder
-from rag_clip.learned_prompts import read_learned_prompts, write_learned_prompts
+from rag_clip.files.learned_prompts import read_learned_prompts, write_learned_prompts
+from rag_clip.models.open_clip import load_encoder
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder, check_head
-from rag_clip.train import Schedule
+from rag_clip.training.loop import Schedule
 
 LABELS = LabelSet(("flag", "old signal", "Brai", "red_sign"))
 SHORT = Schedule(3, 32, 0.05, "sgd")

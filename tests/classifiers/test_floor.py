@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from rag_clip.classifiers.floor import choose_strength, floored
+from rag_clip.classifiers.heads import build_head
 from rag_clip.classifiers.ridge import ridge
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
-from rag_clip.heads import build_head
 from rag_clip.protocols import Classifier
 
 CLASSES, WIDTH, SHOTS = 6, 32, 6

@@ -6,12 +6,12 @@ import pytest
 import torch
 from closed_form_inputs import as_validation, random_support, random_text
 
+from rag_clip.classifiers.heads import HEADS, build_head
 from rag_clip.classifiers.linear_probe import linear_probe
 from rag_clip.classifiers.probe_training import spread_rows
 from rag_clip.data import Features, Support, Validation
-from rag_clip.encoder import load_encoder
-from rag_clip.heads import HEADS, build_head
-from rag_clip.ranking import mean_average_precision
+from rag_clip.metrics.ranking import mean_average_precision
+from rag_clip.models.open_clip import load_encoder
 
 TEXT = random_text(4, 24, scale=40.0)
 ONES = replace(random_support(TEXT, [2, 2, 2, 2]), others={"second": torch.eye(8)})

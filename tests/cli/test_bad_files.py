@@ -14,7 +14,7 @@ import pytest
 
 from rag_clip.cli import app
 from rag_clip.demo.make import photographs
-from rag_clip.support_file import read_support
+from rag_clip.files.support import read_support
 
 DEMO = ("--model", "demo", "--workers", 0)
 

@@ -14,7 +14,7 @@ from rag_clip.cli.explain import explain
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
-from rag_clip.prompt_file import write_prompts
+from rag_clip.files.prompts import write_prompts
 
 FIRST, SECOND = (concept.name for concept in concepts()[:2])
 app = App()

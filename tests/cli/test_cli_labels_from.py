@@ -13,7 +13,7 @@ import pytest
 
 from rag_clip.cli import app
 from rag_clip.demo.make import photographs
-from rag_clip.prompt_file import read_prompts
+from rag_clip.files.prompts import read_prompts
 
 
 def enhance(folder: Path, *arguments: str) -> tuple[int, str]:

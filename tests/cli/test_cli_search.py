@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cyclopts import App
-from rag_clip.pipelines.images import index_images
 
 from rag_clip.cli.search import search_index
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
-from rag_clip.encoder import load_encoder
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.pipelines.images import index_images
 
 NAMES = [concept.name for concept in concepts()[:4]]
 app = App()

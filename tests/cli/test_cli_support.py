@@ -10,19 +10,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rag_clip.pipelines.images import index_images
 
 from rag_clip.cli import app
 from rag_clip.cli.support import support_app
 from rag_clip.data import LabelSet
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
-from rag_clip.encoder import load_encoder
-from rag_clip.labels import write_labels
-from rag_clip.learned_prompts import read_learned_prompts
-from rag_clip.prompt_file import write_prompts
+from rag_clip.files.labels import write_labels
+from rag_clip.files.learned_prompts import read_learned_prompts
+from rag_clip.files.prompts import write_prompts
+from rag_clip.files.support import read_support
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.pipelines.images import index_images
 from rag_clip.prompts.templates import template_prompts
-from rag_clip.support_file import read_support
 
 HEAD = [row for row, concept in enumerate(concepts()) if concept.band == "head"][:3]
 NAMES = [concepts()[row].name for row in HEAD]

@@ -10,9 +10,9 @@ from pathlib import Path
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
 from rag_clip.demo.concepts import concepts
-from rag_clip.prompt_file import write_prompts
+from rag_clip.files.prompts import write_prompts
+from rag_clip.files.support import read_support
 from rag_clip.prompts.templates import template_prompts
-from rag_clip.support_file import read_support
 from rag_clip.testing import check_support
 
 NAMES = [concept.name for concept in concepts() if concept.band == "head"][:2]

@@ -20,13 +20,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rag_clip.pipelines.demo import write_bundled
 from safetensors.torch import load_file, save_file
 
 from rag_clip.cli import app
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
-from rag_clip.prompt_file import read_prompts
+from rag_clip.files.prompts import read_prompts
+from rag_clip.pipelines.demo import write_bundled
 
 RAG_CLIP = str(shutil.which("rag-clip", path=Path(sys.executable).parent))
 NAMES = [concept.name for concept in concepts()[:4]]

@@ -14,8 +14,8 @@ import pytest
 from rag_clip.data import LabelSet
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
-from rag_clip.labels import first_classes
-from rag_clip.prompt_file import read_prompts
+from rag_clip.files.labels import first_classes
+from rag_clip.files.prompts import read_prompts
 
 RagClip = Callable[..., Any]
 NAMES = [concept.name for concept in concepts()[:4]]

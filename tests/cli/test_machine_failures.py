@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from rag_clip.cli import app
 from rag_clip.cli.failures import explain
 from rag_clip.demo.make import photographs
-from rag_clip.machine import disk_errors, lacks
+from rag_clip.errors import disk_errors, lacks
 
 MORE = (
     "close other programs, or ask for less at once (a smaller --batch-size, fewer --workers); what is finished is kept"

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from cyclopts import App
 
-from rag_clip.atomic import lock_of, locked
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
-from rag_clip.prompt_file import write_prompts
+from rag_clip.files.atomic import lock_of, locked
+from rag_clip.files.prompts import write_prompts
 from rag_clip.prompts.templates import template_prompts
 
 NO_MODEL = ("--model", "local-dir:weights")  # no model can be loaded from there: what is refused, is refused before

@@ -24,7 +24,7 @@ from rag_clip.cli import app
 from rag_clip.cli.run import EncoderOptions
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
-from rag_clip.learned_prompts import read_learned_prompts, write_learned_prompts
+from rag_clip.files.learned_prompts import read_learned_prompts, write_learned_prompts
 
 NAMES = [concept.name for concept in concepts()[:3]]
 MODEL = "local-dir:weights"

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from rag_clip.corpus.cleaning import CleaningSettings, clean_with, load_cleaning, row_rules
-from rag_clip.corpus.statistics import count_corpus
+from rag_clip.corpus.counts.statistics import count_corpus
 
 TEXTS = [
     "golden retriever",

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from rag_clip.corpus import repeats, spill
 from rag_clip.corpus.cleaning import CleaningSettings, clean_with
-from rag_clip.corpus.statistics import CorpusCounts, count_corpus
+from rag_clip.corpus.counts import repeats, spill
+from rag_clip.corpus.counts.statistics import CorpusCounts, count_corpus
 
 
 def pairs(file: str, rows: list[tuple[str, str | None]], **columns: list[str | None]) -> pa.Table:

@@ -5,10 +5,10 @@ from itertools import islice, permutations
 import pyarrow as pa
 import pytest
 
-from rag_clip.corpus import repeats
+from rag_clip.corpus.counts import repeats
+from rag_clip.corpus.counts.statistics import count_corpus
 from rag_clip.corpus.duplicates import duplicates
 from rag_clip.corpus.shared_captions import shared_captions
-from rag_clip.corpus.statistics import count_corpus
 
 
 def part(file, start, texts, **columns):

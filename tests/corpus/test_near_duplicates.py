@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from rag_clip.corpus.counts.statistics import count_corpus
 from rag_clip.corpus.near_duplicates import HASHES, band_keys, near_duplicates, rows_per_band, signatures
-from rag_clip.corpus.statistics import count_corpus
 
 LONG = "the old red flag of the northern harbour hangs above the museum door on a rainy day in late november"
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from rag_clip.corpus.counts.statistics import count_corpus
 from rag_clip.corpus.rare_tokens import rare_tokens
-from rag_clip.corpus.statistics import count_corpus
 
 TEXTS = ["red flag", "red flag at sea", "a red sea", "", "flag, a red one"]
 

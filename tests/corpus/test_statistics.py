@@ -9,10 +9,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from rag_clip.corpus import ngrams, repeats, spill
 from rag_clip.corpus.clean import clean
+from rag_clip.corpus.counts import ngrams, repeats, spill
+from rag_clip.corpus.counts.statistics import CorpusCounts, Totals, count_corpus
 from rag_clip.corpus.length import length
-from rag_clip.corpus.statistics import CorpusCounts, Totals, count_corpus
 from rag_clip.corpus.steps import chain
 
 REAL = Path(__file__).parents[3] / "shared/data/captions"

@@ -14,8 +14,8 @@ from safetensors import safe_open
 
 from rag_clip.demo import make
 from rag_clip.demo.concepts import BANDS, concepts
-from rag_clip.encoder import load_encoder
-from rag_clip.labels import read_labels, write_labels
+from rag_clip.files.labels import read_labels, write_labels
+from rag_clip.models.open_clip import load_encoder
 
 ASSETS = Path(str(files("rag_clip.demo"))) / "assets"
 
@@ -107,7 +107,7 @@ def test_no_photograph_is_in_both_sets_and_none_was_drawn_as_in_training() -> No
 
 def test_a_stored_photograph_is_the_one_its_seed_gives() -> None:
     # JPEG encoders differ in the last bits between builds, so the pixels are compared, not the bytes.
-    from rag_clip.decode import decode_image
+    from rag_clip.models.decode import decode_image
 
     stored = pl.read_parquet(ASSETS / "validation.parquet")["image"][:3].to_list()
     drawn = make.photographs(make.VALIDATION_SEED, make.PER_VALIDATION)[:3]

@@ -15,8 +15,8 @@ from rag_clip.demo.paint import BATCH, Examples, backdrop, denoising_loss, draw_
 from rag_clip.demo.painter import DemoPainter, demo_painter
 from rag_clip.demo.train import textures
 from rag_clip.demo.unet import CONDITION, PATCH, SIDE, Denoiser, load_denoiser, save_denoiser
-from rag_clip.encoder import load_encoder
-from rag_clip.painter import PainterError, load_painter
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.support.painters import PainterError, load_painter
 from rag_clip.testing import ToyEncoder
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from rag_clip.decode import decode_image
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import TEST_SEEDS, VALIDATION_SEED
 from rag_clip.demo.pictures import PICTURE_SEED, named_captions, write_pictures
-from rag_clip.encoder import load_encoder
+from rag_clip.models.decode import decode_image
+from rag_clip.models.open_clip import load_encoder
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from rag_clip.demo.concepts import BANDS, concepts
 from rag_clip.demo.designs import FAMILIES, sample_design
 from rag_clip.demo.photograph import photograph
 from rag_clip.demo.train import nameless_designs, textures
-from rag_clip.encoder import load_encoder
+from rag_clip.models.open_clip import load_encoder
 
 ASSETS = Path(str(files("rag_clip.demo"))) / "assets"
 

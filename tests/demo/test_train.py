@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from rag_clip.demo import train as training
 from rag_clip.demo.concepts import concepts
-from rag_clip.encoder import load_encoder
+from rag_clip.models.open_clip import load_encoder
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from scipy.stats import foldnorm
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
-from rag_clip.evaluate.calibration import (
+from rag_clip.metrics.accuracy import is_right
+from rag_clip.metrics.calibration import (
     brier_score,
     brier_scores,
     calibration_error,
@@ -20,8 +21,7 @@ from rag_clip.evaluate.calibration import (
     risk_coverage,
     risk_interval,
 )
-from rag_clip.evaluate.metrics import is_right
-from rag_clip.evaluate.uncertainty import Interval, bootstrap
+from rag_clip.metrics.uncertainty import Interval, bootstrap
 
 
 def noise() -> tuple[torch.Tensor, torch.Tensor]:

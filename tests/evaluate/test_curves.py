@@ -7,16 +7,9 @@ from itertools import combinations
 import pytest
 import torch
 
-from rag_clip.evaluate.curves import (
-    Taken,
-    class_curve,
-    find_thieves,
-    group_curve,
-    most_taken,
-    openness_intervals,
-)
-from rag_clip.evaluate.metrics import mean_per_class
-from rag_clip.evaluate.openness import openness
+from rag_clip.metrics.accuracy import mean_per_class
+from rag_clip.metrics.curves import Taken, class_curve, find_thieves, group_curve, most_taken, openness_intervals
+from rag_clip.metrics.openness import openness
 
 GROUPS = torch.tensor([0, 1, 2, 0, 1, 2, 3, 3])
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from rag_clip.evaluate.difference import paired_difference, sign_probability
+from rag_clip.metrics.difference import paired_difference, sign_probability
 
 
 def test_two_runs_differ_by_the_images_that_changed_sides() -> None:

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from rag_clip.evaluate import geometry
-from rag_clip.evaluate.geometry import alignment, margins, uniformity
-from rag_clip.evaluate.metrics import is_right
+from rag_clip.metrics import geometry
+from rag_clip.metrics.accuracy import is_right
+from rag_clip.metrics.geometry import alignment, margins, uniformity
 
 
 def test_margins_fall_as_names_are_added() -> None:

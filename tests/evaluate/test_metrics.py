@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from rag_clip.evaluate.metrics import (
+from rag_clip.metrics.accuracy import (
     Confusion,
     accuracy,
     confusion_matrix,

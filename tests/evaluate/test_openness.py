@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rag_clip.evaluate.metrics import accuracy, mean_per_class
-from rag_clip.evaluate.openness import macro_weights, number_groups, openness
+from rag_clip.metrics.accuracy import accuracy, mean_per_class
+from rag_clip.metrics.openness import macro_weights, number_groups, openness
 
 GROUPS = torch.tensor([0, 1, 2, 0, 1, 2, 3, 3])
 

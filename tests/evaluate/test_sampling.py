@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rag_clip.evaluate.openness import openness
-from rag_clip.evaluate.sampling import sampled_openness
+from rag_clip.metrics.openness import openness
+from rag_clip.metrics.sampling import sampled_openness
 
 GROUPS = torch.tensor([0, 1, 2, 0, 1, 2, 3, 3])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rag_clip.evaluate.metrics import accuracy, is_right
-from rag_clip.evaluate.stability import swap_synonyms
+from rag_clip.metrics.accuracy import accuracy, is_right
+from rag_clip.metrics.stability import swap_synonyms
 
 
 @pytest.mark.parametrize("classes", [2, 3, 6])

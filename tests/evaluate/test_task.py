@@ -4,7 +4,7 @@ import pytest
 
 from rag_clip.data import LabelSet
 from rag_clip.evaluate.task import Task, bundled_tasks, read_task, task_labels
-from rag_clip.knowledge.names import folded
+from rag_clip.prompts.knowledge.names import folded
 
 DOCUMENT = """
 name = "Colours"

@@ -6,13 +6,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from rag_clip.evaluate.uncertainty import (
-    Interval,
-    bootstrap,
-    bootstrap_corrected,
-    mean_interval,
-    share_interval,
-)
+from rag_clip.metrics.uncertainty import Interval, bootstrap, bootstrap_corrected, mean_interval, share_interval
 
 
 def test_the_interval_of_an_accuracy_is_near_its_normal_limit() -> None:
@@ -56,7 +50,7 @@ def test_images_of_one_kind_leave_no_doubt() -> None:
 def test_the_same_seed_gives_the_same_interval_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.linspace(0, 1, 30)
     whole = mean_interval(values, draws=50, seed=3)
-    monkeypatch.setattr("rag_clip.evaluate.uncertainty.CELLS", 100)
+    monkeypatch.setattr("rag_clip.metrics.uncertainty.CELLS", 100)
     parts = mean_interval(values, draws=50, seed=3)
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), rel=1e-12)
     other = mean_interval(values, draws=50, seed=4)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rag_clip.evaluate.metrics import accuracy
-from rag_clip.evaluate.vocabulary import adversarial_names
+from rag_clip.metrics.accuracy import accuracy
+from rag_clip.metrics.vocabulary import adversarial_names
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -74,8 +74,8 @@ def test_a_name_takes_no_image_of_the_class_it_speaks_of() -> None:
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = adversarial_names(*noise())
-    monkeypatch.setattr("rag_clip.evaluate.vocabulary.CELLS", 1000)
-    monkeypatch.setattr("rag_clip.evaluate.vocabulary.LAZY", 2)
+    monkeypatch.setattr("rag_clip.metrics.vocabulary.CELLS", 1000)
+    monkeypatch.setattr("rag_clip.metrics.vocabulary.LAZY", 2)
     blocks = adversarial_names(*noise())
     assert blocks.takes.tolist() == whole.takes.tolist()
     assert blocks.set_accuracy.tolist() == whole.set_accuracy.tolist()

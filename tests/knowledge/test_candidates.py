@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from rag_clip.data import LabelSet
-from rag_clip.knowledge.candidates import gather_candidates
-from rag_clip.knowledge.wordnet import Sense
+from rag_clip.prompts.knowledge.candidates import gather_candidates
+from rag_clip.prompts.knowledge.wordnet import Sense
 
 SENSES = {
     "lynx": (Sense(("catamount",), "a wild cat"),),

@@ -1,7 +1,7 @@
 import pytest
 
 from rag_clip.data import LabelSet
-from rag_clip.knowledge.names import NameMatch, folded, match_names
+from rag_clip.prompts.knowledge.names import NameMatch, folded, match_names
 
 
 def test_keys_find_their_class_whatever_case_separator_and_accent():

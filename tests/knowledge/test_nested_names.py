@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from rag_clip.data import LabelSet
-from rag_clip.knowledge.nested_names import count_alone
+from rag_clip.prompts.knowledge.nested_names import count_alone
 
 LABELS = LabelSet(("tiger", "shark", "Tiger-Shark", "sand tiger shark"))
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_clip.knowledge.sentences import Sentences, read_sentences
+from rag_clip.prompts.knowledge.sentences import Sentences, read_sentences
 
 REAL = Path(__file__).parents[2].parent / "shared/data/knowledge"
 DEFINITIONS = [

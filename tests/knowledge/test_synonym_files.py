@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_clip.knowledge.synonym_files import read_frequencies, read_synonyms
+from rag_clip.prompts.knowledge.synonym_files import read_frequencies, read_synonyms
 
 REAL_FILES = Path(__file__).parents[3] / "shared" / "data" / "knowledge"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_clip.knowledge.wordnet import FOLDER, Sense, read_wordnet
+from rag_clip.prompts.knowledge.wordnet import FOLDER, Sense, read_wordnet
 
 SYNSETS = (
     (("crane", "derrick"), "a machine that hoists loads"),
@@ -100,7 +100,7 @@ def run_with_lexicon(folder: Path, code: str) -> str:
     """Run code in a process of its own, whose `wn` package keeps its lexicons in `folder`; return what it prints."""
     (folder / "lexicon.xml").write_text(lexicon_xml({"crane": ["hoist", "bird"], "derrick": ["hoist"]}))
     prepare = f"import wn; wn.config.data_directory = {str(folder / 'wn')!r}; wn.add({str(folder / 'lexicon.xml')!r}, "
-    source = f"{prepare}progress_handler=None)\nfrom rag_clip.knowledge.wordnet import read_wordnet\n{code}"
+    source = f"{prepare}progress_handler=None)\nfrom rag_clip.prompts.knowledge.wordnet import read_wordnet\n{code}"
     run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout

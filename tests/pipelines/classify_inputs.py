@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.pixels import PixelTransform
+from rag_clip.models.pixels import PixelTransform
 from rag_clip.testing import ToyEncoder
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

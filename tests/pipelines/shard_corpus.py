@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from rag_clip.pipelines.captions import build_index
 
+from rag_clip.pipelines.captions import build_index
 from rag_clip.progress import Progress
 from rag_clip.testing import ToyEncoder
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from rag_clip.pipelines.evaluation.tasks import ImageTask, image_task, open_tasks
+
+from rag_clip.evaluate.image_tasks import ImageTask, image_task, open_tasks
 
 WIDTH, NAMES = 8, ("cat", "dog", "owl")
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from classify_inputs import colour_prompts, picture
-from rag_clip.pipelines.classify import classify
-from rag_clip.pipelines.imaging.common_types import common_type
 
+from rag_clip.images.common_types import common_type
+from rag_clip.pipelines.classify import classify
 from rag_clip.testing import ToyEncoder
 
 

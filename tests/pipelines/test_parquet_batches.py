@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from classify_inputs import colour_prompts, picture
 from image_inputs import caption
+
+from rag_clip.files.parquet_batches import bounded_batches, open_pages, unpacked_bytes
+from rag_clip.images.features import take_rows
+from rag_clip.images.labelled import read_file_labels
+from rag_clip.images.opening import open_image_files
+from rag_clip.images.rows import read_rows
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.images import index_images
-from rag_clip.pipelines.imaging.features import take_rows
-from rag_clip.pipelines.imaging.opening import open_image_files
-from rag_clip.pipelines.imaging.rows import read_rows
-from rag_clip.pipelines.labelled import read_file_labels
-from rag_clip.pipelines.parquet_batches import bounded_batches, open_pages, unpacked_bytes
-
 from rag_clip.testing import ToyEncoder
 
 MIB = 1 << 20

@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rag_clip.pipelines.captions import build_index
-from rag_clip.pipelines.shards.files import read_manifests
 from shard_corpus import CountingEncoder
 
+from rag_clip.captions.shards import read_manifests
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
+from rag_clip.pipelines.captions import build_index
 from rag_clip.progress import Progress
 from rag_clip.store import caption_id, load_schema, open_store
 from rag_clip.testing import ToyEncoder

@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from classify_inputs import COLOURS, LightEncoder, colour_prompts, colours, picture, write_images
-from rag_clip.pipelines.classify import Head, classify
 
-import rag_clip.features
+import rag_clip.files.features
+from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import LabelSet, Prompts, PromptText
+from rag_clip.pipelines.classify import classify
 from rag_clip.progress import Progress
 from rag_clip.store import caption_id, create_store, load_schema
 from rag_clip.testing import ToyEncoder
@@ -29,7 +30,7 @@ def output(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rag_clip.features, "SHARD_ROWS", 4)
+    monkeypatch.setattr(rag_clip.files.features, "SHARD_ROWS", 4)
 
 
 def run(paths: list[Path], output: Path, **settings: object):
@@ -225,7 +226,7 @@ def test_a_head_takes_the_place_of_the_zero_shot_classifier(tmp_path: Path, outp
     def turned(zero_shot: ZeroShot) -> ZeroShot:
         return replace(zero_shot, weights=zero_shot.weights.roll(1, 0))
 
-    run([source], output, head=Head(turned, {"name": "turned"}))
+    run([source], output, head=PreparedHead(turned, {"name": "turned"}))
     order = {name: colours(3)[(row + 1) % 3] for row, name in enumerate(colours(3))}
     assert pq.read_table(output)["label"].to_pylist() == [order[name] for name in colours(3)]
     assert json.loads(pq.read_schema(output).metadata[b"rag_clip"])["head"] == {"name": "turned"}

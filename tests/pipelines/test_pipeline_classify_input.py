@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from classify_inputs import COLOURS, LightEncoder, colour_prompts, colours, encoded, picture, write_images
 from PIL import Image
-from rag_clip.pipelines.classify import classify
 
+from rag_clip.pipelines.classify import classify
 from rag_clip.testing import ToyEncoder
 
 PATHS_AND_BYTES = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

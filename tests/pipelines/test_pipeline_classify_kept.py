@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from classify_inputs import colour_prompts, picture
 from kept_types import FAR, arrow_columns, arrow_only_columns, polars_columns
-from rag_clip.pipelines.classify import classify
 
+from rag_clip.pipelines.classify import classify
 from rag_clip.testing import ToyEncoder
 
 ARROW, ARROW_ONLY, POLARS = arrow_columns(), arrow_only_columns(), polars_columns()

@@ -12,13 +12,14 @@ import pytest
 import torch
 from classify_inputs import COLOURS, LightEncoder, colour_prompts, colours, encoded, picture, write_images
 from PIL import Image
-from rag_clip.pipelines.classify import Head, classify
 
-import rag_clip.features
+import rag_clip.files.features
 from rag_clip.classifiers.como import como
+from rag_clip.classifiers.match import match
+from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Features, Support
-from rag_clip.match import match
+from rag_clip.pipelines.classify import classify
 from rag_clip.testing import ToyEncoder
 
 SECOND = LightEncoder(dim=16, name="second")
@@ -47,7 +48,7 @@ def support(names: Sequence[str]) -> Support:
     )  # fmt: skip
 
 
-HEAD = Head(lambda text: como(text, support(list(COLOURS)), alpha=40, beta=3), {"name": "como"})
+HEAD = PreparedHead(lambda text: como(text, support(list(COLOURS)), alpha=40, beta=3), {"name": "como"})
 
 
 def run(source: Path, output: Path, **settings: object):
@@ -57,7 +58,7 @@ def run(source: Path, output: Path, **settings: object):
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rag_clip.features, "SHARD_ROWS", 4)
+    monkeypatch.setattr(rag_clip.files.features, "SHARD_ROWS", 4)
 
 
 @pytest.mark.usefixtures("small_shards")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from classify_inputs import colour_prompts, colours, picture, write_images
-from rag_clip.pipelines.classify import ClassifySummary, classify
 
+from rag_clip.pipelines.classify import ClassifySummary, classify
 from rag_clip.progress import Progress, silent
 from rag_clip.testing import ToyEncoder
 
@@ -24,7 +24,7 @@ KILLED_RUN = textwrap.dedent(
     """
     import os, signal, sys
     from pathlib import Path
-    import rag_clip.features
+    import rag_clip.files.features
     from classify_inputs import LightEncoder, colour_prompts
     from rag_clip.pipelines.classify import classify
 
@@ -32,7 +32,7 @@ KILLED_RUN = textwrap.dedent(
         if event.done >= 10:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    rag_clip.features.SHARD_ROWS = 4
+    rag_clip.files.features.SHARD_ROWS = 4
     classify([sys.argv[1]], prompts=colour_prompts(), output=sys.argv[2], encoder=LightEncoder(), batch_size=2,
              workers=1, report=die_midway)
     """
@@ -41,7 +41,7 @@ KILLED_RUN = textwrap.dedent(
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rag_clip.features.SHARD_ROWS", SHARD_ROWS)
+    monkeypatch.setattr("rag_clip.files.features.SHARD_ROWS", SHARD_ROWS)
 
 
 @pytest.fixture

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from classify_inputs import colour_prompts, colours, picture, write_images
-from rag_clip.pipelines.classify import Head, classify
 from safetensors.torch import load_file, save_file
 
+from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.cli import app
-from rag_clip.encoder import load_encoder
-from rag_clip.prompt_file import read_prompts
+from rag_clip.files.prompts import read_prompts
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.pipelines.classify import classify
 from rag_clip.testing import ToyEncoder
 
 SIGLIP = ToyEncoder(bias=-20.0, trained_bias=True)
@@ -66,7 +67,7 @@ def test_predictions_record_their_scores(tmp_path: Path, scores: str):
 def test_what_has_no_level_is_refused_before_any_work(tmp_path: Path):
     images = write_images(tmp_path / "in.parquet", [picture("red")])
     filled = ToyEncoder(bias=0.0)
-    head = Head(lambda zero_shot: zero_shot, {})
+    head = PreparedHead(lambda zero_shot: zero_shot, {})
     for reason, settings in {
         "sigmoid scores need an encoder that was trained with a logit bias": {"encoder": filled},
         "heads and learned prompts are fitted by softmax": {"head": head},

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from classify_inputs import picture
 from PIL import Image
-from rag_clip.pipelines.imaging.decoding import DecodeError, DecodePool, decode_items
 
-from rag_clip.pixels import PixelTransform
+from rag_clip.images.decoding import DecodeError, DecodePool, decode_items
+from rag_clip.models.pixels import PixelTransform
 
 TRANSFORM = PixelTransform(4, 4)
 
@@ -73,7 +73,7 @@ def test_a_script_needs_no_main_guard_and_workers_load_no_torch(tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\n"
-        "from rag_clip.pipelines.imaging.decoding import DecodeError, DecodePool\n"
+        "from rag_clip.images.decoding import DecodeError, DecodePool\n"
         "from rag_clip.pixels import PixelTransform\n"
         "with DecodePool(PixelTransform(4, 4), workers=1) as pool:\n"
         "    print(pool.submit([None])().errors, 'torch' in sys.modules)\n"

@@ -8,12 +8,12 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from rag_clip.pipelines.demo import METHODS, DemoSummary, Score, run_demo, score_bands, write_bundled
 
 from rag_clip.data import LabelSet
 from rag_clip.demo.concepts import concepts
-from rag_clip.encoder import load_encoder
-from rag_clip.labels import write_labels
+from rag_clip.files.labels import write_labels
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.pipelines.demo import METHODS, DemoSummary, Score, run_demo, score_bands, write_bundled
 from rag_clip.protocols import Encoder
 
 

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from classify_inputs import encoded, picture
 from PIL import Image
-from rag_clip.pipelines.download import DownloadSummary, download_images
-from rag_clip.pipelines.images import index_images
-from rag_clip.pipelines.imaging.tars import open_tar
 from web_server import Server, serving
 
+from rag_clip.images.tars import open_tar
+from rag_clip.pipelines.download import DownloadSummary, download_images
+from rag_clip.pipelines.images import index_images
 from rag_clip.testing import ToyEncoder
 
 INSTALLED = importlib.util.find_spec("img2dataset") is not None

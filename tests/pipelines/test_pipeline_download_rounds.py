@@ -7,9 +7,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from rag_clip.pipelines.download import DownloadError, download_images
-from rag_clip.pipelines.web import rounds as download_rounds
-from rag_clip.pipelines.web.rounds import (
+
+from rag_clip.files.atomic import BusyError, locked
+from rag_clip.images.web import rounds as download_rounds
+from rag_clip.images.web.rounds import (
     NO_STATUS,
     OPTED_OUT,
     Round,
@@ -18,8 +19,7 @@ from rag_clip.pipelines.web.rounds import (
     latest_statuses,
     list_rounds,
 )
-
-from rag_clip.atomic import BusyError, locked
+from rag_clip.pipelines.download import DownloadError, download_images
 
 
 def addresses(*urls: str) -> pl.DataFrame:

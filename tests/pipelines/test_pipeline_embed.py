@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from rag_clip.pipelines.embed import embed_captions
-from rag_clip.pipelines.load import load_shards
 from shard_corpus import CountingEncoder, write_captions
 
-from rag_clip.atomic import BusyError, locked
 from rag_clip.corpus.cleaning import load_cleaning
+from rag_clip.files.atomic import BusyError, locked
+from rag_clip.pipelines.embed import embed_captions
+from rag_clip.pipelines.load import load_shards
 from rag_clip.progress import Progress
 from rag_clip.store import caption_id
 from rag_clip.testing import ToyEncoder

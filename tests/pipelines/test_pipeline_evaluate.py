@@ -11,17 +11,17 @@ import pytest
 import torch
 from classify_inputs import COLOURS, picture, write_images
 from evaluate_inputs import CAPTION, ENCODER, LABELS, Counting, colour_task, prompt_files
-from rag_clip.pipelines.evaluate import evaluate
-from rag_clip.pipelines.evaluation.candidates import Candidates
-from rag_clip.pipelines.evaluation.head_choices import choose_heads
-from rag_clip.pipelines.evaluation.results import read_results
-from rag_clip.pipelines.evaluation.runs import PromptFile, read_prompt_files
-from rag_clip.pipelines.evaluation.tasks import ImageTask, read_images
 
 from rag_clip.data import LabelSet, Prompts, PromptText, Support
-from rag_clip.prompt_file import write_prompts
+from rag_clip.evaluate.head_choices import choose_heads
+from rag_clip.evaluate.image_tasks import ImageTask, read_images
+from rag_clip.evaluate.results import read_results
+from rag_clip.evaluate.rival_names import Candidates
+from rag_clip.evaluate.runs import PromptFile, read_prompt_files
+from rag_clip.files.prompts import write_prompts
+from rag_clip.files.support import write_support
+from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.prompts.templates import template_prompts
-from rag_clip.support_file import write_support
 
 
 def shots(path: Path) -> Path:

@@ -6,14 +6,14 @@ from math import exp, log10
 
 import pytest
 import torch
-from rag_clip.pipelines.evaluation.cost import measure_cost
-from rag_clip.pipelines.evaluation.results import Measure
 
+from rag_clip.classifiers.heads import HEADS, build_head
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import LabelSet, Support
-from rag_clip.encoder import load_encoder
-from rag_clip.heads import HEADS, build_head
-from rag_clip.train import Schedule
+from rag_clip.evaluate.cost import measure_cost
+from rag_clip.evaluate.results import Measure
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.training.loop import Schedule
 
 ENCODER = load_encoder("demo")
 LABELS = LabelSet(("cat", "dog", "owl"))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from classify_inputs import picture, write_images
 from evaluate_inputs import ENCODER, LABELS, colour_task, prompt_files
+
+from rag_clip.evaluate.image_tasks import ImageTask
+from rag_clip.evaluate.results import read_results, runs_folder
+from rag_clip.evaluate.runs import plan_runs
 from rag_clip.pipelines.evaluate import evaluate
-from rag_clip.pipelines.evaluation.results import read_results, runs_folder
-from rag_clip.pipelines.evaluation.runs import plan_runs
-from rag_clip.pipelines.evaluation.tasks import ImageTask
 
 
 def test_the_same_call_measures_nothing_and_a_new_prompts_file_alone_is_measured(tmp_path: Path) -> None:

@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 from evaluate_inputs import ENCODER, colour_task, prompt_files, provenance
-from rag_clip.pipelines.evaluate import evaluate
-from rag_clip.pipelines.evaluate_report import write_evaluation
-from rag_clip.pipelines.evaluation.report.class_charts import draw_confusions, draw_gains
-from rag_clip.pipelines.evaluation.report.examples import find_changes
-from rag_clip.pipelines.evaluation.report.shown import choose_shown
-from rag_clip.pipelines.evaluation.results import Measure, Result
 
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.prompt_file import write_prompts
+from rag_clip.evaluate.results import Measure, Result
+from rag_clip.files.prompts import write_prompts
+from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.report.class_charts import draw_confusions, draw_gains
+from rag_clip.report.evaluation import write_evaluation
+from rag_clip.report.examples import find_changes
+from rag_clip.report.shown import choose_shown
 
 GROWTH = ("How accuracy holds while the vocabulary grows", "How far the label leads", "Who takes whose images")
 

@@ -10,15 +10,16 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pyarrow as pa
-from rag_clip.pipelines.evaluate_report import write_evaluation
-from rag_clip.pipelines.evaluation.report.charts import draw_accuracies
-from rag_clip.pipelines.evaluation.report.examples import answers
-from rag_clip.pipelines.evaluation.report.growth import margins, openness, thefts
-from rag_clip.pipelines.evaluation.report.numbers import across_tasks, numbers
-from rag_clip.pipelines.evaluation.report.shots import few_shots
-from rag_clip.pipelines.evaluation.report.shown import PALE, Shown, holding, paint, shorten
-from rag_clip.pipelines.evaluation.report.wording import adversarial_names, synonym_swaps
-from rag_clip.pipelines.evaluation.results import IMAGES, Measure, Result
+
+from rag_clip.evaluate.results import IMAGES, Measure, Result
+from rag_clip.report.charts import draw_accuracies
+from rag_clip.report.evaluation import write_evaluation
+from rag_clip.report.examples import answers
+from rag_clip.report.growth import margins, openness, thefts
+from rag_clip.report.numbers import across_tasks, numbers
+from rag_clip.report.shots import few_shots
+from rag_clip.report.shown import PALE, Shown, holding, paint, shorten
+from rag_clip.report.wording import adversarial_names, synonym_swaps
 
 SETTINGS = {
     "task": {"files": ["a.parquet"], "image_column": "image", "classes": 4},

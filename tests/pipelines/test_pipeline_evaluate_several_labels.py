@@ -11,19 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 from classify_inputs import picture, write_images
 from evaluate_inputs import ENCODER, LABELS, prompt_files
-from rag_clip.pipelines.evaluate import evaluate
-from rag_clip.pipelines.evaluation.check import check_evaluation
-from rag_clip.pipelines.evaluation.results import Result
-from rag_clip.pipelines.evaluation.shot_runs import FewShot
-from rag_clip.pipelines.evaluation.tasks import ImageTask, image_task, open_tasks
 
 from rag_clip.classifiers.linear_probe import linear_probe
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
+from rag_clip.evaluate.check import check_evaluation
 from rag_clip.evaluate.feature_file import read_features
+from rag_clip.evaluate.image_tasks import ImageTask, image_task, open_tasks
+from rag_clip.evaluate.results import Result
+from rag_clip.evaluate.shot_runs import FewShot
 from rag_clip.evaluate.splits import Train
-from rag_clip.labels import write_labels
-from rag_clip.ranking import mean_average_precision
+from rag_clip.files.labels import write_labels
+from rag_clip.metrics.ranking import mean_average_precision
+from rag_clip.pipelines.evaluate import evaluate
 
 NAMES, WIDTH = ("cat", "dog", "owl", "fox"), 16
 FIXED = {"linear_probe": {"rate": 1e-1, "weight_decay": 1e-4}}

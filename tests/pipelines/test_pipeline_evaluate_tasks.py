@@ -11,20 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from evaluate_inputs import ENCODER, LABELS, colour_task, prompt_files
-from rag_clip.pipelines.evaluate import evaluate
-from rag_clip.pipelines.evaluate_report import write_comparison
-from rag_clip.pipelines.evaluation.check import check_evaluation
-from rag_clip.pipelines.evaluation.compare import compare_results
-from rag_clip.pipelines.evaluation.head_choices import choose_heads
-from rag_clip.pipelines.evaluation.results import Measure, Result, read_results
-from rag_clip.pipelines.evaluation.runs import read_prompt_files, unused_prompts
-from rag_clip.pipelines.evaluation.tasks import image_task, open_tasks
 
 from rag_clip.data import Fingerprint, LabelSet, Support
-from rag_clip.labels import write_labels
-from rag_clip.prompt_file import write_prompts
+from rag_clip.evaluate.check import check_evaluation
+from rag_clip.evaluate.compare import compare_results
+from rag_clip.evaluate.head_choices import choose_heads
+from rag_clip.evaluate.image_tasks import image_task, open_tasks
+from rag_clip.evaluate.results import Measure, Result, read_results
+from rag_clip.evaluate.runs import read_prompt_files, unused_prompts
+from rag_clip.files.labels import write_labels
+from rag_clip.files.prompts import write_prompts
+from rag_clip.files.support import write_support
+from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.prompts.templates import template_prompts
-from rag_clip.support_file import write_support
+from rag_clip.report.evaluation import write_comparison
 
 
 def features_file(path: Path) -> Path:

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 from classify_inputs import encoded, write_images
 from PIL import Image
-from rag_clip.pipelines.evaluate import evaluate
-from rag_clip.pipelines.evaluation.results import Result
-from rag_clip.pipelines.evaluation.runs import read_prompt_files
-from rag_clip.pipelines.evaluation.shot_runs import FewShot
-from rag_clip.pipelines.evaluation.tasks import ImageTask, read_images
 
 from rag_clip.classifiers.como import como, como_f
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
-from rag_clip.encoder import load_encoder
-from rag_clip.evaluate.metrics import is_right
+from rag_clip.evaluate.image_tasks import ImageTask, read_images
 from rag_clip.evaluate.protocol import draw_shots, inner_split
+from rag_clip.evaluate.results import Result
+from rag_clip.evaluate.runs import read_prompt_files
+from rag_clip.evaluate.shot_runs import FewShot
 from rag_clip.evaluate.splits import Train
-from rag_clip.labels import write_labels
-from rag_clip.prompt_file import write_prompts
+from rag_clip.files.labels import write_labels
+from rag_clip.files.prompts import write_prompts
+from rag_clip.metrics.accuracy import is_right
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Classifier
 

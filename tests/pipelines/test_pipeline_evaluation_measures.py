@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from evaluate_inputs import ENCODER, colour_task, prompt_files
-from rag_clip.pipelines.evaluate import evaluate
-from rag_clip.pipelines.evaluation.measures import measure
-from rag_clip.pipelines.evaluation.results import Measure
 
 from rag_clip.data import LabelSet
+from rag_clip.evaluate.measures import measure
+from rag_clip.evaluate.results import Measure
 from rag_clip.evaluate.task import Metric
+from rag_clip.pipelines.evaluate import evaluate
 
 LABELS = LabelSet(("ant", "bee", "cat", "dog", "elk", "fox"), groups=("insect", "insect", "pet", "pet", "wild", "wild"))
 PAIR = LabelSet(("no", "yes"))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from rag_clip.pipelines.explain_page import write_page
 
+from rag_clip.classifiers.explain import explain_image, explain_label
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.explain import explain_image, explain_label
+from rag_clip.report.explanation import write_page
 from rag_clip.testing import ToyEncoder
 
 ENCODER = ToyEncoder(bias=-2.0)

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from classify_inputs import COLOURS, colour_prompts, colours, picture, write_images
-from rag_clip.pipelines.classify import classify
-from rag_clip.pipelines.heads import prepare_head
 
+from rag_clip.classifiers.prepared import prepare_head
 from rag_clip.data import Features, LabelSet, Support
-from rag_clip.support_file import write_support
+from rag_clip.files.support import write_support
+from rag_clip.pipelines.classify import classify
 from rag_clip.testing import ToyEncoder
 
 ENCODER = ToyEncoder()

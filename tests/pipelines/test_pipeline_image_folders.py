@@ -10,19 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 from classify_inputs import colour_prompts, picture
 from evaluate_inputs import prompt_files
+
+from rag_clip.captions.sources.finding import find_sources, read_source
+from rag_clip.data import LabelSet
+from rag_clip.evaluate.check import check_evaluation
+from rag_clip.evaluate.image_tasks import image_task, open_tasks
+from rag_clip.files.support import read_support
+from rag_clip.images.labelled import read_classes, read_labelled
+from rag_clip.images.opening import open_image_files
+from rag_clip.images.rows import partitions
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.evaluate import evaluate
-from rag_clip.pipelines.evaluation.check import check_evaluation
-from rag_clip.pipelines.evaluation.tasks import image_task, open_tasks
 from rag_clip.pipelines.images import index_images
-from rag_clip.pipelines.imaging.opening import open_image_files
-from rag_clip.pipelines.imaging.rows import partitions
-from rag_clip.pipelines.labelled import read_classes, read_labelled
-from rag_clip.pipelines.sources.finding import find_sources, read_source
-from rag_clip.pipelines.support.shots import support_from_shots
-
-from rag_clip.data import LabelSet
-from rag_clip.support_file import read_support
+from rag_clip.pipelines.support_shots import support_from_shots
 from rag_clip.testing import ToyEncoder
 
 ENCODER = ToyEncoder()

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from classify_inputs import picture
 from image_inputs import add
-from rag_clip.pipelines.imaging.items import locate
-from rag_clip.pipelines.imaging.opening import open_image_files
-from rag_clip.pipelines.imaging.rows import ImageFile, read_items, read_rows
-from rag_clip.pipelines.labelled import read_several_classes
 
 from rag_clip.data import LabelSet
-from rag_clip.decode import ImageError
-from rag_clip.places import below, to_place
+from rag_clip.files.locations import below, to_place
+from rag_clip.images.items import locate
+from rag_clip.images.labelled import read_several_classes
+from rag_clip.images.opening import open_image_files
+from rag_clip.images.rows import ImageFile, read_items, read_rows
+from rag_clip.models.decode import ImageError
 
 
 def opened(place: object, column: str = "image") -> ImageFile:

@@ -9,19 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 from classify_inputs import LightEncoder, colour_prompts, picture
 from evaluate_inputs import LABELS, prompt_files
-from rag_clip.pipelines.classify import classify
-from rag_clip.pipelines.evaluate import evaluate
-from rag_clip.pipelines.evaluation.check import check_evaluation
-from rag_clip.pipelines.evaluation.report.examples import _picture
-from rag_clip.pipelines.evaluation.tasks import image_task, open_tasks
-from rag_clip.pipelines.images import index_images
-from rag_clip.pipelines.labelled import read_labelled
-from rag_clip.pipelines.support.known import read_known
-from rag_clip.pipelines.support.shots import support_from_shots
 from source_inputs import CAPTIONED, COLOURS, SOURCES, listed
 
 from rag_clip.cli.explain import _picture as picture_to_explain
-from rag_clip.support_file import read_support
+from rag_clip.evaluate.check import check_evaluation
+from rag_clip.evaluate.image_tasks import image_task, open_tasks
+from rag_clip.files.support import read_support
+from rag_clip.images.labelled import read_labelled
+from rag_clip.pipelines.classify import classify
+from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.images import index_images
+from rag_clip.pipelines.support_shots import support_from_shots
+from rag_clip.report.examples import _picture
+from rag_clip.support.known import read_known
 from rag_clip.testing import ToyEncoder
 
 ENCODER = ToyEncoder()

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from classify_inputs import LightEncoder, picture
 from image_inputs import caption, colour_pairs, write_pairs, write_tar
-from rag_clip.pipelines.images import ImagesSummary, index_images, load_image_schema
-from rag_clip.pipelines.imaging import embedding as image_embedding
-from rag_clip.pipelines.imaging import shards as image_shards
-from rag_clip.pipelines.imaging.sources import PairColumns
 
-from rag_clip.decode import decode_image
-from rag_clip.perceptual import perceptual_hash
+from rag_clip.images import embedding as image_embedding
+from rag_clip.images import shards as image_shards
+from rag_clip.images.pair_files import PairColumns
+from rag_clip.images.perceptual import perceptual_hash
+from rag_clip.models.decode import decode_image
+from rag_clip.pipelines.images import ImagesSummary, index_images, load_image_schema
 from rag_clip.progress import Progress
 from rag_clip.store import caption_id, open_store
 from rag_clip.testing import ToyEncoder

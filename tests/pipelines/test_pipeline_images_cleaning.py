@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from classify_inputs import picture
 from image_inputs import colour_pairs, write_pairs
-from rag_clip.pipelines.images import ImagesSummary, index_images
 
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
+from rag_clip.pipelines.images import ImagesSummary, index_images
 from rag_clip.store import open_store
 from rag_clip.testing import ToyEncoder
 

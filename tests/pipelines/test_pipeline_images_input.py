@@ -11,11 +11,11 @@ import pytest
 from classify_inputs import encoded, picture
 from image_inputs import add, add_sample, caption, colour_pairs, write_pairs, write_tar
 from PIL import Image
-from rag_clip.pipelines.images import ImagesSummary, index_images
-from rag_clip.pipelines.imaging.pairs import Pair
-from rag_clip.pipelines.imaging.tars import DOTTED, open_tar
 
-from rag_clip.decode import MAX_PIXELS
+from rag_clip.images.pairs import Pair
+from rag_clip.images.tars import DOTTED, open_tar
+from rag_clip.models.decode import MAX_PIXELS
+from rag_clip.pipelines.images import ImagesSummary, index_images
 from rag_clip.store import open_store
 from rag_clip.testing import ToyEncoder
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from classify_inputs import colour_prompts, colours, picture, write_images
-from rag_clip.pipelines.support.shots import support_from_shots
 
-from rag_clip.prompt_file import write_prompts
+from rag_clip.files.prompts import write_prompts
+from rag_clip.pipelines.support_shots import support_from_shots
 from rag_clip.testing import ToyEncoder
 
 KILL_EVERYWHERE = """
@@ -29,9 +29,9 @@ from rag_clip.evaluate.task import Task
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.enhance import enhance_labels
 from rag_clip.pipelines.evaluate import evaluate
-from rag_clip.pipelines.evaluation.runs import read_prompt_files
-from rag_clip.pipelines.evaluation.tasks import image_task, open_tasks
-from rag_clip.pipelines.support.shots import support_from_shots
+from rag_clip.evaluate.runs import read_prompt_files
+from rag_clip.evaluate.image_tasks import image_task, open_tasks
+from rag_clip.pipelines.support_shots import support_from_shots
 from rag_clip.prompt_file import read_prompts
 from rag_clip.recipe import load_recipe
 from rag_clip.support_file import merge_files

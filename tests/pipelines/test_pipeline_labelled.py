@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from rag_clip.pipelines.labelled import read_labelled
 
 from rag_clip.data import LabelSet
+from rag_clip.images.labelled import read_labelled
 from rag_clip.testing import ToyEncoder
 
 ENCODER = ToyEncoder()

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rag_clip.pipelines.embed import embed_captions
-from rag_clip.pipelines.load import load_shards
-from rag_clip.pipelines.shards.files import newest, read_manifests
 from shard_corpus import stored, write_captions
 
-from rag_clip.atomic import BusyError, locked
+from rag_clip.captions.shards import newest, read_manifests
 from rag_clip.corpus.cleaning import load_cleaning
+from rag_clip.files.atomic import BusyError, locked
+from rag_clip.pipelines.embed import embed_captions
+from rag_clip.pipelines.load import load_shards
 from rag_clip.progress import Progress
 from rag_clip.store import StoreError, caption_id, load_schema, open_store
 from rag_clip.testing import ToyEncoder

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rag_clip.pipelines.sources.finding import Columns, find_sources
-from rag_clip.pipelines.sources.preview import preview
 
+from rag_clip.captions.sources.finding import Columns, find_sources
+from rag_clip.captions.sources.preview import preview
 from rag_clip.corpus.clean import clean
 
 CAPTIONS = Path(__file__).parents[3] / "shared/data/captions"

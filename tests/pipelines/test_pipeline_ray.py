@@ -10,10 +10,11 @@ from rag_clip.testing import ToyEncoder
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = pytest.mark.filterwarnings("default")
 
+from shard_corpus import write_captions  # noqa: E402
+
+from rag_clip.captions.shards import read_manifests, read_shard  # noqa: E402
 from rag_clip.pipelines.embed import embed_captions  # noqa: E402
 from rag_clip.pipelines.ray_embed import embed_on_ray  # noqa: E402
-from rag_clip.pipelines.shards.files import read_manifests, read_shard  # noqa: E402
-from shard_corpus import write_captions  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from classify_inputs import picture
 from image_inputs import add
+
+from rag_clip.captions.sources.finding import find_sources, read_source
 from rag_clip.pipelines.captions import build_index
 from rag_clip.pipelines.images import ImagesSummary, index_images
-from rag_clip.pipelines.sources.finding import find_sources, read_source
-
 from rag_clip.store import open_store
 from rag_clip.testing import ToyEncoder
 
@@ -84,8 +84,8 @@ def test_an_image_without_a_usable_caption_is_a_failed_row(tmp_path: Path):
 
 
 def test_a_second_run_embeds_no_caption_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rag_clip.pipelines.imaging.shards.SHARD_ROWS", 2)
-    monkeypatch.setattr("rag_clip.pipelines.imaging.embedding.SHARD_ROWS", 2)
+    monkeypatch.setattr("rag_clip.images.shards.SHARD_ROWS", 2)
+    monkeypatch.setattr("rag_clip.images.embedding.SHARD_ROWS", 2)
     path = lists(pa.list_(pa.string()), tmp_path)
     index(path)
     next((tmp_path / "index.shards").rglob("00001.parquet")).unlink()

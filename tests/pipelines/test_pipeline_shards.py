@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rag_clip.pipelines.shards.ahead import ahead
-from rag_clip.pipelines.shards.files import Manifest, clear_partial, read_manifests, read_shard, write_shard
 
+from rag_clip.captions.ahead import ahead
+from rag_clip.captions.shards import Manifest, clear_partial, read_manifests, read_shard, write_shard
 from rag_clip.testing import ToyEncoder
 
 FINGERPRINT = ToyEncoder().fingerprint

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rag_clip.pipelines.evaluation import candidates
-from rag_clip.pipelines.evaluation.candidates import read_candidates
-from rag_clip.pipelines.sources.finding import Columns, SourceError, find_sources, read_source
+
+from rag_clip.captions.sources.finding import Columns, SourceError, find_sources, read_source
+from rag_clip.evaluate import rival_names as candidates
+from rag_clip.evaluate.rival_names import read_candidates
 
 COCO = {
     "info": {"year": 2017},

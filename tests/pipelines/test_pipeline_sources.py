@@ -12,8 +12,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rag_clip.pipelines.sources.finding import Columns, SourceError, find_sources, read_source, unreadable
-from rag_clip.pipelines.sources.names import corpus_name
+
+from rag_clip.captions.sources.finding import Columns, SourceError, find_sources, read_source, unreadable
+from rag_clip.captions.sources.names import corpus_name
 
 CAPTIONS = ["a red flag", "a blue flag", "été à la mer"]
 

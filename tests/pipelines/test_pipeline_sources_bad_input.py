@@ -12,10 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rag_clip.pipelines.sources.finding import Columns, SourceError, find_sources, read_source
-from rag_clip.pipelines.sources.formats import MAX_LINE_BYTES
-from rag_clip.pipelines.sources.parquet_rows import open_parquet, parquet_tables
-from rag_clip.pipelines.sources.values import MAX_TEXT_BYTES
+
+from rag_clip.captions.sources.finding import Columns, SourceError, find_sources, read_source
+from rag_clip.captions.sources.formats import MAX_LINE_BYTES
+from rag_clip.captions.sources.parquet_rows import open_parquet, parquet_tables
+from rag_clip.captions.sources.values import MAX_TEXT_BYTES
 
 
 def read(path: Path, columns: Columns = Columns()) -> tuple[list[tuple[object, object]], str]:  # noqa: B008

@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from classify_inputs import LightEncoder, picture, write_images
-from rag_clip.pipelines.captions import build_index
-from rag_clip.pipelines.embed import embed_captions
-from rag_clip.pipelines.sources.finding import find_sources, read_source
-from rag_clip.pipelines.support.shots import support_from_shots
 
+from rag_clip.captions.sources.finding import find_sources, read_source
 from rag_clip.cli import app
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.data import LabelSet
-from rag_clip.support_file import read_support
+from rag_clip.files.support import read_support
+from rag_clip.pipelines.captions import build_index
+from rag_clip.pipelines.embed import embed_captions
+from rag_clip.pipelines.support_shots import support_from_shots
 from rag_clip.testing import ToyEncoder
 
 TEXTS = ["a red flag on a mast", "a blue flag on a mast", "x"]

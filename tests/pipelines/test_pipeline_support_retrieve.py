@@ -9,14 +9,14 @@ import pytest
 import torch
 from classify_inputs import COLOURS, LightEncoder, colour_prompts, encoded
 from PIL import Image
+
+from rag_clip.files.support import read_support
+from rag_clip.images.perceptual import hash_distances
 from rag_clip.pipelines.captions import build_index
 from rag_clip.pipelines.images import index_images
-from rag_clip.pipelines.support.known import read_known
-from rag_clip.pipelines.support.retrieve import retrieve_support
-
-from rag_clip.perceptual import hash_distances
+from rag_clip.pipelines.support_retrieve import retrieve_support
 from rag_clip.support.concentrate import Concentration
-from rag_clip.support_file import read_support
+from rag_clip.support.known import read_known
 from rag_clip.testing import check_support
 
 ENCODER = LightEncoder()

@@ -9,11 +9,11 @@ import pytest
 import torch
 from classify_inputs import LightEncoder, encoded, picture, write_images
 from PIL import Image
-from rag_clip.pipelines.imaging.views import CopyViews, CropViews
-from rag_clip.pipelines.support.shots import support_from_shots
 
 from rag_clip.data import LabelSet
-from rag_clip.support_file import read_support, read_support_images
+from rag_clip.files.support import read_support, read_support_images
+from rag_clip.images.views import CopyViews, CropViews
+from rag_clip.pipelines.support_shots import support_from_shots
 from rag_clip.testing import check_support
 
 LABELS = LabelSet(("red", "green", "blue", "pink"))

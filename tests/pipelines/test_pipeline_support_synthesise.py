@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from rag_clip.pipelines.support.synthesise import SynthesisedSummary, synthesise_support
 
 from rag_clip.data import LabelSet
-from rag_clip.painter import PainterError
+from rag_clip.files.support import read_support, read_support_images
+from rag_clip.pipelines.support_synthesise import SynthesisedSummary, synthesise_support
 from rag_clip.progress import Progress
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Painter
-from rag_clip.support_file import read_support, read_support_images
+from rag_clip.support.painters import PainterError
 from rag_clip.testing import ToyEncoder, check_support
 
 LABELS = LabelSet(("red", "green", "blue"), templates=("{}", "{} paint"))

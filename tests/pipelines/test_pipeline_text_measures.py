@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rag_clip.pipelines.evaluation.candidates import Candidates, CandidateTexts
-from rag_clip.pipelines.evaluation.text_measures import measure_texts
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, PromptText
-from rag_clip.evaluate.geometry import alignment, uniformity
+from rag_clip.evaluate.rival_names import Candidates, CandidateTexts
 from rag_clip.evaluate.splits import Test
-from rag_clip.evaluate.stability import swap_synonyms
-from rag_clip.evaluate.vocabulary import adversarial_names
+from rag_clip.evaluate.text_measures import measure_texts
+from rag_clip.metrics.geometry import alignment, uniformity
+from rag_clip.metrics.stability import swap_synonyms
+from rag_clip.metrics.vocabulary import adversarial_names
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from rag_clip.pipelines.web.url_lists import read_url_lists
+
+from rag_clip.images.web.url_lists import read_url_lists
 
 PAIRS = {"url": ["http://a", "http://b"], "caption": ["one", None]}
 

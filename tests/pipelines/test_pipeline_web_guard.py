@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 from classify_inputs import picture
-from rag_clip.pipelines.web.guard import AddressError, is_public, make_opener
 from web_server import Server, serving
+
+from rag_clip.images.web.guard import AddressError, is_public, make_opener
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.knowledge.names import NameMatch
-from rag_clip.knowledge.sentences import Sentences, read_sentences
 from rag_clip.prompts.described import Described, described_texts
+from rag_clip.prompts.knowledge.names import NameMatch
+from rag_clip.prompts.knowledge.sentences import Sentences, read_sentences
 from rag_clip.prompts.mixed import mix
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import check_prompts

@@ -8,9 +8,9 @@ import pytest
 
 from rag_clip.corpus.phrases import phrase_counts
 from rag_clip.data import LabelSet, PromptText
-from rag_clip.knowledge.candidates import gather_candidates
-from rag_clip.knowledge.synonym_files import read_frequencies, read_synonyms
-from rag_clip.knowledge.wordnet import Sense
+from rag_clip.prompts.knowledge.candidates import gather_candidates
+from rag_clip.prompts.knowledge.synonym_files import read_frequencies, read_synonyms
+from rag_clip.prompts.knowledge.wordnet import Sense
 from rag_clip.prompts.synonyms import (
     Ambiguity,
     Synonym,

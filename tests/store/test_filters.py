@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from rag_clip.pipelines.images import load_image_schema
 
+from rag_clip.pipelines.images import load_image_schema
 from rag_clip.store.filters import check_where
 
 SCHEMA = load_image_schema()

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from qdrant_process import QdrantProcess
+
+from rag_clip.captions.shards import read_manifests
+from rag_clip.files.atomic import BusyError
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import LoadSummary, load_into, load_shards
-from rag_clip.pipelines.shards.files import read_manifests
-
-from rag_clip.atomic import BusyError
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.store import Card, Store, StoreError, caption_id, load_schema, open_store
 from rag_clip.store.connection import connect, create_server

@@ -1,1 +1,0 @@
-"""The report of an evaluation: its page, sections and charts."""

@@ -1,1 +1,0 @@
-"""Images on their way in: rows, pairs, decoding, features, and predictions on their way out."""

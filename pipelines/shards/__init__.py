@@ -1,1 +1,0 @@
-"""Cutting a corpus into shards, cleaned and embedded, that a killed run finds again."""

@@ -1,1 +1,0 @@
-"""Reading captions of any format from files, folders, globs and URLs."""

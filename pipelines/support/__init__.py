@@ -1,1 +1,0 @@
-"""The jobs that make support sets."""

@@ -1,0 +1,238 @@
+"""Make a support set of k labelled images per class: draw, decode several views, encode, average."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import compress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.nn.functional import one_hot
+
+from rag_clip.data import LabelSet, Support
+from rag_clip.files.locations import shown
+from rag_clip.files.outputs import check_outputs, holding
+from rag_clip.files.support import METADATA, check_support_path, read_support, write_support
+from rag_clip.images.labelled import read_targets
+from rag_clip.images.opening import open_image_files
+from rag_clip.images.views import CropViews
+from rag_clip.progress import Report, silent
+from rag_clip.protocols import Encoder
+from rag_clip.support.drawn import Drawn, Source, encode_drawn
+from rag_clip.support.shots import MOST_VALIDATION, Shots, choose_shared_shots, choose_shots
+
+
+@dataclass(frozen=True, slots=True)
+class ShotsSummary:
+    """What `support_from_shots` did: `images` of `classes` in `output`, `validation` images in the file of that name.
+
+    `failed` images were drawn, for either file, but cannot be used; `repeated` were drawn more than once: they stand
+    once, for all classes they were labelled with. `copies` were drawn to validate, but are byte for byte images of the
+    support, and left out. `short` maps classes that had fewer than k images to their number, `missing` are those
+    without any. `reused` tells that `output` was there already, made by the same encoder from the same files with the
+    same settings.
+    """
+
+    output: Path
+    images: int
+    classes: int
+    failed: int
+    short: Mapping[str, int]
+    missing: tuple[str, ...]
+    repeated: int
+    copies: int
+    validation: int
+    reused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What decides a support file, besides its images, labels and encoder."""
+
+    role: Literal["support", "validation"]
+    k: int
+    seed: int
+    views: int
+    with_images: bool
+
+
+class _Made(NamedTuple):
+    """A support set in its file, and how many images drawn for it could not be used, or are copies of others."""
+
+    support: Support
+    failed: int
+    copies: int
+    reused: bool
+
+
+def support_from_shots(
+    paths: Sequence[str | Path],
+    labels: LabelSet,
+    *,
+    output: str | Path,
+    encoder: Encoder,
+    k: int,
+    seed: int = 0,
+    views: int = 10,
+    validation_output: str | Path | None = None,
+    with_images: bool = False,
+    image_column: str = "image",
+    label_column: str = "label",
+    workers: int | None = None,
+    force: bool = False,
+    report: Report = silent,
+) -> ShotsSummary:
+    """Write the support set of k images per class of labelled Parquet files; see `choose_shots`.
+
+    Where the labels are lists of names, an image stands for all of its own; see `choose_shared_shots`.
+    The feature of an image is the mean of those of `views` random crops, normalised again, ten as Tip-Adapter has it;
+    0 encodes the whole image once. `validation_output` gets min(k, 4) others per class as a support file of its own,
+    each image whole, as the images to classify are; copies of the support's are left out. `with_images` puts the images
+    into both files, for heads of several encoders. Raises ValueError for labels that are not in the label set, settings
+    out of range, an output that is an input or, but with `force`, is of others, and where no image can be used or is
+    left to validate; BusyError where another process writes the output.
+    """
+    output, judged = Path(output), None if validation_output is None else Path(validation_output)
+    for path in (output, judged) if judged else (output,):
+        check_support_path(path)
+    written = [(output, "support shots"), (judged, "support shots")]
+    check_outputs(written, inputs=[paths], force=force)
+    if views < 0:
+        raise ValueError(f"views is {views}; give 0 for the whole image, or a number of crops")
+    files = open_image_files(paths, image_column=image_column)
+    source = Source(files, labels, read_targets(files, labels, label_column), label_column)
+    shots = _choose(source, k, seed, validate=judged is not None)
+    if judged and not shots.validation:
+        raise ValueError("no image is left to validate; draw fewer per class, or give more")
+    settings = _Settings("support", k, seed, views, with_images)
+    make = partial(_make, source, encoder=encoder, workers=workers, report=report)
+    with holding(written, force=force):
+        made = [make(output, shots.support, settings)]
+        if judged:
+            judging = replace(settings, role="validation", views=0)
+            made.append(make(judged, shots.validation, judging, apart=shots.support))
+    return _summarise(output, shots, made)
+
+
+def _choose(source: Source, k: int, seed: int, *, validate: bool) -> Shots:
+    """Draw the rows; an image of several labels counts for each of them."""
+    names, targets = source.labels.names, source.targets
+    if targets.ndim == 1:
+        held = [names[row] for row in targets.tolist()]
+        return choose_shots(held, k=k, seed=seed, validation="min(k,4)" if validate else "none")
+    several = [tuple(compress(names, row)) for row in targets.tolist()]
+    shots = choose_shared_shots(several, k=k, seed=seed)
+    left = [() if row in set(shots.support) else held for row, held in enumerate(several)]
+    if not validate or not any(left):
+        return shots
+    return replace(shots, validation=choose_shared_shots(left, k=min(k, MOST_VALIDATION), seed=seed).support)
+
+
+def _summarise(output: Path, shots: Shots, made: Sequence[_Made]) -> ShotsSummary:
+    support, reused = made[0].support, made[0].reused
+    images = sum(len(each.support) for each in made)
+    failed, copies = sum(each.failed for each in made), sum(each.copies for each in made)
+    return ShotsSummary(
+        output,
+        len(support),
+        len(support.labels) - len(support.missing),
+        failed,
+        shots.short,
+        support.missing,
+        len(shots.support) + len(shots.validation) - failed - copies - images,
+        copies,
+        images - len(support),
+        reused,
+    )
+
+
+def _make(
+    source: Source,
+    path: Path,
+    rows: Sequence[int],
+    settings: _Settings,
+    *,
+    apart: Sequence[int] = (),
+    encoder: Encoder,
+    workers: int | None,
+    report: Report,
+) -> _Made:
+    """Write the support set of `rows` less copies of the rows `apart`, unless it lies at `path` already."""
+    key = _key(source, encoder, settings)
+    held = _read_made(path, key)
+    if held is not None:
+        return held
+    drawn = encode_drawn(
+        source,
+        sorted(rows),
+        CropViews(encoder.preprocess, settings.views, settings.seed),
+        encoder=encoder,
+        stage=f"encode {settings.role}",
+        workers=workers,
+        report=report,
+    )
+    used = drawn.without(source.digests(sorted(apart)))
+    copies = len(drawn.rows) - len(used.rows)
+    if not used.rows:
+        raise ValueError(
+            f"all {copies} images drawn to validate are copies of the support's; give others, or draw fewer"
+        )
+    facts: dict[str, Any] = {"encoder": asdict(encoder.fingerprint), "method": "shots", "settings": asdict(settings)}
+    facts |= {"files": [shown(file.path) for file in source.files], "key": key}
+    facts |= {"failed": drawn.failed, "copies": copies}
+    support, kept = _assemble(source, used, facts)
+    write_support(support, path, images=source.read(kept) if settings.with_images else None)
+    return _Made(support, drawn.failed, copies, False)
+
+
+def _assemble(source: Source, drawn: Drawn, provenance: Mapping[str, Any]) -> tuple[Support, list[int]]:
+    """Make one row of each different image, and say which row over all files it was.
+
+    The targets of an image that was drawn for several classes are shared among them; with several labels, it has all.
+    """
+    first = {digest: place for place, digest in reversed(list(enumerate(drawn.hashes)))}
+    order = sorted(first.values())
+    row_of = {drawn.hashes[place]: row for row, place in enumerate(order)}
+    targets = torch.zeros(len(order), len(source.labels))
+    found, several = source.targets[drawn.rows], source.targets.ndim == 2
+    hot = found.float() if several else one_hot(found, len(source.labels)).float()
+    targets.index_add_(0, torch.tensor([row_of[digest] for digest in drawn.hashes]), hot)
+    kept = [drawn.rows[place] for place in order]
+    support = Support(
+        source.labels,
+        drawn.features[order],
+        targets > 0 if several else targets / targets.sum(1, keepdim=True),
+        torch.ones(len(order)),
+        ("shot",) * len(order),
+        source.references(kept),
+        provenance,
+    )
+    return support, kept
+
+
+def _key(source: Source, encoder: Encoder, settings: _Settings) -> str:
+    """Name what decides a support file: another encoder, file, label set or setting has another key."""
+    sources = [list(file.identity) for file in source.files]
+    columns = [source.files[0].image, source.label_column]
+    facts = json.dumps([encoder.fingerprint.key, source.labels.names, sources, columns, asdict(settings)])
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def _read_made(path: Path, key: str) -> _Made | None:
+    """Return the support set at `path` if it was made with `key`."""
+    if not path.is_file():
+        return None
+    try:
+        recorded = json.loads(pq.read_schema(path).metadata[METADATA])["provenance"]
+        if recorded.get("key") != key:
+            return None
+        return _Made(read_support(path), int(recorded["failed"]), int(recorded["copies"]), True)
+    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException):
+        return None

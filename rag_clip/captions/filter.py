@@ -1,0 +1,71 @@
+"""The cleaning of a corpus, made ready: rules of a row alone, and rules that need the whole corpus counted first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from rag_clip.captions.sources.files import SourceError
+from rag_clip.captions.sources.finding import SourceFile, read_source, unreadable
+from rag_clip.corpus.cleaning import CleaningSettings, clean_with, row_rules
+from rag_clip.corpus.counts.statistics import CorpusCounts, count_corpus
+from rag_clip.corpus.steps import Step, chain
+from rag_clip.files.atomic import locked
+from rag_clip.progress import Report, StageClock
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A cleaning `step`; `key` hashes all that decides what it keeps of a row: the settings and, with rules over the
+    whole corpus, every file of the corpus."""
+
+    step: Step
+    key: str
+    settings: CleaningSettings
+
+
+def prepare_filter(
+    settings: CleaningSettings, sources: Sequence[SourceFile], folder: Path, clock: StageClock, report: Report
+) -> Filter:
+    """Build the cleaning of a corpus; where it needs counts, the corpus is read once and they are kept in `folder`.
+
+    Processes that share the folder count once: the others wait.
+    """
+    key = filter_key(settings, sources)
+    if not settings.needs_counts:
+        return Filter(chain([unreadable, clean_with(settings)]), key, settings)
+    sidecar = folder / f"counts-{key}"
+    with locked(folder / f"counts-{key}.lock", doing=f"count the corpus into {folder}", wait=True):
+        if not (sidecar / "counts.json").exists():
+            rules = chain([unreadable, row_rules(settings)])
+            with clock.stage("count"):
+                count_corpus(_tables(sources), sidecar, rules=rules, near=settings.near_duplicates, report=report)
+    counts = CorpusCounts(sidecar)
+    return Filter(chain([unreadable, clean_with(settings, counts=counts)]), key, settings)
+
+
+def filter_key(settings: CleaningSettings, sources: Sequence[SourceFile]) -> str:
+    """Hash what decides which rows are kept; sixteen hexadecimal digits."""
+    corpus = sorted([source.address, source.identity] for source in sources) if settings.needs_counts else []
+    columns = [asdict(source.columns) for source in sources] if settings.needs_counts else []
+    parts = [settings.model_dump(mode="json"), corpus, columns]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def with_file(rows: pa.Table, source: SourceFile) -> pa.Table:
+    """Add the column `file`, which with `row` tells the place of a row in the corpus."""
+    return rows.append_column("file", pa.repeat(pa.scalar(source.address), rows.num_rows))
+
+
+def _tables(sources: Sequence[SourceFile]) -> Iterator[pa.Table]:
+    for source in sources:
+        try:
+            for batch in read_source(source):
+                yield with_file(pa.Table.from_batches([batch]), source)
+        except SourceError:  # told when the file is embedded; what can be read counts
+            continue

@@ -1,0 +1,77 @@
+"""Which shards of a corpus are left to embed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rag_clip.captions.pieces import Piece, cut
+from rag_clip.captions.shards import Manifest, shard_key
+from rag_clip.captions.sources.finding import SourceFile
+from rag_clip.data import Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The shards that one run is to make: how, which part of them, and which are `there` and not to be made again.
+
+    `settings` is the hash of all that decides which captions of a file are kept.
+    """
+
+    settings: str
+    encoder: Fingerprint
+    shard_rows: int
+    part: tuple[int, int]
+    retry_failed: bool
+    there: Mapping[str, Manifest]
+
+    def missing(self, sources: Sequence[SourceFile]) -> Iterator[tuple[str, Piece]]:
+        """Read the files and yield key and rows of every shard left to do; what comes before the first is skipped."""
+        for source in sources:
+            start = self._first_missing(source)
+            if start is None:
+                continue
+            for piece in cut(source, self.shard_rows, start=start):
+                key = self._key(source, piece.start)
+                if self._is_ours(source, piece.start) and not self._has(key):
+                    yield key, piece
+
+    def select(self, sources: Sequence[SourceFile], manifests: Mapping[str, Manifest]) -> list[Manifest]:
+        """Return the manifests of this run's part of the files, by file and row."""
+        named = {source.address: source for source in sources}
+        chosen = [
+            manifest
+            for manifest in manifests.values()
+            if (source := named.get(manifest.url)) is not None
+            and manifest.key == self._key(source, manifest.start)
+            and self._is_ours(source, manifest.start)
+        ]
+        return sorted(chosen, key=lambda manifest: (manifest.url, manifest.start))
+
+    def _key(self, source: SourceFile, start: int) -> str:
+        return shard_key(source, start, self.shard_rows, self.settings, self.encoder)
+
+    def _is_ours(self, source: SourceFile, start: int) -> bool:
+        """Tell whether a shard is in part i of n: in exactly one, whatever other files the corpus has."""
+        offset = int(hashlib.sha256(f"{source.address} {source.identity}".encode()).hexdigest()[:8], 16)
+        return (offset + start // self.shard_rows) % self.part[1] == self.part[0]
+
+    def _has(self, key: str) -> bool:
+        manifest = self.there.get(key)
+        return manifest is not None and not (self.retry_failed and manifest.status == "failed")
+
+    def _first_missing(self, source: SourceFile) -> int | None:
+        """Return the row of the first shard that is not there, or None for a file that is finished."""
+        start = 0
+        while source.rows is None or start < source.rows:
+            manifest = self.there.get(self._key(source, start))
+            ours = self._is_ours(source, start)
+            if (ours and not self._has(self._key(source, start))) or (manifest is None and source.rows is None):
+                return start
+            if manifest is not None and manifest.last:
+                return None
+            if manifest is not None and manifest.status == "failed":
+                return start if self.retry_failed else None
+            start += self.shard_rows
+        return None

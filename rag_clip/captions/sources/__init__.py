@@ -1,0 +1,1 @@
+"""Read captions of any format from files, folders, globs and URLs."""

@@ -1,0 +1,81 @@
+"""What the name of a file tells: its format and compression, the corpus it belongs to, and whether it counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from rag_clip.files.locations import is_remote
+
+SUFFIXES = {
+    ".parquet": "parquet",
+    **{
+        ".csv": "csv",
+        ".tsv": "tsv",
+        ".jsonl": "jsonl",
+        ".ndjson": "jsonl",
+        ".json": "json",
+        ".txt": "txt",
+        ".tar": "tar",
+    },
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+PLACE = re.compile(
+    r"(?:https?://[^\s,;|\"]+|[^\s,;|\"]+\.(?:jpe?g|png|webp|gif|bmp|tiff?)(?:#\d+)?)",
+    re.IGNORECASE,
+)
+HIDDEN = re.compile(r"/[._]")
+KNOWN = f"{', '.join(SUFFIXES)}, each also with .gz or .zst"
+
+
+def format_of(name: str) -> tuple[str, str | None] | None:
+    """Read (format, compression) off a file's name; None for another kind of file."""
+    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes[-2:]]
+    if suffixes[-1:] == [".tgz"]:
+        return "tar", "gzip"
+    compression = COMPRESSIONS.get(suffixes.pop()) if suffixes and suffixes[-1] in COMPRESSIONS else None
+    kind = SUFFIXES.get(suffixes[-1]) if suffixes else None
+    return (kind, compression) if kind else None
+
+
+def sample_key(name: str) -> tuple[str, str]:
+    """Cut the name of a tar's member into the key of its sample and its ending, as webdataset: at the first dot."""
+    folder, _, last = name.rpartition("/")
+    stem, _, ending = last.partition(".")
+    return f"{folder}/{stem}" if folder else stem, ending.lower()
+
+
+def dotted_names(key: str, endings: Iterable[str]) -> list[str]:
+    """Return the names that a sample whose endings all have dots would have up to the last dot; [] for another."""
+    endings = list(endings)
+    if not all("." in ending for ending in endings):
+        return []
+    return list(dict.fromkeys(f"{key}.{ending.rpartition('.')[0]}" for ending in endings))
+
+
+def corpus_name(url: str) -> str:
+    """Name the source of a file's rows: its stem without a shard's number, or the folder of a numbered file."""
+    path = PurePosixPath((urlsplit(url).path if is_remote(url) else url).replace("\\", "/"))
+    stem = path.name
+    while PurePosixPath(stem).suffix.lower() in {*SUFFIXES, *COMPRESSIONS, ".tgz"}:
+        stem = PurePosixPath(stem).stem
+    stem = re.sub(r"[-_.]\d+[-_.]of[-_.]\d+$", "", stem)
+    numbered = re.fullmatch(r"\d+|part[-_.]?\d+([-_.].*)?", stem) is not None
+    return path.parent.name if numbered and path.parent.name else stem
+
+
+def fixed_part(pattern: str) -> str:
+    """Return the folders before the first wildcard of a glob; all of a path without one."""
+    wildcard = re.search(r"[*?[]", pattern)
+    return pattern[: pattern.rfind("/", 0, wildcard.start())] if wildcard else pattern
+
+
+def choose_files(names: Iterable[str], root: str) -> list[str]:
+    """Choose the files of captions among those found below `root`."""
+    visible = {name for name in names if not HIDDEN.search(name, len(root)) and format_of(name)}
+    rest = {name for name in visible if format_of(name) != ("tar", None) or f"{name[:-4]}.parquet" not in visible}
+    documents = {name for name in rest if format_of(name)[0] == "json"}  # type: ignore[index]
+    texts = {name for name in rest if format_of(name)[0] == "txt"}  # type: ignore[index]
+    return sorted(rest - texts - documents or texts or documents)

@@ -1,0 +1,221 @@
+"""Why a class weight is what it is, and why an image gets one class and not another, in numbers that add up.
+
+A class weight is a sum over its texts, w_c = sum_k q_k r_k (classifiers.zero_shot.text_coefficients). So for an image
+f, with the encoder's scale s and bias, text k contributes s q_k <f, r_k>, and
+
+    logit_c = bias + sum_k s q_k <f, r_k>              gap = logit_winner - logit_rival
+
+Contributions of both classes are large and much alike. What makes the difference is the lift, the contribution over
+the text's part of m, the mean of the two logits less the bias:
+
+    lift_k = s q_k <f, r_k> - m q_k / sum q            gap = sum lift_k (winner) - sum lift_k (rival)
+
+A positive lift is a text that is nearer to the image than is needed for a tie. Computed in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch.nn.functional import normalize
+
+from rag_clip.classifiers.match import match
+from rag_clip.classifiers.zero_shot import TextVectors, averages_cosines, compose, encode_texts, text_coefficients
+from rag_clip.data import Features, LabelSet, Prompts, PromptText
+from rag_clip.progress import Report, silent
+from rag_clip.prompts.knowledge.names import match_names
+from rag_clip.protocols import Encoder
+from rag_clip.words import near_names
+
+
+@dataclass(frozen=True, slots=True)
+class TextShare:
+    """A text of a class, and its share q_k <w_c, r_k> / |w_c|^2 of the class weight; shares of a class sum to one."""
+
+    prompt: PromptText
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Competitor:
+    """Another class, and the cosine of its weight with the explained one's, before and after."""
+
+    label: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class LabelExplanation:
+    """The texts of a class, largest share first, and its nearest competitors, nearest after first.
+
+    The confusion is 1 - softmax_c'(s * cos(w_c, w_c'))_c: the probability that an image that lies exactly on the class
+    weight gives to other classes.
+    """
+
+    label: str
+    texts: tuple[TextShare, ...]
+    competitors: tuple[Competitor, ...]
+    confusion_before: float
+    confusion_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextEffect:
+    """A text, its cosine with the image, and what it contributes to the logit and to the gap (its lift)."""
+
+    prompt: PromptText
+    cosine: float
+    contribution: float
+    lift: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassEffect:
+    """A class for an image: its logit, its probability among all classes, and its texts, the largest |lift| first."""
+
+    label: str
+    logit: float
+    probability: float
+    texts: tuple[TextEffect, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageExplanation:
+    """The class that an image gets, the one it is compared with, and the gap of their logits."""
+
+    winner: ClassEffect
+    rival: ClassEffect
+    gap: float
+    scale: float
+    bias: float
+
+
+def explain_label(
+    label: str,
+    prompts: Prompts,
+    encoder: Encoder,
+    *,
+    before: Prompts | None = None,
+    count: int = 10,
+    report: Report = silent,
+) -> LabelExplanation:
+    """Tell what a class is made of, and its `count` nearest competitors with `before` and with `prompts`.
+
+    `before` defaults to the anchors of `prompts` alone. Competitors are those of either, so up to 2 * count. Raises
+    ValueError for an unknown label, `before` of other classes, and prompts of another encoder.
+    """
+    row = find_label(label, prompts.labels)
+    before = before or anchors_alone(prompts)
+    if before.labels.names != prompts.labels.names:
+        raise ValueError(f"the prompts before have other classes than {prompts.labels.names[:3]}...; compare the same")
+    texts = encode_texts([before, prompts], encoder, report=report)
+    weights = [normalize(compose(variant, texts, encoder).weights.cpu().double()) for variant in (before, prompts)]
+    cosines = torch.stack([rows @ rows[row] for rows in weights])  # [2, c]
+    confusion = 1 - (encoder.scale * cosines).softmax(dim=1)[:, row]
+    others = [other for other in range(len(prompts.labels)) if other != row]
+    near = {other for line in cosines.tolist() for other in sorted(others, key=lambda c: -line[c])[:count]}
+    competitors = [Competitor(prompts.labels.names[other], *cosines[:, other].tolist()) for other in near]
+    return LabelExplanation(
+        label=prompts.labels.names[row],
+        texts=_shares(prompts, row, texts),
+        competitors=tuple(sorted(competitors, key=lambda other: (-other.after, other.label))),
+        confusion_before=float(confusion[0]),
+        confusion_after=float(confusion[1]),
+    )
+
+
+def explain_image(
+    image: Image.Image | bytes,
+    prompts: Prompts,
+    encoder: Encoder,
+    *,
+    against: str | None = None,
+    report: Report = silent,
+) -> ImageExplanation:
+    """Tell which texts decided between the class that an image gets and the second, or the class `against`.
+
+    The winner is that of `match`; where `against` names it, it is compared with the second. Raises ValueError for an
+    image that cannot be decoded, an unknown label, a single class, and prompts of another encoder.
+    """
+    if len(prompts.labels) < 2:
+        raise ValueError(f"{prompts.labels.names[0]!r} is the only class, so nothing is decided; give two or more")
+    named = None if against is None else find_label(against, prompts.labels)
+    features = Features(encoder.encode_images([image]).pooled.float())
+    texts = encode_texts([prompts], encoder, report=report)
+    classifier = compose(prompts, texts, encoder)
+    winner, second = match(classifier, features, top_k=2).labels[0].tolist()
+    rows = (winner, second if named in (None, winner) else named)
+    probabilities = classifier(features)[0].cpu().double().softmax(dim=0)
+    parts = [_parts(prompts, row, texts, features.pooled[0]) for row in rows]
+    mean = classifier.scale * sum(float(coefficients @ cosines) for coefficients, cosines in parts) / 2
+    first, rival = (
+        _effect(prompts, row, probability=float(probabilities[row]), parts=part, mean=mean, encoder=encoder)
+        for row, part in zip(rows, parts, strict=True)
+    )
+    return ImageExplanation(first, rival, first.logit - rival.logit, classifier.scale, classifier.bias)
+
+
+def anchors_alone(prompts: Prompts) -> Prompts:
+    """Leave the context texts out; a class whose anchors weigh nothing keeps its texts."""
+    return replace(prompts, texts=tuple(map(_anchors, prompts.texts)))
+
+
+def find_label(name: str, labels: LabelSet) -> int:
+    """Return the row of the class that `name` spells, or is a synonym of; raises ValueError listing close names."""
+    rows = match_names(labels, [name]).rows
+    if name not in rows:
+        close = ", ".join(map(repr, near_names(name, labels.names, most=5, cutoff=0.5)))
+        raise ValueError(f"no class is called {name!r} among {len(labels)}; close names: {close or 'none'}")
+    return rows[name]
+
+
+def _anchors(group: tuple[PromptText, ...]) -> tuple[PromptText, ...]:
+    anchors = [text for text in group if text.role == "anchor"]
+    mass = sum(text.weight for text in anchors)
+    return tuple(replace(text, weight=text.weight / mass) for text in anchors) if mass > 0 else group
+
+
+def _shares(prompts: Prompts, row: int, texts: TextVectors) -> tuple[TextShare, ...]:
+    group = prompts.texts[row]
+    coefficients, vectors = _weighed(prompts, row, texts)
+    weight = coefficients @ vectors
+    shares = coefficients * (vectors @ weight) / (weight @ weight)
+    return tuple(TextShare(group[k], float(shares[k])) for k in shares.argsort(descending=True, stable=True))
+
+
+def _parts(prompts: Prompts, row: int, texts: TextVectors, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the coefficient of each text of a class, and its cosine with the image; [t] each."""
+    coefficients, vectors = _weighed(prompts, row, texts)
+    return coefficients, vectors @ image.cpu().double()
+
+
+def _weighed(prompts: Prompts, row: int, texts: TextVectors) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the coefficients [t] of the texts of a class, and their vectors [t, d]; float64 on the CPU."""
+    vectors = texts.of(prompts.texts[row])
+    coefficients = text_coefficients(prompts.texts[row], vectors, cosines=averages_cosines(prompts))
+    return coefficients, vectors.cpu().double()
+
+
+def _effect(
+    prompts: Prompts,
+    row: int,
+    *,
+    probability: float,
+    parts: tuple[torch.Tensor, torch.Tensor],
+    mean: float,
+    encoder: Encoder,
+) -> ClassEffect:
+    coefficients, cosines = parts
+    contributions = encoder.scale * coefficients * cosines
+    lifts = contributions - mean * coefficients / coefficients.sum()
+    effects = [
+        TextEffect(text, *numbers)
+        for text, *numbers in zip(
+            prompts.texts[row], cosines.tolist(), contributions.tolist(), lifts.tolist(), strict=True
+        )
+    ]
+    ordered = tuple(sorted(effects, key=lambda effect: -abs(effect.lift)))
+    return ClassEffect(prompts.labels.names[row], encoder.bias + float(contributions.sum()), probability, ordered)

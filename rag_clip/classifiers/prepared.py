@@ -1,0 +1,132 @@
+"""Put a head on a classifier: its support and validation files read, checked, and encoded by further encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rag_clip.classifiers.coop import CoOp
+from rag_clip.classifiers.heads import HEADS, build_head
+from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
+from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
+from rag_clip.files.learned_prompts import LearnedPrompts, check_learned_path, write_learned_prompts
+from rag_clip.files.outputs import holding
+from rag_clip.files.support import check_support_labels, read_support, read_support_images
+from rag_clip.progress import Progress, Report, silent
+from rag_clip.protocols import Classifier, Encoder
+
+IMAGES_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedHead:
+    """A head with its support: what builds its classifier, and the facts about it that predictions keep."""
+
+    build: Callable[[ZeroShot], Classifier]
+    facts: Mapping[str, Any]
+
+
+def prepare_head(
+    name: str,
+    support: str | Path,
+    *,
+    labels: LabelSet,
+    encoder: Encoder,
+    others: Mapping[str, Encoder] | None = None,
+    validation: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    floor: bool = True,
+    report: Report = silent,
+) -> PreparedHead:
+    """Return the head `name` on a support file, for `classify`; `validation` is a support file of its own.
+
+    With `floor`, evidence decides how much of the head is used, and it can be nothing: see `classifiers/floor.py`.
+    Features by `others` are taken from the files, or from the images in them. Raises ValueError for an unknown head or
+    option, files of other labels or another encoder, and images that a further encoder needs and the file lacks.
+    """
+    if name in HEADS and HEADS[name].second_encoder and not others:
+        raise ValueError(f"{name} blends features of several encoders; name a second one, such as timm:NAME")
+    held = _read(support, labels, encoder, others or {}, report)
+    judged = None
+    if validation is not None:
+        rows = _read(validation, labels, encoder, others or {}, report)
+        truth = rows.targets if rows.several else rows.targets.argmax(1)
+        judged = Validation(Features(rows.features, others=rows.others), labels, truth)
+    build = build_head(name, held, encoder=encoder, options=options, validation=judged, floor=floor, report=report)
+    facts = {
+        "name": name,
+        "settings": {**HEADS[name].settings, **(options or {})},
+        "floor": floor,
+        "support": {"path": str(support), "images": len(held), "missing": len(held.missing), **held.provenance},
+        "validation": {"path": str(validation), "images": len(judged.targets)} if judged else {},
+    }
+    return PreparedHead(build, facts)
+
+
+def learn_prompts(
+    prompts: Prompts,
+    support: str | Path,
+    *,
+    output: str | Path,
+    encoder: Encoder,
+    validation: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    force: bool = False,
+    report: Report = silent,
+) -> LearnedPrompts:
+    """Learn a context around the class names (CoOp) on a support file, and write it for `classify`.
+
+    Raises ValueError as `prepare_head`, for an output that is not .safetensors, is an input or, but with `force`, is of
+    others, and for an encoder without text; BusyError where another process writes the output.
+    """
+    check_learned_path(Path(output))
+    with holding([(output, "learn")], inputs=[support, validation], force=force):
+        head = prepare_head(
+            "coop", support, labels=prompts.labels, encoder=encoder, validation=validation, options=options,
+            floor=False, report=report,
+        )  # fmt: skip
+        learned = head.build(zero_shot(prompts, encoder, report=report))
+        assert isinstance(learned, CoOp)
+        made = replace(learned.prompts, provenance={**learned.prompts.provenance, "method": "coop", "head": head.facts})
+        write_learned_prompts(made, output)
+    return made
+
+
+def _read(
+    path: str | Path, labels: LabelSet, encoder: Encoder, others: Mapping[str, Encoder], report: Report
+) -> Support:
+    support = read_support(path, encoder=encoder.fingerprint)
+    check_support_labels(path, support, labels)
+    order = [support.labels.names.index(name) for name in labels.names]
+    moved = {name: rows.to(encoder.device) for name, rows in support.others.items()}
+    lacking = {name: other for name, other in others.items() if name not in moved}
+    if lacking:
+        images = read_support_images(path)
+        moved |= {name: _encode(other, images, path, report) for name, other in lacking.items()}
+    return replace(
+        support,
+        labels=labels,
+        features=support.features.to(encoder.device),
+        targets=support.targets[:, order].to(encoder.device),
+        relevance=support.relevance.to(encoder.device),
+        others=moved,
+    )
+
+
+@torch.no_grad()
+def _encode(encoder: Encoder, images: list[bytes | None], path: str | Path, report: Report) -> torch.Tensor:
+    held = [image for image in images if image is not None]
+    if len(held) < len(images):
+        raise ValueError(
+            f"{path} holds {len(held)} of its {len(images)} images, and {encoder.name} must see each; make it again "
+            "with --with-images, which `rag-clip support shots` and `synthesise` know"
+        )
+    parts = []
+    for start in range(0, len(held), IMAGES_AT_ONCE):
+        parts.append(encoder.encode_images(held[start : start + IMAGES_AT_ONCE]).pooled.float())
+        report(Progress("encode support", min(start + IMAGES_AT_ONCE, len(held)), len(held)))
+    return torch.cat(parts)

@@ -1,0 +1,1 @@
+"""How a corpus is counted in bounded memory."""

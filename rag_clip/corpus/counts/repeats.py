@@ -1,0 +1,121 @@
+"""Rows of a corpus that share a key, found in bounded memory: the first pass of `duplicates` and its relatives.
+
+The pass spills (key, file and row, image) to disk, 24 bytes a key, sorted in parts, and reads it back one range of the
+keys at a time; where images are named, (image, key) are spilled a second time, sorted by image. What is kept of it is
+sorted and mapped into memory, never loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from rag_clip.corpus.counts.on_disk import write_columns
+from rag_clip.corpus.counts.positions import Places, file_and_row, image_names, to_place
+from rag_clip.corpus.counts.spill import Spill
+from rag_clip.corpus.counts.tokens import keys_of
+
+REPEATS = {"key": "<u8", "first": "<u8", "images": "<u4"}
+PLACES = {"key": "<u8"}
+TEXTS = {"key": "<u8", "texts": "<u4"}
+TEXTS_FOLDER = "texts"
+CHUNK = 500_000
+# Odd, so that multiplying modulo 2**64 maps places one to one, and spreads neighbours over all keys.
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+
+class RepeatFinder:
+    """Collects the keys of rows; `write_repeats` or `write_later` then says which occur more than once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._spill = Spill(folder / "keys")
+        self._ordinals: dict[str, int] = {}
+        self._waiting: list[pl.DataFrame] = []
+        self._rows = 0
+        self._images_named = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files seen so far."""
+        return tuple(self._ordinals)
+
+    def add(self, records: pa.Table, keys: np.ndarray) -> None:
+        """Note keys uint64 [n, b] of records with columns `file` and `row`: b keys a row, each found on its own.
+
+        A row is an image of its own unless a column `sha256` or `url` names the image.
+        """
+        names, rows = file_and_row(records)
+        for name in names.unique().to_list():
+            self._ordinals.setdefault(name, len(self._ordinals))
+        ordinals = names.replace_strict(self._ordinals, return_dtype=pl.UInt64).to_numpy()
+        place = to_place(ordinals, rows)
+        images = image_names(records)
+        self._images_named |= images.null_count() < len(images)
+        named = np.where(images.is_null().to_numpy(), place, keys_of(images.fill_null("").to_list()))
+        columns = {"place": place, "image": named}
+        repeated = {name: np.repeat(values, keys.shape[1]) for name, values in columns.items()}
+        self._waiting.append(pl.DataFrame({"key": keys.reshape(-1), **repeated}))
+        self._rows += keys.size
+        if self._rows >= CHUNK:
+            self._flush()
+
+    def write_repeats(self, folder: Path) -> int:
+        """Write each repeated key with its first place and its number of images; return how many there are.
+
+        `folder`/texts gets the images with several keys, and how many each has.
+        """
+        summaries = (
+            group.group_by("key").agg(first=pl.col("place").min(), images=pl.col("image").n_unique()).sort("key")
+            for group in self._repeated()
+        )
+        repeated = write_columns(folder, (_arrays(part) for part in summaries), REPEATS)
+        self._write_texts(folder / TEXTS_FOLDER)
+        return repeated
+
+    def write_later(self, folder: Path) -> int:
+        """Write the places that share a key with an earlier place, spread by `spread`; return how many there are."""
+        later = Spill(self._folder / "later")
+        for group in self._repeated():
+            places = group.filter(pl.col("place") > pl.col("place").min().over("key"))["place"].unique()
+            later.write(pl.DataFrame({"key": spread(places.to_numpy())}))
+        parts = (part.select(pl.col("key").unique().sort()) for part in later.ranges())
+        return write_columns(folder, (_arrays(part) for part in parts), PLACES)
+
+    def _write_texts(self, folder: Path) -> None:
+        pairs = Spill(self._folder / "pairs")
+        for part in self._spill.ranges() if self._images_named else ():
+            named = part.filter(pl.col("image") != pl.col("place"))
+            pairs.write(named.select(key="image", text="key").unique())
+        summaries = (
+            part.group_by("key").agg(texts=pl.col("text").n_unique()).filter(pl.col("texts") > 1).sort("key")
+            for part in pairs.ranges()
+        )
+        write_columns(folder, (_arrays(part) for part in summaries), TEXTS)
+
+    def _repeated(self) -> Iterator[pl.DataFrame]:
+        """Yield the rows of repeated keys, a range of the keys at a time, places ranked by the files' names."""
+        self._flush()
+        ranks = Places(self.files).ranks(self.files)
+        for part in self._spill.ranges():
+            group = part.filter(pl.col("key").is_duplicated())
+            ordinals, rows = Places.split(group["place"].to_numpy())
+            yield group.with_columns(place=pl.Series(to_place(ranks[ordinals], rows), dtype=pl.UInt64))
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._spill.write(pl.concat(self._waiting))
+        self._waiting, self._rows = [], 0
+
+
+def spread(places: np.ndarray) -> np.ndarray:
+    """Map places uint64 [n] one to one to keys that are spread evenly."""
+    return places * _SPREAD
+
+
+def _arrays(part: pl.DataFrame) -> dict[str, np.ndarray]:
+    return {name: part[name].to_numpy() for name in part.columns}

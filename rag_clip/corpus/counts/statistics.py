@@ -1,0 +1,163 @@
+"""Count a corpus once: its words and word pairs, and which captions repeat; kept in a folder beside it.
+
+    unigrams.parquet, bigrams.parquet   key (hash), gram, count: sorted by key
+    repeats/                            captions that occur more than once: key, first place, images
+    near/                               places that nearly repeat an earlier one, where asked for
+    counts.json                         totals and the names of the files; written last
+
+Memory is meant to be bounded by constants: 100,000 captions are counted at a time, half a million keys spilled at a
+time, and two million read back at a time. Up to a million captions, below the last constant, it was seen to grow.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from rag_clip.corpus.clean import clean
+from rag_clip.corpus.counts.ngrams import NAMES, NgramCounter
+from rag_clip.corpus.counts.on_disk import MappedColumns
+from rag_clip.corpus.counts.positions import Places
+from rag_clip.corpus.counts.repeats import PLACES, REPEATS, RepeatFinder
+from rag_clip.corpus.counts.tokens import caption_keys, spoken
+from rag_clip.corpus.near_duplicates import band_keys
+from rag_clip.corpus.steps import Step
+from rag_clip.files.atomic import make_folder, partial_of, sync_folder
+from rag_clip.progress import Progress, Report, silent
+
+LAYOUT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What was counted: rows read, captions kept by the rules, distinct n-grams, and what repeats."""
+
+    rows: int
+    captions: int
+    unigrams: int
+    bigrams: int
+    repeated: int
+    near: int | None
+
+
+class CorpusCounts:
+    """The counts of a corpus, opened from its folder. Look-ups read what they need and hold no file in memory."""
+
+    def __init__(self, sidecar: str | Path) -> None:
+        self._folder = Path(sidecar)
+        card = _read_card(self._folder)
+        self.totals = Totals(**card["totals"])
+        self.places = Places(card["files"])
+        self.repeats = MappedColumns(self._folder / "repeats", REPEATS)
+        self.later = MappedColumns(self._folder / "near", PLACES) if self.totals.near is not None else None
+
+    def count(self, grams: Sequence[str]) -> dict[str, int]:
+        """Return how often each word or pair of words occurs in the corpus, 0 where it does not; case is ignored.
+
+        Raises ValueError for more than two words: `phrase_counts` counts those over the captions themselves.
+        """
+        wanted = {gram: spoken(gram) for gram in grams}
+        for gram, words in wanted.items():
+            if len(words) not in NAMES:
+                raise ValueError(f"{gram!r} has {len(words)} words; the sidecar counts 1 and 2, phrase_counts any")
+        found: dict[str, int] = {}
+        for size in NAMES:
+            joined = [" ".join(words) for words in wanted.values() if len(words) == size]
+            rows = self._scan(size).filter(pl.col("gram").is_in(joined)).select("gram", "count")
+            found |= dict(rows.collect(engine="streaming").iter_rows())
+        return {gram: found.get(" ".join(words), 0) for gram, words in wanted.items()}
+
+    def frequent(self, size: int, *, least: int) -> np.ndarray:
+        """Return the sorted keys uint64 of the n-grams of `size` words that occur at least `least` times."""
+        keys = self._scan(size).filter(pl.col("count") >= least).select("key").collect(engine="streaming")
+        return np.sort(keys["key"].to_numpy())
+
+    def least_count(self, vocabulary: int) -> int:
+        """Return the count down to which n-grams are among the `vocabulary` most frequent words and pairs.
+
+        N-grams that tie with the last are counted in. 1 where there are no more n-grams than that.
+        """
+        histogram = (
+            pl.concat([self._scan(size).select("count") for size in NAMES])
+            .group_by("count")
+            .agg(grams=pl.len())
+            .sort("count", descending=True)
+            .with_columns(up_to=pl.col("grams").cum_sum())
+            .collect(engine="streaming")
+        )
+        reached = histogram.filter(pl.col("up_to") >= vocabulary)
+        return int(reached["count"][0]) if len(reached) else 1
+
+    def _scan(self, size: int) -> pl.LazyFrame:
+        return pl.scan_parquet(self._folder / f"{NAMES[size]}.parquet")
+
+
+def count_corpus(
+    tables: Iterable[pa.Table],
+    sidecar: str | Path,
+    *,
+    rules: Step = clean,
+    near: float | None = None,
+    report: Report = silent,
+) -> CorpusCounts:
+    """Count the captions that `rules` keeps (`text`, `file`, `row`, and `url` if there is one) into a new folder.
+
+    `rules` are the steps that look at a row alone, so that the first of equal captions is one that stays. With `near`,
+    captions of about that similarity or more are found too. An earlier sidecar is replaced when the new one is whole;
+    one process at a time may write it.
+    Raises ValueError for missing columns.
+    """
+    target = Path(sidecar)
+    make_folder(target.parent)
+    partial = partial_of(target)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        _count(tables, partial, rules, near, report)
+        shutil.rmtree(partial / "spill")
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return CorpusCounts(target)
+
+
+def _count(tables: Iterable[pa.Table], folder: Path, rules: Step, near: float | None, report: Report) -> None:
+    spill = folder / "spill"
+    ngrams, exact, close = NgramCounter(spill), RepeatFinder(spill / "exact"), RepeatFinder(spill / "near")
+    rows = captions = 0
+    for table in tables:
+        kept = rules(table).selected
+        texts = pl.Series(kept.column("text")).cast(pl.String)
+        ngrams.add(texts)
+        exact.add(kept, caption_keys(texts)[:, None])
+        if near is not None:
+            close.add(kept, band_keys(texts, similarity=near))
+        rows, captions = rows + table.num_rows, captions + kept.num_rows
+        report(Progress("count", rows, None, "captions"))
+    grams = ngrams.write(folder)
+    repeated = exact.write_repeats(folder / "repeats")
+    found = close.write_later(folder / "near") if near is not None else None
+    totals = Totals(rows, captions, grams["unigrams"], grams["bigrams"], repeated, found)
+    card = {"layout": LAYOUT, "totals": asdict(totals), "files": sorted(exact.files)}
+    (folder / "counts.json").write_text(json.dumps(card, indent=1))
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    try:
+        card: dict[str, Any] = json.loads((folder / "counts.json").read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no counts of a corpus; make them with count_corpus") from None
+    if card["layout"] != LAYOUT:
+        raise ValueError(f"{folder} has layout {card['layout']}; this release reads {LAYOUT}: count the corpus again")
+    return card

@@ -1,0 +1,73 @@
+"""The one error type of ours, and what a machine lacks (memory, disk, file handles, threads) by the error it raises."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What libraries raise for these is a bare RuntimeError, ImportError or a type of their own, with words of the system.
+_OF_RUST = re.compile(r"\(os error (\d+)\)")
+_OF_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|out of memory|failed to map segment|std::bad_alloc|bad allocation",
+    re.IGNORECASE,
+)
+CURES = {
+    errno.ENOSPC: "make room and run again; what is finished is kept",
+    errno.EDQUOT: "make room and run again; what is finished is kept",
+    errno.EFBIG: "the file may not grow so large here (ulimit -f); name another place",
+    errno.EMFILE: "allow more open files (ulimit -n 4096), or give fewer --workers",
+    errno.ENFILE: "allow more open files, or close other programs",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EROFS: "it cannot be written to; name another place",
+}
+MORE_MEMORY = (
+    "close other programs, or ask for less at once (a smaller --batch-size, fewer --workers); what is finished is kept"
+)
+
+
+class RagClipError(Exception):
+    """What a user or a machine caused, in one sentence: what was wrong, what was found, what to do.
+
+    Bad arguments and bad files are ValueError, the errors of the system OSError, as anywhere in Python.
+    """
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """Return what the system said where a library hides it in an error of its own, as polars and safetensors do."""
+    if isinstance(error, OSError):
+        return error
+    found = _OF_RUST.search(str(error))
+    if found:
+        return OSError(int(found[1]), os.strerror(int(found[1])))
+    return OSError(errno.EMFILE, os.strerror(errno.EMFILE)) if "Too many open files" in str(error) else None
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Raise what the system says while `path` is written, in whatever type, as an OSError that names it."""
+    try:
+        yield
+    except Exception as error:
+        system = system_error(error)
+        if system is None:
+            raise
+        raise OSError(system.errno, f"cannot write {path} ({system}); make room, or name another file") from error
+
+
+def lacks(error: BaseException) -> str | None:
+    """Say in a sentence what the machine lacks, and what to do; None where that is not what is wrong."""
+    words = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ImportError) and _OF_MEMORY.search(words)):
+        where = "the device's memory" if re.search("CUDA|MPS|HIP", words) else "memory"
+        return f"{where} ran out{f' ({words[:160]})' if words else ''}; {MORE_MEMORY}"
+    if isinstance(error, RuntimeError) and "can't start new thread" in words:
+        return "no further thread can be started; allow more processes (ulimit -u), or give fewer --workers"
+    system = system_error(error)
+    if system is None or system.errno not in CURES:
+        return None
+    said = words if system is error else f"{system}"
+    return said if "make room" in said or "name another" in said else f"{said}; {CURES[system.errno]}"

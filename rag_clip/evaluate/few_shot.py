@@ -1,0 +1,129 @@
+"""Heads on few shots: drawn several times, each draw measured alone, the numbers reported over the draws.
+
+Shots come from the train split of a task. A task without one gives them itself, and its other images are measured.
+All images of the train split are drawn once (full shot): their numbers have the intervals of every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from statistics import fmean, stdev
+
+import pyarrow as pa
+import torch
+
+from rag_clip.classifiers.heads import build_head
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import LabelSet
+from rag_clip.evaluate.cost import measure_cost
+from rag_clip.evaluate.image_tasks import ImageTask, Measured, describe_failures
+from rag_clip.evaluate.measures import average_precisions, classify_test, image_table, measure
+from rag_clip.evaluate.protocol import draw_from_whole, draw_shots, inner_split
+from rag_clip.evaluate.results import Measure, Result
+from rag_clip.evaluate.shot_runs import ALL, ShotRun, Shots
+from rag_clip.evaluate.splits import Test, Train
+from rag_clip.evaluate.vocabulary_measures import measure_vocabulary
+from rag_clip.images.labelled import Labelled
+from rag_clip.protocols import Encoder
+
+HIGHEST = {"brier": 2.0, "parameters": inf}  # of all other numbers 1; none is below 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """The images of a train split that shots are drawn from, and by row why others cannot be used."""
+
+    train: Train
+    errors: Mapping[int, str]
+
+
+def read_pool(task: ImageTask, read: Callable[[ImageTask], Labelled]) -> Pool | None:
+    """Read the images of the train split by `read`, None where the task has none; errors name the split."""
+    if task.train is None:
+        return None
+    try:
+        held = read(replace(task, paths=(task.train,), train=None))
+        return Pool(Train(held.features, task.labels, held.targets), held.errors)
+    except ValueError as error:
+        raise ValueError(f"the train split of {task.name}, {task.train}: {error}") from error
+
+
+def measure_shots(
+    task: ImageTask, run: ShotRun, alone: ZeroShot, images: Measured, pool: Pool | None, *, encoder: Encoder | None
+) -> Result:
+    """Draw, build and measure the head of a run for each of its seeds; return the numbers over the seeds.
+
+    What the vocabulary does is counted over the answers of all draws together. Shots are drawn from `pool`, or from
+    `images` where that is None; raises ValueError where those are too few, and for images of several labels where the
+    head learns one each.
+    """
+    measured, answers, shots = [], [], []
+    for seed in range(run.draws):
+        train, test, rows = _draw(images, pool, shots=run.shots, seed=seed)
+        shots.append(len(train))
+        train, held = inner_split(train) if run.protocol.validate else (train, None)
+        options = run.protocol.options.get(run.head, {})
+        floor = run.protocol.floor
+        build = build_head(run.head, train.support(), encoder=encoder, options=options, validation=held, floor=floor)
+        classifier = build(_ordered(alone, train))
+        logits = classify_test(classifier, test)
+        if train.targets.ndim == 2:
+            found = average_precisions(logits, test.truth)
+        else:
+            found = measure(logits, test.truth, task.labels, metric=task.metric)
+            answers.append((logits, test.truth, rows))
+        measured.append((*found, *measure_cost(classifier, found[0])))
+    whole = run.shots == ALL
+    measures = measured[0] if whole else over_draws(measured)
+    if answers:
+        logits, truth, _ = map(torch.cat, zip(*answers, strict=True))
+        taken = measure_vocabulary(logits, truth, task.labels)
+        # An interval over images would take the answers of several draws to one image for those to several images.
+        measures += taken if whole else tuple(replace(one, low=None, high=None) for one in taken)
+    settings = {**run.settings, "images": len(test), **describe_failures(images.errors), "drawn": shots}
+    if pool:
+        settings["train"] = describe_failures(pool.errors)
+    return Result(task.name, run.name, run.tier, run.key, settings, measures, _image_tables(answers, task.labels))
+
+
+def _image_tables(
+    answers: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], labels: LabelSet
+) -> pa.Table | None:
+    tables = [image_table(*answer, labels, draw=draw) for draw, answer in enumerate(answers)]
+    return pa.concat_tables(tables) if tables else None
+
+
+def over_draws(drawn: Sequence[Sequence[Measure]]) -> tuple[Measure, ...]:
+    """Return the mean of every number -/+ its sample standard deviation, as far as the number can go.
+
+    There are no bounds for what was measured once.
+    """
+    values: dict[tuple[str, str], list[float]] = {}
+    for one in (each for measures in drawn for each in measures):
+        values.setdefault((one.metric, one.item), []).append(one.value)
+    found = []
+    for (metric, item), held in values.items():
+        mean, spread = fmean(held), stdev(held) if len(held) > 1 else None
+        highest = HIGHEST.get(metric, 1.0)
+        bounds = (None, None) if spread is None else (max(0.0, mean - spread), min(highest, mean + spread))
+        found.append(Measure(metric, item, mean, *bounds))
+    return tuple(found)
+
+
+def _draw(images: Measured, pool: Pool | None, *, shots: Shots, seed: int) -> tuple[Train, Test, torch.Tensor]:
+    """Return the images to train on, those to measure on, and the rows of these."""
+    test = images.test
+    if pool is not None:
+        train = pool.train if shots == ALL else draw_shots(pool.train, shots=shots, seed=seed)
+        return train, test, images.rows
+    assert shots != ALL, "plan_shots refuses"
+    train, left = draw_from_whole(test.features, test.labels, test.truth, shots=shots, seed=seed)
+    return train, left, torch.tensor([int(row) for row in left.features.ids])
+
+
+def _ordered(alone: ZeroShot, train: Train) -> ZeroShot:
+    """Return the classifier with its classes in the order of the train split's, on its device."""
+    places = [alone.labels.names.index(name) for name in train.labels.names]
+    return replace(alone, labels=train.labels, weights=alone.weights[places].to(train.features.pooled.device))

@@ -1,0 +1,106 @@
+"""Which heads are measured on a support file, what they are made of, and the sentence of their tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rag_clip.classifiers.heads import HEADS, check_options
+from rag_clip.data import Fingerprint, LabelSet
+from rag_clip.files.support import check_support_labels, read_support
+
+
+@dataclass(frozen=True, slots=True)
+class HeadChoice:
+    """A head by name on a support file; `options` are its settings, `validation` a support file to choose them by.
+
+    With `floor`, no more of it is used than held-out images bear out.
+    """
+
+    name: str
+    support: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    validation: Path | None = None
+    floor: bool = True
+
+
+def choose_heads(
+    names: Sequence[str],
+    *,
+    support: Path | None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    validation: Path | None = None,
+    floor: bool = True,
+) -> list[HeadChoice]:
+    """Return the heads by name on a support file; `options` are settings by head, `validation` goes to those it helps.
+
+    Raises ValueError as `check_heads`, and for heads without a support file.
+    """
+    options = options or {}
+    check_heads(names, options)
+    if support is None:
+        if names:
+            raise ValueError(f"the head {names[0]!r} needs a support file; give one")
+        return []
+    return [
+        HeadChoice(name, support, options.get(name, {}), validation if HEADS[name].validates else None, floor)
+        for name in names
+    ]
+
+
+def check_heads(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError for unknown or repeated heads, for options they do not have, and for those of other heads."""
+    for name in names:
+        check_options(name, options.get(name, {}))
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated:
+        raise ValueError(f"the head {repeated!r} is named twice; name it once")
+    idle = [name for name in options if name not in names]
+    if idle:
+        raise ValueError(
+            f"there are settings for {idle[0]!r}, which is none of the heads to measure; add it, or cut it"
+        )
+
+
+def others_of(head: str, others: Mapping[str, Fingerprint]) -> Mapping[str, Fingerprint]:
+    """Return the further encoders that a head sees the images by; raises ValueError where it needs one, for none."""
+    if not HEADS[head].second_encoder:
+        return {}
+    if not others:
+        raise ValueError(f"{head} needs the images' features by a second encoder too; name one")
+    return others
+
+
+def head_facts(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerprint]) -> dict[str, Any]:
+    """Return what a head is made of as plain values; raises as `read_support`, and for files of other classes."""
+    held = read_support(head.support)
+    check_support_labels(head.support, held, labels)
+    if head.validation:
+        check_support_labels(head.validation, read_support(head.validation), labels)
+    return {
+        "name": head.name,
+        "settings": {**HEADS[head.name].settings, **head.options},
+        "floor": head.floor,
+        "support": {"path": str(head.support), "images": len(held), "missing": len(held.missing)},
+        "origins": {origin: held.origin.count(origin) for origin in sorted(set(held.origin))},
+        "validation": str(head.validation) if head.validation else "",
+        "others": sorted(others),
+    }
+
+
+def tuning(head: Mapping[str, Any]) -> str:
+    """Say in a sentence what was chosen, and on what; `head` are its facts, empty for prompts alone."""
+    end = "No label of the images measured here was used."
+    if not head:
+        return f"Nothing was tuned: the settings are those of the recipe as given. {end}"
+    open_settings = [name for name, value in head["settings"].items() if value is None]
+    origins = ", ".join(f"{count} {origin}" for origin, count in head["origins"].items())
+    trained = "trained" if HEADS[head["name"]].trains else "built"
+    built = f"{head['name']} was {trained} on {head['support']['images']} support images ({origins})"
+    if head["validation"]:
+        return f"{built}; its open settings were chosen on the images of {head['validation']}. {end}"
+    if open_settings:
+        return f"{built}; {', '.join(open_settings)}: as published, or by leave-one-out on these images. {end}"
+    return f"{built}, with its settings as given. {end}"

@@ -1,0 +1,226 @@
+"""What is evaluated: labelled images in Parquet files with the classes they are of, and their features."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+
+from rag_clip.data import Features, LabelSet
+from rag_clip.evaluate.feature_file import FeatureFile, has_features, read_features
+from rag_clip.evaluate.splits import Test
+from rag_clip.evaluate.task import Metric, Role, Task, bundled_tasks, read_task, task_labels
+from rag_clip.evaluate.task_files import read_split_labels
+from rag_clip.files.labels import labels_to_document
+from rag_clip.files.locations import Place, below, file_identity, parent, to_place
+from rag_clip.images.label_names import FileLabels, holds_several, lists_labels
+from rag_clip.images.labelled import (
+    Labelled,
+    choose_label,
+    encode_labelled,
+    read_classes,
+    read_file_labels,
+    read_several_classes,
+)
+from rag_clip.images.opening import FILES, open_image_files
+from rag_clip.images.rows import ImageFile
+from rag_clip.metrics.openness import label_groups
+from rag_clip.progress import Report, silent
+from rag_clip.protocols import Encoder
+
+REASONS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTask:
+    """Labelled images to be classified, or one file of features; and the classes.
+
+    `train` is the file that few shots are drawn from, None where the task has no train split.
+    """
+
+    name: str
+    paths: tuple[Place, ...]
+    labels: LabelSet
+    image_column: str = "image"
+    label_column: str = "label"
+    metric: Metric = "accuracy"
+    train: Place | None = None
+
+    @property
+    def holds_features(self) -> bool:
+        """Whether the task is one file of features, so that its images need no encoder."""
+        [path, *others] = self.paths
+        known = isinstance(path, Path) and path.is_file() and path.suffix.lower() in (".npz", ".parquet")
+        return known and not others and has_features(Path(path))
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits over the files' places, sizes and times of change, the columns and the classes."""
+        places: list[tuple[str | int, ...]] = (
+            [file_identity(path) for path in self.paths]
+            if self.holds_features
+            else [file.identity for file in self._files()]
+        )
+        return digest([places, self.image_column, self.label_column, self.metric, labels_to_document(self.labels)])
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.metric == "map_11_point"
+
+    def read_features(self) -> FeatureFile:
+        """Read the file of features; raises ValueError for what it lacks."""
+        return read_features(self.paths[0], labels=self.labels, label_column=self.label_column, multilabel=self.several)
+
+    def _files(self) -> list[ImageFile]:
+        return open_image_files(self.paths, image_column=self.image_column)
+
+
+def open_tasks(
+    places: Sequence[str | Path],
+    *,
+    folder: str | Path = ".",
+    labels: LabelSet | None = None,
+    image_column: str = "image",
+    label_column: str = "label",
+) -> list[tuple[Task, Place]]:
+    """Return tasks with the folder of their files, for `image_task`.
+
+    A place is a task file .toml or the name of a bundled task ("elevater/eurosat") or suite ("elevater"), whose files
+    lie in `folder` (a folder of that name is ./elevater); or labelled images, of any kind that `open_image_files`
+    takes, or features (.parquet, .npz), of the classes `labels`, which an .npz file may name itself; of several labels
+    each, 11-point mAP is measured. Their folders tell apart files of one name. Raises FileNotFoundError for a place
+    that is none, ValueError for bad ones.
+    """
+    tasks: list[tuple[Task, Place]] = []
+    stems = [PurePosixPath(place).stem for place in places]
+    for place in map(str, places):
+        path = to_place(place)
+        if suite := [name for name in bundled_tasks() if name == place or name.startswith(f"{place}/")]:
+            tasks += [(read_task(name), to_place(folder)) for name in suite]
+        elif isinstance(path, str) or path.suffix.lower() in (".npz", *FILES) or path.is_dir():
+            held = labels or _own_labels(path)
+            several = holds_several(path, label_column) or _lists_labels(path, image_column, label_column)
+            metric: Metric = "map_11_point" if several else "accuracy"
+            splits: dict[Role, str] = {"test": path if isinstance(path, str) else path.name}
+            stem = PurePosixPath(path).stem
+            above = parent(path if isinstance(path, str) else path.resolve())
+            name = stem if stems.count(stem) == 1 else f"{PurePosixPath(above).name}/{stem}"
+            tasks.append((Task(name, metric, splits, held, label_column, image_column), parent(path)))
+        else:
+            tasks.append((read_task(place), to_place(folder)))
+    return tasks
+
+
+def image_task(task: Task, folder: str | Path) -> ImageTask:
+    """Return what is measured of a task: its test split, with the file of its train split.
+
+    Raises FileNotFoundError for no test split, ValueError where only some classes have a group, and as `task_labels`.
+    """
+    labels = task_labels(task, folder)
+    test = task.path("test", folder)
+    if isinstance(test, Path) and not test.exists():
+        raise FileNotFoundError(f"{task.name}: there is no {test} to measure on; bring it there")
+    try:
+        label_groups(labels)
+    except ValueError as error:
+        raise ValueError(f"{task.name}: {error}") from error
+    return ImageTask(
+        task.name,
+        (test,),
+        labels,
+        task.image_column,
+        task.label_column,
+        task.metric,
+        task.path("train", folder) if "train" in task.splits else None,
+    )
+
+
+def _lists_labels(path: Place, image_column: str, label_column: str) -> bool:
+    """Tell whether images may have several labels; what cannot be read has none, and what reads it says so."""
+    try:
+        files = open_image_files([path], image_column=image_column)
+    except (OSError, ValueError):
+        return False
+    return lists_labels(files[0].schema, choose_label(files[0], label_column))
+
+
+def task_inputs(opened: Sequence[tuple[Task, Place]]) -> list[Place]:
+    """Return the files that tasks are read from: their splits, and their classes where those lie in a file."""
+    labels: list[Place] = [below(folder, task.labels) for task, folder in opened if isinstance(task.labels, str)]
+    return [*labels, *(task.path(role, folder) for task, folder in opened for role in task.splits)]
+
+
+def _own_labels(path: Place) -> LabelSet:
+    if PurePosixPath(path).suffix.lower() != ".npz":
+        raise ValueError(f"nothing says which classes {path} is of; give its label set")
+    return read_features(Path(path), multilabel=holds_several(path)).labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """The n images to measure on, their row in the task's files int64 [n], and by row why others cannot be used."""
+
+    test: Test
+    rows: torch.Tensor
+    errors: Mapping[int, str]
+
+
+def read_images(
+    task: ImageTask,
+    *,
+    encoder: Encoder | None,
+    others: Mapping[str, Encoder] | None = None,
+    features_dir: str | Path | None = None,
+    workers: int | None = None,
+    report: Report = silent,
+) -> Labelled:
+    """Encode the images of a task by `encoder` and the `others`; features stay in `features_dir`, if given.
+
+    Features in a file are taken as they are. Images have several labels where the metric is of such. Raises ValueError
+    for labels that are not in the label set, naming some, where no image can be used, and for images without an
+    encoder.
+    """
+    if task.holds_features:
+        held = task.read_features()
+        rows, device = torch.arange(len(held.truth)), encoder.device if encoder else torch.device("cpu")
+        features = Features(held.features.pooled.to(device), ids=tuple(map(str, rows.tolist())))
+        return Labelled(features, held.truth.to(device), rows, errors={})
+    if encoder is None:
+        raise ValueError(f"{task.name} holds images; name the model that encodes them")
+    files = open_image_files(task.paths, image_column=task.image_column)
+    if task.several:
+        targets = read_several_classes(files, task.labels, task.label_column)
+    else:
+        targets = torch.tensor(read_classes(files, task.labels, task.label_column), dtype=torch.int64)
+    return encode_labelled(
+        files, targets, encoder=encoder, others=others, features_dir=features_dir, workers=workers, report=report
+    )
+
+
+def read_image_labels(task: Task, path: Place, labels: LabelSet | None) -> FileLabels:
+    """Return the labels of a split, of images of any kind or of features; raises ValueError as their readers."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".npz" or (isinstance(path, Path) and suffix == ".parquet" and path.is_file() and has_features(path)):
+        return read_split_labels(task, path, labels)
+    return read_file_labels(open_image_files([path], image_column=task.image_column), task.label_column)
+
+
+def to_measure(task: ImageTask, images: Labelled) -> Measured:
+    """Return the images of a task as those to measure on; raises ValueError as `Test`."""
+    return Measured(Test(images.features, task.labels, images.targets), images.rows, images.errors)
+
+
+def describe_failures(errors: Mapping[int, str]) -> dict[str, Any]:
+    """Return as plain values how many images could not be used, and why, row by row, of the first 20."""
+    return {"failed": len(errors), "reasons": {str(row): errors[row] for row in sorted(errors)[:REASONS]}}
+
+
+def digest(facts: object) -> str:
+    """Return sixteen hexadecimal digits over plain values."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,146 @@
+"""Measure one run: build its classifier, match the images of its task, and gather the numbers.
+
+The texts of a prompts file are encoded once for all of its heads, candidate names once for each set of templates, and
+the images of a task are read when the first of its runs needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from rag_clip.classifiers.heads import HEADS
+from rag_clip.classifiers.prepared import prepare_head
+from rag_clip.classifiers.zero_shot import TextVectors, ZeroShot, compose, encode_texts
+from rag_clip.data import Prompts
+from rag_clip.evaluate.cost import measure_cost
+from rag_clip.evaluate.feature_file import FeatureFile
+from rag_clip.evaluate.few_shot import Pool, measure_shots, read_pool
+from rag_clip.evaluate.image_tasks import ImageTask, Measured, describe_failures, to_measure
+from rag_clip.evaluate.measures import classify_test, image_table, measure
+from rag_clip.evaluate.results import Measure, Result
+from rag_clip.evaluate.rival_names import Candidates, CandidateTexts
+from rag_clip.evaluate.runs import Run, TextRow
+from rag_clip.evaluate.shot_runs import ShotRun
+from rag_clip.evaluate.text_measures import measure_texts
+from rag_clip.evaluate.vocabulary_measures import measure_vocabulary
+from rag_clip.images.labelled import Labelled
+from rag_clip.progress import Report, StageClock
+from rag_clip.protocols import Classifier, Encoder
+from rag_clip.store import open_store
+from rag_clip.store.stored_vectors import stored_vectors
+
+
+class TaskImages:
+    """The images of a task, read by `read` when they are first asked for."""
+
+    def __init__(self, task: ImageTask, read: Callable[[ImageTask], Labelled], clock: StageClock) -> None:
+        self.task, self._read, self._clock = task, read, clock
+
+    @cached_property
+    def measured(self) -> Measured:
+        """The images to measure."""
+        with self._clock.stage("images"):
+            return to_measure(self.task, self._read(self.task))
+
+    @cached_property
+    def file(self) -> FeatureFile:
+        """The file of features that the task is, with its text."""
+        return self.task.read_features()
+
+    @cached_property
+    def pool(self) -> Pool | None:
+        """The images of the train split, None where the task has none."""
+        with self._clock.stage("images"):
+            return read_pool(self.task, self._read)
+
+
+class Measuring:
+    """Measures runs; `others` are further encoders that heads need, `index` holds captions that are encoded already."""
+
+    def __init__(
+        self,
+        encoder: Encoder | None,
+        others: Mapping[str, Encoder],
+        *,
+        index: str | None,
+        candidates: Candidates | None,
+        clock: StageClock,
+        report: Report,
+    ) -> None:
+        self._encoder, self._others, self._index = encoder, others, index
+        self._clock, self._report = clock, report
+        self._names = CandidateTexts(candidates, encoder, report=report) if candidates and encoder else None
+        self._vectors: dict[Path, TextVectors] = {}
+
+    def __call__(self, run: Run | ShotRun, images: TaskImages) -> Result:
+        """Return the numbers of a run on the images of its task."""
+        task, measured = images.task, images.measured
+        if isinstance(run, ShotRun):
+            alone, pool = self._alone(run.alone, images), images.pool
+            with self._clock.stage("few shots"):
+                return measure_shots(task, run, alone, measured, pool, encoder=self._encoder)
+        alone, truth = self._alone(run, images), measured.test.truth
+        classifier = self._head(run, alone)
+        with self._clock.stage("match"):
+            logits = classify_test(classifier, measured.test)
+        with self._clock.stage("measure"):
+            measures = measure(logits, truth, task.labels, metric=task.metric)
+            measures += measure_cost(classifier, measures[0])
+            measures += measure_vocabulary(logits, truth, task.labels)
+            table = image_table(logits, truth, measured.rows, task.labels) if truth.ndim == 1 else None
+        if run.head is None:
+            measures += self._measure_texts(run, alone, measured)
+        settings = {**run.settings, "images": len(truth), **describe_failures(measured.errors)}
+        return Result(task.name, run.name, run.tier, run.key, settings, measures, table)
+
+    def _measure_texts(self, run: Run, alone: ZeroShot, images: Measured) -> tuple[Measure, ...]:
+        with self._clock.stage("names"):
+            if isinstance(run.texts, TextRow):
+                return measure_texts(alone, images.test)
+            texts = self._texts(run.texts.path, run.texts.prompts)
+            known = {text: texts.vectors[row].cpu().numpy() for text, row in texts.rows.items()}
+            return measure_texts(
+                alone, images.test, run.texts.prompts, self._encoder, self._names, known=known, report=self._report
+            )
+
+    def _alone(self, run: Run, images: TaskImages) -> ZeroShot:
+        texts = run.texts
+        if isinstance(texts, TextRow):
+            return images.file.zero_shot(texts.row, scale=texts.scale)
+        with self._clock.stage("prompts"):
+            return compose(texts.prompts, self._texts(texts.path, texts.prompts), self._needed())
+
+    def _head(self, run: Run, alone: ZeroShot) -> Classifier:
+        chosen = run.head
+        if chosen is None:
+            return alone
+        with self._clock.stage("head"):
+            head = prepare_head(
+                chosen.name,
+                chosen.support,
+                labels=alone.labels,
+                encoder=self._needed(),
+                others=self._others if HEADS[chosen.name].second_encoder else {},
+                validation=chosen.validation,
+                options=chosen.options,
+                floor=chosen.floor,
+                report=self._report,
+            )
+            return head.build(alone)
+
+    def _texts(self, path: Path, prompts: Prompts) -> TextVectors:
+        if path not in self._vectors:
+            encoder, known = self._needed(), None
+            if self._index:
+                with open_store(self._index) as store:
+                    known = stored_vectors([prompts], store, encoder=encoder.fingerprint)
+            found = encode_texts([prompts], encoder, known=known, report=self._report)
+            self._vectors = {path: found}  # runs of a file follow one another
+        return self._vectors[path]
+
+    def _needed(self) -> Encoder:
+        if self._encoder is None:
+            raise ValueError("prompts are texts to encode; name the model")
+        return self._encoder

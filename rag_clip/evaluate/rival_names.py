@@ -1,0 +1,221 @@
+"""Names that could be classes too, from a word list, a label file, or what the captions of a corpus say often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import torch
+from torch.nn import functional
+
+from rag_clip.captions.sources.finding import find_sources, read_source
+from rag_clip.captions.sources.txt_kinds import find_txt_kind
+from rag_clip.corpus.frequent_phrases import frequent_phrases
+from rag_clip.data import LabelSet
+from rag_clip.evaluate.image_tasks import digest
+from rag_clip.files.labels import read_labels
+from rag_clip.files.locations import shown
+from rag_clip.files.reading import read_schema
+from rag_clip.progress import Report, counting, silent
+from rag_clip.prompts.knowledge.names import folded
+from rag_clip.prompts.mentions import Mentions
+from rag_clip.prompts.templates import fill
+from rag_clip.protocols import Encoder
+from rag_clip.store import open_store
+from rag_clip.words import words_of
+
+PHRASES = 20_000
+CAPTIONS_AT_ONCE = 100_000
+NAMES_AT_ONCE = 8192
+LARGE_BYTES = 16 << 20
+_ENDINGS = ("s", "es")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Names that could be classes too, each once, and the `place` they were read from."""
+
+    place: str
+    names: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits over the names."""
+        return digest(self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """The candidates that may be added to some classes: their places, and the class that each speaks of, or ""."""
+
+    rows: tuple[int, ...]
+    speaks: tuple[str, ...]
+
+
+@lru_cache(maxsize=8)
+def rivals_of(labels: LabelSet, candidates: Candidates) -> Rivals:
+    """Leave out names and synonyms of the classes, whatever case, accents and plural, and what speaks of several.
+
+    A candidate speaks of a class whose whole name it holds, as "pink flamingo" does of "flamingo". Raises ValueError
+    where none is left.
+    """
+    spoken = (folded(name) for group in (labels.names, *labels.synonyms) for name in group)
+    taken = {form for name in spoken for form in _forms(name)}
+    mentions = Mentions(labels)
+    held = [
+        (row, tuple(mentions.names(name))) for row, name in enumerate(candidates.names) if folded(name) not in taken
+    ]
+    kept = [(row, "".join(classes)) for row, classes in held if len(classes) < 2]
+    if not kept:
+        raise ValueError(
+            f"all {len(candidates.names)} names of {candidates.place} are those of the classes; give others"
+        )
+    rows, speaks = zip(*kept, strict=True)
+    return Rivals(rows, speaks)
+
+
+def with_synonyms(labels: LabelSet, told: LabelSet) -> LabelSet:
+    """Return the classes with the synonyms that another label set has for them as well."""
+    more = dict(zip(told.names, told.synonyms, strict=True))
+    columns = zip(labels.names, labels.synonyms, strict=True)
+    return replace(labels, synonyms=tuple(tuple(dict.fromkeys([*own, *more[name]])) for name, own in columns))
+
+
+def read_candidates(place: str | Path, *, phrases: int = PHRASES, report: Report = silent) -> Candidates:
+    """Read names: one a line of a .txt file, those of a .json, .toml or .parquet label file, or phrases of captions.
+
+    Captions lie in a .parquet file without a column `name`, in a .json file that is no label file, in any other file
+    that `rag-clip index` reads, or in an index: a folder, or the URL of a server. Their `phrases` most frequent phrases
+    are the names (see frequent_phrases).
+    Names that differ in case, accents and punctuation only come once. Raises ValueError for a place without a name,
+    and FileNotFoundError for a missing one.
+    """
+    names = dict[str, str]()
+    for name in _read(str(place), phrases, report):
+        if words_of(name):
+            names.setdefault(folded(name), name)
+    if not names:
+        raise ValueError(f"{shown(place)} holds no name; give a word list, a label file, captions, or an index")
+    return Candidates(shown(place), tuple(names.values()))
+
+
+class CandidateTexts:
+    """Candidates put into templates; each set of templates is encoded once."""
+
+    def __init__(self, candidates: Candidates, encoder: Encoder, *, report: Report = silent) -> None:
+        self.candidates = candidates
+        self._encoder, self._report = encoder, report
+        self._weights: dict[tuple[str, ...], torch.Tensor] = {}
+
+    def weights(self, templates: tuple[str, ...]) -> torch.Tensor:
+        """Return unit rows [v, d], the mean of the filled templates, as the weights of classes are made."""
+        if templates not in self._weights:
+            self._weights[templates] = self._encode(templates)
+        return self._weights[templates]
+
+    @torch.no_grad()
+    def _encode(self, templates: Sequence[str]) -> torch.Tensor:
+        names = self.candidates.names
+        advance = counting("candidates", self._report, len(names) * len(templates), unit="texts")
+        parts = []
+        for start in range(0, len(names), NAMES_AT_ONCE):
+            some = names[start : start + NAMES_AT_ONCE]
+            total = torch.zeros(len(some), self._encoder.dim, device=self._encoder.device)
+            for template in templates:
+                total += self._encoder.encode_text([fill(template, name) for name in some]).float()
+                advance(len(some))
+            parts.append(functional.normalize(total, dim=1))
+        return torch.cat(parts)
+
+
+def _read(place: str, phrases: int, report: Report) -> Iterable[str]:
+    path = Path(place)
+    suffix = path.suffix.lower()
+    if place.startswith(("http://", "https://")) or path.is_dir():
+        return frequent_phrases(_stored_captions(place, report), most=phrases)
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no names at {place}; give a word list, a label file, captions, or an index")
+    if suffix == ".txt" and _holds_lines(path):
+        return _read_lines(path)
+    if suffix == ".json":
+        return _read_json(place, phrases, report)
+    if suffix == ".toml" or (suffix == ".parquet" and "name" in _columns(path)):
+        return read_labels(path).names
+    return frequent_phrases(_filed_captions(place, report), most=phrases)
+
+
+def _read_json(place: str, phrases: int, report: Report) -> Iterable[str]:
+    """Read names, or phrases of captions; a large file is looked into for captions before it is held whole."""
+    large = Path(place).stat().st_size > LARGE_BYTES
+    try:
+        if not large:
+            return read_labels(place).names
+        find_sources([place])
+    except ValueError as error:
+        if large:
+            return read_labels(place).names
+        try:
+            find_sources([place])
+        except (ValueError, OSError):
+            raise error from None
+    return frequent_phrases(_filed_captions(place, report), most=phrases)
+
+
+def _holds_lines(path: Path) -> bool:
+    with path.open("rb") as stream:
+        try:
+            return find_txt_kind(stream) == "txt"
+        except ValueError as error:
+            raise ValueError(f"{path} is no word list: {error}") from error
+
+
+def _columns(path: Path) -> list[str]:
+    try:
+        return list(read_schema(path).names)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
+
+
+def _stored_captions(location: str, report: Report) -> Iterator[pl.Series]:
+    with open_store(location) as store:
+        yield from _gathered(store.scroll(), counting("count phrases", report, store.count(), unit="captions"))
+
+
+def _filed_captions(place: str, report: Report) -> Iterator[pl.Series]:
+    batches = (batch for source in find_sources([place]) for batch in read_source(source))
+    yield from _gathered(batches, counting("count phrases", report, unit="captions"))
+
+
+def _gathered(batches: Iterable[pa.RecordBatch], advance: Callable[[int], None]) -> Iterator[pl.Series]:
+    held: list[pa.Array] = []
+    for batch in batches:
+        held.append(batch.column("text"))
+        advance(batch.num_rows)
+        if sum(map(len, held)) >= CAPTIONS_AT_ONCE:
+            yield _series(held)
+            held = []
+    if held:
+        yield _series(held)
+
+
+def _series(arrays: Sequence[pa.Array]) -> pl.Series:
+    return pl.Series(pa.chunked_array(arrays)).cast(pl.String)
+
+
+def _forms(name: str) -> Iterator[str]:
+    """Yield a name with and without the ending of a plural."""
+    yield name
+    for ending in _ENDINGS:
+        yield name + ending
+        yield name.removesuffix(ending)

@@ -1,0 +1,208 @@
+"""A run: a prompts file on a task, with a head or without, and what decides its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rag_clip.data import Fingerprint, LabelSet, Prompts
+from rag_clip.evaluate.head_choices import HeadChoice, head_facts, others_of, tuning
+from rag_clip.evaluate.image_tasks import ImageTask, digest
+from rag_clip.evaluate.results import FORMAT
+from rag_clip.evaluate.rival_names import Candidates, rivals_of, with_synonyms
+from rag_clip.evaluate.tiers import tier_of
+from rag_clip.files.labels import labels_to_document
+from rag_clip.files.locations import file_identity
+from rag_clip.files.prompts import read_prompts
+from rag_clip.prompts.templates import template_prompts
+
+PROVENANCE = ("method", "settings", "index")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFile:
+    """Prompts read from a file, under the name that runs have by it."""
+
+    name: str
+    path: Path
+    prompts: Prompts
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """Text features that a features file holds: row `row`, at the encoder's `scale`, of a template that is `known`."""
+
+    name: str
+    row: int
+    scale: float
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One thing to measure; `key` names all that decides its numbers, `settings` are for the reader."""
+
+    name: str
+    tier: str
+    key: str
+    settings: Mapping[str, Any]
+    texts: PromptFile | TextRow
+    head: HeadChoice | None = None
+
+
+def read_prompt_files(paths: Sequence[str | Path]) -> list[PromptFile]:
+    """Read prompts files, each named after its file without "prompts-"; by its folder too where names agree.
+
+    Files of other classes may share a name: they are of other tasks, and so one name stands for a run on every task.
+    Raises ValueError for no file, for two of the same name and classes, and for what is not prompts.
+    """
+    if not paths:
+        raise ValueError("there is nothing to evaluate; give at least one prompts file")
+    places = [Path(path) for path in paths]
+    read = [read_prompts(place) for place in places]
+    classes = [frozenset(prompts.labels.names) for prompts in read]
+    short = [(place.stem.removeprefix("prompts-"), of) for place, of in zip(places, classes, strict=True)]
+    names = [
+        name if short.count((name, of)) == 1 else f"{place.parent.name}/{name}"
+        for place, (name, of) in zip(places, short, strict=True)
+    ]
+    pairs = list(zip(names, classes, strict=True))
+    repeated = next((name for name, of in pairs if pairs.count((name, of)) > 1), None)
+    if repeated:
+        raise ValueError(f"two prompts files would both be called {repeated!r}; rename one")
+    return [PromptFile(*each) for each in zip(names, places, read, strict=True)]
+
+
+def unused_prompts(texts: Sequence[PromptFile], tasks: Sequence[ImageTask]) -> list[PromptFile]:
+    """Return the prompts files whose classes are those of no task, so that no run measures them."""
+    held = {frozenset(task.labels.names) for task in tasks}
+    return [one for one in texts if frozenset(one.prompts.labels.names) not in held]
+
+
+def plan_runs(
+    task: ImageTask,
+    texts: Sequence[PromptFile],
+    heads: Sequence[HeadChoice],
+    *,
+    encoder: Fingerprint | None,
+    others: Mapping[str, Fingerprint] | None = None,
+    scale: float | None = None,
+    index: str | None = None,
+) -> list[Run]:
+    """List the runs of a task: each prompts file of its classes alone, then with each head; then its own text features.
+
+    Where there is neither a prompts file nor a text of its own, its templates are measured in the place of a file.
+    `scale` is that of the encoder whose features a file holds; `index` has the vectors of captions, rounded more than
+    the encoder's, and so decides the numbers of prompts that quote them. Raises ValueError where no text has the
+    classes of the task, for prompts without an encoder, and for heads of two encoders where there is one.
+    """
+    fitting = [one for one in texts if set(one.prompts.labels.names) == set(task.labels.names)]
+    own = _text_rows(task, scale) if task.holds_features else []
+    if not texts and not own:
+        if encoder is None:
+            raise ValueError(
+                f"there are no prompts to measure on {task.name}; name the model, to measure its templates, or give "
+                "files of `rag-clip enhance`"
+            )
+        fitting = [PromptFile("templates", Path(f"{task.name}: templates"), template_prompts(task.labels))]
+    if not fitting and not own:
+        raise ValueError(f"no prompts file has the {len(task.labels)} classes of {task.name}; enhance its label set")
+    if fitting and encoder is None:
+        raise ValueError(f"prompts are texts to encode ({fitting[0].path}); name the model")
+    decides = [version("rag-clip"), FORMAT, task.digest]
+    beside = [_beside(head, task.labels, others_of(head.name, others or {})) for head in heads if fitting]
+    alone = [_run(task, one, encoder, decides, index) for one in fitting if encoder]
+    prompted = (run for each in alone for run in (each, *(with_head(each) for with_head in beside)))
+    return [*prompted, *(_text_run(task, row, decides) for row in own)]
+
+
+def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) -> Run:
+    """Return a run whose key and settings know the candidate names; only texts alone from a prompts file meet them.
+
+    Raises ValueError where every name is that of a class.
+    """
+    if candidates is None or run.head or not isinstance(run.texts, PromptFile):
+        return run
+    rivals = rivals_of(with_synonyms(run.texts.prompts.labels, task.labels), candidates)
+    left_out = len(candidates.names) - len(rivals.rows)
+    facts = {"place": candidates.place, "names": len(candidates.names), "left_out": left_out}
+    return replace(run, key=digest([run.key, candidates.digest]), settings={**run.settings, "candidates": facts})
+
+
+def _text_rows(task: ImageTask, scale: float | None) -> list[TextRow]:
+    held = task.read_features() if _is_npz(task) else None
+    if held is None or held.text is None:
+        return []
+    scale = scale if scale is not None else held.scale
+    if scale is None:
+        raise ValueError(
+            f"{task.paths[0]} does not say the scale of its encoder; give it (--scale 100 for OpenAI's CLIP)"
+        )
+    names = [*held.templates, *(f"text {row}" for row in range(len(held.templates), len(held.text)))]
+    named = [name if names.count(name) == 1 else f"{name} ({row})" for row, name in enumerate(names)]
+    return [TextRow(name, row, scale, known=row < len(held.templates)) for row, name in enumerate(named)]
+
+
+def _is_npz(task: ImageTask) -> bool:
+    return Path(task.paths[0]).suffix.lower() == ".npz"
+
+
+def _text_run(task: ImageTask, text: TextRow, decides: Sequence[object]) -> Run:
+    settings = {
+        "task": _task_facts(task),
+        "prompts": {"path": str(task.paths[0]), "method": "text features of the file", "row": text.row},
+        "scale": text.scale,
+        "head": {},
+        "tuned": "Nothing was tuned: image and text features are those of the file.",
+    }
+    return Run(text.name, "T0" if text.known else "T?", digest([*decides, text.row, text.scale]), settings, text)
+
+
+def _task_facts(task: ImageTask) -> dict[str, Any]:
+    return {
+        "files": [str(path) for path in task.paths],
+        "image_column": task.image_column,
+        "label_column": task.label_column,
+        "classes": len(task.labels),
+        "metric": task.metric,
+    }
+
+
+def _run(task: ImageTask, texts: PromptFile, encoder: Fingerprint, decides: Sequence[object], index: str | None) -> Run:
+    prompts = texts.prompts
+    vectors = index if any(text.evidence for group in prompts.texts for text in group) else None
+    settings = {
+        "task": _task_facts(task),
+        "prompts": {"path": str(texts.path), **{key: prompts.provenance.get(key) for key in PROVENANCE}},
+        "encoder": asdict(encoder),
+        **({"vectors": vectors} if vectors else {}),
+        "head": {},
+        "tuned": tuning({}),
+    }
+    content = [[asdict(text) for text in group] for group in prompts.texts]
+    average = [prompts.provenance["average"]] if "average" in prompts.provenance else []
+    key = digest([*decides, content, labels_to_document(prompts.labels), encoder.identity, vectors, *average])
+    return Run(texts.name, tier_of(prompts), key, settings, texts)
+
+
+def _beside(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerprint]) -> Callable[[Run], Run]:
+    """Return what puts a head beside texts; its files are read once."""
+    facts = head_facts(head, labels, others)
+    files = [file_identity(path) for path in (head.support, head.validation) if path]
+    marks = {name: each.identity for name, each in others.items()}
+
+    def with_head(alone: Run) -> Run:
+        assert isinstance(alone.texts, PromptFile), "heads on a support file are measured beside prompts"
+        return replace(
+            alone,
+            name=f"{alone.name} + {head.name}",
+            tier=tier_of(alone.texts.prompts, facts),
+            key=digest([alone.key, head.name, facts["settings"], files, marks]),
+            settings={**alone.settings, "head": facts, "tuned": tuning(facts)},
+            head=head,
+        )
+
+    return with_head

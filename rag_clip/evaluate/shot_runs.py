@@ -1,0 +1,159 @@
+"""Which heads are measured on how many shots, as runs beside those of the texts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rag_clip.classifiers.heads import HEADS, check_encoder
+from rag_clip.data import Fingerprint
+from rag_clip.evaluate.head_choices import check_heads, others_of
+from rag_clip.evaluate.image_tasks import ImageTask, digest
+from rag_clip.evaluate.runs import Run
+from rag_clip.files.locations import file_identity
+
+Shots = int | Literal["all"]
+ALL: Literal["all"] = "all"
+BOUNDS = "the mean over the draws -/+ their sample standard deviation, within the range of the number"
+
+
+@dataclass(frozen=True, slots=True)
+class FewShot:
+    """Heads to measure on `shots` images of each class, each number of them drawn `seeds` times, "all" of them once.
+
+    `options` are settings by head. With `validate`, the first fifth of each class is held out of training and chooses
+    the settings; with `floor`, no more of a head is used than held-out images bear out. Raises ValueError as
+    `check_heads`, for no heads, counts below one or repeated, and one shot to train and choose by.
+    """
+
+    heads: tuple[str, ...]
+    shots: tuple[Shots, ...]
+    seeds: int = 3
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    validate: bool = False
+    floor: bool = True
+
+    def __post_init__(self) -> None:
+        check_heads(self.heads, self.options)
+        if not self.heads or not self.shots:
+            raise ValueError("few shots need a head and a number of shots; name at least one of each")
+        if len(set(self.shots)) < len(self.shots):
+            raise ValueError(f"shots are {self.shots}, one of them twice; name each number once")
+        if min([self.seeds, *self.counts]) < 1:
+            raise ValueError(f"shots are {self.shots} and seeds {self.seeds}; give one at least")
+        if self.validate and 1 in self.counts:
+            raise ValueError("of one shot per class none can be held out to choose by; draw two, or do not validate")
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of shots that are not all."""
+        return tuple(count for count in self.shots if count != ALL)
+
+
+@dataclass(frozen=True, slots=True)
+class ShotRun:
+    """A head on so many shots, drawn `draws` times, beside the texts of `alone`; the rest as of a Run."""
+
+    name: str
+    tier: str
+    key: str
+    settings: Mapping[str, Any]
+    alone: Run
+    head: str
+    shots: Shots
+    protocol: FewShot
+
+    @property
+    def draws(self) -> int:
+        """How many times they are drawn."""
+        return 1 if self.shots == ALL else self.protocol.seeds
+
+
+def plan_shots(
+    task: ImageTask,
+    runs: Sequence[Run],
+    protocol: FewShot | None,
+    *,
+    encoder: Fingerprint | None,
+    others: Mapping[str, Fingerprint],
+) -> list[Run | ShotRun]:
+    """List the runs of a task, after each of texts alone those of few shots, if there is a protocol.
+
+    Raises FileNotFoundError for a train split that is missing, ValueError for one that is the test split, for all
+    images of a task that has none, and for heads without the encoders that they need.
+    """
+    if protocol is None:
+        return [*runs]
+    for head in protocol.heads:
+        check_encoder(head, encoder)
+        others_of(head, others)
+    _check_pool(task, protocol)
+    planned: list[Run | ShotRun] = []
+    for run in runs:
+        planned += [run, *(_beside(task, run, protocol, encoder, others) if run.head is None else ())]
+    return planned
+
+
+def _check_pool(task: ImageTask, protocol: FewShot) -> None:
+    if task.train is None and ALL in protocol.shots:
+        raise ValueError(f"{task.name} has no train split to take all images of; name one, or a number of shots")
+    if isinstance(task.train, Path) and not task.train.exists():
+        raise FileNotFoundError(f"there is no train split {task.train} of {task.name}; put it there, or cut it out")
+    if task.train and Path(task.train).resolve() in [Path(path).resolve() for path in task.paths]:
+        raise ValueError(f"{task.name} would draw its shots from the images it tests on, {task.train}; split the file")
+
+
+def _beside(
+    task: ImageTask, alone: Run, protocol: FewShot, encoder: Fingerprint | None, others: Mapping[str, Fingerprint]
+) -> Iterator[ShotRun]:
+    for head in protocol.heads:
+        second = others_of(head, others)
+        marks = [encoder and encoder.identity, {name: each.identity for name, each in second.items()}]
+        facts = {
+            "name": head,
+            "settings": {**HEADS[head].settings, **protocol.options.get(head, {})},
+            "floor": protocol.floor,
+            "shots_from": str(task.train or task.paths[0]),
+            "validation": "the first fifth of each class of the shots" if protocol.validate else "",
+            "others": sorted(second),
+        }
+        tier = "+".join([alone.tier, *(["T3"] if second else []), "FS"])
+        for shots in protocol.shots:
+            seeds = 1 if shots == ALL else protocol.seeds
+            drawn = {**facts, "seeds": seeds, "shots": shots}
+            own = {key: value for key, value in drawn.items() if key != "shots_from"}
+            settings = {
+                **alone.settings,
+                "head": drawn,
+                **({} if shots == ALL else {"low_high": BOUNDS}),
+                "tuned": _tuning(task, head, shots, protocol),
+            }
+            decides = ["few shots", alone.key, task.train and _train_identity(task), own, marks]
+            name = f"{alone.name} + {head}, {shots} shots"
+            yield ShotRun(name, tier, digest(decides), settings, alone, head, shots, protocol)
+
+
+def _train_identity(task: ImageTask) -> object:
+    """Name the images that shots are drawn from, by their file where they are one."""
+    assert task.train is not None
+    one_file = isinstance(task.train, Path) and task.train.is_file()
+    return file_identity(task.train) if one_file else replace(task, paths=(task.train,), train=None).digest
+
+
+def _tuning(task: ImageTask, head: str, shots: Shots, protocol: FewShot) -> str:
+    chosen = (
+        "its open settings were chosen on the first fifth of each class, held out of training"
+        if protocol.validate
+        else "its open settings are as published, or were chosen within these images"
+    )
+    trained = "trained" if HEADS[head].trains else "built"
+    end = "No label of the images measured here was used."
+    if shots == ALL:
+        return f"{head} was {trained} on all images of {task.train}; {chosen}. {end}"
+    place = f"from {task.train}" if task.train else f"from {task.paths[0]} itself, whose other images were measured"
+    return (
+        f"{head} was {trained} on {shots} images of each class, drawn {protocol.seeds} times {place}; {chosen}. Bounds "
+        f"are {BOUNDS}. {end}"
+    )

@@ -1,0 +1,142 @@
+"""Learned prompts and their `.safetensors` files: class vectors, the context they came from, and the encoder.
+
+The vectors classify as they are; a context that all classes share can be put around other names (classifiers.coop).
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from rag_clip.data import Fingerprint, LabelSet, read_fingerprint
+from rag_clip.errors import disk_errors
+from rag_clip.files.atomic import replacing
+from rag_clip.files.labels import labels_from_document, labels_to_document
+from rag_clip.files.reading import parse_json
+
+METADATA = "rag_clip.learned_prompts"
+SEAL = "rag_clip.checksum"
+SUFFIX = ".safetensors"
+Position = Literal["end", "middle", "front"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LearnedPrompts:
+    """Class vectors `weights` [c, d] of unit length, and the learned `context` around the names.
+
+    `context` is [m, e] where all classes share it, else [c, m, e]: m vectors of the text tower's token width e.
+    `position` says where the name stands: at the end of the context, in its middle or in front of it. Both are float32.
+    `provenance` holds the encoder. Raises ValueError for shapes that do not fit, and values that are not finite.
+    """
+
+    labels: LabelSet
+    weights: torch.Tensor
+    context: torch.Tensor
+    position: Position = "end"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        if self.weights.ndim != 2 or len(self.weights) != count:
+            raise ValueError(f"learned weights are {tuple(self.weights.shape)}; expected [c, d] with {count} classes")
+        if self.context.ndim not in (2, 3) or (self.context.ndim == 3 and len(self.context) != count):
+            raise ValueError(
+                f"the learned context is {tuple(self.context.shape)}; expected [m, e], or [c, m, e] for {count} classes"
+            )
+        if self.position not in get_args(Position):
+            raise ValueError(f"position {self.position!r} is unknown; choose one of {', '.join(get_args(Position))}")
+        if not bool(self.weights.isfinite().all() and self.context.isfinite().all()):
+            raise ValueError("the learned prompts have values that are not finite; train them again")
+
+    @property
+    def shared(self) -> bool:
+        """Whether all classes share the context, so that it fits other names too."""
+        return self.context.ndim == 2
+
+
+def write_learned_prompts(prompts: LearnedPrompts, path: str | Path) -> None:
+    """Write a `.safetensors` file, replacing it only once it is complete; makes the folder where there is none.
+
+    Raises ValueError for another suffix, OSError where the disk is full; the old file is then untouched.
+    """
+    path = Path(path)
+    check_learned_path(path)
+    facts = {
+        **labels_to_document(prompts.labels),
+        "position": prompts.position,
+        "provenance": dict(prompts.provenance),
+    }
+    tensors = {"weights": prompts.weights, "context": prompts.context}
+    held = {name: values.float().cpu().contiguous() for name, values in tensors.items()}
+    with disk_errors(path), replacing(path) as partial:
+        content = json.dumps(facts, ensure_ascii=False)
+        save_file(held, partial, metadata={METADATA: content, SEAL: str(_checksum(content, held))})
+
+
+def read_learned_prompts(path: str | Path, *, encoder: Fingerprint | None = None) -> LearnedPrompts:
+    """Read learned prompts, their tensors on the CPU.
+
+    Raises ValueError naming the file for what is not one, for what LearnedPrompts refuses, and for prompts of another
+    encoder than `encoder`; FileNotFoundError where there is none.
+    """
+    path = Path(path)
+    check_learned_path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of learned prompts {path}; learn some with the head coop")
+    try:
+        prompts = _read(path)
+        if encoder is not None:
+            check_learned_encoder(prompts, encoder)
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return prompts
+
+
+def check_learned_encoder(prompts: LearnedPrompts, encoder: Fingerprint) -> None:
+    """Raise ValueError where the prompts were not learned with this encoder: their vectors mean nothing to another."""
+    recorded = prompts.provenance.get("encoder")
+    if not recorded:
+        raise ValueError("the learned prompts do not say what encoder they are for; learn them again")
+    made_with = read_fingerprint(recorded)
+    if not made_with.agrees_with(encoder):
+        raise ValueError(f"the prompts were learned with {made_with}, but the encoder is {encoder}; learn them again")
+
+
+def _read(path: Path) -> LearnedPrompts:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        content = metadata.get(METADATA)
+        if content is None or {"weights", "context"} - set(file.keys()):
+            raise ValueError("is not a file of learned prompts; it needs weights, context and their metadata")
+        tensors = {name: file.get_tensor(name).float() for name in ("weights", "context")}
+    if metadata.get(SEAL, "") not in ("", str(_checksum(content, tensors))):
+        raise ValueError("does not hold what was written (its checksum differs); learn the prompts again")
+    facts = parse_json(content)
+    if not isinstance(facts, dict) or not isinstance(facts.get("provenance"), dict):
+        raise ValueError("has metadata without its provenance; learn the prompts again")
+    labels = labels_from_document({key: facts.get(key) for key in ("templates", "labels")})
+    return LearnedPrompts(labels, **tensors, position=facts.get("position", ""), provenance=facts["provenance"])
+
+
+def _checksum(content: str, tensors: Mapping[str, torch.Tensor]) -> int:
+    crc = zlib.crc32(content.encode())
+    for name in ("weights", "context"):
+        values = tensors[name]
+        crc = zlib.crc32(values.numpy().tobytes(), zlib.crc32(repr(tuple(values.shape)).encode(), crc))
+    return crc
+
+
+def check_learned_path(path: Path) -> None:
+    """Raise ValueError for a folder, and for another suffix than .safetensors."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file, such as {path / f'prompts{SUFFIX}'}")
+    if path.suffix.lower() != SUFFIX:
+        raise ValueError(f"{path}: learned prompts are {SUFFIX} files, found suffix {path.suffix!r}")

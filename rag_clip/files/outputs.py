@@ -1,0 +1,226 @@
+"""What a run may write: never over an input, nor over a file or folder of others, and never beside another run.
+
+A verb recognises what it wrote by what its files hold: the metadata of Parquet and safetensors files, the keys of
+prompts as JSON, the generator of a page. A folder is ours where it holds nothing but names that we give.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rag_clip.files.atomic import lock_of, locked, remove_stale
+from rag_clip.files.locations import is_remote
+
+FOLDERS: Mapping[str, re.Pattern[str]] = {
+    "index": re.compile(r"card\.json(\.part)?|lock|shard"),
+    "features": re.compile(r"[0-9a-f]{16}"),
+    "parts": re.compile(r"[0-9a-f]{16}|output\.parquet"),
+    "runs": re.compile(r"[0-9a-f]{16,64}(\.images)?\.parquet"),
+    "shards": re.compile(
+        r"[0-9a-f]{32}\.(json|parquet)|[0-9a-f]{16}|counts-[0-9a-f]{16}(\.lock)?|lock(-\d+-of-\d+)?|loaded|dropped"
+        r"|failed\.parquet|tmp\w{8}"
+    ),
+    "paintings": re.compile(r"[0-9a-f]{32}\.parquet|lock"),
+    "download": re.compile(r"round-\d{3,}(\.parquet)?|download\.lock|img2dataset\.log"),
+    "demo": re.compile(
+        r"(labels\.json|(corpus|truth|test|validation|pictures|support)\.parquet|(prompts|predictions)-\w+\.parquet"
+        r"|(index|images)(\.shards)?|features|report\.html|examples\.png|lock|predictions-\w+\.parquet\.parts)"
+    ),
+}
+"""The kinds of folders that verbs write to, and what those name in them; other names are of verbs that write files."""
+
+Outputs = Sequence[tuple[str | Path | None, str]]
+Inputs = Iterable[str | Path | Iterable[str | Path | None] | None]
+SUPPORT = {"shots": "shots", "retrieved": "retrieve", "synthesised": "synthesise", "merged": "merge"}
+GENERATOR = '<meta name="generator" content="rag-clip {}">'
+_GENERATED = re.compile(rb'<meta name="generator" content="rag-clip ([a-z ]+)">')
+_EVALUATED = re.compile(rb"rag-clip [0-9.]+\w*</p></header>")  # of pages that name no generator yet
+_PAGE_HEAD = 1 << 16
+
+
+@contextmanager
+def holding(outputs: Outputs, *, inputs: Inputs = (), force: bool = False) -> Iterator[None]:
+    """Check the outputs as `check_outputs`, and hold the files among them until the block ends.
+
+    What a killed run left of them is removed.
+    """
+    check_outputs(outputs, inputs=inputs, force=force)
+    files = sorted(Path(place) for place, maker in outputs if place is not None and maker not in FOLDERS)
+    with ExitStack() as stack:
+        for path in files:
+            stack.enter_context(locked(lock_of(path), doing=f"write {path}"))
+            remove_stale(path)
+        yield
+
+
+def check_outputs(outputs: Outputs, *, inputs: Inputs = (), force: bool = False) -> None:
+    """Refuse places that a run must not write to, before it does any work.
+
+    `outputs` are places, each with the verb that writes the file ("support shots") or the kind of the folder (see
+    FOLDERS); None and addresses are passed over, among `inputs` too. `inputs` are files, folders whose files are read,
+    patterns of such, and lists of them. `force` allows files and folders of others, but no input.
+
+    Raises ValueError for an output that is an input, by whatever name, or lies in an input folder; for two outputs that
+    are one; for a folder in the place of a file or the reverse; for a file that another verb or another program wrote,
+    and a folder that holds names of others. Raises PermissionError where nothing may be written, and BusyError where
+    another run holds the file.
+    """
+    read = [found for one in _flat(inputs) if not is_remote(one) for found in _expand(one)]
+    written = [(Path(place), maker) for place, maker in outputs if place is not None and not is_remote(place)]
+    for number, (path, maker) in enumerate(written):
+        _check_inputs(path, read)
+        for other, _ in written[:number]:
+            if _is_same(path, other):
+                raise ValueError(f"{path} and {other} would be written to one place; name two")
+        _check_parents(path)
+        if maker in FOLDERS:
+            _check_folder(path, maker, force)
+        else:
+            _check_file(path, maker, force)
+
+
+def remove_folder(folder: Path, kind: str) -> None:
+    """Delete what a folder holds of its kind (see FOLDERS), and the folder where nothing else is left in it."""
+    for entry in list(folder.iterdir()):
+        if FOLDERS[kind].fullmatch(entry.name) or entry.suffix in (".partial", ".lock"):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def made_by(path: Path) -> str:
+    """Name the verb that wrote a file, such as "support shots"; empty for a file of others, and one that was changed.
+
+    Of predictions with rows or columns changed the maker is not known any more.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_PAGE_HEAD)
+            if head.startswith(b"PAR1"):
+                return _made_parquet(path)
+            if head.lstrip().startswith(b"<"):
+                found = _GENERATED.search(head)
+                return found[1].decode() if found else "evaluate" if _EVALUATED.search(head) else ""
+            if head.lstrip().startswith(b"{"):
+                document = json.loads(head + file.read())
+                return "enhance" if {"provenance", "classes"} <= document.keys() else ""
+            size = int.from_bytes(head[:8], "little")
+            header = json.loads((head + file.read(max(0, 8 + size - len(head))))[8 : 8 + size])
+            return "learn" if "rag_clip.learned_prompts" in header.get("__metadata__", {}) else ""
+    except (OSError, ValueError, OverflowError, MemoryError, AttributeError, TypeError, RecursionError):
+        return ""
+
+
+def _made_parquet(path: Path) -> str:
+    try:
+        whole = pq.read_metadata(path)
+    except pa.ArrowException:
+        return ""
+    held: Mapping[bytes, bytes] = whole.metadata or {}
+    facts = _facts(held, b"rag_clip")
+    if "prompts" in facts and "columns" in facts:
+        columns = whole.schema.to_arrow_schema().names
+        same = columns[-len(facts["columns"]) :] == facts["columns"] and facts.get("rows") == whole.num_rows
+        return "classify" if same else ""
+    if b"rag_clip.results" in held:
+        return "evaluate"
+    if b"rag_clip.prompts" in held:
+        return "enhance"
+    method = _facts(held, b"rag_clip.support").get("provenance", {}).get("method")
+    return f"support {SUPPORT[method]}" if method in SUPPORT else ""
+
+
+def _facts(metadata: Mapping[bytes, bytes], key: bytes) -> dict[str, Any]:
+    facts = json.loads(metadata.get(key, b"{}"))
+    return facts if isinstance(facts, dict) else {}
+
+
+def _flat(inputs: Inputs) -> Iterator[str | Path]:
+    for one in inputs:
+        if isinstance(one, str | Path):
+            yield one
+        elif one is not None:
+            yield from _flat(one)
+
+
+def _expand(place: str | Path) -> list[Path]:
+    """Return a file or folder, and of a pattern the files it names, or the folder it searches to any depth."""
+    path = Path(place)
+    if os.path.lexists(path) or not set("*?[") & set(str(place)):
+        return [path]
+    parts = path.parts
+    first = next(number for number, part in enumerate(parts) if set("*?[") & set(part))
+    root = Path(*parts[:first])
+    return [root] if "**" in parts else list(root.glob(str(Path(*parts[first:]))))
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    if os.path.realpath(path) == os.path.realpath(other):
+        return True
+    try:
+        return path.samefile(other)  # a hard link, or a file system that takes other spellings for it
+    except OSError:
+        return False
+
+
+def _check_inputs(path: Path, inputs: Sequence[Path]) -> None:
+    real = Path(os.path.realpath(path))
+    for other in inputs:
+        if _is_same(path, other):
+            raise ValueError(f"the output {path} is one of the inputs, {other}; name another place")
+        if other.is_dir() and real.is_relative_to(os.path.realpath(other)):
+            raise ValueError(f"the output {path} lies in {other}, which is read; name a place outside of it")
+
+
+def _check_parents(path: Path) -> None:
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir():
+        raise ValueError(f"the output {path} cannot lie in {there}, which is a file; name another place")
+    if not os.access(there, os.W_OK | os.X_OK) and not path.is_dir():
+        raise PermissionError(f"cannot write {path}: {there} may not be written to; name another place")
+
+
+def _check_file(path: Path, verb: str, force: bool) -> None:
+    if path.is_dir():
+        raise ValueError(f"the output {path} is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"the output {path} is no regular file; name another")
+    if lock_of(path).exists():
+        with locked(lock_of(path), doing=f"write {path}"):
+            pass
+    if path.exists() and not force and made_by(path) != verb:
+        raise ValueError(
+            f"{path} is there, and is not what `rag-clip {verb}` wrote; name another file, or replace it with --force "
+            "(force=True)"
+        )
+
+
+def _check_folder(path: Path, kind: str, force: bool) -> None:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; name a folder for the {kind}")
+    if not path.exists() or force or (kind == "index" and (path / "card.json").is_file()):
+        return
+    foreign = sorted(
+        entry.name
+        for entry in path.iterdir()
+        if not entry.name.startswith(".") and not FOLDERS[kind].fullmatch(entry.name)
+    )
+    if foreign:
+        what = "an index" if kind == "index" else f"a folder of {kind}"
+        raise ValueError(
+            f"{path} is not empty ({foreign[0]}) and not {what}; name a new or empty folder, or use it with --force "
+            "(force=True)"
+        )

@@ -1,0 +1,1 @@
+"""Images on their way in: rows, pairs, decoding, views and features."""

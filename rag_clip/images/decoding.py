@@ -1,0 +1,195 @@
+"""Decode and preprocess images in worker processes that hold no model.
+
+A worker is a plain interpreter fed through its standard input, so a script needs no `__main__` guard, nothing is
+forked beside the threads of torch, and a worker ends when its parent does, however that happens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from rag_clip.errors import RagClipError
+from rag_clip.images.items import Item, read_image
+from rag_clip.models.decode import ImageError, decode_image
+
+if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a worker does without
+    from rag_clip.protocols import Preprocess
+
+Examine = Callable[[bytes, Image.Image], Any]
+_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rag_clip.images.decoding import serve; serve()"
+
+
+class DecodeError(RagClipError):
+    """A decoding process died; the message says how, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """Pixels of the good images, uint8 [m, height, width, 3] (None where m is 0), and one entry of `errors` per image.
+
+    `unreadable` tells that a file could not be read, or memory ran out, which may pass; `seconds` is the time it took.
+    `facts` are what the pool's `examine` found of each good image; empty where there is none.
+    """
+
+    pixels: np.ndarray | None
+    errors: tuple[str | None, ...]
+    unreadable: bool
+    seconds: float
+    facts: tuple[Any, ...] = ()
+
+
+def decode_items(items: Sequence[Item], preprocess: Preprocess, examine: Examine | None = None) -> Decoded:
+    """Decode images given as bytes or as paths of files; what is wrong with one never stops the others.
+
+    An ImageError in the place of an image is its error.
+    """
+    start = time.perf_counter()
+    pixels: list[np.ndarray] = []
+    errors: list[str | None] = []
+    facts: list[Any] = []
+    unreadable = False
+    for item in items:
+        try:
+            content = read_image(item)
+            image = decode_image(content)
+            found = [] if examine is None else [examine(content, image)]
+            pixels.append(preprocess(image))
+            facts += found
+            errors.append(None)
+        except OSError as error:
+            unreadable = True
+            errors.append(f"cannot read {item!r}: {error.strerror or error}")
+        except MemoryError:
+            unreadable = True
+            errors.append("memory ran out over this image; run again with fewer workers")
+        except Exception as error:  # a preprocess may fail on an odd image in its own ways
+            errors.append(str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}")
+    stacked = np.stack(pixels) if pixels else None
+    return Decoded(stacked, tuple(errors), unreadable, time.perf_counter() - start, tuple(facts))
+
+
+class DecodePool:
+    """Decodes in `workers` processes; with 0, in this one when the result is asked for. Use it as a context manager.
+
+    `examine`, where given, also looks at each good image: (its bytes, the decoded image) -> facts.
+    Raises DecodeError where a worker dies, and TypeError where `preprocess` cannot be pickled.
+    """
+
+    def __init__(self, preprocess: Preprocess, *, workers: int, examine: Examine | None = None) -> None:
+        self.workers = workers
+        self._preprocess = preprocess
+        self._examine = examine
+        self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        # One thread per worker carries the data to and fro, so that no pipe ever blocks the caller.
+        self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
+
+    def __enter__(self) -> DecodePool:
+        """Start the workers."""
+        first = _pickle_preprocess(self._preprocess, self._examine) if self.workers else b""
+        try:
+            for _ in range(self.workers):
+                process = _start_worker()
+                self._processes.append(process)
+                assert process.stdin is not None
+                _send(process.stdin, first)
+                self._idle.put(process)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Stop the workers; what they have not finished is lost."""
+        for process in self._processes:
+            process.kill()
+        self._threads.shutdown(cancel_futures=True)
+        for process in self._processes:
+            process.communicate()
+
+    def submit(self, items: Sequence[Item]) -> Callable[[], Decoded]:
+        """Begin to decode `items`; the function returned waits for the result."""
+        if not self.workers:
+            return lambda: decode_items(items, self._preprocess, self._examine)
+        future: Future[Decoded] = self._threads.submit(self._ask, items)
+        return future.result
+
+    def _ask(self, items: Sequence[Item]) -> Decoded:
+        process = self._idle.get()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            _send(process.stdin, pickle.dumps(items, protocol=5))
+            answer: Decoded = pickle.loads(_receive(process.stdout))
+        except (OSError, EOFError) as error:
+            raise DecodeError(
+                f"a decode worker ended with exit code {process.wait()}; an image may have exhausted memory or crashed "
+                "the decoder. Run again with workers=0 to see where; finished shards are kept"
+            ) from error
+        finally:
+            self._idle.put(process)
+        return answer
+
+
+def serve() -> None:
+    """Run a worker: read preprocess and examine, then lists of items, from standard input; answer with Decoded."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a decoder may print must not mix with the answers
+    try:
+        preprocess, examine = pickle.loads(_receive(requests))
+        while True:
+            decoded = decode_items(pickle.loads(_receive(requests)), preprocess, examine)
+            _send(answers, pickle.dumps(decoded, protocol=5))
+    except (EOFError, BrokenPipeError):
+        return
+
+
+def _start_worker() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", _BOOT, json.dumps(sys.path)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _pickle_preprocess(preprocess: Preprocess, examine: Examine | None) -> bytes:
+    module = getattr(preprocess, "__module__", "")
+    try:
+        content = pickle.dumps((preprocess, examine))
+    except Exception as error:
+        raise TypeError(f"the encoder's preprocess cannot be pickled ({error}); pass workers=0") from error
+    if module == "__main__":
+        raise TypeError(
+            "the encoder's preprocess is defined in the main script; move it to a module, or pass workers=0"
+        )
+    return content
+
+
+def _send(stream: IO[bytes], message: bytes) -> None:
+    stream.write(len(message).to_bytes(8, "little"))
+    stream.write(message)
+    stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> bytes:
+    head = stream.read(8)
+    size = int.from_bytes(head, "little")
+    message = stream.read(size) if len(head) == 8 else b""
+    if len(head) < 8 or len(message) < size:
+        raise EOFError
+    return message

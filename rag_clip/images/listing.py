@@ -1,0 +1,272 @@
+"""Images that lie in files of their own: lists of their names (CSV, TSV, JSON lines), and folders of them.
+
+A list is kept in a file that is mapped into memory and gone when the process is, so that memory does not grow with it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path, PurePosixPath
+from typing import Any, TextIO
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from rag_clip.captions.sources.files import open_file
+from rag_clip.captions.sources.formats import parse_json, read_lines, row_schema
+from rag_clip.files.locations import Place, below, is_remote, parent, shown
+from rag_clip.images.columns import IMAGES, LABELS, choose
+from rag_clip.images.items import Item
+from rag_clip.images.rows import MAX_READ_ROWS, ImageFile, read_items
+
+ENDINGS = (*("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm", "heic", "heif"),)
+LISTS = (".csv", ".tsv", ".jsonl")
+METADATA = ("metadata.jsonl", "metadata.csv")
+SNIFFED_ROWS = 100
+ROWS_GATHERED = 1024
+LONGEST_CELL = 64 << 20
+IMAGE = pa.struct([("path", pa.string()), ("problem", pa.string())])
+
+Record = dict[str, Any] | str
+
+
+def is_image(name: str) -> bool:
+    """Tell whether a file's name ends as those of images do."""
+    return name.rpartition(".")[2].lower() in ENDINGS
+
+
+def open_list(place: Place, identity: Sequence[str | int], *, image_column: str, root: Place | None) -> ImageFile:
+    """Open a CSV, TSV or JSON lines file that names images, or holds them as base64, a row each.
+
+    The images are in `image_column`, or where there is none in the column that people call path, file, file_name ...;
+    all columns pass through. Relative names start at `root`, by default the list's folder; names lead where they lead,
+    since a list is made by a person. A row that cannot be read is an image that cannot. Raises ValueError for a file
+    without such a column.
+    """
+    schema, records = _read_list(place)
+    column = choose(schema.names, image_column, IMAGES)
+    if column is None:
+        raise ValueError(f"{place} has no column {image_column!r}; its columns are {', '.join(schema.names)}")
+    named = ((record, record if isinstance(record, str) else record.get(column)) for record in records)
+    table = _spill(schema, named)
+    file = _listed(place, table, root=root or parent(place), identity=identity, confined=False)
+    _check_some(file, column)
+    return file
+
+
+def open_metadata(folder: Place, names: Sequence[str], identity: Sequence[str | int]) -> ImageFile:
+    """Open the images that the metadata files `names` in a folder list, by names relative to each file's place."""
+    parts = [(name, *_read_list(below(folder, name))) for name in names]
+    schema = pa.unify_schemas([schema for _, schema, _ in parts], promote_options="permissive")
+    column = "file_name" if "file_name" in schema.names else choose(schema.names, IMAGES[0], IMAGES)
+    if column is None:
+        raise ValueError(f"{below(folder, names[0])} has no column 'file_name'; it has {', '.join(schema.names)}")
+
+    def named() -> Iterator[tuple[Record, str | None]]:
+        for name, _, records in parts:
+            inside = PurePosixPath(name).parent
+            for record in records:
+                file = record if isinstance(record, str) else record.get(column)
+                yield record, str(inside / file) if isinstance(record, dict) and isinstance(file, str) else file
+
+    return _listed(folder, _spill(schema, named()), root=folder, identity=identity)
+
+
+def open_folder(folder: Place, files: Iterable[tuple[str, str]]) -> ImageFile:
+    """Open the images of a folder, given as (path in it, state): columns `path`, and `label`, the folder right above.
+
+    There is no label where all images lie in the folder itself.
+    """
+    digest = hashlib.sha256()
+    labelled = False
+
+    def named() -> Iterator[tuple[Record, str]]:
+        nonlocal labelled
+        for path, state in files:
+            digest.update(f"{path}\n{state}\n".encode("utf-8", "surrogateescape"))
+            label = unquote(PurePosixPath(path).parent.name.removeprefix("label=")) or None
+            labelled = labelled or label is not None
+            yield {"path": path, "label": label}, path
+
+    table = _spill(pa.schema([("path", pa.string()), ("label", pa.string())]), named())
+    table = table if labelled else table.drop_columns("label")
+    place = shown(folder) if isinstance(folder, str) else str(folder.resolve())
+    return _listed(folder, table, root=folder, identity=(place, digest.hexdigest()))
+
+
+def walk(folder: Path) -> Iterator[str]:
+    """Yield the files below a folder by their paths in it, sorted, without those hidden by a dot or an underscore."""
+    for directory, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        inside = Path(directory).relative_to(folder)
+        yield from (str(inside / name) for name in sorted(names) if not name.startswith((".", "_")))
+
+
+def with_state(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield files with what changes when they do: size and time of change."""
+    for name in names:
+        try:
+            status = (folder / name).stat()
+            yield name, f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            yield name, ""
+
+
+def mapped_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    """Write batches to a file without a name, and return them mapped into memory."""
+    with tempfile.NamedTemporaryFile(prefix="rag-clip-") as file:
+        with pa.ipc.new_file(file, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        file.flush()
+        return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+
+
+def _check_some(file: ImageFile, column: str) -> None:
+    """Refuse a list of which none of the first rows names a file of this machine, before each row fails for itself."""
+    first = next(read_items(file, [min(file.rows, SNIFFED_ROWS)]))
+    if isinstance(file.root, Path) and not any(isinstance(item, bytes) or _is_there(item) for item in first):
+        found = next((str(item) for item in first if item is not None), "null")
+        raise ValueError(
+            f"column {column!r} of {file.path} names no file in its first {len(first)} rows (the first is "
+            f"{found[:100]!r}); relative names start at '{file.root}'"
+        )
+
+
+def _is_there(item: Item) -> bool:
+    try:
+        return isinstance(item, str) and (is_remote(item) or Path(item).is_file())
+    except (OSError, ValueError):  # too long for a name, or a null character
+        return False
+
+
+def _listed(
+    place: Place, table: pa.Table, *, root: Place, identity: Sequence[str | int], confined: bool = True
+) -> ImageFile:
+    *_, image = table.column_names
+    schema = table.drop_columns(image).schema
+    row_bytes = max((batch.nbytes // batch.num_rows for batch in table.to_batches() if batch.num_rows), default=0)
+
+    def batches(_file: ImageFile, start: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        yield from table.select(columns).slice(start).to_batches(max_chunksize=MAX_READ_ROWS)
+
+    return ImageFile(place, schema, len(table), row_bytes, image, root, tuple(identity), batches, confined=confined)
+
+
+def _spill(schema: pa.Schema, named: Iterator[tuple[Record, Any]]) -> pa.Table:
+    """Return the records with the names of their images, which are the last column."""
+    image = next(name for name in ("image file", *map(str, range(len(schema) + 1))) if name not in schema.names)
+    whole = schema.append(pa.field(image, IMAGE))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        while gathered := list(islice(named, ROWS_GATHERED)):
+            yield from _to_table(gathered, whole).to_batches()
+
+    return mapped_table(whole, batches())
+
+
+def _to_table(named: Sequence[tuple[Record, Any]], schema: pa.Schema) -> pa.Table:
+    image = schema.names[-1]
+    rows = []
+    for record, name in named:
+        problem = record if isinstance(record, str) else None
+        if problem is None and not isinstance(name, str):
+            problem = "the image is null" if name is None else f"the image is {name!r:.80}, not the name of a file"
+        held = record if isinstance(record, dict) else {}
+        rows.append({**held, image: {"path": None if problem else name, "problem": problem}})
+    try:
+        return pa.Table.from_pylist(rows, schema=schema)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        if len(named) > 1:
+            return pa.concat_tables([_to_table([one], schema) for one in named])
+        return _to_table([("a value of the row is of another type than those of the first rows", None)], schema)
+
+
+def _read_list(place: Place) -> tuple[pa.Schema, Iterator[Record]]:
+    """Return the columns of a list and its records."""
+    suffix = PurePosixPath(str(place)).suffix.lower()
+    records = _json_records(place) if suffix == ".jsonl" else _csv_records(place, tabs=suffix == ".tsv")
+    first = list(islice(records, SNIFFED_ROWS))
+    if not any(isinstance(record, dict) for record in first):
+        raise ValueError(f"{place} holds no row that names an image; give a header and a row for each image")
+    if suffix != ".jsonl":
+        names = dict.fromkeys(name for record in first if isinstance(record, dict) for name in record)
+        return pa.schema([(name, pa.string()) for name in names]), chain(first, records)
+    return row_schema(first), chain(first, records)
+
+
+def _json_records(place: Place) -> Iterator[Record]:
+    with open_file(str(place)) as stream:
+        for line in read_lines(stream):
+            if line is None or line.strip():
+                parsed = "oversized" if line is None else parse_json(line)
+                yield parsed if isinstance(parsed, dict) else f"the row is {parsed}; give a JSON object a line"
+
+
+def _csv_records(place: Place, *, tabs: bool) -> Iterator[Record]:
+    with (
+        open_file(str(place)) as stream,
+        io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text,
+        _long_cells(),
+    ):
+        first, rows = _csv_rows(text, tabs=tabs)
+        names = _header(first)
+        if len(set(names)) < len(names):
+            raise ValueError(f"{place} names a column twice ({', '.join(names)}); rename one")
+        for row in rows if names == first else chain([first], rows):
+            if isinstance(row, str):
+                yield row
+            elif len(row) == len(names):
+                yield {name: cell or None for name, cell in zip(names, row, strict=True)}
+            elif row:
+                yield f"the row has {len(row)} cells for {len(names)} columns; quote cells that hold the delimiter"
+
+
+def _csv_rows(text: TextIO, *, tabs: bool) -> tuple[list[str], Iterator[list[str] | str]]:
+    """Return the first row and the others; one that cannot be parsed is the reason."""
+    line = text.readline()
+    delimiter = "\t" if tabs else max(",;|\t", key=line.count)
+    reader = csv.reader(chain([line], text), delimiter=delimiter)
+
+    def others() -> Iterator[list[str] | str]:
+        while True:
+            try:
+                yield [cell.strip() for cell in next(reader)]
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield f"the row is malformed ({error})"
+
+    rows = others()
+    first = next((row for row in rows if isinstance(row, list) and row), [])
+    return first, rows
+
+
+def _header(cells: list[str]) -> list[str]:
+    """Return the names of the columns: the first row, or where one of its cells names an image, path, label ..."""
+    known = {*IMAGES, *LABELS}
+    if known & {cell.lower() for cell in cells} or not any(map(is_image, cells)):
+        return cells
+    if len(cells) == 2:
+        return ["path", "label"] if is_image(cells[0]) else ["label", "path"]
+    return [
+        "path" if is_image(cell) and not any(map(is_image, cells[:place])) else f"column_{place + 1}"
+        for place, cell in enumerate(cells)
+    ]
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let a cell hold the base64 of an image, which is longer than csv's own limit."""
+    limit = csv.field_size_limit(LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)

@@ -1,0 +1,139 @@
+"""Open what people have of images: Parquet, tars, lists and folders, of this machine or behind an fsspec URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+
+from rag_clip.captions.sources.files import explained, remote_state
+from rag_clip.files.locations import Place, below, file_identity, parent, shown, to_place
+from rag_clip.images.listing import LISTS, METADATA, is_image, open_folder, open_list, open_metadata, walk, with_state
+from rag_clip.images.rows import ImageFile, check_agreement, open_parquet
+from rag_clip.images.tar_images import open_tar_images
+
+KINDS = "Parquet files, webdataset tars, lists of images (.csv, .tsv, .jsonl), or folders of these or of images"
+FILES = (".parquet", ".tar", *LISTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One file, with its `identity`; or a folder, with the `names` in it and what changes with each of these."""
+
+    place: Place
+    identity: tuple[str | int, ...] = ()
+    names: Callable[[], Iterable[str]] | None = None
+    states: Callable[[Iterable[str]], Iterator[tuple[str, str]]] | None = None
+
+
+def open_image_files(
+    paths: Sequence[str | Path], *, image_column: str, root: str | Path | None = None
+) -> list[ImageFile]:
+    """Open images, whatever they lie in, and check that the files agree in their columns.
+
+    A folder stands for its tars; where it has none, for its Parquet files, those below it where it has none itself;
+    else for the images that its metadata.jsonl or metadata.csv lists, or for all images, whose sub-folder is their
+    label. Columns may come in another order; the first file's order counts. Where the images of Parquet files are
+    strings, some of the first must name files below `root`, by default the folder of their file. Raises
+    FileNotFoundError for a missing file, and ValueError for everything else that is wrong with the files, naming them.
+    """
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    if not paths:
+        raise ValueError(f"no image files were given; give {KINDS}")
+    found = [each for path in paths for each in find_images(path)]
+    files = [open_images(each, image_column=image_column, root=root) for each in found]
+    for file in files:
+        check_agreement(files[0], file)
+    return files
+
+
+def find_images(path: str | Path) -> list[Found]:
+    """Return the files, or the one folder of images, that a place stands for.
+
+    Raises FileNotFoundError and ValueError where there are none, naming the place.
+    """
+    place = to_place(path)
+    if isinstance(place, str):
+        return _find_remote(place)
+    if not place.exists():
+        raise FileNotFoundError(f"there is no file or folder {place}; give {KINDS}")
+    if not place.is_dir():
+        if not place.is_file():
+            raise ValueError(f"{place} is no regular file; give {KINDS}")
+        return [Found(place, file_identity(place))]
+    files = _chosen(walk(place))
+    if files:
+        return [Found(path, file_identity(path)) for path in (place / name for name in files)]
+    return [_folder(Found(place, names=partial(walk, place), states=partial(with_state, place)))]
+
+
+def open_images(found: Found, *, image_column: str, root: str | Path | None = None) -> ImageFile:
+    """Open what was found; raises ValueError where it holds no images, or none in `image_column`."""
+    place, base = found.place, None if root is None else to_place(root)
+    if found.names and found.states:
+        lists = [name for name in found.names() if PurePosixPath(name).name in METADATA]
+        if not lists:
+            return open_folder(place, found.states(name for name in found.names() if is_image(name)))
+        states = [state for each in found.states(lists) for state in each]
+        return open_metadata(place, lists, [shown(place), *states])
+    name = place if isinstance(place, Path) else urlsplit(place).path
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix == ".tar":
+        return open_tar_images(place, found.identity)
+    if suffix in LISTS:
+        return open_list(place, found.identity, image_column=image_column, root=base)
+    if is_image(suffix):
+        held = [(PurePosixPath(name).name, " ".join(map(str, found.identity)))]
+        return open_folder(parent(place), held)
+    return open_parquet(place, found.identity, image_column=image_column, root=base)
+
+
+def _chosen(names: Iterable[str]) -> list[str]:
+    """Choose the files that a folder stands for: its tars, or else its Parquet files; [] for a folder of images."""
+    known = [name for name in names if name.endswith((".tar", ".parquet"))]
+    tars = [name for name in known if name.endswith(".tar")]
+    return tars or [name for name in known if "/" not in name] or known
+
+
+def _folder(found: Found) -> Found:
+    """Return the folder where it holds images."""
+    assert found.names
+    if not any(is_image(name) or PurePosixPath(name).name in METADATA for name in found.names()):
+        raise ValueError(f"the folder {shown(found.place)} holds no .parquet file, no .tar and no image; give {KINDS}")
+    return found
+
+
+def _find_remote(url: str) -> list[Found]:
+    with explained(url):
+        filesystem, path = fsspec.url_to_fs(url)
+        if "*" in path:
+            matches = [filesystem.unstrip_protocol(name) for name in sorted(filesystem.glob(path))]
+            return [_remote_file(filesystem, match, match) for match in matches]
+        suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
+        if suffix in FILES or is_image(suffix) or filesystem.isfile(path):
+            return [_remote_file(filesystem, path, url)]
+        if not filesystem.exists(path):
+            raise FileNotFoundError(f"there is no file or folder {shown(url)}; give {KINDS}")
+        files: dict[str, Any] = filesystem.find(path, detail=True)
+    states = {_inside(name, path): remote_state(information) for name, information in sorted(files.items())}
+    states = {name: state for name, state in states.items() if not f"/{name}".count("/.")}
+    chosen = _chosen(states)
+    if chosen:
+        return [Found(below(url, name), (shown(below(url, name)), states[name])) for name in chosen]
+    return [_folder(Found(url, names=lambda: states, states=lambda names: ((name, states[name]) for name in names)))]
+
+
+def _inside(name: str, folder: str) -> str:
+    return name.strip("/").removeprefix(folder.strip("/")).strip("/")
+
+
+def _remote_file(filesystem: Any, path: str, url: str) -> Found:
+    try:
+        return Found(url, (shown(url), remote_state(filesystem.info(path))))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {shown(url)}") from None

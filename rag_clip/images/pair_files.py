@@ -1,0 +1,133 @@
+"""Find files of image-caption pairs: webdataset tars, and images of every kind with a column of captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+
+from rag_clip.captions.sources.columns import is_list
+from rag_clip.files.locations import Place
+from rag_clip.images.columns import CAPTIONS, choose
+from rag_clip.images.items import Item
+from rag_clip.images.named_files import holds_names
+from rag_clip.images.opening import KINDS, Found, find_images, open_images
+from rag_clip.images.pairs import Pair, PairFile
+from rag_clip.images.rows import ImageFile, read_rows
+from rag_clip.images.tars import open_tar
+from rag_clip.models.decode import ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class PairColumns:
+    """The columns that hold images, captions and, where there is such a column, addresses."""
+
+    image: str = "image"
+    caption: str = "caption"
+    url: str = "url"
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePairs:
+    """A file of images with a column of captions; a PairFile."""
+
+    file: ImageFile
+    columns: PairColumns
+
+    @property
+    def path(self) -> Place:
+        """The file."""
+        return self.file.path
+
+    @property
+    def identity(self) -> tuple[str | int, ...]:
+        """What changes when the file does."""
+        return self.file.identity
+
+    @property
+    def source(self) -> str:
+        """The file's name without its ending."""
+        return PurePosixPath(self.path).stem
+
+    @property
+    def rows(self) -> int:
+        """Rows of the file."""
+        return self.file.rows
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes per row in the row group with the largest."""
+        return self.file.row_bytes
+
+    def read(self, sizes: Sequence[int], *, start: int) -> Iterator[list[Pair]]:
+        """Yield as many rows at a time as `sizes` says, from row `start` on."""
+        image, caption = self.file.image, self.columns.caption
+        has_url = self.columns.url in self.file.schema.names
+        names = list(dict.fromkeys([image, caption, *([self.columns.url] if has_url else [])]))
+        for table in read_rows(self.file, sizes, start=start, columns=names):
+            images = self.file.items(table[image])
+            captions = table[caption].to_pylist()
+            urls = table[self.columns.url].to_pylist() if has_url else [""] * len(images)
+            yield [
+                self._to_pair(image, caption, url or "", start + place)
+                for place, (image, caption, url) in enumerate(zip(images, captions, urls, strict=True))
+            ]
+            start += table.num_rows
+
+    def _to_pair(self, image: Item, caption: str | list[str] | None, url: str, row: int) -> Pair:
+        if isinstance(image, ImageError):
+            return Pair(None, caption, url, str(row), str(image))
+        return Pair(image, caption, url, str(row))
+
+
+def open_pair_files(
+    paths: Sequence[str | Path], *, columns: PairColumns, root: str | Path | None = None
+) -> Iterator[PairFile]:
+    """Yield the files of pairs, in order, each opened when it is its turn.
+
+    A place stands for what `open_image_files` finds there. The source of pairs in tars is the name of the folder. Where
+    a file names images by path, paths start at `root`, by default the file's own folder, and those of a Parquet file
+    must lie below it.
+
+    All files but tars are checked before the first is yielded. Raises FileNotFoundError for a missing path, and
+    ValueError for a folder without such files, for wrong columns, and for what is no kind of images.
+    """
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    found = {each.place: (each, _source(path, each)) for path in paths for each in find_images(path)}
+    if not found:
+        raise ValueError(f"no images were given; give {KINDS}")
+    opened = {place: _open(each, columns, root) for place, (each, _) in found.items() if not _is_tar(each)}
+    return (
+        opened[place] if place in opened else open_tar(place, source=source, identity=each.identity)
+        for place, (each, source) in found.items()
+    )
+
+
+def _source(path: str | Path, found: Found) -> str:
+    """Return the name of the folder that a file was found in."""
+    if isinstance(found.place, str):
+        return PurePosixPath(found.place).parent.name
+    folder = Path(path).resolve()
+    return folder.name if folder.is_dir() else folder.parent.name
+
+
+def _is_tar(found: Found) -> bool:
+    return found.names is None and PurePosixPath(found.place).suffix.lower() == ".tar"
+
+
+def _open(found: Found, columns: PairColumns, root: str | Path | None) -> ImagePairs:
+    file = open_images(found, image_column=columns.image, root=root and Path(root).resolve())
+    caption = choose(file.schema.names, columns.caption, CAPTIONS)
+    if caption is None:
+        raise ValueError(
+            f"{file.path} has no column {columns.caption!r}; its columns are {', '.join(file.schema.names)}. "
+            "Name the one with the captions"
+        )
+    kind = value = file.schema.field(caption).type
+    if is_list(value):
+        value = value.value_type
+    if not (holds_names(value) or pa.types.is_null(value)):
+        raise ValueError(f"column {caption!r} of {file.path} is {kind}; captions are strings, or lists of them")
+    return ImagePairs(file, PairColumns(columns.image, caption, columns.url))

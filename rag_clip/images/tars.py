@@ -1,0 +1,155 @@
+"""Webdataset tars of image-caption pairs, as img2dataset writes them: KEY.jpg, KEY.txt, KEY.json.
+
+Members are read in place and never extracted; what lies beyond a cut is one row that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+from rag_clip.captions.sources.files import open_file
+from rag_clip.captions.sources.names import dotted_names, sample_key
+from rag_clip.files.locations import Place, file_identity
+from rag_clip.images.listing import ENDINGS
+from rag_clip.images.pairs import Pair
+
+MAX_IMAGE_BYTES = 256 << 20
+MAX_TEXT_BYTES = 1 << 20
+BLOCK = 512
+DOTTED = "has a dot, and webdataset ends a name at its first dot; rename the files in the tar"
+
+
+@dataclass(slots=True)
+class Sample:
+    """The members of one key: (offset, size) by ending, the image's separately, and what is wrong with them."""
+
+    key: str
+    image: tuple[int, int] | None = None
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TarPairs:
+    """The samples of one tar, in its order; a PairFile."""
+
+    path: Place
+    source: str
+    identity: tuple[str | int, ...]
+    samples: list[Sample]
+
+    @property
+    def rows(self) -> int:
+        """How many samples the tar has, and one more where it is cut short."""
+        return len(self.samples)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the largest image."""
+        return max((sample.image[1] for sample in self.samples if sample.image), default=0)
+
+    def read(self, sizes: Sequence[int], *, start: int) -> Iterator[list[Pair]]:
+        """Yield as many samples at a time as `sizes` says, from sample `start` on."""
+        with open_file(str(self.path)) as file:
+            for size in sizes:
+                yield [_to_pair(file, sample) for sample in self.samples[start : start + size]]
+                start += size
+
+
+def open_tar(path: Place, *, source: str, identity: Sequence[str | int] | None = None) -> TarPairs:
+    """List the samples of a tar; consecutive members with the same key are one.
+
+    Raises ValueError where the file is no uncompressed tar.
+    """
+    samples: list[Sample] = []
+    try:
+        with open_file(str(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            size = file.seek(0, os.SEEK_END)
+            for member in tar:
+                if member.isdir():
+                    continue
+                key, ending = sample_key(member.name)
+                if not samples or samples[-1].key != key:
+                    samples[-1:] = [each for sample in samples[-1:] for each in _understood(sample)]
+                    samples.append(Sample(key))
+                _add(samples[-1], member, ending, size)
+            samples[-1:] = [each for sample in samples[-1:] for each in _understood(sample)]
+            whole = _ends_at(file, tar.offset)
+    except tarfile.ReadError as error:
+        if not samples:
+            raise ValueError(f"{path} is not a tar, or compressed ({error}); give uncompressed tars") from None
+        whole = False
+    if not whole:
+        samples.append(
+            Sample("", problem="the tar is cut short or damaged here; what followed is lost, fetch it again")
+        )
+    return TarPairs(path, source, tuple(identity or file_identity(path)), samples)
+
+
+def _ends_at(file: IO[bytes], offset: int) -> bool:
+    """Tell whether the end mark stands at `offset`; tarfile takes a cut or damaged header for the end as well."""
+    file.seek(offset)
+    return file.read(BLOCK) == bytes(BLOCK)
+
+
+def _understood(sample: Sample) -> list[Sample]:
+    """Return the sample, or one with its problem for each name of one that has dots in all of its names."""
+    if sample.problem or sample.image or not (names := dotted_names(sample.key, sample.parts)):
+        return [sample]
+    return [Sample(name, problem=f"the name {name!r} {DOTTED}") for name in names]
+
+
+def _add(sample: Sample, member: tarfile.TarInfo, ending: str, size: int) -> None:
+    name = PurePosixPath(member.name)
+    is_image = ending in ENDINGS
+    if name.is_absolute() or ".." in name.parts:
+        sample.problem = f"member {member.name!r} points outside the tar; it is not read"
+    elif not member.isreg() or member.issparse():
+        sample.problem = f"member {member.name!r} is a link, a device or sparse, not a plain file; it is not read"
+    elif member.offset_data + member.size > size:
+        sample.problem = f"member {member.name!r} is cut short"
+    elif member.size > (MAX_IMAGE_BYTES if is_image else MAX_TEXT_BYTES):
+        sample.problem = f"member {member.name!r} has {member.size:,} bytes, which is above the limit"
+    elif is_image:
+        sample.image = (member.offset_data, member.size)
+    else:
+        sample.parts[ending] = (member.offset_data, member.size)
+
+
+def _to_pair(file: IO[bytes], sample: Sample) -> Pair:
+    if sample.problem:
+        return Pair(None, None, "", sample.key, sample.problem)
+    if sample.image is None:
+        return Pair(
+            None, None, "", sample.key, f"the sample has no image ({', '.join(sample.parts) or 'nothing'} only)"
+        )
+    try:
+        facts = read_facts(file, sample)
+        caption = read_text(file, sample.parts["txt"]) if "txt" in sample.parts else facts.get("caption")
+    except ValueError as error:
+        return Pair(None, None, "", sample.key, f"the caption or facts of the sample cannot be read ({error})")
+    url = facts.get("url")
+    return Pair(read_slice(file, sample.image), caption, url if isinstance(url, str) else "", sample.key)
+
+
+def read_facts(file: IO[bytes], sample: Sample) -> dict[str, Any]:
+    """Return the values of a sample's JSON, {} where it has none; raises ValueError where it cannot be read."""
+    facts = json.loads(read_text(file, sample.parts["json"])) if "json" in sample.parts else {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def read_text(file: IO[bytes], place: tuple[int, int]) -> str:
+    """Return a member as text; raises ValueError where it is not UTF-8."""
+    return read_slice(file, place).decode("utf-8")
+
+
+def read_slice(file: IO[bytes], place: tuple[int, int]) -> bytes:
+    """Return the bytes of a member at (offset, size)."""
+    file.seek(place[0])
+    return file.read(place[1])

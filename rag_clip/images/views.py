@@ -1,0 +1,107 @@
+"""Several views of one image: random crops to average over, and copies as the web makes them; imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from rag_clip.images.perceptual import perceptual_hash
+
+if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a decode worker does without
+    from rag_clip.protocols import Preprocess
+
+LEAST_AREA = 0.5
+ASPECTS = (3 / 4, 4 / 3)
+CROP_TRIALS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class CropViews:
+    """`count` random crops of an image, each mirrored half of the time: [count, height, width, 3]; 0 views it whole.
+
+    A crop has half to all of the area and an aspect from 3:4 to 4:3 relative to square. What is drawn depends on the
+    image's pixels and `seed` alone, not on the order of images.
+    """
+
+    preprocess: Preprocess
+    count: int
+    seed: int = 0
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Return uint8 [count, height, width, 3], or [1, height, width, 3] of the whole image."""
+        if not self.count:
+            return self.preprocess(image)[None]
+        content = hashlib.sha256(image.tobytes()).digest()[:8]
+        draw = np.random.default_rng([self.seed, int.from_bytes(content, "little")])
+        return np.stack([self.preprocess(_crop(image, draw)) for _ in range(self.count)])
+
+
+@dataclass(frozen=True, slots=True)
+class CopyViews:
+    """An image and five copies that a person would call the same: [6, height, width, 3].
+
+    Half and twice the size, JPEG at quality 30, 0.8 of the brightness, and without a border of one pixel in forty.
+    """
+
+    preprocess: Preprocess
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Return uint8 [6, height, width, 3], the image itself first."""
+        return np.stack([self.preprocess(view) for view in (image, *copies_of(image))])
+
+
+class CopyFacts(NamedTuple):
+    """SHA-256 of an image's bytes, and the perceptual hashes of the image and its copies, in the order of CopyViews."""
+
+    sha256: str
+    phash: tuple[int, ...]
+
+
+def examine_copies(data: bytes, image: Image.Image) -> CopyFacts:
+    """Describe an image, given as bytes and as what they decode to, and its copies."""
+    hashes = tuple(perceptual_hash(view) for view in (image, *copies_of(image)))
+    return CopyFacts(hashlib.sha256(data).hexdigest(), hashes)
+
+
+def copies_of(image: Image.Image) -> list[Image.Image]:
+    """Return the five copies of an RGB image that CopyViews describes."""
+    width, height = image.size
+    across, down = max(1, round(width / 40)), max(1, round(height / 40))
+    inner = (across, down, max(across + 1, width - across), max(down + 1, height - down))
+    return [
+        image.resize((max(1, width // 2), max(1, height // 2)), Image.Resampling.BICUBIC),
+        image.resize((2 * width, 2 * height), Image.Resampling.BICUBIC),
+        _recompressed(image),
+        image.point(lambda value: value * 0.8),
+        image.crop(inner),
+    ]
+
+
+def _recompressed(image: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=30)
+    return Image.open(buffer).convert("RGB")
+
+
+def _crop(image: Image.Image, draw: np.random.Generator) -> Image.Image:
+    left, top, width, height = _box(image.size, draw)
+    cropped = image.crop((left, top, left + width, top + height))
+    return cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw.random() < 0.5 else cropped
+
+
+def _box(size: tuple[int, int], draw: np.random.Generator) -> tuple[int, int, int, int]:
+    """Draw left, top, width and height; the largest square in the middle where no draw fits."""
+    for _ in range(CROP_TRIALS):
+        area = size[0] * size[1] * draw.uniform(LEAST_AREA, 1)
+        aspect = np.exp(draw.uniform(*np.log(ASPECTS)))
+        width, height = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+        if 0 < width <= size[0] and 0 < height <= size[1]:
+            left, top = draw.integers(size[0] - width + 1), draw.integers(size[1] - height + 1)
+            return int(left), int(top), width, height
+    side = min(size)
+    return (size[0] - side) // 2, (size[1] - side) // 2, side, side

@@ -1,0 +1,1 @@
+"""Guarded downloads of images by their addresses."""

@@ -1,1 +1,0 @@
-"""What others wrote down about names: synonyms, senses, descriptions; read from local files, never downloaded."""

@@ -1,0 +1,198 @@
+"""How far the probabilities of a classifier can be trusted: calibration error, Brier score, risk against coverage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from rag_clip.metrics.accuracy import check_logits, is_right
+from rag_clip.metrics.uncertainty import COVERAGE, DRAWS, Interval, bootstrap
+
+NO_VARIANCE = 1e-30
+STEPS = 80
+ROWS = 2048
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reliability:
+    """Images by the probability of their prediction, in bins of equal width: the reliability diagram.
+
+    `images` int64 [bins]; `confidence` and `accuracy` float64 [bins], NaN where a bin is empty.
+    """
+
+    images: torch.Tensor
+    confidence: torch.Tensor
+    accuracy: torch.Tensor
+
+    @property
+    def error(self) -> float:
+        """ECE: the mean over images of |accuracy - confidence| of their bin (Naeini et al., AAAI 2015)."""
+        gaps = (self.accuracy - self.confidence).abs().nan_to_num()
+        return float((gaps * self.images).sum() / self.images.sum())
+
+
+def reliability(logits: torch.Tensor, targets: torch.Tensor, *, bins: int = 15) -> Reliability:
+    """Put images in `bins` of the largest softmax probability; 15 as in Guo et al., ICML 2017, arXiv 1706.04599.
+
+    Logits [n, c] are those that the classifier means: scaled. Raises ValueError for bins below 1 and as `check_logits`.
+    """
+    if bins < 1:
+        raise ValueError(f"bins is {bins}; ask for at least one")
+    right = is_right(logits, targets).double()
+    confidence = confidence_of(logits)
+    place = _bins(confidence, bins)
+    images = torch.bincount(place, minlength=bins)
+    totals = [torch.bincount(place, weights=values, minlength=bins) for values in (confidence, right)]
+    return Reliability(images, totals[0] / images, totals[1] / images)
+
+
+def calibration_error(logits: torch.Tensor, targets: torch.Tensor, *, bins: int = 15) -> float:
+    """Return the expected calibration error (`Reliability.error`)."""
+    return reliability(logits, targets, bins=bins).error
+
+
+def calibration_interval(
+    confidence: torch.Tensor,
+    right: torch.Tensor,
+    *,
+    bins: int = 15,
+    draws: int = DRAWS,
+    coverage: float = COVERAGE,
+    seed: int = 0,
+) -> Interval:
+    """Return the calibration error of images by their `confidence` [n] and `right` bool [n], and its interval.
+
+    A sum of |gaps| is greater in a sample than in truth, and greater again in a bootstrap of the sample, whose
+    percentiles miss the zero of a calibrated classifier every time. So the interval holds the errors under which the
+    one found would be no surprise (hybrid resampling: Chuang & Lai, Statistica Sinica 10, 2000). For each error e the
+    true gaps are taken to be those nearest to the gaps g_b found, in units of their variances v_b, that make e:
+    |mu_b| = max(|g_b| - t v_b, 0), one t for all bins; gaps are drawn about them, normal of variance v_b. The interval
+    holds the value found in any case.
+
+    Raises ValueError as `risk_coverage`, and for bins below 1, draws below 1 and coverage outside (0, 1).
+    """
+    _check_confidence(confidence, right)
+    if bins < 1 or draws < 1 or not 0 < coverage < 1:
+        raise ValueError(
+            f"bins is {bins}, draws {draws}, coverage {coverage}; give bins and draws >= 1, coverage in (0, 1)"
+        )
+    sure = confidence.cpu().double()
+    place, gap = _bins(sure, bins), right.cpu().double() - sure
+    means, squares = (torch.bincount(place, weights=each, minlength=bins) / len(gap) for each in (gap, gap.square()))
+    gaps, variances = means.abs(), (squares - means.square()).clamp(min=0) / len(gap)
+    value, tail = float(gaps.sum()), (1 - coverage) / 2
+    loose = variances > NO_VARIANCE
+    if not bool(loose.any()):
+        return Interval(value, value, value)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(draws, bins, generator=generator, dtype=torch.float64) * variances.sqrt()
+
+    def shrink(by: float) -> torch.Tensor:
+        return (gaps - by * variances).clamp(min=0)
+
+    def share_below(by: float) -> float:
+        return float(((shrink(by) + noise).abs().sum(1) <= value).double().mean())
+
+    # All gaps vanish at the first end; at the second the error is six deviations above the value.
+    ends = float((gaps[loose] / variances[loose]).max()), -6 / math.sqrt(float(variances.sum()))
+    low = _reach(lambda by: 1 - share_below(by) >= tail, ends[0])
+    high = _reach(lambda by: share_below(by) >= tail, ends[1])
+    return Interval(value, float(shrink(low).sum()), float(shrink(high).sum()))
+
+
+def brier_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the sum over classes of (probability - 1[label])^2 of each image, float64 [n] in [0, 2] (Brier, 1950)."""
+    check_logits(logits, targets)
+    parts = zip(_probabilities(logits), torch.split(targets[:, None].long(), ROWS), strict=True)
+    return torch.cat([part.square().sum(1) - 2 * part.gather(1, own)[:, 0] + 1 for part, own in parts])
+
+
+def brier_score(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """Return the mean of `brier_scores` over the images."""
+    return float(brier_scores(logits, targets).mean())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RiskCoverage:
+    """The share of wrong images among those answered (`risk`), where the surest `coverage` of all are; float64."""
+
+    coverage: torch.Tensor
+    risk: torch.Tensor
+    area: float
+
+
+def risk_coverage(confidence: torch.Tensor, right: torch.Tensor) -> RiskCoverage:
+    """Answer the surest images first, by `confidence` [n], and follow the risk; `right` is bool [n].
+
+    `area` is AURC, the mean risk over the n coverages 1/n..1 (Geifman & El-Yaniv, NeurIPS 2017, arXiv 1705.08500);
+    images of one confidence share their errors evenly, so that their order makes no difference.
+    Raises ValueError for no image, other shapes, and confidences that are not finite.
+    """
+    _check_confidence(confidence, right)
+    falling = -confidence.double()
+    place = torch.searchsorted(falling.sort().values, falling)
+    size = torch.bincount(place, minlength=len(right))
+    wrong = torch.bincount(place, weights=(~right.bool()).double(), minlength=len(right)) / size
+    answered = torch.arange(1, len(right) + 1, dtype=torch.float64, device=right.device)
+    risk = wrong.repeat_interleave(size).cumsum(0) / answered
+    return RiskCoverage(answered / len(right), risk, float(risk.mean()))
+
+
+def risk_interval(
+    confidence: torch.Tensor, right: torch.Tensor, *, draws: int = 200, coverage: float = COVERAGE, seed: int = 0
+) -> Interval:
+    """Return AURC with the interval of its bootstrap; raises as `risk_coverage` and `bootstrap`."""
+    _check_confidence(confidence, right)
+    falling = -confidence.cpu().double()
+    place = torch.searchsorted(falling.sort().values, falling)
+    wrong = (~right.cpu().bool()).double()
+    harmonic = torch.cat([wrong.new_zeros(1), (1 / torch.arange(1, len(wrong) + 1, dtype=torch.float64)).cumsum(0)])
+
+    def area(rows: torch.Tensor) -> list[float]:
+        # The risk of the i-th image is (errors before its confidence + rate x images since) / i = passed / i + rate.
+        size = torch.bincount(place[rows])
+        errors = torch.bincount(place[rows], weights=wrong[rows])
+        last = size.cumsum(0)
+        rate = errors / size.clamp(min=1)
+        passed = errors.cumsum(0) - errors - (last - size) * rate
+        return [float((passed * (harmonic[last] - harmonic[last - size]) + size * rate).sum() / len(rows))]
+
+    return bootstrap(area, len(wrong), draws=draws, coverage=coverage, seed=seed)[0]
+
+
+def confidence_of(logits: torch.Tensor) -> torch.Tensor:
+    """Return the largest softmax probability of each image, float64 [n]."""
+    return torch.cat([part.amax(1) for part in _probabilities(logits)])
+
+
+def _check_confidence(confidence: torch.Tensor, right: torch.Tensor) -> None:
+    """Refuse no image, other shapes than `confidence` [n] and `right` [n], and confidences that are not finite."""
+    if confidence.ndim != 1 or confidence.shape != right.shape or len(right) == 0:
+        raise ValueError(f"{tuple(confidence.shape)} confidences for {tuple(right.shape)} answers; give one each")
+    if not bool(confidence.isfinite().all()):
+        raise ValueError(f"the confidence of row {int((~confidence.isfinite()).nonzero()[0])} is not finite")
+
+
+def _bins(confidence: torch.Tensor, bins: int) -> torch.Tensor:
+    """Return the bin of each image, int64 [n]; a bin holds its upper end: (lower, upper]."""
+    return ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
+
+
+def _reach(holds: Callable[[float], bool], end: float) -> float:
+    """Return, by bisection, how far from zero towards `end` something holds that stops once; zero if nowhere."""
+    if holds(end):
+        return end
+    near, far = 0.0, end
+    for _ in range(STEPS):
+        middle = (near + far) / 2
+        near, far = (middle, far) if holds(middle) else (near, middle)
+    return near
+
+
+def _probabilities(logits: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the probabilities of `ROWS` images at a time, float64 [rows, c]: of all they are twice the logits' size."""
+    for part in torch.split(logits, ROWS):
+        yield part.double().softmax(1)

@@ -1,0 +1,300 @@
+"""Loading of open_clip models behind the Encoder protocol; the only file that imports open_clip.
+
+Nothing in a checkpoint is executed (`checkpoint.read_checkpoint`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
+
+from rag_clip.data import Fingerprint
+from rag_clip.errors import RagClipError, lacks
+from rag_clip.models.checkpoint import read_checkpoint
+from rag_clip.models.device import choose_device
+from rag_clip.models.hub import fetch
+from rag_clip.models.misfit import describe_misfit, likely_architectures
+from rag_clip.models.pixels import PixelTransform
+from rag_clip.models.published_settings import complete, settings_of_file, split_local
+from rag_clip.models.quiet_logging import quiet_root_logger
+from rag_clip.models.timm_models import VisionEncoder, is_vision, load_vision
+from rag_clip.models.towers import DTYPES, TwoTowers
+from rag_clip.words import did_you_mean
+
+CONFIG = "open_clip_config.json"
+MERGES = "bpe.txt.gz"
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+ADVICE = (
+    f"to use local weights give NAME:TAG@FILE, whose settings are those of TAG, or local-dir:FOLDER holding {CONFIG}"
+)
+POSITIONS = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
+
+
+class EncoderError(RagClipError):
+    """A model that cannot be loaded; the message names it, what was tried, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model comes from. `architecture` and `tokenizer` are names in open_clip's own notation.
+
+    `activation` is empty where the model's configuration says it. `exact` weights have the shapes of the architecture;
+    others may have positions for another image size or context, which are then interpolated.
+    """
+
+    model: str
+    pretrained: str
+    checkpoint: Path
+    architecture: str
+    tokenizer: str
+    merges: Path | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    activation: str = ""
+    exact: bool = False
+
+
+def load_encoder(
+    spec: str, *, device: str | torch.device | None = None, precision: str | None = None
+) -> TwoTowers | VisionEncoder:
+    """Load a frozen encoder.
+
+    `spec` is `demo`, NAME:TAG in open_clip's names (`ViT-B-32:openai`), NAME:TAG@FILE, NAME:FILE, `hf-hub:OWNER/NAME`,
+    `local-dir:FOLDER`, or the path of such a folder or of a checkpoint in it. A local file runs with the activation and
+    preprocessing of TAG; without one, with those that all published weights of NAME share, and it is refused where they
+    differ. A folder holds `open_clip_config.json`, a checkpoint, and optionally `bpe.txt.gz`, the merges of its
+    tokenizer. `timm:...` and `demo:second` are encoders without text (see `vision_encoder.load_vision`).
+
+    `device` defaults to CUDA, then MPS, then the CPU; `precision` (fp32, bf16, fp16) to fp16 on CUDA, else fp32.
+    Raises EncoderError.
+    """
+    try:
+        place = choose_device(device)
+    except ValueError as error:
+        raise EncoderError(str(error)) from None
+    precision = precision or ("fp16" if place.type == "cuda" else "fp32")
+    if precision not in DTYPES:
+        raise EncoderError(f"precision {precision!r} is unknown; choose one of {', '.join(DTYPES)}")
+    if is_vision(spec):
+        try:
+            with quiet_root_logger():
+                return load_vision(spec, device=place, precision=precision, dtype=DTYPES[precision])
+        except ValueError as error:
+            raise EncoderError(str(error)) from error
+    source = _find(spec)
+    try:
+        with quiet_root_logger():
+            return _load(spec, source, place, precision)
+    except EncoderError as error:
+        raise EncoderError(f"model {spec!r} cannot be loaded from {source.checkpoint}: {error}") from error
+    except Exception as error:  # open_clip and what it calls raise almost anything for a bad configuration or file
+        if lacks(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise EncoderError(f"model {spec!r} cannot be loaded from {source.checkpoint} ({reason}); {ADVICE}") from error
+
+
+def _load(spec: str, source: Source, device: torch.device, precision: str) -> TwoTowers:
+    with source.checkpoint.open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    model = open_clip.create_model(
+        source.architecture,
+        load_weights=False,
+        pretrained_text=False,
+        precision=precision,
+        device=device,
+        force_quick_gelu=source.activation == "QuickGELU",
+        force_preprocess_cfg=dict(source.preprocessing),
+    )
+    trained_bias = _fill(model, source)
+    settings = model.visual.preprocess_cfg
+    tokenizer = _tokenizer(source)
+    preprocess = _pixel_transform(settings)
+    preprocessing = {
+        "pixels": asdict(preprocess),
+        "mean": settings["mean"],
+        "std": settings["std"],
+        "context": tokenizer.context_length,
+        "tokenizer": _tokenizer_identity(source, tokenizer),
+    }
+    facts = json.dumps(preprocessing, sort_keys=True)
+    fingerprint = Fingerprint(
+        source.model, source.pretrained, weights, facts, precision, activation=source.activation, spec=spec
+    )
+    return TwoTowers(
+        name=spec,
+        model=model.eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        fingerprint=fingerprint,
+        device=device,
+        dim=open_clip.get_model_config(source.architecture)["embed_dim"],
+        scale=float(model.logit_scale.exp()),
+        bias=0.0 if model.logit_bias is None else float(model.logit_bias),
+        trained_bias=trained_bias,
+        preprocess=preprocess,
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+    )
+
+
+def _fill(model: Any, source: Source) -> bool:
+    """Load the weights as `open_clip.load_checkpoint` does; return if they hold a logit bias. Raises EncoderError."""
+    if source.checkpoint.suffix in (".npz", ".npy"):
+        open_clip.load_checkpoint(model, str(source.checkpoint), weights_only=True)
+        return model.logit_bias is not None
+    expected = model.state_dict()
+    try:
+        state = convert_state_dict(model, read_checkpoint(source.checkpoint))
+    except ValueError as error:
+        raise EncoderError(str(error)) from error
+    if "positional_embedding" in state and "positional_embedding" not in expected:
+        state = convert_to_custom_text_state_dict(state)
+    for name in ("logit_scale", "logit_bias"):
+        if name in state and name in expected:
+            state[name] = state[name].reshape(expected[name].shape)
+    trained_bias = "logit_bias" in state
+    if "logit_bias" in expected:
+        state.setdefault("logit_bias", torch.zeros_like(state["logit_scale"]))
+    state = {name: value for name, value in state.items() if name in expected or "position_ids" not in name}
+    misfit = describe_misfit(state, expected, ignore=() if source.exact else POSITIONS)
+    if misfit:
+        raise EncoderError(_explain_misfit(misfit, state, source))
+    resize_pos_embed(state, model)
+    resize_text_pos_embed(state, model)
+    model.load_state_dict(state)
+    return trained_bias
+
+
+def _explain_misfit(misfit: str, state: Mapping[str, torch.Tensor], source: Source) -> str:
+    if any(name.startswith(("vision_model.", "text_model.")) for name in state):
+        return "its weights are named as in transformers; give the model's open_clip version, such as hf-hub:OWNER/NAME"
+    likely = likely_architectures(state, {name: open_clip.get_model_config(name) for name in open_clip.list_models()})
+    cure = (
+        f"its shapes are those of {', '.join(likely)}" if likely else "give the model that the weights were saved from"
+    )
+    return f"the weights do not fit {source.model}: {misfit}; {cure}"
+
+
+def _pixel_transform(settings: Mapping[str, Any]) -> PixelTransform:
+    size, mode = settings["size"], settings["resize_mode"]
+    height, width = (size, size) if isinstance(size, int) else size
+    # open_clip is bicubic unless told bilinear, and where a shortest side is fitted to an oblong input.
+    bilinear = settings["interpolation"] == "bilinear" and (mode != "shortest" or height == width)
+    return PixelTransform(height, width, mode, "bilinear" if bilinear else "bicubic", settings["fill_color"])
+
+
+def _tokenizer(source: Source) -> Any:
+    if source.merges is None:
+        return open_clip.get_tokenizer(source.tokenizer)
+    text = open_clip.get_model_config(source.architecture)["text_cfg"]
+    return open_clip.SimpleTokenizer(str(source.merges), context_length=text.get("context_length", 77))
+
+
+def _tokenizer_identity(source: Source, tokenizer: Any) -> str:
+    if source.merges is not None:
+        return f"bpe {hashlib.sha256(source.merges.read_bytes()).hexdigest()[:16]}"
+    name = getattr(getattr(tokenizer, "tokenizer", None), "name_or_path", "")
+    return f"{type(tokenizer).__name__} {Path(name).name}".strip()
+
+
+def _find(spec: str) -> Source:
+    if spec == "demo":
+        return _in_folder(Path(str(importlib.resources.files("rag_clip.demo"))) / "assets" / "model", model="demo")
+    if spec.startswith("hf-hub:"):
+        return _on_hub(spec.removeprefix("hf-hub:"))
+    if spec.startswith("local-dir:"):
+        return _in_folder(Path(spec.removeprefix("local-dir:")))
+    return _in_folder(Path(spec)) if Path(spec).exists() else _built_in(spec)
+
+
+def _in_folder(path: Path, model: str = "") -> Source:
+    folder = path.parent if path.is_file() else path
+    config, merges = folder / CONFIG, folder / MERGES
+    if not config.is_file():
+        raise EncoderError(f"no model in {str(folder)!r}: there is no {CONFIG}; {ADVICE}")
+    digest = hashlib.sha256(config.read_bytes()).hexdigest()[:12]
+    checkpoint = path if path.is_file() else _checkpoint_in(folder)
+    name = f"local-dir:{folder}"
+    return Source(
+        model or f"config {digest}", checkpoint.name, checkpoint, name, name, merges if merges.is_file() else None
+    )
+
+
+def _checkpoint_in(folder: Path) -> Path:
+    found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pt", ".pth"))
+    preferred = [folder / name for name in WEIGHTS if folder / name in found]
+    if preferred or len(found) == 1:
+        return (preferred or found)[0]
+    names = ", ".join(path.name for path in found) or "none"
+    raise EncoderError(f"{str(folder)!r} must hold one checkpoint, found {names}; give the path of the one to load")
+
+
+def _on_hub(repository: str) -> Source:
+    try:
+        config, checkpoint = fetch(repository, [CONFIG]), fetch(repository, WEIGHTS)
+    except OSError as error:
+        raise EncoderError(f"model 'hf-hub:{repository}' is not here: {error}; {ADVICE}") from error
+    architecture, text = f"local-dir:{config.parent}", json.loads(config.read_bytes())["model_cfg"]["text_cfg"]
+    tokenizer = f"hf-hub:{repository}" if text.get("hf_tokenizer_name") else architecture
+    return Source(repository, "hf-hub", checkpoint, architecture, tokenizer)
+
+
+def _built_in(spec: str) -> Source:
+    name, _, given = spec.partition(":")
+    names, tags = open_clip.list_models(), open_clip.list_pretrained_tags_by_model(name)
+    if name not in names:
+        raise EncoderError(f"unknown model {name!r}, and no such file or folder; {_near_models(name, given)}{ADVICE}")
+    published = {tag: open_clip.get_pretrained_cfg(name, tag) for tag in tags}
+    quick_gelu = bool(open_clip.get_model_config(name).get("quick_gelu"))
+    try:
+        local = split_local(given, published)
+        if local:
+            tag, path = local
+            settings = settings_of_file(name, tag, published, quick_gelu=quick_gelu)
+            return _with_settings(name, tag or path.name, path, settings, exact=True)
+    except ValueError as error:
+        raise EncoderError(f"model {spec!r}: {error}; or give local-dir:FOLDER, whose {CONFIG} says them") from error
+    if not (settings := open_clip.get_pretrained_cfg(name, given)):
+        found = f"no pretrained tag {given!r}, and no such file" if given else "no pretrained tag was given"
+        near = did_you_mean(spec, [f"{name}:{tag}" for tag in tags]) if given else ""
+        choices = ", ".join(tags) or "none"
+        raise EncoderError(f"model {name!r}: {found}; {near}choose {name}:TAG from {choices}; {ADVICE}")
+    repository, _, filename = settings["hf_hub"].rpartition("/")
+    try:
+        checkpoint = fetch(repository, _with_safetensors(filename) if filename else WEIGHTS)
+    except OSError as error:
+        raise EncoderError(f"the weights of {spec!r} are not here: {error}; {ADVICE}") from error
+    return _with_settings(name, given, checkpoint, complete(settings, quick_gelu))
+
+
+def _near_models(name: str, given: str) -> str:
+    """Say which models are spelt like an unknown NAME:TAG, with tags where the tag is known or `name` is one."""
+    pretrained = open_clip.list_pretrained()
+    if given:
+        return did_you_mean(f"{name}:{given}", [f"{known}:{tag}" for known, tag in pretrained])
+    named_by_tag = [f"{known}:{tag}" for known, tag in pretrained if tag == name.lower().replace("-", "_")]
+    if named_by_tag:
+        return f"{name} is a tag; did you mean {', '.join(named_by_tag[:3])}? "
+    return did_you_mean(name, ["demo", "demo:second", *open_clip.list_models()])
+
+
+def _with_settings(
+    name: str, tag: str, checkpoint: Path, settings: Mapping[str, Any], *, exact: bool = False
+) -> Source:
+    preprocessing = {key: value for key, value in settings.items() if key != "quick_gelu"}
+    activation = "QuickGELU" if settings["quick_gelu"] else "GELU"
+    return Source(name, tag, checkpoint, name, name, None, preprocessing, activation, exact)
+
+
+def _with_safetensors(filename: str) -> list[str]:
+    path = Path(filename)
+    return [path.with_suffix(".safetensors").name, filename] if path.suffix in (".bin", ".pth") else [filename]

@@ -1,0 +1,132 @@
+"""A frozen image and text tower as an Encoder; knows open_clip's modules by their attributes, without importing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from rag_clip.data import Features, Fingerprint
+from rag_clip.models.decode import decode_image
+from rag_clip.models.pixels import PixelTransform
+from rag_clip.models.text_tower import causal_tower, learned_tokens, token_table
+from rag_clip.protocols import Encoder
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WHOLE_CONTEXT_BATCH = 256
+IMAGE_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TwoTowers:
+    """An open_clip model as an Encoder; made by `encoder.load_encoder`. `mean` and `std` are per RGB channel.
+
+    Embeddings carry no gradient but are ordinary tensors, so that heads can be trained on them.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    fingerprint: Fingerprint
+    device: torch.device
+    dim: int
+    scale: float
+    bias: float
+    trained_bias: bool
+    preprocess: PixelTransform
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        """Embed texts as float32 unit rows [t, d] on `device`; equal texts are computed once.
+
+        Texts longer than the context are cut to it. A causal tower works at the texts' true length.
+        """
+        if not texts:
+            return torch.zeros(0, self.dim, device=self.device)
+        places: dict[str, int] = {}
+        rows = [places.setdefault(text, len(places)) for text in texts]
+        return self._embed(self.tokenizer(list(places)))[rows]
+
+    def encode_tokens(self, tokens: torch.Tensor, vectors: torch.Tensor | None = None) -> torch.Tensor:
+        """Embed token ids int64 [t, context] as `encode_text` does, with ids below zero for learned vectors [r, e].
+
+        Id -1 - k stands for row k of `vectors`. Gradients reach `vectors`, and weights that are not frozen.
+        """
+        if vectors is None:
+            return self._embed(tokens)
+        with learned_tokens(self.model, vectors):
+            return self._embed(tokens)
+
+    @torch.no_grad()
+    def token_vectors(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the text tower's vectors of token ids [...] as float32 [..., e], before positions are added."""
+        vectors: torch.Tensor = token_table(self.model)(tokens.to(self.device))
+        return vectors.float()
+
+    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        tower = causal_tower(self.model)
+        if tower:
+            return _unit(tower.encode(tokens))
+        whole = [self.model.encode_text(part.to(self.device)) for part in torch.split(tokens, WHOLE_CONTEXT_BATCH)]
+        return _unit(torch.cat(whole))
+
+    def encode_pixels(self, pixels: torch.Tensor, *, patches: bool = False) -> Features:
+        """Embed uint8 pixels [n, 3, height, width] in one batch as Features on `device`.
+
+        Gradients reach weights that are not frozen; those of a loaded encoder are. Patch features are the patch tokens
+        after the last block, taken to the joint space as the class token is. Raises ValueError where the image tower
+        has none.
+        """
+        mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
+        values = (pixels.to(self.device).float() / 255).sub(mean).div(std).to(DTYPES[self.fingerprint.precision])
+        if not patches:
+            return Features(_unit(self.model.encode_image(values)))
+        pooled, tokens = _with_patches(self.model.visual, values)
+        return Features(_unit(pooled), _unit(tokens))
+
+    def encode_images(self, images: Sequence[Image.Image | bytes], *, patches: bool = False) -> Features:
+        """Decode where needed, preprocess and embed images, `IMAGE_BATCH` at a time. Raises decode.ImageError."""
+        if not images:
+            return Features(torch.zeros(0, self.dim, device=self.device))
+        parts = [
+            self.encode_pixels(self._pixels(images[start : start + IMAGE_BATCH]), patches=patches)
+            for start in range(0, len(images), IMAGE_BATCH)
+        ]
+        found = [part.patches for part in parts if part.patches is not None]
+        return Features(torch.cat([part.pooled for part in parts]), torch.cat(found) if found else None)
+
+    def _pixels(self, images: Sequence[Image.Image | bytes]) -> torch.Tensor:
+        decoded = (decode_image(image) if isinstance(image, bytes) else image for image in images)
+        return torch.stack([torch.from_numpy(self.preprocess(image)).permute(2, 0, 1) for image in decoded])
+
+
+def two_towers(encoder: Encoder) -> TwoTowers:
+    """Return the encoder where it is an open_clip model, to train it or through it; raises ValueError for others."""
+    if not isinstance(encoder, TwoTowers):
+        raise ValueError(
+            f"encoder {encoder.name!r} has no text tower to train through; name an open_clip model, such as demo or "
+            "ViT-B-32:openai"
+        )
+    return encoder
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    return nn.functional.normalize(rows.float(), dim=-1)
+
+
+def _with_patches(visual: Any, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return pooled [n, d] and patch tokens [n, p, d] of an open_clip vision transformer."""
+    projection = getattr(visual, "proj", None)
+    if projection is None or not hasattr(visual, "ln_post") or getattr(visual, "attn_pool", None) is not None:
+        raise ValueError(
+            f"the image tower {type(visual).__name__} has no patch features in the joint space; "
+            "use a ViT without attention pooling, or patches=False"
+        )
+    found = visual.forward_intermediates(values, indices=1, output_fmt="NLC")
+    return found["image_features"], visual.ln_post(found["image_intermediates"][0]) @ projection

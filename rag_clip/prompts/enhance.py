@@ -1,0 +1,183 @@
+"""The query layer: from class names to weighted texts, by a recipe, with the evidence for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, get_args
+
+from rag_clip.data import LabelSet, Prompts
+from rag_clip.progress import Report, StageClock, silent
+from rag_clip.prompts.control import random_prompts, shared_waffle_prompts, waffle_prompts
+from rag_clip.prompts.described import described_texts
+from rag_clip.prompts.evidence import find_captions, trusted_captions
+from rag_clip.prompts.knowledge.names import NameMatch, nearest_classes
+from rag_clip.prompts.knowledge.sentences import Sentences, read_sentences
+from rag_clip.prompts.mixed import Texts, mix
+from rag_clip.prompts.naming import name_classes
+from rag_clip.prompts.recipe import Recipe, load_recipe
+from rag_clip.prompts.synonyms import synonym_prompts
+from rag_clip.prompts.templates import template_prompts
+from rag_clip.protocols import Encoder
+from rag_clip.store import Store
+
+Control = Literal["random", "waffle", "waffle_shared"]
+LARGEST_SAMPLE = 10_000
+NAMES_IN_A_NOTE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the sources of a recipe gave: anchors, contexts of each, notes, and how many classes got no caption.
+
+    `without_captions` classes have none in the store; of `untrusted` ones all that were found were refused.
+    """
+
+    anchors: Prompts
+    contexts: tuple[Texts, ...]
+    notes: tuple[str, ...]
+    without_captions: int
+    untrusted: int
+
+
+def enhance(
+    labels: LabelSet,
+    *,
+    encoder: Encoder,
+    recipe: Recipe | None = None,
+    store: Store | None = None,
+    control: Control | None = None,
+    seed: int = 0,
+    clock: StageClock | None = None,
+    report: Report = silent,
+) -> Prompts:
+    """Turn a label set into prompts by a recipe, by default the one named so; see rag_clip.recipe.
+
+    A `control` puts as many random captions of the store (`random`), or random words (`waffle`), with the same weights
+    in the place of what the recipe mixes in; `waffle_shared` is WaffleCLIP as published. `seed` draws them. Provenance
+    keeps the recipe, counts classes without captions and those whose captions were not trusted, and notes what a user
+    should know, such as names that a file does not have. Raises ValueError for a recipe that needs a store and has
+    none, a store without captions, one whose vectors are another encoder's (lexical search needs none, so there any
+    store will do), and a control of a recipe that mixes in nothing, but for `waffle_shared`.
+    """
+    recipe, clock = recipe or load_recipe("default"), clock or StageClock()
+    _check_needs(recipe, store, control)
+    found = _find_texts(labels, recipe, encoder, store, clock, report)
+    prompts = mix(found.anchors, *found.contexts)
+    facts = {
+        "encoder": asdict(encoder.fingerprint),
+        "method": recipe.name,
+        "settings": recipe.document(),
+        "index": store.location if store and recipe.needs_index else "",
+        "without_captions": found.without_captions,
+        "untrusted": found.untrusted,
+        "notes": list(found.notes),
+    }
+    if recipe.described and recipe.described.average == "cosines":
+        facts["average"] = "cosines"
+    prompts = replace(prompts, provenance=facts)
+    if control:
+        with clock.stage("sample"):
+            prompts = control_prompts(prompts, control, store=store, seed=seed)
+    return prompts
+
+
+def control_prompts(prompts: Prompts, control: Control, *, store: Store | None = None, seed: int = 0) -> Prompts:
+    """Put random captions of the store, or random words, in the place of the texts that are mixed in.
+
+    `waffle_shared` puts random words that all classes share in the place of all texts.
+
+    Raises ValueError for an unknown control, and for random captions without a store.
+    """
+    _check_control(control, store)
+    if control == "waffle_shared":
+        return shared_waffle_prompts(prompts, seed=seed)
+    if control == "waffle" or store is None:
+        return waffle_prompts(prompts, seed=seed)
+    needed = sum(text.role == "context" for group in prompts.texts for text in group)
+    captions = store.sample(min(needed, LARGEST_SAMPLE, store.count()), seed) if needed else []
+    return random_prompts(prompts, captions, seed=seed)
+
+
+def _find_texts(
+    labels: LabelSet, recipe: Recipe, encoder: Encoder, store: Store | None, clock: StageClock, report: Report
+) -> _Found:
+    templates = recipe.templates.choose()
+    anchors, known = template_prompts(labels, templates=templates), labels
+    contexts: list[Texts] = []
+    notes: list[str] = []
+    alone: list[str] = []
+    untrusted: list[str] = []
+    if recipe.synonyms and store:
+        with clock.stage("count names"):
+            named = name_classes(labels, recipe.synonyms, encoder=encoder, store=store, report=report)
+        anchors = synonym_prompts(labels, named.report, templates=templates, use=recipe.synonyms.use)
+        known, notes = named.labels, [*named.notes]
+    if recipe.retrieved and store:
+        every = find_captions(
+            known, encoder=encoder, store=store, retrieval=recipe.retrieved, clock=clock, report=report
+        )
+        captions = trusted_captions(
+            every, known, encoder=encoder, retrieval=recipe.retrieved, templates=templates, clock=clock
+        )
+        alone = [name for name, texts in zip(labels.names, every, strict=True) if not texts]
+        untrusted = [
+            name for name, texts, kept in zip(labels.names, every, captions, strict=True) if texts and not kept
+        ]
+        contexts.append(captions)
+        notes += _captionless(alone, untrusted)
+    if recipe.described:
+        with clock.stage("read descriptions"):
+            files = [read_sentences(path) for path in recipe.described.files]
+            described = described_texts(known, files, weight=recipe.described.weight, templates=templates)
+        contexts.append(described.texts)
+        for file, match in zip(files, described.matches, strict=True):
+            notes += _unmatched(file, match, labels)
+    return _Found(anchors, tuple(contexts), tuple(notes), len(alone), len(untrusted))
+
+
+def _check_control(control: Control, store: Store | None) -> None:
+    if control not in get_args(Control):
+        raise ValueError(f"unknown control {control!r}; known are {', '.join(get_args(Control))}")
+    if control == "random" and store is None:
+        raise ValueError("the random control looks for captions and needs an index; give one, or use 'waffle'")
+
+
+def _check_needs(recipe: Recipe, store: Store | None, control: Control | None) -> None:
+    if store is None and recipe.needs_index:
+        raise ValueError(
+            f"recipe {recipe.name!r} looks for captions and needs an index; give one, or use recipe 'templates'"
+        )
+    if control:
+        _check_control(control, store)
+    if control and control != "waffle_shared" and not (recipe.retrieved or recipe.described):
+        raise ValueError(
+            f"recipe {recipe.name!r} mixes no texts into its templates, so there is nothing to control; "
+            "give one with captions or descriptions"
+        )
+
+
+def _unmatched(file: Sentences, match: NameMatch, labels: LabelSet) -> Iterator[str]:
+    if match.unmatched_labels:
+        yield f"{file.source} describes no {_some(match.unmatched_labels)}"
+    if match.unmatched_keys:
+        near = nearest_classes(match.unmatched_keys, labels)
+        yield f"{file.source} has {_some(match.unmatched_keys)}, not in the label set{f' ({near})' if near else ''}"
+
+
+def _captionless(alone: Sequence[str], untrusted: Sequence[str]) -> Iterator[str]:
+    if alone:
+        yield (
+            f"no usable caption names {_some(alone)}, so templates keep their weight; index captions that do, or "
+            "give synonyms in the label file"
+        )
+    if untrusted:
+        yield (
+            f"the captions of {_some(untrusted)} are too few, or fit other classes as well, and were not trusted, so "
+            "templates keep their weight; index more captions, or mix in all that are found with --recipe repe"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:NAMES_IN_A_NOTE])
+    return f"{len(names)} classes ({shown}, ...)" if len(names) > NAMES_IN_A_NOTE else shown

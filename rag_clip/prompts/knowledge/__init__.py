@@ -1,0 +1,1 @@
+"""What others wrote down about class names: WordNet, synonym files, sentences."""

@@ -1,0 +1,99 @@
+"""Which entry of a knowledge file speaks of which class."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rag_clip.data import LabelSet
+from rag_clip.words import near_names, spoken, words_of
+
+# Accents of Latin, Greek and Cyrillic; the marks of other scripts are letters of theirs.
+_ACCENTS = re.compile("[\u0300-\u036f]")
+_SEPARATORS = re.compile(r"[\s_\-\u2010-\u2015\u2212]+")
+NEAREST_OF = 5
+_Forms = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class NameMatch:
+    """The class of each key that has one, in the order of the keys; what is left over on both sides.
+
+    A class may have several keys, all equally near to its name.
+    """
+
+    rows: Mapping[str, int]
+    unmatched_keys: tuple[str, ...]
+    unmatched_labels: tuple[str, ...]
+
+
+def match_names(labels: LabelSet, keys: Iterable[str]) -> NameMatch:
+    """Find the class of each key: by its very name, else by its name as `folded`, else by a synonym as folded.
+
+    Where a class is named by one key, keys that are only its synonyms stay unmatched. Raises ValueError, naming both,
+    where a key fits two classes equally well.
+    """
+    keys = tuple(dict.fromkeys(keys))
+    ways = (
+        {name: [row] for row, name in enumerate(labels.names)},
+        _forms([name] for name in labels.names),
+        _forms(labels.synonyms),
+    )
+    found = {key: place for key in keys if (place := _place(key, ways, labels)) is not None}
+    nearest = {row: min(way for way, at in found.values() if at == row) for row in {row for _, row in found.values()}}
+    rows = {key: row for key, (way, row) in found.items() if way == nearest[row]}
+    return NameMatch(
+        rows,
+        tuple(key for key in keys if key not in rows),
+        tuple(name for row, name in enumerate(labels.names) if row not in nearest),
+    )
+
+
+def require_match(match: NameMatch, labels: LabelSet, source: str) -> None:
+    """Raise ValueError, with the nearest names, where not one key of `source` names a class."""
+    if not match.rows:
+        keys = match.unmatched_keys
+        held = ", ".join(map(repr, keys[:NEAREST_OF])) + (", ..." if len(keys) > NEAREST_OF else "")
+        near = nearest_classes(keys, labels)
+        raise ValueError(
+            f"{source} has none of the {len(labels)} classes; it has {held or 'no names'}"
+            f"{f' ({near})' if near else ''}; give a file of these classes, or its names as synonyms in the label file"
+        )
+
+
+def nearest_classes(keys: Sequence[str], labels: LabelSet) -> str:
+    """Return "'tabby' is near to 'tabby cat', ..." for the first keys that are spelt like a class, or nothing."""
+    pairs = [(key, near_names(key, labels.names, most=1, cutoff=0.7)) for key in keys[:NEAREST_OF]]
+    return ", ".join(f"{key!r} is near to {near[0]!r}" for key, near in pairs if near)
+
+
+def folded(name: str) -> str:
+    """Return the folded words of a name, without accents, between single spaces.
+
+    A name without words is its signs without spaces, hyphens and underscores.
+    """
+    letters = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFKD", spoken(name))))
+    return " ".join(words_of(letters)) or _SEPARATORS.sub(" ", letters).strip()
+
+
+def _forms(spellings: Iterable[Sequence[str]]) -> dict[str, list[int]]:
+    forms: dict[str, list[int]] = {}
+    for row, names in enumerate(spellings):
+        for form in {folded(name) for name in names} - {""}:
+            forms.setdefault(form, []).append(row)
+    return forms
+
+
+def _place(key: str, ways: Sequence[_Forms], labels: LabelSet) -> tuple[int, int] | None:
+    """Return the first way in which a key names a class, and the class."""
+    for way, forms in enumerate(ways):
+        rows = forms.get(folded(key) if way else key, ())
+        if len(rows) > 1:
+            both = " and ".join(repr(labels.names[row]) for row in rows[:2])
+            what = "a synonym of" if way == 2 else "a spelling of"
+            raise ValueError(f"{key!r} is {what} both {both}; spell it as one of them, or take it from one's synonyms")
+        if rows:
+            return way, rows[0]
+    return None

@@ -1,0 +1,179 @@
+"""Recipes: which sources the texts of a class come from, and what each weighs; TOML, or the ones in index/recipes.toml.
+
+    [templates]   set = "general"               anchors; without it the label set's own, else "a photo of a {}."
+    [synonyms]    use = "frequent"              names in the templates: as the corpus calls them
+    [retrieved]   weight = 0.25                 captions of the index: the fields of Retrieval
+    [described]   files = ["cupl.json"]         sentences of knowledge files, with their weight
+
+The templates have the weight that retrieved and described leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from rag_clip.files.reading import read_toml
+from rag_clip.prompts.evidence import Retrieval
+from rag_clip.prompts.templates import template_set
+
+Chosen = TypeVar("Chosen")
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """A named set of templates, or `texts` of one's own; neither leaves it to the label set."""
+
+    set: str = ""
+    texts: tuple[str, ...] = ()
+
+    def choose(self) -> tuple[str, ...] | None:
+        """Return the templates, None for the label set's own; raises ValueError for an unknown set."""
+        return self.texts or (template_set(self.set) if self.set else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Synonyms:
+    """Names from the label file, from knowledge `files`, and from `wordnet`.
+
+    That is "installed" (the files of Debian's package), the folder of such files, or "wn:LEXICON" of the wn package.
+    """
+
+    use: Literal["frequent", "ensemble"] = "frequent"
+    files: tuple[Path, ...] = ()
+    wordnet: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Sentences of knowledge files, which weigh `weight` together in each class they describe.
+
+    `average` says what of all texts of a class is averaged: their `vectors`, or as published for DCLIP, where the
+    weight is 1, the `cosines` of images with them (see classifiers.zero_shot).
+    """
+
+    files: tuple[Path, ...]
+    weight: float = 0.25
+    average: Literal["vectors", "cosines"] = "vectors"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= 1:
+            raise ValueError(f"the weight of the descriptions is {self.weight}; give a number above 0, up to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What texts are made of; a source that is None is left out. Raises ValueError for weights above one together."""
+
+    name: str = "templates"
+    templates: Templates = Templates()
+    synonyms: Synonyms | None = None
+    retrieved: Retrieval | None = None
+    described: Described | None = None
+
+    def __post_init__(self) -> None:
+        taken = sum(source.weight for source in (self.retrieved, self.described) if source)
+        if taken > 1:
+            raise ValueError(
+                f"recipe {self.name!r} mixes in texts of weight {taken:g} together; they may weigh at most 1"
+            )
+
+    @property
+    def needs_index(self) -> bool:
+        """Whether it looks at captions: to retrieve them, or to count names in them."""
+        return self.retrieved is not None or self.synonyms is not None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of knowledge that it reads."""
+        return tuple(path for source in (self.synonyms, self.described) if source for path in source.files)
+
+    def document(self) -> dict[str, Any]:
+        """Return the recipe as plain values, for provenance."""
+        return {key: _plain(value) for key, value in asdict(self).items() if value is not None}
+
+
+SOURCES: Mapping[str, type] = {
+    "templates": Templates,
+    "synonyms": Synonyms,
+    "retrieved": Retrieval,
+    "described": Described,
+}
+
+
+def load_recipe(spec: str | Path = "default") -> Recipe:
+    """Read a recipe: a name of index/recipes.toml, FILE.toml with its tables, or FILE.toml:NAME of several.
+
+    Paths in a file are relative to it. Raises ValueError, naming file and table, for what is not TOML, unknown names,
+    tables and settings, wrong values, and files that are not there.
+    """
+    path, name = _locate(str(spec))
+    document = read_toml(path)
+    if name:
+        if not isinstance(document.get(name), dict):
+            raise ValueError(f"{path} has no recipe {name!r}; it has {', '.join(document)}")
+        document = document[name]
+    unknown = [key for key in document if key not in SOURCES]
+    if unknown:
+        raise ValueError(f"{path}: unknown source {unknown[0]!r}; a recipe has tables {', '.join(SOURCES)}")
+    sources: dict[str, Any] = {key: _read_table(SOURCES[key], table, path, key) for key, table in document.items()}
+    try:
+        return Recipe(name or path.stem, **sources)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def recipe_names() -> tuple[str, ...]:
+    """List the recipes that come with RAG-CLIP."""
+    return tuple(read_toml(_bundled()))
+
+
+def _locate(spec: str) -> tuple[Path, str]:
+    if spec in recipe_names():
+        return _bundled(), spec
+    file, _, name = spec.partition(".toml:")
+    path = Path(f"{file}.toml") if name else Path(spec)
+    if not path.is_file():
+        raise ValueError(f"there is no recipe {spec!r}; name one of {', '.join(recipe_names())}, or a TOML file")
+    return path, name
+
+
+def _bundled() -> Path:
+    return Path(str(files("rag_clip.index").joinpath("recipes.toml")))
+
+
+def _read_table(kind: type[Chosen], table: object, path: Path, where: str) -> Chosen:
+    if not isinstance(table, dict):
+        raise ValueError(f"{path}: {where} is {table!r}; write a table [{where}]")
+    known = [one.name for one in fields(kind)]  # type: ignore[arg-type]
+    unknown = [key for key in table if key not in known]
+    if unknown:
+        raise ValueError(f"{path}, {where}: unknown setting {unknown[0]!r}; known are {', '.join(known)}")
+    values = dict(table)
+    if "files" in values:
+        values["files"] = [_find(path, name, where) for name in values["files"]]
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, one['loc'])) or where}: {one['msg']}" for one in error.errors())
+        raise ValueError(f"{path}, {where}: {faults}") from None
+
+
+def _find(path: Path, name: object, where: str) -> Path:
+    found = path.parent / str(name)
+    if not found.is_file():
+        raise ValueError(f"{path}, {where}: there is no file {found}; paths are relative to the recipe")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,104 @@
+"""The report's sections on classes and images: which are confused, and what changed from one run to another."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+
+from rag_clip.evaluate.compare import difference
+from rag_clip.evaluate.results import Result
+from rag_clip.metrics.difference import Difference
+from rag_clip.protocols import Encoder
+from rag_clip.report.class_charts import draw_confusions, draw_gains
+from rag_clip.report.examples import Changes, Example, answers, describe_captions, find_changes
+from rag_clip.report.page import figure, name_of, paragraph, section
+from rag_clip.report.shown import Shown, first_and_best
+
+CONFUSED = 16
+LEAST_PROBABILITY = 1e-9
+
+
+def confusions(kept: Sequence[Shown]) -> str:
+    """Return the map of the worst confusions of the first run and the most accurate other; runs must hold images."""
+    labels = kept[0].result.labels
+    assert labels is not None
+    matrices = {one.name(): _matrix(one.result, len(labels)) for one in first_and_best(kept)}
+    classes = _confused(np.sum(list(matrices.values()), axis=0))
+    if not classes:
+        return ""
+    parts = {run: matrix[np.ix_(classes, classes)] for run, matrix in matrices.items()}
+    drawn = " Of shots, the first draw." if any("low_high" in one.result.settings for one in kept) else ""
+    return section(
+        "Which classes are taken for which",
+        f"The classes of the worst pairs in {' and '.join(matrices)} together, counted in images; blue is right, red "
+        f"is wrong.{drawn}",
+        figure(draw_confusions(parts, [labels.names[row] for row in classes]), "Confusions."),
+    )
+
+
+def _confused(matrix: np.ndarray) -> list[int]:
+    """Return the classes of the most frequent wrong pairs, up to CONFUSED of them, those of a pair side by side."""
+    wrong = matrix - np.diag(np.diag(matrix))
+    classes: dict[int, None] = {}
+    for cell in np.argsort(-wrong, axis=None, kind="stable"):
+        label, prediction = divmod(int(cell), len(matrix))
+        if wrong[label, prediction] == 0 or len(classes.keys() | {label, prediction}) > CONFUSED:
+            break
+        classes |= {label: None, prediction: None}
+    return list(classes)
+
+
+def change(before: Result, after: Result, encoder: Encoder | None, *, opened: bool) -> str:
+    """Return what became of classes and images from one run to another, folded up unless `opened`."""
+    labels, paired = after.labels, difference(before, after)
+    assert labels is not None
+    recalls = [one.series("recall") for one in (before, after)]
+    names = [name for name in labels.names if name in recalls[0] and name in recalls[1]]
+    values = [np.array([recall[name] for name in names]) for recall in recalls]
+    sentence = "" if paired is None else _sentence(before, after, paired)
+    moved = bool((values[0] != values[1]).any())
+    chart = figure(draw_gains(names, *values), "Gains by class.") if moved else paragraph("No class gains or loses.")
+    changes = Changes((), ()) if paired is None else find_changes(before, after, encoder=encoder)
+    return (
+        f"<details{' open' if opened else ''}><summary>{name_of(before)} → {name_of(after)}</summary>"
+        f"{paragraph(sentence)}{chart}"
+        f"{_examples('Right only after', changes.gained)}{_examples('Right only before', changes.lost)}</details>"
+    )
+
+
+def _sentence(before: Result, after: Result, change: Difference) -> str:
+    likely = f"{change.probability:.2g}" if change.probability >= LEAST_PROBABILITY else f"below {LEAST_PROBABILITY}"
+    unlike = "" if before.tier == after.tier else f" The runs are of unlike tiers, {before.tier} and {after.tier}."
+    return (
+        f"{after.run} is right on {change.gained} images that {before.run} got wrong, and wrong on {change.lost} that "
+        f"it got right: {change.value:+.1%} ({change.low:+.1%} … {change.high:+.1%}). If neither were better, a split "
+        f"this uneven had probability {likely}.{unlike}"
+    )
+
+
+def _examples(title: str, examples: Sequence[Example]) -> str:
+    if not examples:
+        return ""
+    if not any(one.picture for one in examples):
+        return paragraph(f"{title}: the images are not at hand to be shown.", small=True)
+    cells = "".join(
+        f'<figure class="example">{_img(one)}<figcaption><b>{html.escape(one.label)}</b>'
+        f'<span class="{"up" if one.before == one.label else "down"}">before: {html.escape(one.before)}</span>'
+        f'<span class="{"up" if one.after == one.label else "down"}">after: {html.escape(one.after)}</span>'
+        + "".join(f"<q>{html.escape(text)}</q>" for text in describe_captions(one.captions))
+        + "</figcaption></figure>"
+        for one in examples
+    )
+    return f'<h4>{title}</h4><div class="examples">{cells}</div>'
+
+
+def _img(example: Example) -> str:
+    return f'<img alt="" src="{example.picture}">' if example.picture else '<i class="gone">image gone</i>'
+
+
+def _matrix(result: Result, classes: int) -> np.ndarray:
+    said = answers(result)
+    cells = said["target"].to_numpy().astype(np.int64) * classes + said["predicted"].to_numpy()
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)

@@ -1,0 +1,193 @@
+"""The report of an evaluation as one HTML file that needs nothing else: charts, tables, and examples with evidence."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from rag_clip.evaluate.compare import Comparison
+from rag_clip.evaluate.results import Result
+from rag_clip.evaluate.tiers import TIERS
+from rag_clip.files.atomic import replacing
+from rag_clip.files.outputs import GENERATOR, check_outputs
+from rag_clip.protocols import Encoder
+from rag_clip.report.calibration_chart import draw_reliability
+from rag_clip.report.changes import change, confusions
+from rag_clip.report.charts import FEW, draw_accuracies
+from rag_clip.report.growth import margins, openness, thefts
+from rag_clip.report.numbers import COLUMNS, across_tasks, numbers
+from rag_clip.report.page import STYLE, figure, folded, name_of, paragraph, section
+from rag_clip.report.shots import few_shots
+from rag_clip.report.shown import PALE, Shown, holding, paint, shorten
+from rag_clip.report.wording import adversarial_names, synonym_swaps
+
+MOST_PAIRS = 4
+MOST_TASKS = 3
+MOST_SENTENCES = 6
+
+
+def write_evaluation(
+    path: str | Path,
+    results: Sequence[Result],
+    *,
+    encoder: Encoder | None = None,
+    title: str = "Evaluation",
+    content: str = "",
+    force: bool = False,
+) -> None:
+    """Write the report of results, task by task; the first run of a task is what its others are compared with.
+
+    `encoder` weighs the captions of the examples by their image; `content` says what the page holds, by default how
+    many runs and tasks. Raises ValueError for no results and, but with `force`, for a file that is no report; OSError
+    where the file cannot be written, which appears whole or not at all.
+    """
+    if not results:
+        raise ValueError("there is no result to report; evaluate at least one run")
+    path = Path(path)
+    check_outputs([(path, "evaluate")], force=force)
+    tasks = dict.fromkeys(result.task for result in results)
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'{GENERATOR.format("evaluate")}<meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title>"
+        f"<style>{STYLE}</style><header><h1>{html.escape(title)}</h1>"
+        f"<p>{html.escape(content or _counted(len(results), 'run') + ' on ' + _counted(len(tasks), 'task'))} · "
+        f"rag-clip {version('rag-clip')}</p></header>{_tiers(results)}{across_tasks(results)}"
+        f"{_tasks(results, encoder)}{_settings(results)}</html>\n"
+    )
+    try:
+        with replacing(path) as partial:
+            partial.write_text(page, encoding="utf-8")
+    except OSError as error:
+        reason = f"cannot write the report {path} ({error.strerror}); name another place, or make room"
+        raise OSError(error.errno, reason) from error
+
+
+def write_comparison(
+    path: str | Path, comparison: Comparison, *, title: str = "Comparison", force: bool = False
+) -> None:
+    """Write the report of two results files: of each pair, the run before and the run after; as `write_evaluation`."""
+    results = []
+    for pair in comparison.pairs:
+        sides = (("before", pair.before), ("after", pair.after))
+        task = pair.name.rpartition(" [")[0]
+        results += [replace(one, task=task, run=f"{one.run} ({when})") for when, one in sides]
+    content = f"{_counted(len(comparison.pairs), 'run')}, before and after"
+    write_evaluation(path, results, title=title, content=content, force=force)
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def _tasks(results: Sequence[Result], encoder: Encoder | None) -> str:
+    """Return a part for each task; of many tasks all but the first are folded up."""
+    tasks = list(dict.fromkeys(result.task for result in results))
+    parts = {task: _task([one for one in results if one.task == task], encoder) for task in tasks}
+    whole = [
+        f"<h2>{html.escape(task)}</h2>{part}" if place == 0 or len(tasks) <= MOST_TASKS else folded(task, part)
+        for place, (task, part) in enumerate(parts.items())
+    ]
+    return "".join(whole)
+
+
+def _task(results: Sequence[Result], encoder: Encoder | None) -> str:
+    shown = paint(results)
+    some = (
+        f"Of {len(results)} runs the charts below show {len(shown)}: the first, a few texts without a head, "
+        "and others spread evenly from the best to the worst; a chart leaves out those that lack its numbers."
+    )
+    parts = [
+        paragraph(_facts(results[0])),
+        numbers(results),
+        _accuracies(results, shown),
+        few_shots(results, title=COLUMNS[results[0].main.metric].title),
+        paragraph(some) if len(shown) < len(results) else "",
+        openness(shown),
+        margins(shown),
+        thefts(shown),
+        adversarial_names(holding(shown, results, "certified")),
+        synonym_swaps(holding(shown, results, "swap_kept")),
+        _reliability(shown),
+    ]
+    kept = [one for one in shown if one.result.images is not None]
+    if len(kept) < len(shown) and results[0].main.metric != "map_11_point":
+        parts.append(paragraph("The answers to single images were not kept beside these results, so there is no more."))
+    if kept:
+        parts.append(confusions(kept))
+    if len(kept) > 1:
+        first, *others = [one.result for one in kept]
+        furthest = sorted(others, key=lambda one: -abs(one.main.value - first.main.value))[:MOST_PAIRS]
+        furthest.sort(key=lambda one: -one.main.value)
+        parts += [change(first, one, encoder, opened=place == 0) for place, one in enumerate(furthest)]
+    return "".join(parts)
+
+
+def _accuracies(results: Sequence[Result], shown: Sequence[Shown]) -> str:
+    """Return the bars of all runs, those of charts below in their colours.
+
+    Many are ordered from the best to the worst, without those of few shots, which have a chart of their own.
+    """
+    colours = {one.result.run: one.colour for one in shown}
+    bars = [Shown(one, colours.get(one.run, PALE)) for one in results]
+    if len(bars) > FEW:
+        bars = [bar for bar in bars if "shots" not in bar.result.settings.get("head", {})] or bars
+        bars.sort(key=lambda bar: -bar.result.main.value)
+    main = COLUMNS[results[0].main.metric].title
+    drawn = any("low_high" in bar.result.settings for bar in bars)
+    bounds = "" if results[0].main.low is None else ", bounds as in the table" if drawn else ", 95 % intervals"
+    return figure(draw_accuracies(bars, title=main + bounds), f"{main} of every run.")
+
+
+def _facts(result: Result) -> str:
+    task, settings = result.settings["task"], result.settings
+    labels = result.labels
+    groups = len(set(labels.groups) - {""}) if labels else 0
+    failed = f", {settings['failed']} more could not be used" if settings.get("failed") else ""
+    grouped = f" in {groups} groups" if groups else ""
+    absent = 0 if result.images is None else task["classes"] - len(result.images["target"].unique())
+    lack = f", {absent} of them without an image and in no mean" if absent else ""
+    files = ", ".join(task["files"])
+    return f"{settings.get('images', '?')} images{failed}; {task['classes']} classes{grouped}{lack}. {files}"
+
+
+def _reliability(shown: Sequence[Shown]) -> str:
+    held = {
+        f"{shorten(one.result.run, 26)}\n[{one.result.tier}]": (
+            one.colour,
+            images["confidence"].to_numpy().astype(float),
+            images["right"].to_numpy(),
+        )
+        for one in shown
+        if (images := one.result.images) is not None
+    }
+    if not held:
+        return ""
+    return section(
+        "How far its probabilities can be trusted",
+        "Bars are the accuracy of the images with that confidence; red is what is missing to the confidence, pale what "
+        "is above it. On the dashed line a classifier is right as often as it says. Below: the share of images.",
+        figure(draw_reliability(held), "Reliability."),
+    )
+
+
+def _settings(results: Sequence[Result]) -> str:
+    entries = "".join(
+        f"<details><summary>{html.escape(one.task)}: {name_of(one)}</summary>{paragraph(one.settings['tuned'])}"
+        f"<pre>{html.escape(json.dumps(one.settings, indent=1, ensure_ascii=False))}</pre></details>"
+        for one in results
+    )
+    listed = folded(f"The settings of {len(results)} runs", entries, when=len(results) > FEW)
+    tuned = {one.settings["tuned"]: None for one in results}
+    said = folded("What was tuned on what", "".join(map(paragraph, tuned)), when=len(tuned) > MOST_SENTENCES)
+    return f"<h2>Settings, and what was tuned on what</h2>{said}{listed}"
+
+
+def _tiers(results: Sequence[Result]) -> str:
+    marks = dict.fromkeys(mark for one in results for mark in one.tier.split("+"))
+    lines = "; ".join(f"<span class=tier>{mark}</span> {TIERS[mark]}" for mark in sorted(marks, key=list(TIERS).index))
+    return f"<p class=note>What a run knew beside the images: {lines}. Runs of unlike tiers do not compete.</p>"

@@ -1,0 +1,146 @@
+"""Images that a second run judged otherwise, in both directions, with the captions that speak for its answer."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+from PIL import Image
+
+from rag_clip.data import Prompts, PromptText
+from rag_clip.evaluate.results import Result
+from rag_clip.files.prompts import read_prompts
+from rag_clip.images.items import read_image
+from rag_clip.images.opening import open_image_files
+from rag_clip.images.rows import read_items
+from rag_clip.models.decode import ImageError, decode_image
+from rag_clip.protocols import Encoder
+
+SIDE = 128
+CAPTIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An image as a data URI (empty where it is gone), its label, both answers, and captions of the second answer."""
+
+    picture: str
+    label: str
+    before: str
+    after: str
+    captions: tuple[PromptText, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Images that the second run gets right and the first did not, and those it lost."""
+
+    gained: tuple[Example, ...]
+    lost: tuple[Example, ...]
+
+
+def find_changes(before: Result, after: Result, *, encoder: Encoder | None = None, count: int = 6) -> Changes:
+    """Pick up to `count` images of each kind, spread over the classes' groups in the order of the files.
+
+    With `encoder`, the captions are those of the answer with the largest weight * cosine to the image; without, those
+    of the largest weight. Where images or prompts are gone or no longer fit, their place is empty. Raises ValueError
+    for runs without images, or of other images.
+    """
+    if before.images is None or after.images is None or after.labels is None:
+        raise ValueError(f"the images of {before.run!r} and {after.run!r} were not kept; evaluate again")
+    pair = [answers(one) for one in (before, after)]
+    was = pair[0].select("row", "target", before="predicted", was="right")
+    both = pair[1].join(was, on=["row", "target"], maintain_order="left")
+    if both.is_empty():
+        raise ValueError(
+            f"{before.run!r} and {after.run!r} measured other images of {after.task!r}; evaluate both again"
+        )
+    prompts = _prompts(after)
+    kinds = (both.filter(pl.col("right") & ~pl.col("was")), both.filter(~pl.col("right") & pl.col("was")))
+    groups = pl.DataFrame(
+        {"target": pl.arange(len(after.labels), eager=True, dtype=pl.Int32), "group": after.labels.groups}
+    )
+    found = [
+        tuple(_example(row, after, prompts, encoder) for row in _spread(kind, groups, count).iter_rows(named=True))
+        for kind in kinds
+    ]
+    return Changes(*found)
+
+
+def answers(result: Result) -> pl.DataFrame:
+    """Return what a run with images said of each; of shots that were drawn several times, what the first draw said."""
+    return pl.DataFrame(pl.from_arrow(result.images)).unique("row", keep="first", maintain_order=True)
+
+
+def _spread(table: pl.DataFrame, groups: pl.DataFrame, count: int) -> pl.DataFrame:
+    turn = pl.int_range(pl.len()).over("group").alias("turn")
+    return table.join(groups, on="target", maintain_order="left").with_columns(turn).sort("turn", "row").head(count)
+
+
+def _example(row: Mapping[str, int], after: Result, prompts: Prompts | None, encoder: Encoder | None) -> Example:
+    assert after.labels is not None
+    names = after.labels.names
+    content = _picture(after, row["row"])
+    answer = names[row["predicted"]]
+    captions = _captions(answer, prompts, content, encoder) if prompts else ()
+    uri = _data_uri(content) if content is not None else ""
+    return Example(uri, names[row["target"]], names[row["before"]], answer, captions)
+
+
+def _captions(
+    answer: str, prompts: Prompts, picture: Image.Image | None, encoder: Encoder | None
+) -> tuple[PromptText, ...]:
+    group = prompts.texts[prompts.labels.names.index(answer)]
+    held = list({text.text: text for text in group if text.role == "context"}.values())
+    if not held:
+        return ()
+    shares = torch.tensor([text.weight for text in held])
+    if encoder is not None and picture is not None:
+        image = encoder.encode_images([picture]).pooled[0]
+        shares = shares * (encoder.encode_text([text.text for text in held]) @ image).float().cpu()
+    return tuple(held[place] for place in shares.topk(min(CAPTIONS, len(held))).indices.tolist())
+
+
+def _prompts(result: Result) -> Prompts | None:
+    """Read the prompts of a run; None where they are gone, or those of other classes or damaged since."""
+    path = Path(result.settings.get("prompts", {}).get("path", ""))
+    if result.labels is None or not path.is_file() or path.suffix == ".npz":
+        return None
+    try:
+        prompts = read_prompts(path)
+    except (OSError, ValueError):
+        return None
+    return prompts if set(prompts.labels.names) == set(result.labels.names) else None
+
+
+def _picture(result: Result, row: int) -> Image.Image | None:
+    """Decode one image of a run's files; None where the files or the image are gone."""
+    task = result.settings["task"]
+    try:
+        files = open_image_files(task["files"], image_column=task["image_column"])
+        for file in files:
+            if row < file.rows:
+                return decode_image(read_image(next(read_items(file, [1], start=row))[0]))
+            row -= file.rows
+    except (OSError, ValueError, ImageError):
+        return None
+    return None
+
+
+def _data_uri(picture: Image.Image) -> str:
+    side = max(picture.size)
+    resample = Image.Resampling.BICUBIC if side >= SIDE else Image.Resampling.NEAREST
+    size = (max(1, round(picture.width * SIDE / side)), max(1, round(picture.height * SIDE / side)))
+    stream = io.BytesIO()
+    picture.convert("RGB").resize(size, resample).save(stream, format="JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def describe_captions(captions: Sequence[PromptText]) -> list[str]:
+    """Return captions with their source and place in the index, for people."""
+    return [f"“{one.text}”" + (f" ({one.source})" if one.source else "") for one in captions]

@@ -1,0 +1,94 @@
+"""The report's section on few shots: what each head makes of more labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from rag_clip.evaluate.results import Result
+from rag_clip.report.curve_charts import ShotLine, ShotPanel, draw_shots
+from rag_clip.report.page import figure, section
+from rag_clip.report.shown import COLOURS, shorten
+
+MOST_TEXTS = 3
+MOST_HEADS = len(COLOURS) - 1
+
+
+class Head(NamedTuple):
+    """A head's name with its tiers, and its colour."""
+
+    name: str
+    colour: str
+
+
+def few_shots(results: Sequence[Result], *, title: str) -> str:
+    """Return accuracy against shots, for heads beside each text; nothing where no run drew shots.
+
+    Runs that were named anew, as those of a comparison, are no curve. Of many texts the first and the best are shown,
+    of many heads those with the best last value.
+    """
+    texts: dict[str, dict[str, dict[int | None, Result]]] = {}
+    for one in results:
+        head = one.settings.get("head", {})
+        if "shots" in head and one.run.endswith(" shots"):
+            text = one.run.rpartition(", ")[0].removesuffix(f" + {head['name']}")
+            texts.setdefault(text, {}).setdefault(head["name"], {})[_count(head["shots"])] = one
+    if not texts:
+        return ""
+    alone = {one.run: one for one in results}
+    chosen = _texts(list(texts), alone)
+    heads = _heads([texts[text] for text in chosen])
+    panels = [_panel(text, alone.get(text), texts[text], heads) for text in chosen]
+    left = len(texts) - len(chosen), len({head for each in texts.values() for head in each}) - len(heads)
+    whole = " Of all images there is one draw, with its 95 % interval." if _drew_all(texts) else ""
+    some = f" {left[0]} more texts and {left[1]} more heads are in the table alone." if any(left) else ""
+    return section(
+        "What labelled images are worth",
+        "Heads on images drawn from each class, beside the text alone (dashed, no image). Lines are the mean over the "
+        f"draws, bands one standard deviation either way.{whole}{some}",
+        figure(draw_shots(panels, title=title), "Shots."),
+    )
+
+
+def _drew_all(texts: Mapping[str, Mapping[str, Mapping[int | None, Result]]]) -> bool:
+    return any(None in points for heads in texts.values() for points in heads.values())
+
+
+def _count(shots: object) -> int | None:
+    return shots if isinstance(shots, int) else None
+
+
+def _texts(names: Sequence[str], alone: dict[str, Result]) -> list[str]:
+    ranked = sorted(names[1:], key=lambda name: -alone[name].main.value if name in alone else 0.0)
+    return [names[0], *ranked[: MOST_TEXTS - 1]]
+
+
+def _heads(panels: Sequence[dict[str, dict[int | None, Result]]]) -> dict[str, Head]:
+    """Return the heads to draw, with the tiers that they have beside any text."""
+    last: dict[str, float] = {}
+    tiers: dict[str, dict[str, None]] = {}
+    for head, points in (item for panel in panels for item in panel.items()):
+        last[head] = max(last.get(head, 0.0), _in_order(points)[-1][1].main.value)
+        tiers.setdefault(head, {}).update(dict.fromkeys(one.tier for one in points.values()))
+    best = sorted(last, key=lambda head: -last[head])[:MOST_HEADS]
+    chosen = [head for head in last if head in best]
+    return {
+        head: Head(f"{head} [{', '.join(tiers[head])}]", colour)
+        for head, colour in zip(chosen, COLOURS[1:], strict=False)
+    }
+
+
+def _panel(
+    text: str, alone: Result | None, held: dict[str, dict[int | None, Result]], heads: dict[str, Head]
+) -> ShotPanel:
+    lines = tuple(
+        ShotLine(head.name, head.colour, {count: one.main for count, one in _in_order(held[key])})
+        for key, head in heads.items()
+        if key in held
+    )
+    name = shorten(text, 20) + (f" [{alone.tier}]" if alone else "")
+    return ShotPanel(name, alone.main.value if alone else None, lines)
+
+
+def _in_order(points: dict[int | None, Result]) -> list[tuple[int | None, Result]]:
+    return sorted(points.items(), key=lambda item: (item[0] is None, item[0] or 0))

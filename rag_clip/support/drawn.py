@@ -1,0 +1,115 @@
+"""Rows drawn from labelled images: their features, their bytes, and what they are called."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import normalize
+
+from rag_clip.data import LabelSet
+from rag_clip.files.locations import shown
+from rag_clip.images.facts import examine
+from rag_clip.images.items import Item, read_image
+from rag_clip.images.rows import ImageFile
+from rag_clip.images.view_features import choose_workers, encode_views, read_pieces
+from rag_clip.images.views import CropViews
+from rag_clip.models.decode import ImageError
+from rag_clip.progress import Report, counting
+from rag_clip.protocols import Encoder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """Labelled images: their files, and `targets` of every row: int64 [n], or bool [n, c] where they are several.
+
+    Rows are counted over all files.
+    """
+
+    files: Sequence[ImageFile]
+    labels: LabelSet
+    targets: torch.Tensor
+    label_column: str
+
+    def items(self, rows: Sequence[int]) -> Iterator[list[Item]]:
+        """Yield the images of ascending `rows` in pieces."""
+        start = 0
+        for file in self.files:
+            held = [row - start for row in rows if start <= row < start + file.rows]
+            if held:
+                yield from read_pieces(file, held)
+            start += file.rows
+
+    def read(self, rows: Sequence[int]) -> list[bytes | None]:
+        """Return the images of ascending `rows` as bytes, those in files of their own too."""
+        items = [item for piece in self.items(rows) for item in piece]
+        return [None if item is None or isinstance(item, ImageError) else read_image(item) for item in items]
+
+    def digests(self, rows: Sequence[int]) -> set[str]:
+        """Return the SHA-256 of the images of ascending `rows`, less those that cannot be read."""
+        found = set()
+        for item in (item for piece in self.items(rows) for item in piece):
+            with suppress(OSError, ImageError):
+                found.add(hashlib.sha256(read_image(item)).hexdigest())
+        return found
+
+    def references(self, rows: Sequence[int]) -> tuple[str, ...]:
+        """Return `FILE#ROW` of each row."""
+        ends = torch.tensor([file.rows for file in self.files]).cumsum(0)
+        numbers = torch.searchsorted(ends, torch.tensor(rows), right=True).tolist()
+        starts = [0, *ends.tolist()]
+        return tuple(
+            f"{shown(self.files[file].path)}#{row - starts[file]}" for file, row in zip(numbers, rows, strict=True)
+        )
+
+
+class Drawn(NamedTuple):
+    """The images drawn that can be used: features float32 [m, d], row among all files, SHA-256; and how many cannot."""
+
+    features: torch.Tensor
+    rows: list[int]
+    hashes: list[str]
+    failed: int
+
+    def without(self, digests: Collection[str]) -> Drawn:
+        """Return the images whose SHA-256 is none of `digests`."""
+        places = [place for place, digest in enumerate(self.hashes) if digest not in digests]
+        rows, hashes = [self.rows[place] for place in places], [self.hashes[place] for place in places]
+        return Drawn(self.features[places], rows, hashes, self.failed)
+
+
+def encode_drawn(
+    source: Source,
+    rows: Sequence[int],
+    views: CropViews,
+    *,
+    encoder: Encoder,
+    stage: str,
+    workers: int | None,
+    report: Report,
+) -> Drawn:
+    """Encode the images of ascending `rows`, each as the mean of its views, normalised again.
+
+    Raises ValueError where none of them can be used, and for a number of workers below 0.
+    """
+    features, kept, hashes = [], [], []
+    errors: list[str] = []
+    waiting, advance = iter(rows), counting(stage, report, len(rows), unit="images")
+    processes = choose_workers(workers, len(rows))
+    for piece in encode_views(source.items(rows), views, encoder=encoder, workers=processes, examine=examine):
+        features.append(normalize(piece.features.mean(1), dim=-1))
+        hashes += [fact.sha256 for fact in piece.facts]
+        for error, row in zip(piece.errors, islice(waiting, len(piece.errors)), strict=True):
+            if error is None:
+                kept.append(row)
+            else:
+                errors.append(error)
+        advance(len(piece.errors))
+    if not kept:
+        raise ValueError(f"none of the {len(rows)} images drawn can be used; the first says: {errors[0]}")
+    return Drawn(torch.cat([each for each in features if len(each)]), kept, hashes, len(errors))

@@ -1,0 +1,36 @@
+"""Painters by their specification: the bundled one, or a text-to-image pipeline of diffusers."""
+
+from __future__ import annotations
+
+import torch
+
+from rag_clip.demo.painter import demo_painter
+from rag_clip.demo.unet import SIDE
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.protocols import Painter
+from rag_clip.support.diffusers_painter import PainterError, load_diffusers_painter
+
+__all__ = ["PainterError", "load_painter"]
+
+
+def load_painter(
+    spec: str,
+    *,
+    guidance: float | None = None,
+    steps: int | None = None,
+    size: tuple[int, int] | None = None,
+    device: str | torch.device | None = None,
+    precision: str | None = None,
+) -> Painter:
+    """Load a painter: `demo`, which paints the micro world at its own size, or a hub id or folder of diffusers.
+
+    Guidance and steps are the painter's own by default: 2 and 25 for `demo`, see `load_diffusers_painter` for others.
+    Raises PainterError where it cannot be loaded.
+    """
+    if spec != "demo":
+        return load_diffusers_painter(
+            spec, guidance=guidance, steps=steps, size=size, device=device, precision=precision
+        )
+    if size not in (None, (SIDE, SIDE)):
+        raise PainterError(f"the demo painter paints {SIDE} x {SIDE} pixels; leave size out")
+    return demo_painter(load_encoder("demo", device="cpu", precision="fp32"), guidance=guidance, steps=steps)

@@ -1,0 +1,133 @@
+"""Painted images in a folder: each is painted once, whichever encoder judges it later.
+
+A batch is one Parquet file with the columns key, text, seed, image (PNG); the key is a hash of the painter, its
+settings, the text and the seed. A file appears whole or not at all, so a run that was cut off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from PIL import Image
+
+from rag_clip.errors import disk_errors
+from rag_clip.files.atomic import make_folder
+from rag_clip.files.reading import typed_columns
+from rag_clip.files.sealed import read_sealed, write_sealed
+from rag_clip.progress import Progress, Report
+from rag_clip.protocols import Painter
+from rag_clip.support.painters import PainterError
+from rag_clip.support.synthesised import Painting
+
+PAINTED = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("image", pa.binary(), nullable=False)])
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """One image of the plan, with its place there and where it lies: `FILE.parquet#ROW`."""
+
+    place: int
+    image: bytes
+    reference: str
+
+
+def paint(
+    plan: Sequence[Painting], painter: Painter, *, folder: Path, batch: int, report: Report
+) -> Iterator[list[Painted]]:
+    """Yield the images of the plan in batches, in no order: first those that the folder holds, then the missing.
+
+    Raises PainterError where the painter fails or does not return what it was asked for; what was painted stays.
+    """
+    make_folder(folder)
+    missing = {_key(painting, painter): place for place, painting in enumerate(plan)}
+    done = len(plan) - len(missing)  # the same text with the same seed is one image
+    for held in _read(folder, missing):
+        for painted in held:
+            missing.pop(_key(plan[painted.place], painter))
+        done += len(held)
+        report(Progress("paint", done, len(plan), "images"))
+        yield held
+    keys = list(missing)
+    for part in (keys[start : start + batch] for start in range(0, len(keys), batch)):
+        wanted = [plan[missing[key]] for key in part]
+        try:
+            images = _ask(painter, wanted)
+        except Exception as error:  # a model on a device fails in more ways than can be listed
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise PainterError(
+                f"{painter.name} failed after {done} of {len(plan)} images ({reason}); those are kept in {folder}, "
+                "run the same again to go on"
+            ) from error
+        path = folder / f"{part[0]}.parquet"
+        _write(path, part, wanted, images)
+        done += len(part)
+        report(Progress("paint", done, len(plan), "images"))
+        yield [
+            Painted(missing[key], image, f"{path}#{row}")
+            for row, (key, image) in enumerate(zip(part, images, strict=True))
+        ]
+
+
+def read_painted(reference: str) -> bytes:
+    """Return the PNG that `FILE.parquet#ROW` stands for."""
+    path, _, row = reference.rpartition("#")
+    image: bytes = read_sealed(Path(path), ["image"])["image"][int(row)].as_py()
+    return image
+
+
+def _key(painting: Painting, painter: Painter) -> str:
+    facts = json.dumps([painter.name, dict(painter.settings), painting.text, painting.seed], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
+
+def _ask(painter: Painter, wanted: Sequence[Painting]) -> list[bytes]:
+    images = painter.paint([painting.text for painting in wanted], seeds=[painting.seed for painting in wanted])
+    if len(images) != len(wanted):
+        raise ValueError(f"it returned {len(images)} images for {len(wanted)} texts")
+    for image, painting in zip(images, wanted, strict=True):
+        if image.size != painter.size:
+            found, expected = (f"{width} x {height}" for width, height in (image.size, painter.size))
+            raise ValueError(f"its image for {painting.text!r} is {found} pixels, not {expected}")
+    return [_encode(image) for image in images]
+
+
+def _encode(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _write(path: Path, keys: Sequence[str], wanted: Sequence[Painting], images: Sequence[bytes]) -> None:
+    table = pa.table(
+        {
+            "key": pa.array(keys, pa.string()),
+            "text": pa.array([painting.text for painting in wanted], pa.string()),
+            "seed": pa.array([painting.seed for painting in wanted], pa.int64()),
+            "image": pa.array(images, pa.binary()),
+        }
+    )
+    with disk_errors(path):
+        write_sealed(table, path, compression="none")
+
+
+def _read(folder: Path, wanted: Mapping[str, int]) -> Iterator[list[Painted]]:
+    """Yield, file by file, what the folder holds of the keys `wanted`; a key that comes twice, once."""
+    seen: set[str] = set()
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            table = typed_columns(read_sealed(path, ["key", "image"]), PAINTED)
+        except (ValueError, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{path} holds no painted images ({reason}); remove it, or name another folder") from error
+        keys = table["key"].to_pylist()
+        rows = [row for row, key in enumerate(keys) if key in wanted and key not in seen]
+        seen.update(keys)
+        if rows:
+            images = table["image"].take(rows).to_pylist()
+            yield [Painted(wanted[keys[row]], image, f"{path}#{row}") for row, image in zip(rows, images, strict=True)]

@@ -1,0 +1,1 @@
+"""Training by gradient: one loop, and what runs on it."""
