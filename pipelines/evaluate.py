@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rag_clip.evaluate.head_choices import HeadChoice
-from rag_clip.evaluate.image_tasks import ImageTask, read_images
-from rag_clip.evaluate.measuring import Measuring, TaskImages
-from rag_clip.evaluate.results import Result, runs_folder, store_run, stored_run, to_table, write_tables
-from rag_clip.evaluate.rival_names import Candidates
-from rag_clip.evaluate.runs import PromptFile, Run, plan_runs, with_candidates
-from rag_clip.evaluate.shot_runs import FewShot, ShotRun, plan_shots
+from rag_clip.evaluation.head_choices import HeadChoice
+from rag_clip.evaluation.image_tasks import ImageTask, read_images
+from rag_clip.evaluation.measuring import Measuring, TaskImages
+from rag_clip.evaluation.results import Result, runs_folder, store_run, stored_run, to_table, write_tables
+from rag_clip.evaluation.rival_names import Candidates
+from rag_clip.evaluation.runs import PromptFile, Run, plan_runs, with_candidates
+from rag_clip.evaluation.shot_runs import FewShot, ShotRun, plan_shots
 from rag_clip.files.outputs import check_outputs, holding
 from rag_clip.images.labelled import Labelled
 from rag_clip.progress import Progress, Report, StageClock, silent

@@ -16,7 +16,7 @@ LAYERS: tuple[set[str], ...] = (
     {"", "index", "data", "protocols", "progress", "errors", "words"},
     {"files", "models", "store", "corpus", "metrics", "training"},
     {"captions", "images", "demo"} | METHODS,
-    {"evaluate", "report"},
+    {"evaluation", "report"},
     {"pipelines", "cli", "web", "testing", "__main__"},
 )
 SHARED = (  # of method folders, by others

@@ -24,8 +24,8 @@ from rag_clip.cli.recorded_encoder import find_encoder, records_of
 from rag_clip.cli.run import SHOWN, Force, Shown, Workers, run
 
 if TYPE_CHECKING:
-    from rag_clip.evaluate.compare import Pair
-    from rag_clip.evaluate.results import Result
+    from rag_clip.evaluation.compare import Pair
+    from rag_clip.evaluation.results import Result
     from rag_clip.pipelines.evaluate import EvaluateSummary
     from rag_clip.protocols import Encoder
 
@@ -73,10 +73,10 @@ def evaluate(
         if compare is not None:
             return _compare(console, compare, page, force)
 
-        from rag_clip.evaluate.check import check_evaluation
-        from rag_clip.evaluate.image_tasks import image_task, task_inputs
-        from rag_clip.evaluate.rival_names import read_candidates
-        from rag_clip.evaluate.runs import read_prompt_files, unused_prompts
+        from rag_clip.evaluation.check import check_evaluation
+        from rag_clip.evaluation.image_tasks import image_task, task_inputs
+        from rag_clip.evaluation.rival_names import read_candidates
+        from rag_clip.evaluation.runs import read_prompt_files, unused_prompts
         from rag_clip.files.outputs import check_outputs
         from rag_clip.pipelines.evaluate import evaluate as evaluate_runs
         from rag_clip.pipelines.evaluate import evaluate_outputs
@@ -141,8 +141,8 @@ def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: E
 
 
 def _compare(console: Console, paths: list[Path], page: Path | None, force: bool) -> object:
-    from rag_clip.evaluate.compare import compare_results
-    from rag_clip.evaluate.results import read_results, runs_folder
+    from rag_clip.evaluation.compare import compare_results
+    from rag_clip.evaluation.results import read_results, runs_folder
     from rag_clip.files.outputs import check_outputs
     from rag_clip.report.evaluation import write_comparison
 

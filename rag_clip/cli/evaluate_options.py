@@ -14,10 +14,10 @@ from rag_clip.cli.run import ENCODER as ENCODER_GROUP
 from rag_clip.cli.run import HEAD, TASKS, Device, EncoderOptions, ImageColumn, LabelColumn, Precision, model_files
 
 if TYPE_CHECKING:
-    from rag_clip.evaluate.head_choices import HeadChoice
-    from rag_clip.evaluate.runs import PromptFile
-    from rag_clip.evaluate.shot_runs import FewShot
-    from rag_clip.evaluate.task import Task
+    from rag_clip.evaluation.head_choices import HeadChoice
+    from rag_clip.evaluation.runs import PromptFile
+    from rag_clip.evaluation.shot_runs import FewShot
+    from rag_clip.evaluation.task import Task
     from rag_clip.files.locations import Place
     from rag_clip.protocols import Encoder
 
@@ -64,7 +64,7 @@ class Places:
 
     def open(self, tasks: Sequence[str], texts: Sequence[PromptFile]) -> list[tuple[Task, Place]]:
         """Open tasks, plain files with the classes of `labels` or of the first texts."""
-        from rag_clip.evaluate.image_tasks import open_tasks
+        from rag_clip.evaluation.image_tasks import open_tasks
         from rag_clip.files.labels import read_labels
 
         if not tasks:
@@ -99,8 +99,8 @@ class Heads:
     def choose(self) -> tuple[list[HeadChoice], FewShot | None]:
         """Return the heads on the support file, and those on shots."""
         from rag_clip.classifiers.heads import read_options
-        from rag_clip.evaluate.head_choices import choose_heads
-        from rag_clip.evaluate.shot_runs import FewShot
+        from rag_clip.evaluation.head_choices import choose_heads
+        from rag_clip.evaluation.shot_runs import FewShot
 
         names = tuple(self.head or ())
         options = read_options(self.head_options) if self.head_options else {}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rag_clip.evaluate.compare import difference
-from rag_clip.evaluate.results import Result
+from rag_clip.evaluation.compare import difference
+from rag_clip.evaluation.results import Result
 from rag_clip.metrics.difference import Difference
 from rag_clip.protocols import Encoder
 from rag_clip.report.class_charts import draw_confusions, draw_gains

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from rag_clip.evaluate.results import Measure
+from rag_clip.evaluation.results import Measure
 from rag_clip.report.charts import FAINT, INK, PERCENT, key_above, label_ends, style, to_svg
 from rag_clip.report.shown import Shown
 

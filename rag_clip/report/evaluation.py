@@ -9,9 +9,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from rag_clip.evaluate.compare import Comparison
-from rag_clip.evaluate.results import Result
-from rag_clip.evaluate.tiers import TIERS
+from rag_clip.evaluation.compare import Comparison
+from rag_clip.evaluation.results import Result
+from rag_clip.evaluation.tiers import TIERS
 from rag_clip.files.atomic import replacing
 from rag_clip.files.outputs import GENERATOR, check_outputs
 from rag_clip.protocols import Encoder

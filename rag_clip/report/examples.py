@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from rag_clip.data import Prompts, PromptText
-from rag_clip.evaluate.results import Result
+from rag_clip.evaluation.results import Result
 from rag_clip.files.prompts import read_prompts
 from rag_clip.images.items import read_image
 from rag_clip.images.opening import open_image_files

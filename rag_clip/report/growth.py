@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rag_clip.evaluate.results import Result
+from rag_clip.evaluation.results import Result
 from rag_clip.report.class_charts import draw_thefts
 from rag_clip.report.curve_charts import draw_margins, draw_openness
 from rag_clip.report.page import figure, paragraph, section, table

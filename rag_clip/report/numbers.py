@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rag_clip.evaluate.compare import difference
-from rag_clip.evaluate.results import Measure, Result
+from rag_clip.evaluation.compare import difference
+from rag_clip.evaluation.results import Measure, Result
 from rag_clip.report.charts import FEW
 from rag_clip.report.page import folded, name_of, paragraph, section, table
 

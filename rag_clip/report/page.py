@@ -6,7 +6,7 @@ import base64
 import html
 from collections.abc import Sequence
 
-from rag_clip.evaluate.results import Result
+from rag_clip.evaluation.results import Result
 
 STYLE = """:root{color-scheme:light}
 body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;max-width:1120px;margin:0 auto 4rem;padding:0 1.2rem;

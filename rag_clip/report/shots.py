@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from rag_clip.evaluate.results import Result
+from rag_clip.evaluation.results import Result
 from rag_clip.report.curve_charts import ShotLine, ShotPanel, draw_shots
 from rag_clip.report.page import figure, section
 from rag_clip.report.shown import COLOURS, shorten

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rag_clip.evaluate.results import Result
+from rag_clip.evaluation.results import Result
 
 COLOURS = ("#5b6b7c", "#0b66b0", "#1b8a5a", "#d97a1d", "#8450a8", "#c2334d", "#1a9aa8", "#8a6a3b")
 PALE = "#b4bfca"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from rag_clip.evaluate.results import Result
+from rag_clip.evaluation.results import Result
 from rag_clip.report.name_charts import draw_name_sets, draw_single_names, draw_swaps
 from rag_clip.report.page import figure, section, table
 from rag_clip.report.shown import Shown, first_and_best

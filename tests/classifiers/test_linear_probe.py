@@ -8,7 +8,7 @@ from closed_form_inputs import as_validation, check_contract, needs_features, ra
 from rag_clip.classifiers.linear_probe import linear_probe
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support
-from rag_clip.evaluate.splits import Test
+from rag_clip.evaluation.splits import Test
 
 TEXT = random_text(4, 24, scale=40.0)
 FIXED = {"rate": 1e-3, "weight_decay": 1e-4}

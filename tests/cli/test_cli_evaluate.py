@@ -15,7 +15,7 @@ from PIL import Image
 
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.results import read_results
+from rag_clip.evaluation.results import read_results
 from rag_clip.files.prompts import write_prompts
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.prompts.templates import template_prompts

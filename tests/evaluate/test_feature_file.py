@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rag_clip.data import Features, LabelSet
-from rag_clip.evaluate.feature_file import has_features, read_features
+from rag_clip.evaluation.feature_file import has_features, read_features
 from rag_clip.images.label_names import class_numbers, holds_several
 
 IMAGE = np.array([[3, 0, 4], [0, 2, 0], [0, 0, 5]], dtype=np.float16)

@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from rag_clip.data import Features, LabelSet
-from rag_clip.evaluate.protocol import (
+from rag_clip.evaluation.protocol import (
     COOP_SHOTS,
     ELEVATER_SHOTS,
     SEEDS,
@@ -13,7 +13,7 @@ from rag_clip.evaluate.protocol import (
     inner_split,
     parameter_efficiency,
 )
-from rag_clip.evaluate.splits import Train
+from rag_clip.evaluation.splits import Train
 from rag_clip.support.shots import choose_shots
 
 LABELS = LabelSet(("red", "blue", "green"))

@@ -7,7 +7,7 @@ import torch
 from rag_clip.classifiers.heads import HEADS, build_head
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Validation
-from rag_clip.evaluate.splits import Test, Train
+from rag_clip.evaluation.splits import Test, Train
 from rag_clip.models.open_clip import load_encoder
 
 LABELS = LabelSet(("red", "blue"))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.task import Task, bundled_tasks, read_task, task_labels
+from rag_clip.evaluation.task import Task, bundled_tasks, read_task, task_labels
 from rag_clip.prompts.knowledge.names import folded
 
 DOCUMENT = """

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.task import Task, read_task
-from rag_clip.evaluate.task_files import check_task, read_test, read_train, read_validation
+from rag_clip.evaluation.task import Task, read_task
+from rag_clip.evaluation.task_files import check_task, read_test, read_train, read_validation
 
 LABELS = LabelSet(("red", "blue"), groups=("warm", "cold"))
 TASK = Task(

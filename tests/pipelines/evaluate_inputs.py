@@ -8,8 +8,8 @@ from pathlib import Path
 from classify_inputs import COLOURS, picture, write_images
 
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.evaluate.image_tasks import ImageTask
-from rag_clip.evaluate.runs import PromptFile, read_prompt_files
+from rag_clip.evaluation.image_tasks import ImageTask
+from rag_clip.evaluation.runs import PromptFile, read_prompt_files
 from rag_clip.files.prompts import write_prompts
 from rag_clip.testing import ToyEncoder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rag_clip.evaluate.image_tasks import ImageTask, image_task, open_tasks
+from rag_clip.evaluation.image_tasks import ImageTask, image_task, open_tasks
 
 WIDTH, NAMES = 8, ("cat", "dog", "owl")
 

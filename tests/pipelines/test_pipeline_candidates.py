@@ -12,7 +12,14 @@ from evaluate_inputs import Counting
 
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.rival_names import Candidates, CandidateTexts, Rivals, read_candidates, rivals_of, with_synonyms
+from rag_clip.evaluation.rival_names import (
+    Candidates,
+    CandidateTexts,
+    Rivals,
+    read_candidates,
+    rivals_of,
+    with_synonyms,
+)
 from rag_clip.files.labels import write_labels
 from rag_clip.pipelines.captions import build_index
 from rag_clip.progress import Progress

@@ -13,11 +13,11 @@ from classify_inputs import COLOURS, picture, write_images
 from evaluate_inputs import CAPTION, ENCODER, LABELS, Counting, colour_task, prompt_files
 
 from rag_clip.data import LabelSet, Prompts, PromptText, Support
-from rag_clip.evaluate.head_choices import choose_heads
-from rag_clip.evaluate.image_tasks import ImageTask, read_images
-from rag_clip.evaluate.results import read_results
-from rag_clip.evaluate.rival_names import Candidates
-from rag_clip.evaluate.runs import PromptFile, read_prompt_files
+from rag_clip.evaluation.head_choices import choose_heads
+from rag_clip.evaluation.image_tasks import ImageTask, read_images
+from rag_clip.evaluation.results import read_results
+from rag_clip.evaluation.rival_names import Candidates
+from rag_clip.evaluation.runs import PromptFile, read_prompt_files
 from rag_clip.files.prompts import write_prompts
 from rag_clip.files.support import write_support
 from rag_clip.pipelines.evaluate import evaluate

@@ -16,14 +16,14 @@ from shot_inputs import NAMES, features_file, pets
 from rag_clip.classifiers.heads import HEADS, build_head
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.compare import difference
-from rag_clip.evaluate.feature_file import read_features
-from rag_clip.evaluate.few_shot import over_draws
-from rag_clip.evaluate.image_tasks import ImageTask, image_task, open_tasks
-from rag_clip.evaluate.protocol import draw_shots
-from rag_clip.evaluate.results import Measure, Result, read_results
-from rag_clip.evaluate.shot_runs import FewShot
-from rag_clip.evaluate.splits import Train
+from rag_clip.evaluation.compare import difference
+from rag_clip.evaluation.feature_file import read_features
+from rag_clip.evaluation.few_shot import over_draws
+from rag_clip.evaluation.image_tasks import ImageTask, image_task, open_tasks
+from rag_clip.evaluation.protocol import draw_shots
+from rag_clip.evaluation.results import Measure, Result, read_results
+from rag_clip.evaluation.shot_runs import FewShot
+from rag_clip.evaluation.splits import Train
 from rag_clip.metrics.accuracy import is_right
 from rag_clip.metrics.uncertainty import mean_interval
 from rag_clip.pipelines.evaluate import evaluate

@@ -10,9 +10,9 @@ import pytest
 from classify_inputs import picture, write_images
 from evaluate_inputs import ENCODER, LABELS, colour_task, prompt_files
 
-from rag_clip.evaluate.image_tasks import ImageTask
-from rag_clip.evaluate.results import read_results, runs_folder
-from rag_clip.evaluate.runs import plan_runs
+from rag_clip.evaluation.image_tasks import ImageTask
+from rag_clip.evaluation.results import read_results, runs_folder
+from rag_clip.evaluation.runs import plan_runs
 from rag_clip.pipelines.evaluate import evaluate
 
 

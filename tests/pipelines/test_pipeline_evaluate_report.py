@@ -12,7 +12,7 @@ import pytest
 from evaluate_inputs import ENCODER, colour_task, prompt_files, provenance
 
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.evaluate.results import Measure, Result
+from rag_clip.evaluation.results import Measure, Result
 from rag_clip.files.prompts import write_prompts
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.report.class_charts import draw_confusions, draw_gains

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
-from rag_clip.evaluate.results import IMAGES, Measure, Result
+from rag_clip.evaluation.results import IMAGES, Measure, Result
 from rag_clip.report.charts import draw_accuracies
 from rag_clip.report.evaluation import write_evaluation
 from rag_clip.report.examples import answers

@@ -15,12 +15,12 @@ from evaluate_inputs import ENCODER, LABELS, prompt_files
 from rag_clip.classifiers.linear_probe import linear_probe
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.check import check_evaluation
-from rag_clip.evaluate.feature_file import read_features
-from rag_clip.evaluate.image_tasks import ImageTask, image_task, open_tasks
-from rag_clip.evaluate.results import Result
-from rag_clip.evaluate.shot_runs import FewShot
-from rag_clip.evaluate.splits import Train
+from rag_clip.evaluation.check import check_evaluation
+from rag_clip.evaluation.feature_file import read_features
+from rag_clip.evaluation.image_tasks import ImageTask, image_task, open_tasks
+from rag_clip.evaluation.results import Result
+from rag_clip.evaluation.shot_runs import FewShot
+from rag_clip.evaluation.splits import Train
 from rag_clip.files.labels import write_labels
 from rag_clip.metrics.ranking import mean_average_precision
 from rag_clip.pipelines.evaluate import evaluate

@@ -11,9 +11,9 @@ from classify_inputs import picture, write_images
 from evaluate_inputs import ENCODER, colour_task, prompt_files
 from shot_inputs import NAMES, features_file, pets
 
-from rag_clip.evaluate.check import check_evaluation
-from rag_clip.evaluate.image_tasks import open_tasks
-from rag_clip.evaluate.shot_runs import FewShot
+from rag_clip.evaluation.check import check_evaluation
+from rag_clip.evaluation.image_tasks import open_tasks
+from rag_clip.evaluation.shot_runs import FewShot
 from rag_clip.pipelines.evaluate import evaluate
 
 

@@ -13,12 +13,12 @@ import torch
 from evaluate_inputs import ENCODER, LABELS, colour_task, prompt_files
 
 from rag_clip.data import Fingerprint, LabelSet, Support
-from rag_clip.evaluate.check import check_evaluation
-from rag_clip.evaluate.compare import compare_results
-from rag_clip.evaluate.head_choices import choose_heads
-from rag_clip.evaluate.image_tasks import image_task, open_tasks
-from rag_clip.evaluate.results import Measure, Result, read_results
-from rag_clip.evaluate.runs import read_prompt_files, unused_prompts
+from rag_clip.evaluation.check import check_evaluation
+from rag_clip.evaluation.compare import compare_results
+from rag_clip.evaluation.head_choices import choose_heads
+from rag_clip.evaluation.image_tasks import image_task, open_tasks
+from rag_clip.evaluation.results import Measure, Result, read_results
+from rag_clip.evaluation.runs import read_prompt_files, unused_prompts
 from rag_clip.files.labels import write_labels
 from rag_clip.files.prompts import write_prompts
 from rag_clip.files.support import write_support

@@ -14,12 +14,12 @@ from rag_clip.classifiers.como import como, como_f
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.image_tasks import ImageTask, read_images
-from rag_clip.evaluate.protocol import draw_shots, inner_split
-from rag_clip.evaluate.results import Result
-from rag_clip.evaluate.runs import read_prompt_files
-from rag_clip.evaluate.shot_runs import FewShot
-from rag_clip.evaluate.splits import Train
+from rag_clip.evaluation.image_tasks import ImageTask, read_images
+from rag_clip.evaluation.protocol import draw_shots, inner_split
+from rag_clip.evaluation.results import Result
+from rag_clip.evaluation.runs import read_prompt_files
+from rag_clip.evaluation.shot_runs import FewShot
+from rag_clip.evaluation.splits import Train
 from rag_clip.files.labels import write_labels
 from rag_clip.files.prompts import write_prompts
 from rag_clip.metrics.accuracy import is_right

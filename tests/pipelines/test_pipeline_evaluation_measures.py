@@ -10,9 +10,9 @@ import torch
 from evaluate_inputs import ENCODER, colour_task, prompt_files
 
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.measures import measure
-from rag_clip.evaluate.results import Measure
-from rag_clip.evaluate.task import Metric
+from rag_clip.evaluation.measures import measure
+from rag_clip.evaluation.results import Measure
+from rag_clip.evaluation.task import Metric
 from rag_clip.pipelines.evaluate import evaluate
 
 LABELS = LabelSet(("ant", "bee", "cat", "dog", "elk", "fox"), groups=("insect", "insect", "pet", "pet", "wild", "wild"))

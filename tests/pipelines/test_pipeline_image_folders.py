@@ -13,8 +13,8 @@ from evaluate_inputs import prompt_files
 
 from rag_clip.captions.sources.finding import find_sources, read_source
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.check import check_evaluation
-from rag_clip.evaluate.image_tasks import image_task, open_tasks
+from rag_clip.evaluation.check import check_evaluation
+from rag_clip.evaluation.image_tasks import image_task, open_tasks
 from rag_clip.files.support import read_support
 from rag_clip.images.labelled import read_classes, read_labelled
 from rag_clip.images.opening import open_image_files

@@ -12,8 +12,8 @@ from evaluate_inputs import LABELS, prompt_files
 from source_inputs import CAPTIONED, COLOURS, SOURCES, listed
 
 from rag_clip.cli.explain import _picture as picture_to_explain
-from rag_clip.evaluate.check import check_evaluation
-from rag_clip.evaluate.image_tasks import image_task, open_tasks
+from rag_clip.evaluation.check import check_evaluation
+from rag_clip.evaluation.image_tasks import image_task, open_tasks
 from rag_clip.files.support import read_support
 from rag_clip.images.labelled import read_labelled
 from rag_clip.pipelines.classify import classify

@@ -25,12 +25,12 @@ from pathlib import Path
 from classify_inputs import LightEncoder
 from evaluate_inputs import LABELS
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.task import Task
+from rag_clip.evaluation.task import Task
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.enhance import enhance_labels
 from rag_clip.pipelines.evaluate import evaluate
-from rag_clip.evaluate.runs import read_prompt_files
-from rag_clip.evaluate.image_tasks import image_task, open_tasks
+from rag_clip.evaluation.runs import read_prompt_files
+from rag_clip.evaluation.image_tasks import image_task, open_tasks
 from rag_clip.pipelines.support_shots import support_from_shots
 from rag_clip.prompt_file import read_prompts
 from rag_clip.recipe import load_recipe

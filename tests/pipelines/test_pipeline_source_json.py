@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from rag_clip.captions.sources.finding import Columns, SourceError, find_sources, read_source
-from rag_clip.evaluate import rival_names as candidates
-from rag_clip.evaluate.rival_names import read_candidates
+from rag_clip.evaluation import rival_names as candidates
+from rag_clip.evaluation.rival_names import read_candidates
 
 COCO = {
     "info": {"year": 2017},

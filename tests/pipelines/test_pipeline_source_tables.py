@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rag_clip.captions.sources.finding import Columns, SourceError, find_sources, read_source
-from rag_clip.evaluate.rival_names import read_candidates
+from rag_clip.evaluation.rival_names import read_candidates
 
 
 def read(path: Path, columns: Columns = Columns()) -> list[object]:  # noqa: B008

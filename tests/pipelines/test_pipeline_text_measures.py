@@ -9,9 +9,9 @@ import torch
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, PromptText
-from rag_clip.evaluate.rival_names import Candidates, CandidateTexts
-from rag_clip.evaluate.splits import Test
-from rag_clip.evaluate.text_measures import measure_texts
+from rag_clip.evaluation.rival_names import Candidates, CandidateTexts
+from rag_clip.evaluation.splits import Test
+from rag_clip.evaluation.text_measures import measure_texts
 from rag_clip.metrics.geometry import alignment, uniformity
 from rag_clip.metrics.stability import swap_synonyms
 from rag_clip.metrics.vocabulary import adversarial_names

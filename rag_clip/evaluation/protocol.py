@@ -20,7 +20,7 @@ import torch
 
 from rag_clip.classifiers.inner_split import judging_rows
 from rag_clip.data import Features, LabelSet, Validation
-from rag_clip.evaluate.splits import Test, Train, take_features
+from rag_clip.evaluation.splits import Test, Train, take_features
 from rag_clip.support.shots import choose_shared_shots, choose_shots
 
 ELEVATER_SHOTS = (5, 20, 50)

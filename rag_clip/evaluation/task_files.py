@@ -8,9 +8,9 @@ from itertools import compress
 from pathlib import Path
 
 from rag_clip.data import LabelSet, Validation
-from rag_clip.evaluate.feature_file import FeatureFile, has_features, read_features
-from rag_clip.evaluate.splits import Test, Train
-from rag_clip.evaluate.task import Role, Task, task_labels
+from rag_clip.evaluation.feature_file import FeatureFile, has_features, read_features
+from rag_clip.evaluation.splits import Test, Train
+from rag_clip.evaluation.task import Role, Task, task_labels
 from rag_clip.files.locations import Place
 from rag_clip.files.reading import read_schema
 from rag_clip.images.label_names import FileLabels, holds_several, join_labels, read_names

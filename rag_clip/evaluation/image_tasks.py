@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from rag_clip.data import Features, LabelSet
-from rag_clip.evaluate.feature_file import FeatureFile, has_features, read_features
-from rag_clip.evaluate.splits import Test
-from rag_clip.evaluate.task import Metric, Role, Task, bundled_tasks, read_task, task_labels
-from rag_clip.evaluate.task_files import read_split_labels
+from rag_clip.evaluation.feature_file import FeatureFile, has_features, read_features
+from rag_clip.evaluation.splits import Test
+from rag_clip.evaluation.task import Metric, Role, Task, bundled_tasks, read_task, task_labels
+from rag_clip.evaluation.task_files import read_split_labels
 from rag_clip.files.labels import labels_to_document
 from rag_clip.files.locations import Place, below, file_identity, parent, to_place
 from rag_clip.images.label_names import FileLabels, holds_several, lists_labels

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from rag_clip.evaluate.protocol import parameter_efficiency
-from rag_clip.evaluate.results import Measure
+from rag_clip.evaluation.protocol import parameter_efficiency
+from rag_clip.evaluation.results import Measure
 from rag_clip.protocols import Classifier
 
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.task import Metric
-from rag_clip.evaluate.tiers import TIERS
+from rag_clip.evaluation.task import Metric
+from rag_clip.evaluation.tiers import TIERS
 from rag_clip.files.labels import labels_from_document
 from rag_clip.files.reading import metadata_document, parse_json, read_table, typed_columns
 from rag_clip.files.sealed import read_sealed, write_sealed

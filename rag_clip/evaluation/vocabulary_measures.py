@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.results import Measure
+from rag_clip.evaluation.results import Measure
 from rag_clip.metrics.curves import Thieves, class_curve, find_thieves, most_taken
 from rag_clip.metrics.geometry import margins
 from rag_clip.metrics.openness import label_groups, number_groups

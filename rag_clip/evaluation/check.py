@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rag_clip.data import Fingerprint, read_fingerprint
-from rag_clip.evaluate.head_choices import HeadChoice
-from rag_clip.evaluate.image_tasks import read_image_labels
-from rag_clip.evaluate.runs import PromptFile
-from rag_clip.evaluate.shot_runs import ALL, FewShot
-from rag_clip.evaluate.task import Role, Task, task_labels
-from rag_clip.evaluate.task_files import check_task, count_images
+from rag_clip.evaluation.head_choices import HeadChoice
+from rag_clip.evaluation.image_tasks import read_image_labels
+from rag_clip.evaluation.runs import PromptFile
+from rag_clip.evaluation.shot_runs import ALL, FewShot
+from rag_clip.evaluation.task import Role, Task, task_labels
+from rag_clip.evaluation.task_files import check_task, count_images
 from rag_clip.files.locations import Place
 from rag_clip.files.support import check_support_labels, read_support
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rag_clip.data import Fingerprint, LabelSet, Prompts
-from rag_clip.evaluate.head_choices import HeadChoice, head_facts, others_of, tuning
-from rag_clip.evaluate.image_tasks import ImageTask, digest
-from rag_clip.evaluate.results import FORMAT
-from rag_clip.evaluate.rival_names import Candidates, rivals_of, with_synonyms
-from rag_clip.evaluate.tiers import tier_of
+from rag_clip.evaluation.head_choices import HeadChoice, head_facts, others_of, tuning
+from rag_clip.evaluation.image_tasks import ImageTask, digest
+from rag_clip.evaluation.results import FORMAT
+from rag_clip.evaluation.rival_names import Candidates, rivals_of, with_synonyms
+from rag_clip.evaluation.tiers import tier_of
 from rag_clip.files.labels import labels_to_document
 from rag_clip.files.locations import file_identity
 from rag_clip.files.prompts import read_prompts

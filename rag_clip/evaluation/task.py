@@ -82,7 +82,7 @@ def read_task(place: str | Path) -> Task:
 
     Raises ValueError naming the file and what is wrong in it, FileNotFoundError where there is neither.
     """
-    path, bundled = Path(place), files("rag_clip.evaluate") / BUNDLED / f"{place}.toml"
+    path, bundled = Path(place), files("rag_clip.evaluation") / BUNDLED / f"{place}.toml"
     if not path.is_file() and not bundled.is_file():
         raise FileNotFoundError(
             f"there is no task file {place}, and no bundled task of that name; bundled are {', '.join(bundled_tasks())}"
@@ -95,7 +95,7 @@ def read_task(place: str | Path) -> Task:
 
 def bundled_tasks() -> tuple[str, ...]:
     """Return the names of the bundled tasks: "elevater/...", "coop/..." and "openness/...", in order."""
-    suites = (files("rag_clip.evaluate") / BUNDLED).iterdir()
+    suites = (files("rag_clip.evaluation") / BUNDLED).iterdir()
     return tuple(
         sorted(
             f"{suite.name}/{file.name.removesuffix('.toml')}"

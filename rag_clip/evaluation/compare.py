@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from rag_clip.evaluate.results import Result
+from rag_clip.evaluation.results import Result
 from rag_clip.metrics.difference import Difference, paired_difference
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from rag_clip.classifiers.heads import HEADS, check_encoder
 from rag_clip.data import Fingerprint
-from rag_clip.evaluate.head_choices import check_heads, others_of
-from rag_clip.evaluate.image_tasks import ImageTask, digest
-from rag_clip.evaluate.runs import Run
+from rag_clip.evaluation.head_choices import check_heads, others_of
+from rag_clip.evaluation.image_tasks import ImageTask, digest
+from rag_clip.evaluation.runs import Run
 from rag_clip.files.locations import file_identity
 
 Shots = int | Literal["all"]

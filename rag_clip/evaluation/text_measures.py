@@ -11,9 +11,9 @@ import torch
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Prompts
-from rag_clip.evaluate.results import Measure
-from rag_clip.evaluate.rival_names import CandidateTexts, rivals_of, with_synonyms
-from rag_clip.evaluate.splits import Test
+from rag_clip.evaluation.results import Measure
+from rag_clip.evaluation.rival_names import CandidateTexts, rivals_of, with_synonyms
+from rag_clip.evaluation.splits import Test
 from rag_clip.metrics.geometry import alignment, uniformity
 from rag_clip.metrics.stability import swap_synonyms
 from rag_clip.metrics.vocabulary import adversarial_names

@@ -9,9 +9,9 @@ import pyarrow as pa
 import torch
 
 from rag_clip.data import LabelSet
-from rag_clip.evaluate.results import IMAGES, LABELS, Measure
-from rag_clip.evaluate.splits import Test, take_features
-from rag_clip.evaluate.task import Metric
+from rag_clip.evaluation.results import IMAGES, LABELS, Measure
+from rag_clip.evaluation.splits import Test, take_features
+from rag_clip.evaluation.task import Metric
 from rag_clip.files.labels import labels_to_document
 from rag_clip.metrics.accuracy import check_finite, check_logits, count_above, is_right, per_class, predict
 from rag_clip.metrics.calibration import brier_scores, calibration_interval, confidence_of, risk_interval
