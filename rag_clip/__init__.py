@@ -1,1 +1,128 @@
-"""Turn class names and a corpus of captions into the best CLIP classifier those names can have."""
+"""Turn class names and a corpus of captions into the best CLIP classifier those names can have.
+
+These are the names that most users need; each is imported from its home when it is first used, so that
+`import rag_clip` loads neither torch nor an engine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
+    from rag_clip.classifiers.prepared import learn_prompts as learn_prompts
+    from rag_clip.classifiers.prepared import prepare_head as prepare_head
+    from rag_clip.data import Hit as Hit
+    from rag_clip.data import LabelSet as LabelSet
+    from rag_clip.data import Prompts as Prompts
+    from rag_clip.data import PromptText as PromptText
+    from rag_clip.data import Support as Support
+    from rag_clip.errors import RagClipError as RagClipError
+    from rag_clip.files.labels import read_labels as read_labels
+    from rag_clip.files.labels import write_labels as write_labels
+    from rag_clip.files.prompts import read_prompts as read_prompts
+    from rag_clip.files.prompts import write_prompts as write_prompts
+    from rag_clip.files.support import merge_support_files as merge_support_files
+    from rag_clip.files.support import read_support as read_support
+    from rag_clip.models.open_clip import load_encoder as load_encoder
+    from rag_clip.pipelines.captions import build_index as build_index
+    from rag_clip.pipelines.classify import classify as classify
+    from rag_clip.pipelines.evaluate import evaluate as evaluate
+    from rag_clip.pipelines.images import index_images as index_images
+    from rag_clip.pipelines.support_retrieve import retrieve_support as retrieve_support
+    from rag_clip.pipelines.support_shots import support_from_shots as support_from_shots
+    from rag_clip.pipelines.support_synthesise import synthesise_support as synthesise_support
+    from rag_clip.progress import Progress as Progress
+    from rag_clip.progress import silent as silent
+    from rag_clip.prompts.recipe import Recipe as Recipe
+    from rag_clip.prompts.recipe import load_recipe as load_recipe
+    from rag_clip.protocols import Encoder as Encoder
+    from rag_clip.store import open_store as open_store
+    from rag_clip.support.painters import load_painter as load_painter
+
+    __version__: str
+
+_HOMES = {
+    "Encoder": "rag_clip.protocols",
+    "Hit": "rag_clip.data",
+    "LabelSet": "rag_clip.data",
+    "Progress": "rag_clip.progress",
+    "PromptText": "rag_clip.data",
+    "Prompts": "rag_clip.data",
+    "RagClipError": "rag_clip.errors",
+    "Recipe": "rag_clip.prompts.recipe",
+    "Support": "rag_clip.data",
+    "build_index": "rag_clip.pipelines.captions",
+    "classify": "rag_clip.pipelines.classify",
+    "evaluate": "rag_clip.pipelines.evaluate",
+    "index_images": "rag_clip.pipelines.images",
+    "learn_prompts": "rag_clip.classifiers.prepared",
+    "load_encoder": "rag_clip.models.open_clip",
+    "load_painter": "rag_clip.support.painters",
+    "load_recipe": "rag_clip.prompts.recipe",
+    "merge_support_files": "rag_clip.files.support",
+    "open_store": "rag_clip.store",
+    "prepare_head": "rag_clip.classifiers.prepared",
+    "read_labels": "rag_clip.files.labels",
+    "read_prompts": "rag_clip.files.prompts",
+    "read_support": "rag_clip.files.support",
+    "retrieve_support": "rag_clip.pipelines.support_retrieve",
+    "silent": "rag_clip.progress",
+    "support_from_shots": "rag_clip.pipelines.support_shots",
+    "synthesise_support": "rag_clip.pipelines.support_synthesise",
+    "write_labels": "rag_clip.files.labels",
+    "write_prompts": "rag_clip.files.prompts",
+}
+
+__all__ = [
+    "Encoder",
+    "Hit",
+    "LabelSet",
+    "Progress",
+    "PromptText",
+    "Prompts",
+    "RagClipError",
+    "Recipe",
+    "Support",
+    "__version__",
+    "build_index",
+    "classify",
+    "evaluate",
+    "index_images",
+    "learn_prompts",
+    "load_encoder",
+    "load_painter",
+    "load_recipe",
+    "merge_support_files",
+    "open_store",
+    "prepare_head",
+    "read_labels",
+    "read_prompts",
+    "read_support",
+    "retrieve_support",
+    "silent",
+    "support_from_shots",
+    "synthesise_support",
+    "write_labels",
+    "write_prompts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home (PEP 562), once; raises AttributeError for other names."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("rag-clip")
+    elif name in _HOMES:
+        from importlib import import_module
+
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'rag_clip' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, those not imported yet too."""
+    return sorted({*globals(), *__all__})

@@ -13,11 +13,11 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"rag_clip": ROOT / "rag_clip", "rag_clip.pipelines": ROOT / "pipelines", "rag_clip.index": ROOT / "index"}
 METHODS = {"prompts", "support", "classifiers", "objectives", "refinement"}
 LAYERS: tuple[set[str], ...] = (
-    {"", "index", "data", "protocols", "progress", "errors", "words"},
+    {"index", "data", "protocols", "progress", "errors", "words"},
     {"files", "models", "store", "corpus", "metrics", "training"},
     {"captions", "images", "demo"} | METHODS,
     {"evaluation", "report"},
-    {"pipelines", "cli", "web", "testing", "__main__"},
+    {"", "pipelines", "cli", "web", "testing", "__main__"},
 )
 SHARED = (  # of method folders, by others
     "rag_clip.classifiers.zero_shot.",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rag_clip.data import LabelSet, Support
-from rag_clip.files.support import merge_files, merge_supports, read_support, read_support_images, write_support
+from rag_clip.files.support import merge_support_files, merge_supports, read_support, read_support_images, write_support
 from rag_clip.testing import ToyEncoder, permute_support
 
 ENCODER = ToyEncoder(dim=4)
@@ -129,7 +129,7 @@ def test_sets_that_do_not_belong_together_are_refused():
 def test_merged_files_keep_the_bytes_of_their_images(tmp_path: Path):
     write_support(support(), tmp_path / "a.parquet", images=[b"1", None, b"3"])
     write_support(support(references=("x", "b", "y")), tmp_path / "b.parquet")
-    assert merge_files([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "c.parquet") == (5, 1)
+    assert merge_support_files([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "c.parquet") == (5, 1)
     assert read_support(tmp_path / "c.parquet").references == ("a.parquet#1", "b", "c", "x", "y")
     assert read_support_images(tmp_path / "c.parquet") == [b"1", None, b"3", None, None]
 

@@ -190,9 +190,9 @@ def merge(
     """Join support files; an image that is in several is kept once."""
 
     def job(console: Console) -> object:
-        from rag_clip.files.support import merge_files
+        from rag_clip.files.support import merge_support_files
 
-        images, repeated = merge_files(supports, output, force=force)
+        images, repeated = merge_support_files(supports, output, force=force)
         console.say(f"{output}: {images} images, {repeated} more were repeated")
         return {"output": output, "images": images, "repeated": repeated}
 

@@ -150,7 +150,7 @@ def merge_supports(parts: Sequence[Support]) -> tuple[Support, tuple[tuple[int, 
     return merged, kept
 
 
-def merge_files(paths: Sequence[str | Path], output: str | Path, *, force: bool = False) -> tuple[int, int]:
+def merge_support_files(paths: Sequence[str | Path], output: str | Path, *, force: bool = False) -> tuple[int, int]:
     """Merge support files, with the bytes of their images; return how many images there are, and how many repeated.
 
     Raises ValueError as `read_support` and `merge_supports` do, and for an output that is an input or, but with
@@ -158,10 +158,10 @@ def merge_files(paths: Sequence[str | Path], output: str | Path, *, force: bool 
     """
     check_support_path(Path(output))
     with holding([(output, "support merge")], inputs=[paths], force=force):
-        return _merge_files(paths, output)
+        return _merge(paths, output)
 
 
-def _merge_files(paths: Sequence[str | Path], output: str | Path) -> tuple[int, int]:
+def _merge(paths: Sequence[str | Path], output: str | Path) -> tuple[int, int]:
     parts = [read_support(path) for path in paths]
     merged, kept = merge_supports(parts)
     bytes_of = [read_support_images(path) for path in paths]

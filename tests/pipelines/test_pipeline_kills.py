@@ -32,9 +32,9 @@ from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.evaluation.runs import read_prompt_files
 from rag_clip.evaluation.image_tasks import image_task, open_tasks
 from rag_clip.pipelines.support_shots import support_from_shots
-from rag_clip.prompt_file import read_prompts
-from rag_clip.recipe import load_recipe
-from rag_clip.support_file import merge_files
+from rag_clip.files.prompts import read_prompts
+from rag_clip.prompts.recipe import load_recipe
+from rag_clip.files.support import merge_support_files
 
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
 OUT, ENCODER, LABELS = Path("out"), LightEncoder(), LabelSet(("red", "green", "blue"))
@@ -58,7 +58,7 @@ JOBS = {
     "enhance": lambda: enhance_labels(LABELS, output="out/p.json", encoder=ENCODER, recipe=load_recipe("templates")),
     "support shots": lambda: support_from_shots(["in.parquet"], LABELS, output="out/s.parquet", encoder=ENCODER, k=1,
                                                 validation_output="out/v.parquet", workers=0),
-    "support merge": lambda: merge_files(["s1.parquet", "s2.parquet"], "out/m.parquet"),
+    "support merge": lambda: merge_support_files(["s1.parquet", "s2.parquet"], "out/m.parquet"),
 }
 
 
