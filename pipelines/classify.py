@@ -23,8 +23,8 @@ from rag_clip.classifiers.match import Scores, check_scores
 from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
-from rag_clip.files.atomic import make_folder, sync_folder
 from rag_clip.files.features import FeatureRows
+from rag_clip.files.folders import make_folder, sync_folder
 from rag_clip.files.learned_prompts import LearnedPrompts
 from rag_clip.files.outputs import check_outputs, holding, remove_folder
 from rag_clip.images.joined import encode_by_all

@@ -20,8 +20,9 @@ from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.demo.concepts import BANDS, concepts
 from rag_clip.demo.pictures import write_pictures
-from rag_clip.files.atomic import locked, replacing
+from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import read_labels
+from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.files.prompts import write_prompts
 from rag_clip.progress import Report, StageClock, silent

@@ -23,7 +23,8 @@ from typing import Any
 import polars as pl
 
 from rag_clip.errors import RagClipError
-from rag_clip.files.atomic import locked, make_folder
+from rag_clip.files.folders import make_folder
+from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.images.web.rounds import (
     SHARD_PAIRS,

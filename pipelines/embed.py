@@ -17,7 +17,7 @@ from rag_clip.captions.plan import Plan
 from rag_clip.captions.shards import SHARD_ROWS, Manifest, clear_partial, next_versions, read_manifests
 from rag_clip.captions.sources.finding import Columns, SourceFile, find_sources
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
-from rag_clip.files.atomic import locked
+from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from rag_clip.captions.recorded import CORPUS_NOTE, check_cleaning, plain
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
-from rag_clip.files.atomic import locked
+from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.images.cleaning import CleanPairs, check_pair_cleaning, clean_pairs
 from rag_clip.images.decoding import DecodePool

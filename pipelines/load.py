@@ -17,7 +17,7 @@ from rag_clip.captions.ahead import ahead
 from rag_clip.captions.recorded import CORPUS_NOTE, check_cleaning
 from rag_clip.captions.shards import GROUP_ROWS, Manifest, newest, read_manifests, read_shard
 from rag_clip.corpus.cleaning import CleaningSettings
-from rag_clip.files.atomic import locked
+from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.store import CollectionSchema, Store, create_store, load_schema

@@ -12,7 +12,7 @@ import torch
 
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
-from rag_clip.files.atomic import locked
+from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs, holding
 from rag_clip.files.support import check_support_path, write_support
 from rag_clip.models.decode import decode_image

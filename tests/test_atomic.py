@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from rag_clip.files.atomic import BusyError, lock_of, locked, partial_of, remove_stale, replacing, scratch_folder
+from rag_clip.files.atomic import partial_of, remove_stale, replacing, scratch_folder
+from rag_clip.files.lock import BusyError, lock_of, locked
 
 DIE = """
 import os, sys
 from pathlib import Path
-from rag_clip import atomic
+from rag_clip.files import atomic, lock
 path = Path(sys.argv[1])
 with {block} as place:
     {work}
@@ -114,7 +115,7 @@ def test_a_lock_names_its_holder_and_is_gone_after_the_last(tmp_path: Path) -> N
 
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    killed(lock, "atomic.locked(path, doing='die')")
+    killed(lock, "lock.locked(path, doing='die')")
     assert names(tmp_path) == ["lock"]
     with locked(lock, doing="test"):
         assert lock.read_text() == f"process {os.getpid()}"

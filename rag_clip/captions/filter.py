@@ -15,7 +15,7 @@ from rag_clip.captions.sources.finding import SourceFile, read_source, unreadabl
 from rag_clip.corpus.cleaning import CleaningSettings, clean_with, row_rules
 from rag_clip.corpus.counts.statistics import CorpusCounts, count_corpus
 from rag_clip.corpus.steps import Step, chain
-from rag_clip.files.atomic import locked
+from rag_clip.files.lock import locked
 from rag_clip.progress import Report, StageClock
 
 

@@ -18,8 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rag_clip.files.atomic import lock_of, locked, remove_stale
+from rag_clip.files.atomic import remove_stale
 from rag_clip.files.locations import is_remote
+from rag_clip.files.lock import lock_of, locked
 
 FOLDERS: Mapping[str, re.Pattern[str]] = {
     "index": re.compile(r"card\.json(\.part)?|lock|shard"),

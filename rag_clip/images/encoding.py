@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rag_clip.files.atomic import locked
 from rag_clip.files.features import FeatureCache, open_features
+from rag_clip.files.lock import locked
 from rag_clip.images.decoding import DecodePool
 from rag_clip.images.features import store_features
 from rag_clip.images.rows import ImageFile

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from rag_clip.files.atomic import make_folder, scratch_folder, sync_folder
+from rag_clip.files.atomic import scratch_folder
+from rag_clip.files.folders import make_folder, sync_folder
 from rag_clip.files.reading import parse_json
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.store.card import Card, read_card

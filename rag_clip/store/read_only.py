@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from rag_clip.files.atomic import busy, try_lock
+from rag_clip.files.lock import busy, try_lock
 
 _COPIED_BYTES = 8 << 20
 

@@ -1,8 +1,8 @@
 """The process that runs the embedded engine: requests arrive on its standard input, answers leave on its output.
 
 The engine holds the interpreter's lock while it optimises and searches, so it has an interpreter of its own. This
-file is started by its path and imports nothing of the package, which keeps torch out of it. The end of its input
-means: write everything out and stop.
+file is started by its path and imports nothing of the package but the lock, which keeps torch out of it. The end of
+its input means: write everything out and stop.
 """
 
 import os
@@ -15,6 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 import qdrant_edge as edge
+
+from rag_clip.files.lock import try_lock
 
 Where = dict[str, list[str] | tuple[float | None, float | None]]
 Holding = list[list[str]]
@@ -45,7 +47,7 @@ class Shard:
         """Lock the folder for this process; returns None, or the process that holds it."""
         file = (Path(folder) / "lock").open("a+")
         give_up = time.monotonic() + LOCK_PATIENCE
-        while not _try_lock(file.fileno()):
+        while not try_lock(file.fileno(), shared=False):
             if time.monotonic() > give_up:
                 file.seek(0)
                 return file.read() or "unknown"
@@ -215,21 +217,6 @@ def _index(index: dict[str, Any]) -> Any:
     return edge.TextIndexParams(
         tokenizer=tokenizer, lowercase=index["lowercase"], scoring=True, memory=edge.Memory.Cold
     )
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def serve() -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from PIL import Image
 
 from rag_clip.errors import disk_errors
-from rag_clip.files.atomic import make_folder
+from rag_clip.files.folders import make_folder
 from rag_clip.files.reading import typed_columns
 from rag_clip.files.sealed import read_sealed, write_sealed
 from rag_clip.progress import Progress, Report

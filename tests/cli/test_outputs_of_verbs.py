@@ -19,7 +19,7 @@ from cyclopts import App
 
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
-from rag_clip.files.atomic import lock_of, locked
+from rag_clip.files.lock import lock_of, locked
 from rag_clip.files.prompts import write_prompts
 from rag_clip.prompts.templates import template_prompts
 
@@ -217,7 +217,7 @@ def test_a_file_that_another_run_writes_is_left_to_it(verb: str, option: str, fo
 def test_the_lock_of_a_killed_run_blocks_nobody_and_is_removed(folder: Path) -> None:
     lock = lock_of(folder / "new0.parquet")
     program = (
-        "import os, sys; from pathlib import Path; from rag_clip.atomic import locked\n"
+        "import os, sys; from pathlib import Path; from rag_clip.files.lock import locked\n"
         "with locked(Path(sys.argv[1]), doing='test'): os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(lock)], check=False)

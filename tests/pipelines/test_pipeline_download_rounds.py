@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from rag_clip.files.atomic import BusyError, locked
+from rag_clip.files.lock import BusyError, locked
 from rag_clip.images.web import rounds as download_rounds
 from rag_clip.images.web.rounds import (
     NO_STATUS,

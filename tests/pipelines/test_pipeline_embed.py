@@ -14,7 +14,7 @@ import torch
 from shard_corpus import CountingEncoder, write_captions
 
 from rag_clip.corpus.cleaning import load_cleaning
-from rag_clip.files.atomic import BusyError, locked
+from rag_clip.files.lock import BusyError, locked
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
 from rag_clip.progress import Progress

@@ -10,7 +10,7 @@ from shard_corpus import stored, write_captions
 
 from rag_clip.captions.shards import newest, read_manifests
 from rag_clip.corpus.cleaning import load_cleaning
-from rag_clip.files.atomic import BusyError, locked
+from rag_clip.files.lock import BusyError, locked
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
 from rag_clip.progress import Progress

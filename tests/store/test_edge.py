@@ -281,8 +281,11 @@ def test_every_kind_of_vector_can_be_searched(tmp_path, vector):
     assert hits[0].score == pytest.approx(float((vectors @ vectors[7]).max()), rel=1e-2)
 
 
-def test_the_worker_imports_only_the_engine_numpy_and_the_standard_library():
+def test_the_worker_imports_only_the_engine_numpy_the_lock_and_the_standard_library():
     tree = ast.parse(Path(worker.__file__).read_text())
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     names += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == {"numpy", "qdrant_edge"}
+    assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == {"numpy", "qdrant_edge", "rag_clip"}
+    assert [name for name in names if name.startswith("rag_clip")] == ["rag_clip.files.lock"]
+    loaded = "import sys, rag_clip.files.lock; print(sorted({'torch', 'pyarrow', 'qdrant_client'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout == "[]\n"

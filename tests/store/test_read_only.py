@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from rag_clip.files.atomic import BusyError, locked
+from rag_clip.files.lock import BusyError, locked
 from rag_clip.progress import silent
 from rag_clip.store import caption_id, create_store, load_schema, open_store
 from rag_clip.store.read_only import copy_index

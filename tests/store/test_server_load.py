@@ -19,7 +19,7 @@ import pytest
 from qdrant_process import QdrantProcess
 
 from rag_clip.captions.shards import read_manifests
-from rag_clip.files.atomic import BusyError
+from rag_clip.files.lock import BusyError
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import LoadSummary, load_into, load_shards
 from rag_clip.progress import Progress, Report, silent

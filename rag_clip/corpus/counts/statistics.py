@@ -30,7 +30,8 @@ from rag_clip.corpus.counts.repeats import PLACES, REPEATS, RepeatFinder
 from rag_clip.corpus.counts.tokens import caption_keys, spoken
 from rag_clip.corpus.near_duplicates import band_keys
 from rag_clip.corpus.steps import Step
-from rag_clip.files.atomic import make_folder, partial_of, sync_folder
+from rag_clip.files.atomic import partial_of
+from rag_clip.files.folders import make_folder, sync_folder
 from rag_clip.progress import Progress, Report, silent
 
 LAYOUT = 1

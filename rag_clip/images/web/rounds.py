@@ -12,7 +12,8 @@ from pathlib import Path
 
 import polars as pl
 
-from rag_clip.files.atomic import make_folder, replacing
+from rag_clip.files.atomic import replacing
+from rag_clip.files.folders import make_folder
 
 SHARD_PAIRS = 10_000
 OPTED_OUT = "Use of image disallowed by X-Robots-Tag directive"
