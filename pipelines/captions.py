@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from rag_clip.captions.recorded import CORPUS_NOTE, check_cleaning, plain
+from rag_clip.captions.filter import CORPUS_NOTE, check_cleaning, plain
 from rag_clip.captions.shards import SHARD_ROWS, read_manifests
 from rag_clip.captions.sources.columns import Columns
 from rag_clip.captions.sources.files import SourceError

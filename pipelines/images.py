@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rag_clip.captions.recorded import CORPUS_NOTE, check_cleaning, plain
+from rag_clip.captions.filter import CORPUS_NOTE, check_cleaning, plain
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from rag_clip.captions.ahead import ahead
-from rag_clip.captions.recorded import CORPUS_NOTE, check_cleaning
+from rag_clip.captions.filter import CORPUS_NOTE, check_cleaning
 from rag_clip.captions.shards import GROUP_ROWS, Manifest, newest, read_manifests, read_shard
 from rag_clip.corpus.cleaning import CleaningSettings
 from rag_clip.files.lock import locked

@@ -13,7 +13,7 @@ import pytest
 from rag_clip.data import LabelSet
 from rag_clip.files.labels import read_labels
 from rag_clip.files.prompts import read_prompts, write_prompts
-from rag_clip.images.label_names import class_numbers
+from rag_clip.images.labelled import class_numbers
 from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.retrieved import contains_phrase, without_name
 from rag_clip.prompts.templates import template_prompts

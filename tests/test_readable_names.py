@@ -10,7 +10,7 @@ from rag_clip.cli import app
 from rag_clip.data import LabelSet
 from rag_clip.files.prompts import read_prompts
 from rag_clip.files.readable_names import name_notes, readable_names
-from rag_clip.images.label_names import class_numbers
+from rag_clip.images.labelled import class_numbers
 
 
 def test_names_become_words_and_keep_their_identity() -> None:

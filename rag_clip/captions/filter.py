@@ -1,4 +1,7 @@
-"""The cleaning of a corpus, made ready: rules of a row alone, and rules that need the whole corpus counted first."""
+"""The cleaning of a corpus, made ready: rules of a row alone, and rules that need the whole corpus counted first.
+
+An index notes how its corpus was cleaned, and a later build must agree with it (`check_cleaning`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,6 +21,9 @@ from rag_clip.corpus.counts.statistics import CorpusCounts, count_corpus
 from rag_clip.corpus.steps import Step, chain
 from rag_clip.files.lock import locked
 from rag_clip.progress import Report, StageClock
+from rag_clip.store import Store
+
+CORPUS_NOTE = "corpus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +76,26 @@ def _tables(sources: Sequence[SourceFile]) -> Iterator[pa.Table]:
                 yield with_file(pa.Table.from_batches([batch]), source)
         except SourceError:  # told when the file is embedded; what can be read counts
             continue
+
+
+def check_cleaning(store: Store, cleaning: CleaningSettings) -> None:
+    """Refuse to add to an index that was cleaned in another way: what only these settings drop would stay in it.
+
+    Raises ValueError naming the settings that differ.
+    """
+    noted = store.card.notes.get(CORPUS_NOTE, {}).get("cleaning")
+    if noted is None:
+        return
+    before, now = plain(CleaningSettings()) | noted, plain(cleaning)
+    differing = [name for name in before | now if before.get(name) != now.get(name)]
+    if differing:
+        changes = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in differing)
+        raise ValueError(
+            f"the captions of the index at {store.location} were cleaned with other settings ({changes}); those that "
+            "only these settings drop would stay in it: build another index, or clean as before"
+        )
+
+
+def plain(cleaning: CleaningSettings) -> dict[str, Any]:
+    """Return settings as an index notes them."""
+    return cleaning.model_dump(mode="json")

@@ -10,7 +10,6 @@ from cyclopts import App, Parameter
 from rich.console import Console as RichConsole
 
 from rag_clip.cli import images as images  # registers its verbs
-from rag_clip.cli import synthesise as synthesise  # registers its verb
 from rag_clip.cli.classify import classify, heads, learn
 from rag_clip.cli.console import Console
 from rag_clip.cli.enhance import enhance

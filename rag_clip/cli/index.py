@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.run import COLUMNS, SHOWN, EncoderOptions, Force, Seed, Shown, run, toml_files
+
+if TYPE_CHECKING:
+    from rag_clip.captions.sources.columns import Columns
+    from rag_clip.captions.sources.finding import SourceFile
+    from rag_clip.corpus.cleaning import CleaningSettings
 
 LOAD_SECONDS = 1.1e-4  # per caption, of 57,368 at width 128 into a folder, on two cores
 
@@ -55,7 +61,6 @@ def build(
 
     def job(console: Console) -> object:
         from rag_clip.captions.sources.columns import Columns
-        from rag_clip.cli.preview import show_preview
         from rag_clip.files.outputs import check_outputs
         from rag_clip.pipelines.captions import build_index, default_shards
         from rag_clip.store import load_schema
@@ -63,7 +68,7 @@ def build(
         columns, settings = Columns(text=text_column, source=source_column), load_named_cleaning(cleaning)
         described = load_schema(schema) if schema else None
         if dry_run:
-            return show_preview(console, captions, columns=columns, cleaning=settings, index=index)
+            return _show_preview(console, captions, columns=columns, cleaning=settings, index=index)
         folder = shards or default_shards(index, described or load_schema())
         read = [captions, schema, toml_files(cleaning), encoder.files]
         check_outputs([(index, "index"), (folder, "shards")], inputs=read, force=force)
@@ -281,3 +286,57 @@ def _describe(facts: Mapping[str, Any]) -> list[str]:
     else:
         lines.append(f"last check: none; measure recall with: rag-clip index check {facts['location']}")
     return lines
+
+
+def _show_preview(
+    console: Console, captions: Sequence[str], *, columns: Columns, cleaning: CleaningSettings, index: str
+) -> dict[str, Any]:
+    """Show what a build would begin with; raises what it would raise for paths, columns and an index in the way."""
+    from rag_clip.captions.sources.finding import find_sources
+    from rag_clip.captions.sources.preview import preview
+    from rag_clip.corpus.cleaning import row_rules
+
+    _check_index(index, cleaning)
+    sources = find_sources(captions, columns=columns)
+    seen = preview(sources, clean=row_rules(cleaning))
+    for file in seen.files:
+        console.say(_describe_file(file))
+    if len(seen.files) < len(sources):
+        console.say(f"and {len(sources) - len(seen.files)} files that were not looked into")
+    for row in seen.rows.to_pylist():
+        fate = f"dropped, {row['dropped']}" if row["dropped"] else row["cleaned"]
+        console.say(f"  row {row['row']}: {row['text']!r} -> {fate}")
+    if cleaning.corpus_rules:
+        console.say(f"not shown, for they count the whole corpus first: {', '.join(cleaning.corpus_rules)}")
+    console.say(f"of the first {seen.read} rows {seen.kept} would be kept; dropped: {dict(seen.dropped) or 'none'}")
+    for damage in seen.damaged:
+        console.say(f"  {damage}")
+    return {
+        "files": len(sources),
+        "read": seen.read,
+        "kept": seen.kept,
+        "dropped": dict(seen.dropped),
+        "not_shown": list(cleaning.corpus_rules),
+        "rows": seen.rows.to_pylist(),
+    }
+
+
+def _check_index(index: str, cleaning: CleaningSettings) -> None:
+    """Refuse an index that was cleaned in another way; where there is none, one would be made."""
+    from rag_clip.captions.filter import check_cleaning
+    from rag_clip.store import open_store
+
+    try:
+        with open_store(index) as store:
+            check_cleaning(store, cleaning)
+    except FileNotFoundError:
+        return
+
+
+def _describe_file(file: SourceFile) -> str:
+    columns = {"source": f"{file.name!r} for all rows"} | {
+        role: f"column {name!r}" for role, name in asdict(file.columns).items() if name and role != "image"
+    }
+    named = "; ".join(f"{role}: {columns[role]}" for role in asdict(file.columns) if role in columns)
+    others = f"; not taken: {', '.join(file.candidates)}" if file.candidates else ""
+    return f"{file.address}: {file.format}; {named}{others}"

@@ -1,8 +1,11 @@
-"""Count phrases in a corpus, thousands of them in one pass.
+"""Count phrases in a corpus: given ones, thousands of them in one pass, or the most frequent ones.
 
 REAL (Parashar et al., 2024, arXiv 2401.12425) asks how often each synonym of a class name occurs in the pre-training
 captions. Words are folded as in rag_clip.words, and matched whole and in order: "cat" is not in "catalogue", "maine
 coon" is in "Maine-Coon".
+
+A frequent phrase is one to three neighbouring words as written, punctuation aside, in lower case: what a further class
+might be called. One that begins or ends with an English function word, or has no letter, names nothing and is left out.
 """
 
 from __future__ import annotations
@@ -13,10 +16,25 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 import pyarrow as pa
 
+from rag_clip import words as folding
 from rag_clip.corpus.clean import clean
-from rag_clip.corpus.counts.tokens import folded_words_of, grams_of
+from rag_clip.corpus.counts.tokens import UNSPACED, folded_words_of, grams_of, words_of
 from rag_clip.corpus.steps import Step
-from rag_clip.words import spoken, words_of
+
+LONGEST = 3
+HELD = 4_000_000
+FUNCTION_WORDS = (
+    "a|an|the|this|that|these|those|some|any|each|every|all|both|no|not|such|same|other|another|more|most|"
+    "much|many|few|and|or|but|nor|so|yet|if|then|than|as|while|because|although|though|until|unless|whether|"
+    "when|where|why|how|which|who|whom|whose|what|there|here|of|in|on|at|by|for|with|without|from|to|into|"
+    "onto|upon|over|under|above|below|up|down|out|off|about|across|after|before|between|among|against|along|"
+    "around|behind|beneath|beside|besides|beyond|during|except|inside|outside|near|past|since|through|"
+    "throughout|toward|towards|via|within|per|like|am|is|are|was|were|be|been|being|has|have|had|having|do|"
+    "does|did|doing|can|could|will|would|shall|should|may|might|must|it|its|it's|i|i'm|me|my|mine|myself|you|"
+    "your|yours|we|us|our|ours|they|them|their|theirs|he|him|his|she|her|hers|himself|herself|itself|"
+    "themselves|one's|also|too|very|just|only|even|still|again|ever|never|now|don't|doesn't|isn't|aren't|"
+    "wasn't|didn't|can't|won't"
+)
 
 
 def phrase_counts(tables: Iterable[pa.Table], phrases: Sequence[str], *, rules: Step = clean) -> dict[str, int]:
@@ -24,7 +42,7 @@ def phrase_counts(tables: Iterable[pa.Table], phrases: Sequence[str], *, rules: 
 
     Memory holds one table and the phrases. A phrase without a word counts 0.
     """
-    wanted = {phrase: words_of(spoken(phrase)) for phrase in phrases}
+    wanted = {phrase: folding.words_of(folding.spoken(phrase)) for phrase in phrases}
     sizes = sorted({len(words) for words in wanted.values()} - {0})
     by_size = {
         size: pl.DataFrame({"gram": sorted({" ".join(words) for words in wanted.values() if len(words) == size})})
@@ -37,3 +55,35 @@ def phrase_counts(tables: Iterable[pa.Table], phrases: Sequence[str], *, rules: 
             found = grams_of(words, size).join(grams, on="gram", how="semi").group_by("gram").len()
             counts.update(dict(found.iter_rows()))
     return {phrase: counts[" ".join(words)] for phrase, words in wanted.items()}
+
+
+def frequent_phrases(texts: Iterable[pl.Series], *, most: int) -> dict[str, int]:
+    """Return the `most` frequent phrases with how often they occur, the most frequent first, ties by spelling.
+
+    `texts` are parts of a corpus, counted one at a time. Past four million phrases the rarer half is dropped and
+    counted anew, so that the counts of rare phrases of a large corpus are lower bounds.
+    """
+    counts = pl.DataFrame(schema={"gram": pl.String, "count": pl.UInt32})
+    for part in texts:
+        words = words_of(part)
+        grams = [_counted(grams_of(words, size)) for size in range(1, LONGEST + 1)]
+        counts = pl.concat([counts, *grams]).group_by("gram").agg(pl.col("count").sum())
+        if len(counts) > HELD:
+            counts = _most(counts, HELD // 2)
+    found = _most(counts, most)
+    # Letters of scripts without spaces stand together again; the second pass takes every other gap.
+    joined = found["gram"].str.replace_all(_GAP, "$1$2").str.replace_all(_GAP, "$1$2")
+    return dict(zip(joined.to_list(), found["count"].to_list(), strict=True))
+
+
+_NAMELESS = rf"^(?:{FUNCTION_WORDS})(?: |$)| (?:{FUNCTION_WORDS})$|^[^\p{{L}}]*$"
+_GAP = rf"([{UNSPACED}]) ([{UNSPACED}])"
+
+
+def _counted(grams: pl.DataFrame) -> pl.DataFrame:
+    counts = grams.group_by("gram").agg(count=pl.len().cast(pl.UInt32))
+    return counts.filter(~pl.col("gram").str.contains(_NAMELESS))
+
+
+def _most(counts: pl.DataFrame, most: int) -> pl.DataFrame:
+    return counts.sort(["count", "gram"], descending=[True, False]).head(most)

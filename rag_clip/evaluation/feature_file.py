@@ -20,7 +20,7 @@ from torch.nn import functional
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet
 from rag_clip.files.reading import read_arrays, read_schema, read_table
-from rag_clip.images.label_names import class_numbers, read_names
+from rag_clip.images.labelled import class_numbers, read_names
 
 VECTOR_COLUMNS = ("features", "vector")
 

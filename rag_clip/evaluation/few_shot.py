@@ -17,14 +17,13 @@ import torch
 from rag_clip.classifiers.heads import build_head
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import LabelSet
-from rag_clip.evaluation.cost import measure_cost
 from rag_clip.evaluation.image_tasks import ImageTask, Measured, describe_failures
-from rag_clip.evaluation.measures import average_precisions, classify_test, image_table, measure
+from rag_clip.evaluation.measures import average_precisions, classify_test, image_table, measure, measure_cost
 from rag_clip.evaluation.protocol import draw_from_whole, draw_shots, inner_split
 from rag_clip.evaluation.results import Measure, Result
 from rag_clip.evaluation.shot_runs import ALL, ShotRun, Shots
 from rag_clip.evaluation.splits import Test, Train
-from rag_clip.evaluation.vocabulary_measures import measure_vocabulary
+from rag_clip.evaluation.text_measures import measure_vocabulary
 from rag_clip.images.labelled import Labelled
 from rag_clip.protocols import Encoder
 

@@ -18,11 +18,13 @@ from rag_clip.evaluation.task import Metric, Role, Task, bundled_tasks, read_tas
 from rag_clip.evaluation.task_files import read_split_labels
 from rag_clip.files.labels import labels_to_document
 from rag_clip.files.locations import Place, below, file_identity, parent, to_place
-from rag_clip.images.label_names import FileLabels, holds_several, lists_labels
 from rag_clip.images.labelled import (
+    FileLabels,
     Labelled,
     choose_label,
     encode_labelled,
+    holds_several,
+    lists_labels,
     read_classes,
     read_file_labels,
     read_several_classes,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 import torch
 
 from rag_clip.data import LabelSet
+from rag_clip.evaluation.protocol import parameter_efficiency
 from rag_clip.evaluation.results import IMAGES, LABELS, Measure
 from rag_clip.evaluation.splits import Test, take_features
 from rag_clip.evaluation.task import Metric
@@ -135,3 +137,25 @@ def _roc_auc(logits: torch.Tensor, targets: torch.Tensor) -> Measure:
 
 def _with_interval(metric: str, found: Interval, item: str = "") -> Measure:
     return Measure(metric, item, found.value, found.low, found.high)
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """A classifier that says how many numbers were trained, none where it was only built."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained."""
+
+
+def measure_cost(classifier: Classifier, main: Measure) -> tuple[Measure, ...]:
+    """Return `parameters`, and ELEVATER's `parameter_efficiency` of the main metric; of what did not train, nothing."""
+    if not isinstance(classifier, Trained) or not classifier.parameters:
+        return ()
+    count = classifier.parameters
+    value = parameter_efficiency(main.value, count)
+    low, high = (None if bound is None else parameter_efficiency(bound, count) for bound in (main.low, main.high))
+    return (
+        Measure("parameters", "", float(count)),
+        Measure("parameter_efficiency", "", value, low, high),
+    )

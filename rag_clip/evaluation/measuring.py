@@ -14,17 +14,15 @@ from rag_clip.classifiers.heads import HEADS
 from rag_clip.classifiers.prepared import prepare_head
 from rag_clip.classifiers.zero_shot import TextVectors, ZeroShot, compose, encode_texts
 from rag_clip.data import Prompts
-from rag_clip.evaluation.cost import measure_cost
 from rag_clip.evaluation.feature_file import FeatureFile
 from rag_clip.evaluation.few_shot import Pool, measure_shots, read_pool
 from rag_clip.evaluation.image_tasks import ImageTask, Measured, describe_failures, to_measure
-from rag_clip.evaluation.measures import classify_test, image_table, measure
+from rag_clip.evaluation.measures import classify_test, image_table, measure, measure_cost
 from rag_clip.evaluation.results import Measure, Result
 from rag_clip.evaluation.rival_names import Candidates, CandidateTexts
 from rag_clip.evaluation.runs import Run, TextRow
 from rag_clip.evaluation.shot_runs import ShotRun
-from rag_clip.evaluation.text_measures import measure_texts
-from rag_clip.evaluation.vocabulary_measures import measure_vocabulary
+from rag_clip.evaluation.text_measures import measure_texts, measure_vocabulary
 from rag_clip.images.labelled import Labelled
 from rag_clip.progress import Report, StageClock
 from rag_clip.protocols import Classifier, Encoder

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from rag_clip.captions.sources.finding import find_sources, read_source
 from rag_clip.captions.sources.txt_kinds import find_txt_kind
-from rag_clip.corpus.frequent_phrases import frequent_phrases
+from rag_clip.corpus.phrases import frequent_phrases
 from rag_clip.data import LabelSet
 from rag_clip.evaluation.image_tasks import digest
 from rag_clip.files.labels import read_labels

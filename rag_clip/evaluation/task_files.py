@@ -13,7 +13,7 @@ from rag_clip.evaluation.splits import Test, Train
 from rag_clip.evaluation.task import Role, Task, task_labels
 from rag_clip.files.locations import Place
 from rag_clip.files.reading import read_schema
-from rag_clip.images.label_names import FileLabels, holds_several, join_labels, read_names
+from rag_clip.images.labelled import FileLabels, holds_several, join_labels, read_names
 
 NAMES_SHOWN = 3
 ReadLabels = Callable[[Task, Place, LabelSet | None], FileLabels]

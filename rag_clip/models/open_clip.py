@@ -21,7 +21,6 @@ from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed,
 from rag_clip.data import Fingerprint
 from rag_clip.errors import RagClipError, lacks
 from rag_clip.models.checkpoint import read_checkpoint
-from rag_clip.models.device import choose_device
 from rag_clip.models.hub import fetch
 from rag_clip.models.misfit import describe_misfit, likely_architectures
 from rag_clip.models.pixels import PixelTransform
@@ -298,3 +297,21 @@ def _with_settings(
 def _with_safetensors(filename: str) -> list[str]:
     path = Path(filename)
     return [path.with_suffix(".safetensors").name, filename] if path.suffix in (".bin", ".pth") else [filename]
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """Return `device`, or CUDA, MPS or the CPU, whichever is there first; raises ValueError where it cannot be used."""
+    device = device or _default()
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place).item()
+    except Exception as error:  # torch raises RuntimeError, AssertionError or NotImplementedError, by kind of device
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"device {str(device)!r} cannot be used ({reason}); give cpu, cuda, cuda:N or mps") from None
+    return place
+
+
+def _default() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

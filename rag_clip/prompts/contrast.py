@@ -1,4 +1,6 @@
-"""Contrast by vectors: a caption weighs what it tells its class from the others. The rule is ours.
+"""Captions weighed by vectors: against those of other classes (contrast), and against the templates (trust).
+
+Both rules are ours. Contrast: a caption weighs what it tells its class from the others.
 
 For captions r_k found for class c(k), unit vectors, and s the encoder's scale, starting from equal shares:
 
@@ -6,6 +8,17 @@ For captions r_k found for class c(k), unit vectors, and s the encoder's scale, 
     p_k = softmax_c'( s cos(r_k, m_c') ) at c(k)            share_k = p_k / sum_{k' of c(k)} p_k'
 
 repeated; two rounds settle it. Captions that fit another class better, or every class alike ("stock photo"), fade.
+
+Trust: how much a class's captions weigh against its templates, from the evidence and without labels. With t_c the unit
+vector of the class's templates, and m_c without caption k written m_c-k:
+
+    known_c = softmax_c'( s cos(t_c, m_c') ) at c                             the templates point to their own captions
+    sure_c  = sum_{k of c} share_k softmax_c'( s cos(r_k, m_c'-k) ) at c      captions point to one another
+    weight_c = known_c min(weight, 0.25) + (1 - known_c) weight               0 where sure_c < 0.3
+
+A name the encoder knows keeps its templates, at RePE's published weight; one it does not know leans on its captions.
+Few or scattered captions, of which each alone would be taken for another class's, are not trusted: a lone caption never
+confirms itself. 0.3 was chosen on the micro world's validation photographs (tests/benchmarks/recipes.py).
 """
 
 from __future__ import annotations
@@ -17,6 +30,8 @@ from torch.nn.functional import normalize
 
 ROUNDS = 2
 BLOCK_VALUES = 2**20
+KNOWN_WEIGHT = 0.25
+LEAST_SURE = 0.3
 
 
 @torch.no_grad()
@@ -80,3 +95,27 @@ def _shared(log_weights: torch.Tensor, classes: torch.Tensor, count: int) -> tor
     largest = largest.scatter_reduce(0, classes, log_weights, "amax")
     weights = (log_weights - largest[classes]).exp()
     return weights / torch.zeros_like(largest).index_add_(0, classes, weights)[classes]
+
+
+@torch.no_grad()
+def trust(
+    templates: torch.Tensor,
+    vectors: torch.Tensor,
+    classes: torch.Tensor,
+    shares: torch.Tensor,
+    *,
+    scale: float,
+    weight: float,
+) -> torch.Tensor:
+    """Return the weight [c] of the captions of each class, 0 to `weight`.
+
+    `templates` [c, d] and `vectors` [t, d] are unit rows; `classes` [t] and `shares` [t] as in prompts.contrast.
+    """
+    count = len(templates)
+    means = class_means(vectors, classes, shares, count=count)
+    known = log_probabilities(templates, torch.arange(count, device=classes.device), means, scale=scale).exp()
+    alone = torch.bincount(classes, minlength=count)[classes] == 1
+    told = log_probabilities(vectors, classes, means, scale=scale, left_out=shares).exp().masked_fill(alone, 0)
+    sure = torch.zeros_like(known).index_add_(0, classes, shares * told)
+    weights = known * min(weight, KNOWN_WEIGHT) + (1 - known) * weight
+    return weights.masked_fill(sure < LEAST_SURE, 0)

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from rag_clip.data import Hit, LabelSet, PromptText
 from rag_clip.progress import Progress, Report, StageClock, silent
-from rag_clip.prompts.contrast import ROUNDS, contrast
+from rag_clip.prompts.contrast import ROUNDS, contrast, trust
 from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.mixed import Texts
 from rag_clip.prompts.retrieved import (
@@ -26,11 +26,9 @@ from rag_clip.prompts.retrieved import (
     without_name,
 )
 from rag_clip.prompts.templates import choose_templates, fill
-from rag_clip.prompts.trust import trust
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store
-from rag_clip.store.filters import Filters
-from rag_clip.store.schema import TextIndex
+from rag_clip.store.schema import Filters, TextIndex
 from rag_clip.words import spoken, words_of
 
 Search = Literal["dense", "lexical", "hybrid"]
@@ -60,7 +58,7 @@ class Retrieval:
 
     With `contrast` "drop", captions that name other classes only are refused (see prompts.mentions); "weigh" does that,
     and weighs captions by what they tell their class from the others (see prompts.contrast). With `trust` "evidence"
-    each class gives its captions a weight of its own, up to `weight` (see prompts.trust). Trust without contrast,
+    each class gives its captions a weight of its own, up to `weight` (see there). Trust without contrast,
     and contrast with a weight of 0.75 or less, did worse than neither (tests/benchmarks/recipes.py --full). The
     defaults are RePE's but for the search, with neither.
     Raises ValueError for a value out of range.

@@ -19,8 +19,7 @@ from typing import Literal, get_args
 
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.prompts.knowledge.candidates import Candidates
-from rag_clip.prompts.knowledge.names import folded
-from rag_clip.prompts.knowledge.nested_names import count_alone
+from rag_clip.prompts.knowledge.names import count_alone, folded
 from rag_clip.prompts.knowledge.wordnet import Sense
 from rag_clip.prompts.templates import SINGLE, choose_templates, fill
 from rag_clip.protocols import Encoder

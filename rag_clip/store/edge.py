@@ -23,11 +23,11 @@ from rag_clip.files.folders import make_folder, sync_folder
 from rag_clip.files.reading import parse_json
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.store.card import Card, read_card
-from rag_clip.store.interface import Holding, Ranking, StoreError, Where
+from rag_clip.store.interface import Holding, Ranking, StoreError
 from rag_clip.store.process import EngineProcess
 from rag_clip.store.read_only import copy_index, is_writable
 from rag_clip.store.rows import Rows
-from rag_clip.store.schema import CollectionSchema
+from rag_clip.store.schema import CollectionSchema, Where
 
 SEGMENT_ROWS = 250_000
 SHARD_FILES = {"edge_config.json", "segments", "wal"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,9 +11,9 @@ from rag_clip.errors import RagClipError
 from rag_clip.progress import Report
 from rag_clip.store.card import Card
 from rag_clip.store.rows import Rows
+from rag_clip.store.schema import Where
 
 Ranking = list[tuple[str, float, str, str]]
-Where = Mapping[str, list[str] | tuple[float | None, float | None]]
 Holding = Sequence[Sequence[str]]
 
 

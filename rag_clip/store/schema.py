@@ -1,8 +1,14 @@
-"""What a collection is made of: a description such as index/captions.toml, checked key by key."""
+"""What a collection is made of: a description such as index/captions.toml, checked key by key.
+
+It decides how much memory the index needs (`plan_memory`) and what `where` may ask of it (`check_where`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
+from math import isnan
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rag_clip.files.reading import read_toml
 
 SCHEMA_VERSION = 2
+LINK_BYTES = 4  # of one edge of the graph
+CODE_BYTES = {"int8": 1.0, "turbo4": 0.5}  # of one number of a compressed copy
+CODE_EXTRA = 8  # bytes that every compressed copy has beside its numbers
+
+Range = tuple[float | None, float | None]
+Filters = Mapping[str, str | Sequence[str] | Range]
+Where = Mapping[str, list[str] | Range]
 
 
 class _Part(BaseModel):
@@ -166,3 +179,58 @@ def _explain(error: ValidationError) -> str:
         else:
             reasons.append(str(problem["ctx"]["error"]))
     return "; ".join(reasons)
+
+
+def plan_memory(schema: CollectionSchema, dim: int, count: int) -> dict[str, int]:
+    """Return bytes of `vectors`, `quantized` copies and `graph` links, and `resident`: what a fast search touches.
+
+    The graph has up to 2 m links of four bytes a row on its ground level and m on each higher one, which holds one
+    row in m: an upper bound, for the engine packs them. No graph and no copies are made of a collection that is small
+    enough to be searched row by row. With copies, or vectors on disk, the originals are read only for the last
+    scores, so they are left out of `resident`. Payload and text index come on top; they grow with the texts.
+    """
+    rows = count * len(schema.vectors)
+    widths = {vector.name: 2 if vector.datatype == "float16" else 4 for vector in schema.vectors}
+    vectors = count * dim * sum(widths.values())
+    if schema.is_small(count, dim):
+        return {"vectors": vectors, "quantized": 0, "graph": 0, "resident": vectors}
+    code = CODE_BYTES.get(schema.quantization.kind)
+    quantized = 0 if code is None else int(rows * (dim * code + CODE_EXTRA))
+    m = schema.hnsw.m
+    graph = int(rows * LINK_BYTES * (2 * m + m / (m - 1)))
+    on_disk = count * dim * sum(widths[vector.name] for vector in schema.vectors if vector.on_disk)
+    return {
+        "vectors": vectors,
+        "quantized": quantized,
+        "graph": graph,
+        "resident": graph + (quantized or vectors - on_disk),
+    }
+
+
+def check_where(where: Filters, schema: CollectionSchema) -> Where:
+    """Return the conditions as engines take them; raises ValueError for unknown fields and conditions that misfit."""
+    unknown = [field for field in where if field not in schema.filterable]
+    if unknown:
+        raise ValueError(
+            f"cannot filter by {', '.join(unknown)}; the indexed fields are {', '.join(schema.filterable)}"
+        )
+    return {field: _condition(field, value, schema.payload[field].kind) for field, value in where.items()}
+
+
+def _condition(field: str, value: str | Sequence[str] | Range, kind: str) -> list[str] | Range:
+    if kind == "keyword":
+        values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+        if not all(isinstance(item, str) for item in values):
+            raise ValueError(f"{field} is a keyword; filter by a text or several, not {value!r}")
+        return values  # type: ignore[return-value]
+    if not isinstance(value, Sequence) or len(value) != 2 or not all(_is_bound(bound) for bound in value):
+        raise ValueError(f"{field} is a number; filter by (least, greatest), either None for no bound, not {value!r}")
+    least, greatest = value
+    if least is not None and greatest is not None and least > greatest:  # type: ignore[operator]
+        raise ValueError(f"{field} is to be at least {least} and at most {greatest}, which no number is; swap them")
+    return least, greatest  # type: ignore[return-value]
+
+
+def _is_bound(value: object) -> bool:
+    """Tell whether a value is a number, or None; NaN is neither."""
+    return value is None or (isinstance(value, Real) and not isinstance(value, bool) and not isnan(value))

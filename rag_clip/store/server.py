@@ -16,8 +16,9 @@ from qdrant_client import QdrantClient, models
 
 from rag_clip.progress import Progress, Report
 from rag_clip.store.card import Card
-from rag_clip.store.interface import Holding, Ranking, StoreError, Where
+from rag_clip.store.interface import Holding, Ranking, StoreError
 from rag_clip.store.rows import Rows
+from rag_clip.store.schema import Where
 from rag_clip.store.server_errors import Answer, Pause, patiently, server_errors
 
 METADATA_KEY = "rag_clip"

@@ -15,11 +15,10 @@ import pyarrow as pa
 from rag_clip.data import Hit
 from rag_clip.progress import Report, silent
 from rag_clip.store.card import Card
-from rag_clip.store.filters import Filters, check_where
-from rag_clip.store.interface import Engine, Holding, Ranking, Where
-from rag_clip.store.memory import plan_memory
+from rag_clip.store.interface import Engine, Holding, Ranking
 from rag_clip.store.ranking import Rank, fuse, settle_ties
 from rag_clip.store.rows import Rows, check_rows, check_vectors
+from rag_clip.store.schema import Filters, Where, check_where, plan_memory
 
 QUERY_BATCH = 64
 FETCH_BATCH = 1000

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rag_clip.prompts.contrast import ROUNDS, class_means, contrast
-from rag_clip.prompts.trust import trust
+from rag_clip.prompts.contrast import ROUNDS, class_means, contrast, trust
 
 SCALE = 100.0
 CAPTIONS = 40

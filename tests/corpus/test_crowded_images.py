@@ -3,7 +3,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from rag_clip.corpus.cleaning import CleaningSettings, clean_with
-from rag_clip.corpus.counts import repeats, spill
+from rag_clip.corpus.counts import on_disk, repeats
 from rag_clip.corpus.counts.statistics import CorpusCounts, count_corpus
 
 
@@ -38,7 +38,7 @@ def test_every_row_of_an_image_with_more_different_captions_than_allowed_is_drop
 
 def test_counting_in_small_pieces_finds_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(repeats, "CHUNK", 2)
-    monkeypatch.setattr(spill, "RANGE_ROWS", 2)
+    monkeypatch.setattr(on_disk, "RANGE_ROWS", 2)
     counts = count_corpus(TABLES[::-1], tmp_path / "counts")
     assert [row[0] for row in outcome(pa.concat_tables(TABLES), counts, max_texts=2)] == ["one", "two", "Two", "three"]
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from rag_clip.corpus.clean import clean
-from rag_clip.corpus.counts import ngrams, repeats, spill
+from rag_clip.corpus.counts import ngrams, on_disk, repeats
 from rag_clip.corpus.counts.statistics import CorpusCounts, Totals, count_corpus
 from rag_clip.corpus.length import length
 from rag_clip.corpus.steps import chain
@@ -41,7 +41,7 @@ def sidecar_counts(sidecar, name):
 def small_parts(monkeypatch):
     monkeypatch.setattr(ngrams, "CHUNK", 7)
     monkeypatch.setattr(repeats, "CHUNK", 5)
-    monkeypatch.setattr(spill, "RANGE_ROWS", 10)
+    monkeypatch.setattr(on_disk, "RANGE_ROWS", 10)
 
 
 @pytest.mark.usefixtures("small_parts")

@@ -8,7 +8,7 @@ import torch
 
 from rag_clip.data import Features, LabelSet
 from rag_clip.evaluation.feature_file import has_features, read_features
-from rag_clip.images.label_names import class_numbers, holds_several
+from rag_clip.images.labelled import class_numbers, holds_several
 
 IMAGE = np.array([[3, 0, 4], [0, 2, 0], [0, 0, 5]], dtype=np.float16)
 UNIT = torch.tensor([[0.6, 0, 0.8], [0, 1, 0], [0, 0, 1]])

@@ -10,7 +10,7 @@ import torch
 from rag_clip.classifiers.heads import HEADS, build_head
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import LabelSet, Support
-from rag_clip.evaluation.cost import measure_cost
+from rag_clip.evaluation.measures import measure_cost
 from rag_clip.evaluation.results import Measure
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.training.loop import Schedule

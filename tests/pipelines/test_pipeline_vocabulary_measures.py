@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rag_clip.data import LabelSet
-from rag_clip.evaluation.vocabulary_measures import measure_vocabulary
+from rag_clip.evaluation.text_measures import measure_vocabulary
 
 LABELS = LabelSet(("oak", "elm", "cod", "eel"), groups=("tree", "tree", "fish", "fish"))
 TRUTH = torch.tensor([0, 0, 1, 2])

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rag_clip.corpus.counts.spill import Spill
+from rag_clip.corpus.counts.on_disk import Spill
 from rag_clip.corpus.counts.tokens import grams_of, keys_of, words_of
 
 NAMES = {1: "unigrams", 2: "bigrams"}

@@ -14,9 +14,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from rag_clip.corpus.counts.on_disk import write_columns
+from rag_clip.corpus.counts.on_disk import Spill, write_columns
 from rag_clip.corpus.counts.positions import Places, file_and_row, image_names, to_place
-from rag_clip.corpus.counts.spill import Spill
 from rag_clip.corpus.counts.tokens import keys_of
 
 REPEATS = {"key": "<u8", "first": "<u8", "images": "<u4"}
