@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "index/README.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "index/README.md", "docs/decisions.md")
 VERBS = ("demo", "index", "enhance", "classify", "explain", "search", "support", "heads", "learn", "evaluate")
 OUTPUT = ("", "text", "json", "toml")
 METHODS = ("corpus", "prompts", "support", "classifiers", "objectives", "batch")

@@ -13,7 +13,7 @@ Few images cannot overrule what a head is known for. Below four judged images a 
 min(1, caution * e), where e is the share of the support images that the texts get wrong, half an error added, and
 `caution` belongs to the head (none: 1); and that bound is used where the images decide nothing but lose nothing by it.
 Where no image can judge (one shot of each class, or images that were found or painted by the texts and
-so agree with them), t is that bound. Ours. What the constants were chosen on: CONTRIBUTING, 2026-11-30.
+so agree with them), t is that bound. Ours. What the constants were chosen on: docs/decisions.md.
 """
 
 from __future__ import annotations
