@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from closed_form_inputs import needs_features, real_shots
 
+from inputs.supports import needs_features, real_shots
 from rag_clip.classifiers.gaussian import gaussian
 from rag_clip.classifiers.priming import priming
 from rag_clip.classifiers.ridge import ridge

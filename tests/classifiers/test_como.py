@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from closed_form_inputs import random_support, random_text, unit
 
+from inputs.supports import random_support, random_text, unit
 from rag_clip.classifiers.como import CoMo, blend, como, como_f
 from rag_clip.classifiers.tip_adapter import tip_adapter
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot

@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from closed_form_inputs import (
+
+from inputs.supports import (
     as_validation,
     check_contract,
     needs_features,
@@ -12,7 +13,6 @@ from closed_form_inputs import (
     real_shots,
     unit,
 )
-
 from rag_clip.classifiers.gaussian import ALPHAS, gaussian
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support

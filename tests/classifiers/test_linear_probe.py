@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from closed_form_inputs import as_validation, check_contract, needs_features, random_support, random_text, real_shots
 
+from inputs.supports import as_validation, check_contract, needs_features, random_support, random_text, real_shots
 from rag_clip.classifiers.linear_probe import linear_probe
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from closed_form_inputs import as_validation, random_support, random_text
 
+from inputs.supports import as_validation, random_support, random_text
 from rag_clip.classifiers.heads import HEADS, build_head
 from rag_clip.classifiers.linear_probe import linear_probe
 from rag_clip.classifiers.probe_training import spread_rows

@@ -1,19 +1,19 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from inputs.folders import SHARED
 from rag_clip.classifiers.zero_shot import ZeroShot, encode_texts, text_coefficients, zero_shot, zero_shots
 from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, PromptText
 from rag_clip.progress import Progress
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder, check_classifier
 
-FEATURES = Path(__file__).parents[3] / "shared" / "data" / "features"
+FEATURES = SHARED / "data/features"
 
 
 @dataclass

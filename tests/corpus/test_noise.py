@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from inputs.folders import SHARED
 from rag_clip.corpus.noise import mismatched_losses, noise_probability, noise_share, pair_losses
 
-FEATURES = Path(__file__).parents[3] / "shared" / "data" / "features"
+FEATURES = SHARED / "data/features"
 
 
 def skewed(seed, n, *, noisy):

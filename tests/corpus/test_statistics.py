@@ -3,19 +3,19 @@ from __future__ import annotations
 import random
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pytest
 
+from inputs.folders import SHARED
 from rag_clip.corpus.clean import clean
 from rag_clip.corpus.counts import ngrams, on_disk, repeats
 from rag_clip.corpus.counts.statistics import CorpusCounts, Totals, count_corpus
 from rag_clip.corpus.length import length
 from rag_clip.corpus.steps import chain
 
-REAL = Path(__file__).parents[3] / "shared/data/captions"
+REAL = SHARED / "data/captions"
 
 
 def corpus(texts, file="a", **columns):

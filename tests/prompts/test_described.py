@@ -1,7 +1,6 @@
-from pathlib import Path
-
 import pytest
 
+from inputs.folders import SHARED
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.prompts.described import Described, described_texts
 from rag_clip.prompts.knowledge.names import NameMatch
@@ -10,7 +9,7 @@ from rag_clip.prompts.mixed import mix
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import check_prompts
 
-REAL = Path(__file__).parents[2].parent / "shared/data/knowledge"
+REAL = SHARED / "data/knowledge"
 LABELS = LabelSet(("River", "sea_lake", "forest"), synonyms=((), ("sea",), ()))
 CUPL = Sentences(
     "cupl", {"river": ("A river flows.", "A river is wet.", "A river flows."), "road": ("A road.",)}, "c:f"

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from inputs.folders import SHARED
 from rag_clip.corpus.phrases import phrase_counts
 from rag_clip.data import LabelSet, PromptText
 from rag_clip.prompts.knowledge.candidates import gather_candidates
@@ -22,7 +22,7 @@ from rag_clip.prompts.synonyms import (
 from rag_clip.testing import ToyEncoder, check_prompts
 
 LABELS = LabelSet(("red fox", "blue heron"))
-REAL_FILES = Path(__file__).parents[3] / "shared" / "data" / "knowledge"
+REAL_FILES = SHARED / "data/knowledge"
 
 
 def listed(*names: str) -> tuple[tuple[str, str], ...]:

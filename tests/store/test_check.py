@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from stores import ENCODER
 
+from inputs.stores import ENCODER
 from rag_clip.data import Hit
 from rag_clip.progress import Progress
 from rag_clip.store import Store, StoreError, caption_id, check_index, create_store, load_schema, open_store

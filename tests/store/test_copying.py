@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from stores import ENCODER, PAIRED, opened, paired_batch
 
+from inputs.stores import ENCODER, PAIRED, opened, paired_batch
 from rag_clip.progress import Progress
 from rag_clip.store import CopyReport, Store, StoreError, copy_store, create_store, load_schema, open_store
 from rag_clip.store.copying import copy_rows

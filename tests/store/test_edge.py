@@ -12,38 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
+from inputs.folders import TESTS
+from inputs.large_stores import DIM, ENCODER, fill, make
 from rag_clip.data import Fingerprint
 from rag_clip.progress import Progress
-from rag_clip.store import Card, Store, StoreError, caption_id, create_store, load_schema, open_store, worker
+from rag_clip.store import Card, StoreError, create_store, load_schema, open_store, worker
 from rag_clip.store.edge import EdgeEngine
 from rag_clip.store.process import EngineProcess
 from rag_clip.store.rows import Rows
 from rag_clip.store.schema import QuantizationSchema, VectorSchema
 
-DIM = 32
-ENCODER = Fingerprint("toy", "", "weights-1", "8x8")
 OTHER = Fingerprint("other", "laion", "weights-2", "8x8")
-
-
-def make(folder: Path, **changes: object) -> Store:
-    schema = load_schema().model_copy(update=changes)
-    return create_store(folder, schema=schema, encoder=ENCODER, dim=DIM)
-
-
-def fill(store: Store, count: int, seed: int = 0) -> np.ndarray:
-    """Add `count` captions of three words around a few centres; return their vectors in the order of ids."""
-    rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((20, store.card.dim))
-    vectors = (centres[rng.integers(0, 20, count)] + 0.3 * rng.standard_normal((count, store.card.dim))).astype("f4")
-    texts = [f"caption number {row}" for row in range(count)]
-    ids = [caption_id("made", text) for text in texts]
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), store.card.dim)
-    columns = {"id": ids, "text": texts, "source": ["made"] * count, "vector": flat}
-    store.upsert(pa.record_batch(columns))
-    return vectors[np.argsort(ids)]
 
 
 def run(script: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
@@ -53,9 +34,9 @@ def run(script: str, *arguments: object, **options: object) -> subprocess.Popen[
 
 FILLING = f"""
     import sys
-    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    sys.path.insert(0, {str(TESTS)!r})
     from pathlib import Path
-    from test_edge import fill, make
+    from inputs.large_stores import fill, make
     store = make(Path(sys.argv[1]))
     fill(store, 300)
 """
@@ -186,17 +167,14 @@ def test_a_killed_script_leaves_what_it_wrote(tmp_path):
         assert store.count() == 300
 
 
-SLOW = {"hnsw": load_schema().hnsw.model_copy(update={"full_scan_threshold": 10, "ef_construct": 800, "m": 64})}
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to a group of processes")
 def test_interrupting_the_optimiser_ends_at_once_and_loses_nothing(tmp_path):
     script = run(
         f"""
         import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path.insert(0, {str(TESTS)!r})
         from pathlib import Path
-        from test_edge import SLOW, fill, make
+        from inputs.large_stores import SLOW, fill, make
         with make(Path(sys.argv[1]), **SLOW) as store:
             fill(store, 6_000)
             store.optimise(lambda event: print(event.stage, flush=True))

@@ -17,8 +17,8 @@ import pytest
 from qdrant_client import QdrantClient
 from qdrant_client import grpc as wire
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
-from stores import DIM, ENCODER
 
+from inputs.stores import DIM, ENCODER
 from rag_clip.progress import Progress
 from rag_clip.store import Card, StoreError, caption_id, load_schema, open_store
 from rag_clip.store.check import require_ready

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from qdrant_process import QdrantProcess
 
+from inputs.qdrant_process import QdrantProcess
 from rag_clip.captions.shards import read_manifests
 from rag_clip.files.lock import BusyError
 from rag_clip.pipelines.embed import embed_captions

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pytest
 from qdrant_client import QdrantClient
-from qdrant_process import QdrantProcess
-from stores import DIM, ENCODER, IDS, PAIRED, batch, opened, paired_batch
 
+from inputs.qdrant_process import QdrantProcess
+from inputs.stores import DIM, ENCODER, IDS, PAIRED, batch, opened, paired_batch
 from rag_clip.store import Card, Store, StoreError, copy_store, create_store, load_schema, open_store
 from rag_clip.store.connection import connect, create_server
 from rag_clip.store.copying import copy_rows

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from stores import CAPTIONS, DIM, ENGINES, IDS, PAIRED, batch, opened, paired_batch
 
+from inputs.stores import CAPTIONS, DIM, ENGINES, IDS, PAIRED, batch, opened, paired_batch
 from rag_clip.data import Hit
 from rag_clip.store import Store, caption_id, load_schema
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from stores import CAPTIONS, DIM, ENGINES, IDS, PAIRED, PAYLOAD, batch, opened, paired_batch
 
+from inputs.stores import CAPTIONS, DIM, ENGINES, IDS, PAIRED, PAYLOAD, batch, opened, paired_batch
 from rag_clip.store import Store, load_schema
 from rag_clip.store.schema import VectorSchema
 

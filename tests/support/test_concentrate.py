@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from candidate_rows import candidates
 
+from inputs.candidates import candidates
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import LabelSet
 from rag_clip.support.concentrate import Concentration, concentrate

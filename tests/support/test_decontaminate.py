@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from candidate_rows import candidates
 
+from inputs.candidates import candidates
 from rag_clip.support.decontaminate import Copies, Known, Thresholds, calibrate, decontaminate, near_hashes
 
 

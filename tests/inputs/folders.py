@@ -1,0 +1,9 @@
+"""The checkout, and the folder of shared material that may lie beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+ROOT = TESTS.parent
+SHARED = ROOT.parent / "shared"

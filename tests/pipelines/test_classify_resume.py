@@ -1,0 +1,143 @@
+"""Interrupted runs of classify, and a disk without room."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from inputs.folders import TESTS
+from inputs.pictures import colour_prompts, colours, picture, write_images
+from rag_clip.pipelines.classify import ClassifySummary, classify
+from rag_clip.progress import Progress, silent
+from rag_clip.testing import ToyEncoder
+
+SHARD_ROWS = 4
+KILLED_RUN = textwrap.dedent(
+    """
+    import os, signal, sys
+    from pathlib import Path
+    import rag_clip.files.features
+    from inputs.pictures import LightEncoder, colour_prompts
+    from rag_clip.pipelines.classify import classify
+
+    def die_midway(event):
+        if event.done >= 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    rag_clip.files.features.SHARD_ROWS = 4
+    classify([sys.argv[1]], prompts=colour_prompts(), output=sys.argv[2], encoder=LightEncoder(), batch_size=2,
+             workers=1, report=die_midway)
+    """
+)
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rag_clip.files.features.SHARD_ROWS", SHARD_ROWS)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    images = [b"broken" if row == 1 else picture(name) for row, name in enumerate(colours(18))]
+    return write_images(tmp_path / "in.parquet", images, id=list(range(18)))
+
+
+def run(source: Path, output: Path, **settings: object) -> ClassifySummary:
+    defaults = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "workers": 0, "batch_size": 2}
+    return classify([source], output=output, **defaults | settings)
+
+
+def shards(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*.parquet"))
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Refuse files that grow beyond `size` bytes, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_killed_run_continues_to_the_output_of_an_undisturbed_one(source: Path, tmp_path: Path):
+    from inputs.pictures import LightEncoder
+
+    output = tmp_path / "out.parquet"
+    environment = os.environ | {"PYTHONPATH": str(TESTS)}
+    command = [sys.executable, "-c", KILLED_RUN, str(source), str(output)]
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    assert not output.exists()
+    assert shards(tmp_path / "out.parquet.parts") == ["00000.parquet", "00001.parquet"]
+
+    summary = run(source, output, encoder=LightEncoder())
+    assert (summary.from_cache, summary.decoded, summary.failed) == (8, 10, 1)
+    undisturbed = tmp_path / "undisturbed.parquet"
+    run(source, undisturbed, encoder=LightEncoder())
+    assert output.read_bytes() == undisturbed.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet", "undisturbed.parquet"]
+
+
+def test_an_interrupt_leaves_finished_shards_and_no_output(source: Path, tmp_path: Path):
+    def interrupt(event: Progress) -> None:
+        if event.done >= 6:
+            raise KeyboardInterrupt
+
+    output = tmp_path / "out.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        run(source, output, report=interrupt)
+    assert not output.exists()
+    assert shards(tmp_path / "out.parquet.parts") == ["00000.parquet"]
+    assert run(source, output).from_cache == SHARD_ROWS
+
+
+def test_an_interrupt_while_writing_keeps_the_old_output_and_every_shard(source: Path, tmp_path: Path):
+    def interrupt(event: Progress) -> None:
+        if event.stage == "write":
+            raise KeyboardInterrupt
+
+    output = tmp_path / "out.parquet"
+    run(source, output, top_k=1)
+    old = output.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run(source, output, report=interrupt)
+    assert output.read_bytes() == old
+    assert len(shards(tmp_path / "out.parquet.parts")) == 5
+    assert (run(source, output, report=silent).decoded, pq.read_table(output).num_rows) == (0, 18)
+
+
+def test_shards_of_an_interrupted_run_serve_other_prompts_but_not_another_encoder(source: Path, tmp_path: Path):
+    def interrupt(event: Progress) -> None:
+        if event.done >= 18:
+            raise KeyboardInterrupt
+
+    output = tmp_path / "out.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        run(source, output, report=interrupt)
+    wide = ToyEncoder(dim=64)
+    assert run(source, tmp_path / "x.parquet", features_dir=f"{output}.parts", encoder=wide,
+               prompts=colour_prompts(encoder=wide)).from_cache == 0  # fmt: skip
+    assert run(source, output, prompts=colour_prompts("blue", "red")).from_cache == 16
+
+
+def test_a_full_disk_names_the_output_and_keeps_the_shards(source: Path, tmp_path: Path):
+    output = tmp_path / "out.parquet"
+    run(source, output, features_dir=tmp_path / "features")
+    output.unlink()
+    with room_for(1500), pytest.raises(OSError, match=r"cannot write .*out\.parquet .*finished shards are kept"):
+        run(source, output, features_dir=tmp_path / "features")
+    assert not output.exists()
+    assert shards(tmp_path / "out.parquet.parts") == []
+    assert run(source, output, features_dir=tmp_path / "features").decoded == 0

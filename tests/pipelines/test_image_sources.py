@@ -1,0 +1,157 @@
+"""Every kind of source in every verb that reads images: one table of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from inputs.pictures import LightEncoder, colour_prompts, picture
+from inputs.sources import CAPTIONED, COLOURS, SOURCES, listed
+from inputs.tasks import LABELS, prompt_files
+from rag_clip.cli.explain import _picture as picture_to_explain
+from rag_clip.evaluation.check import check_evaluation
+from rag_clip.evaluation.image_tasks import image_task, open_tasks
+from rag_clip.files.support import read_support
+from rag_clip.images.labelled import read_labelled
+from rag_clip.pipelines.classify import classify
+from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.images import index_images
+from rag_clip.pipelines.support_shots import support_from_shots
+from rag_clip.report.examples import _picture
+from rag_clip.support.known import read_known
+from rag_clip.testing import ToyEncoder
+
+ENCODER = ToyEncoder()
+CLASSES = [LABELS.names.index(name) for name in COLOURS]
+each_source = pytest.mark.parametrize("write", SOURCES.values(), ids=SOURCES)
+
+
+@each_source
+def test_classify_predicts_every_row_beside_the_columns_of_the_source(tmp_path: Path, write: Callable):
+    settings = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0, "top_k": 1}
+    summary = classify([write(tmp_path)], output=tmp_path / "out.parquet", **settings)
+    table = pq.read_table(summary.output)
+    assert table[summary.columns[0]].to_pylist() == list(COLOURS)
+    assert (summary.rows, summary.failed) == (6, 0)
+
+
+@each_source
+def test_evaluate_measures_the_labels_of_every_source(tmp_path: Path, write: Callable):
+    texts = prompt_files(tmp_path)[:1]
+    opened = open_tasks([write(tmp_path / "data")], labels=LABELS)
+    assert check_evaluation(opened, texts=texts) == ()
+    tasks = [image_task(*task) for task in opened]
+    settings = {"texts": texts, "output": tmp_path / "r.parquet", "encoder": ENCODER, "workers": 0}
+    first = evaluate(tasks, **settings).results[0]
+    assert (first.get("accuracy").value, first.settings["images"]) == (1, 6)
+    assert evaluate(tasks, **settings).measured == 0
+    assert _picture(first, 5).getpixel((0, 0)) == (255, 0, 0)
+
+
+@each_source
+def test_shots_are_drawn_from_every_source(tmp_path: Path, write: Callable):
+    settings = {"output": tmp_path / "s.parquet", "encoder": ENCODER, "k": 2, "views": 0, "workers": 0}
+    place = write(tmp_path / "data")
+    support_from_shots([place], LABELS, **settings, with_images=True)
+    assert read_support(tmp_path / "s.parquet").targets.argmax(1).tolist() == [2, 1, 0]
+    assert support_from_shots([place], LABELS, **settings, with_images=True).reused
+
+
+@each_source
+def test_images_to_classify_are_known_and_compared_from_every_source(tmp_path: Path, write: Callable):
+    place = write(tmp_path / "data")
+    known, copies = read_known([place], encoder=ENCODER, workers=0)
+    assert (len(known.sha256), len(copies.features)) == (6, 6)
+    assert read_labelled([place], LABELS, encoder=ENCODER, workers=0).targets.tolist() == CLASSES
+
+
+@pytest.mark.parametrize("write", [SOURCES[name] for name in SOURCES if "hive" not in name])  # those are three files
+def test_a_row_of_every_source_is_explained(tmp_path: Path, write: Callable):
+    assert picture_to_explain(None, str(write(tmp_path / "data")), 4, "image") == picture("red")
+
+
+@pytest.mark.parametrize("write", [SOURCES[name] for name in CAPTIONED], ids=CAPTIONED)
+def test_index_images_takes_every_source_with_captions(tmp_path: Path, write: Callable):
+    settings = {"index": tmp_path / "index", "encoder": ENCODER, "workers": 0, "noise": False}
+    place = write(tmp_path / "data")
+    found = index_images([place], **settings)
+    assert (found.rows, found.failed, found.embedded, found.count) == (6, 0, 6, 3)
+    assert index_images([place], **settings).embedded == 0
+
+
+@pytest.mark.parametrize("name", ["folder", "csv", "tar with json", "base64"])
+def test_worker_processes_read_every_kind(tmp_path: Path, name: str):
+    settings = {"prompts": colour_prompts(), "encoder": LightEncoder(), "workers": 1}
+    summary = classify([SOURCES[name](tmp_path)], output=tmp_path / "out.parquet", **settings)
+    assert pq.read_table(summary.output)[summary.columns[0]].to_pylist() == list(COLOURS)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("folder", ["path", "label"]),
+        ("metadata.jsonl", ["file_name", "label", "caption"]),
+        ("tsv", ["filepath", "class", "caption"]),
+        ("csv without a header", ["path", "label"]),
+        ("base64", ["id", "image", "label", "caption"]),
+        ("tar with json", ["key", "label", "caption", "side"]),
+        ("tar with cls", ["key", "cls"]),
+    ],
+)
+def test_the_columns_of_a_source_pass_through(tmp_path: Path, name: str, columns: list[str]):
+    settings = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0}
+    summary = classify([SOURCES[name](tmp_path)], output=tmp_path / "out.parquet", **settings)
+    assert pq.read_schema(summary.output).names == [*columns, *summary.columns]
+
+
+@pytest.mark.parametrize("name", ["folder", "csv", "tar with cls", "remote tar"])
+def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rag_clip.files.features.SHARD_ROWS", 2)
+    place = SOURCES[name](tmp_path / "data")
+    settings = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0, "features_dir": tmp_path / "features"}
+
+    def stop(event: object) -> None:
+        if event.stage == "encode" and event.done >= 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        classify([place], output=tmp_path / "out.parquet", report=stop, batch_size=2, **settings)
+    again = classify([place], output=tmp_path / "out.parquet", batch_size=2, **settings)
+    assert (again.decoded, again.from_cache) == (4, 2)
+    assert pq.read_table(again.output)[again.columns[0]].to_pylist() == list(COLOURS)
+
+
+def test_a_changed_image_of_a_folder_is_encoded_again(tmp_path: Path):
+    place = SOURCES["folder"](tmp_path / "data")
+    settings = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0, "features_dir": tmp_path / "features"}
+    classify([place], output=tmp_path / "out.parquet", **settings)
+    (place / "blue" / "0.png").write_bytes(picture("red", size=(3, 3)))
+    again = classify([place], output=tmp_path / "out.parquet", **settings)
+    assert pq.read_table(again.output)["predicted_label"].to_pylist() == ["red", *COLOURS[1:]]
+
+
+def test_rows_that_cannot_be_read_fail_alone(tmp_path: Path):
+    place = listed("list.csv", "path")(tmp_path)
+    bad = [
+        "gone.png,red,x",
+        ",red,x",
+        "red/4.png,red,x,one more",
+        '"data:image/png,abc",red,x',
+        "https://x/1.png,red,x",
+    ]
+    place.write_text("\n".join([place.read_text(), *bad, "/dev/zero,red,x"]))
+    settings = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0}
+    summary = classify([place], output=tmp_path / "out.parquet", **settings)
+    assert summary.failed == 6
+    assert pq.read_table(summary.output)["predicted_error"].to_pylist() == [
+        *[None] * 6,
+        f"cannot read {str(tmp_path / 'data' / 'gone.png')!r}: No such file or directory",
+        "the image is null",
+        "the row has 4 cells for 3 columns; quote cells that hold the delimiter",
+        "the data URI 'data:image/png' is not base64; encode its image so",
+        "the image 'https://x/1.png' is an address, and nothing is fetched here; download it first",
+        "'/dev/zero' is no plain file; it is not read",
+    ]
