@@ -157,8 +157,10 @@ def _embed(
     with DecodePool(encoder.preprocess, workers=workers, examine=examine) as pool:
         for file in pairs:
             part = open_shards(folder, file, encoder=encoder.fingerprint, dim=encoder.dim, settings=settings)
-            missing = part.missing()
-            embed_pairs(file, part, encoder=encoder, pool=pool, batch_size=batch_size, clock=clock, advance=advance)
+            missing = part.shards.missing()
+            embed_pairs(
+                file, part.shards, encoder=encoder, pool=pool, batch_size=batch_size, clock=clock, advance=advance
+            )
             embedded += part.count_pairs(missing)
             parts.append(part)
     return parts, embedded

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,11 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from rag_clip.data import Fingerprint
-from rag_clip.files.sealed import read_sealed, write_sealed
+from rag_clip.files.shards import RowShards, Shards
 
 SHARD_ROWS = 1024
-_KEY = b"rag_clip"
-_DAMAGE = (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,81 +38,51 @@ class FeatureRows:
         """Row numbers without an error, int64."""
         return np.flatnonzero([error is None for error in self.errors])
 
+    def to_table(self) -> pa.Table:
+        """Return the rows of a shard: `vector`, null where there is an error, and `error`."""
+        failed = pa.array([error is not None for error in self.errors], pa.bool_())
+        values = pa.array(np.ascontiguousarray(self.pooled, dtype=np.float32).reshape(-1))
+        vectors = pa.FixedSizeListArray.from_arrays(values, self.pooled.shape[1], mask=failed)
+        return pa.table({"vector": vectors, "error": pa.array(self.errors, pa.string())})
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureCache:
-    """The shards of one image file: rows [i * shard_rows, (i + 1) * shard_rows) lie in `folder`/i.parquet."""
+    """The features [rows, dim] of one image file, in shards of its rows."""
 
-    folder: Path
-    rows: int
+    shards: RowShards
     dim: int
-    shard_rows: int = SHARD_ROWS
+
+    @property
+    def folder(self) -> Path:
+        """Where the shards lie."""
+        return self.shards.folder
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """First row and end of each shard, in order."""
-        return ((start, min(start + self.shard_rows, self.rows)) for start in range(0, self.rows, self.shard_rows))
+        return self.shards.spans()
 
     def missing(self) -> list[tuple[int, int]]:
         """Runs of rows (first, end) that no usable shard holds; adjacent missing shards are one run."""
-        return missing_runs(self.spans(), self._is_usable)
+        return self.shards.missing()
 
     def write(self, start: int, features: FeatureRows, *, settled: bool = True) -> None:
-        """Store the shard that begins at row `start`, replacing it at once.
-
-        Where not `settled` (an error may pass, such as a file that is not there yet), `missing` lists it again.
-        Raises OSError naming the file where it cannot be written; no partial shard stays.
-        """
-        table = _to_table(features, self.dim).replace_schema_metadata({_KEY: json.dumps({"settled": settled})})
-        path = self._path(start)
-        try:
-            write_sealed(table, path, compression="none", use_dictionary=["error"])
-        except OSError as error:
-            reason = f"cannot write features to {path} ({error}); make room and run again, finished shards are kept"
-            raise OSError(error.errno, reason) from error
+        """Store the shard that begins at row `start`; see `RowShards.write`."""
+        self.shards.write(start, features.to_table(), settled=settled)
 
     def read(self, start: int) -> FeatureRows:
         """Load the shard that begins at row `start`. Raises OSError naming the file where it is gone or damaged."""
-        try:
-            return self._load(start)[0]
-        except (OSError, *_DAMAGE) as error:
-            raise OSError(f"features in {self._path(start)} cannot be read ({error}); run again") from error
+        table = self.shards.read(start)
+        vectors = table["vector"].combine_chunks()
+        pooled = np.zeros((len(table), self.dim), dtype=np.float32)
+        values = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
+        pooled[vectors.is_valid().to_numpy(zero_copy_only=False)] = values.reshape(-1, self.dim)
+        return FeatureRows(pooled, tuple(table["error"].to_pylist()))
 
     def count_failed(self) -> int:
         """Add up the errors of all shards, all of which must be there."""
         shards = (self.read(start) for start, _ in self.spans())
         return sum(len(shard.errors) - len(shard.good) for shard in shards)
-
-    def _path(self, start: int) -> Path:
-        return self.folder / f"{start // self.shard_rows:05d}.parquet"
-
-    def _load(self, start: int) -> tuple[FeatureRows, bool]:
-        """Return the features of a shard, and whether its errors are settled."""
-        table = read_sealed(self._path(start))
-        vectors = table["vector"].combine_chunks()
-        pooled = np.zeros((len(table), self.dim), dtype=np.float32)
-        values = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
-        pooled[vectors.is_valid().to_numpy(zero_copy_only=False)] = values.reshape(-1, self.dim)
-        facts = json.loads(table.schema.metadata[_KEY])
-        return FeatureRows(pooled, tuple(table["error"].to_pylist())), bool(facts["settled"])
-
-    def _is_usable(self, start: int, stop: int) -> bool:
-        try:
-            features, settled = self._load(start)
-        except (OSError, *_DAMAGE):
-            return False
-        return settled and len(features.errors) == stop - start
-
-
-def missing_runs(spans: Iterable[tuple[int, int]], is_usable: Callable[[int, int], bool]) -> list[tuple[int, int]]:
-    """Join the spans (first row, end) that are not usable into runs; adjacent ones are one run."""
-    runs: list[tuple[int, int]] = []
-    for start, stop in spans:
-        if is_usable(start, stop):
-            continue
-        if runs and runs[-1][1] == start:
-            start = runs.pop()[0]
-        runs.append((start, stop))
-    return runs
 
 
 def open_features(
@@ -127,11 +95,11 @@ def open_features(
     """
     facts = json.dumps([*source, column, rows, SHARD_ROWS])
     identity = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    return FeatureCache(Path(root) / encoder.key / identity, rows, dim, SHARD_ROWS)
+    return feature_cache(Path(root) / encoder.key / identity, rows=rows, dim=dim)
 
 
-def _to_table(features: FeatureRows, dim: int) -> pa.Table:
-    failed = pa.array([error is not None for error in features.errors], pa.bool_())
-    values = pa.array(np.ascontiguousarray(features.pooled, dtype=np.float32).reshape(-1))
-    vectors = pa.FixedSizeListArray.from_arrays(values, dim, mask=failed)
-    return pa.table({"vector": vectors, "error": pa.array(features.errors, pa.string())})
+def feature_cache(folder: Path, *, rows: int, dim: int, shard_rows: int | None = None) -> FeatureCache:
+    """Return the cache of `rows` features in a folder, by default of SHARD_ROWS to a shard."""
+    schema = pa.schema({"vector": pa.list_(pa.float32(), dim), "error": pa.string()})
+    options = {"compression": "none", "use_dictionary": ["error"]}
+    return FeatureCache(RowShards(Shards(folder, "features"), rows, shard_rows or SHARD_ROWS, schema, options), dim)

@@ -10,12 +10,13 @@ import pyarrow as pa
 import torch
 
 from rag_clip.corpus.clean import repair
+from rag_clip.files.shards import RowShards
 from rag_clip.images.decoding import Decoded, DecodePool
 from rag_clip.images.facts import ImageFacts
 from rag_clip.images.features import PIECE_BYTES, PIECE_ROWS, decode_ahead, spans, take_rows
 from rag_clip.images.items import Item
 from rag_clip.images.pairs import Pair, PairFile
-from rag_clip.images.shards import SHARD_ROWS, VECTORS, PairShards, pair_schema
+from rag_clip.images.shards import VECTORS, pair_schema
 from rag_clip.progress import StageClock
 from rag_clip.protocols import Encoder
 from rag_clip.store import caption_id
@@ -27,7 +28,7 @@ Piece = tuple[list[list[Pair]], Decoded]
 
 def embed_pairs(
     file: PairFile,
-    shards: PairShards,
+    shards: RowShards,
     *,
     encoder: Encoder,
     pool: DecodePool,
@@ -43,12 +44,12 @@ def embed_pairs(
     for start, stop in shards.missing():
         sizes = [
             piece_stop - piece
-            for shard in spans(start, stop, SHARD_ROWS)
+            for shard in spans(start, stop, shards.shard_rows)
             for batch in spans(*shard, batch_size)
             for piece, piece_stop in spans(*batch, piece_rows)
         ]
         pieces = _decode(_timed(file.read(sizes, start=start), clock), pool, ahead=2 * batch_size)
-        for shard_start, shard_stop in spans(start, stop, SHARD_ROWS):
+        for shard_start, shard_stop in spans(start, stop, shards.shard_rows):
             tables, settled = [], True
             for first, end in spans(shard_start, shard_stop, batch_size):
                 batch = take_rows(pieces, end - first, count=lambda piece: len(piece[1].errors))
@@ -57,8 +58,7 @@ def embed_pairs(
                 tables.append(_embed(batch, encoder, file.source, clock))
                 advance(end - first)
             with clock.stage("write shards"):
-                images = min(SHARD_ROWS, stop - shard_start)
-                shards.write(shard_start, pa.concat_tables(tables), images=images, settled=settled)
+                shards.write(shard_start, pa.concat_tables(tables), rows=shard_stop - shard_start, settled=settled)
 
 
 def _decode(rows: Iterable[list[Pair]], pool: DecodePool, *, ahead: int) -> Iterator[Piece]:

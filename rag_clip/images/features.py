@@ -43,13 +43,13 @@ def store_features(
     for start, stop in cache.missing():
         sizes = [
             piece_stop - piece
-            for shard in spans(start, stop, cache.shard_rows)
+            for shard in spans(start, stop, cache.shards.shard_rows)
             for batch in spans(*shard, batch_size)
             for piece, piece_stop in spans(*batch, piece_rows)
         ]
         items = _timed(read_items(file, sizes, start=start), clock)
         decoded = decode_ahead(items, pool, rows=2 * batch_size)
-        for shard_start, shard_stop in spans(start, stop, cache.shard_rows):
+        for shard_start, shard_stop in spans(start, stop, cache.shards.shard_rows):
             batches, settled = [], True
             for first, end in spans(shard_start, shard_stop, batch_size):
                 pieces = take_rows(decoded, end - first, count=lambda piece: len(piece.errors))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rag_clip.data import Fingerprint
-from rag_clip.files.features import FeatureCache, FeatureRows, open_features
+from rag_clip.files.features import FeatureCache, FeatureRows, feature_cache, open_features
 from rag_clip.files.locations import file_identity
 
 PRINT = Fingerprint(model="toy", pretrained="", weights="w", preprocessing="p")
@@ -24,7 +24,7 @@ def rows(count: int, *, dim: int = 4, bad: tuple[int, ...] = ()) -> FeatureRows:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> FeatureCache:
-    return FeatureCache(tmp_path / "features", rows=10, dim=4, shard_rows=4)
+    return feature_cache(tmp_path / "features", rows=10, dim=4, shard_rows=4)
 
 
 def test_features_and_errors_come_back_as_they_went_in(cache: FeatureCache):
@@ -59,7 +59,7 @@ def test_a_damaged_shard_is_missing(cache: FeatureCache):
 
 def test_a_shard_of_another_length_or_width_is_missing(cache: FeatureCache):
     cache.write(0, rows(3))
-    FeatureCache(cache.folder, 10, 8, 4).write(4, rows(4, dim=8))
+    feature_cache(cache.folder, rows=10, dim=8, shard_rows=4).write(4, rows(4, dim=8))
     assert cache.missing() == [(0, 10)]
 
 

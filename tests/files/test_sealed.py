@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rag_clip.data import LabelSet
-from rag_clip.files.features import FeatureCache, FeatureRows
+from rag_clip.files.features import FeatureRows, feature_cache
 from rag_clip.files.learned_prompts import LearnedPrompts, read_learned_prompts, write_learned_prompts
 from rag_clip.files.sealed import checksum, file_checksum, read_sealed, write_sealed
 
@@ -81,7 +81,7 @@ def test_no_flip_in_a_table_passes_unseen(tmp_path: Path) -> None:
 
 
 def test_a_shard_of_features_with_a_flip_is_missing_or_as_it_was(tmp_path: Path) -> None:
-    cache = FeatureCache(tmp_path, rows=4, dim=3, shard_rows=4)
+    cache = feature_cache(tmp_path, rows=4, dim=3, shard_rows=4)
     written = FeatureRows(np.arange(12, dtype=np.float32).reshape(4, 3), (None, None, None, "broken"))
     written.pooled[3] = 0
     cache.write(0, written)

@@ -85,7 +85,6 @@ def test_an_image_without_a_usable_caption_is_a_failed_row(tmp_path: Path):
 
 def test_a_second_run_embeds_no_caption_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("rag_clip.images.shards.SHARD_ROWS", 2)
-    monkeypatch.setattr("rag_clip.images.embedding.SHARD_ROWS", 2)
     path = lists(pa.list_(pa.string()), tmp_path)
     index(path)
     next((tmp_path / "index.shards").rglob("00001.parquet")).unlink()
