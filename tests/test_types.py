@@ -38,16 +38,16 @@ def test_a_wrong_call_of_a_job_is_refused(tmp_path: Path) -> None:
 def test_a_test_set_is_refused_where_something_chooses_or_trains(tmp_path: Path) -> None:
     program = tmp_path / "mistake.py"
     program.write_text(
-        "from rag_clip.classifiers.tip_adapter import tip_adapter\n"
+        "from rag_clip.classifiers.tip_adapter import TipAdapterSettings\n"
         "from rag_clip.classifiers.zero_shot import ZeroShot\n"
         "from rag_clip.data import Support, Validation\n"
         "from rag_clip.evaluation.protocol import draw_shots, inner_split\n"
         "from rag_clip.evaluation.splits import Test, Train\n"
         "def right(text: ZeroShot, support: Support, train: Train, validation: Validation) -> None:\n"
-        "    tip_adapter(text, support, validation=validation)\n"
+        "    TipAdapterSettings().build(text, support, validation=validation)\n"
         "    draw_shots(train, shots=1, seed=0)\n"
         "def wrong(text: ZeroShot, support: Support, test: Test) -> None:\n"
-        "    tip_adapter(text, support, validation=test)\n"
+        "    TipAdapterSettings().build(text, support, validation=test)\n"
         "    draw_shots(test, shots=1, seed=0)\n"
         "    inner_split(test)\n"
     )

@@ -25,6 +25,7 @@ from rag_clip.classifiers.evidence import Evidence, gather_evidence, hold_out
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
+from rag_clip.protocols import Encoder
 from rag_clip.training.loop import Sampler, Schedule, fit
 
 SHARE = 0.2
@@ -61,39 +62,53 @@ class Ballad:
         return logits.to(features.pooled.dtype)
 
 
-def ballad(
-    zero_shot: ZeroShot,
-    support: Support,
-    *,
-    share: float = SHARE,
-    start: Literal["identity", "random"] = "identity",
-    schedule: Schedule | None = None,
-    validation: Validation | None = None,
-    report: Report = silent,
-) -> Ballad:
-    """Learn the adapter of phase B on support images; with validation the best epoch is kept.
+@dataclass(frozen=True, slots=True)
+class BalladSettings:
+    """The `share` of the adapter, its `start`, and how it is trained; by default as published (`adapter_schedule`).
 
-    Soft targets are learned as they are and drawn as their greatest class; an image counts by its relevance. Raises
-    ValueError where support or validation do not fit the classifier, and for a share outside [0, 1].
+    Raises ValueError for a share outside [0, 1].
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"the adapter's share is {share}; it must lie in [0, 1]")
-    evidence, schedule = gather_evidence(zero_shot, support), schedule or adapter_schedule(zero_shot, support)
-    adapter = _start(evidence, start, schedule.seed).requires_grad_()
-    if bool(evidence.present.any()):
-        training = Ballad(zero_shot, adapter, share, evidence.present)
-        held = None if validation is None else hold_out(zero_shot, validation, evidence.present)
-        references = [name for name, trust in zip(support.references, support.relevance.tolist(), strict=True) if trust]
-        fit(
-            [adapter],
-            _adapter_loss(training, evidence),
-            rows=len(evidence.images),
-            schedule=schedule,
-            sampler=class_aware(_classes(evidence, zero_shot.labels), references),
-            validate=None if held is None else lambda: _accuracy(training, held.images, held.targets),
-            report=report,
-        )
-    return Ballad(zero_shot, adapter.detach().float(), share, evidence.present)
+
+    share: float = SHARE
+    start: Literal["identity", "random"] = "identity"
+    schedule: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"the adapter's share is {self.share}; it must lie in [0, 1]")
+
+    def build(
+        self,
+        zero_shot: ZeroShot,
+        support: Support,
+        *,
+        validation: Validation | None = None,
+        encoder: Encoder | None = None,
+        report: Report = silent,
+    ) -> Ballad:
+        """Learn the adapter of phase B on support images; with validation the best epoch is kept.
+
+        Soft targets are learned as they are and drawn as their greatest class; an image counts by its relevance. Raises
+        ValueError where support or validation do not fit the classifier.
+        """
+        evidence, schedule = gather_evidence(zero_shot, support), self.schedule or adapter_schedule(zero_shot, support)
+        adapter = _start(evidence, self.start, schedule.seed).requires_grad_()
+        if bool(evidence.present.any()):
+            training = Ballad(zero_shot, adapter, self.share, evidence.present)
+            held = None if validation is None else hold_out(zero_shot, validation, evidence.present)
+            references = [
+                name for name, trust in zip(support.references, support.relevance.tolist(), strict=True) if trust
+            ]
+            fit(
+                [adapter],
+                _adapter_loss(training, evidence),
+                rows=len(evidence.images),
+                schedule=schedule,
+                sampler=class_aware(_classes(evidence, zero_shot.labels), references),
+                validate=None if held is None else lambda: _accuracy(training, held.images, held.targets),
+                report=report,
+            )
+        return Ballad(zero_shot, adapter.detach().float(), self.share, evidence.present)
 
 
 def adapter_schedule(zero_shot: ZeroShot, support: Support) -> Schedule:

@@ -30,6 +30,7 @@ from rag_clip.classifiers.tip_adapter import PUBLISHED_SCHEDULE, accuracy, key_l
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
+from rag_clip.protocols import Encoder
 from rag_clip.training.loop import Schedule, fit
 
 ALPHA, BETA = 0.6, 1.0
@@ -73,61 +74,90 @@ class CoMo:
         return (text + self.choice.alpha * self.zero_shot.scale / 100 * blended).to(features.pooled.dtype)
 
 
-def como(
-    zero_shot: ZeroShot,
-    support: Support,
-    *,
-    alpha: float | None = None,
-    beta: float | None = None,
-    sharpness: float | None = None,
-    mode: Mode = "balanced",
-    validation: Validation | None = None,
-) -> CoMo:
-    """Blend the caches of the classifier's encoder and of every one in `support.others`.
+@dataclass(frozen=True, slots=True)
+class CoMoSettings:
+    """alpha and beta, chosen where they are not given, the sharpness, and how votes count (`cache`).
 
-    `sharpness` None is 1, or c - 1 where published. What of alpha and beta is not given is chosen. Raises ValueError
-    where support or validation do not fit the classifier, or lack features by a further encoder.
+    `sharpness` None is 1, or c - 1 where published.
     """
-    if not support.others:
-        raise ValueError("CoMo needs support features by a further encoder, and found none; encode them with one more")
-    for name, values in support.others.items():
-        if not bool(values.isfinite().all()):
-            raise ValueError(f"the support features by {name!r} are not finite; encode its images again")
-    main = build_cache(zero_shot, support, mode=mode)
-    caches = {MAIN: main, **{name: replace(main, keys=values.float()) for name, values in support.others.items()}}
-    if sharpness is None:
-        sharpness = len(support.labels) - 1.0 if mode == "published" else 1.0
-    start = CoMo(zero_shot, caches, Choice(ALPHA, BETA, by="default"), sharpness)
-    return _chosen(start, judged_images(zero_shot, support, validation), support, validation, alpha, beta)
+
+    alpha: float | None = None
+    beta: float | None = None
+    sharpness: float | None = None
+    mode: Mode = "balanced"
+
+    def build(
+        self,
+        zero_shot: ZeroShot,
+        support: Support,
+        *,
+        validation: Validation | None = None,
+        encoder: Encoder | None = None,
+        report: Report = silent,
+    ) -> CoMo:
+        """Blend the caches of the classifier's encoder and of every one in `support.others`.
+
+        Raises ValueError where support or validation do not fit the classifier, or lack features by a further encoder.
+        """
+        if not support.others:
+            raise ValueError(
+                "CoMo needs support features by a further encoder, and found none; encode them with one more"
+            )
+        for name, values in support.others.items():
+            if not bool(values.isfinite().all()):
+                raise ValueError(f"the support features by {name!r} are not finite; encode its images again")
+        main = build_cache(zero_shot, support, mode=self.mode)
+        caches = {MAIN: main, **{name: replace(main, keys=values.float()) for name, values in support.others.items()}}
+        sharpness = self.sharpness
+        if sharpness is None:
+            sharpness = len(support.labels) - 1.0 if self.mode == "published" else 1.0
+        start = CoMo(zero_shot, caches, Choice(ALPHA, BETA, by="default"), sharpness)
+        judged = judged_images(zero_shot, support, validation)
+        return _chosen(start, judged, support, validation, self.alpha, self.beta)
 
 
-def como_f(
-    zero_shot: ZeroShot,
-    support: Support,
-    *,
-    alpha: float | None = None,
-    beta: float | None = None,
-    sharpness: float | None = None,
-    mode: Mode = "balanced",
-    schedule: Schedule = PUBLISHED_SCHEDULE,
-    validation: Validation | None = None,
-    report: Report = silent,
-) -> CoMo:
-    """Build CoMo and train the keys of all encoders; with validation, alpha and beta are chosen again after it.
+@dataclass(frozen=True, slots=True)
+class CoMoFSettings:
+    """The settings of CoMo, and how the keys of all encoders are trained."""
 
-    In "balanced" an image has no vote on itself in training. Raises as `como`.
-    """
-    start = como(zero_shot, support, alpha=alpha, beta=beta, sharpness=sharpness, mode=mode, validation=validation)
-    keys = {name: cache.keys.double().requires_grad_() for name, cache in start.caches.items()}
-    training = replace(start, caches={name: replace(start.caches[name], keys=values) for name, values in keys.items()})
-    validate = None if validation is None else lambda: accuracy(training, validation)
-    fit(list(keys.values()), _loss(training, support, mode), rows=len(support), schedule=schedule, validate=validate,
-        report=report)  # fmt: skip
-    caches = {name: replace(start.caches[name], keys=values.detach().float()) for name, values in keys.items()}
-    trained = replace(start, caches=caches, trained=True)
-    if validation is None:
-        return trained
-    return _chosen(trained, judged_images(zero_shot, support, validation), support, validation, alpha, beta)
+    alpha: float | None = None
+    beta: float | None = None
+    sharpness: float | None = None
+    mode: Mode = "balanced"
+    schedule: Schedule = PUBLISHED_SCHEDULE
+
+    def build(
+        self,
+        zero_shot: ZeroShot,
+        support: Support,
+        *,
+        validation: Validation | None = None,
+        encoder: Encoder | None = None,
+        report: Report = silent,
+    ) -> CoMo:
+        """Build CoMo and train the keys of all encoders; with validation, alpha and beta are chosen again after it.
+
+        In "balanced" an image has no vote on itself in training. Raises ValueError as CoMo does.
+        """
+        untrained = CoMoSettings(self.alpha, self.beta, self.sharpness, self.mode)
+        start = untrained.build(zero_shot, support, validation=validation)
+        keys = {name: cache.keys.double().requires_grad_() for name, cache in start.caches.items()}
+        learning = {name: replace(start.caches[name], keys=values) for name, values in keys.items()}
+        training = replace(start, caches=learning)
+        fit(
+            list(keys.values()),
+            _loss(training, support, self.mode),
+            rows=len(support),
+            schedule=self.schedule,
+            validate=None if validation is None else lambda: accuracy(training, validation),
+            report=report,
+        )
+        caches = {name: replace(start.caches[name], keys=values.detach().float()) for name, values in keys.items()}
+        trained = replace(start, caches=caches, trained=True)
+        if validation is None:
+            return trained
+        judged = judged_images(zero_shot, support, validation)
+        return _chosen(trained, judged, support, validation, self.alpha, self.beta)
 
 
 def blend(
@@ -170,9 +200,13 @@ def _standardise(values: torch.Tensor, held: torch.Tensor | None) -> torch.Tenso
 
 @torch.no_grad()
 def _chosen(
-    start: CoMo, judged: Judged | None, support: Support, validation: Validation | None, alpha: float | None,
+    start: CoMo,
+    judged: Judged | None,
+    support: Support,
+    validation: Validation | None,
+    alpha: float | None,
     beta: float | None,
-) -> CoMo:  # fmt: skip
+) -> CoMo:
     if alpha is not None and beta is not None:
         return replace(start, choice=Choice(alpha, beta))
     if judged is None:

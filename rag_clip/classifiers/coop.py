@@ -55,44 +55,55 @@ class CoOp:
         return self.learned(features)
 
 
-def coop(
-    zero_shot: ZeroShot,
-    support: Support,
-    *,
-    encoder: Encoder,
-    context: Context | None = None,
-    mode: Mode = "balanced",
-    schedule: Schedule | None = None,
-    validation: Validation | None = None,
-    report: Report = silent,
-) -> CoOp:
-    """Learn a context on support images; with validation the best epoch is kept. `schedule.seed` draws its start.
+@dataclass(frozen=True, slots=True)
+class CoOpSettings:
+    """The context, how images count, and how it is trained; by default as published (`published_schedule`).
 
-    Raises ValueError where support or validation do not fit the classifier, and where a name is too long to leave
-    the context room.
+    `schedule.seed` draws the start of the context.
     """
-    context, schedule = context or Context(), schedule or published_schedule(support)
-    evidence = gather_evidence(zero_shot, support)
-    learner = _learner(two_towers(encoder), zero_shot, evidence.present, context, schedule.seed)
-    if bool(evidence.present.any()):
-        held = None if validation is None else hold_out(zero_shot, validation, evidence.present)
-        fit(
-            [learner.vectors],
-            _loss(learner, evidence, mode),
-            rows=len(evidence.images),
-            schedule=schedule,
-            validate=None if held is None else lambda: _accuracy(learner, held),
-            report=report,
-        )
-    weights = learner.all_weights()
-    provenance = {
-        "encoder": asdict(encoder.fingerprint),
-        "method": "coop",
-        "settings": {"context": asdict(context), "mode": mode, "schedule": asdict(schedule)},
-        "support": dict(support.provenance),
-    }
-    prompts = LearnedPrompts(zero_shot.labels, weights, learner.vectors.detach(), context.position, provenance)
-    return CoOp(replace(zero_shot, weights=weights), prompts)
+
+    context: Context | None = None
+    mode: Mode = "balanced"
+    schedule: Schedule | None = None
+
+    def build(
+        self,
+        zero_shot: ZeroShot,
+        support: Support,
+        *,
+        validation: Validation | None = None,
+        encoder: Encoder | None = None,
+        report: Report = silent,
+    ) -> CoOp:
+        """Learn a context on support images, through the text tower of `encoder`; validation chooses the epoch.
+
+        Raises ValueError where support or validation do not fit the classifier, where a name is too long to leave the
+        context room, and without an encoder.
+        """
+        if encoder is None:
+            raise ValueError("coop trains texts through an encoder; name the model")
+        context, schedule = self.context or Context(), self.schedule or published_schedule(support)
+        evidence = gather_evidence(zero_shot, support)
+        learner = _learner(two_towers(encoder), zero_shot, evidence.present, context, schedule.seed)
+        if bool(evidence.present.any()):
+            held = None if validation is None else hold_out(zero_shot, validation, evidence.present)
+            fit(
+                [learner.vectors],
+                _loss(learner, evidence, self.mode),
+                rows=len(evidence.images),
+                schedule=schedule,
+                validate=None if held is None else lambda: _accuracy(learner, held),
+                report=report,
+            )
+        weights = learner.all_weights()
+        provenance = {
+            "encoder": asdict(encoder.fingerprint),
+            "method": "coop",
+            "settings": {"context": asdict(context), "mode": self.mode, "schedule": asdict(schedule)},
+            "support": dict(support.provenance),
+        }
+        prompts = LearnedPrompts(zero_shot.labels, weights, learner.vectors.detach(), context.position, provenance)
+        return CoOp(replace(zero_shot, weights=weights), prompts)
 
 
 def published_schedule(support: Support) -> Schedule:

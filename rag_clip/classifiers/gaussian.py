@@ -29,6 +29,8 @@ import torch
 from rag_clip.classifiers.evidence import Evidence, among, centre, cross_entropy, gather_evidence, hold_out
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.progress import Report, silent
+from rag_clip.protocols import Encoder
 
 ALPHA = 0.1
 ALPHAS = tuple(10 ** (step / 4) for step in range(-16, 9))
@@ -60,32 +62,46 @@ class Gaussian:
         return among(logits, text, self.present.to(images.device)).to(features.pooled.dtype)
 
 
-@torch.no_grad()
-def gaussian(
-    zero_shot: ZeroShot,
-    support: Support,
-    *,
-    alpha: float | None = None,
-    text_samples: float = 1.0,
-    validation: Validation | None = None,
-) -> Gaussian:
-    """Fit the discriminant to the support images, and choose `alpha` where none is given.
+@dataclass(frozen=True, slots=True)
+class GaussianSettings:
+    """The weight `alpha`, chosen where none is given, and for how many images the text of a class stands in.
 
-    Images that all equal the mean of their class, without text, have no covariance: nothing is added to zero-shot.
-    Raises ValueError for a support or validation set that does not fit, and a negative alpha or count of texts.
+    Raises ValueError for a negative alpha or count of texts.
     """
-    if text_samples < 0 or (alpha is not None and alpha < 0):
-        raise ValueError(f"alpha is {alpha} and text_samples {text_samples}; give numbers from 0")
-    evidence = gather_evidence(zero_shot, support, text_samples=text_samples)
-    fitted = _fit(evidence)
-    weights = fitted.means @ fitted.precision()
-    offsets = -(weights * fitted.means).sum(1) / 2
-    if alpha is None:
-        alpha = _chosen(zero_shot, evidence, fitted, weights, offsets, validation)
-    factor = alpha * zero_shot.scale / 100
-    present = evidence.present
-    weights, offsets = factor * centre(weights.T, present).T, factor * centre(offsets[None], present)[0]
-    return Gaussian(zero_shot, weights, offsets, present, alpha)
+
+    alpha: float | None = None
+    text_samples: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.text_samples < 0 or (self.alpha is not None and self.alpha < 0):
+            raise ValueError(f"alpha is {self.alpha} and text_samples {self.text_samples}; give numbers from 0")
+
+    @torch.no_grad()
+    def build(
+        self,
+        zero_shot: ZeroShot,
+        support: Support,
+        *,
+        validation: Validation | None = None,
+        encoder: Encoder | None = None,
+        report: Report = silent,
+    ) -> Gaussian:
+        """Fit the discriminant to the support images.
+
+        Images that all equal the mean of their class, without text, have no covariance: nothing is added to zero-shot.
+        Raises ValueError for a support or validation set that does not fit.
+        """
+        evidence = gather_evidence(zero_shot, support, text_samples=self.text_samples)
+        fitted = _fit(evidence)
+        weights = fitted.means @ fitted.precision()
+        offsets = -(weights * fitted.means).sum(1) / 2
+        alpha = self.alpha
+        if alpha is None:
+            alpha = _chosen(zero_shot, evidence, fitted, weights, offsets, validation)
+        factor = alpha * zero_shot.scale / 100
+        present = evidence.present
+        weights, offsets = factor * centre(weights.T, present).T, factor * centre(offsets[None], present)[0]
+        return Gaussian(zero_shot, weights, offsets, present, alpha)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,93 +1,106 @@
-"""The heads by name: what builds each, what it needs, and its settings; a head makes a classifier of support images."""
+"""The heads by name: their settings, what each needs, and its paper; a head makes a classifier of support images."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
-from functools import partial
+from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from rag_clip.classifiers.ballad import ballad
-from rag_clip.classifiers.como import como, como_f
-from rag_clip.classifiers.coop import coop
+from rag_clip.classifiers.ballad import BalladSettings
+from rag_clip.classifiers.como import CoMoFSettings, CoMoSettings
+from rag_clip.classifiers.coop import CoOpSettings
 from rag_clip.classifiers.floor import floored
-from rag_clip.classifiers.gaussian import gaussian
-from rag_clip.classifiers.linear_probe import linear_probe
-from rag_clip.classifiers.priming import priming
-from rag_clip.classifiers.ridge import ridge
-from rag_clip.classifiers.tip_adapter import tip_adapter, tip_adapter_f
-from rag_clip.classifiers.tip_x import tip_x
+from rag_clip.classifiers.gaussian import GaussianSettings
+from rag_clip.classifiers.linear_probe import LinearProbeSettings
+from rag_clip.classifiers.priming import PrimingSettings
+from rag_clip.classifiers.ridge import RidgeSettings
+from rag_clip.classifiers.tip_adapter import TipAdapterFSettings, TipAdapterSettings
+from rag_clip.classifiers.tip_x import TipXSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Fingerprint, Support, Validation
 from rag_clip.files.reading import read_toml
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Classifier, Encoder
 
-GIVEN = ("zero_shot", "support", "encoder", "validation", "report")
+
+class HeadSettings(Protocol):
+    """The settings of a head, as a frozen dataclass whose defaults are the paper's; they build its classifier."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def build(
+        self,
+        zero_shot: ZeroShot,
+        support: Support,
+        *,
+        validation: Validation | None = None,
+        encoder: Encoder | None = None,
+        report: Report = silent,
+    ) -> Classifier:
+        """Return the classifier of a support set beside that of the texts.
+
+        `validation` chooses what the settings leave open, `encoder` is for heads that train texts. A head takes what it
+        has a use for. Raises ValueError where support or validation do not fit the classifier.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A way to use support images: what builds it, its paper, what it is good for, and whether it trains by gradients.
+    """A way to use support images: its settings, its paper, what it is good for, and what it needs.
 
-    `caution` decides how much of it is used where no image can judge it, see `classifiers/floor.py`.
+    `caution` decides how much of it is used where no image can judge it, see `classifiers/floor.py`. `trains` says
+    whether it learns by gradients, `trains_texts` whether through the text tower of an encoder.
     """
 
-    build: Callable[..., Classifier]
+    settings: type[HeadSettings]
     paper: str
     good_for: str
     caution: float | None = None
     trains: bool = False
+    trains_texts: bool = False
     second_encoder: bool = False
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """Its options with their defaults; None is chosen by validation, by leave-one-out, or as published."""
-        parameters = inspect.signature(self.build).parameters
-        return {name: _plain(one.default) for name, one in parameters.items() if name not in GIVEN}
+    def defaults(self) -> dict[str, Any]:
+        """Its settings as plain values; None is chosen by validation, by leave-one-out, or as published."""
+        return asdict(self.settings())
 
     @property
     def needs(self) -> str:
         """What it needs beside names, in words."""
         more = [", features by a second encoder"] if self.second_encoder else []
         trained = [", training"] if self.trains else []
-        return "".join(["support", *more, *trained, "; may use validation" if self.validates else ""])
-
-    @property
-    def validates(self) -> bool:
-        """Whether validation images can choose its settings."""
-        return "validation" in inspect.signature(self.build).parameters
+        return "".join(["support", *more, *trained, "; may use validation"])
 
 
 DEFAULT_HEAD = "ridge"  # of a support file for which none is named
 HEADS: Mapping[str, Head] = {
     "tip_adapter": Head(
-        tip_adapter,
+        TipAdapterSettings,
         "Zhang et al., 2022, arXiv 2207.09519",
         "images found for names, where little may change; small gains, never far from the texts",
     ),
     "tip_adapter_f": Head(
-        tip_adapter_f,
+        TipAdapterFSettings,
         "Zhang et al., 2022, arXiv 2207.09519",
         "eight shots a class and more, where a cache may be trained",
         5.0,
         trains=True,
     ),
     "tip_x": Head(
-        tip_x, "Udandarao et al., 2023, arXiv 2211.16198", "as tip_adapter; better on one and two shots of CLIP"
+        TipXSettings, "Udandarao et al., 2023, arXiv 2211.16198", "as tip_adapter; better on one and two shots of CLIP"
     ),
     "como": Head(
-        como,
+        CoMoSettings,
         "Zhang et al., 2022, arXiv 2209.12255",
         "two encoders; the largest gains of one to four shots where the second knows the domain",
         second_encoder=True,
     ),
     "como_f": Head(
-        como_f,
+        CoMoFSettings,
         "Zhang et al., 2022, arXiv 2209.12255",
         "two encoders and four shots a class and more",
         5.0,
@@ -95,37 +108,45 @@ HEADS: Mapping[str, Head] = {
         second_encoder=True,
     ),
     "coop": Head(
-        coop, "Zhou et al., 2022, arXiv 2109.01134", "prompts to keep and to hand on, 16 shots a class", trains=True
+        CoOpSettings,
+        "Zhou et al., 2022, arXiv 2109.01134",
+        "prompts to keep and to hand on, 16 shots a class",
+        trains=True,
+        trains_texts=True,
     ),
     "ballad": Head(
-        ballad, "Ma et al., 2021, arXiv 2111.14745", "long tails, with four shots a class and more", 2.0, trains=True
+        BalladSettings,
+        "Ma et al., 2021, arXiv 2111.14745",
+        "long tails, with four shots a class and more",
+        2.0,
+        trains=True,
     ),
     "gaussian": Head(
-        gaussian,
+        GaussianSettings,
         "Wang et al., 2024, arXiv 2402.04087",
         "one to sixteen labelled shots of each class: among the best at each",
         2.0,
     ),
     "ridge": Head(
-        ridge,
+        RidgeSettings,
         "Bendou et al., 2025, arXiv 2501.11175",
         "the default: found and labelled images alike, in milliseconds; among the best at every number of shots",
     ),
     "linear_probe": Head(
-        linear_probe,
+        LinearProbeSettings,
         "Li et al., 2022, arXiv 2204.08790",
         "sixteen shots a class and more, and images of several labels",
         5.0,
         trains=True,
     ),
     "priming": Head(
-        priming, "Wallingford et al., 2023, arXiv 2306.10191", "one shot a class, and images found for names"
+        PrimingSettings, "Wallingford et al., 2023, arXiv 2306.10191", "one shot a class, and images found for names"
     ),
 }
 
 
 def build_head(
-    name: str,
+    head: str | HeadSettings,
     support: Support,
     *,
     encoder: Encoder | None,
@@ -134,61 +155,82 @@ def build_head(
     floor: bool = False,
     report: Report = silent,
 ) -> Callable[[ZeroShot], Classifier]:
-    """Return a function that builds head `name` from a ZeroShot; `options` are settings of `HEADS[name]`.
+    """Return a function that builds a head from a ZeroShot: `head` by name with `options`, or as a settings value.
 
     With `floor`, evidence decides how much of the head is used beside the texts (`classifiers/floor.py`).
 
-    Raises ValueError for an unknown head, unknown or ill-typed options, validation that the head cannot use, and no
-    encoder where it needs one.
+    Raises ValueError as `head_settings`, and for no encoder where the head needs one.
     """
-    settings = check_options(name, options or {})
-    head = HEADS[name]
-    if validation is not None and not head.validates:
-        raise ValueError(f"{name} chooses nothing by validation images; leave them out")
+    settings = head_settings(head, options)
+    name = head_name(settings)
     check_encoder(name, encoder)
-    taken = inspect.signature(head.build).parameters
 
-    def build(zero_shot: ZeroShot, support: Support, validation: Validation | None) -> Classifier:
-        given = {"encoder": encoder, "validation": validation, "report": report}
-        return head.build(zero_shot, support, **{key: given[key] for key in given if key in taken}, **settings)
+    def build(zero_shot: ZeroShot) -> Classifier:
+        def part(support: Support, validation: Validation | None) -> Classifier:
+            return settings.build(zero_shot, support, validation=validation, encoder=encoder, report=report)
 
-    if not floor:
-        return lambda zero_shot: build(zero_shot, support, validation)
-    return lambda zero_shot: floored(
-        zero_shot, partial(build, zero_shot), support, validation=validation, caution=head.caution, report=report
-    )
+        if not floor:
+            return part(support, validation)
+        caution = HEADS[name].caution
+        return floored(zero_shot, part, support, validation=validation, caution=caution, report=report)
+
+    return build
 
 
 def check_encoder(name: str, encoder: Encoder | Fingerprint | None) -> None:
     """Raise ValueError where the head `name` trains texts through an encoder, and there is none."""
-    if encoder is None and "encoder" in inspect.signature(HEADS[name].build).parameters:
+    if encoder is None and HEADS[name].trains_texts:
         raise ValueError(f"{name} trains texts through an encoder; name the model")
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of the head `name` in its types; raises ValueError for those it lacks, and an unknown head."""
-    if name not in HEADS:
-        raise ValueError(f"unknown head {name!r}; known are {', '.join(HEADS)}")
-    head = HEADS[name]
+def head_name(settings: HeadSettings) -> str:
+    """Return the name of the head that settings are of; raises ValueError for those of none in `HEADS`."""
+    for name, head in HEADS.items():
+        if type(settings) is head.settings:
+            return name
+    raise ValueError(f"{type(settings).__name__} are settings of no head; known are {', '.join(HEADS)}")
+
+
+def head_settings(head: str | HeadSettings, options: Mapping[str, Any] | None = None) -> HeadSettings:
+    """Return the settings of a head: its defaults with `options` as a file gives them, or `head` where it is a value.
+
+    Raises ValueError for an unknown head, options that it lacks or of another type, and options beside a value.
+    """
+    if not isinstance(head, str):
+        if options:
+            raise ValueError(
+                f"the settings of {head_name(head)} are given as {head}; change them there, not by options"
+            )
+        return head
+    if head not in HEADS:
+        raise ValueError(f"unknown head {head!r}; known are {', '.join(HEADS)}")
+    options = {} if options is None else options
     if not isinstance(options, Mapping):
-        raise ValueError(f"the settings of {name} are {options!r}; write a table [{name}]")
-    unknown = [key for key in options if key not in head.settings]
+        raise ValueError(f"the settings of {head} are {options!r}; write a table [{head}]")
+    kind = HEADS[head].settings
+    known = [field.name for field in fields(kind)]
+    unknown = [key for key in options if key not in known]
     if unknown:
-        raise ValueError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(head.settings)}")
-    hints = get_type_hints(head.build)
-    checked = {}
-    for key, value in options.items():
-        try:
-            checked[key] = TypeAdapter(hints[key]).validate_python(value)
-        except ValidationError as error:
-            raise ValueError(f"{name}, setting {key}: {error.errors()[0]['msg']}; found {value!r}") from None
-    return checked
+        raise ValueError(f"{head} has no setting {unknown[0]!r}; it has {', '.join(known)}")
+    try:
+        return TypeAdapter(kind).validate_python(dict(options))
+    except ValidationError as error:
+        raise ValueError(_reason(head, options, error)) from None
+
+
+def describe_settings(head: str | HeadSettings, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the settings of a head as plain values, for files: its defaults, and `options` as they were written."""
+    return {**HEADS[head].defaults, **(options or {})} if isinstance(head, str) else asdict(head)
+
+
+def _reason(head: str, options: Mapping[str, Any], error: ValidationError) -> str:
+    first = error.errors()[0]
+    if not first["loc"]:  # the settings refuse the values together, in words of their own
+        return str(first["ctx"]["error"])
+    key = str(first["loc"][0])
+    return f"{head}, setting {key}: {first['msg']}; found {options[key]!r}"
 
 
 def read_options(path: str | Path) -> dict[str, Any]:
     """Read the settings of a head from TOML; raises ValueError for a file that is not TOML, OSError for none."""
     return read_toml(Path(path))
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -34,6 +34,7 @@ from rag_clip.classifiers.probe_training import Images, Layer, best_score, sprea
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
+from rag_clip.protocols import Encoder
 from rag_clip.training.loop import Schedule
 
 TRIAL_EPOCHS = 10
@@ -90,60 +91,76 @@ class LinearProbe:
         return among(logits, text, self.present.to(rows.device)).to(features.pooled.dtype)
 
 
-def linear_probe(
-    zero_shot: ZeroShot,
-    support: Support,
-    *,
-    start: Literal["language", "random"] = "language",
-    rate: float | None = None,
-    weight_decay: float | None = None,
-    seed: int = 0,
-    validation: Validation | None = None,
-    report: Report = silent,
-) -> LinearProbe:
-    """Train the probe on support images; what of rate and weight decay is not given is searched.
+@dataclass(frozen=True, slots=True)
+class LinearProbeSettings:
+    """Where the layer starts, and its rate and weight decay; what of the two is not given is searched.
 
-    Validation images judge the search if given, else the first fifth of the shots of each class, which then train with
-    the others. `seed` draws batches and random weights. Raises ValueError where support or validation do not fit the
-    classifier, and for settings that are not above zero.
+    `seed` draws batches and random weights. Raises ValueError for a rate or a decay that is not above zero.
     """
-    if not all(value is None or value > 0 for value in (rate, weight_decay)):
-        raise ValueError(f"rate is {rate} and weight_decay {weight_decay}; both must be above zero")
-    evidence = gather_evidence(zero_shot, support, several=support.several)
-    present, trust = evidence.present, support.relevance[support.relevance > 0].to(evidence.images)
-    objective = SEVERAL_LABELS if support.several else ONE_LABEL
-    shares = evidence.shares[:, present]
-    images = Images(evidence.images.float(), (shares / trust[:, None]).float(), trust.float())
-    layer = _start(start, evidence.text[present].float(), seed)
-    searched = spread_rows(images.targets, at_most=SEARCHED_PER_CLASS)
-    if validation is None:
-        judges = judging_rows(_judging_classes(evidence, several=support.several))
-        training, judged = images.take(searched & ~judges), images.take(searched & judges)
-    else:
-        held = hold_out(zero_shot, validation, present, several=support.several)
-        training = images.take(searched)
-        judged = Images(held.images.float(), held.targets[:, present].float(), held.images.new_ones(len(held.images)))
 
-    def score(rate: float, weight_decay: float) -> Score:
-        if rate * weight_decay >= TURNS:
-            return NOTHING
-        schedule = replace(SCHEDULE, epochs=TRIAL_EPOCHS, rate=rate, weight_decay=weight_decay, seed=seed)
-        return best_score(training, judged, layer, objective, schedule)
+    start: Literal["language", "random"] = "language"
+    rate: float | None = None
+    weight_decay: float | None = None
+    seed: int = 0
 
-    if rate is not None and weight_decay is not None:
-        tuned = Tuned(rate, weight_decay, "given")
-    elif len(judged.rows) == 0:
-        tuned = Tuned(rate or RATE, weight_decay or WEIGHT_DECAY, "default")
-    else:
-        best = search_rates(score, rate=rate, weight_decay=weight_decay, report=report)
-        by: Literal["inner split", "validation"] = "inner split" if validation is None else "validation"
-        tuned = Tuned(best.rate, best.weight_decay, by, best.score[0])
-    schedule = replace(SCHEDULE, rate=tuned.rate, weight_decay=tuned.weight_decay, seed=seed)
-    chooses = judged if validation is not None and len(judged.rows) else None
-    if len(images.rows):
-        layer = train_layer(images, layer, objective, schedule, judged=chooses, report=report)[0]
-    weights, biases = layer
-    return LinearProbe(zero_shot, _placed(weights, present), _placed(biases, present), present, tuned, support.several)
+    def __post_init__(self) -> None:
+        if not all(value is None or value > 0 for value in (self.rate, self.weight_decay)):
+            raise ValueError(f"rate is {self.rate} and weight_decay {self.weight_decay}; both must be above zero")
+
+    def build(
+        self,
+        zero_shot: ZeroShot,
+        support: Support,
+        *,
+        validation: Validation | None = None,
+        encoder: Encoder | None = None,
+        report: Report = silent,
+    ) -> LinearProbe:
+        """Train the probe on support images.
+
+        Validation images judge the search if given, else the first fifth of the shots of each class, which then train
+        with the others. Raises ValueError where support or validation do not fit the classifier.
+        """
+        evidence = gather_evidence(zero_shot, support, several=support.several)
+        present, trust = evidence.present, support.relevance[support.relevance > 0].to(evidence.images)
+        objective = SEVERAL_LABELS if support.several else ONE_LABEL
+        shares = evidence.shares[:, present]
+        images = Images(evidence.images.float(), (shares / trust[:, None]).float(), trust.float())
+        layer = _start(self.start, evidence.text[present].float(), self.seed)
+        searched = spread_rows(images.targets, at_most=SEARCHED_PER_CLASS)
+        if validation is None:
+            judges = judging_rows(_judging_classes(evidence, several=support.several))
+            training, judged = images.take(searched & ~judges), images.take(searched & judges)
+        else:
+            held = hold_out(zero_shot, validation, present, several=support.several)
+            training = images.take(searched)
+            judged = Images(
+                held.images.float(), held.targets[:, present].float(), held.images.new_ones(len(held.images))
+            )
+
+        def score(rate: float, weight_decay: float) -> Score:
+            if rate * weight_decay >= TURNS:
+                return NOTHING
+            trial = replace(SCHEDULE, epochs=TRIAL_EPOCHS, rate=rate, weight_decay=weight_decay, seed=self.seed)
+            return best_score(training, judged, layer, objective, trial)
+
+        rate, weight_decay = self.rate, self.weight_decay
+        if rate is not None and weight_decay is not None:
+            tuned = Tuned(rate, weight_decay, "given")
+        elif len(judged.rows) == 0:
+            tuned = Tuned(rate or RATE, weight_decay or WEIGHT_DECAY, "default")
+        else:
+            best = search_rates(score, rate=rate, weight_decay=weight_decay, report=report)
+            by: Literal["inner split", "validation"] = "inner split" if validation is None else "validation"
+            tuned = Tuned(best.rate, best.weight_decay, by, best.score[0])
+        schedule = replace(SCHEDULE, rate=tuned.rate, weight_decay=tuned.weight_decay, seed=self.seed)
+        chooses = judged if validation is not None and len(judged.rows) else None
+        if len(images.rows):
+            layer = train_layer(images, layer, objective, schedule, judged=chooses, report=report)[0]
+        weights, biases = layer
+        return LinearProbe(
+            zero_shot, _placed(weights, present), _placed(biases, present), present, tuned, support.several
+        )
 
 
 def _judging_classes(evidence: Evidence, *, several: bool) -> torch.Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from rag_clip.classifiers.coop import CoOp
-from rag_clip.classifiers.heads import HEADS, build_head
+from rag_clip.classifiers.coop import CoOp, CoOpSettings
+from rag_clip.classifiers.heads import HEADS, HeadSettings, build_head, describe_settings, head_name, head_settings
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
 from rag_clip.files.learned_prompts import LearnedPrompts, check_learned_path, write_learned_prompts
@@ -24,14 +24,22 @@ IMAGES_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class PreparedHead:
-    """A head with its support: what builds its classifier, and the facts about it that predictions keep."""
+    """A head with its support: what builds its classifier, and the facts about it that predictions keep.
+
+    `whole` builds it as its authors do, where `build` uses no more of it than evidence bears out.
+    """
 
     build: Callable[[ZeroShot], Classifier]
     facts: Mapping[str, Any]
+    whole: Callable[[ZeroShot], Classifier] | None = None
+
+    def without_floor(self) -> PreparedHead:
+        """Return the head as its authors build it, whatever evidence says of it (see `classifiers/floor.py`)."""
+        return PreparedHead(self.whole or self.build, {**self.facts, "floor": False})
 
 
 def prepare_head(
-    name: str,
+    head: str | HeadSettings,
     support: str | Path,
     *,
     labels: LabelSet,
@@ -39,32 +47,37 @@ def prepare_head(
     others: Mapping[str, Encoder] | None = None,
     validation: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
-    floor: bool = True,
     report: Report = silent,
 ) -> PreparedHead:
-    """Return the head `name` on a support file, for `classify`; `validation` is a support file of its own.
+    """Return a head on a support file, for `classify`; `validation` is a support file of its own.
 
-    With `floor`, evidence decides how much of the head is used, and it can be nothing: see `classifiers/floor.py`.
-    Features by `others` are taken from the files, or from the images in them. Raises ValueError for an unknown head or
-    option, files of other labels or another encoder, and images that a further encoder needs and the file lacks.
+    `head` is a name, with `options` as in TOML, or a settings value. Evidence decides how much of it is used, and it
+    can be nothing: see `classifiers/floor.py`, and `PreparedHead.without_floor`. Features by `others` are taken from
+    the files, or from the images in them. Raises ValueError as `head_settings`, for files of other labels or another
+    encoder, and for images that a further encoder needs and the file lacks.
     """
-    if name in HEADS and HEADS[name].second_encoder and not others:
+    settings = head_settings(head, options)
+    name, others = head_name(settings), others or {}
+    if HEADS[name].second_encoder and not others:
         raise ValueError(f"{name} blends features of several encoders; name a second one, such as timm:NAME")
-    held = _read(support, labels, encoder, others or {}, report)
+    held = _read(support, labels, encoder, others, report)
     judged = None
     if validation is not None:
-        rows = _read(validation, labels, encoder, others or {}, report)
+        rows = _read(validation, labels, encoder, others, report)
         truth = rows.targets if rows.several else rows.targets.argmax(1)
         judged = Validation(Features(rows.features, others=rows.others), labels, truth)
-    build = build_head(name, held, encoder=encoder, options=options, validation=judged, floor=floor, report=report)
+    build, whole = (
+        build_head(settings, held, encoder=encoder, validation=judged, floor=floor, report=report)
+        for floor in (True, False)
+    )
     facts = {
         "name": name,
-        "settings": {**HEADS[name].settings, **(options or {})},
-        "floor": floor,
+        "settings": describe_settings(head, options),
+        "floor": True,
         "support": {"path": str(support), "images": len(held), "missing": len(held.missing), **held.provenance},
         "validation": {"path": str(validation), "images": len(judged.targets)} if judged else {},
     }
-    return PreparedHead(build, facts)
+    return PreparedHead(build, facts, whole)
 
 
 def learn_prompts(
@@ -74,21 +87,28 @@ def learn_prompts(
     output: str | Path,
     encoder: Encoder,
     validation: str | Path | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | CoOpSettings | None = None,
     force: bool = False,
     report: Report = silent,
 ) -> LearnedPrompts:
     """Learn a context around the class names (CoOp) on a support file, and write it for `classify`.
 
-    Raises ValueError as `prepare_head`, for an output that is not .safetensors, is an input or, but with `force`, is of
-    others, and for an encoder without text; BusyError where another process writes the output.
+    `options` are settings as in TOML, or a settings value. Raises ValueError as `prepare_head`, for an output that is
+    not .safetensors, is an input or, but with `force`, is of others, and for an encoder without text; BusyError where
+    another process writes the output.
     """
     check_learned_path(Path(output))
+    coop, given = (options, None) if isinstance(options, CoOpSettings) else ("coop", options)
     with holding([(output, "learn")], inputs=[support, validation], force=force):
         head = prepare_head(
-            "coop", support, labels=prompts.labels, encoder=encoder, validation=validation, options=options,
-            floor=False, report=report,
-        )  # fmt: skip
+            coop,
+            support,
+            labels=prompts.labels,
+            encoder=encoder,
+            validation=validation,
+            options=given,
+            report=report,
+        ).without_floor()
         learned = head.build(zero_shot(prompts, encoder, report=report))
         assert isinstance(learned, CoOp)
         made = replace(learned.prompts, provenance={**learned.prompts.provenance, "method": "coop", "head": head.facts})

@@ -26,6 +26,8 @@ from torch.nn import functional
 from rag_clip.classifiers.evidence import Evidence, cross_entropy, gather_evidence, hold_out
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.progress import Report, silent
+from rag_clip.protocols import Encoder
 
 TEXT_COUNT = 9.0
 TEXT_COUNTS = (1.0, 2.0, 4.0, 9.0, 16.0, 32.0, 64.0)
@@ -50,38 +52,51 @@ class Primed:
         return replace(self.zero_shot, weights=self.weights)(features)
 
 
-@torch.no_grad()
-def priming(
-    zero_shot: ZeroShot,
-    support: Support,
-    *,
-    text_count: float | None = None,
-    discount: float = 0.1,
-    mode: Literal["counted", "published"] = "counted",
-    validation: Validation | None = None,
-) -> Primed:
-    """Prime the text weights by the support images.
+@dataclass(frozen=True, slots=True)
+class PrimingSettings:
+    """`text_count` is q; without it the best of `TEXT_COUNTS` by cross-entropy on validation images, else 9.
 
-    `text_count` is q; without it the best of `TEXT_COUNTS` by cross-entropy on `validation`, else 9. mode="published"
-    mixes every class that has images by 0.9. Raises ValueError for a support or validation set that does not fit, a
-    count that is not above zero, and a discount outside [0, 1].
+    An image that is not a shot counts `discount`; mode="published" mixes every class that has images by 0.9. Raises
+    ValueError for a count that is not above zero, and a discount outside [0, 1].
     """
-    if not 0 <= discount <= 1 or (text_count is not None and not text_count > 0):
-        raise ValueError(
-            f"text_count is {text_count} and discount {discount}; give a count above 0, a discount in 0..1"
-        )
-    evidence = gather_evidence(zero_shot, _discounted(support, discount))
-    if mode == "published":
-        centroids = functional.normalize(evidence.means, dim=1)
-        mixed = functional.normalize(PUBLISHED_SHARE * evidence.text + (1 - PUBLISHED_SHARE) * centroids, dim=1)
-        weights = torch.where(evidence.present[:, None], mixed, evidence.text)
-        return Primed(zero_shot, weights.to(zero_shot.weights), TEXT_COUNT)
-    if text_count is not None or validation is None:
-        return _prime(zero_shot, evidence, text_count or TEXT_COUNT)
-    held = hold_out(zero_shot, validation, evidence.present)
-    primed = [_prime(zero_shot, evidence, count) for count in TEXT_COUNTS]
-    losses = [cross_entropy(classifier(Features(held.images)), held.targets) for classifier in primed]
-    return primed[losses.index(min(losses))]
+
+    text_count: float | None = None
+    discount: float = 0.1
+    mode: Literal["counted", "published"] = "counted"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.discount <= 1 or (self.text_count is not None and not self.text_count > 0):
+            raise ValueError(
+                f"text_count is {self.text_count} and discount {self.discount}; give a count above 0, a discount in "
+                "0..1"
+            )
+
+    @torch.no_grad()
+    def build(
+        self,
+        zero_shot: ZeroShot,
+        support: Support,
+        *,
+        validation: Validation | None = None,
+        encoder: Encoder | None = None,
+        report: Report = silent,
+    ) -> Primed:
+        """Prime the text weights by the support images.
+
+        Raises ValueError for a support or validation set that does not fit.
+        """
+        evidence = gather_evidence(zero_shot, _discounted(support, self.discount))
+        if self.mode == "published":
+            centroids = functional.normalize(evidence.means, dim=1)
+            mixed = functional.normalize(PUBLISHED_SHARE * evidence.text + (1 - PUBLISHED_SHARE) * centroids, dim=1)
+            weights = torch.where(evidence.present[:, None], mixed, evidence.text)
+            return Primed(zero_shot, weights.to(zero_shot.weights), TEXT_COUNT)
+        if self.text_count is not None or validation is None:
+            return _prime(zero_shot, evidence, self.text_count or TEXT_COUNT)
+        held = hold_out(zero_shot, validation, evidence.present)
+        primed = [_prime(zero_shot, evidence, count) for count in TEXT_COUNTS]
+        losses = [cross_entropy(classifier(Features(held.images)), held.targets) for classifier in primed]
+        return primed[losses.index(min(losses))]
 
 
 def _prime(zero_shot: ZeroShot, evidence: Evidence, text_count: float) -> Primed:

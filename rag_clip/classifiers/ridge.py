@@ -28,6 +28,8 @@ import torch
 from rag_clip.classifiers.evidence import Evidence, Held, among, centre, gather_evidence, hold_out
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.progress import Report, silent
+from rag_clip.protocols import Encoder
 
 BANDWIDTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
 PENALTIES = tuple(10 ** (step / 2) for step in range(-6, 3))
@@ -62,39 +64,53 @@ class Ridge:
         return among(text + added, text, self.present.to(rows.device)).to(features.pooled.dtype)
 
 
-@torch.no_grad()
-def ridge(
-    zero_shot: ZeroShot,
-    support: Support,
-    *,
-    bandwidth: float | None = None,
-    penalty: float | None = None,
-    mode: Literal["balanced", "published"] = "balanced",
-    validation: Validation | None = None,
-) -> Ridge:
-    """Fit the residual of the text on the support images, and choose bandwidth and penalty where they are not given.
+@dataclass(frozen=True, slots=True)
+class RidgeSettings:
+    """Bandwidth and penalty, chosen where they are not given, and what an image counts by (`mode`, W above).
 
-    Raises ValueError for a support or validation set that does not fit, more images than an m x m system is fit for,
-    and numbers that are not above zero.
+    Raises ValueError for numbers that are not above zero.
     """
-    if not all(value is None or value > 0 for value in (bandwidth, penalty)):
-        raise ValueError(f"bandwidth is {bandwidth} and penalty {penalty}; both must be above zero")
-    if len(support) > MOST_IMAGES:
-        raise ValueError(
-            f"ridge solves a system as wide as the support set, which has {len(support)} images of at most "
-            f"{MOST_IMAGES}; use fewer images per class, or gaussian, whose cost does not grow with their square"
-        )
-    evidence = gather_evidence(zero_shot, support)
-    problem = _residual(evidence, mode, zero_shot.scale)
-    held = None if validation is None else hold_out(zero_shot, validation, evidence.present)
-    if not evidence.judges.any() and (held is None or not len(held.images)):
-        bandwidth, penalty = bandwidth or 1.0, penalty or 1.0
-    bandwidths = BANDWIDTHS if bandwidth is None else (bandwidth,)
-    penalties = PENALTIES if penalty is None else (penalty,)
-    best = min(_fits(evidence, problem, held, bandwidths, penalties), key=lambda fit: fit.error)
-    coefficients = best.coefficients / problem.gain
-    rate = best.bandwidth / problem.median
-    return Ridge(zero_shot, evidence.images, coefficients, evidence.present, rate, best.bandwidth, best.penalty)
+
+    bandwidth: float | None = None
+    penalty: float | None = None
+    mode: Literal["balanced", "published"] = "balanced"
+
+    def __post_init__(self) -> None:
+        if not all(value is None or value > 0 for value in (self.bandwidth, self.penalty)):
+            raise ValueError(f"bandwidth is {self.bandwidth} and penalty {self.penalty}; both must be above zero")
+
+    @torch.no_grad()
+    def build(
+        self,
+        zero_shot: ZeroShot,
+        support: Support,
+        *,
+        validation: Validation | None = None,
+        encoder: Encoder | None = None,
+        report: Report = silent,
+    ) -> Ridge:
+        """Fit the residual of the text on the support images.
+
+        Raises ValueError for a support or validation set that does not fit, and more images than an m x m system is
+        fit for.
+        """
+        if len(support) > MOST_IMAGES:
+            raise ValueError(
+                f"ridge solves a system as wide as the support set, which has {len(support)} images of at most "
+                f"{MOST_IMAGES}; use fewer images per class, or gaussian, whose cost does not grow with their square"
+            )
+        evidence = gather_evidence(zero_shot, support)
+        problem = _residual(evidence, self.mode, zero_shot.scale)
+        held = None if validation is None else hold_out(zero_shot, validation, evidence.present)
+        bandwidth, penalty = self.bandwidth, self.penalty
+        if not evidence.judges.any() and (held is None or not len(held.images)):
+            bandwidth, penalty = bandwidth or 1.0, penalty or 1.0
+        bandwidths = BANDWIDTHS if bandwidth is None else (bandwidth,)
+        penalties = PENALTIES if penalty is None else (penalty,)
+        best = min(_fits(evidence, problem, held, bandwidths, penalties), key=lambda fit: fit.error)
+        coefficients = best.coefficients / problem.gain
+        rate = best.bandwidth / problem.median
+        return Ridge(zero_shot, evidence.images, coefficients, evidence.present, rate, best.bandwidth, best.penalty)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

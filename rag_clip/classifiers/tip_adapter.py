@@ -26,7 +26,7 @@ from rag_clip.classifiers.search import Choice, Judged, choose, judged_images
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
-from rag_clip.protocols import Classifier
+from rag_clip.protocols import Classifier, Encoder
 from rag_clip.training.loop import Schedule, fit
 
 ALPHA, BETA = 1.17, 1.0
@@ -62,54 +62,67 @@ class TipAdapter:
         return self.cache.decide(votes, self.zero_shot(Features(pooled))).to(features.pooled.dtype)
 
 
-def tip_adapter(
-    zero_shot: ZeroShot,
-    support: Support,
-    *,
-    alpha: float | None = None,
-    beta: float | None = None,
-    mode: Mode = "balanced",
-    validation: Validation | None = None,
-) -> TipAdapter:
-    """Build Tip-Adapter, choosing what of alpha and beta is not given.
+@dataclass(frozen=True, slots=True)
+class TipAdapterSettings:
+    """alpha and beta, chosen where they are not given, and how votes count (`cache`)."""
 
-    Raises ValueError where support or validation do not fit the classifier.
-    """
-    cache = build_cache(zero_shot, support, mode=mode)
-    judged = judged_images(zero_shot, support, validation)
-    return TipAdapter(zero_shot, cache, _choose(zero_shot, cache, judged, alpha, beta))
+    alpha: float | None = None
+    beta: float | None = None
+    mode: Mode = "balanced"
+
+    def build(
+        self,
+        zero_shot: ZeroShot,
+        support: Support,
+        *,
+        validation: Validation | None = None,
+        encoder: Encoder | None = None,
+        report: Report = silent,
+    ) -> TipAdapter:
+        """Build Tip-Adapter; raises ValueError where support or validation do not fit the classifier."""
+        cache = build_cache(zero_shot, support, mode=self.mode)
+        judged = judged_images(zero_shot, support, validation)
+        return TipAdapter(zero_shot, cache, _choose(zero_shot, cache, judged, self.alpha, self.beta))
 
 
-def tip_adapter_f(
-    zero_shot: ZeroShot,
-    support: Support,
-    *,
-    alpha: float | None = None,
-    beta: float | None = None,
-    mode: Mode = "balanced",
-    schedule: Schedule = PUBLISHED_SCHEDULE,
-    validation: Validation | None = None,
-    report: Report = silent,
-) -> TipAdapter:
-    """Build Tip-Adapter and train its keys; with validation, alpha and beta are chosen again for the trained keys.
+@dataclass(frozen=True, slots=True)
+class TipAdapterFSettings:
+    """The settings of Tip-Adapter, and how its keys are trained."""
 
-    Soft targets are learned as they are, and an image counts in the loss by its relevance. Raises as `tip_adapter`.
-    """
-    start = tip_adapter(zero_shot, support, alpha=alpha, beta=beta, mode=mode, validation=validation)
-    keys = start.cache.keys.double().requires_grad_()  # in float32, AdamW makes rounding errors visible in the logits
-    training = replace(start, cache=replace(start.cache, keys=keys))
-    judged = None if validation is None else judged_images(zero_shot, support, validation)
-    fit(
-        [keys],
-        _loss(training, support, mode),
-        rows=len(support),
-        schedule=schedule,
-        validate=None if validation is None else lambda: accuracy(training, validation),
-        report=report,
-    )
-    cache = replace(start.cache, keys=keys.detach().float())
-    choice = start.choice if judged is None else _choose(zero_shot, cache, judged, alpha, beta)
-    return TipAdapter(zero_shot, cache, choice, trained=True)
+    alpha: float | None = None
+    beta: float | None = None
+    mode: Mode = "balanced"
+    schedule: Schedule = PUBLISHED_SCHEDULE
+
+    def build(
+        self,
+        zero_shot: ZeroShot,
+        support: Support,
+        *,
+        validation: Validation | None = None,
+        encoder: Encoder | None = None,
+        report: Report = silent,
+    ) -> TipAdapter:
+        """Build Tip-Adapter and train its keys; with validation, alpha and beta are chosen again for the trained keys.
+
+        Soft targets are learned as they are, and an image counts in the loss by its relevance. Raises ValueError as
+        Tip-Adapter does.
+        """
+        start = TipAdapterSettings(self.alpha, self.beta, self.mode).build(zero_shot, support, validation=validation)
+        keys = start.cache.keys.double().requires_grad_()  # in float32, AdamW makes rounding errors visible in logits
+        training = replace(start, cache=replace(start.cache, keys=keys))
+        judged = None if validation is None else judged_images(zero_shot, support, validation)
+        fit(
+            [keys],
+            _loss(training, support, self.mode),
+            rows=len(support),
+            schedule=self.schedule,
+            validate=None if validation is None else lambda: accuracy(training, validation),
+            report=report,
+        )
+        cache = replace(start.cache, keys=keys.detach().float())
+        choice = start.choice if judged is None else _choose(zero_shot, cache, judged, self.alpha, self.beta)
+        return TipAdapter(zero_shot, cache, choice, trained=True)
 
 
 def key_loss(

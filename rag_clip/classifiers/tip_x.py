@@ -24,6 +24,8 @@ from rag_clip.classifiers.cache import Cache, Mode, affinities_of, build_cache, 
 from rag_clip.classifiers.search import Choice, choose, judged_images
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.progress import Report, silent
+from rag_clip.protocols import Encoder
 
 ALPHA, BETA, GAMMA, TEMPERATURE = 1.17, 1.0, 5.0, 0.5
 ALPHAS = tuple(0.1 + step * (50 - 0.1) / 20 for step in range(20))
@@ -80,47 +82,61 @@ class TipX:
         return torch.addmm(certainty, q, _log_signatures(keys, self.temperature).T, alpha=-1)
 
 
-@torch.no_grad()
-def tip_x(
-    zero_shot: ZeroShot,
-    support: Support,
-    *,
-    alpha: float | None = None,
-    beta: float | None = None,
-    gamma: float | None = None,
-    temperature: float = TEMPERATURE,
-    mode: Mode = "balanced",
-    validation: Validation | None = None,
-) -> TipX:
-    """Build TIP-X, choosing what of alpha, beta and gamma is not given as `tip_adapter` does.
+@dataclass(frozen=True, slots=True)
+class TipXSettings:
+    """Weights that are chosen as for Tip-Adapter where they are not given, tau at scale 100, and how votes count.
 
-    Raises ValueError where support or validation do not fit the classifier, and for a temperature that is not positive.
+    Raises ValueError for a temperature that is not positive.
     """
-    if not temperature > 0:
-        raise ValueError(f"the temperature of the signatures is {temperature}; it must be above zero")
-    default = Choice(
-        ALPHA if alpha is None else alpha, BETA if beta is None else beta, GAMMA if gamma is None else gamma, by="given"
-    )
-    cache = build_cache(zero_shot, support, mode=mode)
-    logs = _log_signatures(zero_shot(Features(cache.keys)), temperature).T @ cache.votes
-    head = TipX(zero_shot, cache, temperature, None, default, cache.votes.sum(0), logs)
-    if mode == "balanced":
-        head = replace(head, psi=_fit(head))
-    if None not in (alpha, beta, gamma):
-        return head
-    judged = judged_images(zero_shot, support, validation)
-    if judged is None:
-        return replace(head, choice=replace(default, by="default"))
-    choice = choose(
-        judged,
-        head.cache,
-        scale=zero_shot.scale,
-        alphas=ALPHAS if alpha is None else (alpha,),
-        betas=BETAS if beta is None else (beta,),
-        gammas=GAMMAS if gamma is None else (gamma,),
-        text=head.text_affinities(judged.logits, head.cache.cosines(judged.features)),
-    )
-    return replace(head, choice=choice)
+
+    alpha: float | None = None
+    beta: float | None = None
+    gamma: float | None = None
+    temperature: float = TEMPERATURE
+    mode: Mode = "balanced"
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"the temperature of the signatures is {self.temperature}; it must be above zero")
+
+    @torch.no_grad()
+    def build(
+        self,
+        zero_shot: ZeroShot,
+        support: Support,
+        *,
+        validation: Validation | None = None,
+        encoder: Encoder | None = None,
+        report: Report = silent,
+    ) -> TipX:
+        """Build TIP-X; raises ValueError where support or validation do not fit the classifier."""
+        alpha, beta, gamma, temperature = self.alpha, self.beta, self.gamma, self.temperature
+        default = Choice(
+            ALPHA if alpha is None else alpha,
+            BETA if beta is None else beta,
+            GAMMA if gamma is None else gamma,
+            by="given",
+        )
+        cache = build_cache(zero_shot, support, mode=self.mode)
+        logs = _log_signatures(zero_shot(Features(cache.keys)), temperature).T @ cache.votes
+        head = TipX(zero_shot, cache, temperature, None, default, cache.votes.sum(0), logs)
+        if self.mode == "balanced":
+            head = replace(head, psi=_fit(head))
+        if None not in (alpha, beta, gamma):
+            return head
+        judged = judged_images(zero_shot, support, validation)
+        if judged is None:
+            return replace(head, choice=replace(default, by="default"))
+        choice = choose(
+            judged,
+            head.cache,
+            scale=zero_shot.scale,
+            alphas=ALPHAS if alpha is None else (alpha,),
+            betas=BETAS if beta is None else (beta,),
+            gammas=GAMMAS if gamma is None else (gamma,),
+            text=head.text_affinities(judged.logits, head.cache.cosines(judged.features)),
+        )
+        return replace(head, choice=choice)
 
 
 def _signatures(text: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:

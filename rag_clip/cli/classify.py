@@ -86,13 +86,22 @@ def classify(
         options = read_options(head_options) if head_options else None
         if name and not head:
             console.say(f"head: {name}, the default for a support file (`rag-clip heads` lists others)")
-        chosen = name and support and prepare_head(
-            name, support, labels=texts.labels, encoder=loaded, others=others, validation=validation, options=options,
-            floor=floor, report=console.report,
-        )  # fmt: skip
+        chosen = None
+        if name and support:
+            chosen = prepare_head(
+                name,
+                support,
+                labels=texts.labels,
+                encoder=loaded,
+                others=others,
+                validation=validation,
+                options=options,
+                report=console.report,
+            )
+            chosen = chosen if floor else chosen.without_floor()
         console.plan(*[("encode", 0.0)] * (1 + len(others)), ("write", WRITE_SECONDS))
         summary = classify_images(
-            images, prompts=texts, output=output, encoder=loaded, head=chosen or None, others=others, index=index,
+            images, prompts=texts, output=output, encoder=loaded, head=chosen, others=others, index=index,
             image_column=image_column, limit=limit, top_k=top_k, scores=scores, features_dir=features, workers=workers,
             batch_size=batch_size, force=force, report=console.report,
         )  # fmt: skip
@@ -181,10 +190,10 @@ def heads(*, shown: Shown = SHOWN) -> int:
 
         for name, head in HEADS.items():
             console.say(f"{name}: {head.good_for}\n  {head.paper}; needs {head.needs}")
-            settings = ", ".join(f"{key} = {value}" for key, value in head.settings.items())
+            settings = ", ".join(f"{key} = {value}" for key, value in head.defaults.items())
             console.say(f"  settings: {settings}")
         return {
-            name: {"good_for": head.good_for, "paper": head.paper, "needs": head.needs, "settings": head.settings}
+            name: {"good_for": head.good_for, "paper": head.paper, "needs": head.needs, "settings": head.defaults}
             for name, head in HEADS.items()
         }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rag_clip.classifiers.heads import HEADS, check_options
+from rag_clip.classifiers.heads import HEADS, describe_settings, head_settings
 from rag_clip.data import Fingerprint, LabelSet
 from rag_clip.files.support import check_support_labels, read_support
 
@@ -34,7 +34,7 @@ def choose_heads(
     validation: Path | None = None,
     floor: bool = True,
 ) -> list[HeadChoice]:
-    """Return the heads by name on a support file; `options` are settings by head, `validation` goes to those it helps.
+    """Return the heads by name on a support file; `options` are settings by head, `validation` chooses open ones.
 
     Raises ValueError as `check_heads`, and for heads without a support file.
     """
@@ -44,16 +44,13 @@ def choose_heads(
         if names:
             raise ValueError(f"the head {names[0]!r} needs a support file; give one")
         return []
-    return [
-        HeadChoice(name, support, options.get(name, {}), validation if HEADS[name].validates else None, floor)
-        for name in names
-    ]
+    return [HeadChoice(name, support, options.get(name, {}), validation, floor) for name in names]
 
 
 def check_heads(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise ValueError for unknown or repeated heads, for options they do not have, and for those of other heads."""
     for name in names:
-        check_options(name, options.get(name, {}))
+        head_settings(name, options.get(name, {}))
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated:
         raise ValueError(f"the head {repeated!r} is named twice; name it once")
@@ -81,7 +78,7 @@ def head_facts(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerpr
         check_support_labels(head.validation, read_support(head.validation), labels)
     return {
         "name": head.name,
-        "settings": {**HEADS[head.name].settings, **head.options},
+        "settings": describe_settings(head.name, head.options),
         "floor": head.floor,
         "support": {"path": str(head.support), "images": len(held), "missing": len(held.missing)},
         "origins": {origin: held.origin.count(origin) for origin in sorted(set(held.origin))},

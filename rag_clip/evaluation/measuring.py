@@ -123,10 +123,9 @@ class Measuring:
                 others=self._others if HEADS[chosen.name].second_encoder else {},
                 validation=chosen.validation,
                 options=chosen.options,
-                floor=chosen.floor,
                 report=self._report,
             )
-            return head.build(alone)
+            return (head if chosen.floor else head.without_floor()).build(alone)
 
     def _texts(self, path: Path, prompts: Prompts) -> TextVectors:
         if path not in self._vectors:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rag_clip.classifiers.heads import HEADS, check_encoder
+from rag_clip.classifiers.heads import HEADS, check_encoder, describe_settings
 from rag_clip.data import Fingerprint
 from rag_clip.evaluation.head_choices import check_heads, others_of
 from rag_clip.evaluation.image_tasks import ImageTask, digest
@@ -113,7 +113,7 @@ def _beside(
         marks = [encoder and encoder.identity, {name: each.identity for name, each in second.items()}]
         facts = {
             "name": head,
-            "settings": {**HEADS[head].settings, **protocol.options.get(head, {})},
+            "settings": describe_settings(head, protocol.options.get(head, {})),
             "floor": protocol.floor,
             "shots_from": str(task.train or task.paths[0]),
             "validation": "the first fifth of each class of the shots" if protocol.validate else "",

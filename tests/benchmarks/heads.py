@@ -19,10 +19,9 @@ import torch
 from timing import least, timed
 from torch.nn.functional import normalize, one_hot
 
-from rag_clip.classifiers import tip_adapter as tip_adapter_settings
-from rag_clip.classifiers import tip_x as tip_x_settings
-from rag_clip.classifiers.tip_adapter import tip_adapter
-from rag_clip.classifiers.tip_x import TipX, tip_x
+from rag_clip.classifiers import tip_adapter, tip_x
+from rag_clip.classifiers.tip_adapter import TipAdapterSettings
+from rag_clip.classifiers.tip_x import TipX, TipXSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 
@@ -80,7 +79,7 @@ def loop_votes(head: TipX, text: torch.Tensor) -> torch.Tensor:
 
 def divergences(text: ZeroShot, support: Support, queries: torch.Tensor) -> None:
     """Print the seconds of divergences and of votes, by products and by the loop, and the errors of the votes."""
-    head = tip_x(text, support, alpha=1.17, beta=1.0, gamma=5.0)
+    head = TipXSettings(alpha=1.17, beta=1.0, gamma=5.0).build(text, support)
     asked, kept, cosines = text(Features(queries)), text(Features(support.features)), head.cache.cosines(queries)
     print(f"{len(queries)} x {len(support)} x {CLASSES}, from text logits:")
     for name, product, looped in (
@@ -106,13 +105,13 @@ def searches(text: ZeroShot, support: Support, draw: Draw) -> None:
     validation = Validation(Features(features), LABELS, targets)
     test, truth = draw(2000)
     print(f"zero-shot accuracy {float((text(Features(test)).argmax(1) == truth).float().mean()):.3f}")
-    for name, build, grid in (
-        ("Tip-Adapter", tip_adapter, (tip_adapter_settings.ALPHAS, tip_adapter_settings.BETAS)),
-        ("TIP-X", tip_x, (tip_x_settings.ALPHAS, tip_x_settings.BETAS, tip_x_settings.GAMMAS)),
+    for name, chosen, grid in (
+        ("Tip-Adapter", TipAdapterSettings(), (tip_adapter.ALPHAS, tip_adapter.BETAS)),
+        ("TIP-X", TipXSettings(), (tip_x.ALPHAS, tip_x.BETAS, tip_x.GAMMAS)),
     ):
         settings = torch.tensor([len(values) for values in grid]).prod()
         for judges in (validation, None):
-            head, spent = timed(partial(build, text, support, validation=judges))
+            head, spent = timed(partial(chosen.build, text, support, validation=judges))
             accuracy = float((head(Features(test)).argmax(1) == truth).float().mean())
             choice = head.choice
             print(f"{name}, {int(settings):,} settings by {choice.by}: {spent.wall:.1f} s (CPU {spent.processor:.1f})")

@@ -19,7 +19,7 @@ import polars as pl
 import torch
 from torch.nn.functional import cross_entropy, one_hot
 
-from rag_clip.classifiers.ballad import ballad
+from rag_clip.classifiers.ballad import BalladSettings
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.demo.concepts import concepts
@@ -126,7 +126,7 @@ def heads(
     held = Validation(encode(encoder, validation), labels, validation.targets)
     yield "zero-shot", text
     yield "linear probe", linear_probe(text, support, held)
-    yield "phase B", ballad(text, support, validation=held)
+    yield "phase B", BalladSettings().build(text, support, validation=held)
 
 
 def linear_probe(text: ZeroShot, support: Support, validation: Validation) -> ZeroShot:

@@ -39,7 +39,7 @@ from openness import by_masking, generate
 from text_encoding import plain, random_encoder
 from timing import Spent, alternate
 
-from rag_clip.classifiers.tip_x import tip_x
+from rag_clip.classifiers.tip_x import TipXSettings
 from rag_clip.data import Features
 from rag_clip.files.features import FeatureRows, open_features
 from rag_clip.files.locations import file_identity
@@ -178,7 +178,7 @@ def open_world() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def tip_x_votes(folder: Path) -> Row:
     """The votes of TIP-X's second affinity, by a product and by a loop."""
     zero_shot, support, draw = heads.make(0, "cpu")
-    head, (queries, _) = tip_x(zero_shot, support, alpha=1.17, beta=1.0, gamma=5.0), draw(QUERIES)
+    head, (queries, _) = TipXSettings(alpha=1.17, beta=1.0, gamma=5.0).build(zero_shot, support), draw(QUERIES)
     logits, cosines = zero_shot(Features(queries)), head.cache.cosines(queries)
     head.text_votes(logits, cosines)
     return Row(

@@ -21,8 +21,8 @@ import polars as pl
 import torch
 from PIL import Image
 
-from rag_clip.classifiers.priming import priming
-from rag_clip.classifiers.tip_adapter import tip_adapter
+from rag_clip.classifiers.priming import PrimingSettings
+from rag_clip.classifiers.tip_adapter import TipAdapterSettings
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.data import Prompts, Support
@@ -121,7 +121,8 @@ def main(folder: Path) -> None:
                 support: Support = retrieved_support(prompts.labels, held, limit=settings.limit)
                 support = replace(support, provenance={})
                 heads = [
-                    score(head(classifier, support)(labelled.features), labelled) for head in (tip_adapter, priming)
+                    score(head.build(classifier, support)(labelled.features), labelled)
+                    for head in (TipAdapterSettings(), PrimingSettings())
                 ]
                 print(
                     f"  {search:8} {name:18} {len(support):5} images, {100 * right:3.0f} % right, "

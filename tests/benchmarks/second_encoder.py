@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
-from rag_clip.classifiers.como import como, como_f
-from rag_clip.classifiers.tip_adapter import tip_adapter, tip_adapter_f
+from rag_clip.classifiers.como import CoMoFSettings, CoMoSettings
+from rag_clip.classifiers.tip_adapter import TipAdapterFSettings, TipAdapterSettings
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Features, Support
 from rag_clip.demo.concepts import concepts
@@ -80,12 +80,12 @@ def measure(encoders: dict[str, object], shots: int) -> None:
     asked = Features(queries["demo"], others={"second": queries["second"]})
     show("text", text(asked).argmax(1), truth)
     heads = {
-        "tip_adapter": tip_adapter(text, support),
-        "tip_adapter_f": tip_adapter_f(text, support),
-        "como": como(text, support),
-        "como, sharpness 10": como(text, support, sharpness=10.0),
-        "como, sharpness c - 1": como(text, support, sharpness=len(BANDS) - 1.0),
-        "como_f": como_f(text, support),
+        "tip_adapter": TipAdapterSettings().build(text, support),
+        "tip_adapter_f": TipAdapterFSettings().build(text, support),
+        "como": CoMoSettings().build(text, support),
+        "como, sharpness 10": CoMoSettings(sharpness=10.0).build(text, support),
+        "como, sharpness c - 1": CoMoSettings(sharpness=len(BANDS) - 1.0).build(text, support),
+        "como_f": CoMoFSettings().build(text, support),
     }
     for name, head in heads.items():
         choice = head.choice

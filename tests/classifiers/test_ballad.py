@@ -7,9 +7,9 @@ from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from rag_clip.classifiers.ballad import (
     Ballad,
+    BalladSettings,
     adapt,
     adapter_schedule,
-    ballad,
     class_aware,
 )
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
@@ -59,7 +59,7 @@ def test_heads_meet_the_contract(start):
     soft = replace(soft, targets=targets, relevance=torch.linspace(0.3, 1, 8))
 
     def build(prompts, support):
-        return ballad(zero_shot(prompts, ToyEncoder()), support, start=start, schedule=SHORT)
+        return BalladSettings(start=start, schedule=SHORT).build(zero_shot(prompts, ToyEncoder()), support)
 
     for support in (soft, support_of([0, 0, 1, 3])):
         check_head(build, template_prompts(LABELS), support, Features(draw([0, 1, 2, 3, 3], seed=3)))
@@ -69,9 +69,9 @@ def test_untrained_or_without_share_or_relevance_it_is_zero_shot():
     features, support = Features(draw([0, 1, 2, 3], seed=2)), support_of(LONG_TAIL)
     doubtful = replace(support, relevance=torch.zeros(len(support)))
     heads = [
-        ballad(text(), support, schedule=STILL),
-        ballad(text(), support, share=0, start="random", schedule=SHORT),
-        ballad(text(), doubtful, schedule=SHORT),
+        BalladSettings(schedule=STILL).build(text(), support),
+        BalladSettings(share=0, start="random", schedule=SHORT).build(text(), support),
+        BalladSettings(schedule=SHORT).build(text(), doubtful),
         Ballad(text(), torch.eye(32), 0.7, EVERY),
     ]
     for head in heads:
@@ -80,7 +80,7 @@ def test_untrained_or_without_share_or_relevance_it_is_zero_shot():
 
 def test_one_step_is_that_of_the_loss_in_float64():
     support = support_of([0, 1, 2, 3])
-    head = ballad(text(), support, schedule=Schedule(1, 16, 0.2, "sgd", weight_decay=0))
+    head = BalladSettings(schedule=Schedule(1, 16, 0.2, "sgd", weight_decay=0)).build(text(), support)
     adapter = torch.eye(32, dtype=torch.float64).requires_grad_()
     rows = [int(row) for row in class_aware(LABELS.names, support.references)(4, torch.Generator().manual_seed(0))]
     given = support.features.double()[rows]
@@ -91,7 +91,7 @@ def test_one_step_is_that_of_the_loss_in_float64():
 
 
 def test_a_class_without_images_keeps_its_text_logit():
-    head = ballad(text(), support_of([0] * 9 + [1, 3]), schedule=SHORT)
+    head = BalladSettings(schedule=SHORT).build(text(), support_of([0] * 9 + [1, 3]))
     features = Features(draw([0, 1, 2, 3]))
     assert torch.equal(head(features)[:, 2], text()(features)[:, 2])
     assert not torch.allclose(head(features)[:, 0], text()(features)[:, 0], atol=1e-3, rtol=0)
@@ -117,7 +117,7 @@ def test_draws_follow_from_names_and_not_from_the_order_of_rows():
 def test_learning_from_a_long_tail_lifts_the_accuracy_over_all_classes():
     truth = torch.tensor([0, 1, 2, 3] * 25)
     features = Features(draw(truth.tolist(), seed=8))
-    head = ballad(text(), support_of(LONG_TAIL), schedule=Schedule(30, 64, 0.2, "sgd"))
+    head = BalladSettings(schedule=Schedule(30, 64, 0.2, "sgd")).build(text(), support_of(LONG_TAIL))
     before, after = (float((each(features).argmax(1) == truth).float().mean()) for each in (text(), head))
     assert (round(before, 2), after > 0.85) == (0.67, True)
 
@@ -125,8 +125,13 @@ def test_learning_from_a_long_tail_lifts_the_accuracy_over_all_classes():
 def test_validation_keeps_the_best_epoch():
     schedule = Schedule(6, 8, 3.0, "sgd", decay="constant")
     unseen, truth = Features(draw([0, 1, 2, 3] * 8, seed=9)), torch.arange(4).repeat(8)
-    chosen = ballad(text(), support_of(LONG_TAIL), schedule=schedule, validation=Validation(unseen, LABELS, truth))
-    runs = [ballad(text(), support_of(LONG_TAIL), schedule=replace(schedule, epochs=epochs)) for epochs in range(1, 7)]
+    chosen = BalladSettings(schedule=schedule).build(
+        text(), support_of(LONG_TAIL), validation=Validation(unseen, LABELS, truth)
+    )
+    runs = [
+        BalladSettings(schedule=replace(schedule, epochs=epochs)).build(text(), support_of(LONG_TAIL))
+        for epochs in range(1, 7)
+    ]
     scores = [(head(unseen).argmax(1) == truth).float().mean() for head in runs]
     assert (chosen(unseen).argmax(1) == truth).float().mean() == max(scores)
 
@@ -140,4 +145,4 @@ def test_small_sets_get_a_hundred_steps_and_the_rate_suits_the_scale():
 
 def test_a_share_outside_zero_to_one_is_refused():
     with pytest.raises(ValueError, match=r"the adapter's share is 1.2; it must lie in \[0, 1\]"):
-        ballad(text(), support_of([0]), share=1.2)
+        BalladSettings(share=1.2).build(text(), support_of([0]))

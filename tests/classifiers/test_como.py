@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from inputs.supports import random_support, random_text, unit
-from rag_clip.classifiers.como import CoMo, blend, como, como_f
-from rag_clip.classifiers.tip_adapter import tip_adapter
+from rag_clip.classifiers.como import CoMo, CoMoFSettings, CoMoSettings, blend
+from rag_clip.classifiers.tip_adapter import TipAdapterSettings
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
 from rag_clip.prompts.templates import template_prompts
@@ -67,7 +67,7 @@ def equation(support: Support, alpha: float, beta: float, sharpness: float) -> n
 )
 def test_logits_equal_the_equation_in_float64(settings: dict[str, object], sharpness: float) -> None:
     support = replace(two_views([3] * CLASSES), relevance=torch.linspace(0.2, 1, 15))
-    found = como(TEXT, support, alpha=7, beta=3, **settings)(QUERIES).double().numpy()
+    found = CoMoSettings(alpha=7, beta=3, **settings).build(TEXT, support)(QUERIES).double().numpy()
     np.testing.assert_allclose(found, equation(support, 7, 3, sharpness), atol=2e-5, rtol=0)
 
 
@@ -102,7 +102,7 @@ def test_the_dot_product_of_the_paper_switches_with_the_number_of_classes(classe
 
 
 def test_without_alpha_it_is_zero_shot() -> None:
-    head = como(TEXT, two_views([3, 1, 2, 4, 2]), alpha=0, beta=4)
+    head = CoMoSettings(alpha=0, beta=4).build(TEXT, two_views([3, 1, 2, 4, 2]))
     torch.testing.assert_close(head(QUERIES), TEXT(QUERIES), atol=0, rtol=0)
 
 
@@ -110,15 +110,15 @@ def test_two_encoders_that_see_the_same_are_one_cache_standardised() -> None:
     support = random_support(TEXT, [3] * CLASSES)
     same = replace(support, others={SECOND: support.features})
     images = Features(QUERIES.pooled, others={SECOND: QUERIES.pooled})
-    votes = tip_adapter(TEXT, support, alpha=100 / TEXT.scale, beta=4)(images) - TEXT(images)
+    votes = TipAdapterSettings(alpha=100 / TEXT.scale, beta=4).build(TEXT, support)(images) - TEXT(images)
     expected = TEXT(images) + TEXT.scale / 100 * 6 * (votes - votes.mean(1, keepdim=True)) / votes.std(1, keepdim=True)
-    torch.testing.assert_close(como(TEXT, same, alpha=6, beta=4)(images), expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(CoMoSettings(alpha=6, beta=4).build(TEXT, same)(images), expected, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("build", [como, como_f])
+@pytest.mark.parametrize("kind", [CoMoSettings, CoMoFSettings])
 @pytest.mark.parametrize("mode", ["balanced", "published"])
 @pytest.mark.parametrize("given", [{}, {"alpha": 5.0, "beta": 3.0, "sharpness": 1.0}])
-def test_it_keeps_the_contract_of_a_head(build: object, mode: str, given: dict[str, float]) -> None:
+def test_it_keeps_the_contract_of_a_head(kind: type, mode: str, given: dict[str, float]) -> None:
     encoder = ToyEncoder()
     prompts = template_prompts(LabelSet(("red", "green", "blue", "yellow", "white")))
     support = two_views([5, 2, 0, 1, 3], soft=mode == "balanced")
@@ -126,34 +126,34 @@ def test_it_keeps_the_contract_of_a_head(build: object, mode: str, given: dict[s
     images = Features(unit(QUERIES.pooled @ torch.ones(24, 32).tril()), others=QUERIES.others)
 
     def head(moved: Prompts, held: Support) -> object:
-        return build(zero_shot(moved, encoder), held, mode=mode, **given)
+        return kind(mode=mode, **given).build(zero_shot(moved, encoder), held)
 
     check_head(head, prompts, support, images)
 
 
-@pytest.mark.parametrize("build", [como, como_f])
-def test_a_class_without_images_keeps_its_text_logit(build: object) -> None:
-    head = build(TEXT, two_views([3, 3, 0, 3, 3]), alpha=5, beta=4)
+@pytest.mark.parametrize("kind", [CoMoSettings, CoMoFSettings])
+def test_a_class_without_images_keeps_its_text_logit(kind: type) -> None:
+    head = kind(alpha=5, beta=4).build(TEXT, two_views([3, 3, 0, 3, 3]))
     torch.testing.assert_close(head(QUERIES)[:, 2], TEXT(QUERIES)[:, 2], atol=1e-5, rtol=0)
-    published = como(TEXT, two_views([3, 3, 0, 3, 3]), alpha=5, beta=4, mode="published")
+    published = CoMoSettings(alpha=5, beta=4, mode="published").build(TEXT, two_views([3, 3, 0, 3, 3]))
     assert bool((published(QUERIES)[:, 2] < TEXT(QUERIES)[:, 2] - 0.1).all())
 
 
-@pytest.mark.parametrize("build", [como, como_f])
-def test_one_class_or_support_of_no_relevance_leaves_the_text_alone(build: object) -> None:
+@pytest.mark.parametrize("kind", [CoMoSettings, CoMoFSettings])
+def test_one_class_or_support_of_no_relevance_leaves_the_text_alone(kind: type) -> None:
     labels = LabelSet(("only",))
     text = ZeroShot(labels, TEXT.weights[:1], 20.0)
     held = two_views([3] + [0] * (CLASSES - 1))
     one = replace(held, labels=labels, targets=held.targets[:, :1])
-    torch.testing.assert_close(build(text, one)(QUERIES), text(QUERIES), atol=1e-6, rtol=0)
+    torch.testing.assert_close(kind().build(text, one)(QUERIES), text(QUERIES), atol=1e-6, rtol=0)
     ignored = replace(two_views([2] * CLASSES), relevance=torch.zeros(2 * CLASSES))
-    torch.testing.assert_close(build(TEXT, ignored, alpha=5, beta=4)(QUERIES), TEXT(QUERIES), atol=1e-5, rtol=0)
+    torch.testing.assert_close(kind(alpha=5, beta=4).build(TEXT, ignored)(QUERIES), TEXT(QUERIES), atol=1e-5, rtol=0)
 
 
 def test_another_scale_multiplies_every_logit() -> None:
     support = two_views([3, 1, 2, 4, 2])
-    low = como(TEXT, support, alpha=5, beta=4)(QUERIES)
-    high = como(replace(TEXT, scale=5 * TEXT.scale), support, alpha=5, beta=4)(QUERIES)
+    low = CoMoSettings(alpha=5, beta=4).build(TEXT, support)(QUERIES)
+    high = CoMoSettings(alpha=5, beta=4).build(replace(TEXT, scale=5 * TEXT.scale), support)(QUERIES)
     torch.testing.assert_close(high, 5 * low, atol=1e-4, rtol=0)
 
 
@@ -166,26 +166,28 @@ def test_a_good_second_encoder_repairs_a_poor_text_classifier() -> None:
         TEXT, weights=unit(TEXT.weights + 0.5 * torch.randn(CLASSES, 24, generator=torch.Generator().manual_seed(1)))
     )
     support = two_views([4] * CLASSES, noise=0.2)
-    text, cache = (int((head(QUERIES).argmax(1) == TRUTH).sum()) for head in (poor, tip_adapter(poor, support)))
-    assert right(como(poor, support)) > max(text, cache)
+    text, cache = (
+        int((head(QUERIES).argmax(1) == TRUTH).sum()) for head in (poor, TipAdapterSettings().build(poor, support))
+    )
+    assert right(CoMoSettings().build(poor, support)) > max(text, cache)
 
 
 def test_settings_come_from_validation_else_from_shots_left_out_else_by_default() -> None:
     support = two_views([4] * CLASSES)
     held = two_views([3] * CLASSES, seed=9)
     validation = Validation(Features(held.features, others=held.others), TEXT.labels, held.targets.argmax(1))
-    chosen, shots = como(TEXT, support, validation=validation), como(TEXT, support)
-    drawn = como(TEXT, replace(support, origin=("retrieved",) * len(support)))
+    chosen, shots = CoMoSettings().build(TEXT, support, validation=validation), CoMoSettings().build(TEXT, support)
+    drawn = CoMoSettings().build(TEXT, replace(support, origin=("retrieved",) * len(support)))
     assert [head.choice.by for head in (chosen, shots, drawn)] == ["validation", "leave-one-out", "default"]
     assert (drawn.choice.alpha, drawn.choice.beta) == (0.6, 1.0)
-    assert como(TEXT, support, alpha=2.0).choice.alpha == 2.0
+    assert CoMoSettings(alpha=2.0).build(TEXT, support).choice.alpha == 2.0
     accuracy = float((chosen(validation.features).argmax(1) == validation.targets).float().mean())
     assert chosen.choice.accuracy == pytest.approx(accuracy)
 
 
 def test_leave_one_out_asks_both_encoders_about_the_image_that_was_left_out() -> None:
     support = two_views([3] * CLASSES)
-    chosen = como(TEXT, support).choice
+    chosen = CoMoSettings().build(TEXT, support).choice
     rest = [[row for row in range(len(support)) if row != left] for left in range(len(support))]
     found = 0
     for left, rows in enumerate(rest):
@@ -199,7 +201,7 @@ def test_leave_one_out_asks_both_encoders_about_the_image_that_was_left_out() ->
             references=support.references[1:],
             others=others,
         )
-        head = como(TEXT, fewer, alpha=chosen.alpha, beta=chosen.beta)
+        head = CoMoSettings(alpha=chosen.alpha, beta=chosen.beta).build(TEXT, fewer)
         image = Features(support.features[left : left + 1], others={SECOND: support.others[SECOND][left : left + 1]})
         found += int(head(image).argmax() == support.targets[left].argmax())
     assert chosen.accuracy == pytest.approx(found / len(support))
@@ -210,8 +212,8 @@ def test_training_moves_the_keys_of_both_encoders_and_lowers_the_loss() -> None:
     before = support.others[SECOND].clone()
     settings = {"alpha": 5.0, "beta": 4.0}
     plain, trained = (
-        como(TEXT, support, **settings),
-        como_f(TEXT, support, schedule=Schedule(epochs=40, rate=1e-2), **settings),
+        CoMoSettings(**settings).build(TEXT, support),
+        CoMoFSettings(schedule=Schedule(epochs=40, rate=1e-2), **settings).build(TEXT, support),
     )
     losses = [torch.nn.functional.cross_entropy(head(QUERIES), TRUTH).item() for head in (plain, trained)]
     assert losses[1] < losses[0]
@@ -225,12 +227,12 @@ def test_training_moves_the_keys_of_both_encoders_and_lowers_the_loss() -> None:
 def test_features_that_a_further_encoder_did_not_give_are_asked_for() -> None:
     support = two_views([2] * CLASSES)
     with pytest.raises(ValueError, match="needs support features by a further encoder, and found none"):
-        como(TEXT, replace(support, others={}))
+        CoMoSettings().build(TEXT, replace(support, others={}))
     with pytest.raises(ValueError, match="needs features of the images by second, and found none beside the main"):
-        como(TEXT, support, alpha=1, beta=1)(Features(QUERIES.pooled))
+        CoMoSettings(alpha=1, beta=1).build(TEXT, support)(Features(QUERIES.pooled))
     bare = Validation(Features(QUERIES.pooled), TEXT.labels, TRUTH)
     with pytest.raises(ValueError, match="needs features of the images by second"):
-        como(TEXT, support, validation=bare)
+        CoMoSettings().build(TEXT, support, validation=bare)
     broken = {SECOND: support.others[SECOND].clone().fill_(float("nan"))}
     with pytest.raises(ValueError, match="support features by 'second' are not finite"):
-        como(TEXT, replace(support, others=broken))
+        CoMoSettings().build(TEXT, replace(support, others=broken))

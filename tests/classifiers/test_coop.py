@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from rag_clip.classifiers.contexts import Context
-from rag_clip.classifiers.coop import coop, learned_zero_shot, published_schedule
+from rag_clip.classifiers.coop import CoOpSettings, learned_zero_shot, published_schedule
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.files.learned_prompts import read_learned_prompts, write_learned_prompts
@@ -45,7 +45,9 @@ def support_of(rows: list[int]) -> Support:
 @pytest.mark.parametrize("context", [Context(4), Context(2, "front", per_class=True)])
 def test_heads_meet_the_contract(encoder, context):
     def build(prompts, support):
-        return coop(zero_shot(prompts, encoder), support, encoder=encoder, context=context, schedule=SHORT)
+        return CoOpSettings(context=context, schedule=SHORT).build(
+            zero_shot(prompts, encoder), support, encoder=encoder
+        )
 
     support = support_of([0, 0, 0, 1, 2, 2, 3])
     soft = 0.75 * support.targets + 0.25 * support.targets.roll(1, 0)
@@ -54,7 +56,9 @@ def test_heads_meet_the_contract(encoder, context):
 
 
 def test_a_context_of_words_that_is_not_trained_is_the_template_of_these_words(encoder, text):
-    head = coop(text, support_of([0, 1, 2, 3]), encoder=encoder, context=Context(words="a photo of"), schedule=STILL)
+    head = CoOpSettings(context=Context(words="a photo of"), schedule=STILL).build(
+        text, support_of([0, 1, 2, 3]), encoder=encoder
+    )
     expected = encoder.encode_text(
         ["a photo of flag.", "a photo of old signal.", "a photo of Brai.", "a photo of red sign."]
     )
@@ -64,7 +68,7 @@ def test_a_context_of_words_that_is_not_trained_is_the_template_of_these_words(e
 def test_one_step_is_that_of_the_published_loss(encoder, text):
     support = support_of([0, 0, 1, 2, 3])
     context, schedule = Context(words="photo of a"), Schedule(1, 32, 0.5, "sgd", weight_decay=0)
-    head = coop(text, support, encoder=encoder, context=context, mode="published", schedule=schedule)
+    head = CoOpSettings(context=context, mode="published", schedule=schedule).build(text, support, encoder=encoder)
     model, start = encoder.model, encoder.token_vectors(encoder.tokenizer(["photo of a"])[0, 1:4])
     vectors = start.clone().requires_grad_()
     tokens = encoder.tokenizer([f"photo of a {name}." for name in ("flag", "old signal", "Brai", "red sign")])
@@ -85,23 +89,27 @@ def test_training_lowers_the_loss_on_images_that_the_text_knows_nothing_of(encod
     support = support_of([0, 1, 2, 3] * 3)
     schedule = Schedule(40, 32, 0.1, "sgd", warm_up=1)
     before = cross_entropy(text(Features(support.features)), support.targets)
-    head = coop(text, support, encoder=encoder, context=context, schedule=schedule)
+    head = CoOpSettings(context=context, schedule=schedule).build(text, support, encoder=encoder)
     assert cross_entropy(head(Features(support.features)), support.targets) < share * before
 
 
 def test_a_class_without_images_keeps_its_text_and_no_class_at_all_keeps_every_text(encoder, text):
     features = Features(draw([0, 1, 2]))
-    head = coop(text, support_of([0, 1, 3]), encoder=encoder, context=Context(4), schedule=SHORT)
+    head = CoOpSettings(context=Context(4), schedule=SHORT).build(text, support_of([0, 1, 3]), encoder=encoder)
     assert torch.equal(head(features)[:, 2], text(features)[:, 2])
     doubtful = replace(support_of([0, 1, 3]), relevance=torch.zeros(3))
-    assert torch.equal(coop(text, doubtful, encoder=encoder, context=Context(4))(features), text(features))
+    assert torch.equal(
+        CoOpSettings(context=Context(4)).build(text, doubtful, encoder=encoder)(features), text(features)
+    )
 
 
 def test_copies_of_an_image_weigh_no_more_than_one_unless_published(encoder, text):
     once, copied = support_of([0, 1, 2, 3]), support_of([0, 1, 2, 3, 3, 3])
     copied = replace(copied, features=once.features[[0, 1, 2, 3, 3, 3]])
     weights = {
-        (mode, len(support)): coop(text, support, encoder=encoder, mode=mode, schedule=SHORT).learned.weights
+        (mode, len(support)): CoOpSettings(mode=mode, schedule=SHORT)
+        .build(text, support, encoder=encoder)
+        .learned.weights
         for mode in ("balanced", "published")
         for support in (once, copied)
     }
@@ -116,12 +124,12 @@ def test_validation_keeps_the_best_epoch(encoder, text):
     truth = torch.arange(4).repeat(8)
     validation = Validation(unseen, LABELS, truth)
     heads = [
-        coop(text, given, encoder=encoder, context=Context(2), schedule=schedule, validation=each)
+        CoOpSettings(context=Context(2), schedule=schedule).build(text, given, encoder=encoder, validation=each)
         for each in (validation, None)
     ]
     chosen, last = ((head(unseen).argmax(1) == truth).float().mean() for head in heads)
     runs = [
-        coop(text, given, encoder=encoder, context=Context(2), schedule=replace(schedule, epochs=epochs))
+        CoOpSettings(context=Context(2), schedule=replace(schedule, epochs=epochs)).build(text, given, encoder=encoder)
         for epochs in range(1, 7)
     ]
     assert chosen == max((head(unseen).argmax(1) == truth).float().mean() for head in runs)
@@ -129,13 +137,17 @@ def test_validation_keeps_the_best_epoch(encoder, text):
 
 
 def test_learned_prompts_classify_again_from_their_file_and_a_shared_context_fits_other_names(tmp_path, encoder, text):
-    head = coop(text, support_of([0, 1, 2, 3]), encoder=encoder, context=Context(4), schedule=SHORT)
+    head = CoOpSettings(context=Context(4), schedule=SHORT).build(text, support_of([0, 1, 2, 3]), encoder=encoder)
     write_learned_prompts(head.prompts, tmp_path / "learned.safetensors")
     prompts, features = read_learned_prompts(tmp_path / "learned.safetensors"), Features(draw([0, 3]))
     assert torch.equal(learned_zero_shot(prompts, encoder)(features), head(features))
     fewer = LabelSet(("red_sign", "flag"))
     torch.testing.assert_close(learned_zero_shot(prompts, encoder, labels=fewer)(features), head(features)[:, [3, 0]])
-    apart = coop(text, support_of([0, 1]), encoder=encoder, context=Context(4, per_class=True), schedule=STILL).prompts
+    apart = (
+        CoOpSettings(context=Context(4, per_class=True), schedule=STILL)
+        .build(text, support_of([0, 1]), encoder=encoder)
+        .prompts
+    )
     with pytest.raises(ValueError, match="of its own, which other names cannot use; learn a shared one"):
         learned_zero_shot(apart, encoder, labels=fewer)
 
@@ -147,15 +159,15 @@ def test_epochs_follow_the_published_table():
 
 def test_an_encoder_without_a_text_tower_is_refused(text):
     with pytest.raises(ValueError, match="encoder 'toy' has no text tower to train through; name an open_clip model"):
-        coop(text, support_of([0, 1]), encoder=ToyEncoder())
+        CoOpSettings().build(text, support_of([0, 1]), encoder=ToyEncoder())
 
 
 def test_support_and_validation_of_other_labels_or_widths_are_refused(encoder, text):
     support = support_of([0, 1])
     with pytest.raises(ValueError, match="support set has 4 classes that differ"):
-        coop(text, replace(support, labels=LabelSet(("a", "b", "c", "d"))), encoder=encoder)
+        CoOpSettings().build(text, replace(support, labels=LabelSet(("a", "b", "c", "d"))), encoder=encoder)
     with pytest.raises(ValueError, match="support set is 64 wide, the prompts 128"):
-        coop(text, replace(support, features=support.features[:, :64]), encoder=encoder)
+        CoOpSettings().build(text, replace(support, features=support.features[:, :64]), encoder=encoder)
     other = Validation(Features(draw([0])), LabelSet(("a",)), torch.tensor([0]))
     with pytest.raises(ValueError, match="validation set has 1 classes that differ"):
-        coop(text, support, encoder=encoder, validation=other)
+        CoOpSettings().build(text, support, encoder=encoder, validation=other)

@@ -7,7 +7,7 @@ import torch
 
 from rag_clip.classifiers.floor import choose_strength, floored
 from rag_clip.classifiers.heads import build_head
-from rag_clip.classifiers.ridge import ridge
+from rag_clip.classifiers.ridge import RidgeSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.protocols import Classifier
@@ -46,13 +46,13 @@ def right(classifier: Classifier) -> float:
 
 
 def ridge_head(support: Support, validation: Validation | None) -> Classifier:
-    return ridge(TEXT, support, validation=validation)
+    return RidgeSettings().build(TEXT, support, validation=validation)
 
 
 def test_good_support_is_used_whole_and_the_logits_are_the_heads():
     found, features = floored(TEXT, ridge_head, support()), Features(images(2, noise=0.3, seed=2)[0])
     assert (found.strength, found.by, found.images) == (1.0, "judged images", CLASSES * SHOTS)
-    assert torch.equal(found(features), ridge(TEXT, support())(features))
+    assert torch.equal(found(features), RidgeSettings().build(TEXT, support())(features))
     assert right(found) > right(TEXT)
 
 
@@ -65,7 +65,7 @@ def test_support_with_wrong_labels_leaves_the_texts_alone():
 def test_a_blend_lies_between_the_texts_and_the_head():
     found = replace(floored(TEXT, ridge_head, support()), strength=0.25)
     features = Features(images(2, noise=0.3, seed=2)[0])
-    expected = 0.75 * TEXT(features) + 0.25 * ridge(TEXT, support())(features)
+    expected = 0.75 * TEXT(features) + 0.25 * RidgeSettings().build(TEXT, support())(features)
     assert torch.allclose(found(features), expected, atol=1e-4)
 
 
@@ -117,5 +117,7 @@ def test_the_texts_win_where_the_evidence_is_within_its_own_uncertainty():
 def test_without_the_floor_a_head_is_what_its_builder_makes():
     features = Features(images(2, noise=0.3, seed=2)[0])
     bad = support(shuffled=True)
-    assert torch.equal(build_head("ridge", bad, encoder=None)(TEXT)(features), ridge(TEXT, bad)(features))
+    assert torch.equal(
+        build_head("ridge", bad, encoder=None)(TEXT)(features), RidgeSettings().build(TEXT, bad)(features)
+    )
     assert torch.equal(build_head("ridge", bad, encoder=None, floor=True)(TEXT)(features), TEXT(features))

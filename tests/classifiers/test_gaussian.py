@@ -13,7 +13,7 @@ from inputs.supports import (
     real_shots,
     unit,
 )
-from rag_clip.classifiers.gaussian import ALPHAS, gaussian
+from rag_clip.classifiers.gaussian import ALPHAS, GaussianSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support
 
@@ -47,7 +47,7 @@ def samples(text: ZeroShot, support: Support, *, with_text: bool) -> tuple[np.nd
 
 def added(text: ZeroShot, support: Support, *, alpha: float, text_samples: float = 1.0) -> np.ndarray:
     """Return what the head adds to zero-shot on the queries, centred on each."""
-    head = gaussian(text, support, alpha=alpha, text_samples=text_samples)
+    head = GaussianSettings(alpha=alpha, text_samples=text_samples).build(text, support)
     return centred((head(QUERIES) - text(QUERIES)).numpy())
 
 
@@ -68,7 +68,7 @@ def test_two_classes_on_a_line_give_the_discriminant_computed_by_hand():
     rows = torch.stack([angles.cos(), angles.sin()], 1).double()
     targets = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
     support = Support(text.labels, rows, targets, torch.ones(4), ("shot",) * 4, ("a", "b", "c", "d"))
-    head = gaussian(text, support, alpha=1.0, text_samples=0)
+    head = GaussianSettings(alpha=1.0, text_samples=0).build(text, support)
     # S = sum over classes of half the squared difference; with t = tr(S) / 3, P = 2 (S + t I)^-1
     scatter = sum(torch.outer(step, step) / 2 for step in (rows[0] - rows[1], rows[2] - rows[3]))
     precision = 2 * torch.linalg.inv(scatter + scatter.trace() / 3 * torch.eye(2))
@@ -103,13 +103,13 @@ def test_alpha_is_that_of_refitting_without_each_image(soft: bool):
     for alpha in ALPHAS:
         logits = text + alpha * 40 / 100 * centred(np.array(scores))
         losses[alpha] = log_loss(logits, shares[:count])
-    assert gaussian(TEXT, support).alpha == min(losses, key=losses.__getitem__)
+    assert GaussianSettings().build(TEXT, support).alpha == min(losses, key=losses.__getitem__)
 
 
 def test_weight_zero_is_zero_shot_and_a_class_without_images_keeps_its_text():
-    full = gaussian(TEXT, random_support(TEXT, [3, 3, 3, 3]), alpha=0)
+    full = GaussianSettings(alpha=0).build(TEXT, random_support(TEXT, [3, 3, 3, 3]))
     assert torch.allclose(full(QUERIES), TEXT(QUERIES), atol=1e-9)
-    some = gaussian(TEXT, random_support(TEXT, [9, 1, 0, 2]), alpha=1.0)(QUERIES)
+    some = GaussianSettings(alpha=1.0).build(TEXT, random_support(TEXT, [9, 1, 0, 2]))(QUERIES)
     assert torch.equal(some[:, 2], TEXT(QUERIES)[:, 2])
     assert torch.allclose(some.logsumexp(1), TEXT(QUERIES).logsumexp(1))
     assert not torch.allclose(some, TEXT(QUERIES), atol=1.0)
@@ -118,7 +118,7 @@ def test_weight_zero_is_zero_shot_and_a_class_without_images_keeps_its_text():
 def test_one_class_and_images_without_spread_add_nothing():
     text = random_text(1, 8)
     queries = Features(unit(torch.randn(5, 8, generator=torch.Generator().manual_seed(0))))
-    assert torch.allclose(gaussian(text, random_support(text, [3]))(queries), text(queries))
+    assert torch.allclose(GaussianSettings().build(text, random_support(text, [3]))(queries), text(queries))
     one_each = random_support(TEXT, [1, 1, 1, 1])
     assert np.allclose(added(TEXT, one_each, alpha=1.0, text_samples=0), 0, atol=1e-9)
 
@@ -133,35 +133,37 @@ def test_images_of_no_relevance_count_for_nothing():
     )
     found = added(TEXT, replace(support, relevance=relevance), alpha=1.0)
     assert np.allclose(found, added(TEXT, fewer, alpha=1.0), rtol=1e-9, atol=1e-9)
-    nothing = gaussian(TEXT, replace(support, relevance=torch.zeros(16)))
+    nothing = GaussianSettings().build(TEXT, replace(support, relevance=torch.zeros(16)))
     assert torch.equal(nothing(QUERIES), TEXT(QUERIES))
 
 
 def test_alpha_is_a_fixed_default_where_no_image_may_judge():
     support = random_support(TEXT, [4, 4, 4, 4])
-    assert gaussian(TEXT, random_support(TEXT, [1, 1, 1, 1])).alpha == 0.1
-    assert gaussian(TEXT, replace(support, origin=("retrieved",) * 16)).alpha == 0.1
+    assert GaussianSettings().build(TEXT, random_support(TEXT, [1, 1, 1, 1])).alpha == 0.1
+    assert GaussianSettings().build(TEXT, replace(support, origin=("retrieved",) * 16)).alpha == 0.1
 
 
 def test_validation_images_judge_where_the_support_may_not():
     support = replace(random_support(TEXT, [3, 3, 3, 3]), origin=("retrieved",) * 12)
     held = as_validation(random_support(TEXT, [9, 9, 9, 9], seed=5))
     targets, images = np.eye(4)[held.targets.numpy()], Features(held.features.pooled.double())
-    losses = {alpha: log_loss(gaussian(TEXT, support, alpha=alpha)(images).numpy(), targets) for alpha in ALPHAS}
-    assert gaussian(TEXT, support, validation=held).alpha == min(losses, key=losses.__getitem__)
+    losses = {
+        alpha: log_loss(GaussianSettings(alpha=alpha).build(TEXT, support)(images).numpy(), targets) for alpha in ALPHAS
+    }
+    assert GaussianSettings().build(TEXT, support, validation=held).alpha == min(losses, key=losses.__getitem__)
 
 
 def test_it_meets_the_contract_of_a_head():
-    check_contract(gaussian)
+    check_contract(GaussianSettings().build)
 
 
 def test_negative_numbers_are_refused():
     with pytest.raises(ValueError, match="alpha is -1"):
-        gaussian(TEXT, random_support(TEXT, [1, 1, 1, 1]), alpha=-1)
+        GaussianSettings(alpha=-1).build(TEXT, random_support(TEXT, [1, 1, 1, 1]))
 
 
 @needs_features
 @pytest.mark.parametrize(("model", "accuracy"), [("ViTB32", 0.95), ("ViTL14", 0.985)])
 def test_four_shots_lift_real_features_over_ridge_regression_with_text(model: str, accuracy: float):
     text, support, images, labels = real_shots(model, 4, 0)
-    assert (gaussian(text, support)(images).argmax(1) == labels).double().mean() >= accuracy
+    assert (GaussianSettings().build(text, support)(images).argmax(1) == labels).double().mean() >= accuracy

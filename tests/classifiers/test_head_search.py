@@ -7,8 +7,8 @@ from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from rag_clip.classifiers.cache import build_cache
 from rag_clip.classifiers.search import Choice, choose, count_right, judged_images
-from rag_clip.classifiers.tip_adapter import tip_adapter
-from rag_clip.classifiers.tip_x import tip_x
+from rag_clip.classifiers.tip_adapter import TipAdapterSettings
+from rag_clip.classifiers.tip_x import TipXSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 
@@ -68,7 +68,9 @@ def test_a_tie_at_a_weight_tried_is_counted_on_both_sides():
 def test_the_choice_on_validation_is_the_best_of_every_setting_tried():
     grid = {"alphas": (0.5, 4.0, 30.0), "betas": (1.0, 6.0, 20.0), "gammas": (0.5, 8.0, 25.0)}
     tried = {
-        (alpha, beta, gamma): tip_x(TEXT, SUPPORT, alpha=alpha, beta=beta, gamma=gamma)(VALIDATION.features)
+        (alpha, beta, gamma): TipXSettings(alpha=alpha, beta=beta, gamma=gamma).build(TEXT, SUPPORT)(
+            VALIDATION.features
+        )
         for alpha in grid["alphas"]
         for beta in grid["betas"]
         for gamma in grid["gammas"]
@@ -77,7 +79,7 @@ def test_the_choice_on_validation_is_the_best_of_every_setting_tried():
     tied = [setting for setting in tried if right[setting] == max(right.values())]
     best = min(tied, key=lambda setting: float(cross_entropy(tried[setting], TRUTH)))
     judged = judged_images(TEXT, SUPPORT, VALIDATION)
-    head = tip_x(TEXT, SUPPORT, alpha=1, beta=1, gamma=1)
+    head = TipXSettings(alpha=1, beta=1, gamma=1).build(TEXT, SUPPORT)
     text = head.text_affinities(judged.logits, head.cache.cosines(judged.features))
     choice = choose(judged, head.cache, scale=TEXT.scale, text=text, **grid)
     assert (choice.alpha, choice.beta, choice.gamma, choice.by) == (*best, "validation")
@@ -90,7 +92,7 @@ def test_leaving_one_out_equals_building_the_head_without_the_image():
     for row in range(len(SUPPORT)):
         without = subset(SUPPORT, [other for other in range(len(SUPPORT)) if other != row])
         # as many votes as the whole set has
-        head = tip_adapter(TEXT, without, alpha=12 * len(SUPPORT) / len(without), beta=7)
+        head = TipAdapterSettings(alpha=12 * len(SUPPORT) / len(without), beta=7).build(TEXT, without)
         alone.append(head(Features(SUPPORT.features[row : row + 1])))
     cache = build_cache(TEXT, SUPPORT)
     votes = cache.count(torch.exp(-7 * (1 - cache.cosines(judged.features))) * judged.allowed, judged.share)
@@ -113,22 +115,25 @@ def test_leaving_out_skips_classes_of_one_image_and_centres_where_some_have_none
 @pytest.mark.parametrize("origin", ["retrieved", "synthesised"])
 def test_images_that_a_classifier_chose_do_not_judge(origin):
     support = replace(SUPPORT, origin=(origin,) * len(SUPPORT))
-    assert tip_adapter(TEXT, support).choice == Choice(1.17, 1.0, by="default")
-    assert tip_x(TEXT, support).choice == Choice(1.17, 1.0, 5.0, by="default")
-    assert tip_adapter(TEXT, support, validation=VALIDATION).choice.by == "validation"
+    assert TipAdapterSettings().build(TEXT, support).choice == Choice(1.17, 1.0, by="default")
+    assert TipXSettings().build(TEXT, support).choice == Choice(1.17, 1.0, 5.0, by="default")
+    assert TipAdapterSettings().build(TEXT, support, validation=VALIDATION).choice.by == "validation"
 
 
 def test_one_shot_falls_back_to_the_default_and_given_settings_are_kept():
     one = subset(SUPPORT, list(range(0, len(SUPPORT), SHOTS)))
-    assert tip_adapter(TEXT, one, beta=4).choice == Choice(1.17, 4, by="default")
-    assert tip_adapter(TEXT, SUPPORT, alpha=2, beta=3, validation=VALIDATION).choice == Choice(2, 3)
-    assert tip_adapter(TEXT, SUPPORT, alpha=2).choice.alpha == 2
-    assert tip_x(TEXT, SUPPORT, alpha=2, beta=3, gamma=4).choice == Choice(2, 3, 4)
+    assert TipAdapterSettings(beta=4).build(TEXT, one).choice == Choice(1.17, 4, by="default")
+    assert TipAdapterSettings(alpha=2, beta=3).build(TEXT, SUPPORT, validation=VALIDATION).choice == Choice(2, 3)
+    assert TipAdapterSettings(alpha=2).build(TEXT, SUPPORT).choice.alpha == 2
+    assert TipXSettings(alpha=2, beta=3, gamma=4).build(TEXT, SUPPORT).choice == Choice(2, 3, 4)
 
 
 def test_settings_do_not_depend_on_the_order_of_the_images():
     order = np.random.default_rng(0).permutation(len(SUPPORT)).tolist()
-    assert tip_adapter(TEXT, subset(SUPPORT, order)).choice == tip_adapter(TEXT, SUPPORT).choice
+    assert (
+        TipAdapterSettings().build(TEXT, subset(SUPPORT, order)).choice
+        == TipAdapterSettings().build(TEXT, SUPPORT).choice
+    )
 
 
 def test_validation_that_does_not_fit_is_refused():
@@ -143,4 +148,4 @@ def test_validation_that_does_not_fit_is_refused():
         (broken, "a validation feature is not finite; encode its image again"),
     ):
         with pytest.raises(ValueError, match=message):
-            tip_adapter(TEXT, SUPPORT, validation=validation)
+            TipAdapterSettings().build(TEXT, SUPPORT, validation=validation)

@@ -13,7 +13,7 @@ from inputs.supports import (
     real_shots,
     unit,
 )
-from rag_clip.classifiers.priming import priming
+from rag_clip.classifiers.priming import PrimingSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support
 
@@ -27,9 +27,11 @@ def test_one_image_of_two_classes_gives_the_weights_computed_by_hand():
     support = Support(text.labels, rows, torch.eye(2), torch.ones(2), ("shot",) * 2, ("a", "b"))
     # no pairs, so c_k = mu_k; an image favours its class by 0.6 among texts, by 1 - 0.64 = 0.36 among images: r = 1
     # t = [.5 .5 0], c = [.3 .3 .8]: cat is t + (1 * [.5 -.5 0] + 1 * [.3 -.3 0]) / (1 + 1)
-    assert torch.allclose(priming(text, support, text_count=1.0).weights, torch.tensor([[0.9, 0.1, 0], [0.1, 0.9, 0]]))
+    assert torch.allclose(
+        PrimingSettings(text_count=1.0).build(text, support).weights, torch.tensor([[0.9, 0.1, 0], [0.1, 0.9, 0]])
+    )
     published = torch.tensor([[0.96, 0, 0.08], [0, 0.96, 0.08]]) / (0.96**2 + 0.08**2) ** 0.5
-    assert torch.allclose(priming(text, support, mode="published").weights, published)
+    assert torch.allclose(PrimingSettings(mode="published").build(text, support).weights, published)
 
 
 def equation(text: ZeroShot, support: Support, counts: np.ndarray, text_count: float) -> np.ndarray:
@@ -64,28 +66,28 @@ def test_weights_equal_the_equation_in_float64():
     text = replace(TEXT, weights=unit(TEXT.weights + torch.ones(24) * 0.3))
     support = replace(UNEVEN, origin=("retrieved",) * 5 + ("shot",) * 7)
     counts = np.where(np.arange(12) < 5, 0.25, 1.0) * support.relevance.double().numpy()
-    found = priming(text, support, text_count=3.0, discount=0.25)
+    found = PrimingSettings(text_count=3.0, discount=0.25).build(text, support)
     assert np.allclose(found.weights.numpy(), equation(text, support, counts, 3.0), atol=1e-6)
 
 
 def test_a_class_without_images_keeps_its_text_and_so_do_all_as_the_text_counts_more():
     support = random_support(TEXT, [8, 1, 0, 3])
-    assert torch.equal(priming(TEXT, support).weights[2], TEXT.weights[2])
-    assert torch.allclose(priming(TEXT, support, text_count=1e9).weights, TEXT.weights, atol=1e-6)
+    assert torch.equal(PrimingSettings().build(TEXT, support).weights[2], TEXT.weights[2])
+    assert torch.allclose(PrimingSettings(text_count=1e9).build(TEXT, support).weights, TEXT.weights, atol=1e-6)
     retrieved = replace(support, origin=("retrieved",) * len(support))
-    assert torch.equal(priming(TEXT, retrieved, discount=0).weights, TEXT.weights)
+    assert torch.equal(PrimingSettings(discount=0).build(TEXT, retrieved).weights, TEXT.weights)
 
 
 def test_one_class_alone_keeps_its_text():
     text = random_text(1, 8)
-    assert torch.allclose(priming(text, random_support(text, [3])).weights, text.weights, atol=1e-6)
+    assert torch.allclose(PrimingSettings().build(text, random_support(text, [3])).weights, text.weights, atol=1e-6)
 
 
 def test_having_images_at_all_does_not_favour_a_class_as_in_the_published_form():
     text = random_text(2, 24)
     support, images = random_support(text, [30, 0]), Features(random_support(text, [0, 50], seed=1).features)
-    assert torch.allclose(priming(text, support)(images), text(images), atol=1e-4)
-    published = priming(text, support, mode="published")(images)
+    assert torch.allclose(PrimingSettings().build(text, support)(images), text(images), atol=1e-4)
+    published = PrimingSettings(mode="published").build(text, support)(images)
     assert torch.equal(published[:, 1], text(images)[:, 1])
     assert (published[:, 0] - text(images)[:, 0]).mean() > 0.5
 
@@ -93,25 +95,30 @@ def test_having_images_at_all_does_not_favour_a_class_as_in_the_published_form()
 def test_validation_chooses_how_much_the_text_counts():
     support = random_support(TEXT, [4, 4, 4, 4])
     swapped = replace(support, targets=support.targets[:, [1, 0, 3, 2]])
-    trusting, doubting = priming(TEXT, support, text_count=1.0), priming(TEXT, swapped, text_count=64.0)
+    trusting, doubting = (
+        PrimingSettings(text_count=1.0).build(TEXT, support),
+        PrimingSettings(text_count=64.0).build(TEXT, swapped),
+    )
     held = as_validation(random_support(TEXT, [20] * 4, seed=5))
-    assert torch.equal(priming(TEXT, swapped, validation=held).weights, doubting.weights)
-    assert torch.equal(priming(TEXT, support, validation=as_validation(support)).weights, trusting.weights)
+    assert torch.equal(PrimingSettings().build(TEXT, swapped, validation=held).weights, doubting.weights)
+    assert torch.equal(
+        PrimingSettings().build(TEXT, support, validation=as_validation(support)).weights, trusting.weights
+    )
 
 
 def test_it_meets_the_contract_of_a_head():
-    check_contract(priming)
+    check_contract(PrimingSettings().build)
 
 
 def test_counts_and_discounts_out_of_range_are_refused():
     with pytest.raises(ValueError, match="text_count is 0"):
-        priming(TEXT, UNEVEN, text_count=0)
+        PrimingSettings(text_count=0).build(TEXT, UNEVEN)
     with pytest.raises(ValueError, match=r"discount 1\.5"):
-        priming(TEXT, UNEVEN, discount=1.5)
+        PrimingSettings(discount=1.5).build(TEXT, UNEVEN)
 
 
 @needs_features
 @pytest.mark.parametrize(("model", "accuracy"), [("ViTB32", 0.925), ("ViTL14", 0.98)])
 def test_four_shots_lift_real_features(model: str, accuracy: float):
     text, support, images, labels = real_shots(model, 4, 0)
-    assert (priming(text, support)(images).argmax(1) == labels).double().mean() >= accuracy
+    assert (PrimingSettings().build(text, support)(images).argmax(1) == labels).double().mean() >= accuracy

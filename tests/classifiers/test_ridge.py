@@ -13,7 +13,7 @@ from inputs.supports import (
     real_shots,
     unit,
 )
-from rag_clip.classifiers.ridge import BANDWIDTHS, PENALTIES, ridge
+from rag_clip.classifiers.ridge import BANDWIDTHS, PENALTIES, RidgeSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support
 
@@ -62,7 +62,7 @@ class Equation:
 
 def added(text: ZeroShot, support: Support, bandwidth: float = 1.0, penalty: float = 1.0, **options: str) -> np.ndarray:
     """Return what the head adds to zero-shot on the queries, centred on each."""
-    head = ridge(text, support, bandwidth=bandwidth, penalty=penalty, **options)
+    head = RidgeSettings(bandwidth=bandwidth, penalty=penalty, **options).build(text, support)
     found = (head(QUERIES) - text(QUERIES)).numpy()
     return np.asarray(found - found.mean(1, keepdims=True))
 
@@ -70,13 +70,13 @@ def added(text: ZeroShot, support: Support, bandwidth: float = 1.0, penalty: flo
 def test_one_image_of_each_of_two_classes_gives_the_coefficients_computed_by_hand():
     text = ZeroShot(LabelSet(("cat", "dog")), torch.eye(2), 2.0)
     support = Support(text.labels, torch.eye(2), torch.eye(2), torch.ones(2), ("shot",) * 2, ("a", "b"))
-    head = ridge(text, support, bandwidth=1.0, penalty=0.5, mode="published")
+    head = RidgeSettings(bandwidth=1.0, penalty=0.5, mode="published").build(text, support)
     # targets and prior are [1 -1; -1 1] times 1/2 and 1: g = 1/2, which the bound 1 / scale does not change, R = 0
     assert torch.allclose(head.coefficients, torch.zeros(2, 2).double())
     swapped = replace(support, targets=torch.eye(2).flip(0))
     # now g is the bound 1/2 and R = [-1 1; 1 -1]; K = [1 e; e 1] with e = exp(-1): A = R / (1 - e + 0.5), over g
     expected = torch.tensor([[-1.0, 1], [1, -1]]).double() / (1.5 - np.exp(-1)) / 0.5
-    assert torch.allclose(ridge(text, swapped, bandwidth=1.0, penalty=0.5).coefficients, expected)
+    assert torch.allclose(RidgeSettings(bandwidth=1.0, penalty=0.5).build(text, swapped).coefficients, expected)
 
 
 @pytest.mark.parametrize("soft", [True, False])
@@ -95,7 +95,7 @@ def test_the_settings_are_those_of_refitting_without_each_image():
         for bandwidth in BANDWIDTHS
         for penalty in PENALTIES
     }
-    chosen = ridge(TEXT, support)
+    chosen = RidgeSettings().build(TEXT, support)
     assert (chosen.bandwidth, chosen.penalty) == min(errors, key=errors.__getitem__)
 
 
@@ -104,13 +104,15 @@ def test_retrieved_images_count_but_do_not_judge():
     errors = {each: Equation(TEXT, support, 3.0, each).left_out_error(range(5)) for each in PENALTIES}
     everything = {each: Equation(TEXT, support, 3.0, each).left_out_error() for each in PENALTIES}
     best = min(errors, key=errors.__getitem__)
-    assert ridge(TEXT, support, bandwidth=3.0).penalty == best != min(everything, key=everything.__getitem__)
+    assert (
+        RidgeSettings(bandwidth=3.0).build(TEXT, support).penalty == best != min(everything, key=everything.__getitem__)
+    )
 
 
 def test_a_large_penalty_is_zero_shot_and_a_class_without_images_keeps_its_text():
     support = random_support(TEXT, [9, 1, 0, 2])
-    assert torch.allclose(ridge(TEXT, support, penalty=1e9)(QUERIES), TEXT(QUERIES), atol=1e-6)
-    found = ridge(TEXT, support, penalty=0.1)(QUERIES)
+    assert torch.allclose(RidgeSettings(penalty=1e9).build(TEXT, support)(QUERIES), TEXT(QUERIES), atol=1e-6)
+    found = RidgeSettings(penalty=0.1).build(TEXT, support)(QUERIES)
     assert torch.equal(found[:, 2], TEXT(QUERIES)[:, 2])
     assert torch.allclose(found.logsumexp(1), TEXT(QUERIES).logsumexp(1))
     assert not torch.allclose(found, TEXT(QUERIES), atol=1.0)
@@ -119,9 +121,9 @@ def test_a_large_penalty_is_zero_shot_and_a_class_without_images_keeps_its_text(
 def test_one_class_and_images_of_no_relevance_add_nothing():
     text = random_text(1, 8)
     queries = Features(unit(torch.randn(5, 8, generator=torch.Generator().manual_seed(0))))
-    assert torch.allclose(ridge(text, random_support(text, [3]))(queries), text(queries))
+    assert torch.allclose(RidgeSettings().build(text, random_support(text, [3]))(queries), text(queries))
     support = random_support(TEXT, [2, 2, 2, 2])
-    assert torch.equal(ridge(TEXT, replace(support, relevance=torch.zeros(8)))(QUERIES), TEXT(QUERIES))
+    assert torch.equal(RidgeSettings().build(TEXT, replace(support, relevance=torch.zeros(8)))(QUERIES), TEXT(QUERIES))
 
 
 def test_copies_of_the_images_of_a_class_do_not_favour_it():
@@ -145,7 +147,7 @@ def test_copies_of_the_images_of_a_class_do_not_favour_it():
 def test_settings_are_fixed_where_no_image_may_judge():
     support = random_support(TEXT, [4, 4, 4, 4])
     for given in (random_support(TEXT, [1, 1, 1, 1]), replace(support, origin=("retrieved",) * 16)):
-        head = ridge(TEXT, given)
+        head = RidgeSettings().build(TEXT, given)
         assert (head.bandwidth, head.penalty) == (1.0, 1.0)
 
 
@@ -159,20 +161,22 @@ def test_validation_images_judge_beside_the_shots():
         equation = Equation(TEXT, support, 3.0, penalty)
         found = equation.gain * equation.prior(images) + equation.predict(images, [*range(8)])
         errors[penalty] = equation.left_out_error() + ((wanted - found) ** 2).sum()
-    assert ridge(TEXT, support, bandwidth=3.0, validation=held).penalty == min(errors, key=errors.__getitem__)
+    assert RidgeSettings(bandwidth=3.0).build(TEXT, support, validation=held).penalty == min(
+        errors, key=errors.__getitem__
+    )
 
 
 def test_it_meets_the_contract_of_a_head():
-    check_contract(ridge)
+    check_contract(RidgeSettings().build)
 
 
 def test_numbers_that_are_not_above_zero_are_refused():
     with pytest.raises(ValueError, match="penalty 0"):
-        ridge(TEXT, random_support(TEXT, [1, 1, 1, 1]), penalty=0)
+        RidgeSettings(penalty=0).build(TEXT, random_support(TEXT, [1, 1, 1, 1]))
 
 
 @needs_features
 @pytest.mark.parametrize(("model", "accuracy"), [("ViTB32", 0.938), ("ViTL14", 0.975)])
 def test_four_shots_lift_real_features(model: str, accuracy: float):
     text, support, images, labels = real_shots(model, 4, 0)
-    assert (ridge(text, support)(images).argmax(1) == labels).double().mean() >= accuracy
+    assert (RidgeSettings().build(text, support)(images).argmax(1) == labels).double().mean() >= accuracy

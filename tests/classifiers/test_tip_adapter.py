@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from rag_clip.classifiers.cache import build_cache
-from rag_clip.classifiers.tip_adapter import accuracy, key_loss, tip_adapter, tip_adapter_f
+from rag_clip.classifiers.tip_adapter import TipAdapterFSettings, TipAdapterSettings, accuracy, key_loss
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
 from rag_clip.prompts.templates import template_prompts
@@ -60,7 +60,7 @@ def test_two_images_add_the_votes_computed_by_hand():
     labels = LabelSet(("a", "b"))
     classifier = ZeroShot(labels, torch.eye(2), 50.0, 1.0)
     support = Support(labels, torch.eye(2), torch.eye(2), torch.tensor([1.0, 0.5]), ("shot",) * 2, ("x", "y"))
-    logits = tip_adapter(classifier, support, alpha=4, beta=2)(Features(torch.tensor([[0.6, 0.8]])))
+    logits = TipAdapterSettings(alpha=4, beta=2).build(classifier, support)(Features(torch.tensor([[0.6, 0.8]])))
     # 50 * 0.6 + 1 + 0.5 * 4 * exp(-2 * 0.4) = 31 + 2 * 0.449329; 50 * 0.8 + 1 + 2 * 0.5 * exp(-2 * 0.2) = 41 + 0.670320
     torch.testing.assert_close(logits, torch.tensor([[31.898658, 41.670320]]), atol=1e-5, rtol=0)
 
@@ -71,27 +71,28 @@ def test_uneven_soft_and_doubtful_votes_equal_the_equation_in_float64(mode):
     soft = 0.8 * support.targets + 0.2 / CLASSES
     support = replace(support, targets=soft, relevance=torch.linspace(0.2, 1, len(UNEVEN)))
     classifier = text_classifier(scale=30, bias=-4)
-    logits = tip_adapter(classifier, support, alpha=6, beta=3.5, mode=mode)(QUERIES).double().numpy()
+    logits = TipAdapterSettings(alpha=6, beta=3.5, mode=mode).build(classifier, support)(QUERIES).double().numpy()
     expected = equation(classifier, support, 6, 3.5, balanced=mode == "balanced")
     np.testing.assert_allclose(logits, expected, atol=2e-5, rtol=0)
 
 
 def test_without_alpha_it_is_zero_shot():
     classifier = text_classifier(bias=-3)
-    head = tip_adapter(classifier, support_of(UNEVEN), alpha=0, beta=5)
+    head = TipAdapterSettings(alpha=0, beta=5).build(classifier, support_of(UNEVEN))
     torch.testing.assert_close(head(QUERIES), classifier(QUERIES), atol=0, rtol=0)
 
 
 def test_a_sharp_heavy_cache_is_the_nearest_neighbour():
     support = support_of(BALANCED)
-    head = tip_adapter(text_classifier(), support, alpha=1e30, beta=100)
+    head = TipAdapterSettings(alpha=1e30, beta=100).build(text_classifier(), support)
     nearest = support.targets[(QUERIES.pooled @ support.features.T).argmax(1)].argmax(1)
     assert torch.equal(head(QUERIES).argmax(1), nearest)
 
 
 def test_equal_counts_make_balanced_the_published_form():
     heads = [
-        tip_adapter(text_classifier(), support_of(BALANCED), alpha=9, beta=5, mode=m) for m in ("balanced", "published")
+        TipAdapterSettings(alpha=9, beta=5, mode=m).build(text_classifier(), support_of(BALANCED))
+        for m in ("balanced", "published")
     ]
     torch.testing.assert_close(heads[0](QUERIES), heads[1](QUERIES), atol=1e-5, rtol=0)
 
@@ -122,18 +123,18 @@ def test_every_image_twice_at_half_relevance_changes_nothing():
         origin=support.origin * 2,
         references=support.references * 2,
     )
-    logits, other = (tip_adapter(text_classifier(), s, alpha=9, beta=5)(QUERIES) for s in (support, twice))
+    logits, other = (TipAdapterSettings(alpha=9, beta=5).build(text_classifier(), s)(QUERIES) for s in (support, twice))
     torch.testing.assert_close(other, logits, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("build", [tip_adapter, tip_adapter_f])
-def test_a_class_without_images_keeps_its_text_logit_and_is_not_outvoted(build):
+@pytest.mark.parametrize("kind", [TipAdapterSettings, TipAdapterFSettings])
+def test_a_class_without_images_keeps_its_text_logit_and_is_not_outvoted(kind):
     support = support_of([0] * 8 + [1] * 8 + [3] * 8 + [4] * 8)
     classifier = text_classifier(scale=20)
     settings = {"alpha": 10, "beta": 1}
-    logits = build(classifier, support, **settings)(QUERIES)
+    logits = kind(**settings).build(classifier, support)(QUERIES)
     torch.testing.assert_close(logits[:, 2], classifier(QUERIES)[:, 2], atol=1e-5, rtol=0)
-    published = build(classifier, support, mode="published", **settings)(QUERIES)
+    published = kind(mode="published", **settings).build(classifier, support)(QUERIES)
     found = [int((answer.argmax(1)[TRUTH == 2] == 2).sum()) for answer in (classifier(QUERIES), logits, published)]
     assert found == [4, 4, 0]
 
@@ -141,13 +142,14 @@ def test_a_class_without_images_keeps_its_text_logit_and_is_not_outvoted(build):
 def test_images_of_no_relevance_leave_the_text_alone():
     support = replace(support_of(BALANCED), relevance=torch.zeros(len(BALANCED)))
     torch.testing.assert_close(
-        tip_adapter(text_classifier(), support, alpha=9, beta=5)(QUERIES), text_classifier()(QUERIES)
+        TipAdapterSettings(alpha=9, beta=5).build(text_classifier(), support)(QUERIES), text_classifier()(QUERIES)
     )
 
 
 def test_another_scale_multiplies_every_logit():
     logits, low = (
-        tip_adapter(text_classifier(scale), support_of(UNEVEN), alpha=9, beta=5)(QUERIES) for scale in (100, 20)
+        TipAdapterSettings(alpha=9, beta=5).build(text_classifier(scale), support_of(UNEVEN))(QUERIES)
+        for scale in (100, 20)
     )
     torch.testing.assert_close(low, 0.2 * logits, atol=1e-5, rtol=0)
 
@@ -156,8 +158,8 @@ def test_one_class_works():
     labels = LabelSet(("only",))
     support = Support(labels, CENTRES[:2], torch.ones(2, 1), torch.ones(2), ("shot",) * 2, ("x", "y"))
     classifier = ZeroShot(labels, CENTRES[2:3], 100.0)
-    for build in (tip_adapter, tip_adapter_f):
-        assert build(classifier, support)(QUERIES).isfinite().all()
+    for settings in (TipAdapterSettings(), TipAdapterFSettings()):
+        assert settings.build(classifier, support)(QUERIES).isfinite().all()
 
 
 COLOURS = LabelSet(("red", "green", "blue", "red green", "green blue"))
@@ -171,14 +173,14 @@ def toy(shots: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("settings", [{"alpha": 9, "beta": 5}, {}, {"mode": "published"}])
-@pytest.mark.parametrize("build", [tip_adapter, tip_adapter_f])
-def test_it_keeps_the_contract_of_a_head(build, settings):
+@pytest.mark.parametrize("kind", [TipAdapterSettings, TipAdapterFSettings])
+def test_it_keeps_the_contract_of_a_head(kind, settings):
     pooled, truth = toy(shots=3)
     count = len(truth)
     support = Support(COLOURS, pooled, one_hot(truth, 5).float(), torch.ones(count), ("shot",) * count, ("x",) * count)
 
     def head(prompts: Prompts, held: Support) -> object:
-        return build(zero_shot(prompts, ToyEncoder()), held, **settings)
+        return kind(**settings).build(zero_shot(prompts, ToyEncoder()), held)
 
     check_head(head, template_prompts(COLOURS), support, Features(toy(shots=2, seed=1)[0]))
 
@@ -186,8 +188,8 @@ def test_it_keeps_the_contract_of_a_head(build, settings):
 def test_trained_keys_classify_new_images_better_and_the_given_support_stays():
     support = support_of(BALANCED)
     before = support.features.clone()
-    plain = tip_adapter(text_classifier(scale=20), support, alpha=30, beta=1)
-    trained = tip_adapter_f(text_classifier(scale=20), support, alpha=30, beta=1)
+    plain = TipAdapterSettings(alpha=30, beta=1).build(text_classifier(scale=20), support)
+    trained = TipAdapterFSettings(alpha=30, beta=1).build(text_classifier(scale=20), support)
     loss, lower = (cross_entropy(head(QUERIES), TRUTH).item() for head in (plain, trained))
     assert lower < 0.8 * loss
     assert torch.equal(support.features, before)
@@ -220,8 +222,10 @@ def test_validation_counts_right_answers_that_half_precision_would_tie():
 def test_the_epoch_kept_is_the_best_on_validation():
     support = support_of(BALANCED)
     flipped = Validation(Features(support.features), LABELS, support.targets.argmax(1).roll(4))
-    stay = tip_adapter_f(text_classifier(), support, alpha=3, beta=5, validation=flipped, schedule=Schedule(epochs=30))
-    one = tip_adapter_f(text_classifier(), support, alpha=3, beta=5, schedule=Schedule(epochs=30))
+    stay = TipAdapterFSettings(alpha=3, beta=5, schedule=Schedule(epochs=30)).build(
+        text_classifier(), support, validation=flipped
+    )
+    one = TipAdapterFSettings(alpha=3, beta=5, schedule=Schedule(epochs=30)).build(text_classifier(), support)
     right = [int((head(Features(support.features)).argmax(1) == flipped.targets).sum()) for head in (stay, one)]
     assert right[0] >= right[1]
     assert not torch.equal(stay.cache.keys, one.cache.keys)
@@ -230,6 +234,6 @@ def test_the_epoch_kept_is_the_best_on_validation():
 def test_support_of_other_classes_or_width_is_refused():
     support = support_of(BALANCED)
     with pytest.raises(ValueError, match="5 classes that differ from the 5 of the prompts, or another order"):
-        tip_adapter(text_classifier(), replace(support, labels=permute_labels(LABELS, [1, 0, 2, 3, 4])))
+        TipAdapterSettings().build(text_classifier(), replace(support, labels=permute_labels(LABELS, [1, 0, 2, 3, 4])))
     with pytest.raises(ValueError, match="support set is 8 wide, the prompts 16; encode both with the same encoder"):
-        tip_adapter(text_classifier(), replace(support, features=support.features[:, :8]))
+        TipAdapterSettings().build(text_classifier(), replace(support, features=support.features[:, :8]))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize, one_hot
 
-from rag_clip.classifiers.tip_adapter import tip_adapter
-from rag_clip.classifiers.tip_x import TipX, tip_x
+from rag_clip.classifiers.tip_adapter import TipAdapterSettings
+from rag_clip.classifiers.tip_x import TipX, TipXSettings
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support
 from rag_clip.prompts.templates import template_prompts
@@ -73,7 +73,7 @@ def equation(text: ZeroShot, support: Support, *, published: bool) -> tuple[np.n
 def test_the_divergence_of_two_signatures_is_that_computed_by_hand():
     labels = LabelSet(("a", "b"))
     support = Support(labels, torch.eye(2), torch.eye(2), torch.ones(2), ("shot",) * 2, ("x", "y"))
-    head = tip_x(ZeroShot(labels, torch.eye(2), 100.0), support, **SETTINGS)
+    head = TipXSettings(**SETTINGS).build(ZeroShot(labels, torch.eye(2), 100.0), support)
     # q = softmax(1.2, 1.6) = (0.401312, 0.598688), S of (1, 0) = softmax(2, 0) = (0.880797, 0.119203)
     # 0.401312 ln(0.401312 / 0.880797) + 0.598688 ln(0.598688 / 0.119203) = -0.315467 + 0.966230
     found = head.divergences(torch.tensor([[60.0, 80.0]]), torch.tensor([[100.0, 0.0], [60.0, 80.0]]))
@@ -81,7 +81,7 @@ def test_the_divergence_of_two_signatures_is_that_computed_by_hand():
 
 
 def test_divergences_equal_a_float64_loop_to_1e_5_of_their_range():
-    head = tip_x(TEXT, BALANCED, **SETTINGS)
+    head = TipXSettings(**SETTINGS).build(TEXT, BALANCED)
     expected = divergence_loop(QUERIES.pooled, BALANCED.features, TEXT)
     found = head.divergences(TEXT(QUERIES), TEXT(Features(BALANCED.features))).double().numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.ptp(expected), rtol=0)
@@ -92,7 +92,7 @@ def test_divergences_equal_a_float64_loop_to_1e_5_of_their_range():
 @pytest.mark.parametrize("scale", [100.0, 25.0])
 def test_affinities_and_logits_of_all_103_queries_equal_a_float64_loop_to_1e_5(mode, support, scale):
     text = replace(TEXT, scale=scale)
-    head = tip_x(text, support, mode=mode, **SETTINGS)
+    head = TipXSettings(mode=mode, **SETTINGS).build(text, support)
     psi, logits = equation(text, support, published=mode == "published")
     cosines = head.cache.cosines(QUERIES.pooled)
     np.testing.assert_allclose(head.text_affinities(text(QUERIES), cosines).numpy(), psi, atol=1e-5, rtol=0)
@@ -101,26 +101,28 @@ def test_affinities_and_logits_of_all_103_queries_equal_a_float64_loop_to_1e_5(m
 
 @pytest.mark.parametrize("mode", ["balanced", "published"])
 def test_votes_of_the_texts_per_image_equal_a_float64_loop_to_1e_6(mode):
-    head = tip_x(TEXT, UNEVEN, mode=mode, **SETTINGS)
+    head = TipXSettings(mode=mode, **SETTINGS).build(TEXT, UNEVEN)
     psi, _ = equation(TEXT, UNEVEN, published=mode == "published")
     found, votes = text_share(head).double().numpy(), head.cache.votes.double().numpy()
     np.testing.assert_allclose(found / votes.sum(0), psi @ votes / votes.sum(0), atol=1e-6, rtol=0)
 
 
 def test_without_gamma_it_is_tip_adapter_and_without_both_it_is_zero_shot():
-    head = tip_x(TEXT, UNEVEN, alpha=3, beta=6, gamma=0)
-    torch.testing.assert_close(head(QUERIES), tip_adapter(TEXT, UNEVEN, alpha=3, beta=6)(QUERIES), atol=0, rtol=0)
-    nothing = tip_x(TEXT, UNEVEN, alpha=0, beta=6, gamma=0)
+    head = TipXSettings(alpha=3, beta=6, gamma=0).build(TEXT, UNEVEN)
+    torch.testing.assert_close(
+        head(QUERIES), TipAdapterSettings(alpha=3, beta=6).build(TEXT, UNEVEN)(QUERIES), atol=0, rtol=0
+    )
+    nothing = TipXSettings(alpha=0, beta=6, gamma=0).build(TEXT, UNEVEN)
     torch.testing.assert_close(nothing(QUERIES), TEXT(QUERIES), atol=0, rtol=0)
 
 
 def test_equal_counts_make_both_modes_differ_by_a_constant_where_their_ranges_agree():
     support = replace(BALANCED, features=QUERIES.pooled[: len(BALANCED)])
-    published = tip_x(TEXT, support, mode="published", **SETTINGS)
+    published = TipXSettings(mode="published", **SETTINGS).build(TEXT, support)
     psi = published.text_affinities(TEXT(QUERIES), published.cache.cosines(QUERIES.pooled))
     divergences = published.divergences(TEXT(QUERIES), TEXT(Features(support.features)))
     a, b = 0.5, float((psi.max() - psi.min()) / divergences.max())
-    balanced = replace(tip_x(TEXT, support, **SETTINGS), psi=(a, b))
+    balanced = replace(TipXSettings(**SETTINGS).build(TEXT, support), psi=(a, b))
     difference = balanced(QUERIES) - published(QUERIES)
     torch.testing.assert_close(difference, difference[:, :1].expand(-1, CLASSES), atol=2e-3, rtol=0)
 
@@ -131,8 +133,8 @@ def text_share(head: TipX) -> torch.Tensor:
 
 def test_small_classes_gain_nothing_but_as_published():
     settings = {"alpha": 0.0, "beta": 1.0, "gamma": 1.0}
-    fair = text_share(tip_x(TEXT, UNEVEN, **settings)).mean(0)
-    published = text_share(tip_x(TEXT, UNEVEN, mode="published", **settings)).mean(0)
+    fair = text_share(TipXSettings(**settings).build(TEXT, UNEVEN)).mean(0)
+    published = text_share(TipXSettings(mode="published", **settings).build(TEXT, UNEVEN)).mean(0)
     assert float(fair.max() - fair.min()) < 0.5 * float(fair.mean())
     assert float(published[0]) < 5 * float(published[2:].min())  # ten images say ten times that they are far away
 
@@ -147,7 +149,7 @@ def test_a_class_without_images_keeps_its_text_logit():
         BALANCED.origin[: len(rows)],
         BALANCED.references[: len(rows)],
     )
-    logits = tip_x(TEXT, support, **SETTINGS)(QUERIES)
+    logits = TipXSettings(**SETTINGS).build(TEXT, support)(QUERIES)
     assert torch.equal(logits[:, 7], TEXT(QUERIES)[:, 7])
     held = [row for row in range(len(LABELS)) if row != 7]
     together = [answer[:, held].logsumexp(1) for answer in (logits, TEXT(QUERIES))]
@@ -157,7 +159,7 @@ def test_a_class_without_images_keeps_its_text_logit():
 def test_published_answers_depend_on_the_batch_and_balanced_ones_do_not():
     part = Features(QUERIES.pooled[:10])
     for mode, same in (("published", False), ("balanced", True)):
-        head = tip_x(TEXT, BALANCED, mode=mode, **SETTINGS)
+        head = TipXSettings(mode=mode, **SETTINGS).build(TEXT, BALANCED)
         assert torch.allclose(head(part), head(QUERIES)[:10], atol=1e-3, rtol=0) is same
 
 
@@ -169,7 +171,7 @@ def test_one_class_and_one_image_work(mode):
         support = Support(
             labels, CENTRES[:count], torch.ones(count, 1), torch.ones(count), ("shot",) * count, ("x",) * count
         )
-        assert tip_x(text, support, mode=mode)(QUERIES).isfinite().all()
+        assert TipXSettings(mode=mode).build(text, support)(QUERIES).isfinite().all()
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, {}])
@@ -182,11 +184,11 @@ def test_it_keeps_the_contract_of_a_head(settings):
     support = Support(labels, held.pooled, targets, torch.linspace(0.5, 1, 12), ("shot",) * 12, ("x",) * 12)
 
     def head(prompts: Prompts, images: Support) -> TipX:
-        return tip_x(zero_shot(prompts, ToyEncoder()), images, **settings)
+        return TipXSettings(**settings).build(zero_shot(prompts, ToyEncoder()), images)
 
     check_head(head, template_prompts(labels), support, asked)
 
 
 def test_a_temperature_that_is_not_positive_is_refused():
     with pytest.raises(ValueError, match="temperature of the signatures is 0; it must be above zero"):
-        tip_x(TEXT, BALANCED, temperature=0)
+        TipXSettings(temperature=0).build(TEXT, BALANCED)

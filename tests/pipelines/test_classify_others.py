@@ -14,7 +14,7 @@ from PIL import Image
 
 import rag_clip.files.features
 from inputs.pictures import COLOURS, LightEncoder, colour_prompts, colours, encoded, picture, write_images
-from rag_clip.classifiers.como import como
+from rag_clip.classifiers.como import CoMoSettings
 from rag_clip.classifiers.match import match
 from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.zero_shot import zero_shot
@@ -48,7 +48,7 @@ def support(names: Sequence[str]) -> Support:
     )  # fmt: skip
 
 
-HEAD = PreparedHead(lambda text: como(text, support(list(COLOURS)), alpha=40, beta=3), {"name": "como"})
+HEAD = PreparedHead(lambda text: CoMoSettings(alpha=40, beta=3).build(text, support(list(COLOURS))), {"name": "como"})
 
 
 def run(source: Path, output: Path, **settings: object):

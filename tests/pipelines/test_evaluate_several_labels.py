@@ -12,7 +12,7 @@ import pytest
 
 from inputs.pictures import picture, write_images
 from inputs.tasks import ENCODER, LABELS, prompt_files
-from rag_clip.classifiers.linear_probe import linear_probe
+from rag_clip.classifiers.linear_probe import LinearProbeSettings
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
 from rag_clip.evaluation.check import check_evaluation
@@ -74,7 +74,7 @@ def by_hand(folder: Path) -> float:
     train = read_features(folder / "train.parquet", labels=LabelSet(NAMES), multilabel=True)
     test = read_features(folder / "test.npz", multilabel=True)
     support = Train(train.features, train.labels, train.truth).support()
-    logits = linear_probe(test.zero_shot(), support, **FIXED["linear_probe"])(test.features)
+    logits = LinearProbeSettings(**FIXED["linear_probe"]).build(test.zero_shot(), support)(test.features)
     return mean_average_precision(logits, test.truth, eleven_points=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ import pytest
 from PIL import Image
 
 from inputs.pictures import encoded, write_images
-from rag_clip.classifiers.como import como, como_f
+from rag_clip.classifiers.como import CoMoFSettings, CoMoSettings
+from rag_clip.classifiers.heads import HeadSettings
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
@@ -26,7 +26,6 @@ from rag_clip.metrics.accuracy import is_right
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.prompts.templates import template_prompts
-from rag_clip.protocols import Classifier
 
 SECOND = "demo:second"
 LABELS = LabelSet(("card", "die", "flag"), templates=("a {}",))
@@ -68,7 +67,7 @@ def measured(folder: Path, few: FewShot) -> tuple[Result, ...]:
     ).results  # fmt: skip
 
 
-def by_hand(folder: Path, build: Callable[..., Classifier], *, validate: bool) -> list[bool]:
+def by_hand(folder: Path, settings: HeadSettings, *, validate: bool) -> list[bool]:
     """Return which test pictures a head gets right on the first draw of four shots, put together from the parts."""
     encoder, others = load_encoder("demo", device="cpu"), {SECOND: load_encoder(SECOND, device="cpu")}
     train, test = (
@@ -80,7 +79,7 @@ def by_hand(folder: Path, build: Callable[..., Classifier], *, validate: bool) -
     )  # fmt: skip
     drawn = draw_shots(Train(train.features, LABELS, train.targets), shots=4, seed=0)
     drawn, held = inner_split(drawn) if validate else (drawn, None)
-    head = build(zero_shot(template_prompts(LABELS), encoder), drawn.support(), validation=held)
+    head = settings.build(zero_shot(template_prompts(LABELS), encoder), drawn.support(), validation=held)
     right: list[bool] = is_right(head(test.features), test.targets).tolist()
     return right
 
@@ -91,10 +90,10 @@ def test_heads_of_two_encoders_are_built_on_both_features_of_the_shots(folder: P
     assert [(one.run, one.tier) for one in found] == [
         ("plain", "T0"), ("plain + como, 4 shots", "T0+T3+FS"), ("plain + como_f, 4 shots", "T0+T3+FS"),
     ]  # fmt: skip
-    for one, build in zip(found[1:], (como, como_f), strict=True):
+    for one, settings in zip(found[1:], (CoMoSettings(), CoMoFSettings()), strict=True):
         assert one.images is not None
         first = [row["right"] for row in one.images.to_pylist() if row["draw"] == 0]
-        assert first == by_hand(folder, build, validate=validate)
+        assert first == by_hand(folder, settings, validate=validate)
         assert one.settings["head"]["others"] == [SECOND]
         assert one.main.value > found[0].main.value
 
