@@ -285,6 +285,12 @@ class Fingerprint:
         return f"{self.model} ({self.pretrained or 'no tag'}, weights {self.weights[:12]})"
 
 
+def check_same_encoder(made_with: Fingerprint, encoder: Fingerprint, *, what: str, advice: str) -> None:
+    """Raise ValueError where `what` ("the prompts were made") holds vectors that `encoder` does not agree with."""
+    if not made_with.agrees_with(encoder):
+        raise ValueError(f"{what} with {made_with}, but the encoder is {encoder}; {advice}")
+
+
 def read_fingerprint(document: object) -> Fingerprint:
     """Return the fingerprint that a file records as plain values; raises ValueError for anything else."""
     known = [each.name for each in fields(Fingerprint)]

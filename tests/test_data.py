@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rag_clip.data import Features, Fingerprint, LabelSet, Support, Validation, read_fingerprint
+from rag_clip.data import Features, Fingerprint, LabelSet, Support, Validation, check_same_encoder, read_fingerprint
 
 ENCODER = Fingerprint("ViT-B-32", "openai", "weights", "224 px", "fp32")
 
@@ -30,6 +30,17 @@ def test_encoders_of_other_activations_do_not_agree():
     gelu, quick = (replace(ENCODER, activation=name) for name in ("GELU", "QuickGELU"))
     assert not gelu.agrees_with(quick)
     assert gelu.key != quick.key
+
+
+def test_a_foreign_encoder_is_refused_in_one_sentence():
+    check_same_encoder(ENCODER, replace(ENCODER, precision="bf16"), what="it was made", advice="make it again")
+    other = replace(ENCODER, model="ViT-L-14", weights="f" * 64)
+    with pytest.raises(ValueError, match="the index at i was built") as caught:
+        check_same_encoder(ENCODER, other, what="the index at i was built", advice="build another index")
+    assert str(caught.value) == (
+        "the index at i was built with ViT-B-32 (openai, weights weights), but the encoder is "
+        "ViT-L-14 (openai, weights ffffffffffff); build another index"
+    )
 
 
 def test_a_fingerprint_of_before_the_activation_was_recorded_is_read():

@@ -23,7 +23,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from rag_clip.data import Features, LabelSet, Prompts, PromptText, Role, read_fingerprint
+from rag_clip.data import (
+    Features,
+    Fingerprint,
+    LabelSet,
+    Prompts,
+    PromptText,
+    Role,
+    check_same_encoder,
+    read_fingerprint,
+)
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.protocols import Encoder
 
@@ -108,7 +117,7 @@ def encode_texts(
     known = known or {}
     if not allow_other_encoder:
         for prompts in variants:
-            _check_encoder(prompts, encoder)
+            check_prompts_encoder(prompts, encoder.fingerprint)
     distinct = dict.fromkeys(text.text for prompts in variants for group in prompts.texts for text in group)
     texts = [text for text in distinct if text not in known]
     given = [text for text in distinct if text in known]
@@ -225,13 +234,8 @@ def _weighted_sum(vectors: torch.Tensor, rows: torch.Tensor, bags: _Bags) -> tor
     return functional.embedding_bag(rows, vectors, bags.offsets, mode="sum", per_sample_weights=bags.weights)
 
 
-def _check_encoder(prompts: Prompts, encoder: Encoder) -> None:
-    recorded = prompts.provenance.get("encoder")
-    if not recorded:
-        return
-    made_with = read_fingerprint(recorded)
-    if not made_with.agrees_with(encoder.fingerprint):
-        raise ValueError(
-            f"the prompts were made with {made_with}, but the encoder is {encoder.fingerprint}; "
-            "enhance the labels again with this encoder, or pass allow_other_encoder=True to use the texts as they are"
-        )
+def check_prompts_encoder(prompts: Prompts, encoder: Fingerprint) -> None:
+    """Raise ValueError where the prompts are known to be made with another encoder; unknown ones pass."""
+    if recorded := prompts.provenance.get("encoder"):
+        advice = "enhance the labels again with this encoder (in Python, allow_other_encoder=True takes them as is)"
+        check_same_encoder(read_fingerprint(recorded), encoder, what="the prompts were made", advice=advice)

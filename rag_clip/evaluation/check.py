@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rag_clip.data import Fingerprint, read_fingerprint
+from rag_clip.classifiers.zero_shot import check_prompts_encoder
+from rag_clip.data import Fingerprint
 from rag_clip.evaluation.head_choices import HeadChoice
 from rag_clip.evaluation.image_tasks import read_image_labels
 from rag_clip.evaluation.runs import PromptFile
@@ -51,13 +52,10 @@ def _problems(
             yield f"{task.name}: no prompts file has its {len(names)} classes; enhance its label set"
     for one in texts:
         try:
-            recorded = one.prompts.provenance.get("encoder")
-            made_with = read_fingerprint(recorded) if recorded else encoder
+            if encoder is not None:
+                check_prompts_encoder(one.prompts, encoder)
         except ValueError as error:
             yield f"{one.path}: {error}"
-            continue
-        if encoder and made_with and not made_with.agrees_with(encoder):
-            yield f"{one.path}: was made with {made_with}, but the encoder is {encoder}"
     for path in dict.fromkeys(path for head in heads for path in (head.support, head.validation) if path):
         try:
             held = read_support(path, encoder=encoder)

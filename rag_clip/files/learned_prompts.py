@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from rag_clip.data import Fingerprint, LabelSet, read_fingerprint
+from rag_clip.data import Fingerprint, LabelSet, check_same_encoder, read_fingerprint
 from rag_clip.errors import disk_errors
 from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import labels_from_document, labels_to_document
@@ -106,8 +106,7 @@ def check_learned_encoder(prompts: LearnedPrompts, encoder: Fingerprint) -> None
     if not recorded:
         raise ValueError("the learned prompts do not say what encoder they are for; learn them again")
     made_with = read_fingerprint(recorded)
-    if not made_with.agrees_with(encoder):
-        raise ValueError(f"the prompts were learned with {made_with}, but the encoder is {encoder}; learn them again")
+    check_same_encoder(made_with, encoder, what="the prompts were learned", advice="learn them again")
 
 
 def _read(path: Path) -> LearnedPrompts:

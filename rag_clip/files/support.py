@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from rag_clip.data import Fingerprint, LabelSet, Support, read_fingerprint
+from rag_clip.data import Fingerprint, LabelSet, Support, check_same_encoder, read_fingerprint
 from rag_clip.errors import disk_errors
 from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import labels_from_document, labels_to_document
@@ -103,14 +103,9 @@ def check_support_labels(path: str | Path, support: Support, labels: LabelSet) -
 
 def check_support_encoder(support: Support, encoder: Fingerprint) -> None:
     """Raise ValueError where the features are known to be another encoder's; unknown ones pass."""
-    recorded = support.provenance.get("encoder")
-    if not recorded:
-        return
-    made_with = read_fingerprint(recorded)
-    if not made_with.agrees_with(encoder):
-        raise ValueError(
-            f"the support set was made with {made_with}, but the encoder is {encoder}; make it again with this encoder"
-        )
+    if recorded := support.provenance.get("encoder"):
+        advice = "make it again with this encoder"
+        check_same_encoder(read_fingerprint(recorded), encoder, what="the support set was made", advice=advice)
 
 
 def merge_supports(parts: Sequence[Support]) -> tuple[Support, tuple[tuple[int, int], ...]]:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch.nn.functional import normalize
 
-from rag_clip.data import Hit, LabelSet, PromptText
+from rag_clip.data import Hit, LabelSet, PromptText, check_same_encoder
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.prompts.contrast import ROUNDS, contrast, trust
 from rag_clip.prompts.mentions import Mentions
@@ -269,10 +269,9 @@ def _vector(store: Store, retrieval: Retrieval) -> str | None:
 
 
 def _check_store(store: Store, encoder: Encoder, retrieval: Retrieval) -> None:
-    if retrieval.search != "lexical" and not store.card.encoder.agrees_with(encoder.fingerprint):
-        raise ValueError(
-            f"the index at {store.location} was built with {store.card.encoder}, but the encoder is "
-            f"{encoder.fingerprint}; use the encoder of the index, or lexical search, which compares no vectors"
-        )
+    if retrieval.search != "lexical":
+        advice = "use the encoder of the index, or lexical search, which compares no vectors"
+        what = f"the index at {store.location} was built"
+        check_same_encoder(store.card.encoder, encoder.fingerprint, what=what, advice=advice)
     if store.count() == 0:
         raise ValueError(f"the index at {store.location} holds no captions; build it first")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from rag_clip.data import Fingerprint, read_fingerprint
+from rag_clip.data import Fingerprint, check_same_encoder, read_fingerprint
 from rag_clip.store.schema import SCHEMA_VERSION, CollectionSchema
 
 
@@ -66,11 +66,8 @@ def read_card(values: dict[str, Any], location: str) -> Card:
 
 def check_encoder(card: Card, encoder: Fingerprint, location: str) -> None:
     """Refuse an encoder whose vectors cannot be compared with those stored."""
-    if not card.encoder.agrees_with(encoder):
-        raise ValueError(
-            f"the index at {location} was built with {card.encoder}, but the encoder given is {encoder}; "
-            "use the encoder of the index, or build another index"
-        )
+    advice = "use the encoder of the index, or build another index"
+    check_same_encoder(card.encoder, encoder, what=f"the index at {location} was built", advice=advice)
 
 
 def check_same(card: Card, wanted: Card, location: str) -> None:

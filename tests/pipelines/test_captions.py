@@ -162,7 +162,7 @@ def test_a_damaged_file_is_named(tmp_path):
 def test_another_encoder_or_schema_is_refused_before_anything_is_embedded(corpus, tmp_path):
     build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder())
     encoder = CountingEncoder(dim=16)
-    with pytest.raises(ValueError, match=r"was built with toy .*toy-32\), but the encoder given is toy .*toy-16"):
+    with pytest.raises(ValueError, match=r"was built with toy .*toy-32\), but the encoder is toy .*toy-16"):
         build_index([corpus], index=tmp_path / "index", encoder=encoder)
     schema = load_schema().model_copy(update={"name": "other"})
     with pytest.raises(ValueError, match="another schema"):

@@ -135,7 +135,8 @@ def test_check_finds_prompts_and_support_that_do_not_fit(tmp_path: Path) -> None
     opened = open_tasks([colour_task(tmp_path).paths[0]], labels=replace(LABELS, names=azure, ids=azure))
     other = Fingerprint("other", "", "f" * 64, "")
     heads = choose_heads(["ridge"], support=tmp_path / "none.parquet")
-    made = f"was made with {ENCODER.fingerprint}, but the encoder is {other}"
+    made = f"the prompts were made with {ENCODER.fingerprint}, but the encoder is {other}"
+    made += "; enhance the labels again with this encoder (in Python, allow_other_encoder=True takes them as is)"
     assert check_evaluation(opened, texts=texts, heads=heads, encoder=other) == (
         f"colours: test: {tmp_path / 'colours.parquet'}: 1 labels are none of the 3 classes, such as 'blue'; "
         "add them to the label set, or leave those rows out",

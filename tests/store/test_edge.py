@@ -64,7 +64,7 @@ def test_making_an_index_that_exists_opens_it(existing):
 
 
 def test_another_encoder_is_refused_with_both_named(existing):
-    message = r"index was built with toy \(no tag, weights weights-1\), but the encoder given is other \(laion"
+    message = r"index was built with toy \(no tag, weights weights-1\), but the encoder is other \(laion"
     with pytest.raises(ValueError, match=message):
         open_store(existing, encoder=OTHER)
     with pytest.raises(ValueError, match=message):

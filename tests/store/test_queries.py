@@ -169,7 +169,7 @@ def test_an_image_that_cannot_be_decoded_is_refused(store: Store):
         (
             [Query("red")],
             {"encoder": ToyEncoder(name="other")},
-            r"was built with toy .*, but the encoder given is other",
+            r"was built with toy .*, but the encoder is other",
         ),
     ],
 )
