@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -24,7 +23,7 @@ from rag_clip.corpus.steps import Step, chain
 from rag_clip.files.outputs import check_outputs, remove_folder
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.protocols import Encoder
-from rag_clip.store import CollectionSchema, Store, create_store, load_schema
+from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
 
 from .embed import EmbedSummary, embed_sources
 from .load import LoadSummary, load_into
@@ -111,11 +110,10 @@ def build_index(
 
 def default_shards(index: str | Path, schema: CollectionSchema) -> Path:
     """Return the folder of an index's shards: beside a folder, or in the working directory for a server."""
-    location = str(index)
-    if location.startswith(("http://", "https://")):
-        return Path(f"{urlsplit(location).path.strip('/') or schema.name}.shards")
-    path = Path(location)
-    return path.with_name(f"{path.name}.shards")
+    location = Location(str(index))
+    if location.is_server:
+        return Path(f"{location.collection or schema.name}.shards")
+    return location.beside(".shards")
 
 
 def _check_usable(sources: Sequence[SourceFile], step: Step) -> None:

@@ -32,7 +32,7 @@ from rag_clip.images.pairs import PairFile
 from rag_clip.images.shards import VECTORS, PairShards, open_shards, unit_rows
 from rag_clip.progress import Report, StageClock, counting, silent
 from rag_clip.protocols import Encoder
-from rag_clip.store import CollectionSchema, Store, create_store, load_schema
+from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
 
 LOAD_ROWS = 256
 MOST_WORKERS = 16
@@ -170,9 +170,10 @@ def choose_shards(index: str | Path, shards: str | Path | None) -> Path:
     """Return the folder of embedded rows, by default beside the index; raises ValueError where that is a server."""
     if shards is not None:
         return Path(shards)
-    if str(index).startswith(("http://", "https://")):
+    location = Location(str(index))
+    if location.is_server:
         raise ValueError("an index on a server needs a folder for its embedded rows; give shards")
-    return Path(index).with_name(f"{Path(index).name}.shards")
+    return location.beside(".shards")
 
 
 def _check_settings(batch_size: int, workers: int | None, cleaning: CleaningSettings) -> None:

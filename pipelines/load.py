@@ -20,7 +20,7 @@ from rag_clip.corpus.cleaning import CleaningSettings
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.progress import Progress, Report, StageClock, silent
-from rag_clip.store import CollectionSchema, Store, create_store, load_schema
+from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
 
 UPSERT_ROWS = 2048  # eight requests to a server, three of them under way at once; a folder's engine cuts them too
 
@@ -130,10 +130,7 @@ def _settings(manifest: Manifest) -> CleaningSettings:
 
 def _name(store: Store) -> str:
     """Name this index, and not another one that was made later in its place."""
-    location = store.location
-    if not location.startswith(("http://", "https://")):
-        location = str(Path(location).resolve())
-    return hashlib.sha256(f"{location} {store.card.created}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{Location(store.location).absolute} {store.card.created}".encode()).hexdigest()[:16]
 
 
 def _loaded(record: Path, store: Store, manifests: Sequence[Manifest]) -> Collection[str]:

@@ -25,7 +25,7 @@ from rag_clip.prompts.knowledge.names import folded
 from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.templates import fill
 from rag_clip.protocols import Encoder
-from rag_clip.store import open_store
+from rag_clip.store import Location, open_store
 from rag_clip.words import words_of
 
 PHRASES = 20_000
@@ -135,7 +135,7 @@ class CandidateTexts:
 def _read(place: str, phrases: int, report: Report) -> Iterable[str]:
     path = Path(place)
     suffix = path.suffix.lower()
-    if place.startswith(("http://", "https://")) or path.is_dir():
+    if Location(place).is_server or path.is_dir():
         return frequent_phrases(_stored_captions(place, report), most=phrases)
     if not path.is_file():
         raise FileNotFoundError(f"there are no names at {place}; give a word list, a label file, captions, or an index")

@@ -4,6 +4,7 @@ from rag_clip.store.card import Card
 from rag_clip.store.check import CheckReport, check_index
 from rag_clip.store.copying import CopyReport, copy_store
 from rag_clip.store.interface import StoreError
+from rag_clip.store.location import Location
 from rag_clip.store.opening import create_store, open_store
 from rag_clip.store.rows import caption_id
 from rag_clip.store.schema import CollectionSchema, load_schema
@@ -14,6 +15,7 @@ __all__ = [
     "CheckReport",
     "CollectionSchema",
     "CopyReport",
+    "Location",
     "Store",
     "StoreError",
     "caption_id",

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from rag_clip.data import Fingerprint
-from rag_clip.files.locations import shown
 from rag_clip.store.card import Card, check_encoder, check_same
+from rag_clip.store.location import Location
 from rag_clip.store.schema import CollectionSchema
 from rag_clip.store.store import Store
 
 DEFAULT_COLLECTION = "captions"
-SERVER_WITHOUT_SCHEME = re.compile(r"[\w.-]+:\d+(/.*)?|\w+://.*")
 
 
 def open_store(location: str | Path, *, encoder: Fingerprint | None = None) -> Store:
@@ -49,12 +47,10 @@ def create_store(location: str | Path, *, schema: CollectionSchema, encoder: Fin
 
 
 def _open(location: str, wanted: Card | None) -> Store:
-    if location.startswith(("http://", "https://")):
+    place = Location(location)
+    place.check()
+    if place.is_server:
         return _open_server(location, wanted)
-    if not location.strip() or SERVER_WITHOUT_SCHEME.fullmatch(location):
-        raise ValueError(
-            f"an index is a folder, or http://HOST:6333[/COLLECTION] of a Qdrant server; found {shown(location)!r}"
-        )
     from rag_clip.store.edge import create_edge, open_edge
 
     engine, card = open_edge(location) if wanted is None else create_edge(location, wanted)
