@@ -21,8 +21,8 @@ from rag_clip.captions.sources.finding import SourceFile, find_sources, read_sou
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning, row_rules
 from rag_clip.corpus.steps import Step, chain
 from rag_clip.files.outputs import check_outputs, remove_folder
+from rag_clip.given import AnyEncoder, to_encoder, to_paths
 from rag_clip.progress import Report, StageClock, silent
-from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
 
 from .embed import EmbedSummary, embed_sources
@@ -56,10 +56,10 @@ class BuildSummary:
 
 
 def build_index(
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     *,
     index: str | Path,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     text_column: str | None = None,
     source_column: str | None = None,
     columns: Columns | None = None,
@@ -74,6 +74,8 @@ def build_index(
 ) -> BuildSummary:
     """Add the captions of files (or folders of them) to the index, made if it does not exist, and optimise it.
 
+    `paths` are one path or several, `encoder` a model's name or an Encoder.
+
     `index` is a folder or the address of a Qdrant server, `schema` defaults to index/captions.toml, `cleaning` to the
     preset `default` of index/cleaning.toml. Columns that are not named, here or in `columns`, are recognised; where
     there is no column of sources, the file's name is the source of its captions.
@@ -86,6 +88,7 @@ def build_index(
     column, and an index of another encoder, schema or cleaning; OSError for a full disk; StoreError where the index or
     the shards are in use, or the server is gone: what is finished is kept. Nothing is made where no caption is usable.
     """
+    paths = to_paths(paths, "captions")
     named = {"text": text_column, "source": source_column}
     chosen = replace(columns or Columns(), **{role: name for role, name in named.items() if name is not None})
     schema, cleaning = schema or load_schema(), cleaning or load_cleaning()
@@ -93,6 +96,7 @@ def build_index(
     check_outputs([(index, "index"), (folder, "shards")], inputs=[paths], force=force)
     sources = find_sources(paths, columns=chosen)
     _check_usable(sources, chain([unreadable, row_rules(cleaning)]))
+    encoder = to_encoder(encoder)
     with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
         check_cleaning(store, cleaning)
         embedded = embed_sources(

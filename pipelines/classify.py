@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 
 from rag_clip.classifiers.coop import learned_zero_shot
@@ -27,6 +28,19 @@ from rag_clip.files.features import FeatureRows
 from rag_clip.files.folders import make_folder, sync_folder
 from rag_clip.files.learned_prompts import LearnedPrompts
 from rag_clip.files.outputs import check_outputs, holding, remove_folder
+from rag_clip.given import (
+    AnyEncoder,
+    AnyImages,
+    AnyIndex,
+    AnyPrompts,
+    image_files,
+    kept_with,
+    scratch_output,
+    to_encoder,
+    to_images,
+    to_place,
+    to_prompts,
+)
 from rag_clip.images.joined import encode_by_all
 from rag_clip.images.kept import keep_columns
 from rag_clip.images.opening import open_image_files
@@ -41,7 +55,7 @@ from rag_clip.store.stored_vectors import stored_vectors
 from .predictions import output_schema, predict_rows, prediction_columns, write_predictions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class ClassifySummary:
     """What `classify` did: counts of rows, the names of the columns it added, and seconds per stage.
 
@@ -60,16 +74,20 @@ class ClassifySummary:
     seconds: Mapping[str, float]
     bottleneck: str
 
+    def to_polars(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return the rows with their predictions, or only the `columns` named, such as ["path", *summary.columns]."""
+        return pl.read_parquet(self.output, columns=None if columns is None else list(columns))
+
 
 def classify(
-    paths: Sequence[str | Path],
+    images: AnyImages,
     *,
-    prompts: Prompts | LearnedPrompts,
-    output: str | Path,
-    encoder: Encoder,
+    prompts: AnyPrompts,
+    output: str | Path | None = None,
+    encoder: AnyEncoder | None = None,
     head: PreparedHead | None = None,
     others: Mapping[str, Encoder] | None = None,
-    index: str | None = None,
+    index: AnyIndex | None = None,
     image_column: str = "image",
     limit: int | None = None,
     top_k: int = 5,
@@ -80,7 +98,11 @@ def classify(
     force: bool = False,
     report: Report = silent,
 ) -> ClassifySummary:
-    """Write the rows of `paths` to `output` with label, score, top_k_labels, top_k_scores and error beside them.
+    """Write the rows of `images` to `output` with label, score, top_k_labels, top_k_scores and error beside them.
+
+    `images` are paths, a frame, or images in memory (see `rag_clip.given`); `prompts` may be the path of their file,
+    and `encoder` the name of a model, by default the one that the prompts record. Without `output` the predictions lie
+    in a temporary file for as long as the summary does; its `to_polars()` reads them.
 
     The five columns take the prefix `predicted_` where the input has one of these names. An image that cannot be used
     has an error and no label, and the run goes on. `output` appears once it is complete; until then what is done lies
@@ -98,13 +120,15 @@ def classify(
     with `force`, not of an earlier call; FileNotFoundError for a missing file, OSError where a file is damaged or
     cannot be written, and BusyError where another process writes `output`.
     """
-    files, clock, others = open_image_files(paths, image_column=image_column), StageClock(), others or {}
+    images, prompts, index = to_images(images), to_prompts(prompts), to_place(index)
+    files, clock, others = open_image_files(images, image_column=image_column), StageClock(), others or {}
     files = first_rows(files, limit)
-    output = Path(output)
+    output, let_go = scratch_output(output, "predictions.parquet")
     written = classify_outputs(output, features_dir)
-    check_outputs(written, inputs=[paths, index], force=force)
+    check_outputs(written, inputs=[image_files(images), index], force=force)
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
+    encoder = to_encoder(encoder, recorded=prompts.provenance)
     texts_alone = head is None and not isinstance(prompts, LearnedPrompts)
     check_scores(scores, trained_bias=encoder.trained_bias, texts_alone=texts_alone)
     columns = prediction_columns(files[0].schema.names)
@@ -131,10 +155,11 @@ def classify(
 
         with _replacing(output, parts_of(output)) as unfinished:
             write_predictions(unfinished, sources, schema=schema, predict=predict, clock=clock, advance=advance)
-    return ClassifySummary(
+    summary = ClassifySummary(
         output, rows, failed, missing, rows - missing, columns, tally.report(prompts.labels.names),
         dict(clock.seconds), clock.bottleneck,
     )  # fmt: skip
+    return kept_with(summary, let_go)
 
 
 def _build(

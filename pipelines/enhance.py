@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
-from rag_clip.data import LabelSet, Prompts, PromptText
+from rag_clip.data import Prompts, PromptText
 from rag_clip.files.outputs import holding
 from rag_clip.files.prompts import check_prompts_path, write_prompts
+from rag_clip.given import (
+    AnyEncoder,
+    AnyIndex,
+    AnyLabels,
+    AnyRecipe,
+    opened,
+    to_encoder,
+    to_labels,
+    to_place,
+    to_recipe,
+)
 from rag_clip.images.labelled import Labelled
 from rag_clip.metrics.distinguish import Distinguishability, Separation, distinguishability, separation
 from rag_clip.metrics.ranking import mean_average_precision
 from rag_clip.progress import Report, StageClock, silent
-from rag_clip.prompts.enhance import Control, control_prompts, enhance
-from rag_clip.prompts.recipe import Recipe
+from rag_clip.prompts.enhance import Control, control_prompts
+from rag_clip.prompts.enhance import enhance as find_prompts
 from rag_clip.prompts.templates import template_prompts
-from rag_clip.protocols import Encoder
-from rag_clip.store import open_store
+from rag_clip.store import Store
 
 CONTROLS: tuple[Control, ...] = ("random", "waffle", "waffle_shared")
 SAMPLES = 3
@@ -68,13 +78,38 @@ class EnhanceSummary:
     bottleneck: str
 
 
+def enhance(
+    labels: AnyLabels,
+    *,
+    encoder: AnyEncoder | None = None,
+    recipe: AnyRecipe = "default",
+    index: AnyIndex | None = None,
+    control: Control | None = None,
+    seed: int = 0,
+    report: Report = silent,
+) -> Prompts:
+    """Turn class names into prompts by a recipe, and return them; `write_prompts` writes them to a file.
+
+    `labels` are a list of names, the path of a label file, or a LabelSet; `recipe` is a name of index/recipes.toml, a
+    TOML file, or a Recipe. `index` is a place or an open store, which records the encoder that `encoder` is by default.
+    Raises TypeError for what it cannot take, and ValueError as `rag_clip.prompts.enhance.enhance`.
+    """
+    labels, recipe = to_labels(labels), to_recipe(recipe)
+    with ExitStack() as stack:
+        store = None if index is None else stack.enter_context(opened(index))
+        loaded = to_encoder(encoder, recorded=_record(store))
+        return find_prompts(
+            labels, encoder=loaded, recipe=recipe, store=store, control=control, seed=seed, report=report
+        )
+
+
 def enhance_labels(
-    labels: LabelSet,
+    labels: AnyLabels,
     *,
     output: str | Path,
-    encoder: Encoder,
-    recipe: Recipe,
-    index: str | None = None,
+    encoder: AnyEncoder | None = None,
+    recipe: AnyRecipe = "default",
+    index: AnyIndex | None = None,
     control: Control | None = None,
     seed: int = 0,
     labelled: Labelled | None = None,
@@ -83,16 +118,17 @@ def enhance_labels(
 ) -> EnhanceSummary:
     """Write the prompts of a recipe to `output`, and judge them beside the templates alone.
 
-    With `labelled` images, templates, recipe and its controls are scored on them; nothing is chosen by that. Raises
-    ValueError as `enhance` and `write_prompts` do and, but with `force`, for an `output` of others, and BusyError where
-    another process writes it.
+    Labels, recipe, index and encoder are as for `enhance`. With `labelled` images, templates, recipe and its controls
+    are scored on them; nothing is chosen by that. Raises ValueError as `enhance` and `write_prompts` do and, but with
+    `force`, for an `output` of others, and BusyError where another process writes it.
     """
-    output, clock = Path(output), StageClock()
+    output, clock, labels, recipe = Path(output), StageClock(), to_labels(labels), to_recipe(recipe)
     check_prompts_path(output)
     with ExitStack() as stack:
-        stack.enter_context(holding([(output, "enhance")], inputs=[index, *recipe.files], force=force))
-        store = stack.enter_context(open_store(index)) if index else None
-        found = enhance(labels, encoder=encoder, recipe=recipe, store=store, clock=clock, report=report)
+        stack.enter_context(holding([(output, "enhance")], inputs=[to_place(index), *recipe.files], force=force))
+        store = None if index is None else stack.enter_context(opened(index))
+        encoder = to_encoder(encoder, recorded=_record(store))
+        found = find_prompts(labels, encoder=encoder, recipe=recipe, store=store, clock=clock, report=report)
         controlled = partial(control_prompts, found, store=store, seed=seed)
         prompts = controlled(control) if control else found
         plain = template_prompts(labels, templates=recipe.templates.choose())
@@ -124,6 +160,11 @@ def enhance_labels(
         dict(clock.seconds),
         clock.bottleneck,
     )
+
+
+def _record(store: Store | None) -> Mapping[str, Any]:
+    """Return the encoder that an index was built with, as provenance has it."""
+    return {} if store is None else {"encoder": asdict(store.card.encoder)}
 
 
 def _sample(prompts: Prompts) -> tuple[str, tuple[PromptText, ...]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.models.open_clip import load_encoder as load_encoder
     from rag_clip.pipelines.captions import build_index as build_index
     from rag_clip.pipelines.classify import classify as classify
+    from rag_clip.pipelines.enhance import enhance as enhance
     from rag_clip.pipelines.evaluate import evaluate as evaluate
     from rag_clip.pipelines.images import index_images as index_images
     from rag_clip.pipelines.support_retrieve import retrieve_support as retrieve_support
@@ -53,6 +54,7 @@ _HOMES = {
     "Support": "rag_clip.data",
     "build_index": "rag_clip.pipelines.captions",
     "classify": "rag_clip.pipelines.classify",
+    "enhance": "rag_clip.pipelines.enhance",
     "evaluate": "rag_clip.pipelines.evaluate",
     "index_images": "rag_clip.pipelines.images",
     "learn_prompts": "rag_clip.classifiers.prepared",
@@ -86,6 +88,7 @@ __all__ = [
     "__version__",
     "build_index",
     "classify",
+    "enhance",
     "evaluate",
     "index_images",
     "learn_prompts",

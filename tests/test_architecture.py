@@ -17,7 +17,7 @@ LAYERS: tuple[set[str], ...] = (
     {"files", "models", "store", "corpus", "metrics", "training"},
     {"captions", "images", "demo"} | METHODS,
     {"evaluation", "report"},
-    {"", "pipelines", "cli", "web", "testing", "__main__"},
+    {"", "given", "pipelines", "cli", "web", "testing", "__main__"},
 )
 SHARED = (  # of method folders, by others
     "rag_clip.classifiers.zero_shot.",

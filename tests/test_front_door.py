@@ -14,7 +14,7 @@ import rag_clip
 VALUES = {"Encoder", "Hit", "LabelSet", "Progress", "PromptText", "Prompts", "RagClipError", "Recipe", "Support"}
 READING = {"load_encoder", "load_painter", "load_recipe", "open_store", "read_labels", "read_prompts", "read_support"}
 WRITING = {"write_labels", "write_prompts"}
-JOBS = {"build_index", "classify", "evaluate", "index_images", "learn_prompts", "prepare_head"}
+JOBS = {"build_index", "classify", "enhance", "evaluate", "index_images", "learn_prompts", "prepare_head"}
 SUPPORT = {"merge_support_files", "retrieve_support", "support_from_shots", "synthesise_support"}
 
 

@@ -57,7 +57,7 @@ def open_list(place: Place, identity: Sequence[str | int], *, image_column: str,
     named = ((record, record if isinstance(record, str) else record.get(column)) for record in records)
     table = _spill(schema, named)
     file = _listed(place, table, root=root or parent(place), identity=identity, confined=False)
-    _check_some(file, column)
+    check_some(file, column)
     return file
 
 
@@ -129,8 +129,8 @@ def mapped_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Tab
         return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
 
 
-def _check_some(file: ImageFile, column: str) -> None:
-    """Refuse a list of which none of the first rows names a file of this machine, before each row fails for itself."""
+def check_some(file: ImageFile, column: str) -> None:
+    """Refuse images of which none of the first rows names a file of this machine, before each row fails for itself."""
     first = next(read_items(file, [min(file.rows, SNIFFED_ROWS)]))
     if isinstance(file.root, Path) and not any(isinstance(item, bytes) or _is_there(item) for item in first):
         found = next((str(item) for item in first if item is not None), "null")

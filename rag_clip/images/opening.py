@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
+import pyarrow as pa
 
 from rag_clip.captions.sources.files import explained, remote_state
 from rag_clip.files.locations import Place, below, file_identity, parent, shown, to_place
+from rag_clip.images.frames import open_frame
 from rag_clip.images.listing import LISTS, METADATA, is_image, open_folder, open_list, open_metadata, walk, with_state
 from rag_clip.images.rows import ImageFile, check_agreement, open_parquet
 from rag_clip.images.tar_images import open_tar_images
@@ -32,9 +35,9 @@ class Found:
 
 
 def open_image_files(
-    paths: Sequence[str | Path], *, image_column: str, root: str | Path | None = None
+    paths: str | Path | Sequence[str | Path | pa.Table], *, image_column: str, root: str | Path | None = None
 ) -> list[ImageFile]:
-    """Open images, whatever they lie in, and check that the files agree in their columns.
+    """Open images, whatever they lie in, tables in memory included, and check that the files agree in their columns.
 
     A folder stands for its tars; where it has none, for its Parquet files, those below it where it has none itself;
     else for the images that its metadata.jsonl or metadata.csv lists, or for all images, whose sub-folder is their
@@ -45,8 +48,13 @@ def open_image_files(
     paths = [paths] if isinstance(paths, str | Path) else paths
     if not paths:
         raise ValueError(f"no image files were given; give {KINDS}")
-    found = [each for path in paths for each in find_images(path)]
-    files = [open_images(each, image_column=image_column, root=root) for each in found]
+    found = [each for path in paths for each in ([path] if isinstance(path, pa.Table) else find_images(path))]
+    files = [
+        open_frame(each, image_column=image_column)
+        if isinstance(each, pa.Table)
+        else open_images(each, image_column=image_column, root=root)
+        for each in _gathered(found)
+    ]
     for file in files:
         check_agreement(files[0], file)
     return files
@@ -91,6 +99,29 @@ def open_images(found: Found, *, image_column: str, root: str | Path | None = No
         held = [(PurePosixPath(name).name, " ".join(map(str, found.identity)))]
         return open_folder(parent(place), held)
     return open_parquet(place, found.identity, image_column=image_column, root=base)
+
+
+def _gathered(found: Sequence[Found | pa.Table]) -> Iterator[Found | pa.Table]:
+    """Yield what was found, image files of one folder that follow one another as a folder of these."""
+    for folder, group in groupby(found, _folder_of_image):
+        members = list(group)
+        if folder is None or len(members) == 1:
+            yield from members
+        else:
+            yield _folder_of(folder, members)
+
+
+def _folder_of(folder: Place, files: Sequence[Found]) -> Found:
+    states = {PurePosixPath(each.place).name: " ".join(map(str, each.identity)) for each in files}
+    names = [PurePosixPath(each.place).name for each in files]  # one may be given twice
+    return Found(folder, names=lambda: names, states=lambda wanted: ((name, states[name]) for name in wanted))
+
+
+def _folder_of_image(found: Found | pa.Table) -> Place | None:
+    """Return the folder of one image file, None for anything else."""
+    if isinstance(found, pa.Table) or found.names or not is_image(str(found.place)):
+        return None
+    return parent(found.place)
 
 
 def _chosen(names: Iterable[str]) -> list[str]:

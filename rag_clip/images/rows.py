@@ -157,12 +157,10 @@ def open_parquet(
     constants = {name: value for name, value in partitions(path).items() if name not in schema.names}
     for name in constants:
         schema = schema.append(pa.field(name, pa.string()))
-    usable = [field.name for field in schema if _holds_images(field.type)]
-    image = choose(schema.names, image_column, ()) or choose(usable, image_column, IMAGES) or image_column
+    image = choose_images(schema, image_column, path)
     file = ImageFile(
         path, schema, rows, row_bytes, image, root or parent(path), tuple(identity), parquet_batches, constants
     )
-    _check_column(file, image)
     if holds_names(schema.field(image).type) and not isinstance(file.root, str):
         check_names(_first_values(file, image), str(path), image, file.root)
     return file
@@ -216,17 +214,23 @@ def check_agreement(first: ImageFile, other: ImageFile) -> None:
         )
 
 
-def _check_column(file: ImageFile, name: str) -> None:
-    if name not in file.schema.names:
+def choose_images(schema: pa.Schema, image_column: str, path: Place) -> str:
+    """Return the column of the images, another name that people have for it included.
+
+    Raises ValueError, naming `path`, where there is none, or it cannot hold images.
+    """
+    usable = [field.name for field in schema if _holds_images(field.type)]
+    name = choose(schema.names, image_column, ()) or choose(usable, image_column, IMAGES) or image_column
+    if name not in schema.names:
         raise ValueError(
-            f"{file.path} has no column {name!r}; its columns are {', '.join(file.schema.names)}. "
-            "Name the one with the images"
+            f"{path} has no column {name!r}; its columns are {', '.join(schema.names)}. Name the one with the images"
         )
-    if not _holds_images(file.schema.field(name).type):
+    if name not in usable:
         raise ValueError(
-            f"column {name!r} of {file.path} is {file.schema.field(name).type}; images are binary, "
+            f"column {name!r} of {path} is {schema.field(name).type}; images are binary, "
             "{bytes, path} structs, or strings that name files"
         )
+    return name
 
 
 def _first_values(file: ImageFile, column: str) -> list[str]:

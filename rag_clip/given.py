@@ -1,0 +1,210 @@
+"""What a person has at hand, turned into the values that jobs work on: names to labels, paths to prompts, frames.
+
+Each function returns what is such a value already as it is, and raises TypeError, which says what to pass, for what it
+cannot take. Every job begins with these, and nothing else converts its arguments.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import polars as pl
+import pyarrow as pa
+from PIL import Image
+
+from rag_clip.data import LabelSet, Prompts, read_fingerprint
+from rag_clip.files.atomic import scratch_folder
+from rag_clip.files.labels import read_labels
+from rag_clip.files.learned_prompts import SUFFIX, LearnedPrompts, read_learned_prompts
+from rag_clip.files.prompts import read_prompts
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.prompts.recipe import Recipe, load_recipe, recipe_names
+from rag_clip.protocols import Encoder
+from rag_clip.store import Store, open_store
+
+Summary = TypeVar("Summary")
+
+
+class Frame(Protocol):
+    """A table in memory that speaks Arrow: a polars or pandas frame, or a pyarrow table."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return its rows as a stream of Arrow's C interface."""
+
+
+AnyLabels = LabelSet | str | Path | Sequence[str]
+AnyEncoder = Encoder | str
+AnyPrompts = Prompts | LearnedPrompts | str | Path
+AnyRecipe = Recipe | str | Path
+AnyIndex = Store | str | Path
+OneImage = str | Path | bytes | Image.Image | Frame
+AnyImages = OneImage | Sequence[OneImage]
+Images = list[str | Path | pa.Table]
+
+
+def to_labels(given: AnyLabels) -> LabelSet:
+    """Return a label set: one, the file of one, or a list of names."""
+    if isinstance(given, LabelSet):
+        return given
+    if isinstance(given, str | Path):
+        return read_labels(given)
+    if isinstance(given, Sequence) and all(isinstance(name, str) for name in given):
+        return LabelSet(tuple(given))
+    raise _refused("labels", given, "a list of names, the path of a label file, or a LabelSet")
+
+
+def to_prompts(given: AnyPrompts) -> Prompts | LearnedPrompts:
+    """Return prompts, or learned ones: these, or the file of such."""
+    if isinstance(given, Prompts | LearnedPrompts):
+        return given
+    if isinstance(given, str | Path):
+        return read_learned_prompts(given) if Path(given).suffix.lower() == SUFFIX else read_prompts(given)
+    raise _refused("prompts", given, "the path of a prompts file, or Prompts, such as enhance(labels, ...) returns")
+
+
+def to_texts(given: Prompts | str | Path) -> Prompts:
+    """Return prompts that are texts: these, or the file of such; raises ValueError for the file of learned ones."""
+    if isinstance(given, Prompts):
+        return given
+    if isinstance(given, str | Path):
+        return read_prompts(given)
+    raise _refused("prompts", given, "the path of a prompts file, or Prompts, such as enhance(labels, ...) returns")
+
+
+def to_encoder(given: Encoder | str | None, *, recorded: Mapping[str, Any] | None = None) -> Encoder:
+    """Return an encoder: this one, or the one of a model's name; without either, the one `recorded` in a provenance.
+
+    Raises ValueError where none is recorded, and where the model of that name is another now.
+    """
+    if isinstance(given, str):
+        return load_encoder(given)
+    if given is not None:
+        if hasattr(given, "encode_pixels"):
+            return given
+        raise _refused("encoder", given, "the name of a model, such as 'demo' or 'ViT-B-32:openai', or an Encoder")
+    record = (recorded or {}).get("encoder")
+    made_with = read_fingerprint(record) if record else None
+    if made_with is None or not made_with.spec:
+        raise ValueError("nothing says which encoder to use; give encoder, such as 'demo' or 'ViT-B-32:openai'")
+    encoder = load_encoder(made_with.spec)
+    if not encoder.fingerprint.agrees_with(made_with):
+        raise ValueError(
+            f"the prompts were made with {made_with}, but {made_with.spec} is {encoder.fingerprint} now; "
+            "give the encoder that was meant, or make the prompts again"
+        )
+    return encoder
+
+
+def to_recipe(given: AnyRecipe) -> Recipe:
+    """Return a recipe: this one, or the one of a name or a TOML file."""
+    if isinstance(given, Recipe):
+        return given
+    if isinstance(given, str | Path):
+        return load_recipe(given)
+    raise _refused("recipe", given, f"one of the names {', '.join(recipe_names())}, a TOML file, or a Recipe")
+
+
+def to_place(given: AnyIndex | None) -> str | None:
+    """Return where an index lies: the folder or address, or the location of an open store."""
+    if given is None or isinstance(given, str | Path | Store):
+        return given.location if isinstance(given, Store) else None if given is None else str(given)
+    raise _refused("index", given, "the folder of an index, the address of a Qdrant server, or an open Store")
+
+
+@contextmanager
+def opened(given: AnyIndex) -> Iterator[Store]:
+    """Yield an open store: this one, left open, or the index of a place, closed after the block."""
+    if isinstance(given, Store):
+        yield given
+    else:
+        with open_store(str(to_place(given))) as store:
+            yield store
+
+
+def to_images(given: AnyImages) -> Images:
+    """Return places of images and tables of images: of paths, frames, PIL images and bytes, one or a list of them."""
+    if isinstance(given, str | Path | bytes | Image.Image) or _is_frame(given):
+        given = [given]  # type: ignore[list-item]
+    if not isinstance(given, Sequence):
+        raise _refused("images", given, _IMAGES)
+    if given and all(isinstance(each, bytes | Image.Image) for each in given):
+        held = [
+            each if isinstance(each, bytes) else _png(each) for each in given if isinstance(each, bytes | Image.Image)
+        ]
+        return [pa.table({"image": pa.array(held, pa.binary())})]
+    return [_to_source(each) for each in given]
+
+
+def to_paths(given: str | Path | Sequence[str | Path], name: str) -> list[str | Path]:
+    """Return paths or URLs: one, or a list of them; `name` is the argument's, for the message."""
+    paths = [given] if isinstance(given, str | Path) else given
+    if isinstance(paths, Sequence) and all(isinstance(path, str | Path) for path in paths):
+        return list(paths)
+    raise _refused(name, given, "a path or URL, or a list of them")
+
+
+def image_files(images: Images) -> list[str | Path]:
+    """Return the places among images, which are inputs that an output must not replace."""
+    return [each for each in images if isinstance(each, str | Path)]
+
+
+def scratch_output(output: str | Path | None, name: str) -> tuple[Path, ExitStack]:
+    """Return where to write, and what to close once nobody reads it: the output, or a temporary file of that name."""
+    stack = ExitStack()
+    return (Path(output) if output is not None else stack.enter_context(scratch_folder()) / name), stack
+
+
+def kept_with(summary: Summary, stack: ExitStack) -> Summary:
+    """Return a summary whose end, by garbage collection, closes a stack such as that of `scratch_output`."""
+    weakref.finalize(summary, stack.close)
+    return summary
+
+
+_IMAGES = "paths of images or of files of them, a polars or pandas frame, a pyarrow table, or a list of PIL images"
+
+
+def _to_source(given: object) -> str | Path | pa.Table:
+    if isinstance(given, str | Path):
+        return given
+    if _is_frame(given):
+        return _to_table(given)
+    if isinstance(given, bytes | Image.Image):
+        raise TypeError("images are both in memory and in files; give either a list of images, or of paths")
+    raise _refused("images", given, _IMAGES)
+
+
+def _is_frame(given: object) -> bool:
+    """Return whether a value has rows of several columns, which a polars or pandas Series has not."""
+    return hasattr(given, "__arrow_c_stream__") and hasattr(given, "columns")
+
+
+def _to_table(given: Any) -> pa.Table:
+    if isinstance(given, pl.DataFrame):
+        return given.to_arrow()
+    try:
+        table = pa.table(given)
+    except (pa.ArrowException, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TypeError(f"the frame cannot be taken as an Arrow table ({reason}); images are bytes or paths") from error
+    notes = {key: value for key, value in (table.schema.metadata or {}).items() if key != b"pandas"}
+    unnamed = [name for name in table.column_names if name.startswith("__index_level_")]
+    return table.drop_columns(unnamed).replace_schema_metadata(notes)
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _refused(name: str, given: object, wanted: str) -> TypeError:
+    found = f"of type {type(given).__name__}"
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        other = next((type(each).__name__ for each in given if not isinstance(each, str | Path)), "")
+        found += f", and holds a value of type {other}" if other else ""
+    return TypeError(f"{name} is {found}; give {wanted}")

@@ -1,0 +1,44 @@
+"""Images in a table in memory, such as a polars or pandas frame, a row each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from rag_clip.images.listing import check_some
+from rag_clip.images.named_files import holds_names
+from rag_clip.images.rows import MAX_READ_ROWS, ImageFile, choose_images
+
+NAME = "the frame"
+
+
+def open_frame(table: pa.Table, *, image_column: str) -> ImageFile:
+    """Open a table whose `image_column` holds images, or names of files that start at the working directory.
+
+    Other usual names of the column are found too. Its identity is a digest of that column, so that features kept of
+    equal images are found again. Raises ValueError where no column can hold images.
+    """
+    if len(set(table.column_names)) < len(table.column_names):
+        raise ValueError(f"{NAME} names a column twice ({', '.join(table.column_names)}); rename one")
+    column = choose_images(table.schema, image_column, NAME)
+
+    def batches(_file: ImageFile, start: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        yield from table.select(columns).slice(start).to_batches(max_chunksize=MAX_READ_ROWS)
+
+    row_bytes = table.nbytes // max(1, len(table))
+    identity = (NAME, _digest(table.select([column])))
+    file = ImageFile(NAME, table.schema, len(table), row_bytes, column, Path.cwd(), identity, batches, confined=False)
+    if holds_names(table.schema.field(column).type) and len(table):
+        check_some(file, column)
+    return file
+
+
+def _digest(table: pa.Table) -> str:
+    """Return the SHA-256 of the values of a table, however they lie in memory."""
+    digest = hashlib.sha256()
+    for batch in table.combine_chunks().to_batches():
+        digest.update(batch.serialize())
+    return digest.hexdigest()

@@ -1,0 +1,193 @@
+"""What jobs take in the place of their values, and how they refuse anything else."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import rag_clip
+from rag_clip import given
+from rag_clip.data import LabelSet, Prompts, PromptText
+from rag_clip.testing import ToyEncoder
+
+COLOURS = ("red", "green", "blue")
+
+
+def picture(colour: str) -> Image.Image:
+    return Image.new("RGB", (9, 7), colour)
+
+
+def png(colour: str) -> bytes:
+    stream = BytesIO()
+    picture(colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def colour_prompts(encoder: ToyEncoder | None = None) -> Prompts:
+    facts = {"encoder": asdict((encoder or ToyEncoder()).fingerprint), "method": "templates", "settings": {}}
+    return Prompts(LabelSet(COLOURS), tuple((PromptText(name, 1.0),) for name in COLOURS), facts)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    for name in COLOURS:
+        (tmp_path / f"{name}.png").write_bytes(png(name))
+    pq.write_table(pa.table({"image": [png(name) for name in COLOURS]}), tmp_path / "images.parquet")
+    return tmp_path
+
+
+IMAGES: dict[str, Callable[[Path], Any]] = {
+    "a path": lambda files: str(files / "images.parquet"),
+    "a Path": lambda files: files / "images.parquet",
+    "a list of paths": lambda files: [files / f"{name}.png" for name in COLOURS],
+    "a polars frame of bytes": lambda files: pl.DataFrame({"image": [png(name) for name in COLOURS]}),
+    "a polars frame of paths": lambda files: pl.DataFrame({"path": [str(files / f"{name}.png") for name in COLOURS]}),
+    "a pyarrow table": lambda files: pa.table({"image": [png(name) for name in COLOURS]}),
+    "a list of PIL images": lambda files: [picture(name) for name in COLOURS],
+    "a list of bytes": lambda files: [png(name) for name in COLOURS],
+    "a list of frames": lambda files: [pl.DataFrame({"image": [png(name)]}) for name in COLOURS],
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_classify_takes_images_as(kind: str, files: Path) -> None:
+    found = rag_clip.classify(IMAGES[kind](files), prompts=colour_prompts(), encoder=ToyEncoder(), workers=0)
+    assert found.to_polars()["label"].to_list() == list(COLOURS)
+
+
+def test_classify_takes_a_pandas_frame_of_some_rows(files: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"image": [b"", *(png(name) for name in COLOURS)]}).iloc[1:]
+    found = rag_clip.classify(frame, prompts=colour_prompts(), encoder=ToyEncoder(), workers=0)
+    assert found.to_polars().columns == ["image", "label", "score", "top_k_labels", "top_k_scores", "error"]
+    assert found.to_polars()["label"].to_list() == list(COLOURS)
+
+
+def test_relative_paths_of_a_frame_start_at_the_working_directory(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files)
+    frame = pl.DataFrame({"file": ["blue.png", "no.png"], "n": [1, 2]})
+    found = rag_clip.classify(frame, prompts=colour_prompts(), encoder=ToyEncoder(), workers=0)
+    assert found.to_polars(["file", "n", "label"]).rows() == [("blue.png", 1, "blue"), ("no.png", 2, None)]
+
+
+def test_features_kept_of_a_frame_are_found_by_an_equal_one(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"image": [png(name) for name in COLOURS]})
+    first, second = (
+        rag_clip.classify(each, prompts=colour_prompts(), encoder=ToyEncoder(), features_dir=tmp_path / "f", workers=0)
+        for each in (frame, pl.concat([frame[:1], frame[1:]], rechunk=False).with_columns(n=1))
+    )
+    assert (first.decoded, second.decoded, second.from_cache) == (3, 0, 3)
+
+
+def test_predictions_without_an_output_go_with_their_summary(files: Path) -> None:
+    found = rag_clip.classify(files / "images.parquet", prompts=colour_prompts(), encoder=ToyEncoder(), workers=0)
+    path = found.output
+    assert path.is_file()
+    del found
+    gc.collect()
+    assert not path.parent.exists()
+
+
+def test_images_of_one_folder_are_read_together(files: Path) -> None:
+    from rag_clip.images.opening import open_image_files
+
+    (files / "more").mkdir()
+    (files / "more" / "red.png").write_bytes(png("red"))
+    names = ["red.png", "green.png", "red.png", "more/red.png", "blue.png"]
+    opened = open_image_files([files / name for name in names], image_column="image")
+    assert [file.rows for file in opened] == [3, 1, 1]
+
+
+def test_labels_are_a_list_of_names_a_file_or_a_label_set(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("red\ngreen\nblue\n")
+    labels = LabelSet(COLOURS)
+    for each in (COLOURS, list(COLOURS), labels, tmp_path / "labels.txt", str(tmp_path / "labels.txt")):
+        assert given.to_labels(each) == labels
+
+
+def test_prompts_are_a_file_or_prompts(tmp_path: Path) -> None:
+    prompts = colour_prompts()
+    rag_clip.write_prompts(prompts, tmp_path / "prompts.json")
+    for each in (prompts, tmp_path / "prompts.json", str(tmp_path / "prompts.json")):
+        assert given.to_prompts(each) == prompts
+
+
+def test_a_recipe_is_a_name_a_file_or_a_recipe() -> None:
+    recipe = rag_clip.load_recipe("repe")
+    assert given.to_recipe("repe") == given.to_recipe(recipe) == recipe
+
+
+def test_an_encoder_is_a_name_an_encoder_or_the_one_recorded() -> None:
+    encoder = ToyEncoder()
+    assert given.to_encoder(encoder) is encoder
+    demo = given.to_encoder("demo")
+    again = given.to_encoder(None, recorded={"encoder": asdict(demo.fingerprint)})
+    assert again.fingerprint == demo.fingerprint
+
+
+def test_enhance_returns_prompts_and_reads_its_encoder_off_the_index(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a red bird on a fence\na green bird in a tree\n")
+    rag_clip.build_index(tmp_path / "captions.txt", index=tmp_path / "index", encoder="demo")
+    with rag_clip.open_store(tmp_path / "index") as store:
+        by_store = rag_clip.enhance(["red bird", "green bird"], recipe="repe", index=store)
+        assert store.count() == 2  # left open
+    by_place = rag_clip.enhance(["red bird", "green bird"], recipe="repe", index=tmp_path / "index")
+    assert by_store == by_place
+    assert {text.text for text in by_store.texts[0]} >= {"a red bird on a fence"}
+
+
+REFUSED: dict[str, tuple[Callable[[], object], str]] = {
+    "labels of a number": (lambda: given.to_labels(3), "labels is of type int; give a list of names"),  # type: ignore[arg-type]
+    "a list with a number": (
+        lambda: given.to_labels(["red", 3]),  # type: ignore[list-item]
+        "labels is of type list, and holds a value of type int; give a list of names, the path of a label file, or a",
+    ),
+    "labels for prompts": (
+        lambda: given.to_prompts(LabelSet(COLOURS)),  # type: ignore[arg-type]
+        "prompts is of type LabelSet; give the path of a prompts file, or Prompts, such as enhance",
+    ),
+    "labels for an encoder": (
+        lambda: given.to_encoder(LabelSet(COLOURS)),  # type: ignore[arg-type]
+        "encoder is of type LabelSet; give the name of a model, such as 'demo'",
+    ),
+    "a dictionary for a recipe": (lambda: given.to_recipe({}), "recipe is of type dict; give one of the names"),  # type: ignore[arg-type]
+    "a number for an index": (lambda: given.to_place(3), "index is of type int; give the folder of an index"),  # type: ignore[arg-type]
+    "a number for images": (lambda: given.to_images(3), "images is of type int; give paths of images"),  # type: ignore[arg-type]
+    "a series": (lambda: given.to_images(pl.Series(["a.png"])), "images is of type Series; give paths of images"),  # type: ignore[arg-type]
+    "a lazy frame": (
+        lambda: given.to_images(pl.LazyFrame({"path": ["a.png"]})),
+        "images is of type LazyFrame; give paths",
+    ),  # type: ignore[arg-type]
+    "paths among images": (lambda: given.to_images([png("red"), "a.png"]), "images are both in memory and in files"),
+    "a frame of captions": (
+        lambda: given.to_paths(pl.DataFrame({"text": ["a"]}), "captions"),  # type: ignore[arg-type]
+        "captions is of type DataFrame; give a path or URL, or a list of them",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_taken_is_a_type_error_that_says_what_to_pass(case: str) -> None:
+    attempt, message = REFUSED[case]
+    with pytest.raises(TypeError, match=message):
+        attempt()
+
+
+def test_a_frame_without_images_is_refused_naming_its_columns() -> None:
+    with pytest.raises(ValueError, match="the frame has no column 'image'; its columns are n"):
+        rag_clip.classify(pl.DataFrame({"n": [1]}), prompts=colour_prompts(), encoder=ToyEncoder(), workers=0)
+
+
+def test_prompts_that_record_no_encoder_need_one() -> None:
+    with pytest.raises(ValueError, match="nothing says which encoder to use; give encoder, such as 'demo'"):
+        rag_clip.classify(pl.DataFrame({"image": [png("red")]}), prompts=colour_prompts(), workers=0)
