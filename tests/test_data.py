@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_how_an_encoder_was_named_decides_nothing():
 LABELS = LabelSet(("zorp", "blick"))
 
 
-def support(**change: object) -> Support:
+def support(**change: Any) -> Support:
     columns = {
         "labels": LABELS,
         "features": torch.eye(3),
@@ -89,7 +90,7 @@ def test_a_support_set_lists_the_classes_without_an_image():
         ({"others": {"second": torch.eye(2)}}, "3 features, but 2 rows of second"),
     ],
 )
-def test_a_support_set_that_does_not_hold_together_is_refused(change: dict[str, object], message: str):
+def test_a_support_set_that_does_not_hold_together_is_refused(change: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         support(**change)
 

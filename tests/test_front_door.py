@@ -56,7 +56,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'rag_clip' has no attribute 'clasify'"):
-        rag_clip.clasify  # type: ignore[attr-defined]  # noqa: B018
+        rag_clip.clasify  # noqa: B018
 
 
 def test_importing_the_package_loads_nothing_but_the_standard_library() -> None:

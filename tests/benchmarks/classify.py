@@ -223,7 +223,7 @@ def prompts(count: int = 100) -> Prompts:
 
 def encode(encoder: Encoder, pixels: torch.Tensor) -> None:
     """Embed in batches of 256."""
-    for batch in pixels.split(256):
+    for batch in torch.split(pixels, 256):
         encoder.encode_pixels(batch).pooled.cpu()
 
 

@@ -106,8 +106,8 @@ def show(name: str, classifier: Classifier, test: Labelled, photographs: Path) -
 
 def cell(table: pl.DataFrame) -> str:
     """Format the mean and deviation over the render seeds."""
-    seeds = table.group_by("seed").agg(pl.col("right").mean())["right"] * 100
-    return f"{seeds.mean():.1f} ± {seeds.std():.1f}" if len(seeds) > 1 else f"{seeds.mean():.1f}"
+    seeds = (table.group_by("seed").agg(pl.col("right").mean())["right"] * 100).to_numpy()
+    return f"{seeds.mean():.1f} ± {seeds.std(ddof=1):.1f}" if len(seeds) > 1 else f"{seeds.mean():.1f}"
 
 
 if __name__ == "__main__":

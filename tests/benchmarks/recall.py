@@ -12,6 +12,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import polars
 import pyarrow as pa
@@ -41,7 +42,7 @@ def schema_with(kind: str) -> CollectionSchema:
     """The shipped schema with another compression, and a graph for any size."""
     shipped = load_schema()
     hnsw = shipped.hnsw.model_copy(update={"full_scan_threshold": SMALLEST_THRESHOLD})
-    return shipped.model_copy(update={"quantization": QuantizationSchema(kind=kind), "hnsw": hnsw})
+    return shipped.model_copy(update={"quantization": QuantizationSchema.model_validate({"kind": kind}), "hnsw": hnsw})
 
 
 def engine_seconds() -> float:
@@ -50,7 +51,7 @@ def engine_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def measure(kind: str, batches: list[pa.RecordBatch], encoder: Encoder, queries: int, k: int) -> dict[str, object]:
+def measure(kind: str, batches: list[pa.RecordBatch], encoder: Encoder, queries: int, k: int) -> dict[str, Any]:
     """Build an index and check it."""
     with tempfile.TemporaryDirectory() as folder:
         location = Path(folder) / "index"

@@ -35,7 +35,7 @@ from rag_clip.prompts.evidence import Retrieval, gather
 from rag_clip.prompts.mixed import mix
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Encoder
-from rag_clip.store import Store, open_store
+from rag_clip.store import open_store
 
 ASSETS = Path(str(files("rag_clip.demo"))) / "assets"
 PUBLISHED = Retrieval(search="dense")
@@ -61,14 +61,16 @@ WITHOUT: Mapping[str, Mapping[str, Any]] = {
     "contrast by name alone, token filter": {"contrast": "drop", "keep": "token"},
     "no trust": {"trust": "equal"},
 }
-AROUND = {f"weight {weight:g}": {"weight": weight} for weight in (0.25, 0.5, 0.75, 0.9, 0.97, 1)}
+AROUND: dict[str, dict[str, Any]] = {
+    f"weight {weight:g}": {"weight": weight} for weight in (0.25, 0.5, 0.75, 0.9, 0.97, 1)
+}
 
 
 class Remembering:
     """An encoder and a store that do nothing twice, so that variants cost what they differ in."""
 
-    def __init__(self, part: Encoder | Store) -> None:
-        self._part, self._known = part, {}
+    def __init__(self, part: Any) -> None:
+        self._part, self._known = part, dict[Any, Any]()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._part, name)
@@ -84,7 +86,8 @@ class Remembering:
         key = (tuple(texts or ()), None if vectors is None else vectors.tobytes(), str(options))
         if key not in self._known:
             self._known[key] = self._part.search(texts=texts, vectors=vectors, **options)
-        return self._known[key]
+        hits: list[list[Hit]] = self._known[key]
+        return hits
 
 
 def main() -> None:
@@ -103,7 +106,7 @@ def main() -> None:
                 show(name, zero_shots([prompts], encoder)[0], images, truth)
 
 
-def variants(labels: LabelSet, encoder: Encoder, store: Store, *, full: bool) -> Any:
+def variants(labels: LabelSet, encoder: Encoder, store: Any, *, full: bool) -> Any:
     """Yield the name and the prompts of each row of the table."""
     anchors = template_prompts(labels)
 
@@ -119,7 +122,7 @@ def variants(labels: LabelSet, encoder: Encoder, store: Store, *, full: bool) ->
     chosen = ask(CHOSEN)
     needed = max(sum(text.role == "context" for text in group) for group in chosen.texts)
     yield "random control of the default recipe", random_prompts(chosen, store.sample(10 * needed, 0), seed=0)
-    for name, change in (WITHOUT | AROUND if full else WITHOUT).items():
+    for name, change in ({**WITHOUT, **AROUND} if full else WITHOUT).items():
         yield f"default recipe, but {name}", ask(replace(CHOSEN, **change))
     if full:
         for weight in (0.25, 0.9):

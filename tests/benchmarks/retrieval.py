@@ -116,7 +116,7 @@ def opening_seconds(folder: Path) -> float:
     return engine_seconds() - spent
 
 
-def measure(folder: Path, labels: LabelSet, retrieval: Retrieval, rounds: int) -> dict[str, object]:
+def measure(folder: Path, labels: LabelSet, retrieval: Retrieval, rounds: int) -> dict[str, Any]:
     """Gather captions for the labels, once to warm up and `rounds` times more."""
     opening, spent, walls, owners, captions = opening_seconds(folder), engine_seconds(), [], [], 0
     clock = StageClock()

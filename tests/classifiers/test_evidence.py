@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -13,13 +14,13 @@ ROWS = torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0], [0, 1, 0], [0, 0.6, 0.8]])
 
 
 def make_support(
-    targets: list[list[float]], relevance: list[float], origin: tuple[str, ...], labels: LabelSet = LABELS
+    targets: Sequence[Sequence[float]], relevance: list[float], origin: tuple[str, ...], labels: LabelSet = LABELS
 ) -> Support:
     return Support(labels, ROWS, torch.tensor(targets), torch.tensor(relevance), origin, ("a", "b", "c", "d"))
 
 
 def test_masses_and_means_count_relevance_times_share():
-    targets = [[1.0, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [1, 0, 0]]
+    targets: list[list[float]] = [[1.0, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [1, 0, 0]]
     evidence = gather_evidence(TEXT, make_support(targets, [1.0, 0.5, 1, 0], ("shot",) * 4))
     assert evidence.mass.tolist() == [1.25, 1.25, 0]
     assert torch.allclose(evidence.means.float(), torch.tensor([[0.92, 0.16, 0], [0.12, 0.96, 0], [0, 0, 0]]))
@@ -28,7 +29,7 @@ def test_masses_and_means_count_relevance_times_share():
 
 
 def test_only_shots_that_leave_their_class_another_image_judge():
-    targets = [[1.0, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]]
+    targets: list[list[float]] = [[1.0, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]]
     evidence = gather_evidence(TEXT, make_support(targets, [1.0] * 4, ("shot", "retrieved", "shot", "shot")))
     assert evidence.judges.tolist() == [True, False, True, False]
 
@@ -46,7 +47,7 @@ def test_images_decide_among_their_classes_and_the_text_how_likely_those_are():
 
 
 def test_texts_moved_by_the_gap_count_for_images_that_do_not_judge():
-    targets = [[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0]]
+    targets: list[list[float]] = [[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0]]
     evidence = gather_evidence(TEXT, make_support(targets, [1.0] * 4, ("shot",) * 4), text_samples=2)
     # means [.8 .4 0] and [0 .8 .4], texts [1 0 0] and [0 1 0]: the gap is [-.1 .1 .2]
     assert torch.allclose(evidence.images[4:].float(), torch.tensor([[0.9, 0.1, 0.2], [-0.1, 1.1, 0.2]]))
@@ -70,7 +71,7 @@ def test_validation_images_of_classes_without_support_are_not_judged_by():
 
 
 def test_sets_that_do_not_fit_the_prompts_are_refused_with_what_was_found():
-    targets = [[1.0, 0, 0]] * 4
+    targets: list[list[float]] = [[1.0, 0, 0]] * 4
     other = make_support(targets, [1.0] * 4, ("shot",) * 4, LabelSet(("dog", "cat", "owl")))
     with pytest.raises(ValueError, match="the support set has 3 classes that differ from the 3 of the prompts"):
         gather_evidence(TEXT, other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def colour(name: str) -> Image.Image:
     return Image.new("RGB", (8, 8), name)
 
 
-def text(words: str, weight: float, role: str = "anchor", **facts: object) -> PromptText:
+def text(words: str, weight: float, role: str = "anchor", **facts: Any) -> PromptText:
     return PromptText(words, weight, role, **facts)  # type: ignore[arg-type]
 
 

@@ -155,4 +155,4 @@ def test_sigmoid_scores_are_refused_where_logits_have_no_level():
     with pytest.raises(ValueError, match="heads and learned prompts are fitted by softmax"):
         match(identity(2), features, scores="sigmoid")
     with pytest.raises(ValueError, match="scores are 'logits'; choose one of softmax, sigmoid"):
-        match(identity(2), features, scores="logits")
+        match(identity(2), features, scores="logits")  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from inputs.folders import SHARED
 from rag_clip.classifiers.zero_shot import ZeroShot, encode_texts, text_coefficients, zero_shot, zero_shots
-from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, PromptText
+from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, PromptText, Role
 from rag_clip.progress import Progress
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder, check_classifier
@@ -16,15 +17,15 @@ from rag_clip.testing import ToyEncoder, check_classifier
 FEATURES = SHARED / "data/features"
 
 
-@dataclass
-class VectorEncoder:
+@dataclass(frozen=True)
+class VectorEncoder(ToyEncoder):
     """Gives each text the vector of a table, or a random unit vector of its own, and counts what it encodes."""
 
-    table: dict[str, list[float]] = field(default_factory=dict)
     dim: int = 64
     scale: float = 10.0
     bias: float = -1.5
     trained_bias: bool = True
+    table: dict[str, list[float]] = field(default_factory=dict)
     encoded: list[list[str]] = field(default_factory=list)
 
     @property
@@ -58,21 +59,22 @@ def equation(prompts: Prompts, encoder: VectorEncoder) -> np.ndarray:
 
 def random_group(draw: np.random.Generator, anchors: int, contexts: int, share: float) -> tuple[PromptText, ...]:
     """Anchors that share 1 - `share`, contexts that share `share`, all of random weights; texts repeat."""
+    roles: tuple[Role, ...] = ("anchor", "context")
     weights = [draw.random(count) + 0.1 for count in (anchors, contexts)]
     totals = (1 - share, share) if anchors and contexts else (1.0, 1.0)
     return tuple(
         PromptText(f"text {draw.integers(300)}", float(weight), role)
-        for role, total, values in zip(("anchor", "context"), totals, weights, strict=True)
+        for role, total, values in zip(roles, totals, weights, strict=True)
         for weight in (total * values / values.sum() if len(values) else ())
     )
 
 
-def prompts_of(*groups: tuple[PromptText, ...], **provenance: object) -> Prompts:
+def prompts_of(*groups: tuple[PromptText, ...], **provenance: Any) -> Prompts:
     return Prompts(LabelSet(tuple(f"class {index}" for index in range(len(groups)))), groups, provenance)
 
 
 def test_two_templates_and_one_caption_give_the_weights_computed_by_hand():
-    encoder = VectorEncoder({"t1": [1, 0], "t2": [0, 1], "r": [0.6, 0.8]}, dim=2)
+    encoder = VectorEncoder(table={"t1": [1, 0], "t2": [0, 1], "r": [0.6, 0.8]}, dim=2)
     group = (PromptText("t1", 0.25), PromptText("t2", 0.25), PromptText("r", 0.5, "context"))
     # t1: (0.5 + 0.3, 0.4) / 0.894427 = (0.894427, 0.447214); t2: (0.3, 0.9) / 0.948683 = (0.316228, 0.948683)
     expected = torch.tensor([[0.605327, 0.697948]]) / torch.tensor([0.605327, 0.697948]).norm()
@@ -130,7 +132,7 @@ def test_equal_classes_get_exactly_equal_logits():
 
 
 def test_logits_are_the_scaled_cosine_plus_bias():
-    encoder = VectorEncoder({"t": [0.6, 0.8], "u": [1.0, 0.0]}, dim=2)
+    encoder = VectorEncoder(table={"t": [0.6, 0.8], "u": [1.0, 0.0]}, dim=2)
     classifier = zero_shot(prompts_of((PromptText("t", 1.0),), (PromptText("u", 1.0),)), encoder)
     logits = classifier(Features(torch.tensor([[1.0, 0.0], [0.0, 1.0]])))
     torch.testing.assert_close(logits, torch.tensor([[4.5, 8.5], [6.5, -1.5]]))
@@ -184,7 +186,7 @@ def test_prompts_of_the_same_encoder_in_another_precision_are_accepted():
 
 
 def test_texts_that_cancel_out_are_refused_with_their_class():
-    encoder = VectorEncoder({"up": [0, 1], "down": [0, -1]}, dim=2)
+    encoder = VectorEncoder(table={"up": [0, 1], "down": [0, -1]}, dim=2)
     fine = (PromptText("up", 1.0),)
     with pytest.raises(ValueError, match="the texts of class 'class 1' cancel out"):
         zero_shot(prompts_of(fine, (PromptText("up", 0.5), PromptText("down", 0.5))), encoder)
@@ -202,7 +204,7 @@ def test_an_ensemble_of_106_templates_reaches_the_known_accuracy_on_real_feature
     names, text = tuple(data["classes"].tolist()), data["text"][:-1].astype(np.float32)
     templates = [f"{template} {{}}" for template in data["templates"][:-1].tolist()]
     filled = [template.replace("{}", name) for template in templates for name in names]
-    encoder = VectorEncoder(dict(zip(filled, text.reshape(-1, text.shape[-1]).tolist(), strict=True)))
+    encoder = VectorEncoder(table=dict(zip(filled, text.reshape(-1, text.shape[-1]).tolist(), strict=True)))
     classifier = zero_shot(template_prompts(LabelSet(names), templates=templates), encoder)
     predicted = classifier(Features(torch.from_numpy(data["image"].astype(np.float32)))).argmax(1).numpy()
     assert round(float((predicted == data["label"]).mean()), 3) == expected

@@ -6,6 +6,7 @@ import json
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,12 +53,11 @@ def test_shots_are_drawn_of_lists_of_labels_each_image_for_all_of_its_own(folder
         assert [[label in table[row]["label"] for label in ("red", "blue")] for row in rows] == support.targets.tolist()
         drawn.append(set(rows))
     assert not drawn[0] & drawn[1]
-    options = ("--prompts", "p.parquet", "--support", "s.parquet", "--validation", "v.parquet", *DEMO)
+    given = ("--prompts", "p.parquet", "--support", "s.parquet", "--validation", "v.parquet", *DEMO)
     assert (
-        run("classify", "single/t.parquet", *options, "--head", "linear_probe", "-o", "o.parquet", folder=folder)[0]
-        == 0
+        run("classify", "single/t.parquet", *given, "--head", "linear_probe", "-o", "o.parquet", folder=folder)[0] == 0
     )
-    code, _, errors = run("classify", "single/t.parquet", *options, "--head", "ridge", "-o", "r.parquet", folder=folder)
+    code, _, errors = run("classify", "single/t.parquet", *given, "--head", "ridge", "-o", "r.parquet", folder=folder)
     assert (code, errors.splitlines()[-1][:65]) == (
         1,
         "rag-clip: the support set has images of several labels, and one l",
@@ -120,7 +120,7 @@ def test_another_column_may_stand_twice(tmp_path: Path) -> None:
         ({"value": None}, "r.parquet has no 'value' in row 1; delete the row, or fill it in; it was changed since"),
     ],
 )
-def test_results_that_were_changed_are_refused(folder: Path, change: dict[str, object], message: str) -> None:
+def test_results_that_were_changed_are_refused(folder: Path, change: dict[str, Any], message: str) -> None:
     run("evaluate", "single/t.parquet", "--prompts", "p.parquet", "-o", "r.parquet", *DEMO, folder=folder)
     table = pq.read_table(folder / "r.parquet")
     rows = [row | change for row in table.to_pylist()]
@@ -140,9 +140,10 @@ def test_results_that_were_changed_are_refused(folder: Path, change: dict[str, o
         ({"image": [["a"]] * 4}, "pets.npz: features hold <U1 values; give numbers"),
     ],
 )
-def test_features_of_other_types_are_said_in_a_line(tmp_path: Path, changed: dict[str, object], message: str) -> None:
-    arrays = {"image": np.eye(4)[:, :3] + 1, "label": [0, 1, 2, 1], "classes": ["cat", "dog", "cow"]}
-    np.savez(tmp_path / "pets.npz", **{name: np.asarray(values) for name, values in {**arrays, **changed}.items()})
+def test_features_of_other_types_are_said_in_a_line(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    arrays: dict[str, Any] = {"image": np.eye(4)[:, :3] + 1, "label": [0, 1, 2, 1], "classes": ["cat", "dog", "cow"]}
+    rows: dict[str, Any] = {name: np.asarray(values) for name, values in {**arrays, **changed}.items()}
+    np.savez(tmp_path / "pets.npz", **rows)
     code, out, errors = run("evaluate", "pets.npz", "-o", "r.parquet", folder=tmp_path)
     assert (code, out) == (1, "")
     assert errors.startswith(f"rag-clip: {message}")

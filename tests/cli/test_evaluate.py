@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from inputs.tasks import value
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
 from rag_clip.evaluation.results import read_results
@@ -75,7 +76,7 @@ def test_names_that_would_take_images_are_found_and_those_of_classes_left_out(tm
     assert "3 names of words.txt, 1 left out as those of toys\n" in out
     found = read_results(tmp_path / "r.parquet")[0]
     assert set(found.series("adversarial_name")) == {"flag", "qqqqq"}
-    assert [found.get(metric).value for metric in ("accuracy", "certified")] == [1.0, 0.5]
+    assert [value(found, metric) for metric in ("accuracy", "certified")] == [1.0, 0.5]
     assert found.series("adversarial_name")["flag"] == 0.5
 
 

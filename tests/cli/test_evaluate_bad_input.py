@@ -6,6 +6,7 @@ import json
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,11 +25,15 @@ def run(*arguments: object, folder: Path) -> tuple[int, str, str]:
     return int(code or 0), out.getvalue(), errors.getvalue()
 
 
-def write_pets(folder: Path, **changed: object) -> None:
+def write_pets(folder: Path, **changed: Any) -> None:
     """Write features of four images of three classes, of which the last is taken for another."""
-    arrays = {"image": EYE[[0, 1, 2, 0]], "label": [0, 1, 2, 1], "classes": ["cat", "dog", "cow"], "text": EYE[None],
-              "templates": ["a {}"], "scale": 100.0, **changed}  # fmt: skip
-    np.savez(folder / "pets.npz", **{name: np.asarray(values) for name, values in arrays.items()})
+    arrays: dict[str, Any] = {
+        "image": EYE[[0, 1, 2, 0]],
+        "label": [0, 1, 2, 1],
+        "classes": ["cat", "dog", "cow"],
+        "text": EYE[None],
+    }
+    np.savez(folder / "pets.npz", **arrays | {"templates": ["a {}"], "scale": 100.0} | changed)
 
 
 def write_labels(folder: Path, groups: dict[str, str]) -> None:
@@ -47,7 +52,7 @@ def write_labels(folder: Path, groups: dict[str, str]) -> None:
         ({"scale": -1.0}, "the encoder's scale is -1.0; give exp of its logit scale"),
     ],
 )
-def test_features_that_are_wrong_are_said_in_a_line(tmp_path: Path, changed: dict[str, object], message: str) -> None:
+def test_features_that_are_wrong_are_said_in_a_line(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     write_pets(tmp_path, **changed)
     code, out, errors = run("pets.npz", "-o", "r.parquet", folder=tmp_path)
     assert (code, out) == (1, "")

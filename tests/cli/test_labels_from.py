@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -23,7 +24,7 @@ def enhance(folder: Path, *arguments: str) -> tuple[int, str]:
     return int(code or 0), errors.getvalue()
 
 
-def write(path: Path, labels: list[object], names: tuple[str, ...] = (), column: str = "label") -> Path:
+def write(path: Path, labels: Sequence[object], names: tuple[str, ...] = (), column: str = "label") -> Path:
     table = pa.table({"image": photographs(len(labels), 1)[: len(labels)], column: labels})
     feature = {column: {"_type": "ClassLabel", "names": list(names)}} if names else {}
     metadata = {"huggingface": json.dumps({"info": {"features": feature}})}
@@ -41,7 +42,7 @@ def write(path: Path, labels: list[object], names: tuple[str, ...] = (), column:
     ids=["ClassLabel", "names", "lists"],
 )
 def test_classes_are_those_of_the_images(
-    tmp_path: Path, labels: list[object], names: tuple[str, ...], expected: tuple[str, ...], ids: tuple[str, ...]
+    tmp_path: Path, labels: Sequence[object], names: tuple[str, ...], expected: tuple[str, ...], ids: tuple[str, ...]
 ):
     write(tmp_path / "in.parquet", labels, names)
     code, said = enhance(tmp_path, "--labels-from", "in.parquet")

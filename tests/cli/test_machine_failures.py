@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -172,7 +173,7 @@ def test_a_full_disk_that_a_library_hides_is_an_error_of_the_system(kind: type[E
         raise kind("invalid")
 
 
-def start(code: str, **options: object) -> subprocess.CompletedProcess[str]:
+def start(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run Python code in a new process."""
     return subprocess.run([sys.executable, "-c", code], text=True, stderr=subprocess.PIPE, check=False, **options)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from rag_clip.corpus.cleaning import CleaningSettings, clean_with
@@ -7,7 +9,7 @@ from rag_clip.corpus.counts import on_disk, repeats
 from rag_clip.corpus.counts.statistics import CorpusCounts, count_corpus
 
 
-def pairs(file: str, rows: list[tuple[str, str | None]], **columns: list[str | None]) -> pa.Table:
+def pairs(file: str, rows: Sequence[tuple[str, str | None]], **columns: Sequence[str | None]) -> pa.Table:
     """Records of (caption, address) rows."""
     texts, urls = zip(*rows, strict=True)
     return pa.table({"text": texts, "url": urls, "file": [file] * len(rows), "row": range(len(rows)), **columns})
@@ -19,7 +21,7 @@ TABLES = [
 ]
 
 
-def outcome(table: pa.Table, counts: CorpusCounts, *, max_texts: int) -> list[tuple[str, str, float]]:
+def outcome(table: pa.Table, counts: CorpusCounts, *, max_texts: int) -> list[tuple[str, str, str, float]]:
     kept = clean_with(CleaningSettings(max_texts=max_texts), counts=counts)(table)
     rows = kept.dropped.select(["text", "url"]).to_pylist()
     return [

@@ -121,8 +121,8 @@ def test_records_say_where_they_come_from(tmp_path, missing):
 
 @pytest.mark.skipif(not REAL.exists(), reason="needs ../shared")
 def test_real_captions_agree_with_a_naive_count(tmp_path):
-    texts = pl.read_parquet(REAL / "coco_val2017.parquet")["caption"].head(3000)
-    texts = texts.str.replace_all(r"[^A-Za-z ]", " ").str.replace_all(" +", " ").str.strip_chars().to_list()
+    captions = pl.read_parquet(REAL / "coco_val2017.parquet")["caption"].head(3000)
+    texts = captions.str.replace_all(r"[^A-Za-z ]", " ").str.replace_all(" +", " ").str.strip_chars().to_list()
     count_corpus(batches(corpus(texts), 512), tmp_path / "counts")
     unigrams, bigrams = naive(texts)
     assert sidecar_counts(tmp_path / "counts", "unigrams") == dict(unigrams)

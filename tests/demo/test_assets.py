@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from rag_clip.demo import make
-from rag_clip.demo.concepts import BANDS, concepts
+from rag_clip.demo.concepts import BANDS, WORLD_SEED, concepts
 from rag_clip.files.labels import read_labels, write_labels
 from rag_clip.models.open_clip import load_encoder
 
@@ -56,7 +56,7 @@ def test_the_training_log_ends_with_a_head_above_85_percent() -> None:
 
 
 def test_the_corpus_is_the_one_that_the_code_writes(corpus: pl.DataFrame, truth: pl.DataFrame) -> None:
-    rows = make.corpus_rows(np.random.default_rng([make.WORLD_SEED, 3]))
+    rows = make.corpus_rows(np.random.default_rng([WORLD_SEED, 3]))
     assert corpus["caption"].to_list() == [caption for caption, *_ in rows]
     assert truth.select("concept", "kind", "wrong").rows() == [tuple(hidden) for _, *hidden in rows]
 

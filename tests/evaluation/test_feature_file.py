@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,12 @@ needs_features = pytest.mark.skipif(not FEATURES.is_dir(), reason="needs ../shar
 
 
 def write_npz(folder: Path, **changed: np.ndarray | None) -> Path:
-    arrays = {"image": IMAGE, "label": np.array([0, 1, 0]), "classes": np.array(["red", "blue"]), "text": TEXT}
+    arrays: dict[str, Any] = {
+        "image": IMAGE,
+        "label": np.array([0, 1, 0]),
+        "classes": np.array(["red", "blue"]),
+        "text": TEXT,
+    }
     np.savez(folder / "held.npz", **{name: rows for name, rows in {**arrays, **changed}.items() if rows is not None})
     return folder / "held.npz"
 

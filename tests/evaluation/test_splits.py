@@ -37,7 +37,7 @@ def test_nothing_can_be_made_of_a_test_set_that_trains_or_chooses():
     with pytest.raises(TypeError, match="scoring alone"):
         Validation(TEST.features, TEST.labels, TEST.targets)
     with pytest.raises(AttributeError, match="support"):
-        TEST.support()
+        TEST.support()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

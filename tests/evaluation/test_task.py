@@ -93,7 +93,8 @@ def test_every_bundled_task_is_read_and_says_what_to_expect():
         assert isinstance(task.labels, LabelSet) or task.labels == f"{name}/labels.json"
         if isinstance(task.labels, LabelSet):
             groups = len(set(task.labels.groups))
-            assert (task.expected["classes"], task.expected.get("groups", 1)) == (len(task.labels), groups), name
+            expected = task.expected or {}
+            assert (expected["classes"], expected.get("groups", 1)) == (len(task.labels), groups), name
 
 
 def test_cifar_100_has_twenty_superclasses_of_five():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_a_shard_that_is_not_settled_can_be_read_but_is_missing(cache: FeatureCa
 def test_another_encoder_column_or_change_of_the_file_is_another_folder(tmp_path: Path):
     source = tmp_path / "images.parquet"
     source.write_bytes(b"one")
-    facts = {"encoder": PRINT, "source": file_identity(source), "column": "image", "rows": 3, "dim": 4}
+    facts: dict[str, Any] = {"encoder": PRINT, "source": file_identity(source), "column": "image", "rows": 3, "dim": 4}
     first = open_features(tmp_path, **facts).folder
     assert open_features(tmp_path, **facts).folder == first
     half = Fingerprint(model="toy", pretrained="", weights="w", preprocessing="p", precision="fp16")

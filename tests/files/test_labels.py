@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -136,7 +137,7 @@ def test_a_bad_label_file_is_refused_with_its_name_and_entry(
         ({"name": pl.Series([], dtype=pl.String)}, "the label set is empty"),
     ],
 )
-def test_a_bad_label_table_is_refused(tmp_path: Path, columns: dict[str, object], message: str):
+def test_a_bad_label_table_is_refused(tmp_path: Path, columns: dict[str, Any], message: str):
     pl.DataFrame(columns).write_parquet(tmp_path / "labels.parquet")
     with pytest.raises(ValueError, match=message):
         read_labels(tmp_path / "labels.parquet")

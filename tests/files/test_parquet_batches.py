@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +36,7 @@ def heavy(colour: str, size: int) -> bytes:
     return picture(colour, kind="JPEG") + np.random.default_rng(len(colour)).bytes(size)
 
 
-def repeated(path: Path, size: int, rows: int, **columns: list[object]) -> Path:
+def repeated(path: Path, size: int, rows: int, **columns: Sequence[object]) -> Path:
     """Write few different images over and over, each of which the file holds once."""
     images = [heavy(name, size) for name in ("red", "green", "blue")]
     table = pa.table({"image": [images[row % 3] for row in range(rows)], **columns})
@@ -55,7 +57,7 @@ def test_batches_grow_from_one_row_to_the_most_rows_and_end_with_each_row_group(
     [{"dictionary_pagesize_limit": 64 * MIB}, {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"}],
     ids=["one dictionary", "shared prefixes"],
 )
-def test_rows_that_lie_in_the_file_once_count_as_often_as_they_stand(tmp_path: Path, options: dict[str, object]):
+def test_rows_that_lie_in_the_file_once_count_as_often_as_they_stand(tmp_path: Path, options: dict[str, Any]):
     table = pa.table({"a": [b"x" * MIB] * 200})
     pq.write_table(table, tmp_path / "t.parquet", **options)
     assert (tmp_path / "t.parquet").stat().st_size < 3 * MIB
@@ -99,7 +101,7 @@ def test_repeated_images_are_classified_and_indexed_in_bounded_memory(tmp_path: 
     path = repeated(tmp_path / "in.parquet", MIB, 200, caption=[caption("red")] * 200)
     before, held = pa.total_allocated_bytes(), list[int]()
     note = lambda event: held.append(pa.total_allocated_bytes() - before)  # noqa: E731
-    common = {"encoder": ToyEncoder(), "workers": 0, "batch_size": 8, "report": note}
+    common: dict[str, Any] = {"encoder": ToyEncoder(), "workers": 0, "batch_size": 8, "report": note}
     classify([path], prompts=colour_prompts(), output=tmp_path / "out.parquet", **common)
     classified = max(held)
     held.clear()
@@ -110,7 +112,7 @@ def test_repeated_images_are_classified_and_indexed_in_bounded_memory(tmp_path: 
     assert written.read(["image"]).equals(pq.read_table(path, columns=["image"]))
 
 
-def with_checksums(path: Path, **options: object) -> tuple[bytes, list[int]]:
+def with_checksums(path: Path, **options: Any) -> tuple[bytes, list[int]]:
     """Write images that cannot be told from damaged ones; return the file, and a place inside each image."""
     images = [picture("red", kind="JPEG") + np.random.default_rng(row).bytes(3000) for row in range(60)]
     table = pa.table({"image": images, "label": [f"label {row % 3}" for row in range(60)]})

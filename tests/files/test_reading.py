@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -75,7 +76,7 @@ def test_a_toml_file_that_is_wrong_is_named(tmp_path: Path) -> None:
         read_toml(tmp_path / "a.toml")
 
 
-def written(path: Path, **columns: object) -> Path:
+def written(path: Path, **columns: Any) -> Path:
     pq.write_table(pa.table(columns), path)
     return path
 
@@ -134,9 +135,9 @@ def test_metadata_is_an_object_or_refused() -> None:
             read(content)
 
 
-def npz(**arrays: object) -> bytes:
+def npz(**arrays: Any) -> bytes:
     stream = io.BytesIO()
-    np.savez(stream, **arrays)  # type: ignore[arg-type]
+    np.savez(stream, **arrays)
     return stream.getvalue()
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -18,7 +19,7 @@ ENCODER = ToyEncoder(dim=4)
 LABELS = LabelSet(("red", "blue", "none such"), synonyms=(("scarlet",), (), ()), templates=("a {}",))
 
 
-def support(**changes: object) -> Support:
+def support(**changes: Any) -> Support:
     made = Support(
         LABELS,
         torch.eye(4)[:3],

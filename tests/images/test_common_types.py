@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from rag_clip.pipelines.classify import classify
 from rag_clip.testing import ToyEncoder
 
 
-def coded(index: pa.DataType, values: list[str | None], kind: pa.DataType) -> pa.Array:
+def coded(index: pa.DataType, values: Sequence[str | None], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind).dictionary_encode().cast(pa.dictionary(index, kind))
 
 

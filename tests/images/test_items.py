@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,12 +22,12 @@ from rag_clip.images.rows import ImageFile, read_items, read_rows
 from rag_clip.models.decode import ImageError
 
 
-def opened(place: object, column: str = "image") -> ImageFile:
+def opened(place: str | Path, column: str = "image") -> ImageFile:
     [file] = open_image_files([place], image_column=column)
     return file
 
 
-def rows(file: ImageFile) -> list[dict[str, object]]:
+def rows(file: ImageFile) -> list[dict[str, Any]]:
     return next(read_rows(file, [file.rows])).to_pylist()
 
 

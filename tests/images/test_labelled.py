@@ -1,4 +1,5 @@
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ def png(colour: str) -> bytes:
     return buffer.getvalue()
 
 
-def write(path: Path, images: list[bytes], labels: list[str | None]) -> Path:
+def write(path: Path, images: list[bytes], labels: Sequence[str | None]) -> Path:
     pq.write_table(pa.table({"image": images, "label": labels}), path)
     return path
 
@@ -66,7 +67,7 @@ def test_further_encoders_see_the_same_images(tmp_path: Path):
     ],
 )
 def test_labels_and_images_that_cannot_be_used_are_refused(
-    tmp_path: Path, images: list[bytes], labels: list[str | None], message: str
+    tmp_path: Path, images: list[bytes], labels: Sequence[str | None], message: str
 ):
     with pytest.raises(ValueError, match=message):
         read_labelled([write(tmp_path / "a.parquet", images, labels)], LABELS, encoder=ENCODER)

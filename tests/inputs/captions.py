@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,7 +64,7 @@ def build_killed(folder: str, events: int | None, seconds: float, *, alone: bool
     build_index(paths, index=f"{folder}/index", encoder=encoder, shard_rows=50, report=count)
 
 
-def write_captions(path: Path, texts: list[str | None], **columns: object) -> Path:
+def write_captions(path: Path, texts: Sequence[str | None], **columns: Any) -> Path:
     pq.write_table(pa.table({"caption": pa.array(texts, pa.string()), **columns}), path)
     return path
 

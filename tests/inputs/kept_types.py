@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections.abc import Sequence
 from decimal import Decimal
 
 import numpy as np
@@ -34,7 +35,7 @@ def _dictionary(index: pa.DataType, values: pa.Array, *, ordered: bool = False) 
     return pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 0], index), values, ordered=ordered)
 
 
-def _extension(kind: pa.BaseExtensionType, values: list[object]) -> pa.Array:
+def _extension(kind: pa.BaseExtensionType, values: Sequence[object]) -> pa.Array:
     return pa.ExtensionArray.from_storage(kind, pa.array(values, kind.storage_type))
 
 

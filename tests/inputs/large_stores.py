@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ ENCODER = Fingerprint("toy", "", "weights-1", "8x8")
 SLOW = {"hnsw": load_schema().hnsw.model_copy(update={"full_scan_threshold": 10, "ef_construct": 800, "m": 64})}
 
 
-def make(folder: Path, **changes: object) -> Store:
+def make(folder: Path, **changes: Any) -> Store:
     schema = load_schema().model_copy(update=changes)
     return create_store(folder, schema=schema, encoder=ENCODER, dim=DIM)
 

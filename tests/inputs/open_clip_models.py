@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rag_clip.models.open_clip import CONFIG
+from rag_clip.models.open_clip import CONFIG, load_encoder
+from rag_clip.models.towers import TwoTowers
 
 VISION: dict[str, Any] = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
 TEXT: dict[str, Any] = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3}
@@ -45,3 +46,10 @@ def write_model(folder: Path, config: dict[str, Any], preprocess: dict[str, Any]
         model = open_clip.create_model(f"local-dir:{folder}", pretrained_text=False)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return f"local-dir:{folder}"
+
+
+def load_towers(spec: str, precision: str | None = None) -> TwoTowers:
+    """Load a model of a text and an image tower on the CPU."""
+    encoder = load_encoder(spec, device="cpu", precision=precision)
+    assert isinstance(encoder, TwoTowers)
+    return encoder

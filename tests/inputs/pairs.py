@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +20,9 @@ def caption(colour: str) -> str:
     return f"a {colour} square"
 
 
-def write_pairs(path: Path, images: list[object], captions: list[str | None], **columns: list[object]) -> Path:
+def write_pairs(
+    path: Path, images: Sequence[object], captions: Sequence[str | None], **columns: Sequence[object]
+) -> Path:
     kind = pa.string() if any(isinstance(image, str) for image in images) else pa.binary()
     pq.write_table(pa.table({"image": pa.array(images, kind), "caption": captions, **columns}), path)
     return path

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +32,7 @@ def picture(colour: str, *, kind: str = "PNG", size: tuple[int, int] = (9, 7)) -
     return encoded(Image.new("RGB", size, COLOURS[colour]), kind)
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
@@ -48,7 +50,9 @@ def colours(count: int) -> list[str]:
     return [list(COLOURS)[row % 3] for row in range(count)]
 
 
-def write_images(path: Path, images: list[object], kind: pa.DataType | None = None, **columns: list[object]) -> Path:
+def write_images(
+    path: Path, images: Sequence[object], kind: pa.DataType | None = None, **columns: Sequence[object]
+) -> Path:
     table = pa.table({"image": pa.array(images, kind or pa.binary()), **columns})
     pq.write_table(table, path)
     return path

@@ -114,7 +114,7 @@ class Points(wire.PointsServicer):
     def CreateFieldIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
         def index(request: Any) -> Any:
             if request.HasField("field_index_params"):
-                kind = GrpcToRest.convert_payload_schema_params(request.field_index_params)
+                kind: Any = GrpcToRest.convert_payload_schema_params(request.field_index_params)
             else:
                 kind = models.PayloadSchemaType(
                     wire.FieldType.Name(request.field_type).removeprefix("FieldType").lower()
@@ -177,7 +177,7 @@ def _done() -> Any:
     return wire.PointsOperationResponse(result=wire.UpdateResult(status=wire.UpdateStatus.Completed))
 
 
-class KeyCheck(grpc.ServerInterceptor):
+class KeyCheck(grpc.ServerInterceptor):  # type: ignore[misc]  # gRPC has no types
     """Asks for the key in every call but the health check, as Qdrant does."""
 
     def __init__(self, key: str) -> None:

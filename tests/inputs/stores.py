@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -53,7 +54,7 @@ PAIRED = load_schema().model_copy(
         | {"width": NumberIndex(kind="integer"), "noise": NumberIndex(kind="float"), "title": TextIndex(kind="text")},
     }
 )
-PAYLOAD = {
+PAYLOAD: dict[str, list[Any]] = {
     "licence": ["cc0", "by", None, "by", None, "cc0"],
     "width": [640, 320, 200, None, None, None],
     "noise": [0.0, 0.25, 0.5, 0.75, None, None],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from inputs.pictures import COLOURS, picture, write_images
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.evaluation.image_tasks import ImageTask
+from rag_clip.evaluation.results import Result
 from rag_clip.evaluation.runs import PromptFile, read_prompt_files
 from rag_clip.files.prompts import write_prompts
 from rag_clip.testing import ToyEncoder
@@ -46,5 +48,11 @@ def prompt_files(folder: Path) -> list[PromptFile]:
     return read_prompt_files([folder / "prompts-good.parquet", folder / "prompts-bad.parquet"])
 
 
-def provenance(method: str) -> dict[str, object]:
+def value(result: Result, metric: str) -> float:
+    measure = result.get(metric)
+    assert measure is not None, metric
+    return measure.value
+
+
+def provenance(method: str) -> dict[str, Any]:
     return {"encoder": asdict(ENCODER.fingerprint), "method": method, "settings": {}, "index": ""}

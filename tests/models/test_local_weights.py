@@ -1,23 +1,25 @@
 """Local files of weights of built-in names: they run as their tag was trained, or are refused with the reason."""
 
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
 import torch
 
 from rag_clip.models.open_clip import EncoderError, load_encoder
+from rag_clip.models.pixels import PixelTransform
 
-VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
-TEXT = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3}
-CONFIGS = {
+VISION: dict[str, Any] = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
+TEXT: dict[str, Any] = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3}
+CONFIGS: dict[str, dict[str, Any]] = {
     "Tiny": {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT},
     "Large": {"embed_dim": 16, "vision_cfg": VISION | {"image_size": 64}, "text_cfg": TEXT},
     "Agreed": {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT},
     "Unpublished": {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT},
 }
 SMALL = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear", "resize_mode": "squash"}
-TAGS = {
+TAGS: dict[str, dict[str, dict[str, Any]]] = {
     "Tiny": {"quick": {"quick_gelu": True}, "plain": {}, "other_pixels": SMALL},
     "Agreed": {"one": {"quick_gelu": True}, "two": {"quick_gelu": True}},
 }
@@ -42,6 +44,7 @@ def test_a_local_file_runs_with_the_settings_of_its_tag(file):
     quick, plain, other = (load_encoder(f"Tiny:{tag}@{file}", device="cpu") for tag in TAGS["Tiny"])
     assert (activation(quick), activation(plain), activation(other)) == ("QuickGELU", "GELU", "GELU")
     assert (other.mean, other.std) == (SMALL["mean"], SMALL["std"])
+    assert isinstance(other.preprocess, PixelTransform)
     assert (other.preprocess.interpolation, other.preprocess.resize_mode) == ("bilinear", "squash")
     assert not quick.fingerprint.agrees_with(plain.fingerprint)
     assert not plain.fingerprint.agrees_with(other.fingerprint)

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from inputs.open_clip_models import CLIP, MODELS, TEXT, VISION, write_model
+from inputs.open_clip_models import CLIP, MODELS, TEXT, VISION, load_towers, write_model
 from rag_clip.models.open_clip import CONFIG, EncoderError, load_encoder
+from rag_clip.models.pixels import PixelTransform
 from rag_clip.protocols import Encoder
 
 TEXTS = (
@@ -56,7 +57,7 @@ def test_only_causal_towers_pooled_at_the_end_token_are_cut(tmp_path):
     lengths = {}
     for kind in ("clip", "custom text", "not causal"):
         encoder = load_encoder(write_model(tmp_path / kind, MODELS[kind]), device="cpu")
-        seen = []
+        seen: list[tuple[int, ...]] = []
         tower = encoder.model if kind == "clip" else encoder.model.text
         tower.transformer.resblocks[0].register_forward_pre_hook(
             lambda _module, inputs, seen=seen: seen.append(tuple(inputs[0].shape[:2]))
@@ -131,6 +132,7 @@ def test_patch_features_are_projected_as_the_class_token_is(clip):
     encoder = load_encoder(clip, device="cpu")
     images = [Image.fromarray(NOISE)] * 70
     found = encoder.encode_images(images, patches=True)
+    assert found.patches is not None
     assert (found.pooled.shape, found.patches.shape) == ((70, 16), (70, 4, 16))
     torch.testing.assert_close(found.pooled, encoder.encode_images(images).pooled)
     torch.testing.assert_close(found.patches.norm(dim=-1), torch.ones(70, 4))
@@ -185,7 +187,7 @@ def test_the_fingerprint_follows_weights_and_transform(clip, tmp_path):
 def test_own_merges_in_the_folder_make_the_tokenizer(tmp_path):
     spec = write_model(tmp_path, CLIP | {"text_cfg": TEXT | {"vocab_size": 515}})
     (tmp_path / "bpe.txt.gz").write_bytes(gzip.compress(b"#version\nr e\nre d</w>"))
-    encoder = load_encoder(spec, device="cpu")
+    encoder = load_towers(spec)
     assert encoder.tokenizer(["red"]).tolist() == [[514, 513, 515, *[0] * 21]]
     assert "bpe " in encoder.fingerprint.preprocessing
 
@@ -213,6 +215,7 @@ def test_built_in_names_and_hub_repositories_load_what_the_cache_holds(tmp_path,
     encoders = [load_encoder(spec, device="cpu") for spec in specs]
     for encoder in encoders:
         torch.testing.assert_close(encoder.encode_text(TEXTS), expected)
+    assert isinstance(encoders[0].preprocess, PixelTransform)
     assert (encoders[0].mean, encoders[0].preprocess.resize_mode) == ((0.1, 0.2, 0.3), "squash")
     assert [(encoder.fingerprint.model, encoder.fingerprint.pretrained) for encoder in encoders] == [
         ("Tiny", "some-tag"),
@@ -227,6 +230,7 @@ def test_a_head_can_be_trained_on_embeddings(clip):
     for rows in (encoder.encode_text(["kite"]), encoder.encode_images([Image.fromarray(NOISE)]).pooled):
         head(rows).sum().backward()
         assert not rows.requires_grad
+        assert head.weight.grad is not None
         torch.testing.assert_close(head.weight.grad[0], rows[0])
         head.zero_grad()
 

@@ -1,11 +1,17 @@
 """Whose settings a local file of weights has, on open_clip's own list of published weights."""
 
+from typing import Any
+
 import open_clip
 import pytest
 
 from rag_clip.models.published_settings import DEFAULTS, complete, settings_of_file, split_local
 
-TAGS = {"old": {"quick_gelu": True}, "new": {}, "half": {"mean": [0.5, 0.5, 0.5], "hf_hub": "someone/half"}}
+TAGS: dict[str, dict[str, Any]] = {
+    "old": {"quick_gelu": True},
+    "new": {},
+    "half": {"mean": [0.5, 0.5, 0.5], "hf_hub": "someone/half"},
+}
 
 
 def published(name: str) -> dict[str, dict]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +13,19 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from timm.data import create_transform, resolve_model_data_config
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
 
 from rag_clip.models.open_clip import EncoderError, load_encoder
 from rag_clip.protocols import Encoder
 
 NAME = "mobilenetv3_small_050"
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 121, 3), np.uint8))
-SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
+SMALL: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
 
 
 @pytest.fixture(scope="module")
-def model() -> torch.nn.Module:
+def model() -> Any:
     torch.manual_seed(0)
     return timm.create_model(NAME, num_classes=7).eval()
 
@@ -35,7 +37,7 @@ def checkpoint(model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory)
     return path
 
 
-def write_folder(folder: Path, **settings: object) -> Path:
+def write_folder(folder: Path, **settings: Any) -> Path:
     torch.manual_seed(1)
     made = timm.create_model("resnet18", num_classes=0, **SMALL)
     facts = {"input_size": [3, 32, 32], "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.25] * 3} | settings
@@ -45,7 +47,7 @@ def write_folder(folder: Path, **settings: object) -> Path:
     return folder
 
 
-def expected(model: torch.nn.Module, image: Image.Image) -> torch.Tensor:
+def expected(model: Any, image: Image.Image) -> torch.Tensor:
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
     with torch.no_grad():
         pooled = model.forward_head(model.forward_features(transform(image)[None]), pre_logits=True)
@@ -67,7 +69,12 @@ def test_features_are_what_timm_pools_before_the_classifier(model: torch.nn.Modu
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [(32, 32), (48, 32)])
 def test_pixels_equal_timms_transform(mode: str, interpolation: str, size: tuple[int, int], tmp_path: Path) -> None:
-    facts = {"crop_mode": mode, "interpolation": interpolation, "crop_pct": 0.85, "input_size": [3, *size]}
+    facts: dict[str, Any] = {
+        "crop_mode": mode,
+        "interpolation": interpolation,
+        "crop_pct": 0.85,
+        "input_size": [3, *size],
+    }
     encoder = load_encoder(f"timm:{write_folder(tmp_path, **facts)}", device="cpu")
     transform = create_transform(
         facts["input_size"], interpolation=interpolation, crop_pct=0.85, crop_mode=mode, normalize=False
@@ -166,7 +173,7 @@ def test_a_name_alone_takes_its_weights_from_the_hubs_cache(checkpoint: Path, mo
 
 
 def test_a_name_without_weights_fails_at_once_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: Any) -> None:
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)

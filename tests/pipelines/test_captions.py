@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +22,7 @@ from rag_clip.testing import ToyEncoder
 CAPTIONS = ["a red  flag", None, "a blue flag", "", "cats &amp; dogs", "a red flag"]
 
 
-def write(path: Path, columns: dict[str, object]) -> Path:
+def write(path: Path, columns: dict[str, Any]) -> Path:
     pq.write_table(pa.table(columns), path)
     return path
 
@@ -32,7 +33,7 @@ def corpus(tmp_path) -> Path:
 
 
 def test_captions_are_repaired_embedded_and_found_by_meaning_and_by_word(corpus, tmp_path):
-    encoder, events = ToyEncoder(), []
+    encoder, events = ToyEncoder(), list[Progress]()
     summary = build_index([corpus], index=tmp_path / "index", encoder=encoder, report=events.append)
     assert (summary.read, summary.kept, summary.added, summary.repeated, summary.count) == (6, 4, 3, 1, 3)
     assert summary.already_there == 0

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,8 +34,8 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rag_clip.files.features, "SHARD_ROWS", 4)
 
 
-def run(paths: list[Path], output: Path, **settings: object):
-    defaults = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "workers": 0}
+def run(paths: list[Path], output: Path, **settings: Any):
+    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "workers": 0}
     return classify(paths, output=output, **defaults | settings)
 
 

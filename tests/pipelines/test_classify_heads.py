@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -47,7 +48,7 @@ def shots(path: Path, names: tuple[str, ...] = tuple(COLOURS), *, images: bool =
     return path
 
 
-def predicted(tmp_path: Path, **settings: object) -> list[str]:
+def predicted(tmp_path: Path, **settings: Any) -> list[str]:
     source = write_images(tmp_path / "in.parquet", [picture(name) for name in colours(6)])
     classify(
         [source], prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=ENCODER, workers=0, **settings

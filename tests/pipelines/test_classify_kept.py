@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -30,7 +32,7 @@ def refused(paths: list[Path], message: str) -> None:
     assert sorted(paths[0].parent.iterdir()) == sorted(paths)  # no features, no output: no image was encoded
 
 
-def write(path: Path, columns: dict[str, object], *, rows: int = 4, times: int = 1, **options: object) -> Path:
+def write(path: Path, columns: dict[str, Any], *, rows: int = 4, times: int = 1, **options: Any) -> Path:
     table = pa.table({"image": pa.array([picture("red")] * rows, pa.binary()), **columns})
     pq.write_table(pa.concat_tables([table] * times), path, **options)
     return path
@@ -117,7 +119,7 @@ def test_row_groups_with_other_categories_in_one_byte_make_a_file_that_can_be_re
     assert pl.read_parquet(tmp_path / "in.parquet")["camera"].to_list() == expected
 
 
-def int96(path: Path, values: list[object], kind: pa.DataType) -> Path:
+def int96(path: Path, values: Sequence[object], kind: pa.DataType) -> Path:
     column = pa.array(values, kind)
     return write(path, {"when": column}, rows=len(values), use_deprecated_int96_timestamps=True, store_schema=False)
 
@@ -197,7 +199,7 @@ def test_notes_that_list_all_columns_go_and_others_stay(tmp_path: Path):
     assert went.keys() == {b"pandas", b"mine", b"rag_clip"}
 
 
-def hugging_face(path: Path, names: list[str], **more: object) -> Path:
+def hugging_face(path: Path, names: list[str], **more: Any) -> Path:
     features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}, **more}
     table = pa.table({"image": [picture("red")], "label": [0]})
     pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path)

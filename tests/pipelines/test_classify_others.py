@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -51,8 +52,13 @@ def support(names: Sequence[str]) -> Support:
 HEAD = PreparedHead(lambda text: CoMoSettings(alpha=40, beta=3).build(text, support(list(COLOURS))), {"name": "como"})
 
 
-def run(source: Path, output: Path, **settings: object):
-    defaults = {"prompts": colour_prompts(), "encoder": LightEncoder(), "head": HEAD, "others": {"second": SECOND}}
+def run(source: Path, output: Path, **settings: Any):
+    defaults: dict[str, Any] = {
+        "prompts": colour_prompts(),
+        "encoder": LightEncoder(),
+        "head": HEAD,
+        "others": {"second": SECOND},
+    }
     return classify([source], output=output, workers=0, **defaults | settings)
 
 

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -51,8 +52,8 @@ def source(tmp_path: Path) -> Path:
     return write_images(tmp_path / "in.parquet", images, id=list(range(18)))
 
 
-def run(source: Path, output: Path, **settings: object) -> ClassifySummary:
-    defaults = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "workers": 0, "batch_size": 2}
+def run(source: Path, output: Path, **settings: Any) -> ClassifySummary:
+    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "workers": 0, "batch_size": 2}
     return classify([source], output=output, **defaults | settings)
 
 

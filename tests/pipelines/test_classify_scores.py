@@ -8,6 +8,7 @@ from contextlib import redirect_stderr
 from importlib.resources import files
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -39,8 +40,9 @@ def siglip(tmp_path: Path) -> str:
     return f"local-dir:{folder}"
 
 
-def run(images: Path, output: Path, **settings: object) -> list[dict]:
-    classify([images], output=output, **{"prompts": colour_prompts(), "encoder": SIGLIP, "workers": 0} | settings)
+def run(images: Path, output: Path, **settings: Any) -> list[dict]:
+    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": SIGLIP, "workers": 0}
+    classify([images], output=output, **defaults | settings)
     return pq.read_table(output).to_pylist()
 
 
@@ -68,11 +70,12 @@ def test_what_has_no_level_is_refused_before_any_work(tmp_path: Path):
     images = write_images(tmp_path / "in.parquet", [picture("red")])
     filled = ToyEncoder(bias=0.0)
     head = PreparedHead(lambda zero_shot: zero_shot, {})
-    for reason, settings in {
+    cases: dict[str, dict[str, Any]] = {
         "sigmoid scores need an encoder that was trained with a logit bias": {"encoder": filled},
         "heads and learned prompts are fitted by softmax": {"head": head},
         "scores are 'logits'; choose one of softmax, sigmoid": {"scores": "logits"},
-    }.items():
+    }
+    for reason, settings in cases.items():
         with pytest.raises(ValueError, match=reason):
             run(images, tmp_path / "out.parquet", **{"scores": "sigmoid"} | settings)
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -58,7 +59,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         captions = [f"caption of {url.rpartition('/')[2]}" for url in urls]
         pl.DataFrame({"URL": urls, "TEXT": captions}).write_csv(folder / "list.csv")
 
-        def run(**settings: bool) -> DownloadSummary:
+        def run(**settings: Any) -> DownloadSummary:
             return download_images(
                 [folder / "list.csv"], output=output, caption_column="text", allow_private=True, timeout=4,
                 processes=1, threads=8, **settings,

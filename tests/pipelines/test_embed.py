@@ -45,7 +45,7 @@ def rows(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def test_captions_are_cleaned_cut_into_shards_and_described(corpus, tmp_path):
-    events = []
+    events: list[Progress] = []
     summary = embed(corpus, report=events.append)
     assert (summary.read, summary.kept, summary.repeated, summary.dropped) == (7, 5, 0, {"null": 1, "empty": 1})
     assert (summary.embedded, summary.written, summary.finished, summary.failed) == (5, 3, 0, 0)

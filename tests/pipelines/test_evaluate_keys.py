@@ -73,7 +73,7 @@ def test_what_decides_the_numbers_decides_what_is_run_again(tmp_path: Path, chan
     if change == "encoder":
         texts = [replace(texts[0], prompts=replace(texts[0].prompts, provenance={"encoder": {}, "method": "x"}))]
     if change == "images":
-        write_images(task.paths[0], [picture("red")], label=["red"])
+        write_images(Path(task.paths[0]), [picture("red")], label=["red"])
     if change == "groups":
         task = replace(task, labels=replace(LABELS, groups=("a", "a", "b")))
     assert evaluate([task], texts=texts, output=output, encoder=encoder, workers=0).measured == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +28,7 @@ from rag_clip.metrics.ranking import mean_average_precision
 from rag_clip.pipelines.evaluate import evaluate
 
 NAMES, WIDTH = ("cat", "dog", "owl", "fox"), 16
-FIXED = {"linear_probe": {"rate": 1e-1, "weight_decay": 1e-4}}
+FIXED: dict[str, Any] = {"linear_probe": {"rate": 1e-1, "weight_decay": 1e-4}}
 PAIRS = ((0,), (1,), (0, 1), (1, 2), (2, 3), (3,))
 
 
@@ -122,7 +124,7 @@ def test_a_file_alone_says_by_its_labels_that_images_have_several(tmp_path: Path
     assert found[1].settings["images"] == 36 - drawn
 
 
-def colours(path: Path, labels: list[object]) -> Path:
+def colours(path: Path, labels: Sequence[Sequence[str] | None]) -> Path:
     """Write pictures in the first colour of their labels, red where they have none."""
     return write_images(path, [picture(names[0] if names else "red") for names in labels], label=labels)
 

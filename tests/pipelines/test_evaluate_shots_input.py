@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,9 +94,9 @@ def test_check_finds_a_train_split_that_tests(tmp_path: Path) -> None:
         ({"heads": ("ridge",), "shots": (1,), "options": {"tip_x": {}}}, "settings for 'tip_x', which is none of"),
     ],
 )
-def test_protocols_that_cannot_be_are_refused(protocol: dict[str, object], message: str) -> None:
+def test_protocols_that_cannot_be_are_refused(protocol: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        FewShot(**protocol)  # type: ignore[arg-type]
+        FewShot(**protocol)
 
 
 def test_a_head_that_trains_texts_needs_the_model_before_anything_is_measured(tmp_path: Path) -> None:

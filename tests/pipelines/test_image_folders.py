@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,7 +41,7 @@ def hive(folder: Path, *names: str) -> Path:
     return folder / "hive"
 
 
-def hugging_face(path: Path, labels: list[object], feature: object, names: tuple[str, ...] = NAMES) -> Path:
+def hugging_face(path: Path, labels: Sequence[Any], feature: object, names: tuple[str, ...] = NAMES) -> Path:
     """Write pictures as the Hugging Face hub serves them: numbers, with their names in the file's metadata."""
     features = {"info": {"features": {"image": {"_type": "Image"}, "label": feature}}}
     flat = [row[0] if isinstance(row, list) else row for row in labels]
@@ -49,11 +51,11 @@ def hugging_face(path: Path, labels: list[object], feature: object, names: tuple
     return path
 
 
-def class_label(names: tuple[str, ...] = NAMES) -> dict[str, object]:
+def class_label(names: tuple[str, ...] = NAMES) -> dict[str, Any]:
     return {"names": list(names), "_type": "ClassLabel"}
 
 
-def top_1(place: Path, folder: Path, **settings: object) -> float:
+def top_1(place: Path, folder: Path, **settings: Any) -> float:
     texts = prompt_files(folder)
     [(task, where)] = open_tasks([place], labels=texts[0].prompts.labels, **settings)
     assert check_evaluation([(task, where)], texts=texts[:1]) == ()
@@ -61,6 +63,7 @@ def top_1(place: Path, folder: Path, **settings: object) -> float:
         [image_task(task, where)], texts=texts[:1], output=folder / "results.parquet", encoder=ENCODER, workers=0
     )
     found = summary.results[0].get("accuracy") or summary.results[0].get("map_11_point")
+    assert found is not None
     return found.value
 
 
@@ -117,7 +120,7 @@ def test_a_column_of_the_file_goes_before_the_folder_of_that_name(tmp_path: Path
     ],
     ids=["ClassLabel", "with nulls once", "Sequence", "List", "list"],
 )
-def test_numbers_are_classes_by_the_names_in_the_file(tmp_path: Path, labels: list[object], feature: object):
+def test_numbers_are_classes_by_the_names_in_the_file(tmp_path: Path, labels: Sequence[object], feature: object):
     path = hugging_face(tmp_path / "hf.parquet", labels, feature)
     targets = read_labelled([path], LABELS, encoder=ENCODER).targets
     assert (targets.float().argmax(1) if targets.ndim == 2 else targets).tolist() == [2, 1, 0]
@@ -155,7 +158,7 @@ def test_numbers_are_classes_by_the_ids_of_the_label_set(tmp_path: Path):
         ([[0, 1], [2]], [class_label()], "1 images have several labels in column 'label', row 0 the first"),
     ],
 )
-def test_numbers_that_say_no_class_are_refused(tmp_path: Path, labels: list[object], feature: object, message: str):
+def test_numbers_that_say_no_class_are_refused(tmp_path: Path, labels: Sequence[object], feature: object, message: str):
     table = pa.table({"image": [picture("red")] * len(labels), "label": labels})
     metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "hf.parquet")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from inputs.pictures import LightEncoder, colour_prompts, picture
 from inputs.sources import CAPTIONED, COLOURS, SOURCES, listed
-from inputs.tasks import LABELS, prompt_files
+from inputs.tasks import LABELS, prompt_files, value
 from rag_clip.cli.explain import _picture as picture_to_explain
 from rag_clip.evaluation.check import check_evaluation
 from rag_clip.evaluation.image_tasks import image_task, open_tasks
@@ -20,6 +21,7 @@ from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.images import index_images
 from rag_clip.pipelines.support_shots import support_from_shots
+from rag_clip.progress import Progress
 from rag_clip.report.examples import _picture
 from rag_clip.support.known import read_known
 from rag_clip.testing import ToyEncoder
@@ -31,7 +33,7 @@ each_source = pytest.mark.parametrize("write", SOURCES.values(), ids=SOURCES)
 
 @each_source
 def test_classify_predicts_every_row_beside_the_columns_of_the_source(tmp_path: Path, write: Callable):
-    settings = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0, "top_k": 1}
+    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0, "top_k": 1}
     summary = classify([write(tmp_path)], output=tmp_path / "out.parquet", **settings)
     table = pq.read_table(summary.output)
     assert table[summary.columns[0]].to_pylist() == list(COLOURS)
@@ -44,16 +46,18 @@ def test_evaluate_measures_the_labels_of_every_source(tmp_path: Path, write: Cal
     opened = open_tasks([write(tmp_path / "data")], labels=LABELS)
     assert check_evaluation(opened, texts=texts) == ()
     tasks = [image_task(*task) for task in opened]
-    settings = {"texts": texts, "output": tmp_path / "r.parquet", "encoder": ENCODER, "workers": 0}
+    settings: dict[str, Any] = {"texts": texts, "output": tmp_path / "r.parquet", "encoder": ENCODER, "workers": 0}
     first = evaluate(tasks, **settings).results[0]
-    assert (first.get("accuracy").value, first.settings["images"]) == (1, 6)
+    assert (value(first, "accuracy"), first.settings["images"]) == (1, 6)
     assert evaluate(tasks, **settings).measured == 0
-    assert _picture(first, 5).getpixel((0, 0)) == (255, 0, 0)
+    shown = _picture(first, 5)
+    assert shown is not None
+    assert shown.getpixel((0, 0)) == (255, 0, 0)
 
 
 @each_source
 def test_shots_are_drawn_from_every_source(tmp_path: Path, write: Callable):
-    settings = {"output": tmp_path / "s.parquet", "encoder": ENCODER, "k": 2, "views": 0, "workers": 0}
+    settings: dict[str, Any] = {"output": tmp_path / "s.parquet", "encoder": ENCODER, "k": 2, "views": 0, "workers": 0}
     place = write(tmp_path / "data")
     support_from_shots([place], LABELS, **settings, with_images=True)
     assert read_support(tmp_path / "s.parquet").targets.argmax(1).tolist() == [2, 1, 0]
@@ -75,7 +79,7 @@ def test_a_row_of_every_source_is_explained(tmp_path: Path, write: Callable):
 
 @pytest.mark.parametrize("write", [SOURCES[name] for name in CAPTIONED], ids=CAPTIONED)
 def test_index_images_takes_every_source_with_captions(tmp_path: Path, write: Callable):
-    settings = {"index": tmp_path / "index", "encoder": ENCODER, "workers": 0, "noise": False}
+    settings: dict[str, Any] = {"index": tmp_path / "index", "encoder": ENCODER, "workers": 0, "noise": False}
     place = write(tmp_path / "data")
     found = index_images([place], **settings)
     assert (found.rows, found.failed, found.embedded, found.count) == (6, 0, 6, 3)
@@ -84,7 +88,7 @@ def test_index_images_takes_every_source_with_captions(tmp_path: Path, write: Ca
 
 @pytest.mark.parametrize("name", ["folder", "csv", "tar with json", "base64"])
 def test_worker_processes_read_every_kind(tmp_path: Path, name: str):
-    settings = {"prompts": colour_prompts(), "encoder": LightEncoder(), "workers": 1}
+    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": LightEncoder(), "workers": 1}
     summary = classify([SOURCES[name](tmp_path)], output=tmp_path / "out.parquet", **settings)
     assert pq.read_table(summary.output)[summary.columns[0]].to_pylist() == list(COLOURS)
 
@@ -102,7 +106,7 @@ def test_worker_processes_read_every_kind(tmp_path: Path, name: str):
     ],
 )
 def test_the_columns_of_a_source_pass_through(tmp_path: Path, name: str, columns: list[str]):
-    settings = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0}
+    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0}
     summary = classify([SOURCES[name](tmp_path)], output=tmp_path / "out.parquet", **settings)
     assert pq.read_schema(summary.output).names == [*columns, *summary.columns]
 
@@ -111,9 +115,14 @@ def test_the_columns_of_a_source_pass_through(tmp_path: Path, name: str, columns
 def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("rag_clip.files.features.SHARD_ROWS", 2)
     place = SOURCES[name](tmp_path / "data")
-    settings = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0, "features_dir": tmp_path / "features"}
+    settings: dict[str, Any] = {
+        "prompts": colour_prompts(),
+        "encoder": ENCODER,
+        "workers": 0,
+        "features_dir": tmp_path / "features",
+    }
 
-    def stop(event: object) -> None:
+    def stop(event: Progress) -> None:
         if event.stage == "encode" and event.done >= 4:
             raise KeyboardInterrupt
 
@@ -126,9 +135,14 @@ def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, name: str, monkeypatch
 
 def test_a_changed_image_of_a_folder_is_encoded_again(tmp_path: Path):
     place = SOURCES["folder"](tmp_path / "data")
-    settings = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0, "features_dir": tmp_path / "features"}
+    settings: dict[str, Any] = {
+        "prompts": colour_prompts(),
+        "encoder": ENCODER,
+        "workers": 0,
+        "features_dir": tmp_path / "features",
+    }
     classify([place], output=tmp_path / "out.parquet", **settings)
-    (place / "blue" / "0.png").write_bytes(picture("red", size=(3, 3)))
+    Path(place, "blue", "0.png").write_bytes(picture("red", size=(3, 3)))
     again = classify([place], output=tmp_path / "out.parquet", **settings)
     assert pq.read_table(again.output)["predicted_label"].to_pylist() == ["red", *COLOURS[1:]]
 
@@ -143,7 +157,7 @@ def test_rows_that_cannot_be_read_fail_alone(tmp_path: Path):
         "https://x/1.png,red,x",
     ]
     place.write_text("\n".join([place.read_text(), *bad, "/dev/zero,red,x"]))
-    settings = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0}
+    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0}
     summary = classify([place], output=tmp_path / "out.parquet", **settings)
     assert summary.failed == 6
     assert pq.read_table(summary.output)["predicted_error"].to_pylist() == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,8 +16,9 @@ from rag_clip.store import open_store
 from rag_clip.testing import ToyEncoder
 
 
-def run(paths: list[Path], index: Path, **settings: object) -> ImagesSummary:
-    return index_images(paths, index=index, **{"encoder": ToyEncoder(), "workers": 0, "noise": False} | settings)
+def run(paths: list[Path], index: Path, **settings: Any) -> ImagesSummary:
+    defaults: dict[str, Any] = {"encoder": ToyEncoder(), "workers": 0, "noise": False}
+    return index_images(paths, index=index, **defaults | settings)
 
 
 def texts(index: Path) -> list[str]:

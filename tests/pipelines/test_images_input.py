@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,8 +22,9 @@ from rag_clip.store import open_store
 from rag_clip.testing import ToyEncoder
 
 
-def run(paths: list[Path], index: Path, **settings: object) -> ImagesSummary:
-    return index_images(paths, index=index, **{"encoder": ToyEncoder(), "workers": 0, "noise": False} | settings)
+def run(paths: list[Path], index: Path, **settings: Any) -> ImagesSummary:
+    defaults: dict[str, Any] = {"encoder": ToyEncoder(), "workers": 0, "noise": False}
+    return index_images(paths, index=index, **defaults | settings)
 
 
 def errors(summary: ImagesSummary) -> list[str]:
@@ -166,7 +169,7 @@ def test_an_index_of_another_encoder_is_refused(tmp_path: Path):
     ],
 )
 def test_wrong_columns_are_named_before_anything_is_read(
-    tmp_path: Path, columns: dict[str, list[object]], message: str
+    tmp_path: Path, columns: dict[str, Sequence[object]], message: str
 ):
     pq.write_table(pa.table(columns), tmp_path / "in.parquet")
     good = colour_pairs(tmp_path / "good.parquet", "red")

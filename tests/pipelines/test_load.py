@@ -33,7 +33,7 @@ def contents(index: Path) -> dict:
 
 
 def test_every_caption_is_loaded_once_with_its_vector(shards, tmp_path):
-    events = []
+    events: list[Progress] = []
     summary = load_shards(shards, index=tmp_path / "index", report=events.append)
     assert (summary.loaded, summary.finished, summary.written, summary.added, summary.count) == (4, 0, 40, 25, 25)
     assert set(summary.seconds) == {"look up", "read shards", "write", "optimise"}

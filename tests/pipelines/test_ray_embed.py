@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -31,11 +32,11 @@ def test_ray_makes_the_shards_that_one_machine_makes_and_makes_none_twice(tmp_pa
         for name in "ab"
     ]
     alone = embed_captions(paths, shards=tmp_path / "alone", encoder=ToyEncoder(), shard_rows=10)
-    events = []
+    events: list[Progress] = []
     options = {"shards": tmp_path / "ray", "load": ToyEncoder, "actors": 2, "gpus": 0, "shard_rows": 10}
     summary = embed_on_ray(paths, **options, report=events.append)
     assert summary.seconds.keys() == alone.seconds.keys()
-    same = {"shards": alone.shards, "keys": tuple(sorted(alone.keys)), "seconds": {}, "bottleneck": ""}
+    same: dict[str, Any] = {"shards": alone.shards, "keys": tuple(sorted(alone.keys)), "seconds": {}, "bottleneck": ""}
     assert replace(summary, **same) == replace(alone, **same)
     assert events[-1] == Progress("embed", 8, 8, "parts")
     assert contents(tmp_path / "ray") == contents(tmp_path / "alone")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,17 +23,22 @@ CAPTIONS = {"red": ["a red square", "one square of red"], "blue": ["a blue squar
 PAIRS = sorted({(name, text) for name, texts in CAPTIONS.items() for text in texts})
 
 
-def index(path: Path, **settings: object) -> ImagesSummary:
+def index(path: Path, **settings: Any) -> ImagesSummary:
     """Index pairs, with an encoder that notes each image."""
-    settings = {"encoder": ToyEncoder(), "workers": 0, "noise": False, "index": path.parent / "index"} | settings
-    return index_images([path], **settings)
+    defaults: dict[str, Any] = {
+        "encoder": ToyEncoder(),
+        "workers": 0,
+        "noise": False,
+        "index": path.parent / "index",
+    }
+    return index_images([path], **defaults | settings)
 
 
 def stored(place: Path) -> list[tuple[str, str]]:
     """Return (colour of the image, caption) of each point, the colour by the image's vector."""
     vectors = {name: ToyEncoder().encode_images([picture(name)]).pooled[0].numpy() for name in CAPTIONS}
     with open_store(place) as store:
-        hits = store.search(vectors=[vectors["red"]], limit=99, vector="image")[0]
+        hits = store.search(vectors=vectors["red"][None], limit=99, vector="image")[0]
         images = store.vectors([hit.id for hit in hits], vector="image")
     return sorted((max(vectors, key=lambda name: images[hit.id] @ vectors[name]), hit.text) for hit in hits)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from inputs.pictures import COLOURS, LightEncoder, colour_prompts, encoded
+from rag_clip.data import Prompts
 from rag_clip.files.support import read_support
 from rag_clip.images.perceptual import hash_distances
 from rag_clip.pipelines.captions import build_index
@@ -17,6 +19,7 @@ from rag_clip.pipelines.images import index_images
 from rag_clip.pipelines.support_retrieve import retrieve_support
 from rag_clip.support.concentrate import Concentration
 from rag_clip.support.known import read_known
+from rag_clip.support.retrieved import Search
 from rag_clip.testing import check_support
 
 ENCODER = LightEncoder()
@@ -53,7 +56,7 @@ LOOSE = Concentration(limit=4, near_cosine=1.0)
 
 
 @pytest.mark.parametrize("search", ["class", "texts", "captions"])
-def test_images_found_for_a_class_are_of_it(index: Path, tmp_path: Path, search: str):
+def test_images_found_for_a_class_are_of_it(index: Path, tmp_path: Path, search: Search):
     prompts = colour_prompts()
     summary = retrieve_support(
         prompts, output=tmp_path / "s.parquet", index=str(index), encoder=ENCODER, search=search, candidates=PER_COLOUR,
@@ -109,8 +112,8 @@ def test_what_is_to_be_classified_is_read_with_its_copies_measured(tmp_path: Pat
 
 
 def test_an_index_without_images_of_another_encoder_or_without_a_hit_is_refused(index: Path, tmp_path: Path):
-    def ask(prompts: object, where: Path, **settings: object) -> None:
-        options = {"output": tmp_path / "s.parquet", "encoder": ENCODER, **settings}
+    def ask(prompts: Prompts, where: Path, **settings: Any) -> None:
+        options: dict[str, Any] = {"output": tmp_path / "s.parquet", "encoder": ENCODER, **settings}
         retrieve_support(prompts, index=str(where), **options)
 
     pq.write_table(pa.table({"caption": ["a red thing"]}), tmp_path / "captions.parquet")

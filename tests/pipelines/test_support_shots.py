@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +30,7 @@ def speckled(seed: int) -> bytes:
     return encoded(Image.fromarray(np.random.default_rng(seed).integers(0, 255, (16, 12, 3), np.uint8)))
 
 
-def write(path: Path, images: list[object], labels: list[str]) -> Path:
+def write(path: Path, images: Sequence[object], labels: list[str]) -> Path:
     return write_images(path, images, label=labels)
 
 
@@ -64,7 +66,7 @@ def test_images_are_kept_on_demand_whether_they_lie_in_the_table_or_in_files(tmp
     inside = write(tmp_path / "inside.parquet", list(content), names)
     outside = write_images(tmp_path / "outside.parquet", [f"{row}.png" for row in range(4)], pa.string(), label=names)
 
-    def make(path: Path, **settings: object) -> list[bytes | None]:
+    def make(path: Path, **settings: Any) -> list[bytes | None]:
         output = tmp_path / "s.parquet"
         support_from_shots([path], LABELS, output=output, encoder=ENCODER, k=2, views=0, **settings)
         return read_support_images(output)
@@ -188,7 +190,7 @@ def test_copies_of_support_images_do_not_validate_and_are_counted(tmp_path: Path
     ],
 )
 def test_what_makes_no_support_is_refused(
-    tmp_path: Path, images: list[object], label: str, settings: dict[str, object], message: str
+    tmp_path: Path, images: Sequence[object], label: str, settings: dict[str, Any], message: str
 ):
     path = write(tmp_path / "a.parquet", images, [label])
     asked = {"output": tmp_path / "s.parquet", "k": 1, **settings}
@@ -199,7 +201,7 @@ def test_what_makes_no_support_is_refused(
 
 def test_crops_depend_on_the_image_and_the_seed_and_keep_at_least_half_of_it():
     image = opened(speckled(3))
-    crops = CropViews(np.asarray, 0)(image)
+    crops = CropViews(lambda crop: np.asarray(crop), 0)(image)
     assert np.array_equal(crops, np.asarray(image)[None])
     views = CropViews(lambda crop: np.array(crop.size), 50, seed=1)(image)
     assert np.array_equal(views, CropViews(lambda crop: np.array(crop.size), 50, seed=1)(image))

@@ -15,7 +15,7 @@ from rag_clip.data import Features, LabelSet
 from rag_clip.files.prompts import read_prompts, write_prompts
 from rag_clip.models.open_clip import CONFIG, load_encoder
 from rag_clip.prompts.enhance import enhance
-from rag_clip.prompts.evidence import Retrieval
+from rag_clip.prompts.evidence import Retrieval, Search
 from rag_clip.prompts.recipe import Described, Recipe, Templates
 from rag_clip.prompts.templates import template_prompts, template_set
 from rag_clip.protocols import Encoder
@@ -75,7 +75,7 @@ def test_chinese_templates_reach_the_encoder_letter_by_letter(encoder: Encoder):
 
 @pytest.mark.parametrize("search", ["dense", "lexical", "hybrid"])
 def test_chinese_captions_and_descriptions_become_class_weights(
-    encoder: Encoder, store: Store, tmp_path: Path, search: str
+    encoder: Encoder, store: Store, tmp_path: Path, search: Search
 ):
     described = tmp_path / "描述.json"
     described.write_text(json.dumps({"单车": ["单车有两个轮子。"]}, ensure_ascii=False), "utf-8")

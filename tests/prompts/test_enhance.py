@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -51,7 +52,7 @@ def store(location: Path) -> Iterator[Store]:
         yield store
 
 
-def by_captions(**settings: object) -> Recipe:
+def by_captions(**settings: Any) -> Recipe:
     return Recipe("captions", retrieved=Retrieval(**settings))
 
 
@@ -265,6 +266,6 @@ def test_a_missing_store_is_refused(tmp_path: Path):
 
 def test_an_unknown_control_and_one_of_nothing_are_refused(store: Store):
     with pytest.raises(ValueError, match="unknown control 'magic'; known are random, waffle"):
-        enhance(LABELS, encoder=ENCODER, store=store, recipe=by_captions(), control="magic")
+        enhance(LABELS, encoder=ENCODER, store=store, recipe=by_captions(), control="magic")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="recipe 'templates' mixes no texts into its templates"):
         enhance(LABELS, encoder=ENCODER, store=store, recipe=Recipe(), control="waffle")

@@ -1,5 +1,6 @@
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,7 +211,7 @@ def test_the_published_single_template_differs_by_the_length_of_the_mixture_alon
         ({"limit": 0}, "the limit of captions is 0; give at least 1"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str):
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         retrieved_prompts(LABELS, [FOX, CAN], **settings)
 

@@ -7,13 +7,14 @@ import pytest
 
 from inputs.folders import SHARED
 from rag_clip.corpus.phrases import phrase_counts
-from rag_clip.data import LabelSet, PromptText
+from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.prompts.knowledge.candidates import gather_candidates
 from rag_clip.prompts.knowledge.synonym_files import read_frequencies, read_synonyms
 from rag_clip.prompts.knowledge.wordnet import Sense
 from rag_clip.prompts.synonyms import (
     Ambiguity,
     Synonym,
+    Use,
     choose_synonyms,
     frequent_names,
     names_to_count,
@@ -123,13 +124,14 @@ def test_classes_that_the_corpus_does_not_name_keep_their_own_name():
 def test_synonyms_keep_the_contract_of_a_prompt_method():
     counts = {"red fox": 2, "vixen": 3, "fox": 2, "owl": 4, "🦊": 0, "עורב": 1, "raven": 9, "bird": 9}
     labels = LabelSet(("red fox", "owl", "🦊", "עורב"), synonyms=(("vixen", "fox"), ("bird",), (), ("raven", "bird")))
-    for use in ("frequent", "ensemble"):
-        check_prompts(
-            lambda chosen, use=use: synonym_prompts(
-                chosen, choose_synonyms(chosen, gather_candidates(chosen), counts, encoder=ToyEncoder()), use=use
-            ),
-            labels,
-        )
+    uses: tuple[Use, ...] = ("frequent", "ensemble")
+    for use in uses:
+
+        def method(chosen: LabelSet, use: Use = use) -> Prompts:
+            report = choose_synonyms(chosen, gather_candidates(chosen), counts, encoder=ToyEncoder())
+            return synonym_prompts(chosen, report, use=use)
+
+        check_prompts(method, labels)
 
 
 def test_what_does_not_fit_together_is_refused():
@@ -139,7 +141,7 @@ def test_what_does_not_fit_together_is_refused():
         choose_synonyms(LABELS, [listed("vixen"), ()], {"red fox": 1, "blue heron": 1})
     report = choose_synonyms(LABELS, [(), ()], {"red fox": 1, "blue heron": 1})
     with pytest.raises(ValueError, match="unknown use of synonyms 'mean'; known are frequent, ensemble"):
-        synonym_prompts(LABELS, report, use="mean")
+        synonym_prompts(LABELS, report, use="mean")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the synonyms were chosen for other classes"):
         synonym_prompts(LabelSet(("owl",)), report)
 

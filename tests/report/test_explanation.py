@@ -72,7 +72,7 @@ def test_a_page_holds_the_picture_and_asks_for_nothing_else(tmp_path: Path):
 def test_rows_of_each_class_and_the_bias_add_up_to_its_logit(tmp_path: Path):
     found = explain_image(RED, PROMPTS, ENCODER)
     write_page(tmp_path / "page.html", image=found)
-    parts: list[list[str]] = []
+    parts: list[list[list[str]]] = []
     for row in rows(tmp_path / "page.html"):
         if row[-1] == "text":
             parts.append([])

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pyarrow as pa
 
@@ -45,7 +46,7 @@ def series(metric: str, values: dict[str, float]) -> list[Measure]:
     return [Measure(metric, item, value) for item, value in values.items()]
 
 
-def shots(text: str, head: str, values: Mapping[int | str, float] | Mapping[int, float]) -> list[Result]:
+def shots(text: str, head: str, values: Mapping[Any, float]) -> list[Result]:
     return [
         run(f"{text} + {head}, {count} shots", value, tier="T0+FS", head={"name": head, "shots": count})
         for count, value in values.items()
@@ -253,7 +254,7 @@ def test_numbers_that_only_few_runs_have_are_found_among_all_runs() -> None:
 
 
 def test_of_shots_drawn_several_times_the_first_answer_to_an_image_counts() -> None:
-    columns = {"row": [1, 2, 2, 3], "target": [0] * 4, "predicted": [0, 1, 0, 0]}
+    columns: dict[str, list[Any]] = {"row": [1, 2, 2, 3], "target": [0] * 4, "predicted": [0, 1, 0, 0]}
     columns |= {"confidence": [0.5] * 4, "right": [True, False, True, True], "draw": [0, 0, 1, 1]}
     one = Result("t", "r", "T0", "k", SETTINGS, (), pa.table(columns, schema=IMAGES))
     assert answers(one)["right"].to_list() == [True, False, True]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from qdrant_client import QdrantClient, models
@@ -81,4 +82,4 @@ class OldServer:
 
 def test_a_server_that_is_too_old_is_refused():
     with pytest.raises(StoreError, match=r"is Qdrant 1\.18\.2; 1\.20 or later is needed"):
-        open_server(OldServer(), "captions", "http://old:6333")
+        open_server(cast(QdrantClient, OldServer()), "captions", "http://old:6333")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
@@ -13,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect:U
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Store:
+def source(tmp_path_factory) -> Iterator[Store]:
     with opened("edge", tmp_path_factory.mktemp("source"), PAIRED) as store:
         store.upsert(paired_batch())
         store.note("funnel", {"kept": 6})
@@ -21,7 +24,7 @@ def source(tmp_path_factory) -> Store:
         yield store
 
 
-def rows(store: Store) -> list[dict[str, object]]:
+def rows(store: Store) -> list[dict[str, Any]]:
     [page] = store.scroll(vectors=True, payload=True)
     return page.to_pylist()
 
@@ -65,7 +68,7 @@ def test_a_layout_that_would_lose_data_is_refused(source, tmp_path, schema, mess
     assert not (tmp_path / "copy").exists()
 
 
-def changed(**values: object) -> pa.RecordBatch:
+def changed(**values: Any) -> pa.RecordBatch:
     rows = [row | values for row in paired_batch().to_pylist()]
     return pa.RecordBatch.from_pylist(rows, schema=paired_batch().schema)
 

@@ -10,6 +10,7 @@ import textwrap
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from rag_clip.store.schema import QuantizationSchema, VectorSchema
 OTHER = Fingerprint("other", "laion", "weights-2", "8x8")
 
 
-def run(script: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
+def run(script: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
     words = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 

@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -84,7 +85,7 @@ class Axes(ToyEncoder):
 )
 def test_image_and_text_are_added_as_unit_vectors_the_text_with_its_weight(weight: float, composed: list[float]):
     queries = [Query("the sea", b"image", weight), Query("the sea"), Query(image=b"image")]
-    expected = [composed, [0, 0.707107, 0.707107], [1, 0, 0]]
+    expected = np.array([composed, [0, 0.707107, 0.707107], [1, 0, 0]])
     np.testing.assert_allclose(embed_queries(queries, Axes()).numpy(), expected, atol=1e-6)
 
 
@@ -128,7 +129,7 @@ def test_filters_hold_in_every_mode(store: Store):
 
 
 @pytest.mark.parametrize("values", [{}, {"text": " \n"}, {"weight": 3.0}])
-def test_a_query_of_nothing_is_refused(values: dict[str, object]):
+def test_a_query_of_nothing_is_refused(values: dict[str, Any]):
     with pytest.raises(ValueError, match="the query is empty; give a text, an image, or both"):
         Query(**values)
 

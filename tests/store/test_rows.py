@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,7 +15,7 @@ NUMBERS = {"width": NumberIndex(kind="integer"), "noise": NumberIndex(kind="floa
 NUMBERED = SCHEMA.model_copy(update={"payload": SCHEMA.payload | NUMBERS})
 
 
-def batch(**changes: object) -> pa.RecordBatch:
+def batch(**changes: Any) -> pa.RecordBatch:
     columns = {
         "id": [caption_id("s", "a"), caption_id("s", "b")],
         "text": ["a", "b"],

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import grpc
 import numpy as np
@@ -83,7 +84,7 @@ def serving(points: Points) -> Iterator[int]:
 
 @contextmanager
 def engine(port: int, pauses: list[float], rest_port: int = 6333) -> Iterator[ServerEngine]:
-    ports = {"host": "127.0.0.1", "port": rest_port, "grpc_port": port}
+    ports: dict[str, Any] = {"host": "127.0.0.1", "port": rest_port, "grpc_port": port}
     client = QdrantClient(**ports, prefer_grpc=True, check_compatibility=False, timeout=10)
     engine = ServerEngine(client, "captions", CARD, pause=pauses.append)
     yield engine
@@ -137,7 +138,7 @@ def test_errors_that_pass_are_tried_again_after_growing_pauses():
 
 
 def test_an_error_that_stays_is_not_tried_again():
-    points, pauses = Points(grpc.StatusCode.INVALID_ARGUMENT), []
+    points, pauses = Points(grpc.StatusCode.INVALID_ARGUMENT), list[float]()
     with (
         serving(points) as port,
         engine(port, pauses) as server,
@@ -149,7 +150,7 @@ def test_an_error_that_stays_is_not_tried_again():
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED])
 def test_a_wrong_key_is_named_at_once(code):
-    points, pauses = Points(code), []
+    points, pauses = Points(code), list[float]()
     with (
         serving(points) as port,
         engine(port, pauses) as server,
@@ -165,7 +166,7 @@ def test_opening_with_a_wrong_key_says_so():
 
 
 def test_a_server_that_goes_away_between_requests_is_waited_for_and_then_named():
-    points, pauses = Points(), []
+    points, pauses = Points(), list[float]()
     with serving(points) as port:
         pass
     with engine(port, pauses) as server, pytest.raises(StoreError, match=r"What was written is kept: start again"):
@@ -254,7 +255,7 @@ class Optimisations(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def optimising() -> Iterator[tuple[ServerEngine, Collections, list[float]]]:
-    collections, pauses = Collections(), []
+    collections, pauses = Collections(), list[float]()
     server = grpc.server(ThreadPoolExecutor(1))
     wire.add_CollectionsServicer_to_server(collections, server)
     port = server.add_insecure_port("127.0.0.1:0")

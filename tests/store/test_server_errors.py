@@ -7,7 +7,7 @@ from rag_clip.store import StoreError
 from rag_clip.store.server_errors import ATTEMPTS, patiently, server_errors
 
 
-class Failure(grpc.RpcError):
+class Failure(grpc.RpcError):  # type: ignore[misc]  # gRPC has no types
     """What gRPC raises, with a code of ours."""
 
     def __init__(self, code: grpc.StatusCode) -> None:
@@ -22,7 +22,7 @@ class Failure(grpc.RpcError):
 
 def outcome(code: grpc.StatusCode, failures: int) -> tuple[str, int]:
     """Return how a call that fails so often ends, and after how many pauses."""
-    left, pauses = [Failure(code)] * failures, []
+    left, pauses = [Failure(code)] * failures, list[float]()
 
     def call() -> str:
         if left:

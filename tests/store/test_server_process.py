@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -48,7 +49,7 @@ def many_rows(count: int) -> pa.RecordBatch:
     return batch([("web", f"caption {row}", [1.0, row / count, 0.0, 0.5]) for row in range(count)])
 
 
-def rows(store: Store) -> list[dict[str, object]]:
+def rows(store: Store) -> list[dict[str, Any]]:
     return [row for page in store.scroll(vectors=True, payload=True) for row in page.to_pylist()]
 
 
@@ -113,15 +114,15 @@ def test_two_that_make_a_collection_at_the_same_moment_both_get_it(server):
 
         asked = False
 
-        def collection_exists(self, name: str, **options: object) -> bool:
-            exists = super().collection_exists(name, **options)
+        def collection_exists(self, collection_name: str, **options: Any) -> bool:
+            exists = super().collection_exists(collection_name, **options)
             if not self.asked:
                 self.asked = True
                 both_saw_none.wait(timeout=60)
             return exists
 
     def make(text: str) -> Card:
-        address = {"host": "127.0.0.1", "grpc_port": int(server.location.rpartition(":")[2]) + 1}
+        address: dict[str, Any] = {"host": "127.0.0.1", "grpc_port": int(server.location.rpartition(":")[2]) + 1}
         client = Racing(**address, prefer_grpc=True, check_compatibility=False)
         engine, card = create_server(client, "captions", server.location, CARD)
         with Store(engine, card, server.location) as store:

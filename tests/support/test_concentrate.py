@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -97,7 +99,7 @@ def test_no_candidates_are_no_rows():
         ({"judge": "me"}, "unknown judge 'me'; known are text, images, nothing"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str):
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         Concentration(**settings)
 

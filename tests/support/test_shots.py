@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_a_seed_draws_the_same_rows_whatever_the_other_classes_and_more_shots_go
         (["", ""], 1, "none", "none of the 2 rows has a label"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(labels: list[str], k: int, validation: str, message: str):
+def test_what_cannot_be_drawn_is_refused(labels: list[str], k: int, validation: Any, message: str):
     with pytest.raises(ValueError, match=message):
         choose_shots(labels, k=k, validation=validation)
 

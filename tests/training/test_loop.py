@@ -1,17 +1,18 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from rag_clip.training.loop import Schedule, fit
+from rag_clip.training.loop import History, Schedule, fit
 
 DRAW = torch.Generator().manual_seed(3)
 POINTS = torch.randn(64, 5, generator=DRAW)
 TRUTH = (POINTS @ torch.randn(5, 3, generator=DRAW)).argmax(1)
 
 
-def train(schedule: Schedule, **options: object) -> tuple[torch.Tensor, object]:
+def train(schedule: Schedule, **options: Any) -> tuple[torch.Tensor, History]:
     weights = torch.zeros(5, 3, requires_grad=True)
     history = fit(
         [weights],
@@ -103,7 +104,7 @@ def test_a_loss_that_is_not_finite_stops_training():
 
 
 @pytest.mark.parametrize("fault", [{"epochs": 0}, {"batch_size": 0}, {"rate": 0.0}, {"rate": math.nan}])
-def test_schedules_that_cannot_train_are_refused(fault: dict[str, float]):
+def test_schedules_that_cannot_train_are_refused(fault: dict[str, Any]):
     with pytest.raises(ValueError, match="cannot train"):
         Schedule(**fault)
 

@@ -8,6 +8,7 @@ import json
 import tarfile
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +33,7 @@ def read(path: Path, columns: Columns = Columns()) -> tuple[list[tuple[object, o
     return rows, ""
 
 
-def write(path: Path, columns: dict[str, object], **options: object) -> Path:
+def write(path: Path, columns: dict[str, Any], **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path, **options)
     return path

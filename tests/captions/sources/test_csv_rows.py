@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from rag_clip.captions.sources.finding import Columns, SourceError, find_sources
 from rag_clip.evaluation.rival_names import read_candidates
 
 
-def read(path: Path, columns: Columns = Columns()) -> list[object]:  # noqa: B008
+def read(path: Path, columns: Columns = Columns()) -> Sequence[object]:  # noqa: B008
     """Return the text of every row, or its reason."""
     [source] = find_sources([path], columns=columns)
     return [

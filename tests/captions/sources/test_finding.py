@@ -6,7 +6,9 @@ import gzip
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -23,7 +25,7 @@ def zstd(data: bytes) -> bytes:
     return pa.compress(data, "zstd", asbytes=True)
 
 
-def write(path: Path, columns: dict[str, object] | pa.Table, **options: object) -> Path:
+def write(path: Path, columns: dict[str, Any] | pa.Table, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), path, **options)
     return path
@@ -38,12 +40,12 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
     return path
 
 
-def sample(key: str, **fields: object) -> list[tuple[str, bytes]]:
+def sample(key: str, **fields: Any) -> list[tuple[str, bytes]]:
     text = str(fields["caption"]).encode()
     return [(f"{key}.jpg", b"\xff\xd8" * 600), (f"{key}.json", json.dumps(fields).encode()), (f"{key}.txt", text)]
 
 
-def read(*paths: str | Path, columns: Columns = Columns(), **options: int) -> list[dict[str, object]]:  # noqa: B008
+def read(*paths: str | Path, columns: Columns = Columns(), **options: int) -> list[dict[str, Any]]:  # noqa: B008
     return [
         row
         for source in find_sources(paths, columns=columns)
@@ -52,7 +54,7 @@ def read(*paths: str | Path, columns: Columns = Columns(), **options: int) -> li
     ]
 
 
-def texts(*paths: str | Path, **options: object) -> list[object]:
+def texts(*paths: str | Path, **options: Any) -> Sequence[object]:
     return [row["text"] for row in read(*paths, **options)]
 
 

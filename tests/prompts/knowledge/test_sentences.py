@@ -1,10 +1,11 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from inputs.folders import SHARED
-from rag_clip.prompts.knowledge.sentences import Sentences, read_sentences
+from rag_clip.prompts.knowledge.sentences import Definition, Kind, Sentences, read_sentences
 
 REAL = SHARED / "data/knowledge"
 DEFINITIONS = [
@@ -34,7 +35,7 @@ def write(folder: Path, document: object, name: str = "file.json") -> Path:
         ([{"classname": "river", "gpt3": [" a stream", ""]}, {"classname": "sea", "gpt3": ""}], "elevater gpt3"),
     ],
 )
-def test_the_kind_of_a_file_shows_in_its_content(tmp_path: Path, document: object, kind: str):
+def test_the_kind_of_a_file_shows_in_its_content(tmp_path: Path, document: Any, kind: Kind):
     entries = document if isinstance(document, dict) else {entry["classname"]: entry["gpt3"] for entry in document}
     texts = {name: tuple(" ".join(text.split()) for text in texts if text) for name, texts in entries.items()}
     assert read_sentences(write(tmp_path, document)) == Sentences(kind, texts, f"{kind}:file.json")
@@ -48,7 +49,7 @@ def test_the_kind_of_a_file_shows_in_its_content(tmp_path: Path, document: objec
         ("path_wn", "river stream body of water"),
     ],
 )
-def test_one_definition_is_read_and_empty_ones_are_none(tmp_path: Path, definition: str, river: str):
+def test_one_definition_is_read_and_empty_ones_are_none(tmp_path: Path, definition: Definition, river: str):
     path = write(tmp_path, DEFINITIONS, "definitions.tsv")
     assert read_sentences(path, definition=definition) == Sentences(
         "elevater definitions", {"river": (river,), "annual crop land": ()}, "elevater definitions:definitions.tsv"
@@ -89,9 +90,9 @@ def test_files_in_no_known_format_are_refused(tmp_path: Path, document: object, 
 def test_unknown_kinds_definitions_encodings_and_files_are_refused(tmp_path: Path):
     path = write(tmp_path, DEFINITIONS)
     with pytest.raises(ValueError, match="unknown kind 'gpt4' of knowledge file; known are cupl, dclip, labo"):
-        read_sentences(path, kind="gpt4")
+        read_sentences(path, kind="gpt4")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown definition 'def'; known are def_wiki, def_wn, path_wn"):
-        read_sentences(path, definition="def")
+        read_sentences(path, definition="def")  # type: ignore[arg-type]
     path.write_bytes(b'{"caf\xe9": []}')
     with pytest.raises(ValueError, match=r"file.json: is not UTF-8, byte 5 is 0xe9"):
         read_sentences(path)
