@@ -163,11 +163,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "a dictionary for a recipe": (lambda: given.to_recipe({}), "recipe is of type dict; give one of the names"),  # type: ignore[arg-type]
     "a number for an index": (lambda: given.to_place(3), "index is of type int; give the folder of an index"),  # type: ignore[arg-type]
     "a number for images": (lambda: given.to_images(3), "images is of type int; give paths of images"),  # type: ignore[arg-type]
-    "a series": (lambda: given.to_images(pl.Series(["a.png"])), "images is of type Series; give paths of images"),  # type: ignore[arg-type]
+    "a series": (lambda: given.to_images(pl.Series(["a.png"])), "images is of type Series; give paths of images"),
     "a lazy frame": (
-        lambda: given.to_images(pl.LazyFrame({"path": ["a.png"]})),
+        lambda: given.to_images(pl.LazyFrame({"path": ["a.png"]})),  # type: ignore[arg-type]
         "images is of type LazyFrame; give paths",
-    ),  # type: ignore[arg-type]
+    ),
     "paths among images": (lambda: given.to_images([png("red"), "a.png"]), "images are both in memory and in files"),
     "a frame of captions": (
         lambda: given.to_paths(pl.DataFrame({"text": ["a"]}), "captions"),  # type: ignore[arg-type]

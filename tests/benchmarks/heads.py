@@ -20,7 +20,7 @@ from timing import least, timed
 from torch.nn.functional import normalize, one_hot
 
 from rag_clip.classifiers import tip_adapter, tip_x
-from rag_clip.classifiers.tip_adapter import TipAdapterSettings
+from rag_clip.classifiers.tip_adapter import TipAdapter, TipAdapterSettings
 from rag_clip.classifiers.tip_x import TipX, TipXSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
@@ -73,6 +73,7 @@ def loop(head: TipX, text: torch.Tensor) -> torch.Tensor:
 
 def loop_votes(head: TipX, text: torch.Tensor) -> torch.Tensor:
     """Return psi(D) V [n, c] for text logits [n, c] by the loop, in their precision."""
+    assert head.psi is not None
     a, b = head.psi
     return (a - b * loop(head, text)) @ head.cache.votes.to(text)
 
@@ -82,10 +83,11 @@ def divergences(text: ZeroShot, support: Support, queries: torch.Tensor) -> None
     head = TipXSettings(alpha=1.17, beta=1.0, gamma=5.0).build(text, support)
     asked, kept, cosines = text(Features(queries)), text(Features(support.features)), head.cache.cosines(queries)
     print(f"{len(queries)} x {len(support)} x {CLASSES}, from text logits:")
-    for name, product, looped in (
+    pairs: tuple[tuple[str, Callable[[], torch.Tensor], Callable[[], torch.Tensor]], ...] = (
         ("divergences", lambda: head.divergences(asked, kept), lambda: loop(head, asked)),
         ("their votes", lambda: head.text_votes(asked, cosines), lambda: loop_votes(head, asked)),
-    ):
+    )
+    for name, product, looped in pairs:
         product()
         (_, ours), (_, other) = least(lambda: float(product().sum()), 5), timed(lambda: float(looped().sum()))  # noqa: B023
         print(f"  {name}: product {ours.wall:.3f} s (CPU {ours.processor:.3f}), ", end="")
@@ -105,13 +107,15 @@ def searches(text: ZeroShot, support: Support, draw: Draw) -> None:
     validation = Validation(Features(features), LABELS, targets)
     test, truth = draw(2000)
     print(f"zero-shot accuracy {float((text(Features(test)).argmax(1) == truth).float().mean()):.3f}")
-    for name, chosen, grid in (
+    heads: tuple[tuple[str, TipAdapterSettings | TipXSettings, tuple[tuple[float, ...], ...]], ...] = (
         ("Tip-Adapter", TipAdapterSettings(), (tip_adapter.ALPHAS, tip_adapter.BETAS)),
         ("TIP-X", TipXSettings(), (tip_x.ALPHAS, tip_x.BETAS, tip_x.GAMMAS)),
-    ):
+    )
+    for name, chosen, grid in heads:
         settings = torch.tensor([len(values) for values in grid]).prod()
         for judges in (validation, None):
-            head, spent = timed(partial(chosen.build, text, support, validation=judges))
+            built: Callable[[], TipAdapter | TipX] = partial(chosen.build, text, support, validation=judges)
+            head, spent = timed(built)
             accuracy = float((head(Features(test)).argmax(1) == truth).float().mean())
             choice = head.choice
             print(f"{name}, {int(settings):,} settings by {choice.by}: {spent.wall:.1f} s (CPU {spent.processor:.1f})")

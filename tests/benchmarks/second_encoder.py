@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Mapping
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,6 +31,7 @@ from rag_clip.demo.photograph import photograph
 from rag_clip.demo.train import textures
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.prompts.templates import template_prompts
+from rag_clip.protocols import Encoder
 from rag_clip.training.loop import Schedule, fit
 
 SEED = 77
@@ -55,7 +58,7 @@ def linear(support: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor) -
     return (queries @ weights.detach().T).argmax(1)
 
 
-def measure(encoders: dict[str, object], shots: int) -> None:
+def measure(encoders: Mapping[str, Encoder], shots: int) -> None:
     """Print every accuracy at so many shots; `encoders` are "demo" and "second"."""
     drawn = textures([concept.design for concept in concepts()]).repeat(shots, 1, 1, 1)
     shown = photograph(drawn, seed=SEED).permute(0, 2, 3, 1).numpy()
@@ -79,7 +82,7 @@ def measure(encoders: dict[str, object], shots: int) -> None:
     )  # fmt: skip
     asked = Features(queries["demo"], others={"second": queries["second"]})
     show("text", text(asked).argmax(1), truth)
-    heads = {
+    heads: dict[str, Any] = {
         "tip_adapter": TipAdapterSettings().build(text, support),
         "tip_adapter_f": TipAdapterFSettings().build(text, support),
         "como": CoMoSettings().build(text, support),

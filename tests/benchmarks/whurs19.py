@@ -94,8 +94,7 @@ def load(head: str, *, floor: bool) -> Callable[..., Classifier]:
     """Return what builds a head, called as its builder is."""
 
     def build(text: ZeroShot, support: Support, validation: Validation | None = None) -> Classifier:
-        judged = validation if NAMES[head].validates else None
-        return build_head(head, support, encoder=None, validation=judged, floor=floor)(text)
+        return build_head(head, support, encoder=None, validation=validation, floor=floor)(text)
 
     return build
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from rag_clip.classifiers.tip_adapter import TipAdapterSettings
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
 from rag_clip.prompts.templates import template_prompts
+from rag_clip.protocols import Classifier
 from rag_clip.testing import ToyEncoder, check_head
 from rag_clip.training.loop import Schedule
 
@@ -65,7 +67,7 @@ def equation(support: Support, alpha: float, beta: float, sharpness: float) -> n
     ("settings", "sharpness"),
     [({}, 1), ({"mode": "published"}, CLASSES - 1), ({"sharpness": 10.0}, 10), ({"sharpness": 0.0}, 0)],
 )
-def test_logits_equal_the_equation_in_float64(settings: dict[str, object], sharpness: float) -> None:
+def test_logits_equal_the_equation_in_float64(settings: dict[str, Any], sharpness: float) -> None:
     support = replace(two_views([3] * CLASSES), relevance=torch.linspace(0.2, 1, 15))
     found = CoMoSettings(alpha=7, beta=3, **settings).build(TEXT, support)(QUERIES).double().numpy()
     np.testing.assert_allclose(found, equation(support, 7, 3, sharpness), atol=2e-5, rtol=0)
@@ -125,7 +127,7 @@ def test_it_keeps_the_contract_of_a_head(kind: type, mode: str, given: dict[str,
     support = replace(support, labels=prompts.labels, features=unit(support.features @ torch.ones(24, 32).tril()))
     images = Features(unit(QUERIES.pooled @ torch.ones(24, 32).tril()), others=QUERIES.others)
 
-    def head(moved: Prompts, held: Support) -> object:
+    def head(moved: Prompts, held: Support) -> Classifier:
         return kind(mode=mode, **given).build(zero_shot(moved, encoder), held)
 
     check_head(head, prompts, support, images)
@@ -210,7 +212,7 @@ def test_leave_one_out_asks_both_encoders_about_the_image_that_was_left_out() ->
 def test_training_moves_the_keys_of_both_encoders_and_lowers_the_loss() -> None:
     support = two_views([4] * CLASSES)
     before = support.others[SECOND].clone()
-    settings = {"alpha": 5.0, "beta": 4.0}
+    settings: dict[str, Any] = {"alpha": 5.0, "beta": 4.0}
     plain, trained = (
         CoMoSettings(**settings).build(TEXT, support),
         CoMoFSettings(schedule=Schedule(epochs=40, rate=1e-2), **settings).build(TEXT, support),

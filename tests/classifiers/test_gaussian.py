@@ -70,7 +70,7 @@ def test_two_classes_on_a_line_give_the_discriminant_computed_by_hand():
     support = Support(text.labels, rows, targets, torch.ones(4), ("shot",) * 4, ("a", "b", "c", "d"))
     head = GaussianSettings(alpha=1.0, text_samples=0).build(text, support)
     # S = sum over classes of half the squared difference; with t = tr(S) / 3, P = 2 (S + t I)^-1
-    scatter = sum(torch.outer(step, step) / 2 for step in (rows[0] - rows[1], rows[2] - rows[3]))
+    scatter = sum((torch.outer(step, step) / 2 for step in (rows[0] - rows[1], rows[2] - rows[3])), torch.zeros(2, 2))
     precision = 2 * torch.linalg.inv(scatter + scatter.trace() / 3 * torch.eye(2))
     means = torch.stack([rows[:2].mean(0), rows[2:].mean(0)])
     middle = means.mean(0)

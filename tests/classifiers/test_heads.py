@@ -8,7 +8,7 @@ from rag_clip.classifiers.contexts import Context
 from rag_clip.classifiers.gaussian import GaussianSettings
 from rag_clip.classifiers.heads import HEADS, build_head, describe_settings, head_name, head_settings, read_options
 from rag_clip.classifiers.ridge import RidgeSettings
-from rag_clip.classifiers.tip_adapter import TipAdapterFSettings
+from rag_clip.classifiers.tip_adapter import TipAdapter, TipAdapterFSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.testing import ToyEncoder
@@ -119,6 +119,7 @@ def test_heads_and_settings_that_do_not_exist_are_refused(name: str, options: di
 def test_validation_images_reach_the_head():
     validation = Validation(Features(FEATURES), LABELS, torch.arange(12) % 3)
     chosen = build_head("tip_adapter", SUPPORT, encoder=ENCODER, validation=validation)(ZERO_SHOT)
+    assert isinstance(chosen, TipAdapter)
     assert chosen.choice.by == "validation"
 
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from rag_clip.data import Features, LabelSet, Support
 from rag_clip.evaluation.splits import Test
 
 TEXT = random_text(4, 24, scale=40.0)
-FIXED = {"rate": 1e-3, "weight_decay": 1e-4}
+FIXED: dict[str, Any] = {"rate": 1e-3, "weight_decay": 1e-4}
 
 
 def train_in_numpy(text: np.ndarray, images: np.ndarray, support: Support, rate: float, decay: float):
@@ -88,7 +89,7 @@ def test_validation_images_judge_and_a_test_set_is_refused():
     assert (tuned.by, tuned.weight_decay) == ("validation", 1e-4)
     test = Test(held.features, held.labels, held.targets)
     with pytest.raises(TypeError, match="labels of test images are for scoring alone"):
-        LinearProbeSettings().build(TEXT, support, validation=test)
+        LinearProbeSettings().build(TEXT, support, validation=test)  # type: ignore[arg-type]
 
 
 def test_random_weights_follow_the_seed():

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ class Equation:
         return float(errors[judges or range(count)].sum())
 
 
-def added(text: ZeroShot, support: Support, bandwidth: float = 1.0, penalty: float = 1.0, **options: str) -> np.ndarray:
+def added(text: ZeroShot, support: Support, bandwidth: float = 1.0, penalty: float = 1.0, **options: Any) -> np.ndarray:
     """Return what the head adds to zero-shot on the queries, centred on each."""
     head = RidgeSettings(bandwidth=bandwidth, penalty=penalty, **options).build(text, support)
     found = (head(QUERIES) - text(QUERIES)).numpy()

@@ -1,6 +1,7 @@
 """Images of several labels: how linear_probe learns from them, and that every other head refuses them."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from rag_clip.models.open_clip import load_encoder
 TEXT = random_text(4, 24, scale=40.0)
 ONES = replace(random_support(TEXT, [2, 2, 2, 2]), others={"second": torch.eye(8)})
 PAIRS = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 0], [0, 2], [1, 3]])
-FIXED = {"rate": 1e-2, "weight_decay": 1e-4}
+FIXED: dict[str, Any] = {"rate": 1e-2, "weight_decay": 1e-4}
 
 
 def images_of_pairs(per_pair: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,6 +55,8 @@ def test_the_layer_is_that_of_gradient_descent_on_binary_cross_entropy():
 def test_settings_are_chosen_by_average_precision_on_the_inner_split_or_validation():
     rows, labels = images_of_pairs(20, seed=9)
     head = LinearProbeSettings(weight_decay=1e-4).build(TEXT, several(4))
+    assert head.tuned is not None
+    assert head.tuned.accuracy is not None
     assert (head.tuned.by, 0.9 < head.tuned.accuracy <= 1.0) == ("inner split", True)
     assert mean_average_precision(head(Features(rows)), labels, eleven_points=True) > 0.8
     judged = LinearProbeSettings(weight_decay=1e-4).build(

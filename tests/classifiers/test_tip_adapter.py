@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
-from rag_clip.classifiers.cache import build_cache
+from rag_clip.classifiers.cache import Mode, build_cache
 from rag_clip.classifiers.tip_adapter import TipAdapterFSettings, TipAdapterSettings, accuracy, key_loss
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
 from rag_clip.prompts.templates import template_prompts
+from rag_clip.protocols import Classifier
 from rag_clip.testing import ToyEncoder, check_head, permute_labels
 from rag_clip.training.loop import Schedule
 
@@ -103,7 +104,7 @@ def test_copies_of_an_image_do_not_make_its_class_louder_unless_published():
     rows = [0] * 9 + [0, 1, 2, 3, 4]
     more = replace(support_of(copied), features=support.features[rows])
 
-    def shares(held: Support, mode: str) -> torch.Tensor:
+    def shares(held: Support, mode: Mode) -> torch.Tensor:
         cache = build_cache(text_classifier(), held, mode=mode)
         votes = cache.count(torch.exp(-3 * (1 - cache.cosines(QUERIES.pooled))))
         return votes / votes[:, 1:2]
@@ -179,7 +180,7 @@ def test_it_keeps_the_contract_of_a_head(kind, settings):
     count = len(truth)
     support = Support(COLOURS, pooled, one_hot(truth, 5).float(), torch.ones(count), ("shot",) * count, ("x",) * count)
 
-    def head(prompts: Prompts, held: Support) -> object:
+    def head(prompts: Prompts, held: Support) -> Classifier:
         return kind(**settings).build(zero_shot(prompts, ToyEncoder()), held)
 
     check_head(head, template_prompts(COLOURS), support, Features(toy(shots=2, seed=1)[0]))

@@ -1,10 +1,12 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize, one_hot
 
+from rag_clip.classifiers.cache import Mode
 from rag_clip.classifiers.tip_adapter import TipAdapterSettings
 from rag_clip.classifiers.tip_x import TipX, TipXSettings
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
@@ -36,7 +38,7 @@ UNEVEN = support_of(
 )
 TEXT = ZeroShot(LABELS, normalize(CENTRES - COMMON + 0.1 * torch.randn(CLASSES, WIDTH, generator=DRAW), dim=-1), 100.0)
 QUERIES = Features(images(torch.arange(103) % CLASSES))
-SETTINGS = {"alpha": 3.0, "beta": 6.0, "gamma": 8.0}
+SETTINGS: dict[str, Any] = {"alpha": 3.0, "beta": 6.0, "gamma": 8.0}
 
 
 def divergence_loop(queries: torch.Tensor, keys: torch.Tensor, text: ZeroShot) -> np.ndarray:
@@ -132,7 +134,7 @@ def text_share(head: TipX) -> torch.Tensor:
 
 
 def test_small_classes_gain_nothing_but_as_published():
-    settings = {"alpha": 0.0, "beta": 1.0, "gamma": 1.0}
+    settings: dict[str, Any] = {"alpha": 0.0, "beta": 1.0, "gamma": 1.0}
     fair = text_share(TipXSettings(**settings).build(TEXT, UNEVEN)).mean(0)
     published = text_share(TipXSettings(mode="published", **settings).build(TEXT, UNEVEN)).mean(0)
     assert float(fair.max() - fair.min()) < 0.5 * float(fair.mean())
@@ -158,7 +160,8 @@ def test_a_class_without_images_keeps_its_text_logit():
 
 def test_published_answers_depend_on_the_batch_and_balanced_ones_do_not():
     part = Features(QUERIES.pooled[:10])
-    for mode, same in (("published", False), ("balanced", True)):
+    modes: dict[Mode, bool] = {"published": False, "balanced": True}
+    for mode, same in modes.items():
         head = TipXSettings(mode=mode, **SETTINGS).build(TEXT, BALANCED)
         assert torch.allclose(head(part), head(QUERIES)[:10], atol=1e-3, rtol=0) is same
 

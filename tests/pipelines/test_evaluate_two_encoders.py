@@ -90,7 +90,8 @@ def test_heads_of_two_encoders_are_built_on_both_features_of_the_shots(folder: P
     assert [(one.run, one.tier) for one in found] == [
         ("plain", "T0"), ("plain + como, 4 shots", "T0+T3+FS"), ("plain + como_f, 4 shots", "T0+T3+FS"),
     ]  # fmt: skip
-    for one, settings in zip(found[1:], (CoMoSettings(), CoMoFSettings()), strict=True):
+    heads: tuple[HeadSettings, ...] = (CoMoSettings(), CoMoFSettings())
+    for one, settings in zip(found[1:], heads, strict=True):
         assert one.images is not None
         first = [row["right"] for row in one.images.to_pylist() if row["draw"] == 0]
         assert first == by_hand(folder, settings, validate=validate)

@@ -108,7 +108,7 @@ SCHEMA = load_image_schema()
 def test_noise_is_filtered_by_a_range_open_at_either_end():
     for bounds in ((None, 0.5), (0.5, None), (0.25, 0.75), (0, 1), (0.5, 0.5)):
         assert check_where({"noise": bounds, "source": "web"}, SCHEMA) == {"noise": bounds, "source": ["web"]}
-    assert check_where({"noise": [None, 0.5]}, SCHEMA) == {"noise": (None, 0.5)}
+    assert check_where({"noise": [None, 0.5]}, SCHEMA) == {"noise": (None, 0.5)}  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(
