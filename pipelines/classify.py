@@ -34,11 +34,11 @@ from rag_clip.given import (
     AnyIndex,
     AnyPrompts,
     image_files,
+    index_place,
     kept_with,
     scratch_output,
     to_encoder,
     to_images,
-    to_place,
     to_prompts,
 )
 from rag_clip.images.joined import encode_by_all
@@ -120,7 +120,7 @@ def classify(
     with `force`, not of an earlier call; FileNotFoundError for a missing file, OSError where a file is damaged or
     cannot be written, and BusyError where another process writes `output`.
     """
-    images, prompts, index = to_images(images), to_prompts(prompts), to_place(index)
+    images, prompts, index = to_images(images), to_prompts(prompts), index_place(index)
     files, clock, others = open_image_files(images, image_column=image_column), StageClock(), others or {}
     files = first_rows(files, limit)
     output, let_go = scratch_output(output, "predictions.parquet")

@@ -18,10 +18,10 @@ from rag_clip.given import (
     AnyIndex,
     AnyLabels,
     AnyRecipe,
+    index_place,
     opened,
     to_encoder,
     to_labels,
-    to_place,
     to_recipe,
 )
 from rag_clip.images.labelled import Labelled
@@ -125,7 +125,7 @@ def enhance_labels(
     output, clock, labels, recipe = Path(output), StageClock(), to_labels(labels), to_recipe(recipe)
     check_prompts_path(output)
     with ExitStack() as stack:
-        stack.enter_context(holding([(output, "enhance")], inputs=[to_place(index), *recipe.files], force=force))
+        stack.enter_context(holding([(output, "enhance")], inputs=[index_place(index), *recipe.files], force=force))
         store = None if index is None else stack.enter_context(opened(index))
         encoder = to_encoder(encoder, recorded=_record(store))
         found = find_prompts(labels, encoder=encoder, recipe=recipe, store=store, clock=clock, report=report)

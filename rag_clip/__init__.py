@@ -28,7 +28,9 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.classify import classify as classify
     from rag_clip.pipelines.enhance import enhance as enhance
     from rag_clip.pipelines.evaluate import evaluate as evaluate
+    from rag_clip.pipelines.explain import explain as explain
     from rag_clip.pipelines.images import index_images as index_images
+    from rag_clip.pipelines.search import search as search
     from rag_clip.pipelines.support_retrieve import retrieve_support as retrieve_support
     from rag_clip.pipelines.support_shots import support_from_shots as support_from_shots
     from rag_clip.pipelines.support_synthesise import synthesise_support as synthesise_support
@@ -38,6 +40,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.prompts.recipe import load_recipe as load_recipe
     from rag_clip.protocols import Encoder as Encoder
     from rag_clip.store import open_store as open_store
+    from rag_clip.store.queries import Query as Query
     from rag_clip.support.painters import load_painter as load_painter
 
     __version__: str
@@ -49,6 +52,7 @@ _HOMES = {
     "Progress": "rag_clip.progress",
     "PromptText": "rag_clip.data",
     "Prompts": "rag_clip.data",
+    "Query": "rag_clip.store.queries",
     "RagClipError": "rag_clip.errors",
     "Recipe": "rag_clip.prompts.recipe",
     "Support": "rag_clip.data",
@@ -56,6 +60,7 @@ _HOMES = {
     "classify": "rag_clip.pipelines.classify",
     "enhance": "rag_clip.pipelines.enhance",
     "evaluate": "rag_clip.pipelines.evaluate",
+    "explain": "rag_clip.pipelines.explain",
     "index_images": "rag_clip.pipelines.images",
     "learn_prompts": "rag_clip.classifiers.prepared",
     "load_encoder": "rag_clip.models.open_clip",
@@ -68,6 +73,7 @@ _HOMES = {
     "read_prompts": "rag_clip.files.prompts",
     "read_support": "rag_clip.files.support",
     "retrieve_support": "rag_clip.pipelines.support_retrieve",
+    "search": "rag_clip.pipelines.search",
     "silent": "rag_clip.progress",
     "support_from_shots": "rag_clip.pipelines.support_shots",
     "synthesise_support": "rag_clip.pipelines.support_synthesise",
@@ -82,6 +88,7 @@ __all__ = [
     "Progress",
     "PromptText",
     "Prompts",
+    "Query",
     "RagClipError",
     "Recipe",
     "Support",
@@ -90,6 +97,7 @@ __all__ = [
     "classify",
     "enhance",
     "evaluate",
+    "explain",
     "index_images",
     "learn_prompts",
     "load_encoder",
@@ -102,6 +110,7 @@ __all__ = [
     "read_prompts",
     "read_support",
     "retrieve_support",
+    "search",
     "silent",
     "support_from_shots",
     "synthesise_support",

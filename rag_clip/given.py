@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 from PIL import Image
 
-from rag_clip.data import LabelSet, Prompts, read_fingerprint
+from rag_clip.data import LabelSet, Prompts, check_same_encoder, read_fingerprint
 from rag_clip.files.atomic import scratch_folder
 from rag_clip.files.labels import read_labels
 from rag_clip.files.learned_prompts import SUFFIX, LearnedPrompts, read_learned_prompts
@@ -26,6 +26,7 @@ from rag_clip.models.open_clip import load_encoder
 from rag_clip.prompts.recipe import Recipe, load_recipe, recipe_names
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store, open_store
+from rag_clip.store.queries import Query
 
 Summary = TypeVar("Summary")
 
@@ -42,8 +43,8 @@ AnyEncoder = Encoder | str
 AnyPrompts = Prompts | LearnedPrompts | str | Path
 AnyRecipe = Recipe | str | Path
 AnyIndex = Store | str | Path
-OneImage = str | Path | bytes | Image.Image | Frame
-AnyImages = OneImage | Sequence[OneImage]
+OneImage = str | Path | bytes | Image.Image
+AnyImages = OneImage | Frame | Sequence[OneImage | Frame]
 Images = list[str | Path | pa.Table]
 
 
@@ -92,11 +93,8 @@ def to_encoder(given: Encoder | str | None, *, recorded: Mapping[str, Any] | Non
     if made_with is None or not made_with.spec:
         raise ValueError("nothing says which encoder to use; give encoder, such as 'demo' or 'ViT-B-32:openai'")
     encoder = load_encoder(made_with.spec)
-    if not encoder.fingerprint.agrees_with(made_with):
-        raise ValueError(
-            f"the prompts were made with {made_with}, but {made_with.spec} is {encoder.fingerprint} now; "
-            "give the encoder that was meant, or make the prompts again"
-        )
+    advice = "give the encoder that was meant, or make it again"
+    check_same_encoder(made_with, encoder.fingerprint, what=f"what records {made_with.spec} was made", advice=advice)
     return encoder
 
 
@@ -109,7 +107,7 @@ def to_recipe(given: AnyRecipe) -> Recipe:
     raise _refused("recipe", given, f"one of the names {', '.join(recipe_names())}, a TOML file, or a Recipe")
 
 
-def to_place(given: AnyIndex | None) -> str | None:
+def index_place(given: AnyIndex | None) -> str | None:
     """Return where an index lies: the folder or address, or the location of an open store."""
     if given is None or isinstance(given, str | Path | Store):
         return given.location if isinstance(given, Store) else None if given is None else str(given)
@@ -122,7 +120,7 @@ def opened(given: AnyIndex) -> Iterator[Store]:
     if isinstance(given, Store):
         yield given
     else:
-        with open_store(str(to_place(given))) as store:
+        with open_store(str(index_place(given))) as store:
             yield store
 
 
@@ -138,6 +136,27 @@ def to_images(given: AnyImages) -> Images:
         ]
         return [pa.table({"image": pa.array(held, pa.binary())})]
     return [_to_source(each) for each in given]
+
+
+def to_image(given: OneImage) -> bytes:
+    """Return the file of one image: of a path, a PIL image, or these bytes."""
+    if isinstance(given, str | Path):
+        return Path(given).read_bytes()
+    if isinstance(given, Image.Image):
+        return _png(given)
+    if isinstance(given, bytes):
+        return given
+    raise _refused("image", given, "the path of an image, a PIL image, or the bytes of its file")
+
+
+def to_queries(given: str | Query | Sequence[str | Query], *, image: bytes | None = None) -> list[Query]:
+    """Return queries: of texts, one or several, each together with the `image` if there is one; or of it alone."""
+    asked = [given] if isinstance(given, str | Query) else given
+    if not isinstance(asked, Sequence) or not all(isinstance(each, str | Query) for each in asked):
+        raise _refused("queries", given, "a text, a Query, or a list of these")
+    if image is not None and not asked:
+        return [Query(image=image)]
+    return [each if isinstance(each, Query) else Query(each, image) for each in asked]
 
 
 def to_paths(given: str | Path | Sequence[str | Path], name: str) -> list[str | Path]:

@@ -11,11 +11,13 @@ import pytest
 
 import rag_clip
 
-VALUES = {"Encoder", "Hit", "LabelSet", "Progress", "PromptText", "Prompts", "RagClipError", "Recipe", "Support"}
+VALUES = {"Encoder", "Hit", "LabelSet", "PromptText", "Prompts", "Query", "Recipe", "Support"}
 READING = {"load_encoder", "load_painter", "load_recipe", "open_store", "read_labels", "read_prompts", "read_support"}
 WRITING = {"write_labels", "write_prompts"}
-JOBS = {"build_index", "classify", "enhance", "evaluate", "index_images", "learn_prompts", "prepare_head"}
+JOBS = {"build_index", "classify", "enhance", "evaluate", "explain", "index_images", "search"}
+HEADS = {"learn_prompts", "prepare_head"}
 SUPPORT = {"merge_support_files", "retrieve_support", "support_from_shots", "synthesise_support"}
+OTHERS = {"Progress", "RagClipError", "__version__", "silent"}
 
 
 def typed_names() -> set[str]:
@@ -30,7 +32,7 @@ def typed_names() -> set[str]:
 
 
 def test_the_public_names_are_these() -> None:
-    assert set(rag_clip.__all__) == {*VALUES, *READING, *WRITING, *JOBS, *SUPPORT, "silent", "__version__"}
+    assert set(rag_clip.__all__) == {*VALUES, *READING, *WRITING, *JOBS, *HEADS, *SUPPORT, *OTHERS}
 
 
 def test_type_checkers_see_the_public_names() -> None:

@@ -146,6 +146,40 @@ def test_enhance_returns_prompts_and_reads_its_encoder_off_the_index(tmp_path: P
     assert {text.text for text in by_store.texts[0]} >= {"a red bird on a fence"}
 
 
+def test_search_takes_texts_images_and_queries(files: Path) -> None:
+    pairs = pa.table({"image": [png(name) for name in COLOURS], "caption": [f"a {name} square" for name in COLOURS]})
+    pq.write_table(pairs, files / "pairs.parquet")
+    rag_clip.index_images([files / "pairs.parquet"], index=files / "index", encoder=rag_clip.load_encoder("demo"))
+    words = rag_clip.search(files / "index", ["red", "green"], limit=1).to_polars()
+    assert words.select("query", "rank", "text", "source").rows() == [
+        ("red", 1, "a red square", "pairs"),
+        ("green", 1, "a green square", "pairs"),
+    ]
+    with rag_clip.open_store(files / "index") as store:
+        for image in (files / "blue.png", str(files / "blue.png"), picture("blue"), png("blue")):
+            found = rag_clip.search(store, image=image, over="image", limit=1).to_polars()
+            assert found["text"].to_list() == ["a blue square"]
+        lighter = rag_clip.search(store, rag_clip.Query("red", png("blue"), weight=0.01), over="image", limit=1)
+        assert lighter.answers[0].hits[0]["text"] == "a blue square"
+        nothing = rag_clip.search(store, "violet").to_polars()
+        assert (nothing.columns, len(nothing)) == (["query", "rank", "score", "text", "source"], 0)
+
+
+def test_explain_takes_a_label_an_image_or_both(files: Path) -> None:
+    rag_clip.write_prompts(colour_prompts(), files / "prompts.json")
+    for prompts in (colour_prompts(), files / "prompts.json"):
+        found = rag_clip.explain(prompts, "red", image=picture("blue"), encoder=ToyEncoder())
+        assert found.label is not None
+        assert found.image is not None
+        assert (found.label.label, found.image.winner.label, found.image.rival.label) == ("red", "blue", "red")
+    alone = rag_clip.explain(colour_prompts(), image=files / "green.png", encoder=ToyEncoder())
+    assert alone.label is None
+    alone.write_page(files / "page.html")
+    assert "Why this is green" in (files / "page.html").read_text()
+    with pytest.raises(ValueError, match="there is nothing to explain; give a class name, an image, or both"):
+        rag_clip.explain(colour_prompts(), encoder=ToyEncoder())
+
+
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "labels of a number": (lambda: given.to_labels(3), "labels is of type int; give a list of names"),  # type: ignore[arg-type]
     "a list with a number": (
@@ -161,12 +195,20 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "encoder is of type LabelSet; give the name of a model, such as 'demo'",
     ),
     "a dictionary for a recipe": (lambda: given.to_recipe({}), "recipe is of type dict; give one of the names"),  # type: ignore[arg-type]
-    "a number for an index": (lambda: given.to_place(3), "index is of type int; give the folder of an index"),  # type: ignore[arg-type]
+    "a number for an index": (lambda: given.index_place(3), "index is of type int; give the folder of an index"),  # type: ignore[arg-type]
     "a number for images": (lambda: given.to_images(3), "images is of type int; give paths of images"),  # type: ignore[arg-type]
     "a series": (lambda: given.to_images(pl.Series(["a.png"])), "images is of type Series; give paths of images"),
     "a lazy frame": (
         lambda: given.to_images(pl.LazyFrame({"path": ["a.png"]})),  # type: ignore[arg-type]
         "images is of type LazyFrame; give paths",
+    ),
+    "a frame for one image": (
+        lambda: given.to_image(pl.DataFrame({"path": ["a.png"]})),  # type: ignore[arg-type]
+        "image is of type DataFrame; give the path of an image, a PIL image, or the bytes of its file",
+    ),
+    "an image for a query": (
+        lambda: given.to_queries(picture("red")),  # type: ignore[arg-type]
+        "queries is of type Image; give a text, a Query, or a list of these",
     ),
     "paths among images": (lambda: given.to_images([png("red"), "a.png"]), "images are both in memory and in files"),
     "a frame of captions": (

@@ -52,26 +52,27 @@ def explain(
         check_outputs([(html, "explain")], inputs=[prompts, image, images, before, found.files], force=force)
         picture = _picture(image, images, row, image_column)
 
-        from rag_clip.classifiers.explain import explain_image, explain_label
-        from rag_clip.files.prompts import read_prompts
+        from rag_clip.pipelines.explain import explain as explain_prompts
 
-        made, earlier = read_prompts(prompts), None if before is None else read_prompts(before)
-        loaded, report = found.load(console), console.report
-        of_image = of_label = None
-        if picture is not None:
-            of_image = explain_image(picture, made, loaded, against=label, report=report)
-            _show_image(console, of_image, count)
-        if label is not None:
-            of_label = explain_label(label, made, loaded, before=earlier, count=count, report=report)
-            _show_label(console, of_label, count)
+        made = explain_prompts(
+            prompts,
+            label,
+            image=picture,
+            encoder=found.load(console),
+            before=before,
+            count=count,
+            report=console.report,
+        )
+        if made.image is not None:
+            _show_image(console, made.image, count)
+        if made.label is not None:
+            _show_label(console, made.label, count)
         if html is not None:
-            from rag_clip.report.explanation import write_page
-
-            write_page(html, label=of_label, image=of_image, picture=picture, force=force)
+            made.write_page(html, force=force)
             console.say(f"page: {html}")
         return {
-            "label": None if of_label is None else asdict(of_label),
-            "image": None if of_image is None else asdict(of_image),
+            "label": None if made.label is None else asdict(made.label),
+            "image": None if made.image is None else asdict(made.image),
             "html": html,
         }
 

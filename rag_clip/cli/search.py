@@ -15,8 +15,7 @@ from rag_clip.cli.recorded_encoder import RECORDED, RecordedEncoder, find_encode
 from rag_clip.cli.run import SHOWN, Shown, run
 
 if TYPE_CHECKING:
-    from rag_clip.data import Hit
-    from rag_clip.store import CollectionSchema, Store
+    from rag_clip.store import CollectionSchema
 
 
 def search_index(
@@ -48,21 +47,22 @@ def search_index(
     """Search an index by text, image or both, over captions or images."""
 
     def job(console: Console) -> object:
+        from rag_clip.pipelines.search import needs_encoder, search
         from rag_clip.store import open_store
-        from rag_clip.store.queries import Query, search
+        from rag_clip.store.queries import Query
 
         data = image.read_bytes() if image else None
         queries = [Query(words, data, weight) for words in text or [""]]
         with open_store(index) as store:
             filters = _parse_where(where or (), store.card.schema)
-            needed = encoder.model or image or over == "image" if mode is None else mode != "lexical"
+            needed = needs_encoder(queries, mode, over) or (encoder.model and mode is None)
             recorded = [(f"the index {index}", asdict(store.card.encoder))]
             loaded = find_encoder(encoder, recorded).load(console) if needed else None
-            found = search(queries, store=store, encoder=loaded, mode=mode, over=over, limit=limit, where=filters)
-            facts = [
-                {"text": query.text, "image": image, "weight": weight, "hits": _to_rows(hits, store)}
-                for query, hits in zip(queries, found, strict=True)
-            ]
+            found = search(store, queries, encoder=loaded, mode=mode, over=over, limit=limit, where=filters)
+        facts = [
+            {"text": answer.query.text, "image": image, "weight": weight, "hits": answer.hits}
+            for answer in found.answers
+        ]
         for answer in facts:
             _show(console, answer)
         return {"index": index, "queries": facts}
@@ -92,13 +92,6 @@ def _number(text: str, condition: str) -> float | None:
         return float(text) if text else None
     except ValueError:
         raise ValueError(f"condition {condition!r} is not FIELD=LEAST:GREATEST in numbers") from None
-
-
-def _to_rows(hits: Sequence[Hit], store: Store) -> list[dict[str, Any]]:
-    payload = store.payload([hit.id for hit in hits])
-    return [
-        {"id": hit.id, "score": hit.score, "text": hit.text, "source": hit.source} | payload[hit.id] for hit in hits
-    ]
 
 
 def _show(console: Console, answer: Mapping[str, Any]) -> None:

@@ -1,0 +1,56 @@
+"""Explain a class by its texts, and the class of an image by the texts that decided for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rag_clip.classifiers.explain import ImageExplanation, LabelExplanation, explain_image, explain_label
+from rag_clip.data import Prompts
+from rag_clip.given import AnyEncoder, OneImage, to_encoder, to_image, to_texts
+from rag_clip.progress import Report, silent
+from rag_clip.report.explanation import write_page
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What was asked of: the texts of a class, those that decided for an image, or both; `picture` is its file."""
+
+    label: LabelExplanation | None
+    image: ImageExplanation | None
+    picture: bytes | None
+
+    def write_page(self, path: str | Path, *, force: bool = False) -> None:
+        """Write an HTML page with the picture and a bar for every text; raises as `report.explanation.write_page`."""
+        write_page(path, label=self.label, image=self.image, picture=self.picture, force=force)
+
+
+def explain(
+    prompts: Prompts | str | Path,
+    label: str | None = None,
+    *,
+    image: OneImage | None = None,
+    encoder: AnyEncoder | None = None,
+    before: Prompts | str | Path | None = None,
+    count: int = 10,
+    report: Report = silent,
+) -> Explanation:
+    """Explain the class `label` of `prompts` by its texts and its `count` nearest classes, or an `image`, or both.
+
+    An image is explained by the class it gets against the second, or against `label` where one is given. The nearest
+    classes are compared with those of the prompts `before`, by default the templates alone. `encoder` is by default the
+    one that the prompts record. Raises ValueError as `explain_label` and `explain_image`, and where there is nothing to
+    explain; TypeError for what cannot be prompts, an image or an encoder.
+    """
+    if label is None and image is None:
+        raise ValueError("there is nothing to explain; give a class name, an image, or both")
+    if count < 1:
+        raise ValueError(f"count is {count}; show at least one class")
+    texts, earlier = to_texts(prompts), None if before is None else to_texts(before)
+    picture = None if image is None else to_image(image)
+    encoder = to_encoder(encoder, recorded=texts.provenance)
+    of_image = None if picture is None else explain_image(picture, texts, encoder, against=label, report=report)
+    of_label = (
+        None if label is None else explain_label(label, texts, encoder, before=earlier, count=count, report=report)
+    )
+    return Explanation(of_label, of_image, picture)

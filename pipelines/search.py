@@ -1,0 +1,83 @@
+"""Search an index by text, image, or both, and return what it holds of each hit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from rag_clip.data import Hit
+from rag_clip.given import AnyEncoder, AnyIndex, OneImage, opened, to_encoder, to_image, to_queries
+from rag_clip.store import Store
+from rag_clip.store.queries import Mode, Query
+from rag_clip.store.queries import search as search_store
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The hits of one query, best first: rows of id, score, text, source, and the payload that is not null."""
+
+    query: Query
+    hits: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSummary:
+    """What an index holds for each query, in their order."""
+
+    index: str
+    answers: tuple[Answer, ...]
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return a row per hit: the text of its query, its rank from 1, and what the index holds of it."""
+        columns = {"query": pl.String, "rank": pl.Int64, "score": pl.Float64, "text": pl.String, "source": pl.String}
+        rows = [
+            {"query": answer.query.text, "rank": rank, **hit}
+            for answer in self.answers
+            for rank, hit in enumerate(answer.hits, start=1)
+        ]
+        frame = pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame(schema=columns)
+        return frame.select(*columns, pl.exclude(*columns))
+
+
+def search(
+    index: AnyIndex,
+    queries: str | Query | Sequence[str | Query] = (),
+    *,
+    image: OneImage | None = None,
+    encoder: AnyEncoder | None = None,
+    mode: Mode | None = None,
+    over: Literal["text", "image"] | None = None,
+    limit: int = 10,
+    where: Mapping[str, Any] | None = None,
+) -> SearchSummary:
+    """Return at most `limit` hits for each query; an `image` is a query, or part of every one that is a text.
+
+    `mode` is `lexical` by default, and `dense` where there is an encoder, an image, or `over` is "image"; the encoder
+    is then by default the one that the index records. See `rag_clip.store.queries.search` for the others and for what
+    is raised; TypeError for what cannot be a query, an index, an image or an encoder.
+    """
+    asked = to_queries(queries, image=None if image is None else to_image(image))
+    with opened(index) as store:
+        loaded = None
+        if encoder is not None or needs_encoder(asked, mode, over):
+            loaded = to_encoder(encoder, recorded={"encoder": asdict(store.card.encoder)})
+        found = search_store(asked, store=store, encoder=loaded, mode=mode, over=over, limit=limit, where=where)
+        answers = tuple(Answer(query, tuple(_to_rows(hits, store))) for query, hits in zip(asked, found, strict=True))
+        return SearchSummary(store.location, answers)
+
+
+def needs_encoder(queries: Sequence[Query], mode: Mode | None, over: Literal["text", "image"] | None) -> bool:
+    """Return whether vectors are compared: asked for by the mode, or where none is given by images on either side."""
+    if mode is not None:
+        return mode != "lexical"
+    return over == "image" or any(query.image is not None for query in queries)
+
+
+def _to_rows(hits: Sequence[Hit], store: Store) -> list[dict[str, Any]]:
+    payload = store.payload([hit.id for hit in hits])
+    return [
+        {"id": hit.id, "score": hit.score, "text": hit.text, "source": hit.source} | payload[hit.id] for hit in hits
+    ]
