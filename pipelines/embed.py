@@ -14,11 +14,12 @@ from pathlib import Path
 from rag_clip.captions.filter import prepare_filter
 from rag_clip.captions.maker import make_shards
 from rag_clip.captions.plan import Plan
-from rag_clip.captions.shards import SHARD_ROWS, Manifest, clear_partial, next_versions, read_manifests
+from rag_clip.captions.shards import SHARD_ROWS, Manifest, next_versions, read_manifests
 from rag_clip.captions.sources.finding import Columns, SourceFile, find_sources
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
+from rag_clip.files.shards import Shards
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 
@@ -117,7 +118,7 @@ def _holding(folder: Path, part: tuple[int, int]) -> Iterator[None]:
     doing = f"embed into {folder}"
     if part[1] == 1:
         with locked(folder / "lock", doing=doing):
-            clear_partial(folder)
+            Shards(folder, "captions").sweep()
             yield
     else:
         own = folder / f"lock-{part[0]}-of-{part[1]}"

@@ -21,6 +21,7 @@ from rag_clip.captions.filter import CORPUS_NOTE, check_cleaning, plain
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
+from rag_clip.files.shards import Shards
 from rag_clip.images.cleaning import CleanPairs, check_pair_cleaning, clean_pairs
 from rag_clip.images.decoding import DecodePool
 from rag_clip.images.embedding import embed_pairs
@@ -110,6 +111,7 @@ def index_images(
     files = open_pair_files(paths, columns=columns, root=root)
     settings = json.dumps([asdict(columns), str(root)])
     with locked(folder / "lock", doing=f"embed into {folder}"):
+        Shards(folder, "pairs").sweep()
         parts, embedded = _embed(
             files, folder, settings, encoder=encoder, workers=workers, batch_size=batch_size, clock=clock, report=report
         )

@@ -100,13 +100,8 @@ def _write(
     captions = cleaned.captions.filter(pa.array(usable))
     stored = captions.select([name for name in STORED if name in captions.column_names])
     manifest = replace(_describe(key, cleaned, stored, int((~usable).sum()), encoder, cleaning), version=version)
-    try:
-        with clock.stage("write shards"):
-            return write_shard(folder, manifest, stored, vectors[usable], cleaned.sample)
-    except OSError as error:
-        raise OSError(
-            f"cannot write a shard to {folder} ({error}); the finished shards are kept: make room and run again"
-        ) from error
+    with clock.stage("write shards"):
+        return write_shard(folder, manifest, stored, vectors[usable], cleaned.sample)
 
 
 def _describe(

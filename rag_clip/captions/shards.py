@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,12 +27,10 @@ from pydantic import TypeAdapter
 from rag_clip.captions.sources.finding import SourceFile
 from rag_clip.data import Fingerprint
 from rag_clip.files.atomic import replacing
-from rag_clip.files.reading import parse_json
-from rag_clip.files.sealed import file_checksum
+from rag_clip.files.shards import UNKNOWN, Shards
 
 SHARD_ROWS = 16_384
 GROUP_ROWS = 4096
-STREAM_BUFFER = 1 << 20
 
 
 def _now() -> str:
@@ -72,7 +67,7 @@ class Manifest:
     reason: str = ""
     created: str = field(default_factory=_now)
     version: int = 0
-    content: int = -1
+    content: int = UNKNOWN
 
 
 def shard_key(source: SourceFile, start: int, rows: int, settings: str, encoder: Fingerprint) -> str:
@@ -125,59 +120,32 @@ def newest(manifests: Sequence[Manifest]) -> list[Manifest]:
 def write_shard(
     folder: Path, manifest: Manifest, captions: pa.Table, vectors: np.ndarray, dropped: pa.Table
 ) -> Manifest:
-    """Write captions with their vectors [t, d], the sample of dropped rows, and then the manifest.
+    """Write the sample of dropped rows, then captions with their vectors [t, d], and then the manifest.
 
-    Returns the manifest as written, with the checksum of the captions.
+    Returns the manifest as written, with the checksum of the captions. Raises OSError where the disk is full.
     """
+    shards, sample = Shards(folder, "captions"), folder / "dropped" / f"{manifest.key}.parquet"
+    if dropped.num_rows:
+        with shards.writing(sample), replacing(sample) as path:
+            pq.write_table(dropped, path, compression="zstd", write_page_checksum=True)
     halves = pa.array(vectors.astype(np.float16).reshape(-1))
     table = captions.append_column("vector", pa.FixedSizeListArray.from_arrays(halves, manifest.dim))
-    with replacing(parquet_of(folder, manifest.key)) as path:
-        texts = [name for name in table.column_names if name != "vector"]
-        compression = dict.fromkeys(texts, "zstd") | {"vector.list.element": "none"}
-        pq.write_table(
-            table,
-            path,
-            row_group_size=GROUP_ROWS,
-            compression=compression,
-            use_dictionary=["source"],
-            write_page_checksum=True,
-        )
-    if dropped.num_rows:
-        with replacing(folder / "dropped" / f"{manifest.key}.parquet") as path:
-            pq.write_table(dropped, path, compression="zstd", write_page_checksum=True)
-    sealed = replace(manifest, content=file_checksum(parquet_of(folder, manifest.key)))
-    with replacing(folder / f"{manifest.key}.json") as path:
-        path.write_text(json.dumps(_seal(asdict(sealed)), indent=1, ensure_ascii=False), encoding="utf-8")
-    return sealed
-
-
-def _seal(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a manifest with the checksum of what it says."""
-    return {**values, "checksum": zlib.crc32(json.dumps(values, sort_keys=True).encode())}
+    compression = dict.fromkeys(captions.column_names, "zstd") | {"vector.list.element": "none"}
+    written = shards.write_described(
+        manifest.key,
+        table,
+        asdict(manifest),
+        row_group_size=GROUP_ROWS,
+        compression=compression,
+        use_dictionary=["source"],
+    )
+    return replace(manifest, content=written["content"])
 
 
 def read_manifests(folder: Path) -> list[Manifest]:
     """Read the manifests of a folder, ordered by file and row; raises ValueError naming one that is damaged."""
-    found = [_read_manifest(path) for path in folder.glob("*.json")]
-    return sorted(found, key=lambda manifest: (manifest.url, manifest.start, manifest.key))
-
-
-def _read_manifest(path: Path) -> Manifest:
-    try:
-        values = parse_json(path.read_bytes())
-        if (sealed := values.pop("checksum", None)) is not None and _seal(values)["checksum"] != sealed:
-            raise ValueError("its checksum differs")
-        return _manifests().validate_python(values)
-    except (ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{path} is not the manifest of a shard ({reason}): delete it to embed the shard again"
-        ) from None
-
-
-@cache
-def _manifests() -> TypeAdapter[Manifest]:
-    return TypeAdapter(Manifest)
+    manifests = Shards(folder, "captions").manifests(TypeAdapter(Manifest).validate_python)
+    return sorted(manifests, key=lambda manifest: (manifest.url, manifest.start, manifest.key))
 
 
 def read_shard(folder: Path, manifest: Manifest, batch_rows: int) -> Iterator[pa.RecordBatch]:
@@ -185,18 +153,9 @@ def read_shard(folder: Path, manifest: Manifest, batch_rows: int) -> Iterator[pa
 
     Raises OSError where the Parquet file is missing or damaged.
     """
-    path = parquet_of(folder, manifest.key)
-    try:
-        if manifest.content not in (-1, file_checksum(path)):
-            raise OSError("its checksum differs")
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=STREAM_BUFFER, page_checksum_verification=True) as file:
-            for group in file.iter_batches(GROUP_ROWS):
-                whole = _restore(group, manifest.dim)
-                yield from (whole.slice(start, batch_rows) for start in range(0, whole.num_rows, batch_rows))
-    except (pa.ArrowException, OSError) as error:
-        raise OSError(
-            f"shard {path} cannot be read ({error}); delete {path.with_suffix('.json').name} beside it and embed again"
-        ) from error
+    for group in Shards(folder, "captions").read_batches(manifest.key, manifest.content, rows=GROUP_ROWS):
+        whole = _restore(group, manifest.dim)
+        yield from (whole.slice(start, batch_rows) for start in range(0, whole.num_rows, batch_rows))
 
 
 def _restore(batch: pa.RecordBatch, dim: int) -> pa.RecordBatch:
@@ -205,17 +164,3 @@ def _restore(batch: pa.RecordBatch, dim: int) -> pa.RecordBatch:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
     return batch.set_column(place, "vector", column)
-
-
-def parquet_of(folder: Path, key: str) -> Path:
-    """Return where the captions and vectors of a shard lie."""
-    return folder / f"{key}.parquet"
-
-
-def clear_partial(folder: Path) -> None:
-    """Delete what killed runs left half written; only for one that holds the folder alone."""
-    for path in [*folder.glob(".*.partial"), *folder.glob("dropped/.*.partial")]:
-        if path.is_dir():  # counts of a corpus
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

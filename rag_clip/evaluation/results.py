@@ -22,6 +22,7 @@ from rag_clip.evaluation.tiers import TIERS
 from rag_clip.files.labels import labels_from_document
 from rag_clip.files.reading import metadata_document, parse_json, read_table, typed_columns
 from rag_clip.files.sealed import read_sealed, write_sealed
+from rag_clip.files.shards import Shards
 
 FORMAT = 2
 SCHEMA = pa.schema(
@@ -149,27 +150,20 @@ def runs_folder(path: Path) -> Path:
 
 def store_run(path: Path, result: Result) -> None:
     """Keep a finished run for the results file `path`; the numbers are written last, and mean that it is whole."""
-    folder = runs_folder(path)
-    try:
-        if result.images is not None:
-            write_sealed(result.images, folder / f"{result.key}.images.parquet", compression="zstd")
-        write_results(folder / f"{result.key}.parquet", [result])
-    except OSError as error:
-        raise OSError(error.errno, f"cannot keep a run in {folder} ({error}); make room and run again") from error
+    runs = Shards(runs_folder(path), "a run")
+    if result.images is not None:
+        runs.write(_images_key(result.key), result.images, compression="zstd")
+    runs.write(result.key, _with_facts([to_table(result)]), compression="zstd")
 
 
 def stored_run(path: Path, key: str) -> Result | None:
     """Return a run that was finished before, None where there is none that can be used."""
+    runs = Shards(runs_folder(path), "a run")
     try:
-        found = read_results(runs_folder(path) / f"{key}.parquet", runs=runs_folder(path))
+        [result] = _results(runs.read(key), runs.path(key), runs)
     except (OSError, ValueError):
         return None
-    return found[0] if found else None
-
-
-def write_results(path: Path, results: Iterable[Result]) -> None:
-    """Write the numbers of runs in long form, replacing the file once it is complete."""
-    write_tables(path, map(to_table, results))
+    return result
 
 
 def to_table(result: Result) -> pa.Table:
@@ -183,12 +177,10 @@ def to_table(result: Result) -> pa.Table:
 
 def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
     """Write what `to_table` made of runs, replacing the file once it is complete."""
-    whole = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    facts = json.dumps({"format": FORMAT, "version": version("rag-clip")})
-    write_sealed(whole.replace_schema_metadata({_KEY: facts}), path, compression="zstd")
+    write_sealed(_with_facts(tables), path, compression="zstd")
 
 
-def read_results(path: str | Path, *, runs: Path | None = None) -> list[Result]:
+def read_results(path: str | Path) -> list[Result]:
     """Read a results file, with the images of its runs where their folder lies beside it.
 
     Raises FileNotFoundError for no file, ValueError for what is not a results file, or one of another format.
@@ -197,9 +189,20 @@ def read_results(path: str | Path, *, runs: Path | None = None) -> list[Result]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no results file {path}; write one with `rag-clip evaluate`")
     try:
-        table = read_table(path) if runs is None else read_sealed(path)  # a person may edit the first
+        table = read_table(path)  # not verified: a person may edit it
     except ValueError as error:
         raise ValueError(f"{path} {error}: evaluate again") from error
+    return _results(table, path, Shards(runs_folder(path), "a run"))
+
+
+def _with_facts(tables: Iterable[pa.Table]) -> pa.Table:
+    """Join what `to_table` made of runs, and note the format."""
+    facts = json.dumps({"format": FORMAT, "version": version("rag-clip")})
+    return pa.concat_tables([SCHEMA.empty_table(), *tables]).replace_schema_metadata({_KEY: facts})
+
+
+def _results(table: pa.Table, path: Path, runs: Shards) -> list[Result]:
+    """Return the runs in a table that was read from `path`, with their images in `runs`; raises ValueError."""
     facts = _facts(table)
     if facts.get("format") != FORMAT:
         found = f"format {facts['format']} of rag-clip {facts.get('version')}" if facts else "no results of rag-clip"
@@ -211,8 +214,7 @@ def read_results(path: str | Path, *, runs: Path | None = None) -> list[Result]:
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows.to_pylist():
         groups.setdefault((row["task"], row["run"], row["key"]), []).append(row)
-    folder = runs_folder(path) if runs is None else runs
-    return [_result(rows, folder) for rows in groups.values()]
+    return [_result(rows, runs) for rows in groups.values()]
 
 
 def _facts(table: pa.Table) -> dict[str, Any]:
@@ -224,7 +226,7 @@ def _facts(table: pa.Table) -> dict[str, Any]:
     return facts if "format" in facts else {}
 
 
-def _result(rows: Sequence[Mapping[str, Any]], folder: Path) -> Result:
+def _result(rows: Sequence[Mapping[str, Any]], runs: Shards) -> Result:
     first = rows[0]
     measures = tuple(Measure(*(row[name] for name in ("metric", "item", "value", "low", "high"))) for row in rows)
     if measures[0].metric not in get_args(Metric) or not {*first["tier"].split("+")} <= {*TIERS}:
@@ -232,7 +234,7 @@ def _result(rows: Sequence[Mapping[str, Any]], folder: Path) -> Result:
             f"the run {first['run']!r} begins with {measures[0].metric!r} and is of tier {first['tier']!r}; its rows "
             "were changed since they were written: evaluate again"
         )
-    images = _read_images(folder, first["key"])
+    images = _read_images(runs, first["key"])
     return Result(first["task"], first["run"], first["tier"], first["key"], _settings(first), measures, images)
 
 
@@ -247,17 +249,21 @@ def _settings(row: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _read_images(folder: Path, key: str) -> pa.Table | None:
+def _read_images(runs: Shards, key: str) -> pa.Table | None:
     """Return what a run said of each image, None where that was not kept."""
-    path = folder / f"{key}.images.parquet"
+    path = runs.path(_images_key(key))
+    if not path.exists():
+        return None
     try:
         images = typed_columns(read_sealed(path), pa.schema([field.with_nullable(False) for field in IMAGES]))
         labels = labels_from_document(metadata_document(images.schema, LABELS))
         numbers = [*images["target"].to_pylist(), *images["predicted"].to_pylist()]
         if not 0 <= min(numbers, default=0) <= max(numbers, default=0) < len(labels):
             raise ValueError(f"has classes in [{min(numbers)}, {max(numbers)}] of {len(labels)}")
-    except FileNotFoundError:
-        return None
     except ValueError as error:
         raise ValueError(f"{path} {error}; remove it and evaluate again") from error
     return images
+
+
+def _images_key(key: str) -> str:
+    return f"{key}.images"

@@ -13,20 +13,21 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rag_clip.files.atomic import replacing
+from rag_clip.files.parquet_batches import STREAM_BUFFER
 from rag_clip.files.reading import parse_json, read_table
 from rag_clip.files.sealed import file_checksum, read_sealed, write_sealed
 
-STREAM_BUFFER = 1 << 20
+T = TypeVar("T")
 UNKNOWN = -1  # the checksum of a Parquet file whose manifest says none
 _MANIFEST = b"rag_clip"
 _SETTLED, _IMAGES = b"rag_clip_settled", b"rag_clip_images"  # of pairs, in version 0.1.0
@@ -44,12 +45,21 @@ class Shards:
         """Return the Parquet file of a shard."""
         return self.folder / f"{key}.parquet"
 
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Raise what hinders writing `path` as an OSError that names it and says what to do."""
+        try:
+            yield
+        except OSError as error:
+            reason = f"cannot write {self.what} to {path} ({error}); make room and run again, finished shards are kept"
+            raise OSError(error.errno, reason) from error
+
     def write(self, key: str, table: pa.Table, **options: Any) -> None:
         """Store a shard, whose manifest is the metadata of the table, replacing it at once; `options` are pyarrow's.
 
         Raises OSError naming the file where it cannot be written; no partial shard stays.
         """
-        with self._told(self.path(key)):
+        with self.writing(self.path(key)):
             write_sealed(table, self.path(key), **options)
 
     def read(self, key: str) -> pa.Table:
@@ -77,7 +87,7 @@ class Shards:
         Returns the manifest as written, whose `content` is the checksum of the Parquet file. Raises as `write` does.
         """
         path = self.path(key)
-        with self._told(path):
+        with self.writing(path):
             with replacing(path) as partial:
                 pq.write_table(table, partial, write_page_checksum=True, **options)
             described = {**manifest, "content": file_checksum(path)}
@@ -85,16 +95,12 @@ class Shards:
                 partial.write_text(json.dumps(_seal(described), indent=1, ensure_ascii=False), encoding="utf-8")
         return described
 
-    def manifests(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Yield the manifests that lie beside shards; raises ValueError naming one that is damaged."""
-        for path in self.folder.glob("*.json"):
-            try:
-                manifest = parse_json(path.read_bytes())
-                if (sealed := manifest.pop("checksum", None)) is not None and _seal(manifest)["checksum"] != sealed:
-                    raise ValueError("its checksum differs")
-            except (ValueError, TypeError, AttributeError) as error:
-                raise not_a_manifest(path, error) from None
-            yield path, manifest
+    def manifests(self, parse: Callable[[Any], T]) -> list[T]:
+        """Return what `parse` makes of the manifests beside shards, in no order.
+
+        Raises ValueError naming one that is damaged, or that `parse` refuses with a ValueError.
+        """
+        return [_read_manifest(path, parse) for path in self.folder.glob("*.json")]
 
     def read_batches(self, key: str, content: int, *, rows: int) -> Iterator[pa.RecordBatch]:
         """Verify a shard against the `content` of its manifest and yield it, `rows` at a time, with bounded memory.
@@ -119,17 +125,9 @@ class Shards:
         """Delete what killed runs left half written; only for one that holds the folder alone."""
         for path in list(self.folder.rglob(".*.partial")):
             if path.is_dir():  # counts of a corpus
-                shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-
-    @contextmanager
-    def _told(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = f"cannot write {self.what} to {path} ({error}); make room and run again, finished shards are kept"
-            raise OSError(error.errno, reason) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +208,17 @@ class RowShards:
         return settled and rows == stop - start
 
 
-def not_a_manifest(path: Path, error: Exception) -> ValueError:
-    """Return the error of a manifest that cannot be used."""
-    reason = " ".join(str(error).split())[:200]
-    return ValueError(f"{path} is not the manifest of a shard ({reason}): delete it to embed the shard again")
+def _read_manifest(path: Path, parse: Callable[[Any], T]) -> T:
+    try:
+        manifest = parse_json(path.read_bytes())
+        if (sealed := manifest.pop("checksum", None)) is not None and _seal(manifest)["checksum"] != sealed:
+            raise ValueError("its checksum differs")
+        return parse(manifest)
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path} is not the manifest of a shard ({reason}): delete it to embed the shard again"
+        ) from None
 
 
 def _manifest(table: pa.Table) -> tuple[bool, int]:

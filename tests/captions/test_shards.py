@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rag_clip.captions.ahead import ahead
-from rag_clip.captions.shards import Manifest, clear_partial, read_manifests, read_shard, write_shard
+from rag_clip.captions.shards import Manifest, read_manifests, read_shard, write_shard
+from rag_clip.files.shards import Shards
 from rag_clip.testing import ToyEncoder
 
 FINGERPRINT = ToyEncoder().fingerprint
@@ -92,7 +93,7 @@ def test_what_a_killed_run_left_half_written_is_cleared(tmp_path):
     for path in (tmp_path / ".1.partial", tmp_path / "dropped/.2.partial"):
         path.write_text("half")
     (tmp_path / ".counts-1.2.partial/spill").mkdir(parents=True)
-    clear_partial(tmp_path)
+    Shards(tmp_path, "captions").sweep()
     assert sorted(tmp_path.rglob("*")) == whole
 
 

@@ -266,7 +266,7 @@ def test_a_full_disk_is_told_and_what_was_finished_stays(tmp_path):
             print(error)
     """
     ran = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
-    assert "cannot write a shard to" in ran.stdout
-    assert "the finished shards are kept: make room and run again" in ran.stdout
+    assert "cannot write captions to" in ran.stdout
+    assert "make room and run again, finished shards are kept" in ran.stdout
     assert [manifest["kept"] for manifest in manifests(tmp_path / "shards")] == [1]
     assert not list((tmp_path / "shards").glob(".*"))
