@@ -41,12 +41,13 @@ from rag_clip.given import (
     to_images,
     to_prompts,
 )
+from rag_clip.images.decoding import Decoding
 from rag_clip.images.joined import encode_by_all
 from rag_clip.images.kept import keep_columns
 from rag_clip.images.opening import open_image_files
 from rag_clip.images.rows import first_rows
 from rag_clip.models.towers import two_towers
-from rag_clip.progress import Report, StageClock, counting, silent
+from rag_clip.progress import Report, StageClock, silent
 from rag_clip.protocols import Classifier, Encoder
 from rag_clip.report.tally import Predicted, Tally
 from rag_clip.store import open_store
@@ -93,8 +94,7 @@ def classify(
     top_k: int = 5,
     scores: Scores = "softmax",
     features_dir: str | Path | None = None,
-    workers: int | None = None,
-    batch_size: int = 256,
+    decoding: Decoding = Decoding(),  # noqa: B008
     force: bool = False,
     report: Report = silent,
 ) -> ClassifySummary:
@@ -109,8 +109,8 @@ def classify(
     in `output`.parts, and the same call continues from there. With `features_dir` the image features stay for other
     prompts; with `index`, the one the prompts came from, its captions are not encoded again. Learned prompts (CoOp)
     classify as they are. `head` builds the classifier from the zero-shot one; `others` are further encoders that it
-    needs features by, under their names, and an image that one of them fails on has an error. `workers` processes
-    decode; 0 decodes in this one, None is one per processor up to 16, or 0 for a few images. Memory stays bounded on
+    needs features by, under their names, and an image that one of them fails on has an error. `decoding` says
+    how many processes decode, and how many images are encoded at once. Memory stays bounded on
     files and row groups of any size. With a `limit`, the first rows alone are classified and written.
 
     Scores are softmax probabilities, or with sigmoid independent ones, of texts alone by an encoder that was trained
@@ -121,7 +121,7 @@ def classify(
     cannot be written, and BusyError where another process writes `output`.
     """
     images, prompts, index = to_images(images), to_prompts(prompts), index_place(index)
-    files, clock, others = open_image_files(images, image_column=image_column), StageClock(), others or {}
+    files, clock, others = open_image_files(images, image_column=image_column), StageClock(report=report), others or {}
     files = first_rows(files, limit)
     output, let_go = scratch_output(output, "predictions.parquet")
     written = classify_outputs(output, features_dir)
@@ -137,18 +137,22 @@ def classify(
         with clock.stage("prompts"):
             classifier = _build(prompts, encoder, head, index, report)
         sources, missing = encode_by_all(
-            files, features_dir or parts_of(output), encoder=encoder, others=others, workers=workers,
-            batch_size=batch_size, clock=clock, report=report,
-        )  # fmt: skip
+            files,
+            features_dir or parts_of(output),
+            encoder=encoder,
+            others=others,
+            decoding=decoding,
+            clock=clock,
+        )
         rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
         facts = _run_facts(prompts, encoder, others, head)
         facts |= {"image_column": files[0].image, "top_k": top_k, "scores": scores, "rows": rows, "failed": failed}
-        schema, advance = output_schema(kept, columns, facts), counting("write", report, rows)
+        schema, advance = output_schema(kept, columns, facts), clock.counting("write", rows)
         tally = Tally()
 
         def predict(features: FeatureRows) -> list[pa.Array]:
             found = predict_rows(
-                features, classifier, top_k=top_k, scores=scores, batch_size=batch_size, device=encoder.device
+                features, classifier, top_k=top_k, scores=scores, batch_size=decoding.batch_size, device=encoder.device
             )
             tally.add(found[0], found[1])
             return found

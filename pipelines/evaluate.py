@@ -21,6 +21,7 @@ from rag_clip.evaluation.rival_names import Candidates
 from rag_clip.evaluation.runs import PromptFile, Run, plan_runs, with_candidates
 from rag_clip.evaluation.shot_runs import FewShot, ShotRun, plan_shots
 from rag_clip.files.outputs import check_outputs, holding
+from rag_clip.images.decoding import Decoding
 from rag_clip.images.labelled import Labelled
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
@@ -52,7 +53,7 @@ def evaluate(
     scale: float | None = None,
     index: str | None = None,
     features_dir: str | Path | None = None,
-    workers: int | None = None,
+    decoding: Decoding = Decoding(),  # noqa: B008
     force: bool = False,
     on_result: Callable[[Result], None] = lambda _result: None,
     report: Report = silent,
@@ -74,7 +75,7 @@ def evaluate(
     check_outputs(written, inputs=inputs, force=force)
     plans = _plan(tasks, texts, heads, few_shot, candidates, encoder=encoder, others=others, scale=scale, index=index)
     read = partial(
-        read_images, encoder=encoder, others=others, features_dir=features_dir, workers=workers, report=report
+        read_images, encoder=encoder, others=others, features_dir=features_dir, decoding=decoding, report=report
     )
     measure = Measuring(encoder, others, index=index, candidates=candidates, clock=clock, report=report)
     results: list[Result] = []

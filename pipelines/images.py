@@ -7,7 +7,6 @@ index from the same images, decodes and embeds nothing twice, not even where cap
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -23,20 +22,20 @@ from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.files.shards import Shards
 from rag_clip.images.cleaning import CleanPairs, check_pair_cleaning, clean_pairs
-from rag_clip.images.decoding import DecodePool
+from rag_clip.images.decoding import Decoding
 from rag_clip.images.embedding import embed_pairs
-from rag_clip.images.facts import examine
+from rag_clip.images.encoding import image_engine
 from rag_clip.images.failures import FAILURES, list_failures
 from rag_clip.images.noise import judge_noise
 from rag_clip.images.pair_files import PairColumns, open_pair_files
 from rag_clip.images.pairs import PairFile
 from rag_clip.images.shards import VECTORS, PairShards, open_shards, unit_rows
+from rag_clip.images.views import examine
 from rag_clip.progress import Report, StageClock, counting, silent
 from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
 
 LOAD_ROWS = 256
-MOST_WORKERS = 16
 NOISY = 0.5
 STORED = ("id", "text", "source", "url", "sha256", "phash", "width", "height", *VECTORS)
 
@@ -80,8 +79,7 @@ def index_images(
     cleaning: CleaningSettings | None = None,
     noise: bool = True,
     schema: CollectionSchema | None = None,
-    workers: int | None = None,
-    batch_size: int = 256,
+    decoding: Decoding = Decoding(),  # noqa: B008
     force: bool = False,
     report: Report = silent,
 ) -> ImagesSummary:
@@ -96,25 +94,23 @@ def index_images(
     imaging/noise.py); without it the field is null. The index notes what became of the rows.
 
     `shards` is where embedded rows lie, by default `index`.shards beside a folder index. A row that cannot be used has
-    its reason in `shards`/failed.parquet. `workers` processes decode; 0 decodes in this one, None is one per processor
-    up to 16.
+    its reason in `shards`/failed.parquet. `decoding` says how many processes decode, one per processor by default, and
+    how many images are encoded at once.
 
     Raises FileNotFoundError for a missing file; ValueError for files without usable pairs, wrong columns or settings,
     an index of another encoder, schema or cleaning, and places that are inputs or, but with `force`, of others; OSError
     for a damaged file and where shards cannot be written; StoreError where the index is in use or cannot be written,
     BusyError where another process embeds into `shards`. Nothing is made where no pair is usable.
     """
-    folder, cleaning, clock = choose_shards(index, shards), cleaning or load_cleaning(), StageClock()
+    folder, cleaning, clock = choose_shards(index, shards), cleaning or load_cleaning(), StageClock(report=report)
     check_outputs([(index, "index"), (folder, "shards")], inputs=[paths], force=force)
-    _check_settings(batch_size, workers, cleaning)
+    check_pair_cleaning(cleaning)
     columns = columns or PairColumns()
     files = open_pair_files(paths, columns=columns, root=root)
     settings = json.dumps([asdict(columns), str(root)])
     with locked(folder / "lock", doing=f"embed into {folder}"):
         Shards(folder, "pairs").sweep()
-        parts, embedded = _embed(
-            files, folder, settings, encoder=encoder, workers=workers, batch_size=batch_size, clock=clock, report=report
-        )
+        parts, embedded = _embed(files, folder, settings, encoder=encoder, decoding=decoding, clock=clock)
         reasons = list_failures(parts, folder / FAILURES)
         with clock.stage("clean"):
             pairs = clean_pairs(parts, cleaning, folder, report)
@@ -147,22 +143,17 @@ def _embed(
     settings: str,
     *,
     encoder: Encoder,
-    workers: int | None,
-    batch_size: int,
+    decoding: Decoding,
     clock: StageClock,
-    report: Report,
 ) -> tuple[list[PairShards], int]:
     """Embed what the shards of all files miss; return them, and how many pairs were embedded."""
     parts, embedded = [], 0
-    advance = counting("embed", report, unit="images")
-    workers = min(MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers
-    with DecodePool(encoder.preprocess, workers=workers, examine=examine) as pool:
+    advance = clock.counting("embed", unit="images")
+    with image_engine(encoder, decoding, examine=examine, clock=clock, stage="encode images") as engine:
         for file in pairs:
             part = open_shards(folder, file, encoder=encoder.fingerprint, dim=encoder.dim, settings=settings)
             missing = part.shards.missing()
-            embed_pairs(
-                file, part.shards, encoder=encoder, pool=pool, batch_size=batch_size, clock=clock, advance=advance
-            )
+            embed_pairs(file, part.shards, engine=engine, advance=advance)
             embedded += part.count_pairs(missing)
             parts.append(part)
     return parts, embedded
@@ -176,13 +167,6 @@ def choose_shards(index: str | Path, shards: str | Path | None) -> Path:
     if location.is_server:
         raise ValueError("an index on a server needs a folder for its embedded rows; give shards")
     return location.beside(".shards")
-
-
-def _check_settings(batch_size: int, workers: int | None, cleaning: CleaningSettings) -> None:
-    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
-    check_pair_cleaning(cleaning)
 
 
 def _fill(store: Store, pairs: CleanPairs, noise: np.ndarray | None, clock: StageClock, report: Report) -> None:

@@ -16,10 +16,9 @@ import torch
 from rag_clip.classifiers.match import Scores, match
 from rag_clip.data import Features
 from rag_clip.files.features import FeatureRows
-from rag_clip.images.features import spans
 from rag_clip.images.joined import JoinedFeatures
 from rag_clip.images.kept import to_kept, with_features
-from rag_clip.images.rows import ImageFile, read_rows
+from rag_clip.images.rows import ImageFile, read_rows, spans
 from rag_clip.progress import StageClock
 from rag_clip.protocols import Classifier
 

@@ -11,6 +11,7 @@ from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
 from rag_clip.files.outputs import holding
 from rag_clip.files.support import check_support_path, write_support
+from rag_clip.images.decoding import Decoding
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.protocols import Encoder
 from rag_clip.store import open_store
@@ -71,7 +72,7 @@ def retrieve_support(
     settings: Concentration | None = None,
     against: Sequence[str | Path] = (),
     image_column: str = "image",
-    workers: int | None = None,
+    decoding: Decoding = Decoding(),  # noqa: B008
     force: bool = False,
     report: Report = silent,
 ) -> RetrievedSummary:
@@ -98,7 +99,7 @@ def retrieve_support(
         if against:
             with clock.stage("keep out"):
                 known, copies = read_known(
-                    against, encoder=encoder, image_column=image_column, workers=workers, report=report
+                    against, encoder=encoder, image_column=image_column, decoding=decoding, report=report
                 )
                 held, containment = _keep_out(found, known, copies)
         with clock.stage("concentrate"):

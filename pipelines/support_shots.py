@@ -20,6 +20,7 @@ from rag_clip.data import LabelSet, Support
 from rag_clip.files.locations import shown
 from rag_clip.files.outputs import check_outputs, holding
 from rag_clip.files.support import METADATA, check_support_path, read_support, write_support
+from rag_clip.images.decoding import Decoding
 from rag_clip.images.labelled import read_targets
 from rag_clip.images.opening import open_image_files
 from rag_clip.images.views import CropViews
@@ -85,7 +86,7 @@ def support_from_shots(
     with_images: bool = False,
     image_column: str = "image",
     label_column: str = "label",
-    workers: int | None = None,
+    decoding: Decoding = Decoding(),  # noqa: B008
     force: bool = False,
     report: Report = silent,
 ) -> ShotsSummary:
@@ -112,7 +113,7 @@ def support_from_shots(
     if judged and not shots.validation:
         raise ValueError("no image is left to validate; draw fewer per class, or give more")
     settings = _Settings("support", k, seed, views, with_images)
-    make = partial(_make, source, encoder=encoder, workers=workers, report=report)
+    make = partial(_make, source, encoder=encoder, decoding=decoding, report=report)
     with holding(written, force=force):
         made = [make(output, shots.support, settings)]
         if judged:
@@ -161,7 +162,7 @@ def _make(
     *,
     apart: Sequence[int] = (),
     encoder: Encoder,
-    workers: int | None,
+    decoding: Decoding,
     report: Report,
 ) -> _Made:
     """Write the support set of `rows` less copies of the rows `apart`, unless it lies at `path` already."""
@@ -175,7 +176,7 @@ def _make(
         CropViews(encoder.preprocess, settings.views, settings.seed),
         encoder=encoder,
         stage=f"encode {settings.role}",
-        workers=workers,
+        decoding=decoding,
         report=report,
     )
     used = drawn.without(source.digests(sorted(apart)))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.files.prompts import write_prompts as write_prompts
     from rag_clip.files.support import merge_support_files as merge_support_files
     from rag_clip.files.support import read_support as read_support
+    from rag_clip.images.decoding import Decoding as Decoding
     from rag_clip.models.open_clip import load_encoder as load_encoder
     from rag_clip.pipelines.captions import build_index as build_index
     from rag_clip.pipelines.classify import classify as classify
@@ -46,6 +47,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     __version__: str
 
 _HOMES = {
+    "Decoding": "rag_clip.images.decoding",
     "Encoder": "rag_clip.protocols",
     "Hit": "rag_clip.data",
     "LabelSet": "rag_clip.data",
@@ -82,6 +84,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Decoding",
     "Encoder",
     "Hit",
     "LabelSet",

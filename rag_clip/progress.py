@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,28 @@ def counting(stage: str, report: Report, total: int | None = None, *, unit: str 
 
 @dataclass(slots=True)
 class StageClock:
-    """Adds up wall seconds per named stage; stages that overlap in time may sum to more than the whole."""
+    """Adds up wall seconds per named stage, and passes counts to `report`.
+
+    Stages that overlap in time may sum to more than the whole.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    report: Report = silent
+
+    def counting(self, stage: str, total: int | None = None, *, unit: str = "rows") -> Callable[[int], None]:
+        """Return a callback that adds its argument to a running total and reports it."""
+        return counting(stage, self.report, total, unit=unit)
+
+    def timed(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """Yield `items`, adding the time that each takes to come to `name`."""
+        waiting = iter(items)
+        while True:
+            with self.stage(name):
+                try:
+                    item = next(waiting)
+                except StopIteration:
+                    return
+            yield item
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

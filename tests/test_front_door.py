@@ -11,7 +11,7 @@ import pytest
 
 import rag_clip
 
-VALUES = {"Encoder", "Hit", "LabelSet", "PromptText", "Prompts", "Query", "Recipe", "Support"}
+VALUES = {"Decoding", "Encoder", "Hit", "LabelSet", "PromptText", "Prompts", "Query", "Recipe", "Support"}
 READING = {"load_encoder", "load_painter", "load_recipe", "open_store", "read_labels", "read_prompts", "read_support"}
 WRITING = {"write_labels", "write_prompts"}
 JOBS = {"build_index", "classify", "enhance", "evaluate", "explain", "index_images", "search"}

@@ -18,6 +18,7 @@ from PIL import Image
 import rag_clip
 from rag_clip import given
 from rag_clip.data import LabelSet, Prompts, PromptText
+from rag_clip.images.decoding import Decoding
 from rag_clip.testing import ToyEncoder
 
 COLOURS = ("red", "green", "blue")
@@ -61,14 +62,14 @@ IMAGES: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("kind", IMAGES)
 def test_classify_takes_images_as(kind: str, files: Path) -> None:
-    found = rag_clip.classify(IMAGES[kind](files), prompts=colour_prompts(), encoder=ToyEncoder(), workers=0)
+    found = rag_clip.classify(IMAGES[kind](files), prompts=colour_prompts(), encoder=ToyEncoder(), decoding=Decoding(0))
     assert found.to_polars()["label"].to_list() == list(COLOURS)
 
 
 def test_classify_takes_a_pandas_frame_of_some_rows(files: Path) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"image": [b"", *(png(name) for name in COLOURS)]}).iloc[1:]
-    found = rag_clip.classify(frame, prompts=colour_prompts(), encoder=ToyEncoder(), workers=0)
+    found = rag_clip.classify(frame, prompts=colour_prompts(), encoder=ToyEncoder(), decoding=Decoding(0))
     assert found.to_polars().columns == ["image", "label", "score", "top_k_labels", "top_k_scores", "error"]
     assert found.to_polars()["label"].to_list() == list(COLOURS)
 
@@ -76,21 +77,25 @@ def test_classify_takes_a_pandas_frame_of_some_rows(files: Path) -> None:
 def test_relative_paths_of_a_frame_start_at_the_working_directory(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files)
     frame = pl.DataFrame({"file": ["blue.png", "no.png"], "n": [1, 2]})
-    found = rag_clip.classify(frame, prompts=colour_prompts(), encoder=ToyEncoder(), workers=0)
+    found = rag_clip.classify(frame, prompts=colour_prompts(), encoder=ToyEncoder(), decoding=Decoding(0))
     assert found.to_polars(["file", "n", "label"]).rows() == [("blue.png", 1, "blue"), ("no.png", 2, None)]
 
 
 def test_features_kept_of_a_frame_are_found_by_an_equal_one(tmp_path: Path) -> None:
     frame = pl.DataFrame({"image": [png(name) for name in COLOURS]})
     first, second = (
-        rag_clip.classify(each, prompts=colour_prompts(), encoder=ToyEncoder(), features_dir=tmp_path / "f", workers=0)
+        rag_clip.classify(
+            each, prompts=colour_prompts(), encoder=ToyEncoder(), features_dir=tmp_path / "f", decoding=Decoding(0)
+        )
         for each in (frame, pl.concat([frame[:1], frame[1:]], rechunk=False).with_columns(n=1))
     )
     assert (first.decoded, second.decoded, second.from_cache) == (3, 0, 3)
 
 
 def test_predictions_without_an_output_go_with_their_summary(files: Path) -> None:
-    found = rag_clip.classify(files / "images.parquet", prompts=colour_prompts(), encoder=ToyEncoder(), workers=0)
+    found = rag_clip.classify(
+        files / "images.parquet", prompts=colour_prompts(), encoder=ToyEncoder(), decoding=Decoding(0)
+    )
     path = found.output
     assert path.is_file()
     del found
@@ -227,9 +232,11 @@ def test_what_cannot_be_taken_is_a_type_error_that_says_what_to_pass(case: str) 
 
 def test_a_frame_without_images_is_refused_naming_its_columns() -> None:
     with pytest.raises(ValueError, match="the frame has no column 'image'; its columns are n"):
-        rag_clip.classify(pl.DataFrame({"n": [1]}), prompts=colour_prompts(), encoder=ToyEncoder(), workers=0)
+        rag_clip.classify(
+            pl.DataFrame({"n": [1]}), prompts=colour_prompts(), encoder=ToyEncoder(), decoding=Decoding(0)
+        )
 
 
 def test_prompts_that_record_no_encoder_need_one() -> None:
     with pytest.raises(ValueError, match="nothing says which encoder to use; give encoder, such as 'demo'"):
-        rag_clip.classify(pl.DataFrame({"image": [png("red")]}), prompts=colour_prompts(), workers=0)
+        rag_clip.classify(pl.DataFrame({"image": [png("red")]}), prompts=colour_prompts(), decoding=Decoding(0))

@@ -71,6 +71,7 @@ def classify(
         from rag_clip.classifiers.heads import DEFAULT_HEAD, read_options
         from rag_clip.classifiers.prepared import prepare_head
         from rag_clip.files.outputs import Inputs, check_outputs
+        from rag_clip.images.decoding import Decoding
         from rag_clip.pipelines.classify import classify as classify_images
         from rag_clip.pipelines.classify import classify_outputs
 
@@ -102,8 +103,8 @@ def classify(
         console.plan(*[("encode", 0.0)] * (1 + len(others)), ("write", WRITE_SECONDS))
         summary = classify_images(
             images, prompts=texts, output=output, encoder=loaded, head=chosen, others=others, index=index,
-            image_column=image_column, limit=limit, top_k=top_k, scores=scores, features_dir=features, workers=workers,
-            batch_size=batch_size, force=force, report=console.report,
+            image_column=image_column, limit=limit, top_k=top_k, scores=scores, features_dir=features,
+            decoding=Decoding(workers, batch_size), force=force, report=console.report,
         )  # fmt: skip
         console.say(
             f"{summary.output}: {summary.rows} rows, {summary.failed} failed; "

@@ -78,6 +78,7 @@ def evaluate(
         from rag_clip.evaluation.rival_names import read_candidates
         from rag_clip.evaluation.runs import read_prompt_files, unused_prompts
         from rag_clip.files.outputs import check_outputs
+        from rag_clip.images.decoding import Decoding
         from rag_clip.pipelines.evaluate import evaluate as evaluate_runs
         from rag_clip.pipelines.evaluate import evaluate_outputs
 
@@ -102,8 +103,8 @@ def evaluate(
             found, texts=texts, output=output, encoder=loaded,
             candidates=read_candidates(names, report=console.report) if names else None,
             heads=chosen, few_shot=few_shot, others=encoder.load_second(console), scale=scale, index=index,
-            features_dir=features, workers=workers, force=force, on_result=lambda result: console.say(_line(result)),
-            report=console.report,
+            features_dir=features, decoding=Decoding(workers), force=force,
+            on_result=lambda result: console.say(_line(result)), report=console.report,
         )  # fmt: skip
         return _conclude(console, summary, page or output.with_suffix(".html"), loaded, force)
 

@@ -33,6 +33,7 @@ def images(
 
     def job(console: Console) -> object:
         from rag_clip.files.outputs import check_outputs
+        from rag_clip.images.decoding import Decoding
         from rag_clip.images.pair_files import PairColumns
         from rag_clip.pipelines.images import choose_shards, index_images
         from rag_clip.store import load_schema
@@ -48,7 +49,7 @@ def images(
             cleaning=load_named_cleaning(cleaning),
             noise=noise,
             schema=load_schema(schema) if schema else None,
-            workers=workers,
+            decoding=Decoding(workers),
             force=force,
             report=console.report,
         )

@@ -87,6 +87,7 @@ def shots(
     def job(console: Console) -> object:
         from rag_clip.files.labels import cut_column
         from rag_clip.files.outputs import check_outputs
+        from rag_clip.images.decoding import Decoding
         from rag_clip.pipelines.support_shots import support_from_shots
 
         written = [(output, "support shots"), (validation, "support shots")]
@@ -103,7 +104,7 @@ def shots(
             with_images=with_images,
             image_column=image_column,
             label_column=label_column,
-            workers=workers,
+            decoding=Decoding(workers),
             force=force,
             report=console.report,
         )
@@ -152,6 +153,7 @@ def retrieve(
     def job(console: Console) -> object:
         from rag_clip.files.outputs import Inputs, check_outputs
         from rag_clip.files.prompts import read_prompts
+        from rag_clip.images.decoding import Decoding
         from rag_clip.pipelines.support_retrieve import retrieve_support
         from rag_clip.support.concentrate import Concentration
 
@@ -168,7 +170,7 @@ def retrieve(
             settings=Concentration(**asdict(filters or Filters())),
             against=against or (),
             image_column=image_column,
-            workers=workers,
+            decoding=Decoding(workers),
             force=force,
             report=console.report,
         )

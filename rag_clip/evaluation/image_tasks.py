@@ -18,6 +18,7 @@ from rag_clip.evaluation.task import Metric, Role, Task, bundled_tasks, read_tas
 from rag_clip.evaluation.task_files import read_split_labels
 from rag_clip.files.labels import labels_to_document
 from rag_clip.files.locations import Place, below, file_identity, parent, to_place
+from rag_clip.images.decoding import Decoding
 from rag_clip.images.labelled import (
     FileLabels,
     Labelled,
@@ -179,7 +180,7 @@ def read_images(
     encoder: Encoder | None,
     others: Mapping[str, Encoder] | None = None,
     features_dir: str | Path | None = None,
-    workers: int | None = None,
+    decoding: Decoding = Decoding(),  # noqa: B008
     report: Report = silent,
 ) -> Labelled:
     """Encode the images of a task by `encoder` and the `others`; features stay in `features_dir`, if given.
@@ -201,7 +202,7 @@ def read_images(
     else:
         targets = torch.tensor(read_classes(files, task.labels, task.label_column), dtype=torch.int64)
     return encode_labelled(
-        files, targets, encoder=encoder, others=others, features_dir=features_dir, workers=workers, report=report
+        files, targets, encoder=encoder, others=others, features_dir=features_dir, decoding=decoding, report=report
     )
 
 

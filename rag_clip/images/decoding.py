@@ -34,6 +34,37 @@ Examine = Callable[[bytes, Image.Image], Any]
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rag_clip.images.decoding import serve; serve()"
 
 
+FEW_IMAGES = 512
+MOST_WORKERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How images are decoded and encoded: in `workers` processes, `batch_size` images at once through the encoder.
+
+    With 0 workers this process decodes; None is one per processor up to 16, or 0 for at most 512 images.
+    Raises ValueError for settings out of range.
+    """
+
+    workers: int | None = None
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        for name, value, least in (("batch_size", self.batch_size, 1), ("workers", self.workers, 0)):
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+    def processes(self, images: int | None) -> int:
+        """Return how many processes decode `images`, None where their number is unknown."""
+        if images == 0:
+            return 0
+        if self.workers is not None:
+            return self.workers
+        few = images is not None and images <= FEW_IMAGES
+        return 0 if few else min(MOST_WORKERS, os.cpu_count() or 1)
+
+
 class DecodeError(RagClipError):
     """A decoding process died; the message says how, and what to do."""
 

@@ -1,67 +1,199 @@
-"""Bring the features of image files into caches: what is there stays, the rest is decoded by workers and encoded."""
+"""The one way from images to vectors: read, decode in workers, copy to the device, encode in batches, all in order.
+
+Features of image files, image-caption pairs and views of images differ in what their rows are and where results go.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from rag_clip.files.features import FeatureCache, open_features
-from rag_clip.files.lock import locked
-from rag_clip.images.decoding import DecodePool
-from rag_clip.images.features import store_features
-from rag_clip.images.rows import ImageFile
-from rag_clip.progress import Report, StageClock, counting, silent
-from rag_clip.protocols import Encoder
+import numpy as np
+import torch
 
-TINY_ROWS = 512
-MOST_WORKERS = 16
+from rag_clip.images.decoding import Decoded, DecodePool, Decoding, Examine
+from rag_clip.images.items import Item
+from rag_clip.images.rows import spans
+from rag_clip.progress import StageClock
+from rag_clip.protocols import Encoder, Preprocess
 
-Source = tuple[ImageFile, FeatureCache]
+NOT_FINITE = "the encoder's features are not finite; try precision fp32"
+PIECE_ROWS = 32
+PIECE_BYTES = 4 << 20
+WAITING_BYTES = 128 << 20
+PIECES_AHEAD = 4
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-def encode_files(
-    files: Sequence[ImageFile],
-    root: str | Path,
-    *,
-    encoder: Encoder,
-    workers: int | None = None,
-    batch_size: int = 256,
-    clock: StageClock | None = None,
-    report: Report = silent,
-) -> tuple[list[Source], int]:
-    """Fill a cache below `root` for each file; return files with their caches, and the number of rows encoded now.
+class Piece(NamedTuple, Generic[T]):
+    """Consecutive images that one worker decodes at once; what is `beside` each stays here until it is encoded."""
 
-    `workers` processes decode; 0 decodes in this one, None is one per processor up to 16, or 0 for a few images.
-    Raises ValueError for settings out of range, and BusyError where another process fills the same cache.
+    items: Sequence[Item]
+    beside: Sequence[T] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded(Generic[T]):
+    """Consecutive images, one of `errors` each (None where it is good), and what came `beside` them.
+
+    `vectors` are those of the m good images, float32 [m, d], or [m, v, d] of v views each; `facts` what `examine` made
+    of them. `unreadable` says that an error may pass, as of a file that is not there yet.
     """
-    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
-    sources = [(file, _open_cache(file, root, encoder)) for file in files]
-    gaps = [cache.missing() for _, cache in sources]
-    missing = sum(stop - start for runs in gaps for start, stop in runs)
-    advance = counting("encode", report, missing)
-    with DecodePool(encoder.preprocess, workers=_choose_workers(workers, missing)) as pool:
-        for (file, cache), runs in zip(sources, gaps, strict=True):
-            lock = cache.folder / "lock"
-            if not runs and not lock.exists():  # a killed run may leave the lock of a full cache
-                continue
-            with locked(lock, doing=f"keep features of {file.path} in {root}"):
-                store_features(
-                    file, cache, encoder=encoder, pool=pool, batch_size=batch_size,
-                    clock=clock or StageClock(), advance=advance,
-                )  # fmt: skip
-    return sources, missing
+
+    vectors: np.ndarray
+    errors: tuple[str | None, ...]
+    facts: tuple[Any, ...]
+    beside: tuple[T, ...]
+    unreadable: bool
 
 
-def _choose_workers(workers: int | None, rows: int) -> int:
-    if workers is None:
-        return 0 if rows <= TINY_ROWS else min(MOST_WORKERS, os.cpu_count() or 1)
-    return workers if rows else 0
+class EncodedShard(NamedTuple, Generic[R]):
+    """Rows [start, stop), as what was made of each batch; `settled` says that none of their errors may pass."""
+
+    start: int
+    stop: int
+    parts: list[R]
+    settled: bool
 
 
-def _open_cache(file: ImageFile, root: str | Path, encoder: Encoder) -> FeatureCache:
-    return open_features(
-        root, encoder=encoder.fingerprint, source=file.identity, column=file.image, rows=file.rows, dim=encoder.dim
+@dataclass(frozen=True, slots=True)
+class ImageEngine:
+    """An encoder with the workers that decode for it; `clock` adds up its seconds, `stage` names those of encoding."""
+
+    encoder: Encoder
+    pool: DecodePool
+    batch_size: int
+    clock: StageClock
+    stage: str
+
+    def encode(self, pieces: Iterable[Piece[T]], batches: Iterable[int] | None = None) -> Iterator[Encoded[T]]:
+        """Yield images in order, as many at once through the encoder as each of `batches` says, or piece by piece.
+
+        A piece lies within one batch. Workers are about two batches ahead, or four pieces, and at most 128 MiB.
+        """
+        ahead = PIECES_AHEAD * PIECE_ROWS if batches is None else 2 * self.batch_size
+        decoded = _decode_ahead(self.clock.timed("read", pieces), self.pool, rows=ahead)
+        for rows in repeat(1) if batches is None else batches:
+            batch = _take(decoded, rows)
+            if not batch:
+                return
+            seconds = sum(found.seconds for found, _ in batch)
+            self.clock.add("decode", seconds / max(1, self.pool.workers))
+            with self.clock.stage(self.stage):
+                encoded = _encode(batch, self.encoder)
+            yield encoded
+
+    def encode_shards(
+        self,
+        runs: Iterable[tuple[int, int]],
+        shard_rows: int,
+        *,
+        read: Callable[[Sequence[int], int], Iterator[Piece[T]]],
+        make: Callable[[Encoded[T]], R],
+        row_bytes: int,
+        advance: Callable[[int], None],
+    ) -> Iterator[EncodedShard[R]]:
+        """Yield the shards of `runs` of rows [start, stop), as what `make` makes of each batch.
+
+        Batches are cut at the same rows whether or not a run was interrupted, so that it continues to the same numbers.
+
+        read: yields pieces of as many rows as each number says (or fewer, where they are large), from a row on.
+        row_bytes: size of the largest rows; a piece has at most 32 of them and about 4 MiB.
+        advance: is called with the rows of each batch.
+        """
+        piece_rows = max(1, min(PIECE_ROWS, PIECE_BYTES // max(1, row_bytes)))
+        for first, last in runs:
+            shards = {shard: _sizes(*shard, self.batch_size) for shard in spans(first, last, shard_rows)}
+            batches = [rows for sizes in shards.values() for rows in sizes]
+            pieces = read([rows for batch in batches for rows in _sizes(0, batch, piece_rows)], first)
+            encoded = self.encode(pieces, batches)
+            for (start, stop), sizes in shards.items():
+                parts, settled = [], True
+                for batch in islice(encoded, len(sizes)):
+                    parts.append(make(batch))
+                    settled = settled and not batch.unreadable
+                    advance(len(batch.errors))
+                yield EncodedShard(start, stop, parts, settled)
+
+
+@contextmanager
+def image_engine(
+    encoder: Encoder,
+    decoding: Decoding,
+    *,
+    images: int | None = None,
+    views: Preprocess | None = None,
+    examine: Examine | None = None,
+    clock: StageClock | None = None,
+    stage: str = "encode",
+) -> Iterator[ImageEngine]:
+    """Start the workers for `images` (None where their number is unknown), and stop them at the end.
+
+    views: makes pixels [v, height, width, 3] of an image; by default the encoder's preprocess makes [height, width, 3].
+    examine: see DecodePool, which also says what is raised.
+    """
+    workers = decoding.processes(images)
+    with DecodePool(views or encoder.preprocess, workers=workers, examine=examine) as pool:
+        yield ImageEngine(encoder, pool, decoding.batch_size, clock or StageClock(), stage)
+
+
+def _sizes(start: int, stop: int, size: int) -> list[int]:
+    return [end - first for first, end in spans(start, stop, size)]
+
+
+def _decode_ahead(pieces: Iterable[Piece[T]], pool: DecodePool, *, rows: int) -> Iterator[tuple[Decoded, Sequence[T]]]:
+    """Decode in order, keeping the workers at most `rows` images or `WAITING_BYTES` ahead of the encoder."""
+    waiting: deque[tuple[Callable[[], Decoded], Sequence[T], int, int]] = deque()
+    waiting_rows = waiting_bytes = 0
+    for items, beside in pieces:
+        size = sum(len(item) for item in items if isinstance(item, bytes))
+        waiting.append((pool.submit(items), beside, len(items), size))
+        waiting_rows, waiting_bytes = waiting_rows + len(items), waiting_bytes + size
+        while waiting and (waiting_rows > rows or waiting_bytes > WAITING_BYTES or not pool.workers):
+            wait, beside, count, size = waiting.popleft()
+            waiting_rows, waiting_bytes = waiting_rows - count, waiting_bytes - size
+            yield wait(), beside
+    while waiting:
+        wait, beside, _, _ = waiting.popleft()
+        yield wait(), beside
+
+
+def _take(pieces: Iterator[tuple[Decoded, Sequence[T]]], rows: int) -> list[tuple[Decoded, Sequence[T]]]:
+    """Take as many pieces as make up `rows`."""
+    taken = []
+    while rows > 0 and (piece := next(pieces, None)) is not None:
+        taken.append(piece)
+        rows -= len(piece[0].errors)
+    return taken
+
+
+@torch.no_grad()
+def _encode(pieces: Sequence[tuple[Decoded, Sequence[T]]], encoder: Encoder) -> Encoded[T]:
+    errors = [error for decoded, _ in pieces for error in decoded.errors]
+    facts = [fact for decoded, _ in pieces for fact in decoded.facts]
+    vectors = _encode_pixels([decoded.pixels for decoded, _ in pieces if decoded.pixels is not None], encoder)
+    finite = np.isfinite(vectors).reshape(len(vectors), -1).all(1) if len(vectors) else np.zeros(0, bool)
+    for row in np.flatnonzero([error is None for error in errors])[~finite]:
+        errors[row] = NOT_FINITE
+    return Encoded(
+        vectors if finite.all() else vectors[finite],
+        tuple(errors),
+        tuple(fact for fact, good in zip(facts, finite, strict=True) if good) if facts else (),
+        tuple(chain.from_iterable(beside for _, beside in pieces)),
+        any(decoded.unreadable for decoded, _ in pieces),
     )
+
+
+def _encode_pixels(pixels: Sequence[np.ndarray], encoder: Encoder) -> np.ndarray:
+    if not pixels:
+        return np.zeros((0, encoder.dim), np.float32)
+    joined = np.concatenate(pixels)  # [m, h, w, 3] or [m, v, h, w, 3]
+    *leading, height, width, channels = joined.shape
+    rows = torch.from_numpy(joined.reshape(-1, height, width, channels)).permute(0, 3, 1, 2)  # [m * v, 3, h, w]
+    vectors: np.ndarray = encoder.encode_pixels(rows.to(encoder.device)).pooled.float().cpu().numpy()
+    return vectors.reshape(*leading, -1)

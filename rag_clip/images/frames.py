@@ -9,8 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from rag_clip.images.listing import check_some
-from rag_clip.images.named_files import holds_names
-from rag_clip.images.rows import MAX_READ_ROWS, ImageFile, choose_images
+from rag_clip.images.rows import MAX_READ_ROWS, ImageFile, choose_images, holds_names
 
 NAME = "the frame"
 

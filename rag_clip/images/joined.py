@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rag_clip.files.features import FeatureCache, FeatureRows
-from rag_clip.images.encoding import encode_files
+from rag_clip.images.decoding import Decoding
+from rag_clip.images.features import encode_files
 from rag_clip.images.rows import ImageFile
-from rag_clip.progress import Report, StageClock, silent
+from rag_clip.progress import StageClock
 from rag_clip.protocols import Encoder
 
 
@@ -51,10 +52,8 @@ def encode_by_all(
     *,
     encoder: Encoder,
     others: Mapping[str, Encoder],
-    workers: int | None = None,
-    batch_size: int = 256,
+    decoding: Decoding,
     clock: StageClock | None = None,
-    report: Report = silent,
 ) -> tuple[list[tuple[ImageFile, JoinedFeatures]], int]:
     """Do as `encode_files` for `encoder` and each of the `others`; images are decoded once for each.
 
@@ -62,9 +61,7 @@ def encode_by_all(
     """
     lists, missing = [], []
     for each in (encoder, *others.values()):
-        sources, lacking = encode_files(
-            files, root, encoder=each, workers=workers, batch_size=batch_size, clock=clock, report=report
-        )  # fmt: skip
+        sources, lacking = encode_files(files, root, encoder=each, decoding=decoding, clock=clock)
         lists.append([cache for _, cache in sources])
         missing.append(lacking)
     by_file = zip(*lists, strict=True)

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from rag_clip.images.common_types import any_type, common_type, replace_types, shared_notes
-from rag_clip.images.features import spans
 from rag_clip.images.int96 import with_far_timestamps
-from rag_clip.images.rows import ImageFile, read_rows
+from rag_clip.images.rows import ImageFile, read_rows, spans
 
 TRIED_ROWS = 8
 SCANNED_ROWS = 1 << 16

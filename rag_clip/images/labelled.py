@@ -18,11 +18,11 @@ from rag_clip.files.atomic import scratch_folder
 from rag_clip.files.readable_names import readable_name
 from rag_clip.files.reading import metadata_document, read_arrays, read_schema, read_table
 from rag_clip.images.columns import LABELS, choose
-from rag_clip.images.features import spans
+from rag_clip.images.decoding import Decoding
 from rag_clip.images.joined import encode_by_all
 from rag_clip.images.opening import open_image_files
-from rag_clip.images.rows import ImageFile, read_rows
-from rag_clip.progress import Report, silent
+from rag_clip.images.rows import ImageFile, read_rows, spans
+from rag_clip.progress import Report, StageClock, silent
 from rag_clip.prompts.knowledge.names import match_names
 from rag_clip.protocols import Encoder
 
@@ -179,7 +179,7 @@ def read_labelled(
     image_column: str = "image",
     label_column: str = "label",
     features_dir: str | Path | None = None,
-    workers: int | None = None,
+    decoding: Decoding = Decoding(),  # noqa: B008
     report: Report = silent,
 ) -> Labelled:
     """Encode the images of Parquet files, and match their labels to class names without case or punctuation.
@@ -194,7 +194,7 @@ def read_labelled(
         encoder=encoder,
         others=others,
         features_dir=features_dir,
-        workers=workers,
+        decoding=decoding,
         report=report,
     )
 
@@ -206,7 +206,7 @@ def encode_labelled(
     encoder: Encoder,
     others: Mapping[str, Encoder] | None = None,
     features_dir: str | Path | None = None,
-    workers: int | None = None,
+    decoding: Decoding = Decoding(),  # noqa: B008
     report: Report = silent,
 ) -> Labelled:
     """Encode the images of files, whose rows have `targets` in their order.
@@ -217,7 +217,9 @@ def encode_labelled(
     others = others or {}
     with ExitStack() as stack:
         root = features_dir or stack.enter_context(scratch_folder())
-        sources, _ = encode_by_all(files, root, encoder=encoder, others=others, workers=workers, report=report)
+        sources, _ = encode_by_all(
+            files, root, encoder=encoder, others=others, decoding=decoding, clock=StageClock(report=report)
+        )
         shards = [cache.read(start) for _, cache in sources for start, _ in cache.spans()]
     said = [error for shard in shards for error in shard.errors]
     if not said:

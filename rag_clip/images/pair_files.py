@@ -12,10 +12,9 @@ from rag_clip.captions.sources.columns import is_list
 from rag_clip.files.locations import Place
 from rag_clip.images.columns import CAPTIONS, choose
 from rag_clip.images.items import Item
-from rag_clip.images.named_files import holds_names
 from rag_clip.images.opening import KINDS, Found, find_images, open_images
 from rag_clip.images.pairs import Pair, PairFile
-from rag_clip.images.rows import ImageFile, read_rows
+from rag_clip.images.rows import ImageFile, holds_names, read_rows
 from rag_clip.images.tars import open_tar
 from rag_clip.models.decode import ImageError
 

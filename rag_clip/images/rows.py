@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,8 +21,7 @@ from rag_clip.files.locations import Place, parent
 from rag_clip.files.parquet_batches import bounded_batches, open_pages, unpacked_bytes
 from rag_clip.images.columns import IMAGES, choose
 from rag_clip.images.common_types import common_type
-from rag_clip.images.items import Item, locate
-from rag_clip.images.named_files import check_names, holds_names
+from rag_clip.images.items import Item, embedded_image, leaves, locate
 from rag_clip.models.decode import ImageError
 
 LOOKED_AT = 100
@@ -97,6 +96,11 @@ def first_rows(files: Sequence[ImageFile], limit: int | None) -> list[ImageFile]
     return kept
 
 
+def spans(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cut [start, stop) into pieces of `size`, the last one shorter."""
+    return ((first, min(first + size, stop)) for first in range(start, stop, size))
+
+
 def read_rows(
     file: ImageFile,
     sizes: Iterable[int],
@@ -162,8 +166,17 @@ def open_parquet(
         path, schema, rows, row_bytes, image, root or parent(path), tuple(identity), parquet_batches, constants
     )
     if holds_names(schema.field(image).type) and not isinstance(file.root, str):
-        check_names(_first_values(file, image), str(path), image, file.root)
+        _check_names(_first_values(file, image), str(path), image, file.root)
     return file
+
+
+def holds_names(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds strings, which may name files."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return holds_names(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return holds_names(kind.value_type)
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 @contextmanager
@@ -231,6 +244,31 @@ def choose_images(schema: pa.Schema, image_column: str, path: Place) -> str:
             "{bytes, path} structs, or strings that name files"
         )
     return name
+
+
+def _check_names(names: Sequence[str], path: str, column: str, root: Path) -> None:
+    """Refuse the first values of a column where none names a file below `root`, before each row fails for itself.
+
+    Raises ValueError saying what to do, for addresses in particular.
+    """
+    if not names or any(embedded_image(name) is not None or _is_inside(root / name, root) for name in names):
+        return
+    advice = (
+        "nothing is fetched here: `rag-clip index download` does, and its tars go into `rag-clip index images`"
+        if "://" in names[0]
+        else "give bytes, {bytes, path} structs, base64 texts, or paths of files in that folder"
+    )
+    raise ValueError(
+        f"column {column!r} of {path} holds strings, and none of the first {len(names)} names a file below '{root}' "
+        f"(the first is {names[0][:100]!r}); {advice}"
+    )
+
+
+def _is_inside(path: Path, root: Path) -> bool:
+    try:
+        return path.is_file() and not leaves(path, root)
+    except (OSError, ValueError):  # too long for a name, or a null character
+        return False
 
 
 def _first_values(file: ImageFile, column: str) -> list[str]:

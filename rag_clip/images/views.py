@@ -1,4 +1,4 @@
-"""Several views of one image: random crops to average over, and copies as the web makes them; imports no torch."""
+"""What decode workers make of an image: views of it, such as random crops and copies, and facts; imports no torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from rag_clip.images.perceptual import perceptual_hash
+from rag_clip.models.decode import image_size
 
 if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a decode worker does without
     from rag_clip.protocols import Preprocess
@@ -18,6 +19,21 @@ if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a decode worker doe
 LEAST_AREA = 0.5
 ASPECTS = (3 / 4, 4 / 3)
 CROP_TRIALS = 10
+
+
+class ImageFacts(NamedTuple):
+    """SHA-256 of the bytes, the perceptual hash as 16 hexadecimal digits, and the upright size before any reduction."""
+
+    sha256: str
+    phash: str
+    width: int
+    height: int
+
+
+def examine(data: bytes, image: Image.Image) -> ImageFacts:
+    """Describe an image given as bytes and as what they decode to."""
+    width, height = image_size(data)
+    return ImageFacts(hashlib.sha256(data).hexdigest(), f"{perceptual_hash(image):016x}", width, height)
 
 
 @dataclass(frozen=True, slots=True)

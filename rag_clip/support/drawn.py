@@ -14,11 +14,11 @@ from torch.nn.functional import normalize
 
 from rag_clip.data import LabelSet
 from rag_clip.files.locations import shown
-from rag_clip.images.facts import examine
+from rag_clip.images.decoding import Decoding
+from rag_clip.images.features import encode_views, read_pieces
 from rag_clip.images.items import Item, read_image
 from rag_clip.images.rows import ImageFile
-from rag_clip.images.view_features import choose_workers, encode_views, read_pieces
-from rag_clip.images.views import CropViews
+from rag_clip.images.views import CropViews, examine
 from rag_clip.models.decode import ImageError
 from rag_clip.progress import Report, counting
 from rag_clip.protocols import Encoder
@@ -90,19 +90,22 @@ def encode_drawn(
     *,
     encoder: Encoder,
     stage: str,
-    workers: int | None,
+    decoding: Decoding,
     report: Report,
 ) -> Drawn:
     """Encode the images of ascending `rows`, each as the mean of its views, normalised again.
 
-    Raises ValueError where none of them can be used, and for a number of workers below 0.
+    Raises ValueError where none of them can be used.
     """
     features, kept, hashes = [], [], []
     errors: list[str] = []
     waiting, advance = iter(rows), counting(stage, report, len(rows), unit="images")
-    processes = choose_workers(workers, len(rows))
-    for piece in encode_views(source.items(rows), views, encoder=encoder, workers=processes, examine=examine):
-        features.append(normalize(piece.features.mean(1), dim=-1))
+    pieces = encode_views(
+        source.items(rows), views, encoder=encoder, decoding=decoding, images=len(rows), examine=examine
+    )
+    for piece in pieces:
+        if len(piece.vectors):
+            features.append(normalize(torch.from_numpy(piece.vectors).mean(1), dim=-1))
         hashes += [fact.sha256 for fact in piece.facts]
         for error, row in zip(piece.errors, islice(waiting, len(piece.errors)), strict=True):
             if error is None:
@@ -112,4 +115,4 @@ def encode_drawn(
         advance(len(piece.errors))
     if not kept:
         raise ValueError(f"none of the {len(rows)} images drawn can be used; the first says: {errors[0]}")
-    return Drawn(torch.cat([each for each in features if len(each)]), kept, hashes, len(errors))
+    return Drawn(torch.cat(features), kept, hashes, len(errors))

@@ -15,6 +15,7 @@ from cyclopts import App
 from rag_clip.cli.search import search_index
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
+from rag_clip.images.decoding import Decoding
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.images import index_images
 
@@ -37,7 +38,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     captions = [f"a photo of a {name}" for name in NAMES]
     pq.write_table(pa.table({"image": images, "caption": captions}), folder / "pairs.parquet")
     (folder / "first.png").write_bytes(images[0])
-    index_images([folder / "pairs.parquet"], index=str(folder / "index"), encoder=load_encoder("demo"), workers=0)
+    index_images(
+        [folder / "pairs.parquet"], index=str(folder / "index"), encoder=load_encoder("demo"), decoding=Decoding(0)
+    )
     return folder
 
 

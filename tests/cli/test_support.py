@@ -20,6 +20,7 @@ from rag_clip.files.labels import write_labels
 from rag_clip.files.learned_prompts import read_learned_prompts
 from rag_clip.files.prompts import write_prompts
 from rag_clip.files.support import read_support
+from rag_clip.images.decoding import Decoding
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.images import index_images
 from rag_clip.prompts.templates import template_prompts
@@ -43,7 +44,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     captions = [f"a photo of {name}" for name in NAMES * 2]
     pq.write_table(pa.table({"image": images, "caption": captions, "label": NAMES * 2}), folder / "images.parquet")
     index_images(
-        [folder / "images.parquet"], index=str(folder / "index"), encoder=load_encoder("demo"), workers=0, noise=False
+        [folder / "images.parquet"],
+        index=str(folder / "index"),
+        encoder=load_encoder("demo"),
+        decoding=Decoding(0),
+        noise=False,
     )
     labels = LabelSet((*NAMES, "no such thing"))
     write_labels(labels, folder / "labels.json")

@@ -13,6 +13,7 @@ from rag_clip.data import LabelSet
 from rag_clip.evaluation.measures import measure
 from rag_clip.evaluation.results import Measure
 from rag_clip.evaluation.task import Metric
+from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.evaluate import evaluate
 
 LABELS = LabelSet(("ant", "bee", "cat", "dog", "elk", "fox"), groups=("insect", "insect", "pet", "pet", "wild", "wild"))
@@ -107,7 +108,13 @@ def test_labels_of_images_outside_the_label_set_are_refused_before_anything_is_k
     with pytest.raises(
         ValueError, match=r"column 'label': 1 labels are none of the 3 classes, such as 'blue'; add them"
     ):
-        evaluate([replace(task, labels=others)], texts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, workers=0)
+        evaluate(
+            [replace(task, labels=others)],
+            texts=texts,
+            output=tmp_path / "r.parquet",
+            encoder=ENCODER,
+            decoding=Decoding(0),
+        )
     assert not (tmp_path / "r.parquet").exists()
 
 

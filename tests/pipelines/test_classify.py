@@ -18,6 +18,7 @@ from inputs.pictures import COLOURS, LightEncoder, colour_prompts, colours, pict
 from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import LabelSet, Prompts, PromptText
+from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.classify import classify
 from rag_clip.progress import Progress
 from rag_clip.store import caption_id, create_store, load_schema
@@ -35,7 +36,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(paths: list[Path], output: Path, **settings: Any):
-    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "workers": 0}
+    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "decoding": Decoding(0)}
     return classify(paths, output=output, **defaults | settings)
 
 
@@ -125,9 +126,9 @@ def test_no_rows_give_an_empty_output_with_all_columns(tmp_path: Path, output: P
 def test_shards_and_batches_do_not_show_in_the_output(tmp_path: Path, output: Path):
     images = [None if row in (2, 8) else picture(name) for row, name in enumerate(colours(14))]
     source = write_images(tmp_path / "in.parquet", images)
-    run([source], output, batch_size=3)
+    run([source], output, decoding=Decoding(0, 3))
     whole = tmp_path / "whole.parquet"
-    run([source], whole, batch_size=256)
+    run([source], whole, decoding=Decoding(0, 256))
     assert pq.read_table(output).equals(pq.read_table(whole), check_metadata=True)
 
 
@@ -137,7 +138,7 @@ def test_worker_processes_give_what_this_process_gives(tmp_path: Path, output: P
     source = write_images(tmp_path / "in.parquet", images)
     run([source], output, encoder=LightEncoder())
     parallel = tmp_path / "parallel.parquet"
-    run([source], parallel, encoder=LightEncoder(), workers=2)
+    run([source], parallel, encoder=LightEncoder(), decoding=Decoding(2))
     assert pq.read_table(parallel).equals(pq.read_table(output), check_metadata=True)
 
 
@@ -176,7 +177,7 @@ def test_a_file_that_was_not_there_is_read_on_the_next_run(tmp_path: Path, outpu
 def test_progress_counts_every_row_of_both_stages(tmp_path: Path, output: Path):
     events: list[Progress] = []
     source = write_images(tmp_path / "in.parquet", [picture(name) for name in colours(6)])
-    run([source], output, batch_size=2, report=events.append)
+    run([source], output, decoding=Decoding(0, 2), report=events.append)
     assert [(event.stage, event.done, event.total) for event in events] == [
         ("prompts", 3, 3),
         ("encode", 2, 6), ("encode", 4, 6), ("encode", 6, 6), ("write", 4, 6), ("write", 6, 6),
@@ -201,11 +202,10 @@ def test_prompts_of_another_encoder_are_refused(tmp_path: Path, output: Path):
     assert not output.exists()
 
 
-@pytest.mark.parametrize("setting", [{"top_k": 0}, {"batch_size": 0}, {"workers": -1}])
-def test_settings_out_of_range_are_refused_before_any_work(tmp_path: Path, output: Path, setting: dict[str, int]):
+def test_settings_out_of_range_are_refused_before_any_work(tmp_path: Path, output: Path):
     source = write_images(tmp_path / "in.parquet", [picture("red")])
-    with pytest.raises(ValueError, match=f"{next(iter(setting))} is .*; it must be at least"):
-        run([source], output, **setting)
+    with pytest.raises(ValueError, match="top_k is 0; it must be at least 1"):
+        run([source], output, top_k=0)
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 

@@ -15,6 +15,7 @@ from inputs.pictures import COLOURS, colour_prompts, colours, picture, write_ima
 from rag_clip.classifiers.prepared import prepare_head
 from rag_clip.data import Features, LabelSet, Support
 from rag_clip.files.support import write_support
+from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.classify import classify
 from rag_clip.testing import ToyEncoder
 
@@ -51,7 +52,12 @@ def shots(path: Path, names: tuple[str, ...] = tuple(COLOURS), *, images: bool =
 def predicted(tmp_path: Path, **settings: Any) -> list[str]:
     source = write_images(tmp_path / "in.parquet", [picture(name) for name in colours(6)])
     classify(
-        [source], prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=ENCODER, workers=0, **settings
+        [source],
+        prompts=colour_prompts(),
+        output=tmp_path / "out.parquet",
+        encoder=ENCODER,
+        decoding=Decoding(0),
+        **settings,
     )
     return pq.read_table(tmp_path / "out.parquet")["label"].to_pylist()
 

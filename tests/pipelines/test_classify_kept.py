@@ -15,6 +15,7 @@ import pytest
 
 from inputs.kept_types import FAR, arrow_columns, arrow_only_columns, polars_columns
 from inputs.pictures import colour_prompts, picture
+from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.classify import classify
 from rag_clip.testing import ToyEncoder
 
@@ -22,7 +23,7 @@ ARROW, ARROW_ONLY, POLARS = arrow_columns(), arrow_only_columns(), polars_column
 
 
 def classified(paths: list[Path], output: Path) -> pa.Table:
-    classify(paths, prompts=colour_prompts(), output=output, encoder=ToyEncoder(), workers=0)
+    classify(paths, prompts=colour_prompts(), output=output, encoder=ToyEncoder(), decoding=Decoding(0))
     return pq.read_table(output)
 
 

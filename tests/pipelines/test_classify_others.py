@@ -20,6 +20,7 @@ from rag_clip.classifiers.match import match
 from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Features, Support
+from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.classify import classify
 from rag_clip.testing import ToyEncoder
 
@@ -59,7 +60,7 @@ def run(source: Path, output: Path, **settings: Any):
         "head": HEAD,
         "others": {"second": SECOND},
     }
-    return classify([source], output=output, workers=0, **defaults | settings)
+    return classify([source], output=output, **{"decoding": Decoding(0)} | defaults | settings)
 
 
 @pytest.fixture
@@ -70,7 +71,9 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_shards")
 def test_the_head_gets_each_images_features_by_both_encoders(tmp_path: Path) -> None:
     images = [b"broken" if row in (1, 6) else picture(name) for row, name in enumerate(colours(11))]
-    summary = run(write_images(tmp_path / "in.parquet", images), tmp_path / "out.parquet", top_k=3, batch_size=3)
+    summary = run(
+        write_images(tmp_path / "in.parquet", images), tmp_path / "out.parquet", top_k=3, decoding=Decoding(0, 3)
+    )
     good = [image for image in images if image != b"broken"]
     features = Features(ToyEncoder().encode_images(good).pooled, others={"second": SECOND.encode_images(good).pooled})
     expected = match(HEAD.build(zero_shot(colour_prompts(), ToyEncoder())), features, top_k=3)

@@ -17,6 +17,7 @@ import pytest
 
 from inputs.folders import TESTS
 from inputs.pictures import colour_prompts, colours, picture, write_images
+from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.classify import ClassifySummary, classify
 from rag_clip.progress import Progress, silent
 from rag_clip.testing import ToyEncoder
@@ -28,6 +29,7 @@ KILLED_RUN = textwrap.dedent(
     from pathlib import Path
     import rag_clip.files.features
     from inputs.pictures import LightEncoder, colour_prompts
+    from rag_clip.images.decoding import Decoding
     from rag_clip.pipelines.classify import classify
 
     def die_midway(event):
@@ -35,8 +37,8 @@ KILLED_RUN = textwrap.dedent(
             os.kill(os.getpid(), signal.SIGKILL)
 
     rag_clip.files.features.SHARD_ROWS = 4
-    classify([sys.argv[1]], prompts=colour_prompts(), output=sys.argv[2], encoder=LightEncoder(), batch_size=2,
-             workers=1, report=die_midway)
+    classify([sys.argv[1]], prompts=colour_prompts(), output=sys.argv[2], encoder=LightEncoder(),
+             decoding=Decoding(1, 2), report=die_midway)
     """
 )
 
@@ -53,7 +55,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def run(source: Path, output: Path, **settings: Any) -> ClassifySummary:
-    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "workers": 0, "batch_size": 2}
+    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "decoding": Decoding(0, 2)}
     return classify([source], output=output, **defaults | settings)
 
 

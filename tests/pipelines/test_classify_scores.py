@@ -20,6 +20,7 @@ from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.cli import app
 from rag_clip.files.prompts import read_prompts
+from rag_clip.images.decoding import Decoding
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.classify import classify
 from rag_clip.testing import ToyEncoder
@@ -41,7 +42,7 @@ def siglip(tmp_path: Path) -> str:
 
 
 def run(images: Path, output: Path, **settings: Any) -> list[dict]:
-    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": SIGLIP, "workers": 0}
+    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": SIGLIP, "decoding": Decoding(0)}
     classify([images], output=output, **defaults | settings)
     return pq.read_table(output).to_pylist()
 

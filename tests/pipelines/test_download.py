@@ -17,6 +17,7 @@ from PIL import Image
 
 from inputs.pictures import encoded, picture
 from inputs.web_server import Server, serving
+from rag_clip.images.decoding import Decoding
 from rag_clip.images.tars import open_tar
 from rag_clip.pipelines.download import DownloadSummary, download_images
 from rag_clip.pipelines.images import index_images
@@ -119,7 +120,7 @@ def test_small_images_are_kept_as_they_came_and_large_ones_made_smaller(runs: Ru
 
 @needs_img2dataset
 def test_what_was_downloaded_becomes_an_index(runs: Runs, tmp_path: Path):
-    summary = index_images([runs.output], index=tmp_path / "index", encoder=ToyEncoder(), workers=0)
+    summary = index_images([runs.output], index=tmp_path / "index", encoder=ToyEncoder(), decoding=Decoding(0))
     assert (summary.rows, summary.failed, summary.count) == (4, 0, 4)
     [shard, later] = sorted((tmp_path / "index.shards").rglob("0*.parquet"), key=lambda path: -len(pq.read_table(path)))
     assert set(pq.read_table(shard)["source"].to_pylist()) == {"web"}

@@ -20,6 +20,7 @@ from rag_clip.evaluation.rival_names import Candidates
 from rag_clip.evaluation.runs import PromptFile, read_prompt_files
 from rag_clip.files.prompts import write_prompts
 from rag_clip.files.support import write_support
+from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.prompts.templates import template_prompts
 
@@ -48,7 +49,7 @@ def test_each_prompts_file_is_a_run_with_its_numbers_and_tier(tmp_path: Path) ->
         texts=prompt_files(tmp_path),
         output=tmp_path / "results.parquet",
         encoder=ENCODER,
-        workers=0,
+        decoding=Decoding(0),
         on_result=lambda result: seen.append(f"{result.run} {result.tier}"),
     )
     assert seen == ["good T0", "bad T1"]
@@ -75,7 +76,7 @@ def test_heads_are_runs_of_their_own_marked_by_the_labels_they_used(tmp_path: Pa
         output=output,
         encoder=ENCODER,
         heads=heads,
-        workers=0,
+        decoding=Decoding(0),
     )
     alone, head = read_results(output)
     assert [(one.run, one.tier) for one in (alone, head)] == [("bad", "T1"), ("bad + tip_adapter", "T1+FS")]
@@ -90,11 +91,12 @@ def test_heads_are_runs_of_their_own_marked_by_the_labels_they_used(tmp_path: Pa
 
 def test_images_that_cannot_be_used_are_counted_and_the_rest_keep_their_rows(tmp_path: Path) -> None:
     task = colour_task(tmp_path, broken=True)
-    images = read_images(task, encoder=ENCODER, workers=0)
+    images = read_images(task, encoder=ENCODER, decoding=Decoding(0))
     assert (images.rows.tolist(), images.failed) == ([0, 1, 2, 3, 4, 5], 1)
     output = tmp_path / "results.parquet"
     summaries = [
-        evaluate([task], texts=prompt_files(tmp_path), output=output, encoder=ENCODER, workers=0) for _ in range(2)
+        evaluate([task], texts=prompt_files(tmp_path), output=output, encoder=ENCODER, decoding=Decoding(0))
+        for _ in range(2)
     ]
     assert [(one.measured, one.failed) for one in summaries] == [(2, 1), (0, 1)]
     settings = read_results(output)[1].settings
@@ -116,7 +118,7 @@ def test_logits_are_put_in_the_order_of_the_tasks_classes(tmp_path: Path) -> Non
         texts=prompt_files(tmp_path),
         output=tmp_path / "results.parquet",
         encoder=ENCODER,
-        workers=0,
+        decoding=Decoding(0),
     )
     assert summary.results[1].series("recall") == {"blue": 1.0, "green": 1.0, "red": 0.0}
 
@@ -153,7 +155,7 @@ def test_bad_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_candidate_names_are_measured_beside_texts_alone_and_change_no_other_run(tmp_path: Path) -> None:
     task, texts, output = colour_task(tmp_path), prompt_files(tmp_path)[:1], tmp_path / "results.parquet"
     heads = choose_heads(["tip_adapter"], support=shots(tmp_path / "s.parquet"))
-    job = partial(evaluate, [task], texts=texts, output=output, encoder=ENCODER, heads=heads, workers=0)
+    job = partial(evaluate, [task], texts=texts, output=output, encoder=ENCODER, heads=heads, decoding=Decoding(0))
     plain = job()
     named = job(candidates=Candidates("words.txt", ("reds", "red sea", "sky")))
     other = job(candidates=Candidates("words.txt", ("sea",)))
@@ -181,7 +183,7 @@ def test_a_text_is_encoded_once_for_prompts_and_swaps(tmp_path: Path) -> None:
         texts=[PromptFile("mixed", tmp_path / "mixed.parquet", mixed)],
         output=tmp_path / "results.parquet",
         encoder=encoder,
-        workers=0,
+        decoding=Decoding(0),
     )
     assert encoder.encoded == ["red", "sea", "green", "blue", "scarlet"]
 
@@ -204,7 +206,11 @@ def test_a_run_has_one_name_on_every_task_of_a_suite(tmp_path: Path) -> None:
         places.append(tmp_path / name / "prompts-names.parquet")
         write_prompts(template_prompts(LabelSet(tuple(names)), templates=("{}",)), places[-1])
     summary = evaluate(
-        tasks, texts=read_prompt_files(places), output=tmp_path / "results.parquet", encoder=ENCODER, workers=0
+        tasks,
+        texts=read_prompt_files(places),
+        output=tmp_path / "results.parquet",
+        encoder=ENCODER,
+        decoding=Decoding(0),
     )
     assert [(one.task, one.run, one.main.value) for one in summary.results] == [
         ("one", "names", 1.0),

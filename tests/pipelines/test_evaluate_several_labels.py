@@ -24,6 +24,7 @@ from rag_clip.evaluation.results import Result
 from rag_clip.evaluation.shot_runs import FewShot
 from rag_clip.evaluation.splits import Train
 from rag_clip.files.labels import write_labels
+from rag_clip.images.decoding import Decoding
 from rag_clip.metrics.ranking import mean_average_precision
 from rag_clip.pipelines.evaluate import evaluate
 
@@ -142,10 +143,15 @@ def test_images_with_lists_of_labels_are_encoded_ranked_and_learned(tmp_path: Pa
     tasks = [image_task(*opened[0]), image_task(*open_tasks([tmp_path / "test.parquet"], labels=LABELS)[0])]
     few = FewShot(("linear_probe",), ("all",), options=FIXED)
     found = evaluate(
-        tasks[:1], texts=prompt_files(tmp_path), few_shot=few, output=tmp_path / "r.parquet", encoder=ENCODER, workers=0
+        tasks[:1],
+        texts=prompt_files(tmp_path),
+        few_shot=few,
+        output=tmp_path / "r.parquet",
+        encoder=ENCODER,
+        decoding=Decoding(0),
     ).results
     alone = evaluate(
-        tasks[1:], texts=prompt_files(tmp_path), output=tmp_path / "s.parquet", encoder=ENCODER, workers=0
+        tasks[1:], texts=prompt_files(tmp_path), output=tmp_path / "s.parquet", encoder=ENCODER, decoding=Decoding(0)
     ).results
     assert [one.run for one in found] == [
         "good", "good + linear_probe, all shots", "bad", "bad + linear_probe, all shots",

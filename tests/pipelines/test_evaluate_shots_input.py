@@ -15,6 +15,7 @@ from inputs.tasks import ENCODER, colour_task, prompt_files
 from rag_clip.evaluation.check import check_evaluation
 from rag_clip.evaluation.image_tasks import open_tasks
 from rag_clip.evaluation.shot_runs import FewShot
+from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.evaluate import evaluate
 
 
@@ -39,7 +40,7 @@ def test_a_train_split_is_read_before_it_is_drawn_from_and_its_faults_are_named(
     def run(place: Path) -> None:
         evaluate(
             [replace(task, train=place)], texts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, few_shot=few,
-            workers=0,
+            decoding=Decoding(0),
         )  # fmt: skip
 
     with pytest.raises(ValueError, match=r"the train split of .*train\.parquet: .* 1 labels .* such as 'mauve'"):

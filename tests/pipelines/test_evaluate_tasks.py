@@ -22,6 +22,7 @@ from rag_clip.evaluation.runs import read_prompt_files, unused_prompts
 from rag_clip.files.labels import write_labels
 from rag_clip.files.prompts import write_prompts
 from rag_clip.files.support import write_support
+from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.report.evaluation import write_comparison
@@ -60,7 +61,9 @@ def test_a_task_file_names_files_classes_and_the_metric_that_comes_first(tmp_pat
     tasks = [image_task(*one) for one in opened]
     with pytest.raises(ValueError, match="name the model"):
         evaluate(tasks, texts=prompt_files(tmp_path), output=tmp_path / "r.parquet")
-    summary = evaluate(tasks, texts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, workers=0)
+    summary = evaluate(
+        tasks, texts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, decoding=Decoding(0)
+    )
     bad = summary.results[1]
     assert (bad.task, bad.main.metric, bad.main.value) == ("Colours", "mean_per_class", pytest.approx(2 / 3))
 
@@ -90,7 +93,9 @@ def test_what_cannot_be_measured_is_said_before_any_work(tmp_path: Path) -> None
     pq.write_table(pq.read_table(tmp_path / "colours.parquet").slice(0, 0), tmp_path / "empty.parquet")
     empty = replace(colour_task(tmp_path), paths=(tmp_path / "empty.parquet",))
     with pytest.raises(ValueError, match=r"empty\.parquet holds no row; give labelled images"):
-        evaluate([empty], texts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, workers=0)
+        evaluate(
+            [empty], texts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, decoding=Decoding(0)
+        )
 
 
 def test_prompts_of_other_classes_than_every_task_are_known(tmp_path: Path) -> None:
@@ -111,10 +116,12 @@ def test_a_suite_is_all_of_its_tasks_and_check_says_what_is_missing(tmp_path: Pa
 
 def test_without_prompts_a_task_is_measured_by_its_own_templates(tmp_path: Path) -> None:
     task = replace(colour_task(tmp_path), labels=replace(LABELS, templates=("a {} thing", "{}")))
-    own = evaluate([task], output=tmp_path / "own.parquet", encoder=ENCODER, workers=0).results
+    own = evaluate([task], output=tmp_path / "own.parquet", encoder=ENCODER, decoding=Decoding(0)).results
     write_prompts(template_prompts(task.labels), tmp_path / "prompts-same.parquet")
     texts = read_prompt_files([tmp_path / "prompts-same.parquet"])
-    same = evaluate([task], texts=texts, output=tmp_path / "same.parquet", encoder=ENCODER, workers=0).results
+    same = evaluate(
+        [task], texts=texts, output=tmp_path / "same.parquet", encoder=ENCODER, decoding=Decoding(0)
+    ).results
     assert [(one.run, one.tier) for one in own] == [("templates", "T0")]
     assert own[0].measures == same[0].measures
 
@@ -176,7 +183,7 @@ def test_plain_images_need_a_label_set_and_unknown_places_are_refused(tmp_path: 
 def test_two_files_are_compared_run_by_run_on_the_same_images(tmp_path: Path) -> None:
     task, texts = colour_task(tmp_path), prompt_files(tmp_path)
     for name, chosen in (("a", texts), ("b", [replace(texts[0], prompts=texts[1].prompts)])):
-        evaluate([task], texts=chosen, output=tmp_path / f"{name}.parquet", encoder=ENCODER, workers=0)
+        evaluate([task], texts=chosen, output=tmp_path / f"{name}.parquet", encoder=ENCODER, decoding=Decoding(0))
     found = compare_results(*(read_results(tmp_path / f"{name}.parquet") for name in "ab"))
     assert [pair.name for pair in found.pairs] == ["colours | good [T0 → T1]"]
     change = found.pairs[0].difference

@@ -22,6 +22,7 @@ from rag_clip.evaluation.shot_runs import FewShot
 from rag_clip.evaluation.splits import Train
 from rag_clip.files.labels import write_labels
 from rag_clip.files.prompts import write_prompts
+from rag_clip.images.decoding import Decoding
 from rag_clip.metrics.accuracy import is_right
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.evaluate import evaluate
@@ -63,7 +64,7 @@ def measured(folder: Path, few: FewShot) -> tuple[Result, ...]:
     return evaluate(
         [task], texts=read_prompt_files([folder / "prompts-plain.parquet"]), output=folder / "r.parquet",
         encoder=load_encoder("demo", device="cpu"), others={SECOND: load_encoder(SECOND, device="cpu")},
-        few_shot=few, features_dir=folder / "features", workers=0,
+        few_shot=few, features_dir=folder / "features", decoding=Decoding(0),
     ).results  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def by_hand(folder: Path, settings: HeadSettings, *, validate: bool) -> list[boo
     train, test = (
         read_images(
             ImageTask("", (folder / f"{split}.parquet",), LABELS), encoder=encoder, others=others,
-            features_dir=folder / "features", workers=0,
+            features_dir=folder / "features", decoding=Decoding(0),
         )
         for split in ("train", "test")
     )  # fmt: skip

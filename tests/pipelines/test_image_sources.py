@@ -16,6 +16,7 @@ from rag_clip.cli.explain import _picture as picture_to_explain
 from rag_clip.evaluation.check import check_evaluation
 from rag_clip.evaluation.image_tasks import image_task, open_tasks
 from rag_clip.files.support import read_support
+from rag_clip.images.decoding import Decoding
 from rag_clip.images.labelled import read_labelled
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.evaluate import evaluate
@@ -33,7 +34,7 @@ each_source = pytest.mark.parametrize("write", SOURCES.values(), ids=SOURCES)
 
 @each_source
 def test_classify_predicts_every_row_beside_the_columns_of_the_source(tmp_path: Path, write: Callable):
-    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0, "top_k": 1}
+    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "decoding": Decoding(0), "top_k": 1}
     summary = classify([write(tmp_path)], output=tmp_path / "out.parquet", **settings)
     table = pq.read_table(summary.output)
     assert table[summary.columns[0]].to_pylist() == list(COLOURS)
@@ -46,7 +47,12 @@ def test_evaluate_measures_the_labels_of_every_source(tmp_path: Path, write: Cal
     opened = open_tasks([write(tmp_path / "data")], labels=LABELS)
     assert check_evaluation(opened, texts=texts) == ()
     tasks = [image_task(*task) for task in opened]
-    settings: dict[str, Any] = {"texts": texts, "output": tmp_path / "r.parquet", "encoder": ENCODER, "workers": 0}
+    settings: dict[str, Any] = {
+        "texts": texts,
+        "output": tmp_path / "r.parquet",
+        "encoder": ENCODER,
+        "decoding": Decoding(0),
+    }
     first = evaluate(tasks, **settings).results[0]
     assert (value(first, "accuracy"), first.settings["images"]) == (1, 6)
     assert evaluate(tasks, **settings).measured == 0
@@ -57,7 +63,13 @@ def test_evaluate_measures_the_labels_of_every_source(tmp_path: Path, write: Cal
 
 @each_source
 def test_shots_are_drawn_from_every_source(tmp_path: Path, write: Callable):
-    settings: dict[str, Any] = {"output": tmp_path / "s.parquet", "encoder": ENCODER, "k": 2, "views": 0, "workers": 0}
+    settings: dict[str, Any] = {
+        "output": tmp_path / "s.parquet",
+        "encoder": ENCODER,
+        "k": 2,
+        "views": 0,
+        "decoding": Decoding(0),
+    }
     place = write(tmp_path / "data")
     support_from_shots([place], LABELS, **settings, with_images=True)
     assert read_support(tmp_path / "s.parquet").targets.argmax(1).tolist() == [2, 1, 0]
@@ -67,9 +79,9 @@ def test_shots_are_drawn_from_every_source(tmp_path: Path, write: Callable):
 @each_source
 def test_images_to_classify_are_known_and_compared_from_every_source(tmp_path: Path, write: Callable):
     place = write(tmp_path / "data")
-    known, copies = read_known([place], encoder=ENCODER, workers=0)
+    known, copies = read_known([place], encoder=ENCODER, decoding=Decoding(0))
     assert (len(known.sha256), len(copies.features)) == (6, 6)
-    assert read_labelled([place], LABELS, encoder=ENCODER, workers=0).targets.tolist() == CLASSES
+    assert read_labelled([place], LABELS, encoder=ENCODER, decoding=Decoding(0)).targets.tolist() == CLASSES
 
 
 @pytest.mark.parametrize("write", [SOURCES[name] for name in SOURCES if "hive" not in name])  # those are three files
@@ -79,7 +91,12 @@ def test_a_row_of_every_source_is_explained(tmp_path: Path, write: Callable):
 
 @pytest.mark.parametrize("write", [SOURCES[name] for name in CAPTIONED], ids=CAPTIONED)
 def test_index_images_takes_every_source_with_captions(tmp_path: Path, write: Callable):
-    settings: dict[str, Any] = {"index": tmp_path / "index", "encoder": ENCODER, "workers": 0, "noise": False}
+    settings: dict[str, Any] = {
+        "index": tmp_path / "index",
+        "encoder": ENCODER,
+        "decoding": Decoding(0),
+        "noise": False,
+    }
     place = write(tmp_path / "data")
     found = index_images([place], **settings)
     assert (found.rows, found.failed, found.embedded, found.count) == (6, 0, 6, 3)
@@ -88,7 +105,7 @@ def test_index_images_takes_every_source_with_captions(tmp_path: Path, write: Ca
 
 @pytest.mark.parametrize("name", ["folder", "csv", "tar with json", "base64"])
 def test_worker_processes_read_every_kind(tmp_path: Path, name: str):
-    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": LightEncoder(), "workers": 1}
+    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": LightEncoder(), "decoding": Decoding(1)}
     summary = classify([SOURCES[name](tmp_path)], output=tmp_path / "out.parquet", **settings)
     assert pq.read_table(summary.output)[summary.columns[0]].to_pylist() == list(COLOURS)
 
@@ -106,7 +123,7 @@ def test_worker_processes_read_every_kind(tmp_path: Path, name: str):
     ],
 )
 def test_the_columns_of_a_source_pass_through(tmp_path: Path, name: str, columns: list[str]):
-    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0}
+    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "decoding": Decoding(0)}
     summary = classify([SOURCES[name](tmp_path)], output=tmp_path / "out.parquet", **settings)
     assert pq.read_schema(summary.output).names == [*columns, *summary.columns]
 
@@ -118,7 +135,7 @@ def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, name: str, monkeypatch
     settings: dict[str, Any] = {
         "prompts": colour_prompts(),
         "encoder": ENCODER,
-        "workers": 0,
+        "decoding": Decoding(0, 2),
         "features_dir": tmp_path / "features",
     }
 
@@ -127,8 +144,8 @@ def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, name: str, monkeypatch
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        classify([place], output=tmp_path / "out.parquet", report=stop, batch_size=2, **settings)
-    again = classify([place], output=tmp_path / "out.parquet", batch_size=2, **settings)
+        classify([place], output=tmp_path / "out.parquet", report=stop, **settings)
+    again = classify([place], output=tmp_path / "out.parquet", **settings)
     assert (again.decoded, again.from_cache) == (4, 2)
     assert pq.read_table(again.output)[again.columns[0]].to_pylist() == list(COLOURS)
 
@@ -138,7 +155,7 @@ def test_a_changed_image_of_a_folder_is_encoded_again(tmp_path: Path):
     settings: dict[str, Any] = {
         "prompts": colour_prompts(),
         "encoder": ENCODER,
-        "workers": 0,
+        "decoding": Decoding(0),
         "features_dir": tmp_path / "features",
     }
     classify([place], output=tmp_path / "out.parquet", **settings)
@@ -157,7 +174,7 @@ def test_rows_that_cannot_be_read_fail_alone(tmp_path: Path):
         "https://x/1.png,red,x",
     ]
     place.write_text("\n".join([place.read_text(), *bad, "/dev/zero,red,x"]))
-    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "workers": 0}
+    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "decoding": Decoding(0)}
     summary = classify([place], output=tmp_path / "out.parquet", **settings)
     assert summary.failed == 6
     assert pq.read_table(summary.output)["predicted_error"].to_pylist() == [

@@ -14,6 +14,7 @@ import pytest
 from inputs.pairs import caption, colour_pairs, write_pairs, write_tar
 from inputs.pictures import LightEncoder, picture
 from rag_clip.images import shards as image_shards
+from rag_clip.images.decoding import Decoding
 from rag_clip.images.pair_files import PairColumns
 from rag_clip.images.perceptual import perceptual_hash
 from rag_clip.models.decode import decode_image
@@ -29,7 +30,7 @@ def index(tmp_path: Path) -> Path:
 
 
 def run(paths: list[Path], index: Path, **settings: Any) -> ImagesSummary:
-    defaults: dict[str, Any] = {"encoder": ToyEncoder(), "workers": 0, "noise": False}
+    defaults: dict[str, Any] = {"encoder": ToyEncoder(), "decoding": Decoding(0), "noise": False}
     return index_images(paths, index=index, **defaults | settings)
 
 
@@ -156,7 +157,7 @@ def test_worker_processes_store_what_this_process_stores(tmp_path: Path, index: 
     images = [picture(name, kind="JPEG") for name in ("red", "green", "blue")] + [b"broken"]
     source = write_pairs(tmp_path / "in.parquet", images, ["a", "b", "c", "d"])
     run([source], index, encoder=LightEncoder())
-    run([source], tmp_path / "parallel", encoder=LightEncoder(), workers=2)
+    run([source], tmp_path / "parallel", encoder=LightEncoder(), decoding=Decoding(2))
     assert stored(tmp_path / "parallel") == stored(index)
 
 
@@ -192,7 +193,7 @@ def test_folders_of_tars_and_parquet_files_are_taken_together(tmp_path: Path, in
 def test_progress_counts_the_rows_of_both_stages(tmp_path: Path, index: Path):
     events: list[Progress] = []
     source = colour_pairs(tmp_path / "in.parquet", "red", "green", "blue")
-    run([source], index, batch_size=2, report=events.append)
+    run([source], index, decoding=Decoding(0, 2), report=events.append)
     assert [(event.stage, event.done, event.total) for event in events if event.unit == "images"] == [
         ("embed", 2, None), ("embed", 3, None), ("load", 3, 3),
     ]  # fmt: skip

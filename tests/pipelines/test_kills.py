@@ -16,6 +16,7 @@ import pytest
 from inputs.folders import TESTS
 from inputs.pictures import colour_prompts, colours, picture, write_images
 from rag_clip.files.prompts import write_prompts
+from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.support_shots import support_from_shots
 from rag_clip.testing import ToyEncoder
 
@@ -27,6 +28,8 @@ from inputs.pictures import LightEncoder
 from inputs.tasks import LABELS
 from rag_clip.data import LabelSet
 from rag_clip.evaluation.task import Task
+from rag_clip.images.decoding import Decoding
+from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.enhance import enhance_labels
 from rag_clip.pipelines.evaluate import evaluate
@@ -43,13 +46,13 @@ OUT, ENCODER, LABELS = Path("out"), LightEncoder(), LabelSet(("red", "green", "b
 
 def run_classify(**more):
     prompts = read_prompts("p.parquet")
-    classify(["in.parquet"], prompts=prompts, output="out/o.parquet", encoder=ENCODER, workers=0, **more)
+    classify(["in.parquet"], prompts=prompts, output="out/o.parquet", encoder=ENCODER, decoding=Decoding(0), **more)
 
 
 def run_evaluate():
     [(task, folder)] = open_tasks(["in.parquet"], labels=LABELS)
     evaluate([image_task(task, folder)], texts=read_prompt_files([Path("p.parquet")]), output="out/r.parquet",
-             encoder=ENCODER, workers=0)
+             encoder=ENCODER, decoding=Decoding(0))
 
 
 JOBS = {
@@ -58,7 +61,7 @@ JOBS = {
     "evaluate": run_evaluate,
     "enhance": lambda: enhance_labels(LABELS, output="out/p.json", encoder=ENCODER, recipe=load_recipe("templates")),
     "support shots": lambda: support_from_shots(["in.parquet"], LABELS, output="out/s.parquet", encoder=ENCODER, k=1,
-                                                validation_output="out/v.parquet", workers=0),
+                                                validation_output="out/v.parquet", decoding=Decoding(0)),
     "support merge": lambda: merge_support_files(["s1.parquet", "s2.parquet"], "out/m.parquet"),
 }
 
@@ -135,7 +138,7 @@ def test_killed_at_a_change_to_files_a_job_is_finished_by_the_next_call(job: str
     for number in (1, 2):
         support_from_shots(
             [source], prompts.labels, output=tmp_path / f"s{number}.parquet", encoder=ToyEncoder(), k=1, seed=number,
-            workers=0,
+            decoding=Decoding(0),
         )  # fmt: skip
     (tmp_path / "temporary").mkdir()
     environment = os.environ | {"PYTHONPATH": str(TESTS), "TMPDIR": str(tmp_path / "temporary")}

@@ -13,6 +13,7 @@ from PIL import Image
 from inputs.pictures import COLOURS, LightEncoder, colour_prompts, encoded
 from rag_clip.data import Prompts
 from rag_clip.files.support import read_support
+from rag_clip.images.decoding import Decoding
 from rag_clip.images.perceptual import hash_distances
 from rag_clip.pipelines.captions import build_index
 from rag_clip.pipelines.images import index_images
@@ -48,7 +49,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = list(COLOURS) * PER_COLOUR
     captions = [f"a {name} thing {row}" for row, name in enumerate(names)]
     path = write(folder / "pairs.parquet", files_of(names), captions)
-    index_images([path], index=folder / "index", encoder=ENCODER, noise=False, workers=0)
+    index_images([path], index=folder / "index", encoder=ENCODER, noise=False, decoding=Decoding(0))
     return folder / "index"
 
 
@@ -130,7 +131,7 @@ def test_an_index_without_images_of_another_encoder_or_without_a_hit_is_refused(
 def test_the_same_image_under_two_captions_counts_once(tmp_path: Path):
     images = files_of(["red", "red"])
     path = write(tmp_path / "pairs.parquet", [images[0], images[0], images[1]], ["red a", "red b", "red c"])
-    index_images([path], index=tmp_path / "index", encoder=ENCODER, noise=False, workers=0)
+    index_images([path], index=tmp_path / "index", encoder=ENCODER, noise=False, decoding=Decoding(0))
     summary = retrieve_support(
         colour_prompts("red", "blue"), output=tmp_path / "s.parquet", index=str(tmp_path / "index"), encoder=ENCODER,
         settings=LOOSE,

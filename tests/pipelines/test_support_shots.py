@@ -14,6 +14,7 @@ from PIL import Image
 from inputs.pictures import LightEncoder, encoded, picture, write_images
 from rag_clip.data import LabelSet
 from rag_clip.files.support import read_support, read_support_images
+from rag_clip.images.decoding import Decoding
 from rag_clip.images.views import CopyViews, CropViews
 from rag_clip.pipelines.support_shots import support_from_shots
 from rag_clip.testing import check_support
@@ -97,7 +98,13 @@ def test_workers_and_one_process_make_the_same_support(tmp_path: Path):
     path = write(tmp_path / "a.parquet", [speckled(seed) for seed in range(40)], ["red", "green"] * 20)
     for workers in (0, 2):
         support_from_shots(
-            [path], LABELS, output=tmp_path / f"{workers}.parquet", encoder=ENCODER, k=18, views=2, workers=workers
+            [path],
+            LABELS,
+            output=tmp_path / f"{workers}.parquet",
+            encoder=ENCODER,
+            k=18,
+            views=2,
+            decoding=Decoding(workers),
         )
     alone, shared = read_support(tmp_path / "0.parquet"), read_support(tmp_path / "2.parquet")
     assert torch.equal(alone.features, shared.features)
@@ -177,7 +184,6 @@ def test_copies_of_support_images_do_not_validate_and_are_counted(tmp_path: Path
         ([picture("red")], "grey", {}, "column 'label': 1 labels are none of the 4 classes, such as 'grey'"),
         ([picture("red")], "red", {"k": 0}, "k is 0"),
         ([picture("red")], "red", {"views": -1}, "views is -1"),
-        ([picture("red")], "red", {"workers": -1}, "workers is -1"),
         ([picture("red")], "red", {"validation_output": "v.parquet"}, "no image is left to validate"),
         ([picture("red")], "red", {"output": "s.csv"}, "support sets are .parquet files"),
         ([picture("red")], "red", {"validation_output": "v.csv"}, "support sets are .parquet files"),

@@ -14,6 +14,7 @@ from inputs.tasks import ENCODER, colour_task, prompt_files, provenance
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.evaluation.results import Measure, Result
 from rag_clip.files.prompts import write_prompts
+from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.report.class_charts import draw_confusions, draw_gains
 from rag_clip.report.evaluation import write_evaluation
@@ -27,7 +28,11 @@ GROWTH = ("How accuracy holds while the vocabulary grows", "How far the label le
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, ...]:
     folder = tmp_path_factory.mktemp("report")
     return evaluate(
-        [colour_task(folder)], texts=prompt_files(folder), output=folder / "r.parquet", encoder=ENCODER, workers=0
+        [colour_task(folder)],
+        texts=prompt_files(folder),
+        output=folder / "r.parquet",
+        encoder=ENCODER,
+        decoding=Decoding(0),
     ).results
 
 
