@@ -91,13 +91,12 @@ def evaluate(
                 store_run(output, result)
                 measured += 1
             # Its key says what decides the numbers, not what they are called.
-            settings = {**result.settings, **run.settings}
-            results.append(replace(result, task=task.name, run=run.name, tier=run.tier, settings=settings))
+            results.append(replace(result, task=task.name, run=run.name, tier=run.tier, settings=run.settings))
             on_result(results[-1])
             tables.append(to_table(results[-1]))
             write_tables(output, tables)
             report(Progress("evaluate", len(results), total, "runs", whole=True))
-    failed = sum({result.task: int(result.settings["failed"]) for result in results}.values())
+    failed = sum({result.task: result.counts.failed for result in results}.values())
     found = len(results) - measured
     return EvaluateSummary(output, tuple(results), measured, found, failed, dict(clock.seconds), clock.bottleneck)
 

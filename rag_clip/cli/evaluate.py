@@ -114,12 +114,12 @@ def evaluate(
 def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: Encoder | None, force: bool) -> object:
     from rag_clip.report.evaluation import write_evaluation
 
-    named = {one.task: one.settings["candidates"] for one in summary.results if "candidates" in one.settings}
+    named = {one.task: one.settings.candidates for one in summary.results if one.settings.candidates}
     for task, facts in named.items():
-        console.say(f"{facts['names']} names of {facts['place']}, {facts['left_out']} left out as those of {task}")
-    for one in {one.task: one for one in summary.results if one.settings["failed"]}.values():
-        row, reason = next(iter(one.settings["reasons"].items()))
-        console.say(f"{one.settings['failed']} images of {one.task} cannot be used, such as row {row}: {reason}")
+        console.say(f"{facts.names} names of {facts.place}, {facts.left_out} left out as those of {task}")
+    for one in {one.task: one for one in summary.results if one.counts.failed}.values():
+        row, reason = next(iter(one.counts.reasons.items()))
+        console.say(f"{one.counts.failed} images of {one.task} cannot be used, such as row {row}: {reason}")
     for name in dict.fromkeys(one.run for one in summary.results):
         scores = [one.main.value for one in summary.results if one.run == name]
         if len(scores) > 1:

@@ -21,6 +21,7 @@ from rag_clip.evaluation.image_tasks import ImageTask, Measured, describe_failur
 from rag_clip.evaluation.measures import average_precisions, classify_test, image_table, measure, measure_cost
 from rag_clip.evaluation.protocol import draw_from_whole, draw_shots, inner_split
 from rag_clip.evaluation.results import Measure, Result
+from rag_clip.evaluation.settings import ImageCounts
 from rag_clip.evaluation.shot_runs import ALL, ShotRun, Shots
 from rag_clip.evaluation.splits import Test, Train
 from rag_clip.evaluation.text_measures import measure_vocabulary
@@ -81,10 +82,16 @@ def measure_shots(
         taken = measure_vocabulary(logits, truth, task.labels)
         # An interval over images would take the answers of several draws to one image for those to several images.
         measures += taken if whole else tuple(replace(one, low=None, high=None) for one in taken)
-    settings = {**run.settings, "images": len(test), **describe_failures(images.errors), "drawn": shots}
-    if pool:
-        settings["train"] = describe_failures(pool.errors)
-    return Result(task.name, run.name, run.tier, run.key, settings, measures, _image_tables(answers, task.labels))
+    failures = describe_failures(images.errors)
+    counts = ImageCounts(
+        images=len(test),
+        failed=failures.failed,
+        reasons=failures.reasons,
+        drawn=tuple(shots),
+        train=describe_failures(pool.errors) if pool else None,
+    )
+    tables = _image_tables(answers, task.labels)
+    return Result(task.name, run.name, run.tier, run.key, run.settings, counts, measures, tables)
 
 
 def _image_tables(

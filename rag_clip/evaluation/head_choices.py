@@ -9,6 +9,7 @@ from typing import Any
 
 from rag_clip.classifiers.heads import HEADS, describe_settings, head_settings
 from rag_clip.data import Fingerprint, LabelSet
+from rag_clip.evaluation.settings import HeadFacts, SupportFacts
 from rag_clip.files.support import check_support_labels, read_support
 
 
@@ -70,34 +71,35 @@ def others_of(head: str, others: Mapping[str, Fingerprint]) -> Mapping[str, Fing
     return others
 
 
-def head_facts(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerprint]) -> dict[str, Any]:
-    """Return what a head is made of as plain values; raises as `read_support`, and for files of other classes."""
+def head_facts(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerprint]) -> HeadFacts:
+    """Return what a head is made of; raises as `read_support`, and for files of other classes."""
     held = read_support(head.support)
     check_support_labels(head.support, held, labels)
     if head.validation:
         check_support_labels(head.validation, read_support(head.validation), labels)
-    return {
-        "name": head.name,
-        "settings": describe_settings(head.name, head.options),
-        "floor": head.floor,
-        "support": {"path": str(head.support), "images": len(held), "missing": len(held.missing)},
-        "origins": {origin: held.origin.count(origin) for origin in sorted(set(held.origin))},
-        "validation": str(head.validation) if head.validation else "",
-        "others": sorted(others),
-    }
+    return HeadFacts(
+        name=head.name,
+        settings=describe_settings(head.name, head.options),
+        floor=head.floor,
+        support=SupportFacts(str(head.support), len(held), len(held.missing)),
+        origins={origin: held.origin.count(origin) for origin in sorted(set(held.origin))},
+        validation=str(head.validation) if head.validation else "",
+        others=tuple(sorted(others)),
+    )
 
 
-def tuning(head: Mapping[str, Any]) -> str:
-    """Say in a sentence what was chosen, and on what; `head` are its facts, empty for prompts alone."""
+def tuning(head: HeadFacts | None) -> str:
+    """Say in a sentence what was chosen, and on what; `head` is one on a support file, None for prompts alone."""
     end = "No label of the images measured here was used."
-    if not head:
+    if head is None:
         return f"Nothing was tuned: the settings are those of the recipe as given. {end}"
-    open_settings = [name for name, value in head["settings"].items() if value is None]
-    origins = ", ".join(f"{count} {origin}" for origin, count in head["origins"].items())
-    trained = "trained" if HEADS[head["name"]].trains else "built"
-    built = f"{head['name']} was {trained} on {head['support']['images']} support images ({origins})"
-    if head["validation"]:
-        return f"{built}; its open settings were chosen on the images of {head['validation']}. {end}"
+    open_settings = [name for name, value in head.settings.items() if value is None]
+    origins = ", ".join(f"{count} {origin}" for origin, count in (head.origins or {}).items())
+    trained = "trained" if HEADS[head.name].trains else "built"
+    images = head.support.images if head.support else 0
+    built = f"{head.name} was {trained} on {images} support images ({origins})"
+    if head.validation:
+        return f"{built}; its open settings were chosen on the images of {head.validation}. {end}"
     if open_settings:
         return f"{built}; {', '.join(open_settings)}: as published, or by leave-one-out on these images. {end}"
     return f"{built}, with its settings as given. {end}"

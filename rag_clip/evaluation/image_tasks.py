@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 
 from rag_clip.data import Features, LabelSet
 from rag_clip.evaluation.feature_file import FeatureFile, has_features, read_features
+from rag_clip.evaluation.settings import Unusable
 from rag_clip.evaluation.splits import Test
 from rag_clip.evaluation.task import Metric, Role, Task, bundled_tasks, read_task, task_labels
 from rag_clip.evaluation.task_files import read_split_labels
@@ -219,9 +219,9 @@ def to_measure(task: ImageTask, images: Labelled) -> Measured:
     return Measured(Test(images.features, task.labels, images.targets), images.rows, images.errors)
 
 
-def describe_failures(errors: Mapping[int, str]) -> dict[str, Any]:
-    """Return as plain values how many images could not be used, and why, row by row, of the first 20."""
-    return {"failed": len(errors), "reasons": {str(row): errors[row] for row in sorted(errors)[:REASONS]}}
+def describe_failures(errors: Mapping[int, str]) -> Unusable:
+    """Return how many images could not be used, and why, row by row, of the first 20."""
+    return Unusable(len(errors), {str(row): errors[row] for row in sorted(errors)[:REASONS]})
 
 
 def digest(facts: object) -> str:

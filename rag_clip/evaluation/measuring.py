@@ -21,6 +21,7 @@ from rag_clip.evaluation.measures import classify_test, image_table, measure, me
 from rag_clip.evaluation.results import Measure, Result
 from rag_clip.evaluation.rival_names import Candidates, CandidateTexts
 from rag_clip.evaluation.runs import Run, TextRow
+from rag_clip.evaluation.settings import ImageCounts
 from rag_clip.evaluation.shot_runs import ShotRun
 from rag_clip.evaluation.text_measures import measure_texts, measure_vocabulary
 from rag_clip.images.labelled import Labelled
@@ -90,8 +91,9 @@ class Measuring:
             table = image_table(logits, truth, measured.rows, task.labels) if truth.ndim == 1 else None
         if run.head is None:
             measures += self._measure_texts(run, alone, measured)
-        settings = {**run.settings, "images": len(truth), **describe_failures(measured.errors)}
-        return Result(task.name, run.name, run.tier, run.key, settings, measures, table)
+        failures = describe_failures(measured.errors)
+        counts = ImageCounts(images=len(truth), failed=failures.failed, reasons=failures.reasons)
+        return Result(task.name, run.name, run.tier, run.key, run.settings, counts, measures, table)
 
     def _measure_texts(self, run: Run, alone: ZeroShot, images: Measured) -> tuple[Measure, ...]:
         with self._clock.stage("names"):

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pyarrow as pa
-from pydantic import BaseModel
 
 from rag_clip.data import LabelSet
+from rag_clip.evaluation.settings import ImageCounts, RunSettings, read_settings, settings_to_document
 from rag_clip.evaluation.task import Metric
 from rag_clip.evaluation.tiers import TIERS
 from rag_clip.files.labels import labels_from_document
@@ -55,40 +55,6 @@ LABELS = b"rag_clip.labels"
 _KEY = b"rag_clip.results"
 
 
-class TaskFacts(BaseModel):
-    """What the settings of a run say of its task."""
-
-    files: list[str]
-    image_column: str
-    classes: int
-
-
-class HeadFacts(BaseModel):
-    """What the settings of a run say of its head, if it has one."""
-
-    name: str = ""
-    shots: int | str = 0
-
-
-class PromptFacts(BaseModel):
-    """What the settings of a run say of its texts."""
-
-    path: str = ""
-
-
-class SettingFacts(BaseModel):
-    """What the settings of a run must hold for its page, beside what is shown as it is."""
-
-    task: TaskFacts
-    tuned: str
-    failed: int
-    reasons: dict[str, str]
-    images: int = 0
-    low_high: str = ""
-    prompts: PromptFacts = PromptFacts()
-    head: HeadFacts = HeadFacts()
-
-
 @dataclass(frozen=True, slots=True)
 class Measure:
     """One number of a run; `item` is what it is of (a class, a size of vocabulary), empty for the whole task.
@@ -110,7 +76,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """A finished run: the tier of information it used, its settings as plain values, and its numbers.
+    """A finished run: the tier of information it used, its settings, the images it was measured on, and its numbers.
 
     `images` has a row per image and draw of shots (see IMAGES; `row` counts the rows of the task's files, `draw` is 0
     where nothing was drawn), None where only the numbers were kept. `key` names what decides the numbers.
@@ -120,7 +86,8 @@ class Result:
     run: str
     tier: str
     key: str
-    settings: Mapping[str, Any]
+    settings: RunSettings
+    counts: ImageCounts
     measures: tuple[Measure, ...]
     images: pa.Table | None = None
 
@@ -128,6 +95,11 @@ class Result:
     def labels(self) -> LabelSet | None:
         """The classes, in the order that `images` counts them; None without images."""
         return None if self.images is None else labels_from_document(metadata_document(self.images.schema, LABELS))
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Its settings and counts as one JSON object, as files keep them."""
+        return settings_to_document(self.settings, self.counts)
 
     @property
     def main(self) -> Measure:
@@ -168,7 +140,7 @@ def stored_run(path: Path, key: str) -> Result | None:
 
 def to_table(result: Result) -> pa.Table:
     """Return the numbers of a run in long form, a row each."""
-    settings = json.dumps(result.settings, ensure_ascii=False, default=str)
+    settings = json.dumps(result.document, ensure_ascii=False, default=str)
     same = {"task": result.task, "run": result.run, "tier": result.tier, "settings": settings, "key": result.key}
     columns = {name: [getattr(one, name) for one in result.measures] for name in ("metric", "item", *BOUNDED)}
     columns |= {name: [value] * len(result.measures) for name, value in same.items()}
@@ -235,18 +207,17 @@ def _result(rows: Sequence[Mapping[str, Any]], runs: Shards) -> Result:
             "were changed since they were written: evaluate again"
         )
     images = _read_images(runs, first["key"])
-    return Result(first["task"], first["run"], first["tier"], first["key"], _settings(first), measures, images)
+    settings, counts = _settings(first)
+    return Result(first["task"], first["run"], first["tier"], first["key"], settings, counts, measures, images)
 
 
-def _settings(row: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(row: Mapping[str, Any]) -> tuple[RunSettings, ImageCounts]:
     """Return the settings of a run; raises ValueError where they lack what pages and summaries say of it."""
     try:
-        settings: dict[str, Any] = parse_json(row["settings"])
-        SettingFacts.model_validate(settings, strict=True)
+        return read_settings(parse_json(row["settings"]))
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the settings of the run {row['run']!r} are damaged ({reason}): evaluate again") from error
-    return settings
 
 
 def _read_images(runs: Shards, key: str) -> pa.Table | None:

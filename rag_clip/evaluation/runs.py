@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from rag_clip.data import Fingerprint, LabelSet, Prompts
 from rag_clip.evaluation.head_choices import HeadChoice, head_facts, others_of, tuning
 from rag_clip.evaluation.image_tasks import ImageTask, digest
 from rag_clip.evaluation.results import FORMAT
 from rag_clip.evaluation.rival_names import Candidates, rivals_of, with_synonyms
+from rag_clip.evaluation.settings import CandidateFacts, PromptFacts, RunSettings, TaskFacts
 from rag_clip.evaluation.tiers import tier_of
 from rag_clip.files.labels import labels_to_document
 from rag_clip.files.locations import file_identity
@@ -48,7 +48,7 @@ class Run:
     name: str
     tier: str
     key: str
-    settings: Mapping[str, Any]
+    settings: RunSettings
     texts: PromptFile | TextRow
     head: HeadChoice | None = None
 
@@ -128,8 +128,9 @@ def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) ->
         return run
     rivals = rivals_of(with_synonyms(run.texts.prompts.labels, task.labels), candidates)
     left_out = len(candidates.names) - len(rivals.rows)
-    facts = {"place": candidates.place, "names": len(candidates.names), "left_out": left_out}
-    return replace(run, key=digest([run.key, candidates.digest]), settings={**run.settings, "candidates": facts})
+    facts = CandidateFacts(candidates.place, len(candidates.names), left_out)
+    settings = replace(run.settings, candidates=facts)
+    return replace(run, key=digest([run.key, candidates.digest]), settings=settings)
 
 
 def _text_rows(task: ImageTask, scale: float | None) -> list[TextRow]:
@@ -151,37 +152,35 @@ def _is_npz(task: ImageTask) -> bool:
 
 
 def _text_run(task: ImageTask, text: TextRow, decides: Sequence[object]) -> Run:
-    settings = {
-        "task": _task_facts(task),
-        "prompts": {"path": str(task.paths[0]), "method": "text features of the file", "row": text.row},
-        "scale": text.scale,
-        "head": {},
-        "tuned": "Nothing was tuned: image and text features are those of the file.",
-    }
+    settings = RunSettings(
+        task=_task_facts(task),
+        prompts=PromptFacts(str(task.paths[0]), "text features of the file", row=text.row),
+        scale=text.scale,
+        tuned="Nothing was tuned: image and text features are those of the file.",
+    )
     return Run(text.name, "T0" if text.known else "T?", digest([*decides, text.row, text.scale]), settings, text)
 
 
-def _task_facts(task: ImageTask) -> dict[str, Any]:
-    return {
-        "files": [str(path) for path in task.paths],
-        "image_column": task.image_column,
-        "label_column": task.label_column,
-        "classes": len(task.labels),
-        "metric": task.metric,
-    }
+def _task_facts(task: ImageTask) -> TaskFacts:
+    return TaskFacts(
+        files=tuple(str(path) for path in task.paths),
+        image_column=task.image_column,
+        label_column=task.label_column,
+        classes=len(task.labels),
+        metric=task.metric,
+    )
 
 
 def _run(task: ImageTask, texts: PromptFile, encoder: Fingerprint, decides: Sequence[object], index: str | None) -> Run:
     prompts = texts.prompts
     vectors = index if any(text.evidence for group in prompts.texts for text in group) else None
-    settings = {
-        "task": _task_facts(task),
-        "prompts": {"path": str(texts.path), **{key: prompts.provenance.get(key) for key in PROVENANCE}},
-        "encoder": asdict(encoder),
-        **({"vectors": vectors} if vectors else {}),
-        "head": {},
-        "tuned": tuning({}),
-    }
+    settings = RunSettings(
+        task=_task_facts(task),
+        prompts=PromptFacts(str(texts.path), **{key: prompts.provenance.get(key) for key in PROVENANCE}),
+        encoder=encoder,
+        vectors=vectors or None,
+        tuned=tuning(None),
+    )
     content = [[asdict(text) for text in group] for group in prompts.texts]
     average = [prompts.provenance["average"]] if "average" in prompts.provenance else []
     key = digest([*decides, content, labels_to_document(prompts.labels), encoder.identity, vectors, *average])
@@ -200,8 +199,8 @@ def _beside(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerprint
             alone,
             name=f"{alone.name} + {head.name}",
             tier=tier_of(alone.texts.prompts, facts),
-            key=digest([alone.key, head.name, facts["settings"], files, marks]),
-            settings={**alone.settings, "head": facts, "tuned": tuning(facts)},
+            key=digest([alone.key, head.name, facts.settings, files, marks]),
+            settings=replace(alone.settings, head=facts, tuned=tuning(facts)),
             head=head,
         )
 

@@ -12,6 +12,7 @@ from rag_clip.data import Fingerprint
 from rag_clip.evaluation.head_choices import check_heads, others_of
 from rag_clip.evaluation.image_tasks import ImageTask, digest
 from rag_clip.evaluation.runs import Run
+from rag_clip.evaluation.settings import HeadFacts, RunSettings, head_to_document
 from rag_clip.files.locations import file_identity
 
 Shots = int | Literal["all"]
@@ -59,7 +60,7 @@ class ShotRun:
     name: str
     tier: str
     key: str
-    settings: Mapping[str, Any]
+    settings: RunSettings
     alone: Run
     head: str
     shots: Shots
@@ -111,25 +112,25 @@ def _beside(
     for head in protocol.heads:
         second = others_of(head, others)
         marks = [encoder and encoder.identity, {name: each.identity for name, each in second.items()}]
-        facts = {
-            "name": head,
-            "settings": describe_settings(head, protocol.options.get(head, {})),
-            "floor": protocol.floor,
-            "shots_from": str(task.train or task.paths[0]),
-            "validation": "the first fifth of each class of the shots" if protocol.validate else "",
-            "others": sorted(second),
-        }
+        facts = HeadFacts(
+            name=head,
+            settings=describe_settings(head, protocol.options.get(head, {})),
+            floor=protocol.floor,
+            shots_from=str(task.train or task.paths[0]),
+            validation="the first fifth of each class of the shots" if protocol.validate else "",
+            others=tuple(sorted(second)),
+        )
         tier = "+".join([alone.tier, *(["T3"] if second else []), "FS"])
         for shots in protocol.shots:
             seeds = 1 if shots == ALL else protocol.seeds
-            drawn = {**facts, "seeds": seeds, "shots": shots}
-            own = {key: value for key, value in drawn.items() if key != "shots_from"}
-            settings = {
-                **alone.settings,
-                "head": drawn,
-                **({} if shots == ALL else {"low_high": BOUNDS}),
-                "tuned": _tuning(task, head, shots, protocol),
-            }
+            drawn = replace(facts, seeds=seeds, shots=shots)
+            own = head_to_document(replace(drawn, shots_from=None))  # what the images are, their identity says
+            settings = replace(
+                alone.settings,
+                head=drawn,
+                tuned=_tuning(task, head, shots, protocol),
+                low_high=None if shots == ALL else BOUNDS,
+            )
             decides = ["few shots", alone.key, task.train and _train_identity(task), own, marks]
             name = f"{alone.name} + {head}, {shots} shots"
             yield ShotRun(name, tier, digest(decides), settings, alone, head, shots, protocol)

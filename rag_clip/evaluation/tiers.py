@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from rag_clip.data import Prompts
+from rag_clip.evaluation.settings import HeadFacts
 
 TIERS: Mapping[str, str] = {
     "T0": "class names, templates and written knowledge",
@@ -18,23 +18,20 @@ TIERS: Mapping[str, str] = {
 _CORPUS_ORIGINS = {"retrieved"}
 
 
-def tier_of(prompts: Prompts | None, head: Mapping[str, Any] | None = None) -> str:
+def tier_of(prompts: Prompts | None, head: HeadFacts | None = None) -> str:
     """Return the marks that hold, such as "T0", "T1", or "T1+T3+FS"; T0, T1 and T? exclude one another.
 
-    `head` are the facts that predictions keep of a head; prompts are None where text features were given as they are.
+    `head` are the facts of a head on a support file; prompts are None where text features were given as they are.
     A corpus was used where the prompts name an index, or quote captions, or images were retrieved. Labels were used
     where a support image is a shot, or where validation images chose settings.
     """
-    head = head or {}
-    origins = set(head.get("origins", ()))
+    origins = set(head.origins or ()) if head else set()
     marks = [_text_tier(prompts)]
     if origins & _CORPUS_ORIGINS and marks[0] == "T0":
         marks = ["T1"]
-    if head.get("batch"):
-        marks.append("T2")
-    if head.get("others"):
+    if head and head.others:
         marks.append("T3")
-    if "shot" in origins or head.get("validation"):
+    if "shot" in origins or (head and head.validation):
         marks.append("FS")
     return "+".join(marks)
 

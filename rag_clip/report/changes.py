@@ -29,7 +29,7 @@ def confusions(kept: Sequence[Shown]) -> str:
     if not classes:
         return ""
     parts = {run: matrix[np.ix_(classes, classes)] for run, matrix in matrices.items()}
-    drawn = " Of shots, the first draw." if any("low_high" in one.result.settings for one in kept) else ""
+    drawn = " Of shots, the first draw." if any(one.result.settings.low_high for one in kept) else ""
     return section(
         "Which classes are taken for which",
         f"The classes of the worst pairs in {' and '.join(matrices)} together, counted in images; blue is right, red "

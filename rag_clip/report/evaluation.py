@@ -135,24 +135,24 @@ def _accuracies(results: Sequence[Result], shown: Sequence[Shown]) -> str:
     colours = {one.result.run: one.colour for one in shown}
     bars = [Shown(one, colours.get(one.run, PALE)) for one in results]
     if len(bars) > FEW:
-        bars = [bar for bar in bars if "shots" not in bar.result.settings.get("head", {})] or bars
+        bars = [bar for bar in bars if not bar.result.settings.head or bar.result.settings.head.shots is None] or bars
         bars.sort(key=lambda bar: -bar.result.main.value)
     main = COLUMNS[results[0].main.metric].title
-    drawn = any("low_high" in bar.result.settings for bar in bars)
+    drawn = any(bar.result.settings.low_high for bar in bars)
     bounds = "" if results[0].main.low is None else ", bounds as in the table" if drawn else ", 95 % intervals"
     return figure(draw_accuracies(bars, title=main + bounds), f"{main} of every run.")
 
 
 def _facts(result: Result) -> str:
-    task, settings = result.settings["task"], result.settings
+    task, counts = result.settings.task, result.counts
     labels = result.labels
     groups = len(set(labels.groups) - {""}) if labels else 0
-    failed = f", {settings['failed']} more could not be used" if settings.get("failed") else ""
+    failed = f", {counts.failed} more could not be used" if counts.failed else ""
     grouped = f" in {groups} groups" if groups else ""
-    absent = 0 if result.images is None else task["classes"] - len(result.images["target"].unique())
+    absent = 0 if result.images is None else task.classes - len(result.images["target"].unique())
     lack = f", {absent} of them without an image and in no mean" if absent else ""
-    files = ", ".join(task["files"])
-    return f"{settings.get('images', '?')} images{failed}; {task['classes']} classes{grouped}{lack}. {files}"
+    files = ", ".join(task.files)
+    return f"{counts.images} images{failed}; {task.classes} classes{grouped}{lack}. {files}"
 
 
 def _reliability(shown: Sequence[Shown]) -> str:
@@ -177,12 +177,12 @@ def _reliability(shown: Sequence[Shown]) -> str:
 
 def _settings(results: Sequence[Result]) -> str:
     entries = "".join(
-        f"<details><summary>{html.escape(one.task)}: {name_of(one)}</summary>{paragraph(one.settings['tuned'])}"
-        f"<pre>{html.escape(json.dumps(one.settings, indent=1, ensure_ascii=False))}</pre></details>"
+        f"<details><summary>{html.escape(one.task)}: {name_of(one)}</summary>{paragraph(one.settings.tuned)}"
+        f"<pre>{html.escape(json.dumps(one.document, indent=1, ensure_ascii=False))}</pre></details>"
         for one in results
     )
     listed = folded(f"The settings of {len(results)} runs", entries, when=len(results) > FEW)
-    tuned = {one.settings["tuned"]: None for one in results}
+    tuned = {one.settings.tuned: None for one in results}
     said = folded("What was tuned on what", "".join(map(paragraph, tuned)), when=len(tuned) > MOST_SENTENCES)
     return f"<h2>Settings, and what was tuned on what</h2>{said}{listed}"
 

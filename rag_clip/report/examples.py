@@ -108,7 +108,7 @@ def _captions(
 
 def _prompts(result: Result) -> Prompts | None:
     """Read the prompts of a run; None where they are gone, or those of other classes or damaged since."""
-    path = Path(result.settings.get("prompts", {}).get("path", ""))
+    path = Path(result.settings.prompts.path)
     if result.labels is None or not path.is_file() or path.suffix == ".npz":
         return None
     try:
@@ -120,9 +120,9 @@ def _prompts(result: Result) -> Prompts | None:
 
 def _picture(result: Result, row: int) -> Image.Image | None:
     """Decode one image of a run's files; None where the files or the image are gone."""
-    task = result.settings["task"]
+    task = result.settings.task
     try:
-        files = open_image_files(task["files"], image_column=task["image_column"])
+        files = open_image_files(task.files, image_column=task.image_column)
         for file in files:
             if row < file.rows:
                 return decode_image(read_image(next(read_items(file, [1], start=row))[0]))

@@ -54,7 +54,7 @@ def numbers(results: Sequence[Result]) -> str:
     paired = [None if one is first else difference(first, one) for one in results]
     heads = ["run", *(column.title for column in main.values())]
     rows = [[name_of(one), *(_cell(column, one.get(metric)) for metric, column in main.items())] for one in results]
-    bounds = next((one.settings["low_high"] for one in results if "low_high" in one.settings), "")
+    bounds = next((one.settings.low_high for one in results if one.settings.low_high), "")
     note = f"Small figures bound the 95 % interval over images{f'; for shots they are {bounds}' if bounds else ''}."
     if "mean_per_class" in main:
         note += " Those of means over classes (per class, Acc-C, Acc-E, Acc-S) draw images within each class: narrower."

@@ -14,8 +14,8 @@ MOST_TEXTS = 3
 MOST_HEADS = len(COLOURS) - 1
 
 
-class Head(NamedTuple):
-    """A head's name with its tiers, and its colour."""
+class Legend(NamedTuple):
+    """The name of a head with its tiers, and the colour of its lines."""
 
     name: str
     colour: str
@@ -29,10 +29,10 @@ def few_shots(results: Sequence[Result], *, title: str) -> str:
     """
     texts: dict[str, dict[str, dict[int | None, Result]]] = {}
     for one in results:
-        head = one.settings.get("head", {})
-        if "shots" in head and one.run.endswith(" shots"):
-            text = one.run.rpartition(", ")[0].removesuffix(f" + {head['name']}")
-            texts.setdefault(text, {}).setdefault(head["name"], {})[_count(head["shots"])] = one
+        head = one.settings.head
+        if head and head.shots is not None and one.run.endswith(" shots"):
+            text = one.run.rpartition(", ")[0].removesuffix(f" + {head.name}")
+            texts.setdefault(text, {}).setdefault(head.name, {})[_count(head.shots)] = one
     if not texts:
         return ""
     alone = {one.run: one for one in results}
@@ -63,7 +63,7 @@ def _texts(names: Sequence[str], alone: dict[str, Result]) -> list[str]:
     return [names[0], *ranked[: MOST_TEXTS - 1]]
 
 
-def _heads(panels: Sequence[dict[str, dict[int | None, Result]]]) -> dict[str, Head]:
+def _heads(panels: Sequence[dict[str, dict[int | None, Result]]]) -> dict[str, Legend]:
     """Return the heads to draw, with the tiers that they have beside any text."""
     last: dict[str, float] = {}
     tiers: dict[str, dict[str, None]] = {}
@@ -73,13 +73,13 @@ def _heads(panels: Sequence[dict[str, dict[int | None, Result]]]) -> dict[str, H
     best = sorted(last, key=lambda head: -last[head])[:MOST_HEADS]
     chosen = [head for head in last if head in best]
     return {
-        head: Head(f"{head} [{', '.join(tiers[head])}]", colour)
+        head: Legend(f"{head} [{', '.join(tiers[head])}]", colour)
         for head, colour in zip(chosen, COLOURS[1:], strict=False)
     }
 
 
 def _panel(
-    text: str, alone: Result | None, held: dict[str, dict[int | None, Result]], heads: dict[str, Head]
+    text: str, alone: Result | None, held: dict[str, dict[int | None, Result]], heads: dict[str, Legend]
 ) -> ShotPanel:
     lines = tuple(
         ShotLine(head.name, head.colour, {count: one.main for count, one in _in_order(held[key])})

@@ -31,7 +31,7 @@ def choose_shown(results: Sequence[Result], most: int = MOST_RUNS) -> list[Resul
     """
     if len(results) <= most:
         return list(results)
-    alone = [one for one in results[1:] if not one.settings.get("head")]
+    alone = [one for one in results[1:] if one.settings.head is None]
     kept = [results[0], *(alone if len(alone) < most // 2 else ())]
     others = [one for one in results if all(one is not each for each in kept)]
     ranked = sorted(others, key=lambda one: -one.main.value)

@@ -114,7 +114,7 @@ def test_another_column_may_stand_twice(tmp_path: Path) -> None:
         ({"metric": "x"}, "the run 'p' begins with 'x' and is of tier 'T0'; its rows were changed"),
         (
             {"settings": "{}"},
-            r"the settings of the run 'p' are damaged (4 validation errors for SettingFacts task Field",
+            r"the settings of the run 'p' are damaged (2 validation errors for RunSettings task Field",
         ),
         ({"settings": "["}, "the settings of the run 'p' are damaged (is not valid JSON"),
         ({"value": None}, "r.parquet has no 'value' in row 1; delete the row, or fill it in; it was changed since"),

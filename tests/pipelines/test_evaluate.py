@@ -18,6 +18,7 @@ from rag_clip.evaluation.image_tasks import ImageTask, read_images
 from rag_clip.evaluation.results import read_results
 from rag_clip.evaluation.rival_names import Candidates
 from rag_clip.evaluation.runs import PromptFile, read_prompt_files
+from rag_clip.evaluation.settings import CandidateFacts
 from rag_clip.files.prompts import write_prompts
 from rag_clip.files.support import write_support
 from rag_clip.images.decoding import Decoding
@@ -82,8 +83,9 @@ def test_heads_are_runs_of_their_own_marked_by_the_labels_they_used(tmp_path: Pa
     assert [(one.run, one.tier) for one in (alone, head)] == [("bad", "T1"), ("bad + tip_adapter", "T1+FS")]
     accuracies = [one.get("accuracy") for one in (alone, head)]
     assert [one.value for one in accuracies if one] == pytest.approx([2 / 3, 1.0])
-    assert head.settings["head"]["settings"]["alpha"] == 1e4
-    assert head.settings["tuned"] == (
+    assert head.settings.head is not None
+    assert head.settings.head.settings["alpha"] == 1e4
+    assert head.settings.tuned == (
         "tip_adapter was built on 3 support images (3 shot); beta: as published, or by leave-one-out on these images. "
         "No label of the images measured here was used."
     )
@@ -99,9 +101,9 @@ def test_images_that_cannot_be_used_are_counted_and_the_rest_keep_their_rows(tmp
         for _ in range(2)
     ]
     assert [(one.measured, one.failed) for one in summaries] == [(2, 1), (0, 1)]
-    settings = read_results(output)[1].settings
-    assert (settings["failed"], list(settings["reasons"])) == (1, ["6"])
-    assert settings["reasons"]["6"].startswith("not an image of a known format (begins with b'no image')")
+    counts = read_results(output)[1].counts
+    assert (counts.failed, list(counts.reasons)) == (1, ["6"])
+    assert counts.reasons["6"].startswith("not an image of a known format (begins with b'no image')")
     kept = read_results(output)[1].images
     assert kept is not None
     assert kept.select(["row", "target", "predicted", "right"]).to_pylist()[:2] == [
@@ -163,8 +165,8 @@ def test_candidate_names_are_measured_beside_texts_alone_and_change_no_other_run
     alone, head = named.results
     assert set(alone.series("adversarial_name")) == {"red sea", "sky"}
     assert head.series("adversarial_name") == plain.results[0].series("adversarial_name") == {}
-    assert alone.settings["candidates"] == {"place": "words.txt", "names": 3, "left_out": 1}
-    assert "candidates" not in head.settings
+    assert alone.settings.candidates == CandidateFacts("words.txt", names=3, left_out=1)
+    assert head.settings.candidates is None
     with pytest.raises(ValueError, match=r"all 1 names of words\.txt are those of the classes; give others"):
         job(candidates=Candidates("words.txt", ("Blue",)))
     with pytest.raises(

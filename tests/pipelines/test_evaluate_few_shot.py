@@ -66,15 +66,13 @@ def test_a_head_is_measured_on_each_number_of_shots_as_the_mean_over_its_draws(t
         assert (main.value, main.low, main.high) == pytest.approx((mean, mean - spread, mean + spread))
     assert found[0].main.value < 0.5 < found[4].main.value
     assert (
-        found[4].settings["low_high"]
+        found[4].settings.low_high
         == "the mean over the draws -/+ their sample standard deviation, within the range of the number"
     )
-    facts = found[4].settings["head"]
-    assert (facts["shots"], facts["seeds"], facts["shots_from"]) == (4, 3, str(tmp_path / "train.npz"))
-    assert (
-        f"drawn 3 times from {tmp_path / 'train.npz'}; its open settings are as published"
-        in (found[4].settings["tuned"])
-    )
+    facts = found[4].settings.head
+    assert facts is not None
+    assert (facts.shots, facts.seeds, facts.shots_from) == (4, 3, str(tmp_path / "train.npz"))
+    assert f"drawn 3 times from {tmp_path / 'train.npz'}; its open settings are as published" in found[4].settings.tuned
 
 
 def test_what_was_drawn_and_measured_is_not_run_again_until_the_protocol_changes(tmp_path: Path) -> None:
@@ -100,8 +98,8 @@ def test_a_file_without_splits_gives_its_shots_and_its_other_images_are_measured
     place = features_file(tmp_path / "pets.npz", images=10, seed=0)
     task = image_task(*open_tasks([place])[0])
     found = evaluate([task], output=tmp_path / "r.parquet", few_shot=FewShot(("tip_adapter",), (4,))).results[1]
-    assert found.settings["images"] == 3 * (10 - 4)
-    assert f"from {place} itself, whose other images were measured" in found.settings["tuned"]
+    assert found.counts.images == 3 * (10 - 4)
+    assert f"from {place} itself, whose other images were measured" in found.settings.tuned
     with pytest.raises(ValueError, match="10 shots are all of the 30 images; draw fewer"):
         evaluate([task], output=tmp_path / "r.parquet", few_shot=FewShot(("tip_adapter",), (10,)))
 
@@ -117,7 +115,7 @@ def test_every_head_of_features_chooses_by_the_inner_split(tmp_path: Path, head:
         None,
     )
     assert found.main.value >= 1 / 3
-    assert "chosen on the first fifth of each class, held out of training" in found.settings["tuned"]
+    assert "chosen on the first fifth of each class, held out of training" in found.settings.tuned
 
 
 def test_images_and_prompts_in_another_order_of_classes_are_drawn_from_too(tmp_path: Path) -> None:
@@ -128,7 +126,7 @@ def test_images_and_prompts_in_another_order_of_classes_are_drawn_from_too(tmp_p
     found: tuple[Result, ...] = evaluate(
         [task, turned], texts=texts, output=tmp_path / "r.parquet", few_shot=few, encoder=ENCODER, decoding=Decoding(0)
     ).results
-    assert [(one.task, one.run, one.main.value, one.settings["images"]) for one in found] == [
+    assert [(one.task, one.run, one.main.value, one.counts.images) for one in found] == [
         ("colours", "good", 1.0, 6),
         ("colours", "good + ridge, 1 shots", 1.0, 6 - len(COLOURS)),
         ("turned", "good", 1.0, 6),
@@ -179,9 +177,10 @@ def test_what_keeps_train_images_from_use_is_kept(tmp_path: Path) -> None:
         [task], texts=prompt_files(tmp_path)[:1], output=tmp_path / "r.parquet", encoder=ENCODER, decoding=Decoding(0),
         few_shot=FewShot(("ridge",), (1,), seeds=1),
     ).results  # fmt: skip
-    assert ridge.settings["train"]["failed"] == 1
-    assert ridge.settings["train"]["reasons"]["6"].startswith("not an image of a known format")
-    assert (ridge.settings["failed"], ridge.settings["reasons"]) == (0, {})
+    assert ridge.counts.train is not None
+    assert ridge.counts.train.failed == 1
+    assert ridge.counts.train.reasons["6"].startswith("not an image of a known format")
+    assert (ridge.counts.failed, ridge.counts.reasons) == (0, {})
 
 
 def test_shots_that_repeat_are_refused() -> None:
@@ -243,15 +242,16 @@ def test_all_images_of_the_train_split_are_drawn_once_with_intervals_over_images
     train, test = (read_features(tmp_path / f"{name}.npz") for name in ("train", "test"))
     head = build_head("ridge", Train(train.features, train.labels, train.truth).support(), encoder=None)
     right = is_right(head(test.zero_shot())(test.features), test.truth)
-    assert (found.run, found.tier, found.settings["drawn"]) == ("a {} + ridge, all shots", "T0+FS", [36])
+    assert (found.run, found.tier, found.counts.drawn) == ("a {} + ridge, all shots", "T0+FS", (36,))
     interval = mean_interval(right)
     assert (found.main.value, found.main.low, found.main.high) == (interval.value, interval.low, interval.high)
-    assert (found.settings["head"]["shots"], found.settings["head"]["seeds"]) == ("all", 1)
-    assert "low_high" not in found.settings
-    assert f"ridge was built on all images of {tmp_path / 'train.npz'}; " in found.settings["tuned"]
+    assert found.settings.head is not None
+    assert (found.settings.head.shots, found.settings.head.seeds) == ("all", 1)
+    assert found.settings.low_high is None
+    assert f"ridge was built on all images of {tmp_path / 'train.npz'}; " in found.settings.tuned
     assert evaluate([task], output=output, few_shot=FewShot(("ridge",), ("all",), seeds=5)).measured == 0
     held_out = evaluate([task], output=output, few_shot=FewShot(("ridge",), ("all",), validate=True)).results[1]
-    assert "train.npz; its open settings were chosen on the first fifth of each class" in held_out.settings["tuned"]
+    assert "train.npz; its open settings were chosen on the first fifth of each class" in held_out.settings.tuned
     with pytest.raises(ValueError, match="Pets has no train split to take all images of; name one, or a number of"):
         evaluate([replace(task, train=None)], output=output, few_shot=FewShot(("ridge",), ("all",)))
 

@@ -59,7 +59,7 @@ def test_runs_of_the_same_texts_share_their_numbers_and_keep_their_own_name_tier
     summary = evaluate([task], texts=[good, found], output=output, encoder=ENCODER, decoding=Decoding(0))
     assert (summary.measured, summary.found) == (1, 1)
     one, other = read_results(output)
-    assert [(each.run, each.tier, each.settings["prompts"]["index"]) for each in (one, other)] == [
+    assert [(each.run, each.tier, each.settings.prompts.index) for each in (one, other)] == [
         ("good", "T0", ""),
         ("found", "T1", "captions"),
     ]
@@ -95,7 +95,7 @@ def test_an_index_decides_the_numbers_of_prompts_that_quote_captions_alone(tmp_p
     (good, quoting), (good_too, quoting_too) = plans
     assert good == good_too
     assert quoting.key != quoting_too.key
-    assert [one.settings.get("vectors") for one in (quoting, quoting_too)] == [None, "captions"]
+    assert [one.settings.vectors for one in (quoting, quoting_too)] == [None, "captions"]
 
 
 def test_text_features_are_of_a_known_tier_where_the_file_says_their_template(tmp_path: Path) -> None:

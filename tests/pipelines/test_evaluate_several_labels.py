@@ -99,7 +99,7 @@ def test_a_probe_learns_from_shots_of_several_labels_what_the_text_has_wrong(tmp
     assert whole == pytest.approx(by_hand(tmp_path), abs=1e-9)
     cost = found[2].get("parameters")
     assert cost is not None
-    assert (cost.value, found[2].settings["drawn"]) == (4 * (WIDTH + 1), [72])
+    assert (cost.value, found[2].counts.drawn) == (4 * (WIDTH + 1), (72,))
 
 
 def test_validation_holds_out_a_fifth_of_every_class(tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_a_file_alone_says_by_its_labels_that_images_have_several(tmp_path: Path
         few_shot=FewShot(("linear_probe",), (3,), seeds=1, options=FIXED),
     ).results
     assert run(found) == [("a {}", "map_11_point"), ("a {} + linear_probe, 3 shots", "map_11_point")]
-    (drawn,) = found[1].settings["drawn"]
-    assert found[1].settings["images"] == 36 - drawn
+    (drawn,) = found[1].counts.drawn or ()
+    assert found[1].counts.images == 36 - drawn
 
 
 def colours(path: Path, labels: Sequence[Sequence[str] | None]) -> Path:

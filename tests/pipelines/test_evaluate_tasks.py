@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from inputs.results import COUNTS, SETTINGS
 from inputs.tasks import ENCODER, LABELS, colour_task, prompt_files
 from rag_clip.data import Fingerprint, LabelSet, Support
 from rag_clip.evaluation.check import check_evaluation
@@ -198,7 +199,7 @@ def test_two_files_are_compared_run_by_run_on_the_same_images(tmp_path: Path) ->
 
 def test_single_runs_are_compared_whatever_their_names_and_nothing_in_common_is_refused() -> None:
     def result(task: str, run: str) -> Result:
-        return Result(task, run, "T0", run, {}, (Measure("accuracy", "", 0.5),))
+        return Result(task, run, "T0", run, SETTINGS, COUNTS, (Measure("accuracy", "", 0.5),))
 
     found = compare_results([result("t", "one")], [result("t", "two")])
     assert ([pair.name for pair in found.pairs], found.pairs[0].difference) == (["t | one → two [T0]"], None)

@@ -96,7 +96,8 @@ def test_heads_of_two_encoders_are_built_on_both_features_of_the_shots(folder: P
         assert one.images is not None
         first = [row["right"] for row in one.images.to_pylist() if row["draw"] == 0]
         assert first == by_hand(folder, settings, validate=validate)
-        assert one.settings["head"]["others"] == [SECOND]
+        assert one.settings.head is not None
+        assert one.settings.head.others == (SECOND,)
         assert one.main.value > found[0].main.value
 
 

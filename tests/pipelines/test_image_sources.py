@@ -54,7 +54,7 @@ def test_evaluate_measures_the_labels_of_every_source(tmp_path: Path, write: Cal
         "decoding": Decoding(0),
     }
     first = evaluate(tasks, **settings).results[0]
-    assert (value(first, "accuracy"), first.settings["images"]) == (1, 6)
+    assert (value(first, "accuracy"), first.counts.images) == (1, 6)
     assert evaluate(tasks, **settings).measured == 0
     shown = _picture(first, 5)
     assert shown is not None

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
+from inputs.results import COUNTS, SETTINGS
 from inputs.tasks import ENCODER, colour_task, prompt_files, provenance
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.evaluation.results import Measure, Result
+from rag_clip.evaluation.settings import HeadFacts, PromptFacts
 from rag_clip.files.prompts import write_prompts
 from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.evaluate import evaluate
@@ -80,7 +82,7 @@ def test_examples_are_those_that_changed_with_the_captions_of_the_new_answer(res
 
 def test_examples_say_so_where_the_images_are_gone(results: tuple[Result, ...], tmp_path: Path) -> None:
     moved = [
-        replace(one, settings={**one.settings, "task": {**one.settings["task"], "files": [str(tmp_path / "gone")]}})
+        replace(one, settings=replace(one.settings, task=replace(one.settings.task, files=(str(tmp_path / "gone"),))))
         for one in results
     ]
     assert [one.picture for one in find_changes(*moved).lost] == ["", ""]
@@ -97,7 +99,7 @@ def test_prompts_that_were_damaged_or_replaced_since_give_no_captions(
         place.write_bytes(content)
     else:
         write_prompts(Prompts(LabelSet(("other",)), ((PromptText("other", 1.0),),), provenance("templates")), place)
-    moved = [replace(one, settings={**one.settings, "prompts": {"path": str(place)}}) for one in results]
+    moved = [replace(one, settings=replace(one.settings, prompts=PromptFacts(str(place)))) for one in results]
     assert [one.captions for one in find_changes(*moved).lost] == [(), ()]
 
 
@@ -122,11 +124,15 @@ def test_without_the_answers_to_single_images_the_numbers_remain(results: tuple[
 
 
 def test_of_many_runs_the_first_and_a_spread_from_best_to_worst_are_drawn() -> None:
-    runs = [Result("t", str(place), "T0", "", {}, (Measure("accuracy", "", place / 20),)) for place in range(20)]
+    runs = [
+        Result("t", str(place), "T0", "", SETTINGS, COUNTS, (Measure("accuracy", "", place / 20),))
+        for place in range(20)
+    ]
     assert [one.run for one in choose_shown(runs)] == ["0", "19", "16", "13", "10", "7", "4", "1"]
     assert choose_shown(runs[:8]) == runs[:8]
     headed = [
-        replace(one, settings={"head": {"name": "ridge"}}) if place % 10 else one for place, one in enumerate(runs)
+        replace(one, settings=replace(SETTINGS, head=HeadFacts(name="ridge"))) if place % 10 else one
+        for place, one in enumerate(runs)
     ]
     assert [one.run for one in choose_shown(headed)] == ["0", "10", "19", "16", "12", "8", "4", "1"]
 

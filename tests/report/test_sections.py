@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 
+from inputs.results import COUNTS, SETTINGS
 from rag_clip.evaluation.results import IMAGES, Measure, Result
+from rag_clip.evaluation.settings import HeadFacts
 from rag_clip.report.charts import draw_accuracies
 from rag_clip.report.evaluation import write_evaluation
 from rag_clip.report.examples import answers
@@ -22,13 +23,6 @@ from rag_clip.report.shots import few_shots
 from rag_clip.report.shown import PALE, Shown, holding, paint, shorten
 from rag_clip.report.wording import adversarial_names, synonym_swaps
 
-SETTINGS = {
-    "task": {"files": ["a.parquet"], "image_column": "image", "classes": 4},
-    "images": 8,
-    "tuned": "Nothing was tuned.",
-    "head": {},
-}
-
 
 def run(
     name: str,
@@ -36,10 +30,10 @@ def run(
     *measures: Measure,
     tier: str = "T0",
     task: str = "t",
-    head: Mapping[str, object] = MappingProxyType({}),
+    head: HeadFacts | None = None,
 ) -> Result:
     first = Measure("accuracy", "", accuracy, accuracy - 0.02, accuracy + 0.02)
-    return Result(task, name, tier, name, {**SETTINGS, "head": dict(head)}, (first, *measures))
+    return Result(task, name, tier, name, replace(SETTINGS, head=head), COUNTS, (first, *measures))
 
 
 def series(metric: str, values: dict[str, float]) -> list[Measure]:
@@ -48,7 +42,7 @@ def series(metric: str, values: dict[str, float]) -> list[Measure]:
 
 def shots(text: str, head: str, values: Mapping[Any, float]) -> list[Result]:
     return [
-        run(f"{text} + {head}, {count} shots", value, tier="T0+FS", head={"name": head, "shots": count})
+        run(f"{text} + {head}, {count} shots", value, tier="T0+FS", head=HeadFacts(name=head, shots=count))
         for count, value in values.items()
     ]
 
@@ -189,7 +183,7 @@ def test_the_table_across_tasks_has_the_mean_of_runs_that_every_task_has() -> No
 
 
 def test_the_table_across_tasks_names_each_task_s_metric_where_they_are_unlike() -> None:
-    several = Result("voc", "templates", "T0", "k", SETTINGS, (Measure("map_11_point", "", 0.4),))
+    several = Result("voc", "templates", "T0", "k", SETTINGS, COUNTS, (Measure("map_11_point", "", 0.4),))
     page = across_tasks([run("templates", 0.8, task="pets"), several])
     assert rows(page) == [
         ["run", "mean", "pets, top-1", "voc, mAP, 11 points"],
@@ -256,7 +250,7 @@ def test_numbers_that_only_few_runs_have_are_found_among_all_runs() -> None:
 def test_of_shots_drawn_several_times_the_first_answer_to_an_image_counts() -> None:
     columns: dict[str, list[Any]] = {"row": [1, 2, 2, 3], "target": [0] * 4, "predicted": [0, 1, 0, 0]}
     columns |= {"confidence": [0.5] * 4, "right": [True, False, True, True], "draw": [0, 0, 1, 1]}
-    one = Result("t", "r", "T0", "k", SETTINGS, (), pa.table(columns, schema=IMAGES))
+    one = Result("t", "r", "T0", "k", SETTINGS, COUNTS, (), pa.table(columns, schema=IMAGES))
     assert answers(one)["right"].to_list() == [True, False, True]
 
 
