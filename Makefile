@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-extras check bench clean
+.PHONY: help demo test test-extras check docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ check: $(VENV)/.development ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	.ci/types $(BIN)/mypy
 	$(BIN)/pytest -m slow tests/test_types.py
+
+docs: $(VENV)/.docs ## build the site of docs/ in out/site
+	$(BIN)/zensical build --clean --strict --config-file mkdocs.yml
 
 CAPTIONS := rag_clip/demo/assets/corpus.parquet
 bench: $(VENV)/.development ## measure everything at a small size; each script of tests/benchmarks/ takes larger ones
@@ -48,6 +51,10 @@ $(VENV)/.package: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.development: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.package
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
 
 $(VENV)/.extras: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'

@@ -1,50 +1,57 @@
-"""The documents are true: README's blocks run, links lead somewhere, and every method and verb is named.
+"""The documents are true: their blocks run, links lead somewhere, and every method and verb is named.
 
-A block of `python`, or of `bash` or `console` lines that call rag-clip, is run in the order of the page, all in one
-folder; in a `console` block the commands follow `$ ` and the rest is output. Any other shell block says why it is
-not run, in a comment on the line above: `<!-- no-test: needs a server -->`.
+A block of `python`, or of `bash` or `console` lines that call rag-clip, is run in the order of its page: the README's
+in an empty folder, those of docs/ in a copy of the folder that the README leaves. In a `console` block the commands
+follow `$ ` and the rest is output. A comment on the line above a block says more of it:
+
+    <!-- no-test: needs a server -->    why a block is not run; every other shell block must say it
+    <!-- file: recipe.toml -->          the block is written to this file before the blocks below it run
+    <!-- output -->                     the block is what the block above it prints
 """
 
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from rag_clip.classifiers.heads import HEADS
+from rag_clip.cli import app
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "index/README.md", "docs/decisions.md")
+METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text()
+PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "index/README.md", *(f"docs/{name}" for name in PAGES)]
 VERBS = ("demo", "index", "enhance", "classify", "explain", "search", "support", "heads", "learn", "evaluate")
 OUTPUT = ("", "text", "json", "toml")
-METHODS = ("corpus", "prompts", "support", "classifiers", "objectives", "batch")
-BLOCK = re.compile(r"(?:<!-- no-test: (?P<reason>.+?) -->\n+)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
-RUN_COMMANDS = """
-import sys
-from rag_clip.cli import main
-if __name__ == "__main__":
-    for sys.argv in COMMANDS:
-        try:
-            main()
-        except SystemExit as end:
-            if end.code:
-                sys.exit(f"{sys.argv}: exit code {end.code}")
-"""
+METHODS = ("corpus", "prompts", "support", "classifiers", "objectives", "refinement")
+NO_METHODS = (  # what the folders of methods hold beside them
+    *("prompts/enhance.py", "prompts/evidence.py", "prompts/naming.py", "prompts/recipe.py", "support/candidates.py"),
+    *("support/diffusers_painter.py", "support/drawn.py", "support/known.py", "support/painters.py"),
+    *("support/paintings.py", "classifiers/heads.py", "classifiers/match.py", "classifiers/prepared.py"),
+)
+MOST_README_LINES = 120
+BLOCK = re.compile(r"(?:<!-- (?P<note>.+?) -->\n+)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
 RAG_CLIP = shutil.which("rag-clip", path=Path(sys.executable).parent)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its lines, and why it is not run, where it is not."""
+    """A fenced block: its language, its lines, and the comment above it."""
 
     language: str
     body: str
-    reason: str | None
+    note: str
 
     @property
     def commands(self) -> list[str]:
@@ -55,57 +62,137 @@ class Block:
         return [line for line in lines if line.strip() and not line.startswith("#")]
 
     @property
+    def excused(self) -> bool:
+        """Whether the block says why it is not run."""
+        return self.note.startswith("no-test: ")
+
+    @property
     def runs(self) -> bool:
         """Whether the block is run as written."""
         if self.language in {"bash", "console"}:
             programs = {command.split()[0] for command in self.commands}
-            return self.reason is None and programs == {"rag-clip"}
-        return self.reason is None and self.language == "python"
+            return not self.excused and programs == {"rag-clip"}
+        return not self.excused and self.language == "python"
 
 
 def blocks(text: str) -> list[Block]:
-    return [Block(match["language"], match["body"], match["reason"]) for match in BLOCK.finditer(text)]
+    return [Block(match["language"], match["body"], match["note"] or "") for match in BLOCK.finditer(text)]
 
 
-def run(block: Block, folder: Path) -> str:
-    """Run a block in `folder`, in one process, since most of a short command is loading torch; return what failed."""
-    program = block.body
-    if block.language != "python":
-        program = f"COMMANDS = {[shlex.split(command) for command in block.commands]}\n{RUN_COMMANDS}"
-    (folder / "block.py").write_text(program)
+def run_command(command: str) -> str:
+    """Run a command in this process, since most of a short command is loading torch; return what it printed."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        try:
+            code = app(shlex.split(command)[1:], result_action="return_value")
+        except SystemExit as end:
+            code = end.code
+    assert not code, f"{command}: exit code {code}: {errors.getvalue()[-2000:]}"
+    return out.getvalue()
+
+
+def run_script(folder: Path) -> str:
+    with redirect_stdout(StringIO()) as out:
+        runpy.run_path(str(folder / "block.py"), run_name="__main__")
+    return out.getvalue()
+
+
+def run_program(folder: Path) -> str:
+    """Run the script as a user does, in a process of its own, without a `__main__` guard."""
     command = [sys.executable, "block.py"]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return result.stderr if result.returncode else ""
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
-def test_blocks_are_read_with_their_reasons_and_commands() -> None:
+def run_page(text: str, folder: Path, *, programs: bool = False) -> None:
+    """Run the blocks of a page in `folder`; Python blocks in this process, or as programs of their own."""
+    printed = ""
+    with chdir(folder):
+        for block in blocks(text):
+            if block.note.startswith("file: "):
+                (folder / block.note.removeprefix("file: ")).write_text(block.body)
+            elif block.note == "output":
+                assert printed == block.body
+            elif block.runs and block.language == "python":
+                (folder / "block.py").write_text(block.body)
+                printed = run_program(folder) if programs else run_script(folder)
+            elif block.runs:
+                printed = "".join(map(run_command, block.commands))
+
+
+@pytest.fixture(scope="module")
+def readme_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that the README's blocks leave: captions, images, labels, index, prompts, predictions."""
+    folder = tmp_path_factory.mktemp("readme")
+    run_page(README, folder, programs=True)
+    return folder
+
+
+def test_blocks_are_read_with_their_notes_and_commands() -> None:
     skipped = "<!-- no-test: needs make -->\n```bash\nmake demo\n```\n"
     made, shown = blocks(f"{skipped}text\n```console\n$ rag-clip a \\\n    --b\noutput\n```\n")
-    assert (made.language, made.commands, made.reason, made.runs) == ("bash", ["make demo"], "needs make", False)
-    assert (shown.commands, shown.reason, shown.runs) == (["rag-clip a --b"], None, True)
+    assert (made.language, made.commands, made.note, made.runs) == ("bash", ["make demo"], "no-test: needs make", False)
+    assert (shown.commands, shown.note, shown.runs) == (["rag-clip a --b"], "", True)
 
 
-def test_every_block_of_code_is_run_or_says_why_not() -> None:
-    code = [block for block in blocks(README) if block.language not in OUTPUT]
-    assert [block.body for block in code if not block.runs and block.reason is None] == []
+def test_a_page_writes_its_files_and_compares_its_output(tmp_path: Path) -> None:
+    script = "import pathlib\nprint(pathlib.Path('a.txt').read_text(), end='')"
+    page = f"<!-- file: a.txt -->\n```text\nseven\n```\n```python\n{script}\n```\n"
+    run_page(f"{page}<!-- output -->\n```text\nseven\n```\n", tmp_path)
+    with pytest.raises(AssertionError):
+        run_page(f"{page}<!-- output -->\n```text\neight\n```\n", tmp_path)
 
 
-def test_readme_blocks_run_as_written(tmp_path: Path) -> None:
-    assert [run(block, tmp_path) for block in blocks(README) if block.runs] == [""] * 4
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "CHANGELOG.md"])
+def test_every_block_of_code_is_run_or_says_why_not(document: str) -> None:
+    code = [block for block in blocks((ROOT / document).read_text()) if block.language not in OUTPUT]
+    assert [block.body for block in code if not block.runs and not block.excused] == []
 
 
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if (ROOT / name).exists()])
+def test_readme_blocks_run_as_written(readme_folder: Path) -> None:
+    written = {path.name for path in readme_folder.iterdir()}
+    assert {"captions-index", "prompts.parquet", "predictions.parquet", "prompts.json"} <= written
+
+
+@pytest.mark.parametrize(
+    "page", [name for name in PAGES if any(b.runs for b in blocks((ROOT / "docs" / name).read_text()))]
+)
+def test_blocks_of_a_page_run_as_written(page: str, readme_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(readme_folder, tmp_path, dirs_exist_ok=True)
+    run_page((ROOT / "docs" / page).read_text(), tmp_path)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= MOST_README_LINES
+
+
+def test_the_readme_helps_to_choose_every_head() -> None:
+    table = README.split("## Choose a head")[1].split("## Speed")[0]
+    assert [name for name in HEADS if f"`{name}`" not in table] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_to_files_lead_to_files(document: str) -> None:
     text = re.sub(BLOCK, "", (ROOT / document).read_text())
     targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
     assert [target for target in targets if target and not (ROOT / document).parent.joinpath(target).exists()] == []
 
 
-def test_the_readme_names_every_method_file_in_a_table() -> None:
-    table = "\n".join(line for line in README.splitlines() if line.startswith("|"))
+def test_the_site_has_every_page_in_its_navigation() -> None:
+    named = re.findall(r"[\w-]+\.md", (ROOT / "mkdocs.yml").read_text().split("nav:")[1])
+    assert sorted(named) == PAGES
+
+
+def test_every_method_file_is_in_the_table_of_methods() -> None:
     files = [path for folder in METHODS for path in sorted((ROOT / "rag_clip" / folder).glob("[!_]*.py"))]
     names = [f"{path.parent.name}/{path.name}" for path in files]
-    assert [name for name in names if name not in table] == []
+    assert [name for name in names if name not in METHODS_PAGE and name not in NO_METHODS] == []
+
+
+def test_every_file_in_the_table_of_methods_is_there() -> None:
+    rows = [line.split("|")[3] for line in METHODS_PAGE.splitlines() if line.startswith("|")]
+    files = [name for row in rows for name in re.findall(r"`([\w/]+\.py)`", row)]
+    assert [name for name in files if not (ROOT / "rag_clip" / name).exists()] == []
 
 
 def test_help_lists_every_verb() -> None:
