@@ -10,18 +10,16 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import IO, Any
 
 from rag_clip.captions.sources.files import open_file
-from rag_clip.captions.sources.names import dotted_names, sample_key
+from rag_clip.files import webdataset
 from rag_clip.files.locations import Place, file_identity
+from rag_clip.files.webdataset import MAX_TEXT_BYTES, DamagedTarError, Member, dotted_names, read_samples
 from rag_clip.images.listing import ENDINGS
 from rag_clip.images.pairs import Pair
 
 MAX_IMAGE_BYTES = 256 << 20
-MAX_TEXT_BYTES = 1 << 20
-BLOCK = 512
 DOTTED = "has a dot, and webdataset ends a name at its first dot; rename the files in the tar"
 
 
@@ -68,58 +66,44 @@ def open_tar(path: Place, *, source: str, identity: Sequence[str | int] | None =
     Raises ValueError where the file is no uncompressed tar.
     """
     samples: list[Sample] = []
-    try:
-        with open_file(str(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            size = file.seek(0, os.SEEK_END)
-            for member in tar:
-                if member.isdir():
-                    continue
-                key, ending = sample_key(member.name)
-                if not samples or samples[-1].key != key:
-                    samples[-1:] = [each for sample in samples[-1:] for each in _understood(sample)]
-                    samples.append(Sample(key))
-                _add(samples[-1], member, ending, size)
-            samples[-1:] = [each for sample in samples[-1:] for each in _understood(sample)]
-            whole = _ends_at(file, tar.offset)
-    except tarfile.ReadError as error:
-        if not samples:
+    with open_file(str(path)) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        try:
+            for found in read_samples(file, texts=False):
+                samples += _to_samples(found, size)
+        except tarfile.ReadError as error:
             raise ValueError(f"{path} is not a tar, or compressed ({error}); give uncompressed tars") from None
-        whole = False
-    if not whole:
-        samples.append(
-            Sample("", problem="the tar is cut short or damaged here; what followed is lost, fetch it again")
-        )
+        except DamagedTarError:
+            lost = "the tar is cut short or damaged here; what followed is lost, fetch it again"
+            samples.append(Sample("", problem=lost))
     return TarPairs(path, source, tuple(identity or file_identity(path)), samples)
 
 
-def _ends_at(file: IO[bytes], offset: int) -> bool:
-    """Tell whether the end mark stands at `offset`; tarfile takes a cut or damaged header for the end as well."""
-    file.seek(offset)
-    return file.read(BLOCK) == bytes(BLOCK)
-
-
-def _understood(sample: Sample) -> list[Sample]:
+def _to_samples(found: webdataset.Sample, size: int) -> list[Sample]:
     """Return the sample, or one with its problem for each name of one that has dots in all of its names."""
+    sample = Sample(found.key)
+    for member in found.members:
+        _add(sample, member, size)
     if sample.problem or sample.image or not (names := dotted_names(sample.key, sample.parts)):
         return [sample]
     return [Sample(name, problem=f"the name {name!r} {DOTTED}") for name in names]
 
 
-def _add(sample: Sample, member: tarfile.TarInfo, ending: str, size: int) -> None:
-    name = PurePosixPath(member.name)
-    is_image = ending in ENDINGS
-    if name.is_absolute() or ".." in name.parts:
+def _add(sample: Sample, member: Member, size: int) -> None:
+    is_image = member.ending in ENDINGS
+    if member.leads_out:
         sample.problem = f"member {member.name!r} points outside the tar; it is not read"
-    elif not member.isreg() or member.issparse():
+    elif not member.regular or member.sparse:
         sample.problem = f"member {member.name!r} is a link, a device or sparse, not a plain file; it is not read"
-    elif member.offset_data + member.size > size:
+    elif member.offset + member.size > size:
         sample.problem = f"member {member.name!r} is cut short"
     elif member.size > (MAX_IMAGE_BYTES if is_image else MAX_TEXT_BYTES):
         sample.problem = f"member {member.name!r} has {member.size:,} bytes, which is above the limit"
     elif is_image:
-        sample.image = (member.offset_data, member.size)
+        sample.image = (member.offset, member.size)
     else:
-        sample.parts[ending] = (member.offset_data, member.size)
+        sample.parts[member.ending] = (member.offset, member.size)
 
 
 def _to_pair(file: IO[bytes], sample: Sample) -> Pair:

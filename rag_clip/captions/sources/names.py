@@ -40,21 +40,6 @@ def format_of(name: str) -> tuple[str, str | None] | None:
     return (kind, compression) if kind else None
 
 
-def sample_key(name: str) -> tuple[str, str]:
-    """Cut the name of a tar's member into the key of its sample and its ending, as webdataset: at the first dot."""
-    folder, _, last = name.rpartition("/")
-    stem, _, ending = last.partition(".")
-    return f"{folder}/{stem}" if folder else stem, ending.lower()
-
-
-def dotted_names(key: str, endings: Iterable[str]) -> list[str]:
-    """Return the names that a sample whose endings all have dots would have up to the last dot; [] for another."""
-    endings = list(endings)
-    if not all("." in ending for ending in endings):
-        return []
-    return list(dict.fromkeys(f"{key}.{ending.rpartition('.')[0]}" for ending in endings))
-
-
 def corpus_name(url: str) -> str:
     """Name the source of a file's rows: its stem without a shard's number, or the folder of a numbered file."""
     path = PurePosixPath((urlsplit(url).path if is_remote(url) else url).replace("\\", "/"))
