@@ -26,7 +26,7 @@ from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
-from rag_clip.training.loop import Sampler, Schedule, fit
+from rag_clip.training.loop import Rows, Sampler, Schedule, train
 
 SHARE = 0.2
 IMAGES_PER_CLASS = 4
@@ -99,12 +99,11 @@ class BalladSettings:
             references = [
                 name for name, trust in zip(support.references, support.relevance.tolist(), strict=True) if trust
             ]
-            fit(
+            train(
                 [adapter],
                 _adapter_loss(training, evidence),
-                rows=len(evidence.images),
+                Rows(len(evidence.images), class_aware(_classes(evidence, zero_shot.labels), references)),
                 schedule=schedule,
-                sampler=class_aware(_classes(evidence, zero_shot.labels), references),
                 validate=None if held is None else lambda: _accuracy(training, held.images, held.targets),
                 report=report,
             )

@@ -31,7 +31,7 @@ from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
-from rag_clip.training.loop import Schedule, fit
+from rag_clip.training.loop import Rows, Schedule, train
 
 ALPHA, BETA = 0.6, 1.0
 ALPHAS = tuple(0.1 * 1.3**step for step in range(30))
@@ -144,10 +144,10 @@ class CoMoFSettings:
         keys = {name: cache.keys.double().requires_grad_() for name, cache in start.caches.items()}
         learning = {name: replace(start.caches[name], keys=values) for name, values in keys.items()}
         training = replace(start, caches=learning)
-        fit(
+        train(
             list(keys.values()),
             _loss(training, support, self.mode),
-            rows=len(support),
+            Rows(len(support)),
             schedule=self.schedule,
             validate=None if validation is None else lambda: accuracy(training, validation),
             report=report,

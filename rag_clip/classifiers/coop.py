@@ -30,7 +30,7 @@ from rag_clip.files.learned_prompts import LearnedPrompts, check_learned_encoder
 from rag_clip.models.towers import TwoTowers, two_towers
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
-from rag_clip.training.loop import Schedule, fit
+from rag_clip.training.loop import Rows, Schedule, train
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,10 +87,10 @@ class CoOpSettings:
         learner = _learner(two_towers(encoder), zero_shot, evidence.present, context, schedule.seed)
         if bool(evidence.present.any()):
             held = None if validation is None else hold_out(zero_shot, validation, evidence.present)
-            fit(
+            train(
                 [learner.vectors],
                 _loss(learner, evidence, self.mode),
-                rows=len(evidence.images),
+                Rows(len(evidence.images)),
                 schedule=schedule,
                 validate=None if held is None else lambda: _accuracy(learner, held),
                 report=report,

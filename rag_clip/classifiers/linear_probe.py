@@ -4,10 +4,10 @@
 
 The protocol of ELEVATER (Li et al., NeurIPS 2022, arXiv 2204.08790): SGD with momentum 0.9, batches of 64, a constant
 rate; W starts at the text classifier and b at zero (language), or both at random. Rate and weight decay are searched
-(`probe_search`) in trials of 10 epochs on four fifths of the images, judged by the first fifth of each class, a trial
+(`probe_training`) in trials of 10 epochs on four fifths of the images, judged by the first fifth of each class, a trial
 being as good as its best epoch, or nothing where it diverges, if only in time. Then 50 epochs on all images. Of classes
 with more than 10,000 images the search sees as many, evenly spaced (of their data sets, only PatchCamelyon has such).
-Where images have several labels, each class is learned for itself (`probe_objective`).
+Where images have several labels, each class is learned for itself (`probe_training`).
 
 Where we differ: the authors report the epoch that was best on the test set; this is the best on validation images, and
 without them the last. Pairs whose rate times decay is 0.1 or more are not tried: there decay outweighs momentum. They
@@ -28,9 +28,18 @@ import torch
 
 from rag_clip.classifiers.evidence import Evidence, among, gather_evidence, hold_out
 from rag_clip.classifiers.inner_split import judging_rows
-from rag_clip.classifiers.probe_objective import ONE_LABEL, SEVERAL_LABELS
-from rag_clip.classifiers.probe_search import NOTHING, Score, search_rates
-from rag_clip.classifiers.probe_training import Images, Layer, best_score, spread_rows, train_layer
+from rag_clip.classifiers.probe_training import (
+    NOTHING,
+    ONE_LABEL,
+    SEVERAL_LABELS,
+    Images,
+    Layer,
+    Score,
+    best_score,
+    search_rates,
+    spread_rows,
+    train_layer,
+)
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent

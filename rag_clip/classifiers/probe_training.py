@@ -1,19 +1,65 @@
-"""The training of a linear probe: one layer on standardised features, by an objective, scored after every epoch."""
+"""How a linear probe is trained: one layer on standardised features, by an objective, at the rate a search finds.
+
+The objective of images with one label is cross-entropy, judged by accuracy. Where images have several labels, each
+class is learned for itself: binary cross-entropy, judged by the mean over classes of the average precision at eleven
+recalls (PASCAL VOC 2007; Everingham et al., IJCV 2010), as in ELEVATER (Li et al., NeurIPS 2022, arXiv 2204.08790).
+
+The search is ELEVATER's: the rate is a power of ten from 1e-6 to 1e-1. Weight decay is one of 97 values, eight to a
+decade from 1e-6 to 1e6: for each rate every sixteenth is tried, then the two neighbours of the best at 8, 4, 2 and 1
+places, each time from the best so far. At most 15 trials a rate, 90 in all. Their first release always went to the
+lower neighbour; this is the search as corrected.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch.nn import functional
 
 from rag_clip.classifiers.cache import evenly
-from rag_clip.classifiers.probe_objective import Objective
-from rag_clip.classifiers.probe_search import NOTHING, Score
-from rag_clip.progress import Report, silent
-from rag_clip.training.loop import Schedule, fit
+from rag_clip.metrics.ranking import mean_average_precision
+from rag_clip.progress import Progress, Report, silent
+from rag_clip.training.loop import Rows, Schedule, train
 
 EPSILON = 1e-5
+RATES = tuple(10.0**power for power in range(-6, 0))
+WEIGHT_DECAYS = tuple(10 ** (place / 8 - 6) for place in range(97))
+FIRST = range(0, len(WEIGHT_DECAYS), 16)
+STEPS = (8, 4, 2, 1)
 Layer = tuple[torch.Tensor, torch.Tensor]  # weights [h, d] and biases [h] of the h classes that have images
+Score = tuple[float, float]
+NOTHING: Score = (0.0, float("-inf"))
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """`losses` [n] of images and their `judgement` in [0, 1], both of logits [n, h] and targets [n, h]."""
+
+    losses: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    judgement: Callable[[torch.Tensor, torch.Tensor], float]
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return -(targets * logits.log_softmax(1)).sum(1)
+
+
+def _accuracy(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    return float((logits.argmax(1) == targets.argmax(1)).double().mean())
+
+
+def _binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+
+
+def _eleven_point_precision(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    return mean_average_precision(logits, targets.bool(), eleven_points=True)
+
+
+ONE_LABEL = Objective(_cross_entropy, _accuracy)
+SEVERAL_LABELS = Objective(_binary_cross_entropy, _eleven_point_precision)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +73,15 @@ class Images:
     def take(self, chosen: torch.Tensor) -> Images:
         """Return the images `chosen`, bool [m]."""
         return Images(self.rows[chosen], self.targets[chosen], self.trust[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The settings with the greatest score, the first of equals; scores are compared by their parts in order."""
+
+    rate: float
+    weight_decay: float
+    score: Score
 
 
 def spread_rows(targets: torch.Tensor, *, at_most: int) -> torch.Tensor:
@@ -86,6 +141,47 @@ def train_layer(
         return judgement
 
     validate = None if judged is None else lambda: judge(judged)
-    fit([weights, biases], loss, rows=len(standard), schedule=schedule, validate=validate, report=report)
+    train([weights, biases], loss, Rows(len(standard)), schedule=schedule, validate=validate, report=report)
     folded = weights.detach() / deviation
     return (folded, biases.detach() - folded @ mean), scores
+
+
+def search_rates(
+    score: Callable[[float, float], Score],
+    *,
+    rate: float | None = None,
+    weight_decay: float | None = None,
+    report: Report = silent,
+) -> Best:
+    """Return the best of the rates and weight decays tried by `score(rate, weight_decay)`; what is given stays.
+
+    No pair is scored twice.
+    """
+    trials: dict[tuple[float, float], Score] = {}
+    rates = RATES if rate is None else (rate,)
+    most = len(rates) * (len(FIRST) + 2 * len(STEPS) if weight_decay is None else 1)
+
+    def attempt(rate: float, weight_decay: float) -> Score:
+        pair = rate, weight_decay
+        if pair not in trials:
+            trials[pair] = score(*pair)
+            report(Progress("tune", len(trials), most, "trials"))
+        return trials[pair]
+
+    for each in rates:
+        if weight_decay is None:
+            _climb(partial(attempt, each))
+        else:
+            attempt(each, weight_decay)
+    best = max(trials, key=trials.__getitem__)
+    return Best(*best, trials[best])
+
+
+def _climb(attempt: Callable[[float], Score]) -> None:
+    def at(place: int) -> Score:
+        return attempt(WEIGHT_DECAYS[place])
+
+    best = max(FIRST, key=at)
+    for step in STEPS:
+        near = (best, best - step, best + step)
+        best = max((place for place in near if 0 <= place < len(WEIGHT_DECAYS)), key=at)

@@ -27,7 +27,7 @@ from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Classifier, Encoder
-from rag_clip.training.loop import Schedule, fit
+from rag_clip.training.loop import Rows, Schedule, train
 
 ALPHA, BETA = 1.17, 1.0
 ALPHAS = tuple(0.1 + step * (50 - 0.1) / 20 for step in range(20))
@@ -112,10 +112,10 @@ class TipAdapterFSettings:
         keys = start.cache.keys.double().requires_grad_()  # in float32, AdamW makes rounding errors visible in logits
         training = replace(start, cache=replace(start.cache, keys=keys))
         judged = None if validation is None else judged_images(zero_shot, support, validation)
-        fit(
+        train(
             [keys],
             _loss(training, support, self.mode),
-            rows=len(support),
+            Rows(len(support)),
             schedule=self.schedule,
             validate=None if validation is None else lambda: accuracy(training, validation),
             report=report,

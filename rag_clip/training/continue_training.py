@@ -22,7 +22,8 @@ from rag_clip.data import LabelSet
 from rag_clip.models.towers import TwoTowers, two_towers
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
-from rag_clip.training.loop import Schedule, fit
+from rag_clip.training.checkpoint import Checkpoint
+from rag_clip.training.loop import Rows, Schedule, train
 
 TEMPLATE = "a photo of a {}."
 PUBLISHED_SCHEDULE = Schedule(50, 512, 1e-5, "sgd", weight_decay=5e-4)
@@ -36,13 +37,14 @@ def continue_training(
     labels: LabelSet,
     template: str = TEMPLATE,
     schedule: Schedule = PUBLISHED_SCHEDULE,
+    kept: Checkpoint | None = None,
     report: Report = silent,
 ) -> TwoTowers:
     """Train a float32 copy of both towers on labelled images, and return it frozen; the last epoch is kept.
 
     `pixels(rows int64 [b])` returns the uint8 pixels [b, 3, height, width] of images, anew for each batch, augmented
     or not; `targets` int64 [m] are their classes. Scale and bias stay. The copy has a fingerprint of its own, which is
-    that of its `checkpoint`.
+    that of its `checkpoint`. A run that was killed goes on from `kept`.
     """
     towers = two_towers(encoder)
     model = copy.deepcopy(towers.model).float()
@@ -56,7 +58,7 @@ def continue_training(
         images, texts = training.encode_pixels(pixels(rows)).pooled, training.encode_tokens(tokens)
         return functional.cross_entropy(encoder.scale * images @ texts.T, targets[rows].to(images.device))
 
-    fit(trained, loss, rows=len(targets), schedule=schedule, report=report)
+    train(trained, loss, Rows(len(targets)), schedule=schedule, checkpoint=kept, report=report)
     model.requires_grad_(False)
     weights = hashlib.sha256(checkpoint(training)).hexdigest()
     return replace(training, fingerprint=replace(training.fingerprint, weights=weights))

@@ -1,29 +1,64 @@
-"""The one training loop: for the keys of Tip-Adapter-F, learned prompts, adapters and linear probes.
+"""The one training loop, by steps: of heads on rows in memory, and of whole models on a stream of batches.
 
-Rows are drawn without replacement in each epoch, or by a sampler of the method's own; the rate goes down by a cosine
-over all steps, or stays. Which epoch is kept is decided on validation rows, or else it is the last: a training loop
-that never sees test rows cannot choose by them.
+    step k:  loss = mean of step(batch) over `accumulate` batches;  backward;  clip;  optimiser at rate(k);  after(...)
+
+A round is an epoch of rows, or `schedule.every` steps of a schedule counted in steps. Which round is kept is decided on
+validation data, or else it is the last: a training loop that never sees test rows cannot choose by them. A run with a
+checkpoint that was killed goes on to the weights that it would have reached.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from rag_clip.progress import Progress, Report, silent
+from rag_clip.training.checkpoint import Checkpoint, Run, read_run, write_run
 
+Batch = TypeVar("Batch")
+Stream = Callable[[int], Iterator[Batch]]  # the batches from the given one on, counted from 0
 Sampler = Callable[[int, torch.Generator], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
-    """How to train: AdamW or SGD, epochs of batches, a cosine per step to zero or a constant rate.
+class Rows:
+    """Rows of data in memory; an epoch is all `count` of them, shuffled, or as many as `sampler` draws in its order.
 
-    The first `warm_up` epochs run at `warm_up_rate`. Raises ValueError for numbers that cannot train.
+    Raises ValueError for no rows.
+    """
+
+    count: int
+    sampler: Sampler | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError("there is nothing to train on; give at least one row")
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How to train: the optimiser, its rate at each step, and how a step is computed.
+
+    epochs, steps: the length, in epochs of rows in memory, or in steps where `steps` is given (a stream needs it).
+    batch_size: rows of a batch; a stream has batches of its own.
+    rate, decay: the highest rate, which falls to zero by a cosine per step, or stays.
+    warm_up, warm_up_rate: first epochs (or steps, as the length is counted) at a constant rate; with None, the rate
+        rises linearly, to (k + 1) / warm_up of the highest at step k.
+    optimiser, betas, epsilon, momentum: AdamW with betas and epsilon, or SGD with momentum.
+    weight_decay, decayed: on all tensors, or on those of two axes and more.
+    clip: the greatest norm of all gradients together; larger ones are scaled down.
+    accumulate: batches a step. Their gradients are averaged, by rows where batches are tensors, so that a loss that is
+        a mean over rows has the gradient of one large batch; a contrastive loss has not.
+    precision: "bf16" runs `step` under autocast to bfloat16 on the device of the parameters, which stay as they are.
+    every: steps of a round, where the length is in steps.
+    seed: what the order of rows is drawn by.
+
+    Raises ValueError for numbers that cannot train.
     """
 
     epochs: int = 20
@@ -35,8 +70,15 @@ class Schedule:
     epsilon: float = 1e-8
     decay: Literal["cosine", "constant"] = "cosine"
     warm_up: int = 0
-    warm_up_rate: float = 1e-5
+    warm_up_rate: float | None = 1e-5
     seed: int = 0
+    steps: int | None = None
+    every: int = 100
+    betas: tuple[float, float] = (0.9, 0.999)
+    decayed: Literal["all", "matrices"] = "all"
+    clip: float | None = None
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or not self.rate > 0:
@@ -44,92 +86,184 @@ class Schedule:
                 f"cannot train {self.epochs} epochs of batches of {self.batch_size} at rate {self.rate}; "
                 "each must be above zero"
             )
+        numbers = {"steps": self.steps, "every": self.every, "clip": self.clip, "accumulate": self.accumulate}
+        for name, number in numbers.items():
+            if number is not None and not number > 0:
+                raise ValueError(f"cannot train with {name} {number}; it must be above zero")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that is done: its number from 1, of how many, its loss before the update, and its rate."""
+
+    number: int
+    total: int
+    loss: float
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The mean loss and the validation score of each epoch (none without validation), and the epoch kept, from 1."""
+    """The mean loss and the validation score of each round (none without validation), and the round kept, from 1."""
 
     losses: tuple[float, ...]
     scores: tuple[float, ...]
     kept: int
 
 
-def fit(
+def train(
     parameters: Sequence[torch.Tensor],
-    loss: Callable[[torch.Tensor], torch.Tensor],
+    step: Callable[[Batch], torch.Tensor],
+    batches: Rows | Stream[Batch],
     *,
-    rows: int,
     schedule: Schedule,
-    sampler: Sampler | None = None,
+    checkpoint: Checkpoint | None = None,
     validate: Callable[[], float] | None = None,
+    after: Callable[[Step], None] | None = None,
     report: Report = silent,
 ) -> History:
-    """Train `parameters` in place on `loss(rows int64 [b]) -> scalar`, and leave the best epoch's values in them.
+    """Train `parameters` in place, and leave the values of the best round in them.
 
-    `sampler(rows, generator)` returns the rows of an epoch in their order, by default all of them shuffled.
-    `validate` scores the parameters after each epoch, higher is better; the first best epoch is kept. Draws follow
-    `schedule.seed` alone. Raises ValueError for no rows, and ArithmeticError where the loss stops being finite.
+    parameters: the tensors to train, and others that training changes (statistics of batch norms, running means),
+        which need no gradient: all are kept in the checkpoint and with the best round.
+    step: returns the mean loss of a batch, a scalar; of `Rows` a batch is the rows, int64 [b].
+    batches: rows in memory, or a stream; `stream(first)` yields batch number `first` and those after it.
+    checkpoint: where the run is kept; one that is there is gone on from.
+    validate: scores the parameters after each round, higher is better; the first best round is kept.
+    after: called after each update, for what follows the weights: a running mean, a bound, a log.
+
+    Draws follow `schedule.seed` alone, and torch's generators, which a checkpoint restores. Raises ArithmeticError
+    before the update where the loss is not finite, and ValueError for a stream without `steps` or that ends early, and
+    for the checkpoint of another run.
     """
-    if rows < 1:
-        raise ValueError("there is nothing to train on; give at least one row")
-    optimiser = _optimiser(parameters, schedule)
+    unit = _steps_per_epoch(batches, schedule) if schedule.steps is None else 1
+    total, length = (schedule.steps, schedule.every) if schedule.steps else (schedule.epochs * unit, unit)
+    trained = [value for value in parameters if value.requires_grad]
+    optimiser = _optimiser(trained, schedule)
+    run, asked = Run(), {**asdict(schedule), "steps": total}
+    if checkpoint is not None:
+        run = read_run(checkpoint, asked, parameters, optimiser) or run
+    drawn = _steps(batches, schedule, run.step)
+    while run.step < total:
+        parts = next(drawn, [])
+        if not parts:
+            raise ValueError(f"the batches end after {run.step} of {total} steps; ask for fewer steps")
+        rate = rate_at(schedule, run.step, total=total, unit=unit)
+        weights = [len(part) if isinstance(part, torch.Tensor) else 1 for part in parts]
+        try:
+            loss = _backward(trained, optimiser, step, parts, weights, schedule)
+        except ArithmeticError as error:
+            raise ArithmeticError(f"{error} in step {run.step + 1} of {total}; lower the rate ({rate:g})") from None
+        _update(trained, optimiser, rate, schedule.clip)
+        run.step += 1
+        run.loss, run.weight = run.loss + loss * sum(weights), run.weight + sum(weights)
+        if after is not None:
+            after(Step(run.step, total, loss, rate))
+        if run.step % length == 0 or run.step == total:
+            _end_round(run, parameters, validate)
+        if checkpoint is not None and (run.step % checkpoint.every == 0 or run.step == total):
+            write_run(checkpoint, asked, parameters, optimiser, run)
+        if schedule.steps is not None:
+            report(Progress("train", run.step, total, "steps"))
+        elif run.step % unit == 0:
+            report(Progress("train", run.step // unit, schedule.epochs, "epochs"))
+    if run.best:
+        with torch.no_grad():
+            for value, chosen in zip(parameters, run.best, strict=True):
+                value.copy_(chosen)
+    return History(tuple(run.losses), tuple(run.scores), run.kept)
+
+
+def rate_at(schedule: Schedule, step: int, *, total: int, unit: int = 1) -> float:
+    """Return the rate of a step, counted from 0, of `total`; `unit` steps are what the warm-up is counted in."""
+    first = schedule.warm_up * unit
+    if step < first and schedule.warm_up_rate is None:
+        return schedule.rate * (step + 1) / first
+    if step < first and schedule.warm_up_rate is not None:
+        return schedule.warm_up_rate
+    if schedule.decay == "constant":
+        return schedule.rate
+    return schedule.rate * 0.5 * (1 + math.cos(math.pi * (step - first) / (total - first)))
+
+
+def _steps_per_epoch(batches: Rows | Stream[Batch], schedule: Schedule) -> int:
+    if not isinstance(batches, Rows):
+        raise ValueError("a stream of batches has no epochs; give the schedule its steps")
+    return math.ceil(math.ceil(batches.count / schedule.batch_size) / schedule.accumulate)
+
+
+def _steps(batches: Rows | Stream[Batch], schedule: Schedule, first: int) -> Iterator[list[Any]]:
+    """Yield the batches of each step from step `first` on."""
+    if isinstance(batches, Rows):
+        yield from islice(_row_steps(batches, schedule), first, None)
+        return
+    stream = batches(first * schedule.accumulate)
+    while len(parts := list(islice(stream, schedule.accumulate))) == schedule.accumulate:
+        yield parts
+
+
+def _row_steps(rows: Rows, schedule: Schedule) -> Iterator[list[torch.Tensor]]:
     generator = torch.Generator().manual_seed(schedule.seed)
-    order = sampler or (lambda count, draw: torch.randperm(count, generator=draw))
-    losses: list[float] = []
-    scores: list[float] = []
-    best = [value.detach().clone() for value in parameters]
-    for epoch in range(schedule.epochs):
-        batches = list(torch.split(order(rows, generator), schedule.batch_size))
-        losses.append(_train_epoch(optimiser, loss, batches, _rates(schedule, epoch, len(batches)), epoch))
-        if validate is not None:
-            with torch.no_grad():
-                scores.append(validate())
-        if validate is None or scores[-1] > max(scores[:-1], default=-math.inf):
-            kept, best = epoch + 1, [value.detach().clone() for value in parameters]
-        report(Progress("train", epoch + 1, schedule.epochs, "epochs"))
-    with torch.no_grad():
-        for value, chosen in zip(parameters, best, strict=True):
-            value.copy_(chosen)
-    return History(tuple(losses), tuple(scores), kept)
-
-
-def _optimiser(parameters: Sequence[torch.Tensor], schedule: Schedule) -> torch.optim.Optimizer:
-    if schedule.optimiser == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=schedule.rate, momentum=schedule.momentum, weight_decay=schedule.weight_decay
-        )
-    return torch.optim.AdamW(parameters, lr=schedule.rate, eps=schedule.epsilon, weight_decay=schedule.weight_decay)
-
-
-def _rates(schedule: Schedule, epoch: int, steps: int) -> Iterator[float]:
-    for step in range(steps):
-        if epoch < schedule.warm_up:
-            yield schedule.warm_up_rate
-        elif schedule.decay == "constant":
-            yield schedule.rate
+    while True:
+        if rows.sampler is None:
+            order = torch.randperm(rows.count, generator=generator)
         else:
-            done = (epoch - schedule.warm_up) * steps + step
-            yield schedule.rate * 0.5 * (1 + math.cos(math.pi * done / ((schedule.epochs - schedule.warm_up) * steps)))
+            order = rows.sampler(rows.count, generator)
+        if len(order) != rows.count:
+            raise ValueError(f"the sampler drew {len(order)} rows for an epoch of {rows.count}; it must draw as many")
+        parts = torch.split(order, schedule.batch_size)
+        for start in range(0, len(parts), schedule.accumulate):
+            yield list(parts[start : start + schedule.accumulate])
 
 
-def _train_epoch(
+def _optimiser(trained: Sequence[torch.Tensor], schedule: Schedule) -> torch.optim.Optimizer:
+    spared = [value for value in trained if schedule.decayed == "matrices" and value.ndim < 2]
+    decayed = [value for value in trained if schedule.decayed == "all" or value.ndim >= 2]
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": schedule.weight_decay}] if decayed else []
+    groups += [{"params": spared, "weight_decay": 0.0}] if spared else []
+    if schedule.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.rate, momentum=schedule.momentum)
+    return torch.optim.AdamW(groups, lr=schedule.rate, betas=schedule.betas, eps=schedule.epsilon)
+
+
+def _backward(
+    trained: Sequence[torch.Tensor],
     optimiser: torch.optim.Optimizer,
-    loss: Callable[[torch.Tensor], torch.Tensor],
-    batches: Sequence[torch.Tensor],
-    rates: Iterator[float],
-    epoch: int,
+    step: Callable[[Any], torch.Tensor],
+    parts: Sequence[Any],
+    weights: Sequence[int],
+    schedule: Schedule,
 ) -> float:
-    total = 0.0
-    for batch, rate in zip(batches, rates, strict=True):
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        optimiser.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            value = loss(batch)
-            torch.autograd.backward(value)
-        optimiser.step()
-        total += float(value.detach()) * len(batch)
-        if not math.isfinite(total):
-            raise ArithmeticError(f"the loss is {total} in epoch {epoch + 1}; lower the rate ({rate:g})")
-    return total / sum(map(len, batches))
+    """Add up the gradients of the batches of a step, and return their mean loss."""
+    optimiser.zero_grad(set_to_none=True)
+    mean, device = 0.0, trained[0].device.type
+    for part, weight in zip(parts, weights, strict=True):
+        with torch.enable_grad(), torch.autocast(device, torch.bfloat16, enabled=schedule.precision == "bf16"):
+            loss = step(part)
+        share, value = weight / sum(weights), float(loss.detach())
+        if not math.isfinite(value):
+            raise ArithmeticError(f"the loss is {value}")
+        torch.autograd.backward(loss * share)
+        mean += share * value
+    return mean
+
+
+def _update(trained: Sequence[torch.Tensor], optimiser: torch.optim.Optimizer, rate: float, clip: float | None) -> None:
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(trained, clip)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.step()
+
+
+@torch.no_grad()
+def _end_round(run: Run, parameters: Sequence[torch.Tensor], validate: Callable[[], float] | None) -> None:
+    run.losses.append(run.loss / run.weight)
+    run.loss, run.weight = 0.0, 0
+    if validate is None:
+        run.kept = len(run.losses)
+        return
+    best = run.scores[run.kept - 1] if run.kept else -math.inf
+    run.scores.append(validate())
+    if run.scores[-1] > best:
+        run.kept, run.best = len(run.losses), [value.detach().clone() for value in parameters]

@@ -32,7 +32,7 @@ from rag_clip.demo.train import textures
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Encoder
-from rag_clip.training.loop import Schedule, fit
+from rag_clip.training.loop import Rows, Schedule, train
 
 SEED = 77
 BANDS = np.array([concept.band for concept in concepts()])
@@ -49,10 +49,10 @@ def linear(support: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor) -
     """Train a linear classifier at a fixed scale of 20, and return the classes it finds."""
     weights = torch.zeros(len(BANDS), support.shape[1], requires_grad=True)
     schedule = Schedule(epochs=30, batch_size=256, rate=0.1, weight_decay=0.0)
-    fit(
+    train(
         [weights],
         lambda rows: cross_entropy(20 * support[rows] @ weights.T, labels[rows]),
-        rows=len(labels),
+        Rows(len(labels)),
         schedule=schedule,
     )
     return (queries @ weights.detach().T).argmax(1)
