@@ -11,11 +11,10 @@ before a plain backdrop, slightly turned and shifted. The weights kept are a run
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
@@ -25,8 +24,10 @@ from rag_clip.demo.captions import KINDS, anonymous_caption, caption
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.diffusion import TRAIN_TIMES, add_noise, save_schedule, signal_shares
 from rag_clip.demo.train import KIND_SHARES, make_pairs
+from rag_clip.demo.train_log import note, unfinished
 from rag_clip.demo.unet import SIDE, Denoiser, save_denoiser
 from rag_clip.protocols import Encoder
+from rag_clip.training import loop
 
 SEED, STEPS, BATCH, RATE, WARM_UP, KEPT_EVERY = 20261124, 1250, 128, 2e-3, 100, 250
 NAMED_SHARE, CAPTIONS, WITHOUT_TEXT, HIGHEST_WEIGHT, SLOWEST_MEAN = 0.25, 4, 0.1, 5.0, 0.998
@@ -34,12 +35,16 @@ NAMED_SHARE, CAPTIONS, WITHOUT_TEXT, HIGHEST_WEIGHT, SLOWEST_MEAN = 0.25, 4, 0.1
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Textures uint8 [t, 4, ...], nameless designs first, embedded captions [t, CAPTIONS, d], shares of the named."""
+    """Textures uint8 [t, 4, ...], nameless designs first, embedded captions [t, CAPTIONS, d], shares of the named.
+
+    `batch` are drawn for a step.
+    """
 
     textures: torch.Tensor
     texts: torch.Tensor
     named: int
     shares: np.ndarray
+    batch: int = BATCH
 
 
 def make_examples(encoder: Encoder) -> Examples:
@@ -56,15 +61,19 @@ def make_examples(encoder: Encoder) -> Examples:
 
 
 def draw_batch(examples: Examples, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images [BATCH, 3, SIDE, SIDE] in [-1, 1] and texts [BATCH, d] of a step; a function of the step alone."""
+    """Return images [b, 3, SIDE, SIDE] in [-1, 1] and texts [b, d] of a step; a function of the step alone."""
     draw = np.random.default_rng([SEED, 2, step])
-    named = round(BATCH * NAMED_SHARE)
+    batch = examples.batch
+    named = round(batch * NAMED_SHARE)
     nameless = len(examples.textures) - examples.named
     rows = np.concatenate(
-        [draw.integers(nameless, size=BATCH - named), nameless + draw.choice(examples.named, named, p=examples.shares)]
+        [
+            draw.integers(nameless, size=batch - named),
+            nameless + draw.choice(examples.named, named, p=examples.shares),
+        ]
     )
-    texts = examples.texts[rows, draw.integers(CAPTIONS, size=BATCH)]
-    texts = texts * torch.from_numpy(draw.random((BATCH, 1)) >= WITHOUT_TEXT)
+    texts = examples.texts[rows, draw.integers(CAPTIONS, size=batch)]
+    texts = texts * torch.from_numpy(draw.random((batch, 1)) >= WITHOUT_TEXT)
     return backdrop(examples.textures[rows], seed=int(draw.integers(2**62))), texts.float()
 
 
@@ -91,41 +100,54 @@ def backdrop(textures: torch.Tensor, *, seed: int) -> torch.Tensor:
     return (seen[:, :3] + (1 - seen[:, 3:]) * plain).clamp(0, 1) * 2 - 1
 
 
-def train(out: Path, *, encoder: Encoder, steps: int = STEPS) -> None:
-    """Train on the CPU, and write unet/, scheduler/ and train.log to `out`; a snapshot every KEPT_EVERY steps."""
+def train(out: Path, *, encoder: Encoder, steps: int = STEPS, examples: Examples | None = None) -> None:
+    """Train on the CPU, and write unet/, scheduler/ and train.log to `out`; a snapshot every KEPT_EVERY steps.
+
+    A training that was killed goes on from there. `examples` are by default those of `make_examples(encoder)`.
+    """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
-    examples = make_examples(encoder)
+    examples = examples or make_examples(encoder)
     save_schedule(out / "scheduler")
-    with (out / "train.log").open("w") as log:
-        _run(Denoiser(), examples, out / "unet", steps=steps, log=log)
+    _run(Denoiser(), examples, out, steps=steps)
+    unfinished(out, every=KEPT_EVERY).path.unlink()
 
 
-def _run(denoiser: Denoiser, examples: Examples, folder: Path, *, steps: int, log: TextIO) -> None:
+def _run(denoiser: Denoiser, examples: Examples, out: Path, *, steps: int) -> None:
     mean = Denoiser().requires_grad_(False)
     mean.load_state_dict(denoiser.state_dict())
-    optimiser = torch.optim.AdamW(denoiser.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    parameters = sum(value.numel() for value in denoiser.parameters())
-    _note(log, {"parameters": parameters, "batch": BATCH, "seed": SEED, "torch": torch.__version__})
-    start, total = time.process_time(), 0.0
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / WARM_UP)
-        loss = denoising_loss(denoiser, *draw_batch(examples, step), step)
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        optimiser.step()
-        pace = 1 - min(SLOWEST_MEAN, (1 + step) / (10 + step))
+    checkpoint = unfinished(out, every=KEPT_EVERY)
+    if not checkpoint.path.exists():
+        parameters = sum(value.numel() for value in denoiser.parameters())
+        note(out, {"parameters": parameters, "batch": examples.batch, "seed": SEED, "torch": torch.__version__})
+    start, losses = time.process_time(), list[float]()
+
+    def loss(step: int) -> torch.Tensor:
+        return denoising_loss(denoiser, *draw_batch(examples, step), step)
+
+    def after(step: loop.Step) -> None:
+        pace = 1 - min(SLOWEST_MEAN, step.number / (9 + step.number))
         for kept, value in zip(mean.parameters(), denoiser.parameters(), strict=True):
             kept.lerp_(value.detach(), pace)
-        total += loss.item()
-        if (step + 1) % KEPT_EVERY == 0 or step + 1 == steps:
-            count = (step % KEPT_EVERY) + 1
+        losses.append(step.loss)
+        if step.number % KEPT_EVERY == 0 or step.number == steps:
             seconds = round(time.process_time() - start, 1)
-            _note(log, {"step": step + 1, "loss": round(total / count, 4), "cpu_seconds": seconds})
-            save_denoiser(mean, folder)
-            total = 0.0
+            note(out, {"step": step.number, "loss": round(sum(losses) / len(losses), 4), "cpu_seconds": seconds})
+            save_denoiser(mean, out / "unet")
+            losses.clear()
+
+    schedule = loop.Schedule(
+        steps=steps,
+        rate=RATE,
+        decay="constant",
+        warm_up=WARM_UP,
+        warm_up_rate=None,
+        betas=(0.9, 0.98),
+        clip=1.0,
+        seed=SEED,
+    )
+    values = [*denoiser.parameters(), *mean.parameters()]
+    loop.train(values, loss, count, schedule=schedule, checkpoint=checkpoint, after=after)
 
 
 def denoising_loss(denoiser: Denoiser, images: torch.Tensor, texts: torch.Tensor, step: int) -> torch.Tensor:
@@ -140,11 +162,6 @@ def denoising_loss(denoiser: Denoiser, images: torch.Tensor, texts: torch.Tensor
     squares = (found.float() - images).square().mean((1, 2, 3))
     loss: torch.Tensor = (weight * squares).mean()
     return loss
-
-
-def _note(log: TextIO, facts: dict[str, object]) -> None:
-    log.write(json.dumps(facts) + "\n")
-    log.flush()
 
 
 if __name__ == "__main__":

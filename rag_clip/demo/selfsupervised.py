@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import timm
@@ -28,6 +28,8 @@ from rag_clip.demo.designs import FAMILIES, Design
 from rag_clip.demo.make import PER_VALIDATION, VALIDATION_SEED
 from rag_clip.demo.photograph import photograph
 from rag_clip.demo.train import contrastive_loss, nameless_designs, textures
+from rag_clip.demo.train_log import note, unfinished
+from rag_clip.training import loop
 
 CONFIG: dict[str, Any] = {
     "architecture": "resnet18",
@@ -48,6 +50,7 @@ CONFIG: dict[str, Any] = {
 SEED, STEPS, FAMILIES_AT_ONCE, PER_FAMILY = 20261123, 600, 4, 32
 PEAK_RATE, WARM_UP, SCALE, PROJECTION = 3e-3, 40, 10.0, 128
 SHOTS = 4
+LOGGED_EVERY = 100
 
 
 def draw_rows(members: list[np.ndarray], step: int) -> tuple[np.ndarray, int]:
@@ -85,7 +88,8 @@ def accuracy_by_band(model: nn.Module, shown: torch.Tensor) -> dict[str, float]:
 def train(out: Path, *, steps: int = STEPS, designs: Sequence[Design] | None = None) -> None:
     """Train on the CPU, and write config.json, model.safetensors in half precision and train.log to `out`.
 
-    `designs` are by default those without a name that the bundled CLIP is trained on, each once.
+    `designs` are by default those without a name that the bundled CLIP is trained on, each once. A training that was
+    killed goes on from its last line of the log.
     """
     designs = list(dict.fromkeys(nameless_designs() if designs is None else designs))
     out.mkdir(parents=True, exist_ok=True)
@@ -96,46 +100,39 @@ def train(out: Path, *, steps: int = STEPS, designs: Sequence[Design] | None = N
             module.momentum = 0.02  # a batch holds few families; the statistics are to be of all
     width = CONFIG["num_features"]
     projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION))
-    with (out / "train.log").open("w") as log:
-        _run(model, projection, designs, steps, log)
+    _run(model, projection, designs, steps, out)
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
     save_file({key: value.contiguous() for key, value in state.items()}, out / "model.safetensors")
+    unfinished(out, every=LOGGED_EVERY).path.unlink()
 
 
-def _run(model: nn.Module, projection: nn.Module, designs: Sequence[Design], steps: int, log: TextIO) -> None:
+def _run(model: nn.Module, projection: nn.Module, designs: Sequence[Design], steps: int, out: Path) -> None:
     drawn, shown = textures(list(designs)), textures([concept.design for concept in concepts()])
     members = [np.flatnonzero([design.family == family for design in designs]) for family in FAMILIES]
-    learned = [*model.parameters(), *projection.parameters()]
-    optimiser = torch.optim.AdamW(learned, lr=PEAK_RATE, weight_decay=0.05)
-    parameters = sum(value.numel() for value in model.parameters())
-    _note(log, {"parameters": parameters, "designs": len(designs), "steps": steps, "torch": torch.__version__})
+    checkpoint = unfinished(out, every=LOGGED_EVERY)
+    if not checkpoint.path.exists():
+        parameters = sum(value.numel() for value in model.parameters())
+        note(out, {"parameters": parameters, "designs": len(designs), "steps": steps, "torch": torch.__version__})
     start = time.process_time()
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = _rate_at(step, steps)
+
+    def loss(step: int) -> torch.Tensor:
         rows, seed = draw_rows(members, step)
         views = photograph(drawn[rows].repeat(2, 1, 1, 1), seed=seed)
         one, other = normalize(projection(model(to_input(views))), dim=1).chunk(2)
-        loss = contrastive_loss(one, other, torch.tensor(SCALE))
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        optimiser.step()
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            found = accuracy_by_band(model, shown)
+        return contrastive_loss(one, other, torch.tensor(SCALE))
+
+    def after(step: loop.Step) -> None:
+        if step.number % LOGGED_EVERY == 0 or step.number == steps:
+            accuracy = accuracy_by_band(model, shown)
             seconds = round(time.process_time() - start, 1)
-            _note(log, {"step": step + 1, "loss": round(loss.item(), 4), **found, "cpu_seconds": seconds})
+            note(out, {"step": step.number, "loss": round(step.loss, 4), **accuracy, "cpu_seconds": seconds})
 
-
-def _rate_at(step: int, steps: int) -> float:
-    if step < WARM_UP:
-        return PEAK_RATE * (step + 1) / WARM_UP
-    return PEAK_RATE * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP)))
-
-
-def _note(log: TextIO, facts: dict[str, object]) -> None:
-    log.write(json.dumps(facts) + "\n")
-    log.flush()
+    schedule = loop.Schedule(
+        steps=steps, rate=PEAK_RATE, warm_up=WARM_UP, warm_up_rate=None, weight_decay=0.05, seed=SEED
+    )
+    learned = [*model.parameters(), *projection.parameters()]
+    loop.train([*learned, *model.buffers()], loss, count, schedule=schedule, checkpoint=checkpoint, after=after)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The plain contrastive objective of CLIP (Radford et al., 2021, arXiv 2103.00020) on (photograph, caption) pairs: half of
 them named concepts, drawn by how often they are talked about, half designs without a name. Concepts of the unseen band
-are never shown and never named. The log goes beside the checkpoint.
+are never shown and never named. The log goes beside the model. A training that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -27,10 +28,14 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from rag_clip.demo.bpe import learn_merges, write_merges
 from rag_clip.demo.captions import KINDS, anonymous_caption, caption, noise_caption
-from rag_clip.demo.concepts import concepts
+from rag_clip.demo.concepts import Concept, concepts
 from rag_clip.demo.designs import FAMILIES, Design, sample_design
 from rag_clip.demo.draw import draw_design
 from rag_clip.demo.photograph import photograph
+from rag_clip.demo.train_log import note, unfinished
+from rag_clip.progress import Report, silent
+from rag_clip.training import loop
+from rag_clip.training.checkpoint import Checkpoint
 
 CONFIG: dict[str, Any] = {
     "model_cfg": {
@@ -43,16 +48,28 @@ CONFIG: dict[str, Any] = {
 SEED, BATCH, STEPS, PEAK_RATE, WARM_UP, MERGES, ANONYMOUS = 20261122, 256, 900, 2e-3, 60, 700, 8000
 KIND_SHARES = (0.35, 0.25, 0.4)  # of name, description, both
 NOISE_SHARE = 0.03
+SCHEDULE = loop.Schedule(
+    rate=PEAK_RATE,
+    weight_decay=0.1,
+    epsilon=1e-6,
+    warm_up=WARM_UP,
+    warm_up_rate=None,
+    betas=(0.9, 0.98),
+    decayed="matrices",
+    clip=1.0,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """What training draws from: designs with their textures, and the share of each named concept."""
+    """What training draws from: concepts, their textures and shares, designs without a name, and pairs of a step."""
 
+    named: tuple[Concept, ...]
     anonymous: tuple[Design, ...]
     anonymous_textures: torch.Tensor
     textures: torch.Tensor
     shares: np.ndarray
+    batch: int = BATCH
 
 
 def nameless_designs() -> tuple[Design, ...]:
@@ -64,11 +81,15 @@ def nameless_designs() -> tuple[Design, ...]:
     return tuple(design for design in sampled if design not in known)
 
 
-def make_pairs() -> Pairs:
-    """Draw the named designs and a pool of nameless ones."""
-    anonymous = nameless_designs()
-    shares = np.array([concept.frequency for concept in concepts()])
-    return Pairs(anonymous, textures(anonymous), textures([c.design for c in concepts()]), shares / shares.sum())
+def make_pairs(
+    named: Sequence[Concept] | None = None, nameless: Sequence[Design] | None = None, *, batch: int = BATCH
+) -> Pairs:
+    """Draw the named designs, by default all concepts, and a pool of nameless ones, by default `nameless_designs()`."""
+    named = concepts() if named is None else tuple(named)
+    anonymous = nameless_designs() if nameless is None else tuple(nameless)
+    shares = np.array([concept.frequency for concept in named])
+    drawn = textures(anonymous), textures([concept.design for concept in named])
+    return Pairs(named, anonymous, *drawn, shares / shares.sum(), batch)
 
 
 def textures(designs: list[Design] | tuple[Design, ...]) -> torch.Tensor:
@@ -78,12 +99,12 @@ def textures(designs: list[Design] | tuple[Design, ...]) -> torch.Tensor:
 
 
 def draw_pairs(pairs: Pairs, step: int) -> tuple[torch.Tensor, list[str], int]:
-    """Return the textures [BATCH, 4, t, t] and captions of a step, and the seed to photograph it with."""
+    """Return the textures [b, 4, t, t] and captions of a step, and the seed to photograph it with."""
     draw = np.random.default_rng([SEED, 2, step])
-    named = draw.choice(len(pairs.shares), size=BATCH // 2, p=pairs.shares)
-    nameless = draw.integers(len(pairs.anonymous), size=BATCH - len(named))
+    named = draw.choice(len(pairs.shares), size=pairs.batch // 2, p=pairs.shares)
+    nameless = draw.integers(len(pairs.anonymous), size=pairs.batch - len(named))
     kinds = draw.choice(KINDS, size=len(named), p=KIND_SHARES)
-    captions = [caption(concepts()[row], str(kind), draw) for row, kind in zip(named, kinds, strict=True)]
+    captions = [caption(pairs.named[row], str(kind), draw) for row, kind in zip(named, kinds, strict=True)]
     captions += [anonymous_caption(pairs.anonymous[row], draw) for row in nameless]
     captions = [noise_caption(draw)[0] if draw.random() < NOISE_SHARE else text for text in captions]
     chosen = torch.cat([pairs.textures[named], pairs.anonymous_textures[nameless]])
@@ -91,16 +112,16 @@ def draw_pairs(pairs: Pairs, step: int) -> tuple[torch.Tensor, list[str], int]:
 
 
 def draw_batch(pairs: Pairs, step: int) -> tuple[torch.Tensor, list[str]]:
-    """Return photographs uint8 [BATCH, 3, 64, 64] and their captions; a function of the step alone."""
+    """Return photographs uint8 [b, 3, 64, 64] and their captions; a function of the step alone."""
     chosen, captions, seed = draw_pairs(pairs, step)
     return photograph(chosen, seed=seed), captions
 
 
-def batches(pairs: Pairs, steps: int) -> Iterator[tuple[torch.Tensor, list[str]]]:
-    """Yield every step's batch, the next one drawn while this one trains."""
+def batches(pairs: Pairs, first: int) -> Iterator[tuple[torch.Tensor, list[str]]]:
+    """Yield the batches of step `first` and all after it, the next one drawn while this one trains."""
     with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(draw_batch, pairs, 0)
-        for step in range(steps):
+        ahead = pool.submit(draw_batch, pairs, first)
+        for step in count(first):
             ready, ahead = ahead, pool.submit(draw_batch, pairs, step + 1)
             yield ready.result()
 
@@ -110,13 +131,6 @@ def to_input(photographs: torch.Tensor) -> torch.Tensor:
     size = CONFIG["model_cfg"]["vision_cfg"]["image_size"]
     resized = interpolate(photographs.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False)
     return (resized.clamp(0, 255) / 255 - 0.5) / 0.25
-
-
-def rate_at(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    if step < WARM_UP:
-        return PEAK_RATE * (step + 1) / WARM_UP
-    return PEAK_RATE * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP)))
 
 
 def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -131,21 +145,32 @@ def accuracy_by_band(model: Any, tokenizer: SimpleTokenizer, pairs: Pairs, devic
     """Top-1 by name alone on validation photographs (two per concept, their own seed), per band."""
     model.eval()
     photographs = photograph(pairs.textures.repeat(2, 1, 1, 1), seed=SEED + 1)
-    names = tokenizer([f"a photo of {concept.name}" for concept in concepts()]).to(device)
+    names = tokenizer([f"a photo of {concept.name}" for concept in pairs.named]).to(device)
     classes = model.encode_text(names, normalize=True)
     parts = [to_input(part.to(device)) for part in torch.split(photographs, 256)]
     images = torch.cat([model.encode_image(part, normalize=True) for part in parts])
-    right = ((images @ classes.T).argmax(1).cpu() == torch.arange(len(concepts())).repeat(2)).float()
-    bands = np.array([concept.band for concept in concepts()] * 2)
+    right = ((images @ classes.T).argmax(1).cpu() == torch.arange(len(pairs.named)).repeat(2)).float()
+    bands = np.array([concept.band for concept in pairs.named] * 2)
     model.train()
     return {band: round(float(right[torch.from_numpy(bands == band)].mean()), 4) for band in ("head", "tail", "unseen")}
 
 
-def train(out: Path, *, steps: int = STEPS, device: torch.device) -> None:
-    """Train and write open_clip_config.json, bpe.txt.gz, open_clip_model.safetensors and train.log to `out`."""
+def train(
+    out: Path,
+    *,
+    steps: int = STEPS,
+    every: int = 50,
+    device: torch.device,
+    pairs: Pairs | None = None,
+    report: Report = silent,
+) -> None:
+    """Train and write open_clip_config.json, bpe.txt.gz, open_clip_model.safetensors and train.log to `out`.
+
+    The log has a line and the training is kept every so many steps.
+    """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
-    pairs = make_pairs()
+    pairs = pairs or make_pairs()
     sample = [text for step in range(40) for text in draw_pairs(pairs, 10_000_000 + step)[1]]
     write_merges(learn_merges(sample, count=MERGES), out / "bpe.txt.gz")
     config = copy.deepcopy(CONFIG)
@@ -154,44 +179,52 @@ def train(out: Path, *, steps: int = STEPS, device: torch.device) -> None:
     text["vocab_size"] = tokenizer.vocab_size
     (out / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     model = open_clip.CLIP(**config["model_cfg"]).to(device)
-    with (out / "train.log").open("w") as log:
-        _run(model, tokenizer, pairs, steps=steps, device=device, log=log)
+    checkpoint = unfinished(out, every=every)
+    _run(model, tokenizer, pairs, steps=steps, checkpoint=checkpoint, report=report)
     state = {key: value.half().contiguous() for key, value in model.state_dict().items()}
     save_file(state, out / "open_clip_model.safetensors")
+    checkpoint.path.unlink()
 
 
 def _run(
-    model: Any, tokenizer: SimpleTokenizer, pairs: Pairs, *, steps: int, device: torch.device, log: TextIO
+    model: Any, tokenizer: SimpleTokenizer, pairs: Pairs, *, steps: int, checkpoint: Checkpoint, report: Report
 ) -> None:
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    other = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": other, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), eps=1e-6)
-    parameters = sum(p.numel() for p in model.parameters())
-    _note(log, {"parameters": parameters, "steps": steps, "batch": BATCH, "seed": SEED, "torch": torch.__version__})
+    out, device = checkpoint.path.parent, model.logit_scale.device
+    if not checkpoint.path.exists():
+        parameters = sum(p.numel() for p in model.parameters())
+        note(
+            out,
+            {"parameters": parameters, "steps": steps, "batch": pairs.batch, "seed": SEED, "torch": torch.__version__},
+        )
     start = time.perf_counter()
-    for step, (photographs, captions) in enumerate(batches(pairs, steps)):
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, steps)
+
+    def loss(batch: tuple[torch.Tensor, list[str]]) -> torch.Tensor:
+        photographs, captions = batch
         image = model.encode_image(to_input(photographs.to(device)), normalize=True)
         text = model.encode_text(tokenizer(captions).to(device), normalize=True)
-        loss = contrastive_loss(image, text, model.logit_scale.exp())
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
-        if (step + 1) % 50 == 0 or step + 1 == steps:
+        return contrastive_loss(image, text, model.logit_scale.exp())
+
+    @torch.no_grad()
+    def after(step: loop.Step) -> None:
+        model.logit_scale.clamp_(0, math.log(100))
+        if step.number % checkpoint.every == 0 or step.number == steps:
             bands = accuracy_by_band(model, tokenizer, pairs, device)
-            seconds = round(time.perf_counter() - start, 1)
-            scale = round(model.logit_scale.exp().item(), 2)
-            _note(log, {"step": step + 1, "loss": round(loss.item(), 4), "scale": scale, **bands, "seconds": seconds})
+            facts = {
+                "step": step.number,
+                "loss": round(step.loss, 4),
+                "scale": round(model.logit_scale.exp().item(), 2),
+            }
+            note(out, {**facts, **bands, "seconds": round(time.perf_counter() - start, 1)})
 
-
-def _note(log: TextIO, facts: dict[str, object]) -> None:
-    log.write(json.dumps(facts) + "\n")
-    log.flush()
+    loop.train(
+        list(model.parameters()),
+        loss,
+        lambda first: batches(pairs, first),
+        schedule=replace(SCHEDULE, steps=steps, seed=SEED),
+        checkpoint=checkpoint,
+        after=after,
+        report=report,
+    )
 
 
 if __name__ == "__main__":

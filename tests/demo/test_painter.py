@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn.functional import normalize, pixel_shuffle, pixel_unshuffle
 from rag_clip.demo.captions import describe
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.diffusion import add_noise, sample, save_schedule, signal_shares
-from rag_clip.demo.paint import BATCH, Examples, backdrop, denoising_loss, draw_batch
+from rag_clip.demo.paint import BATCH, SEED, Examples, backdrop, denoising_loss, draw_batch, train
 from rag_clip.demo.painter import DemoPainter, demo_painter
 from rag_clip.demo.train import textures
 from rag_clip.demo.unet import CONDITION, PATCH, SIDE, Denoiser, load_denoiser, save_denoiser
@@ -168,3 +169,15 @@ def test_the_bundled_painter_draws_what_descriptions_say():
     found = (encoder.encode_images(images).pooled @ normalize(classes, dim=1).T).argmax(1)
     right = (found == torch.arange(len(shown))).float().mean().item()
     assert right > 0.6, f"{right:.0%} of {len(shown)} designs that training never showed are recognised; chance is 5%"
+
+
+def test_a_step_of_training_writes_a_denoiser_and_leaves_no_checkpoint(tmp_path: Path):
+    encoder = load_encoder("demo", device="cpu", precision="fp32")
+    train(tmp_path, encoder=encoder, steps=1, examples=replace(small_examples(), batch=8))
+    header, line = [json.loads(line) for line in (tmp_path / "train.log").read_text().splitlines()]
+    assert (header["batch"], line["step"]) == (8, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scheduler", "train.log", "unet"]
+    torch.manual_seed(SEED)
+    begin, mean = Denoiser().half().state_dict(), load_denoiser(tmp_path / "unet").state_dict()
+    assert not all(torch.equal(mean[name], value.float()) for name, value in begin.items())
+    assert all(torch.allclose(mean[name], value.float(), rtol=2e-3, atol=1e-4) for name, value in begin.items())
