@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_two_steps_write_a_model_that_loads_and_a_stopped_training_goes_on_to_th
 ) -> None:
     pairs = training.make_pairs(concepts()[::13], nameless[:60], batch=16)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    settings = {"steps": 2, "every": 1, "device": torch.device("cpu"), "pairs": pairs}
+    settings: dict[str, Any] = {"steps": 2, "every": 1, "device": torch.device("cpu"), "pairs": pairs}
     training.train(whole, **settings)
     with pytest.raises(StoppedError):
         training.train(stopped, **settings, report=stop)
@@ -98,7 +99,7 @@ def test_two_steps_write_a_model_that_loads_and_a_stopped_training_goes_on_to_th
     assert encoder.scale == pytest.approx(read_log(whole)[2]["scale"], rel=1e-3)
 
 
-def read_log(folder: Path) -> list[dict[str, object]]:
+def read_log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "train.log").read_text().splitlines()]
 
 
