@@ -19,6 +19,7 @@ from rag_clip.captions.shards import GROUP_ROWS, Manifest, newest, read_manifest
 from rag_clip.corpus.cleaning import CleaningSettings
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
+from rag_clip.files.settings import check_settings
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
 
@@ -120,7 +121,7 @@ def load_into(store: Store, folder: Path, manifests: Sequence[Manifest], *, repo
 
 def _settings(manifest: Manifest) -> CleaningSettings:
     try:
-        return CleaningSettings.model_validate(dict(manifest.cleaning))
+        return check_settings(CleaningSettings, manifest.cleaning)
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
-
-from pydantic import TypeAdapter, ValidationError
 
 from rag_clip.classifiers.ballad import BalladSettings
 from rag_clip.classifiers.como import CoMoFSettings, CoMoSettings
@@ -22,6 +20,7 @@ from rag_clip.classifiers.tip_x import TipXSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Fingerprint, Support, Validation
 from rag_clip.files.reading import read_toml
+from rag_clip.files.settings import check_settings
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Classifier, Encoder
 
@@ -207,28 +206,15 @@ def head_settings(head: str | HeadSettings, options: Mapping[str, Any] | None = 
     options = {} if options is None else options
     if not isinstance(options, Mapping):
         raise ValueError(f"the settings of {head} are {options!r}; write a table [{head}]")
-    kind = HEADS[head].settings
-    known = [field.name for field in fields(kind)]
-    unknown = [key for key in options if key not in known]
-    if unknown:
-        raise ValueError(f"{head} has no setting {unknown[0]!r}; it has {', '.join(known)}")
     try:
-        return TypeAdapter(kind).validate_python(dict(options))
-    except ValidationError as error:
-        raise ValueError(_reason(head, options, error)) from None
+        return check_settings(HEADS[head].settings, options)
+    except ValueError as error:
+        raise ValueError(f"{head}: {error}") from None
 
 
 def describe_settings(head: str | HeadSettings, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the settings of a head as plain values, for files: its defaults, and `options` as they were written."""
     return {**HEADS[head].defaults, **(options or {})} if isinstance(head, str) else asdict(head)
-
-
-def _reason(head: str, options: Mapping[str, Any], error: ValidationError) -> str:
-    first = error.errors()[0]
-    if not first["loc"]:  # the settings refuse the values together, in words of their own
-        return str(first["ctx"]["error"])
-    key = str(first["loc"][0])
-    return f"{head}, setting {key}: {first['msg']}; found {options[key]!r}"
 
 
 def read_options(path: str | Path) -> dict[str, Any]:

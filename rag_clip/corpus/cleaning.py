@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from rag_clip.corpus.boilerplate import boilerplate
 from rag_clip.corpus.clean import clean
@@ -26,6 +26,7 @@ from rag_clip.corpus.rare_tokens import rare_tokens
 from rag_clip.corpus.shared_captions import shared_captions
 from rag_clip.corpus.steps import Step, chain
 from rag_clip.files.reading import read_toml
+from rag_clip.files.settings import check_settings
 
 
 class CleaningSettings(BaseModel):
@@ -70,10 +71,9 @@ def load_cleaning(preset: str = "default", path: str | Path | None = None) -> Cl
     if not isinstance(presets.get(preset), dict):
         raise ValueError(f"{source} has no preset {preset!r}; it has {', '.join(presets)}")
     try:
-        return CleaningSettings.model_validate(presets[preset])
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise ValueError(f"{source}, preset {preset}: {faults}") from None
+        return check_settings(CleaningSettings, presets[preset])
+    except ValueError as error:
+        raise ValueError(f"{source}, preset {preset}: {error}") from None
 
 
 def row_rules(settings: CleaningSettings) -> Step:

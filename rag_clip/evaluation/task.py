@@ -19,21 +19,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pydantic import StrictInt
+
 from rag_clip.data import LabelSet
 from rag_clip.files.labels import labels_from_document, read_labels
 from rag_clip.files.locations import Place, below
 from rag_clip.files.reading import parse_toml
+from rag_clip.files.settings import check_settings
 
 Metric = Literal["accuracy", "mean_per_class", "map_11_point", "roc_auc"]
 Role = Literal["train", "validation", "test"]
 ROLES: tuple[Role, ...] = get_args(Role)
 COUNTS = ("classes", "groups", *ROLES)
-KINDS: Mapping[str, tuple[type, str]] = {
-    **dict.fromkeys(("name", "metric", "label_column", "image_column", "note"), (str, "a text")),
-    **dict.fromkeys(("splits", "expected"), (dict, "a table")),
-    "templates": (list, "a list of texts"),
-    "labels": (object, "a path or a list"),
-}
 BUNDLED = "tasks"
 
 
@@ -52,7 +49,7 @@ class Task:
     label_column: str = "label"
     image_column: str = "image"
     templates: tuple[str, ...] = ()
-    expected: Mapping[str, int] | None = None
+    expected: Mapping[str, StrictInt] | None = None
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -124,23 +121,8 @@ def task_labels(task: Task, folder: str | Path) -> LabelSet:
 
 
 def _task(document: Mapping[str, Any]) -> Task:
-    unknown = sorted(set(document) - set(KINDS))
-    if unknown:
-        raise ValueError(f"unknown key {unknown[0]!r}; known are {', '.join(KINDS)}")
-    missing = [key for key in ("name", "metric", "labels", "splits") if key not in document]
-    if missing:
-        raise ValueError(f"has no {missing[0]!r}; a task needs name, metric, labels and splits")
-    for key, value in document.items():
-        kind, words = KINDS[key]
-        if not isinstance(value, kind):
-            raise ValueError(f"{key!r} is {value!r}; give {words}")
-    for key, value in document["splits"].items():
-        if not isinstance(value, str):
-            raise ValueError(f"splits.{key} is {value!r}; give a path")
-    for key, value in document.get("expected", {}).items():
-        if type(value) is not int:
-            raise ValueError(f"expected.{key} is {value!r}; give a whole number")
-    labels, templates = document["labels"], document.get("templates", [])
-    if not isinstance(labels, str):
-        labels = labels_from_document({"labels": labels, "templates": templates})
-    return Task(**{**document, "labels": labels, "templates": tuple(templates)})
+    labels = document.get("labels")
+    if labels is None or isinstance(labels, str):
+        return check_settings(Task, document)
+    named = labels_from_document({"labels": labels, "templates": document.get("templates", [])})
+    return check_settings(Task, {**document, "labels": named})

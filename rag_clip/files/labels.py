@@ -19,6 +19,7 @@ from rag_clip.data import LabelSet
 from rag_clip.files.atomic import replacing
 from rag_clip.files.label_formats import read_lines, to_entries
 from rag_clip.files.reading import decode_utf8, parse_json, parse_toml, read_table
+from rag_clip.files.settings import refuse_unknown
 
 COLUMNS = pa.schema(
     {"name": pa.string(), "id": pa.string(), "synonyms": pa.list_(pa.string()), "group": pa.string()},
@@ -153,9 +154,10 @@ def _texts(values: object, where: str) -> tuple[str, ...]:
 
 
 def _refuse_unknown(mapping: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    unknown = [key for key in mapping if key not in known]
-    if unknown:
-        raise ValueError(f"{where} has an unknown key {unknown[0]!r}; known are {', '.join(known)}")
+    try:
+        refuse_unknown(mapping, known)
+    except ValueError as error:
+        raise ValueError(f"{where} has an {error}") from None
 
 
 def _kind(value: object) -> str:

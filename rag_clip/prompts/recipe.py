@@ -10,19 +10,16 @@ The templates have the weight that retrieved and described leave.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any, Literal
 
 from rag_clip.files.reading import read_toml
+from rag_clip.files.settings import check_settings, refuse_unknown
 from rag_clip.prompts.evidence import Retrieval
 from rag_clip.prompts.templates import template_set
-
-Chosen = TypeVar("Chosen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +115,9 @@ def load_recipe(spec: str | Path = "default") -> Recipe:
         if not isinstance(document.get(name), dict):
             raise ValueError(f"{path} has no recipe {name!r}; it has {', '.join(document)}")
         document = document[name]
-    unknown = [key for key in document if key not in SOURCES]
-    if unknown:
-        raise ValueError(f"{path}: unknown source {unknown[0]!r}; a recipe has tables {', '.join(SOURCES)}")
-    sources: dict[str, Any] = {key: _read_table(SOURCES[key], table, path, key) for key, table in document.items()}
     try:
+        refuse_unknown(document, SOURCES, what="source")
+        sources = {key: _read_table(SOURCES[key], table, path, key) for key, table in document.items()}
         return Recipe(name or path.stem, **sources)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -147,27 +142,21 @@ def _bundled() -> Path:
     return Path(str(files("rag_clip.index").joinpath("recipes.toml")))
 
 
-def _read_table(kind: type[Chosen], table: object, path: Path, where: str) -> Chosen:
+def _read_table(kind: type[Any], table: object, path: Path, name: str) -> Any:
     if not isinstance(table, dict):
-        raise ValueError(f"{path}: {where} is {table!r}; write a table [{where}]")
-    known = [one.name for one in fields(kind)]  # type: ignore[arg-type]
-    unknown = [key for key in table if key not in known]
-    if unknown:
-        raise ValueError(f"{path}, {where}: unknown setting {unknown[0]!r}; known are {', '.join(known)}")
-    values = dict(table)
-    if "files" in values:
-        values["files"] = [_find(path, name, where) for name in values["files"]]
+        raise ValueError(f"{name} is {table!r}; write a table [{name}]")
     try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, one['loc'])) or where}: {one['msg']}" for one in error.errors())
-        raise ValueError(f"{path}, {where}: {faults}") from None
+        source = check_settings(kind, table)
+        return replace(source, files=_find(source.files, path)) if "files" in table else source
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
-def _find(path: Path, name: object, where: str) -> Path:
-    found = path.parent / str(name)
-    if not found.is_file():
-        raise ValueError(f"{path}, {where}: there is no file {found}; paths are relative to the recipe")
+def _find(names: Sequence[Path], recipe: Path) -> tuple[Path, ...]:
+    found = tuple(recipe.parent / name for name in names)
+    missing = [path for path in found if not path.is_file()]
+    if missing:
+        raise ValueError(f"there is no file {missing[0]}; paths are relative to the recipe")
     return found
 
 

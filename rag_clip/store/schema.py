@@ -10,11 +10,12 @@ from importlib.resources import files
 from math import isnan
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rag_clip.files.reading import read_toml
+from rag_clip.files.settings import check_settings
 
 SCHEMA_VERSION = 2
 LINK_BYTES = 4  # of one edge of the graph
@@ -154,31 +155,13 @@ def load_schema(path: str | Path | None = None) -> CollectionSchema:
     """
     source = Path(path) if path is not None else Path(str(files("rag_clip.index").joinpath("captions.toml")))
     values = read_toml(source)
-    try:
-        _check_version(values, str(source))
-        schema = CollectionSchema.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(f"{source}: {_explain(error)}") from None
-    return schema
-
-
-def _check_version(values: dict[str, Any], source: str) -> None:
     version = values.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise ValueError(f"{source}: schema_version is {version}; this release reads {SCHEMA_VERSION}")
-
-
-def _explain(error: ValidationError) -> str:
-    reasons = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            reasons.append(f"unknown key {key}")
-        elif key:
-            reasons.append(f"{key}: {problem['msg']} (found {problem['input']!r})")
-        else:
-            reasons.append(str(problem["ctx"]["error"]))
-    return "; ".join(reasons)
+    try:
+        return check_settings(CollectionSchema, values)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
 
 
 def plan_memory(schema: CollectionSchema, dim: int, count: int) -> dict[str, int]:

@@ -51,7 +51,7 @@ def test_columns_are_shown_and_the_rules_that_only_the_build_can_apply(folder: P
 
 def test_a_dry_run_fails_where_the_build_would(folder: Path) -> None:
     (folder / "schema.toml").write_text("colour = 1\n")
-    assert "unknown key colour" in build(folder, "--dry-run", "--schema", "schema.toml")[2]
+    assert "unknown key 'colour'; known are " in build(folder, "--dry-run", "--schema", "schema.toml")[2]
     assert build(folder)[0] == 0
     for options in (("--cleaning", "none"), ("--cleaning", "none", "--dry-run")):
         code, shown, error = build(folder, *options)

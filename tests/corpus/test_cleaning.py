@@ -130,7 +130,10 @@ def test_a_file_of_ones_own_is_read_and_its_faults_named(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[mild]\nmin_words = 2\n[wrong]\nmin_word = 2\nmax_words = 0\n")
     assert load_cleaning("mild", path) == CleaningSettings(min_words=2)
-    with pytest.raises(ValueError, match=r"preset wrong: max_words: .* min_word: Extra inputs are not permitted"):
+    with pytest.raises(
+        ValueError,
+        match=r"preset wrong: max_words is 0; give a number of at least 1; also unknown key 'min_word'; did",
+    ):
         load_cleaning("wrong", path)
     with pytest.raises(ValueError, match="has no preset 'default'; it has mild, wrong"):
         load_cleaning("default", path)
