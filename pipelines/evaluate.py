@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 
 from rag_clip.evaluation.head_choices import HeadChoice
@@ -21,13 +22,25 @@ from rag_clip.evaluation.rival_names import Candidates
 from rag_clip.evaluation.runs import PromptFile, Run, plan_runs, with_candidates
 from rag_clip.evaluation.shot_runs import FewShot, ShotRun, plan_shots
 from rag_clip.files.outputs import check_outputs, holding
+from rag_clip.given import (
+    AnyEncoder,
+    AnyIndex,
+    AnyTasks,
+    AnyTexts,
+    index_place,
+    kept_with,
+    scratch_output,
+    to_encoder,
+    to_prompt_files,
+    to_tasks,
+)
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.labelled import Labelled
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.protocols import Encoder
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class EvaluateSummary:
     """What `evaluate` did: the runs measured now, those found from before, images that could not be used, seconds."""
 
@@ -39,26 +52,37 @@ class EvaluateSummary:
     seconds: Mapping[str, float]
     bottleneck: str
 
+    def to_polars(self) -> pl.DataFrame:
+        """Return the numbers in long form, as they lie in `output`: a row per task, run, metric and item."""
+        tables = [to_table(result) for result in self.results]
+        return pl.DataFrame(pa.concat_tables(tables)) if tables else pl.DataFrame()
+
 
 def evaluate(
-    tasks: Sequence[ImageTask],
+    tasks: AnyTasks,
     *,
-    output: str | Path,
-    texts: Sequence[PromptFile] = (),
-    encoder: Encoder | None = None,
+    prompts: AnyTexts = (),
+    output: str | Path | None = None,
+    encoder: AnyEncoder | None = None,
     heads: Sequence[HeadChoice] = (),
     few_shot: FewShot | None = None,
     candidates: Candidates | None = None,
     others: Mapping[str, Encoder] | None = None,
     scale: float | None = None,
-    index: str | None = None,
+    index: AnyIndex | None = None,
     features_dir: str | Path | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008
     force: bool = False,
     on_result: Callable[[Result], None] = lambda _result: None,
     report: Report = silent,
 ) -> EvaluateSummary:
-    """Measure each prompts file alone and with each head on each task of its classes; write `output` in long form.
+    """Measure each of the prompts alone and with each head on each task of its classes; write `output` in long form.
+
+    `tasks` are labelled images (a path, a frame), features in a file, task files, bundled tasks by name, or a list of
+    these; the classes of plain images are those of the first prompts. `prompts` are Prompts or a file of such, a list
+    of these, or a mapping from the names that their runs shall have. `encoder` may be the name of a model, and is by
+    default the one that the first prompts record. Without `output`, results lie in a temporary file for as long as the
+    summary does.
 
     `on_result` is called with each run once it is finished, in order. `others` are further encoders that heads need;
     with `index`, the one the prompts came from, its captions are not encoded again. A task of features needs no
@@ -70,9 +94,14 @@ def evaluate(
     `force`, not of an earlier call; FileNotFoundError for a missing file, PermissionError for a place that may not be
     written to, and BusyError where another process writes `output`.
     """
-    output, others, clock = Path(output), others or {}, StageClock()
+    texts, index, others, clock = to_prompt_files(prompts), index_place(index), others or {}, StageClock()
+    tasks = to_tasks(tasks, labels=texts[0].prompts.labels if texts else None)
+    output, let_go = scratch_output(output, "results.parquet")
     written, inputs = evaluate_outputs(output, features_dir), [*task_files(tasks), *(one.path for one in texts), index]
     check_outputs(written, inputs=inputs, force=force)
+    recorded = texts[0].prompts.provenance if texts else {}
+    if encoder is not None or (recorded.get("encoder") or {}).get("spec"):
+        encoder = to_encoder(encoder, recorded=recorded)
     plans = _plan(tasks, texts, heads, few_shot, candidates, encoder=encoder, others=others, scale=scale, index=index)
     read = partial(
         read_images, encoder=encoder, others=others, features_dir=features_dir, decoding=decoding, report=report
@@ -98,7 +127,8 @@ def evaluate(
             report(Progress("evaluate", len(results), total, "runs", whole=True))
     failed = sum({result.task: result.counts.failed for result in results}.values())
     found = len(results) - measured
-    return EvaluateSummary(output, tuple(results), measured, found, failed, dict(clock.seconds), clock.bottleneck)
+    summary = EvaluateSummary(output, tuple(results), measured, found, failed, dict(clock.seconds), clock.bottleneck)
+    return kept_with(summary, let_go)
 
 
 def _plan(
@@ -156,4 +186,5 @@ def evaluate_outputs(output: Path, features: str | Path | None) -> list[tuple[st
 
 def task_files(tasks: Sequence[ImageTask]) -> list[str | Path]:
     """Return the files and folders that tasks are read from."""
-    return [path for task in tasks for path in (*task.paths, *([task.train] if task.train else ()))]
+    places = [path for task in tasks for path in (*task.paths, *([task.train] if task.train else ()))]
+    return [place for place in places if isinstance(place, str | Path)]

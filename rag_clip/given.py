@@ -18,6 +18,8 @@ import pyarrow as pa
 from PIL import Image
 
 from rag_clip.data import LabelSet, Prompts, check_same_encoder, read_fingerprint
+from rag_clip.evaluation.image_tasks import ImageTask, image_task, open_tasks, table_task
+from rag_clip.evaluation.runs import PromptFile, read_prompt_files
 from rag_clip.files.atomic import scratch_folder
 from rag_clip.files.labels import read_labels
 from rag_clip.files.learned_prompts import SUFFIX, LearnedPrompts, read_learned_prompts
@@ -44,6 +46,8 @@ AnyPrompts = Prompts | LearnedPrompts | str | Path
 AnyRecipe = Recipe | str | Path
 AnyIndex = Store | str | Path
 OneImage = str | Path | bytes | Image.Image
+AnyTexts = str | Path | Prompts | Sequence[str | Path | Prompts | PromptFile] | Mapping[str, str | Path | Prompts]
+AnyTasks = str | Path | ImageTask | Frame | Sequence[str | Path | ImageTask | Frame]
 AnyImages = OneImage | Frame | Sequence[OneImage | Frame]
 Images = list[str | Path | pa.Table]
 
@@ -136,6 +140,58 @@ def to_images(given: AnyImages) -> Images:
         ]
         return [pa.table({"image": pa.array(held, pa.binary())})]
     return [_to_source(each) for each in given]
+
+
+def to_prompt_files(given: AnyTexts) -> list[PromptFile]:
+    """Return prompts under the names of their runs: a mapping's keys, the names of files, or the methods of Prompts.
+
+    Raises ValueError for two of one name.
+    """
+    if isinstance(given, Mapping):
+        return [PromptFile(name, Path(name), to_texts(each)) for name, each in given.items()]
+    listed = [given] if isinstance(given, str | Path | Prompts) else given
+    known = (str, Path, Prompts, PromptFile)
+    if not isinstance(listed, Sequence) or not all(isinstance(each, known) for each in listed):
+        raise _refused("prompts", given, "paths of prompts files, Prompts, or a mapping from names to these")
+    paths = [each for each in listed if isinstance(each, str | Path)]
+    read = iter(read_prompt_files(paths) if paths else ())
+    files = [
+        _named(each) if isinstance(each, Prompts) else each if isinstance(each, PromptFile) else next(read)
+        for each in listed
+    ]
+    methods = [file.name for file, each in zip(files, listed, strict=True) if isinstance(each, Prompts)]
+    if repeated := next((name for name in methods if methods.count(name) > 1), None):
+        raise ValueError(f"two prompts would both be called {repeated!r}; give a mapping from names to prompts")
+    return files
+
+
+def _named(prompts: Prompts) -> PromptFile:
+    method = str(prompts.provenance.get("method", "prompts"))
+    return PromptFile(method, Path(method), prompts)
+
+
+def to_tasks(given: AnyTasks, *, labels: LabelSet | None) -> list[ImageTask]:
+    """Return what to measure on: tasks, then those of places (see `open_tasks`), then frames of labelled images.
+
+    Raises ValueError where there is none, and where nothing says which classes images are of.
+    """
+    alone = isinstance(given, str | Path | ImageTask) or _is_frame(given)
+    listed: Any = [given] if alone else given
+    known = (str, Path, ImageTask)
+    if not isinstance(listed, Sequence) or not all(isinstance(each, known) or _is_frame(each) for each in listed):
+        raise _refused("tasks", given, "paths of labelled images or features, names of bundled tasks, or frames")
+    if not listed:
+        raise ValueError("there is nothing to measure on; give labelled images, features or tasks")
+    opened = open_tasks([each for each in listed if isinstance(each, str | Path)], labels=labels)
+    frames = [_to_table(each) for each in listed if not isinstance(each, known)]
+    if frames and labels is None:
+        raise ValueError("nothing says which classes the images of a frame are of; give prompts")
+    names = ["frame"] if len(frames) == 1 else [f"frame {number}" for number in range(1, len(frames) + 1)]
+    return [
+        *(each for each in listed if isinstance(each, ImageTask)),
+        *(image_task(task, folder) for task, folder in opened),
+        *(table_task(frame, labels, name=name) for frame, name in zip(frames, names, strict=True) if labels),
+    ]
 
 
 def to_image(given: OneImage) -> bytes:

@@ -185,6 +185,69 @@ def test_explain_takes_a_label_an_image_or_both(files: Path) -> None:
         rag_clip.explain(colour_prompts(), encoder=ToyEncoder())
 
 
+LABELLED: dict[str, Callable[[Path], Any]] = {
+    "a path": lambda files: str(files / "labelled.parquet"),
+    "a list of a path": lambda files: [files / "labelled.parquet"],
+    "a polars frame": lambda files: pl.read_parquet(files / "labelled.parquet"),
+    "a pyarrow table": lambda files: pq.read_table(files / "labelled.parquet"),
+}
+TEXTS: dict[str, Callable[[Path], Any]] = {
+    "Prompts": lambda _files: colour_prompts(),
+    "a file": lambda files: files / "prompts.json",
+    "a list of a file": lambda files: [str(files / "prompts.json")],
+    "a mapping of names": lambda files: {"prompts": files / "prompts.json"},
+}
+
+
+@pytest.fixture
+def labelled(files: Path) -> Path:
+    images = [png(name) for name in (*COLOURS, "blue")]
+    pq.write_table(pa.table({"image": images, "label": [*COLOURS, "red"]}), files / "labelled.parquet")
+    rag_clip.write_prompts(colour_prompts(), files / "prompts.json")
+    return files
+
+
+@pytest.mark.parametrize("kind", LABELLED)
+def test_evaluate_takes_labelled_images_as(kind: str, labelled: Path) -> None:
+    found = rag_clip.evaluate(
+        LABELLED[kind](labelled), prompts=colour_prompts(), encoder=ToyEncoder(), decoding=Decoding(0)
+    )
+    whole = found.to_polars().filter(pl.col("metric") == "accuracy", pl.col("item") == "")
+    assert whole.select("run", "value").rows() == [("templates", 0.75)]
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_evaluate_takes_prompts_as(kind: str, labelled: Path) -> None:
+    images, prompts = labelled / "labelled.parquet", TEXTS[kind](labelled)
+    found = rag_clip.evaluate(images, prompts=prompts, encoder=ToyEncoder(), decoding=Decoding(0))
+    assert [(result.run, result.main.value) for result in found.results] == [
+        ("templates" if kind == "Prompts" else "prompts", 0.75)
+    ]
+
+
+def test_evaluate_measures_several_frames_and_named_prompts(labelled: Path) -> None:
+    frame = pl.read_parquet(labelled / "labelled.parquet")
+    texts = {"one": colour_prompts(), "two": colour_prompts()}
+    found = rag_clip.evaluate([frame, frame[:3]], prompts=texts, encoder=ToyEncoder(), decoding=Decoding(0))
+    assert [(result.task, result.run, result.main.value) for result in found.results] == [
+        ("frame 1", "one", 0.75),
+        ("frame 1", "two", 0.75),
+        ("frame 2", "one", 1.0),
+        ("frame 2", "two", 1.0),
+    ]
+    assert found.results[0].settings.task.files == ("the frame",)
+
+
+def test_two_prompts_of_one_method_need_names() -> None:
+    with pytest.raises(ValueError, match="two prompts would both be called 'templates'; give a mapping from names"):
+        given.to_prompt_files([colour_prompts(), colour_prompts()])
+
+
+def test_a_frame_of_labelled_images_needs_prompts_that_name_its_classes() -> None:
+    with pytest.raises(ValueError, match="nothing says which classes the images of a frame are of; give prompts"):
+        rag_clip.evaluate(pl.DataFrame({"image": [png("red")], "label": ["red"]}), encoder=ToyEncoder())
+
+
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "labels of a number": (lambda: given.to_labels(3), "labels is of type int; give a list of names"),  # type: ignore[arg-type]
     "a list with a number": (
@@ -206,6 +269,14 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "a lazy frame": (
         lambda: given.to_images(pl.LazyFrame({"path": ["a.png"]})),  # type: ignore[arg-type]
         "images is of type LazyFrame; give paths",
+    ),
+    "labels to evaluate": (
+        lambda: given.to_prompt_files([LabelSet(COLOURS)]),  # type: ignore[list-item]
+        "prompts is of type list, and holds a value of type LabelSet; give paths of prompts files, Prompts, or a",
+    ),
+    "a number for tasks": (
+        lambda: given.to_tasks(3, labels=None),  # type: ignore[arg-type]
+        "tasks is of type int; give paths of labelled images or features, names of bundled tasks, or frames",
     ),
     "a frame for one image": (
         lambda: given.to_image(pl.DataFrame({"path": ["a.png"]})),  # type: ignore[arg-type]

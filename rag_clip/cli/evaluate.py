@@ -100,7 +100,7 @@ def evaluate(
         for one in unused_prompts(texts, found):
             console.say(f"{one.path} is not measured: no task has its {len(one.prompts.labels)} classes")
         summary = evaluate_runs(
-            found, texts=texts, output=output, encoder=loaded,
+            found, prompts=texts, output=output, encoder=loaded,
             candidates=read_candidates(names, report=console.report) if names else None,
             heads=chosen, few_shot=few_shot, others=encoder.load_second(console), scale=scale, index=index,
             features_dir=features, decoding=Decoding(workers), force=force,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import pyarrow as pa
 import torch
 
 from rag_clip.data import Features, LabelSet
@@ -19,6 +20,7 @@ from rag_clip.evaluation.task_files import read_split_labels
 from rag_clip.files.labels import labels_to_document
 from rag_clip.files.locations import Place, below, file_identity, parent, to_place
 from rag_clip.images.decoding import Decoding
+from rag_clip.images.frames import NAME as FRAME
 from rag_clip.images.labelled import (
     FileLabels,
     Labelled,
@@ -41,13 +43,13 @@ REASONS = 20
 
 @dataclass(frozen=True, slots=True)
 class ImageTask:
-    """Labelled images to be classified, or one file of features; and the classes.
+    """Labelled images to be classified, in files or in a table in memory, or one file of features; and the classes.
 
     `train` is the file that few shots are drawn from, None where the task has no train split.
     """
 
     name: str
-    paths: tuple[Place, ...]
+    paths: tuple[Place | pa.Table, ...]
     labels: LabelSet
     image_column: str = "image"
     label_column: str = "label"
@@ -142,6 +144,18 @@ def image_task(task: Task, folder: str | Path) -> ImageTask:
         task.metric,
         task.path("train", folder) if "train" in task.splits else None,
     )
+
+
+def table_task(table: pa.Table, labels: LabelSet, *, name: str) -> ImageTask:
+    """Return the task of labelled images in a table; of several labels each, 11-point mAP is measured."""
+    [file] = open_image_files([table], image_column="image")
+    several = lists_labels(file.schema, choose_label(file, "label"))
+    return ImageTask(name, (table,), labels, metric="map_11_point" if several else "accuracy")
+
+
+def place_of(path: Place | pa.Table) -> str:
+    """Return how a task's file is called, or a table in memory."""
+    return FRAME if isinstance(path, pa.Table) else str(path)
 
 
 def _lists_labels(path: Place, image_column: str, label_column: str) -> bool:

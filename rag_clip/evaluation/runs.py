@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rag_clip.data import Fingerprint, LabelSet, Prompts
 from rag_clip.evaluation.head_choices import HeadChoice, head_facts, others_of, tuning
-from rag_clip.evaluation.image_tasks import ImageTask, digest
+from rag_clip.evaluation.image_tasks import ImageTask, digest, place_of
 from rag_clip.evaluation.results import FORMAT
 from rag_clip.evaluation.rival_names import Candidates, rivals_of, with_synonyms
 from rag_clip.evaluation.settings import CandidateFacts, PromptFacts, RunSettings, TaskFacts
@@ -148,7 +148,7 @@ def _text_rows(task: ImageTask, scale: float | None) -> list[TextRow]:
 
 
 def _is_npz(task: ImageTask) -> bool:
-    return Path(task.paths[0]).suffix.lower() == ".npz"
+    return Path(place_of(task.paths[0])).suffix.lower() == ".npz"
 
 
 def _text_run(task: ImageTask, text: TextRow, decides: Sequence[object]) -> Run:
@@ -163,7 +163,7 @@ def _text_run(task: ImageTask, text: TextRow, decides: Sequence[object]) -> Run:
 
 def _task_facts(task: ImageTask) -> TaskFacts:
     return TaskFacts(
-        files=tuple(str(path) for path in task.paths),
+        files=tuple(place_of(path) for path in task.paths),
         image_column=task.image_column,
         label_column=task.label_column,
         classes=len(task.labels),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rag_clip.classifiers.heads import HEADS, check_encoder, describe_settings
 from rag_clip.data import Fingerprint
 from rag_clip.evaluation.head_choices import check_heads, others_of
-from rag_clip.evaluation.image_tasks import ImageTask, digest
+from rag_clip.evaluation.image_tasks import ImageTask, digest, place_of
 from rag_clip.evaluation.runs import Run
 from rag_clip.evaluation.settings import HeadFacts, RunSettings, head_to_document
 from rag_clip.files.locations import file_identity
@@ -102,7 +102,7 @@ def _check_pool(task: ImageTask, protocol: FewShot) -> None:
         raise ValueError(f"{task.name} has no train split to take all images of; name one, or a number of shots")
     if isinstance(task.train, Path) and not task.train.exists():
         raise FileNotFoundError(f"there is no train split {task.train} of {task.name}; put it there, or cut it out")
-    if task.train and Path(task.train).resolve() in [Path(path).resolve() for path in task.paths]:
+    if task.train and Path(task.train).resolve() in [Path(place_of(path)).resolve() for path in task.paths]:
         raise ValueError(f"{task.name} would draw its shots from the images it tests on, {task.train}; split the file")
 
 
@@ -116,7 +116,7 @@ def _beside(
             name=head,
             settings=describe_settings(head, protocol.options.get(head, {})),
             floor=protocol.floor,
-            shots_from=str(task.train or task.paths[0]),
+            shots_from=place_of(task.train or task.paths[0]),
             validation="the first fifth of each class of the shots" if protocol.validate else "",
             others=tuple(sorted(second)),
         )
@@ -153,7 +153,11 @@ def _tuning(task: ImageTask, head: str, shots: Shots, protocol: FewShot) -> str:
     end = "No label of the images measured here was used."
     if shots == ALL:
         return f"{head} was {trained} on all images of {task.train}; {chosen}. {end}"
-    place = f"from {task.train}" if task.train else f"from {task.paths[0]} itself, whose other images were measured"
+    place = (
+        f"from {task.train}"
+        if task.train
+        else f"from {place_of(task.paths[0])} itself, whose other images were measured"
+    )
     return (
         f"{head} was {trained} on {shots} images of each class, drawn {protocol.seeds} times {place}; {chosen}. Bounds "
         f"are {BOUNDS}. {end}"

@@ -110,7 +110,7 @@ def test_labels_of_images_outside_the_label_set_are_refused_before_anything_is_k
     ):
         evaluate(
             [replace(task, labels=others)],
-            texts=texts,
+            prompts=texts,
             output=tmp_path / "r.parquet",
             encoder=ENCODER,
             decoding=Decoding(0),

@@ -47,7 +47,7 @@ def test_each_prompts_file_is_a_run_with_its_numbers_and_tier(tmp_path: Path) ->
     seen: list[str] = []
     summary = evaluate(
         [colour_task(tmp_path)],
-        texts=prompt_files(tmp_path),
+        prompts=prompt_files(tmp_path),
         output=tmp_path / "results.parquet",
         encoder=ENCODER,
         decoding=Decoding(0),
@@ -73,7 +73,7 @@ def test_heads_are_runs_of_their_own_marked_by_the_labels_they_used(tmp_path: Pa
     output = tmp_path / "results.parquet"
     evaluate(
         [colour_task(tmp_path)],
-        texts=prompt_files(tmp_path)[1:],
+        prompts=prompt_files(tmp_path)[1:],
         output=output,
         encoder=ENCODER,
         heads=heads,
@@ -97,7 +97,7 @@ def test_images_that_cannot_be_used_are_counted_and_the_rest_keep_their_rows(tmp
     assert (images.rows.tolist(), images.failed) == ([0, 1, 2, 3, 4, 5], 1)
     output = tmp_path / "results.parquet"
     summaries = [
-        evaluate([task], texts=prompt_files(tmp_path), output=output, encoder=ENCODER, decoding=Decoding(0))
+        evaluate([task], prompts=prompt_files(tmp_path), output=output, encoder=ENCODER, decoding=Decoding(0))
         for _ in range(2)
     ]
     assert [(one.measured, one.failed) for one in summaries] == [(2, 1), (0, 1)]
@@ -117,7 +117,7 @@ def test_logits_are_put_in_the_order_of_the_tasks_classes(tmp_path: Path) -> Non
     turned = LabelSet(LABELS.names[::-1], groups=LABELS.groups[::-1])
     summary = evaluate(
         [replace(task, labels=turned)],
-        texts=prompt_files(tmp_path),
+        prompts=prompt_files(tmp_path),
         output=tmp_path / "results.parquet",
         encoder=ENCODER,
         decoding=Decoding(0),
@@ -129,11 +129,11 @@ def test_bad_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
     task, texts = colour_task(tmp_path), prompt_files(tmp_path)
     others = ImageTask("other", task.paths, LabelSet(("cat", "dog")))
     with pytest.raises(ValueError, match="no prompts file has the 2 classes of other; enhance its label set"):
-        evaluate([others], texts=texts, output=tmp_path / "r.parquet", encoder=ENCODER)
+        evaluate([others], prompts=texts, output=tmp_path / "r.parquet", encoder=ENCODER)
     with pytest.raises(ValueError, match=r"r\.csv would be Parquet"):
-        evaluate([task], texts=texts, output=tmp_path / "r.csv", encoder=ENCODER)
+        evaluate([task], prompts=texts, output=tmp_path / "r.csv", encoder=ENCODER)
     with pytest.raises(ValueError, match="two tasks are called 'colours'"):
-        evaluate([task, task], texts=texts, output=tmp_path / "r.parquet", encoder=ENCODER)
+        evaluate([task, task], prompts=texts, output=tmp_path / "r.parquet", encoder=ENCODER)
     with pytest.raises(ValueError, match="unknown head 'tip'; known are tip_adapter"):
         choose_heads(["tip"], support=None)
     with pytest.raises(ValueError, match="'ridge' needs a support file"):
@@ -146,7 +146,7 @@ def test_bad_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
         choose_heads(["ridge"], support=tmp_path, options={"ridge": {"beta": 1}})
     lone = choose_heads(["como"], support=tmp_path / "s.parquet")
     with pytest.raises(ValueError, match="como needs the images' features by a second encoder too; name one"):
-        evaluate([task], texts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, heads=lone)
+        evaluate([task], prompts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, heads=lone)
     with pytest.raises(ValueError, match="would both be called"):
         read_prompt_files([tmp_path / "prompts-good.parquet", tmp_path / "prompts-good.parquet"])
     (tmp_path / "old.parquet").write_bytes((tmp_path / "colours.parquet").read_bytes())
@@ -157,7 +157,7 @@ def test_bad_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_candidate_names_are_measured_beside_texts_alone_and_change_no_other_run(tmp_path: Path) -> None:
     task, texts, output = colour_task(tmp_path), prompt_files(tmp_path)[:1], tmp_path / "results.parquet"
     heads = choose_heads(["tip_adapter"], support=shots(tmp_path / "s.parquet"))
-    job = partial(evaluate, [task], texts=texts, output=output, encoder=ENCODER, heads=heads, decoding=Decoding(0))
+    job = partial(evaluate, [task], prompts=texts, output=output, encoder=ENCODER, heads=heads, decoding=Decoding(0))
     plain = job()
     named = job(candidates=Candidates("words.txt", ("reds", "red sea", "sky")))
     other = job(candidates=Candidates("words.txt", ("sea",)))
@@ -172,7 +172,7 @@ def test_candidate_names_are_measured_beside_texts_alone_and_change_no_other_run
     with pytest.raises(
         ValueError, match="names are added to the classes of prompts files; give prompts, and the model"
     ):
-        job(texts=[], candidates=Candidates("words.txt", ("sea",)))
+        job(prompts=[], candidates=Candidates("words.txt", ("sea",)))
 
 
 def test_a_text_is_encoded_once_for_prompts_and_swaps(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_text_is_encoded_once_for_prompts_and_swaps(tmp_path: Path) -> None:
     encoder = Counting()
     evaluate(
         [colour_task(tmp_path)],
-        texts=[PromptFile("mixed", tmp_path / "mixed.parquet", mixed)],
+        prompts=[PromptFile("mixed", tmp_path / "mixed.parquet", mixed)],
         output=tmp_path / "results.parquet",
         encoder=encoder,
         decoding=Decoding(0),
@@ -209,7 +209,7 @@ def test_a_run_has_one_name_on_every_task_of_a_suite(tmp_path: Path) -> None:
         write_prompts(template_prompts(LabelSet(tuple(names)), templates=("{}",)), places[-1])
     summary = evaluate(
         tasks,
-        texts=read_prompt_files(places),
+        prompts=read_prompt_files(places),
         output=tmp_path / "results.parquet",
         encoder=ENCODER,
         decoding=Decoding(0),

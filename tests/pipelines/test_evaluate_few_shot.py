@@ -124,7 +124,12 @@ def test_images_and_prompts_in_another_order_of_classes_are_drawn_from_too(tmp_p
     more = colour_task(tmp_path, name="more").paths
     turned = ImageTask("turned", task.paths, LabelSet(tuple(reversed(LABELS.names))), train=more[0])
     found: tuple[Result, ...] = evaluate(
-        [task, turned], texts=texts, output=tmp_path / "r.parquet", few_shot=few, encoder=ENCODER, decoding=Decoding(0)
+        [task, turned],
+        prompts=texts,
+        output=tmp_path / "r.parquet",
+        few_shot=few,
+        encoder=ENCODER,
+        decoding=Decoding(0),
     ).results
     assert [(one.task, one.run, one.main.value, one.counts.images) for one in found] == [
         ("colours", "good", 1.0, 6),
@@ -166,7 +171,7 @@ def test_what_the_vocabulary_does_is_counted_over_the_answers_of_all_draws(tmp_p
 
 def test_encoders_that_a_head_does_not_need_do_not_decide_its_numbers(tmp_path: Path) -> None:
     task, texts, few = colour_task(tmp_path), prompt_files(tmp_path)[:1], FewShot(("ridge",), (1,), seeds=1)
-    job = partial(evaluate, [task], texts=texts, output=tmp_path / "r.parquet", few_shot=few, decoding=Decoding(0))
+    job = partial(evaluate, [task], prompts=texts, output=tmp_path / "r.parquet", few_shot=few, decoding=Decoding(0))
     assert job(encoder=ENCODER).measured == 2
     assert job(encoder=ENCODER, others={"second": ToyEncoder(dim=8, name="second")}).measured == 0
 
@@ -174,7 +179,7 @@ def test_encoders_that_a_head_does_not_need_do_not_decide_its_numbers(tmp_path: 
 def test_what_keeps_train_images_from_use_is_kept(tmp_path: Path) -> None:
     task = replace(colour_task(tmp_path), train=colour_task(tmp_path, name="more", broken=True).paths[0])
     _, ridge = evaluate(
-        [task], texts=prompt_files(tmp_path)[:1], output=tmp_path / "r.parquet", encoder=ENCODER, decoding=Decoding(0),
+        task, prompts=prompt_files(tmp_path)[:1], output=tmp_path / "r.parquet", encoder=ENCODER, decoding=Decoding(0),
         few_shot=FewShot(("ridge",), (1,), seeds=1),
     ).results  # fmt: skip
     assert ridge.counts.train is not None

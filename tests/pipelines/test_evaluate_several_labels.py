@@ -144,14 +144,14 @@ def test_images_with_lists_of_labels_are_encoded_ranked_and_learned(tmp_path: Pa
     few = FewShot(("linear_probe",), ("all",), options=FIXED)
     found = evaluate(
         tasks[:1],
-        texts=prompt_files(tmp_path),
+        prompts=prompt_files(tmp_path),
         few_shot=few,
         output=tmp_path / "r.parquet",
         encoder=ENCODER,
         decoding=Decoding(0),
     ).results
     alone = evaluate(
-        tasks[1:], texts=prompt_files(tmp_path), output=tmp_path / "s.parquet", encoder=ENCODER, decoding=Decoding(0)
+        tasks[1:], prompts=prompt_files(tmp_path), output=tmp_path / "s.parquet", encoder=ENCODER, decoding=Decoding(0)
     ).results
     assert [one.run for one in found] == [
         "good", "good + linear_probe, all shots", "bad", "bad + linear_probe, all shots",

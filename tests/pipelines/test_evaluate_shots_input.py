@@ -39,7 +39,7 @@ def test_a_train_split_is_read_before_it_is_drawn_from_and_its_faults_are_named(
 
     def run(place: Path) -> None:
         evaluate(
-            [replace(task, train=place)], texts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, few_shot=few,
+            [replace(task, train=place)], prompts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, few_shot=few,
             decoding=Decoding(0),
         )  # fmt: skip
 

@@ -61,9 +61,9 @@ def test_a_task_file_names_files_classes_and_the_metric_that_comes_first(tmp_pat
     assert check_evaluation(opened) == ()
     tasks = [image_task(*one) for one in opened]
     with pytest.raises(ValueError, match="name the model"):
-        evaluate(tasks, texts=prompt_files(tmp_path), output=tmp_path / "r.parquet")
+        evaluate(tasks, prompts=prompt_files(tmp_path), output=tmp_path / "r.parquet")
     summary = evaluate(
-        tasks, texts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, decoding=Decoding(0)
+        tasks, prompts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, decoding=Decoding(0)
     )
     bad = summary.results[1]
     assert (bad.task, bad.main.metric, bad.main.value) == ("Colours", "mean_per_class", pytest.approx(2 / 3))
@@ -88,14 +88,18 @@ def test_what_cannot_be_measured_is_said_before_any_work(tmp_path: Path) -> None
     (tmp_path / "no folder").write_text("")
     with pytest.raises(ValueError, match=r"r\.parquet cannot lie in .*no folder, which is a file; name another place"):
         evaluate(
-            [colour_task(tmp_path)], texts=prompt_files(tmp_path), output=tmp_path / "no folder" / "r.parquet",
+            [colour_task(tmp_path)], prompts=prompt_files(tmp_path), output=tmp_path / "no folder" / "r.parquet",
             encoder=ENCODER,
         )  # fmt: skip
     pq.write_table(pq.read_table(tmp_path / "colours.parquet").slice(0, 0), tmp_path / "empty.parquet")
     empty = replace(colour_task(tmp_path), paths=(tmp_path / "empty.parquet",))
     with pytest.raises(ValueError, match=r"empty\.parquet holds no row; give labelled images"):
         evaluate(
-            [empty], texts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, decoding=Decoding(0)
+            [empty],
+            prompts=prompt_files(tmp_path),
+            output=tmp_path / "r.parquet",
+            encoder=ENCODER,
+            decoding=Decoding(0),
         )
 
 
@@ -121,7 +125,7 @@ def test_without_prompts_a_task_is_measured_by_its_own_templates(tmp_path: Path)
     write_prompts(template_prompts(task.labels), tmp_path / "prompts-same.parquet")
     texts = read_prompt_files([tmp_path / "prompts-same.parquet"])
     same = evaluate(
-        [task], texts=texts, output=tmp_path / "same.parquet", encoder=ENCODER, decoding=Decoding(0)
+        [task], prompts=texts, output=tmp_path / "same.parquet", encoder=ENCODER, decoding=Decoding(0)
     ).results
     assert [(one.run, one.tier) for one in own] == [("templates", "T0")]
     assert own[0].measures == same[0].measures
@@ -169,7 +173,7 @@ def test_a_support_file_of_other_classes_is_told_before_anything_is_measured(tmp
     found: list[Result] = []
     with pytest.raises(ValueError, match="stands for other classes than the prompts"):
         evaluate(
-            [task], texts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, heads=heads, on_result=found.append
+            [task], prompts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, heads=heads, on_result=found.append
         )
     assert found == []
 
@@ -184,7 +188,7 @@ def test_plain_images_need_a_label_set_and_unknown_places_are_refused(tmp_path: 
 def test_two_files_are_compared_run_by_run_on_the_same_images(tmp_path: Path) -> None:
     task, texts = colour_task(tmp_path), prompt_files(tmp_path)
     for name, chosen in (("a", texts), ("b", [replace(texts[0], prompts=texts[1].prompts)])):
-        evaluate([task], texts=chosen, output=tmp_path / f"{name}.parquet", encoder=ENCODER, decoding=Decoding(0))
+        evaluate([task], prompts=chosen, output=tmp_path / f"{name}.parquet", encoder=ENCODER, decoding=Decoding(0))
     found = compare_results(*(read_results(tmp_path / f"{name}.parquet") for name in "ab"))
     assert [pair.name for pair in found.pairs] == ["colours | good [T0 → T1]"]
     change = found.pairs[0].difference

@@ -62,7 +62,7 @@ def measured(folder: Path, few: FewShot) -> tuple[Result, ...]:
     """Return the runs of few shots on the pictures."""
     task = ImageTask("Stripes", (folder / "test.parquet",), LABELS, train=folder / "train.parquet")
     return evaluate(
-        [task], texts=read_prompt_files([folder / "prompts-plain.parquet"]), output=folder / "r.parquet",
+        [task], prompts=read_prompt_files([folder / "prompts-plain.parquet"]), output=folder / "r.parquet",
         encoder=load_encoder("demo", device="cpu"), others={SECOND: load_encoder(SECOND, device="cpu")},
         few_shot=few, features_dir=folder / "features", decoding=Decoding(0),
     ).results  # fmt: skip

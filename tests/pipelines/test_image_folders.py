@@ -62,7 +62,7 @@ def top_1(place: Path, folder: Path, **settings: Any) -> float:
     assert check_evaluation([(task, where)], texts=texts[:1]) == ()
     summary = evaluate(
         [image_task(task, where)],
-        texts=texts[:1],
+        prompts=texts[:1],
         output=folder / "results.parquet",
         encoder=ENCODER,
         decoding=Decoding(0),

@@ -51,7 +51,7 @@ def run_classify(**more):
 
 def run_evaluate():
     [(task, folder)] = open_tasks(["in.parquet"], labels=LABELS)
-    evaluate([image_task(task, folder)], texts=read_prompt_files([Path("p.parquet")]), output="out/r.parquet",
+    evaluate([image_task(task, folder)], prompts=read_prompt_files([Path("p.parquet")]), output="out/r.parquet",
              encoder=ENCODER, decoding=Decoding(0))
 
 

@@ -31,7 +31,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, ...]:
     folder = tmp_path_factory.mktemp("report")
     return evaluate(
         [colour_task(folder)],
-        texts=prompt_files(folder),
+        prompts=prompt_files(folder),
         output=folder / "r.parquet",
         encoder=ENCODER,
         decoding=Decoding(0),
