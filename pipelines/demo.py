@@ -1,6 +1,6 @@
 """The main job on the bundled world: index its captions, enhance its names, classify its photographs, compare.
 
-The default recipe was chosen on validation photographs (CONTRIBUTING.md); the test photographs are only scored.
+The default recipe was chosen on validation photographs (docs/decisions.md); the test photographs are only scored.
 """
 
 from __future__ import annotations
