@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rag_clip.cli import app
+from inputs.command_line import run
 from rag_clip.demo.make import photographs
 from rag_clip.files.support import read_support
 
 DEMO = ("--model", "demo", "--workers", 0)
-
-
-def run(*arguments: object, folder: Path) -> tuple[int, str, str]:
-    """Run a command line in this process, in `folder`; return its exit code, output and errors."""
-    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
-        code = app(list(map(str, arguments)), result_action="return_value")
-    return int(code or 0), out.getvalue(), errors.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from importlib.resources import files
-from io import StringIO
 from pathlib import Path
 
 import polars as pl
@@ -22,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
-from rag_clip.cli import app
+from inputs.command_line import run
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
 from rag_clip.files.prompts import read_prompts
@@ -30,25 +27,6 @@ from rag_clip.pipelines.demo import write_bundled
 
 RAG_CLIP = str(shutil.which("rag-clip", path=Path(sys.executable).parent))
 NAMES = [concept.name for concept in concepts()[:4]]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command printed and how it ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(*arguments: object, folder: Path) -> Outcome:
-    """Run a command line in this process, in `folder`."""
-    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
-        try:
-            code = app(list(map(str, arguments)), result_action="return_value")
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return Outcome(0 if code is None else int(code), out.getvalue(), errors.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -61,27 +39,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = [*photographs(5, 1)[: len(NAMES)], b"not an image"]
     pq.write_table(pa.table({"image": images, "number": list(range(5))}), folder / "images.parquet")
     built = run("index", "build", "captions.parquet", "--index", "index", "--model", "demo", folder=folder)
-    assert built.returncode == 0
-    assert re.match(r"loading the model demo: \d+\.\d s\n", built.stderr)
-    assert [line.partition(", in ")[0] for line in built.stderr.splitlines()[1:]] == [
+    assert built.code == 0
+    assert re.match(r"loading the model demo: \d+\.\d s\n", built.errors)
+    assert [line.partition(", in ")[0] for line in built.errors.splitlines()[1:]] == [
         "embed: 7 of 7 captions",
         "load: 5 of 5 captions",
     ]
-    assert built.stdout.startswith("5 captions in index: 5 added, 2 dropped of 7 read\n")
+    assert built.out.startswith("5 captions in index: 5 added, 2 dropped of 7 read\n")
     return folder
 
 
 def test_building_again_adds_nothing(folder: Path) -> None:
     again = run("index", "build", "captions.parquet", "--index", "index", "--model", "demo", "--json", folder=folder)
-    facts = json.loads(again.stdout)
+    facts = json.loads(again.out)
     assert (facts["added"], facts["already_there"], facts["dropped"]) == (0, 5, {"empty": 1, "null": 1})
     assert facts["bottleneck"] in facts["seconds"]
 
 
 def test_info_names_the_encoder_and_the_count(folder: Path) -> None:
-    facts = json.loads(run("index", "info", "index", "--json", folder=folder).stdout)
+    facts = json.loads(run("index", "info", "index", "--json", folder=folder).out)
     assert (facts["count"], facts["card"]["dim"], facts["card"]["encoder"]["precision"]) == (5, 128, "fp32")
-    lines = run("index", "info", "index", folder=folder).stdout.splitlines()
+    lines = run("index", "info", "index", folder=folder).out.splitlines()
     assert lines[0] == "5 captions in index: ready"
     assert lines[2].startswith("encoder: demo (open_clip_model.safetensors, weights ")
     assert lines[3] == "funnel: 7 read, empty 1, null 1, repeated 0, 5 kept"
@@ -91,25 +69,25 @@ def test_info_names_the_encoder_and_the_count(folder: Path) -> None:
 def test_a_dry_run_shows_rows_and_writes_nothing(folder: Path) -> None:
     options = ["--index", "dry", "--model", "demo", "--dry-run"]
     shown = run("index", "build", "captions.parquet", *options, folder=folder)
-    assert shown.returncode == 0
-    assert "row 6: 'a red die' -> a red die\n" in shown.stdout
-    assert shown.stdout.endswith("of the first 7 rows 5 would be kept; dropped: {'empty': 1, 'null': 1}\n")
+    assert shown.code == 0
+    assert "row 6: 'a red die' -> a red die\n" in shown.out
+    assert shown.out.endswith("of the first 7 rows 5 would be kept; dropped: {'empty': 1, 'null': 1}\n")
     assert not (folder / "dry").exists()
 
 
 def test_two_machines_embed_and_one_loads_checks_and_copies(folder: Path) -> None:
     for part in ("1/2", "2/2"):
         options = ["--shards", "shards", "--model", "demo", "--part", part]
-        assert run("index", "embed", "captions.parquet", *options, folder=folder).returncode == 0
+        assert run("index", "embed", "captions.parquet", *options, folder=folder).code == 0
     loaded = run("index", "load", "shards", "--index", "second", folder=folder)
-    assert loaded.stdout.startswith("5 captions in second: 5 added from 1 shards, 0 shards were in already\n")
+    assert loaded.out.startswith("5 captions in second: 5 added from 1 shards, 0 shards were in already\n")
     checked = run("index", "check", "second", "--queries", "5", "--k", "2", folder=folder)
-    assert checked.stdout.startswith("recall@2 1.0000 over 5 queries")
-    info = run("index", "info", "second", folder=folder).stdout
+    assert checked.out.startswith("recall@2 1.0000 over 5 queries")
+    info = run("index", "info", "second", folder=folder).out
     assert info.endswith("last check: recall@2 1.0000, served exact\n")
     copied = run("index", "copy", "second", "third", folder=folder)
-    assert copied.stdout == "5 rows in third, 5 of them compared with second\n"
-    assert json.loads(run("index", "info", "third", "--json", folder=folder).stdout)["count"] == 5
+    assert copied.out == "5 rows in third, 5 of them compared with second\n"
+    assert json.loads(run("index", "info", "third", "--json", folder=folder).out)["count"] == 5
 
 
 def test_the_three_verbs_classify_images_and_report_the_broken_one(folder: Path) -> None:
@@ -117,18 +95,18 @@ def test_the_three_verbs_classify_images_and_report_the_broken_one(folder: Path)
         "enhance", "labels.txt", "--index", "index", "--model", "demo", "--recipe", "repe", "-o", "prompts.parquet",
         folder=folder,
     )  # fmt: skip
-    assert made.returncode == 0
-    assert made.stdout.startswith(
+    assert made.code == 0
+    assert made.out.startswith(
         "prompts.parquet: 4 classes, 8 texts, 4 of them mixed in; 0 classes have no captions, 0 none to trust\n"
         "told apart (lower is better)  uniformity  expected confusion\n"
     )
-    assert "bottleneck: " in made.stdout
+    assert "bottleneck: " in made.out
     done = run(
         "classify", "images.parquet", "--prompts", "prompts.parquet", "--model", "demo", "-o", "out.parquet",
         "--features", "features", folder=folder,
     )  # fmt: skip
-    assert done.returncode == 3
-    assert done.stdout.startswith("out.parquet: 5 rows, 1 failed; 5 decoded, 0 from cached features\n")
+    assert done.code == 3
+    assert done.out.startswith("out.parquet: 5 rows, 1 failed; 5 decoded, 0 from cached features\n")
     table = pl.read_parquet(folder / "out.parquet")
     assert table.columns == ["image", "number", "label", "score", "top_k_labels", "top_k_scores", "error"]
     assert table["error"].is_null().to_list() == [True] * 4 + [False]
@@ -137,14 +115,14 @@ def test_the_three_verbs_classify_images_and_report_the_broken_one(folder: Path)
         "classify", "images.parquet", "--prompts", "prompts.parquet", "--model", "demo", "-o", "again.parquet",
         "--features", "features", "--json", folder=folder,
     )  # fmt: skip
-    facts = json.loads(again.stdout)
-    assert (again.returncode, facts["decoded"], facts["from_cache"], facts["failed"]) == (3, 0, 5, 1)
+    facts = json.loads(again.out)
+    assert (again.code, facts["decoded"], facts["from_cache"], facts["failed"]) == (3, 0, 5, 1)
 
 
 def test_prompts_can_be_edited_as_json(folder: Path) -> None:
     options = ["--recipe", "templates", "--model", "demo", "--format", "json"]
     made = run("enhance", "labels.txt", *options, "-o", "edit.parquet", folder=folder)
-    assert made.returncode == 0
+    assert made.code == 0
     assert [group[0].text for group in read_prompts(folder / "edit.json").texts] == [
         f"a photo of a {name}." for name in NAMES
     ]
@@ -152,7 +130,7 @@ def test_prompts_can_be_edited_as_json(folder: Path) -> None:
 
 def test_the_random_control_has_as_many_captions(folder: Path) -> None:
     options = ["--index", "index", "--model", "demo", "--recipe", "repe", "--control", "random", "--json"]
-    facts = json.loads(run("enhance", "labels.txt", *options, "-o", "random.parquet", folder=folder).stdout)
+    facts = json.loads(run("enhance", "labels.txt", *options, "-o", "random.parquet", folder=folder).out)
     assert (facts["captions"], facts["provenance"]["method"]) == (4, "random")
 
 
@@ -162,20 +140,20 @@ def test_prompts_are_scored_beside_their_controls_on_labelled_images(folder: Pat
     options = ["--index", "index", "--model", "demo", "--recipe", "repe", "--compare", "labelled.parquet"]
     options += ["--label-column", "name"]
     made = run("enhance", "labels.txt", *options, "-o", "compared.parquet", folder=folder)
-    assert made.returncode == 0
-    table = made.stdout[made.stdout.index("top-1, %") :].splitlines()
+    assert made.code == 0
+    table = made.out[made.out.index("top-1, %") :].splitlines()
     assert [line.split()[0] for line in table[1:6]] == ["templates", "repe", "random", "waffle", "waffle_shared"]
-    facts = json.loads(run("enhance", "labels.txt", *options, "-o", "compared.parquet", "--json", folder=folder).stdout)
+    facts = json.loads(run("enhance", "labels.txt", *options, "-o", "compared.parquet", "--json", folder=folder).out)
     assert all(score["images"] in (0, 25, 50, 75, 100) for score in facts["compared"].values())
     wrong = run("enhance", "labels.txt", *options[:-1], "number", "-o", "compared.parquet", folder=folder)
-    assert (wrong.returncode, "column 'number': 4 labels are none of the" in wrong.stderr) == (1, True)
+    assert (wrong.code, "column 'number': 4 labels are none of the" in wrong.errors) == (1, True)
 
 
 def test_the_default_recipe_trusts_no_lone_caption(folder: Path) -> None:
     options = ["--index", "index", "--model", "demo", "-o", "default.parquet"]
     made = run("enhance", "labels.txt", *options, folder=folder)
-    assert made.returncode == 0
-    assert f"the captions of {', '.join(map(repr, NAMES))} are too few, or fit other classes as well" in made.stdout
+    assert made.code == 0
+    assert f"the captions of {', '.join(map(repr, NAMES))} are too few, or fit other classes as well" in made.out
     texts = read_prompts(folder / "default.parquet").texts
     assert [[text.text for text in group] for group in texts] == [[f"a photo of a {name}."] for name in NAMES]
 
@@ -190,7 +168,7 @@ def supported(folder: Path) -> Path:
         "support", "shots", "shots.parquet", "--labels", "labels.txt", "-k", "1", "--model", "demo",
         "--label-column", "name", "-o", "support.parquet", folder=folder,
     )  # fmt: skip
-    assert made.returncode == 0
+    assert made.code == 0
     return folder
 
 
@@ -199,13 +177,13 @@ def test_a_head_on_labelled_images_classifies(supported: Path) -> None:
     options = ["--prompts", "plain.parquet", "--model", "demo", "--support", "support.parquet", "-o", "headed.parquet"]
     (folder / "head.toml").write_text("alpha = 50.0\nbeta = 20.0\n")
     headed = ["--head", "tip_adapter", "--head-options", "head.toml"]
-    assert run("classify", "shots.parquet", *options, *headed, folder=folder).returncode == 0
+    assert run("classify", "shots.parquet", *options, *headed, folder=folder).code == 0
     assert pl.read_parquet(folder / "headed.parquet")["label"].to_list() == NAMES
     default = run("classify", "shots.parquet", *options, folder=folder)
-    assert (default.returncode, "head: ridge, the default for a support file" in default.stdout) == (0, True)
+    assert (default.code, "head: ridge, the default for a support file" in default.out) == (0, True)
     lone = run("classify", "shots.parquet", *options[:4], "--head", "ridge", "-o", "lone.parquet", folder=folder)
-    assert (lone.returncode, "the head 'ridge' needs a support file; give --support" in lone.stderr) == (1, True)
-    listed = json.loads(run("heads", "--json", folder=folder).stdout)
+    assert (lone.code, "the head 'ridge' needs a support file; give --support" in lone.errors) == (1, True)
+    listed = json.loads(run("heads", "--json", folder=folder).out)
     assert listed["tip_adapter"]["settings"] == {"alpha": None, "beta": None, "mode": "balanced"}
 
 
@@ -214,11 +192,11 @@ def test_a_head_of_two_encoders_classifies_by_both(supported: Path) -> None:
     (supported / "como.toml").write_text("alpha = 50.0\nbeta = 20.0\n")
     both = ["--head", "como", "--head-options", "como.toml", "--second", "demo:second"]
     drawn = ["--labels", "labels.txt", "--label-column", "name", "-k", "1", "--model", "demo", "-o", "pictured.parquet"]
-    assert run("support", "shots", "shots.parquet", *drawn, folder=supported).returncode == 0
+    assert run("support", "shots", "shots.parquet", *drawn, folder=supported).code == 0
     refused = run("classify", "shots.parquet", *options, *both, folder=supported)
-    assert (refused.returncode, "make it again with --with-images" in refused.stderr) == (1, True)
-    assert run("support", "shots", "shots.parquet", *drawn, "--with-images", folder=supported).returncode == 0
-    assert run("classify", "shots.parquet", *options, *both, folder=supported).returncode == 0
+    assert (refused.code, "make it again with --with-images" in refused.errors) == (1, True)
+    assert run("support", "shots", "shots.parquet", *drawn, "--with-images", folder=supported).code == 0
+    assert run("classify", "shots.parquet", *options, *both, folder=supported).code == 0
     assert pl.read_parquet(supported / "both.parquet")["label"].to_list() == NAMES
     facts = json.loads(pq.read_schema(supported / "both.parquet").metadata[b"rag_clip"])
     assert (facts["head"]["name"], facts["others"]["demo:second"]["model"]) == ("como", "timm demo:second")
@@ -229,46 +207,46 @@ def test_learned_words_classify_like_any_prompts(supported: Path) -> None:
     options = ["--prompts", "plain.parquet", "--model", "demo", "-o", "learned.safetensors"]
     (folder / "coop.toml").write_text("[context]\nlength = 2\n[schedule]\nepochs = 2\nrate = 0.002\n")
     made = run("learn", "support.parquet", *options, "--options", "coop.toml", folder=folder)
-    assert (made.returncode, made.stdout) == (
+    assert (made.code, made.out) == (
         0, "learned.safetensors: 4 classes, one context for all classes of 2 vectors\n",
     )  # fmt: skip
     done = run(
         "classify", "shots.parquet", "--prompts", "learned.safetensors", "--model", "demo", "-o", "by-learned.parquet",
         folder=folder,
     )  # fmt: skip
-    assert done.returncode == 0
+    assert done.code == 0
     assert set(pl.read_parquet(folder / "by-learned.parquet")["label"]) <= set(NAMES)
     metadata = pq.read_schema(folder / "by-learned.parquet").metadata
     assert json.loads(metadata[b"rag_clip"])["prompts"]["method"] == "coop"
     wrong = run("learn", "support.parquet", *options[:-1], "learned.parquet", folder=folder)
-    assert (wrong.returncode, ".safetensors" in wrong.stderr) == (1, True)
+    assert (wrong.code, ".safetensors" in wrong.errors) == (1, True)
 
 
 def test_a_recipe_in_a_file_is_followed_and_its_retrieval_overridden(folder: Path) -> None:
     (folder / "mine.toml").write_text('[templates]\nset = "general"\n[retrieved]\nweight = 0.5\n')
     options = ["--index", "index", "--model", "demo", "--recipe", "mine.toml", "--captions", "2", "--json"]
-    facts = json.loads(run("enhance", "labels.txt", *options, "-o", "mine.parquet", folder=folder).stdout)
+    facts = json.loads(run("enhance", "labels.txt", *options, "-o", "mine.parquet", folder=folder).out)
     retrieved = facts["provenance"]["settings"]["retrieved"]
     assert (retrieved["weight"], retrieved["limit"], facts["texts"]) == (0.5, 2, 4 * 8)
     refused = run(
         "enhance", "labels.txt", "--recipe", "templates", "--captions", "2", "--model", "demo", "-o", "x.json",
         folder=folder,
     )  # fmt: skip
-    assert (refused.returncode, "recipe 'templates' retrieves no captions" in refused.stderr) == (1, True)
+    assert (refused.code, "recipe 'templates' retrieves no captions" in refused.errors) == (1, True)
 
 
 def test_names_of_any_script_and_with_braces_pass_through_the_three_verbs(folder: Path) -> None:
     names = ["a {} die", "{0}", "🐱 die", "قطة", "熊猫", "[bold]x[/bold] :cat:"]
     (folder / "odd.txt").write_text("\n".join(names), encoding="utf-8")
     made = run("enhance", "odd.txt", "--index", "index", "--model", "demo", "-o", "new/odd.json", folder=folder)
-    assert (made.returncode, made.stdout.splitlines()[0].split(",")[0]) == (0, "new/odd.json: 6 classes")
+    assert (made.code, made.out.splitlines()[0].split(",")[0]) == (0, "new/odd.json: 6 classes")
     prompts = read_prompts(folder / "new/odd.json")
     assert [group[0].text for group in prompts.texts] == [f"a photo of a {name}." for name in names]
     done = run(
         "classify", "images.parquet", "--prompts", "new/odd.json", "--model", "demo", "-o", "new/odd.parquet",
         "--top-k", "99", folder=folder,
     )  # fmt: skip
-    assert done.returncode == 3
+    assert done.code == 3
     assert sorted(pl.read_parquet(folder / "new/odd.parquet")["top_k_labels"][0]) == sorted(names)
 
 
@@ -276,7 +254,7 @@ def test_names_of_any_script_and_with_braces_pass_through_the_three_verbs(folder
 def test_the_filter_asked_for_is_the_one_used(folder: Path, keep: str) -> None:
     (folder / "part.txt").write_text("ie\n")
     options = ["--index", "index", "--model", "demo", "--recipe", "repe", "--keep", keep, "--json"]
-    facts = json.loads(run("enhance", "part.txt", *options, "-o", "part.json", folder=folder).stdout)
+    facts = json.loads(run("enhance", "part.txt", *options, "-o", "part.json", folder=folder).out)
     assert facts["provenance"]["settings"]["retrieved"]["keep"] == keep
     assert facts["captions"] == (1 if keep == "substring" else 0)
     assert facts["bottleneck"] in facts["seconds"]
@@ -292,8 +270,8 @@ def test_an_index_of_another_model_is_refused_with_both_named(folder: Path, tmp_
         "enhance", "labels.txt", "--index", "index", "--model", f"local-dir:{tmp_path / 'other'}", "-o", "p.json",
         folder=folder,
     )  # fmt: skip
-    assert failed.returncode == 1
-    assert re.search("the index at index was built with demo .* but the encoder is config", failed.stderr)
+    assert failed.code == 1
+    assert re.search("the index at index was built with demo .* but the encoder is config", failed.errors)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="closes a pipe early")
@@ -329,15 +307,15 @@ def test_a_reader_that_leaves_early_causes_no_trace(folder: Path) -> None:
 )
 def test_what_cannot_go_on_says_why_and_exits_with_1(folder: Path, arguments: tuple[str, ...], words: str) -> None:
     failed = run(*arguments, folder=folder)
-    assert failed.returncode == 1
-    assert failed.stdout == ""
-    assert words in failed.stderr
-    assert "Traceback" not in failed.stderr
+    assert failed.code == 1
+    assert failed.out == ""
+    assert words in failed.errors
+    assert "Traceback" not in failed.errors
 
 
 def test_a_command_that_is_not_understood_exits_with_2(folder: Path) -> None:
-    assert run("enhance", "labels.txt", "--model", "demo", folder=folder).returncode == 2
-    assert run("unheard-of", folder=folder).returncode == 2
+    assert run("enhance", "labels.txt", "--model", "demo", folder=folder).code == 2
+    assert run("unheard-of", folder=folder).code == 2
 
 
 def test_the_installed_program_exits_with_the_code_of_its_verb_and_helps(folder: Path) -> None:
@@ -360,5 +338,5 @@ def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(tmp_path: Path) -> None:
     assert "run the same command again" in errors
     pl.read_parquet(tmp_path / "corpus.parquet").head(100).write_parquet(tmp_path / "corpus.parquet")
     finished = run(*command[1:], "--json", folder=tmp_path)
-    assert finished.returncode == 0
-    assert json.loads(finished.stdout)["count"] >= 80
+    assert finished.code == 0
+    assert json.loads(finished.out)["count"] >= 80

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rag_clip.cli import app
+from inputs.command_line import Outcome, run
 
 CAPTIONS = ["a red flag at sea", "Click to enlarge", None, "a blue flag at sea", "a red flag at sea"]
 
@@ -23,11 +21,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def build(folder: Path, *options: str) -> tuple[int, str, str]:
-    command = ["index", "build", "web.parquet", "--index", "index", "--model", "demo", *options]
-    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
-        code = app(command, result_action="return_value")
-    return int(code or 0), out.getvalue(), errors.getvalue()
+def build(folder: Path, *options: str) -> Outcome:
+    return run("index", "build", "web.parquet", "--index", "index", "--model", "demo", *options, folder=folder)
 
 
 def test_what_is_shown_is_what_the_build_does(folder: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from inputs.command_line import run
 from inputs.tasks import value
-from rag_clip.cli import app
 from rag_clip.data import LabelSet
 from rag_clip.evaluation.results import read_results
 from rag_clip.files.prompts import write_prompts
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.prompts.templates import template_prompts
-
-
-def run(*arguments: object, folder: Path) -> tuple[int, str, str]:
-    """Run the verb in this process, in `folder`; return its exit code, output and errors."""
-    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
-        code = app(["evaluate", *map(str, arguments)], result_action="return_value")
-    return int(code or 0), out.getvalue(), errors.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_results_stream_and_a_page_lies_beside_them(folder: Path) -> None:
-    code, out, errors = run("pets.npz", "-o", "r.parquet", folder=folder)
+    code, out, errors = run("evaluate", "pets.npz", "-o", "r.parquet", folder=folder)
     assert code == 0
     assert out.startswith("pets | a {} [T0]  top-1 75.0% [25.0%, 100.0%]  per class 83.3% ")
     assert "r.parquet: 1 runs measured, 0 there already\nreport: r.html\n" in out
     assert errors == "evaluate: 1 of 1 runs, in 0 s\n"
     assert "<h1>Evaluation</h1>" in (folder / "r.html").read_text()
-    code, out, _ = run("pets.npz", "-o", "r.parquet", "--json", folder=folder)
+    code, out, _ = run("evaluate", "pets.npz", "-o", "r.parquet", "--json", folder=folder)
     facts = json.loads(out)
     assert (code, facts["measured"], facts["found"]) == (0, 0, 1)
     assert facts["runs"][0]["measures"]["accuracy"] == [0.75, 0.25, 1.0]
@@ -56,8 +48,10 @@ def test_results_stream_and_a_page_lies_beside_them(folder: Path) -> None:
 
 def test_two_results_files_are_compared(folder: Path) -> None:
     for name in ("before", "after"):
-        assert run("pets.npz", "-o", f"{name}.parquet", folder=folder)[0] == 0
-    code, out, _ = run("--compare", "before.parquet", "after.parquet", "--report", "page.html", folder=folder)
+        assert run("evaluate", "pets.npz", "-o", f"{name}.parquet", folder=folder)[0] == 0
+    code, out, _ = run(
+        "evaluate", "--compare", "before.parquet", "after.parquet", "--report", "page.html", folder=folder
+    )
     assert code == 0
     assert "pets | a {} [T0]" in out
     assert "paired: +0.0% [+0.0%, +0.0%], 0 images gained, 0 lost, probability 1 if neither were better" in out
@@ -71,7 +65,7 @@ def test_names_that_would_take_images_are_found_and_those_of_classes_left_out(tm
     np.savez(tmp_path / "toys.npz", image=rows, label=["card", "card"], classes=["card", "die"])
     (tmp_path / "words.txt").write_text("cards\nflag\nqqqqq\n")
     job = ("toys.npz", "--prompts", "plain.parquet", "--model", "demo", "-o", "r.parquet")
-    code, out, _ = run(*job, "--names", "words.txt", folder=tmp_path)
+    code, out, _ = run("evaluate", *job, "--names", "words.txt", folder=tmp_path)
     assert (code, "certified 50.0%" in out) == (0, True)
     assert "3 names of words.txt, 1 left out as those of toys\n" in out
     found = read_results(tmp_path / "r.parquet")[0]
@@ -87,16 +81,16 @@ def test_a_text_on_several_tasks_has_its_mean_over_them(folder: Path) -> None:
         folder / "more" / "cars.npz", image=eye[[0, 1]], label=[0, 1], classes=["a", "b"], text=eye[None],
         templates=["a {}"], scale=100.0,
     )  # fmt: skip
-    _, out, _ = run("pets.npz", "more/cars.npz", "-o", "mean.parquet", folder=folder)
+    _, out, _ = run("evaluate", "pets.npz", "more/cars.npz", "-o", "mean.parquet", folder=folder)
     assert "a {}: mean of 2 tasks 87.5%\n" in out
 
 
 def test_check_says_what_is_missing_and_ends_with_one(folder: Path) -> None:
-    code, out, errors = run("elevater/eurosat", "--check", folder=folder)
+    code, out, errors = run("evaluate", "elevater/eurosat", "--check", folder=folder)
     assert (code, "there is no file" in out) == (1, True)
     assert errors.endswith("problems in 1 tasks; mend them and check again\n")
-    assert run("pets.npz", "--check", folder=folder)[:2] == (0, "1 tasks can be measured\n")
-    code, out, _ = run("pets.npz", "--check", "--head", "ridge", "--shots", "1", "3", "all", folder=folder)
+    assert run("evaluate", "pets.npz", "--check", folder=folder)[:2] == (0, "1 tasks can be measured\n")
+    code, out, _ = run("evaluate", "pets.npz", "--check", "--head", "ridge", "--shots", "1", "3", "all", folder=folder)
     assert (code, out) == (
         1,
         "pets: there is no train split to take all images of; name one, or a number of shots\n"
@@ -118,7 +112,7 @@ def test_check_says_what_is_missing_and_ends_with_one(folder: Path) -> None:
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(folder: Path, arguments: tuple[str, ...], message: str) -> None:
-    code, out, errors = run(*arguments, folder=folder)
+    code, out, errors = run("evaluate", *arguments, folder=folder)
     assert (code, out) == (1, "")
     assert errors.startswith(f"rag-clip: {message}")
 
@@ -129,7 +123,7 @@ def test_prompts_that_fit_no_task_are_named(tmp_path: Path) -> None:
     rows = load_encoder("demo", device="cpu").encode_text(["a card", "a die"]).numpy()
     np.savez(tmp_path / "toys.npz", image=rows, label=["card", "die"], classes=["card", "die"])
     job = ("toys.npz", "--prompts", "card.parquet", "cat.parquet", "--model", "demo", "-o", "r.parquet")
-    code, out, _ = run(*job, folder=tmp_path)
+    code, out, _ = run("evaluate", *job, folder=tmp_path)
     assert (code, out.splitlines()[0]) == (0, "cat.parquet is not measured: no task has its 3 classes")
     assert [one.run for one in read_results(tmp_path / "r.parquet")] == ["card"]
 
@@ -141,8 +135,8 @@ def test_images_that_cannot_be_used_are_told_with_the_first_reason(tmp_path: Pat
     table = pa.table({"image": [image.getvalue(), b"none", b""], "label": ["card", "die", "die"]})
     pq.write_table(table, tmp_path / "toys.parquet")
     job = ("toys.parquet", "--prompts", "plain.parquet", "--model", "demo", "-o", "r.parquet", "--workers", "0")
-    code, out, _ = run(*job, folder=tmp_path)
+    code, out, _ = run("evaluate", *job, folder=tmp_path)
     assert code == 3
     assert "\n2 images of toys cannot be used, such as row 1: not an image of a known format" in out
-    code, out, _ = run(*job, folder=tmp_path)
+    code, out, _ = run("evaluate", *job, folder=tmp_path)
     assert (code, "\n2 images of toys cannot be used" in out, "1 there already" in out) == (3, True, True)

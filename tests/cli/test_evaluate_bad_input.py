@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rag_clip.cli import app
+from inputs.command_line import run
 
 EYE = np.eye(3)
-
-
-def run(*arguments: object, folder: Path) -> tuple[int, str, str]:
-    """Run the verb in this process, in `folder`; return its exit code, output and errors."""
-    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
-        code = app(["evaluate", *map(str, arguments)], result_action="return_value")
-    return int(code or 0), out.getvalue(), errors.getvalue()
 
 
 def write_pets(folder: Path, **changed: Any) -> None:
@@ -54,7 +45,7 @@ def write_labels(folder: Path, groups: dict[str, str]) -> None:
 )
 def test_features_that_are_wrong_are_said_in_a_line(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     write_pets(tmp_path, **changed)
-    code, out, errors = run("pets.npz", "-o", "r.parquet", folder=tmp_path)
+    code, out, errors = run("evaluate", "pets.npz", "-o", "r.parquet", folder=tmp_path)
     assert (code, out) == (1, "")
     assert errors.startswith(f"rag-clip: {message}")
     assert not (tmp_path / "r.parquet").exists()
@@ -65,7 +56,14 @@ def test_groups_that_do_not_cover_the_classes_are_said_before_anything_is_measur
     write_pets(tmp_path)
     write_labels(tmp_path, {"cat": "pet", "dog": "pet", "cow": ""})
     code, out, errors = run(
-        "pets.npz", "--labels", "labels.json", "-o", "r.parquet", *(["--check"] if check else []), folder=tmp_path
+        "evaluate",
+        "pets.npz",
+        "--labels",
+        "labels.json",
+        "-o",
+        "r.parquet",
+        *(["--check"] if check else []),
+        folder=tmp_path,
     )
     assert code == 1
     said = out if check else errors
@@ -75,7 +73,7 @@ def test_groups_that_do_not_cover_the_classes_are_said_before_anything_is_measur
 
 
 def measures(folder: Path) -> dict[str, list[float]]:
-    code, out, _ = run("pets.npz", "--labels", "labels.json", "-o", "r.parquet", "--json", folder=folder)
+    code, out, _ = run("evaluate", "pets.npz", "--labels", "labels.json", "-o", "r.parquet", "--json", folder=folder)
     assert code == 0
     found: dict[str, list[float]] = json.loads(out)["runs"][0]["measures"]
     return found
@@ -124,24 +122,24 @@ def results_file(folder: Path, facts: str, table: pa.Table | None = None) -> Non
 )
 def test_results_of_another_version_or_changed_ones_are_not_compared(tmp_path: Path, facts: str, message: str) -> None:
     write_pets(tmp_path)
-    assert run("pets.npz", "-o", "r.parquet", folder=tmp_path)[0] == 0
+    assert run("evaluate", "pets.npz", "-o", "r.parquet", folder=tmp_path)[0] == 0
     own = pq.read_schema(tmp_path / "r.parquet").metadata[b"rag_clip.results"].decode()
     results_file(tmp_path, facts or own)
-    code, out, errors = run("--compare", "r.parquet", "other.parquet", folder=tmp_path)
+    code, out, errors = run("evaluate", "--compare", "r.parquet", "other.parquet", folder=tmp_path)
     assert (code, out) == (1, "")
     assert errors.startswith(f"rag-clip: {message}")
 
 
 def test_runs_of_another_version_are_measured_again(tmp_path: Path) -> None:
     write_pets(tmp_path)
-    assert run("pets.npz", "-o", "r.parquet", folder=tmp_path)[0] == 0
+    assert run("evaluate", "pets.npz", "-o", "r.parquet", folder=tmp_path)[0] == 0
     (kept,) = [path for path in (tmp_path / "r.parquet.runs").iterdir() if "images" not in path.name]
     pq.write_table(pq.read_table(kept).replace_schema_metadata({"rag_clip.results": '{"format": 99}'}), kept)
-    code, out, _ = run("pets.npz", "-o", "r.parquet", "--json", folder=tmp_path)
+    code, out, _ = run("evaluate", "pets.npz", "-o", "r.parquet", "--json", folder=tmp_path)
     assert (code, json.loads(out)["measured"], json.loads(out)["found"]) == (0, 1, 0)
     (images,) = (tmp_path / "r.parquet.runs").glob("*.images.parquet")
     images.write_bytes(b"broken")
-    code, out, errors = run("--compare", "r.parquet", "r.parquet", folder=tmp_path)
+    code, out, errors = run("evaluate", "--compare", "r.parquet", "r.parquet", folder=tmp_path)
     assert (code, out) == (1, "")
     assert f"{images.name} is not a readable Parquet file (" in errors
-    assert json.loads(run("pets.npz", "-o", "r.parquet", "--json", folder=tmp_path)[1])["measured"] == 1
+    assert json.loads(run("evaluate", "pets.npz", "-o", "r.parquet", "--json", folder=tmp_path)[1])["measured"] == 1

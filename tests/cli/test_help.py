@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inputs.command_line import run
 from rag_clip.cli import app
 from rag_clip.cli.examples import EXAMPLES, EXIT_CODES, verbs
 
@@ -30,11 +30,11 @@ def test_the_example_of_a_verb_is_understood(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_help_of_a_verb_describes_each_argument_and_ends_with_example_and_exit_codes(
-    verb: str, rag_clip: Callable[..., Any], tmp_path: Path
+    verb: str, tmp_path: Path
 ) -> None:
     arguments = [each for each in VERBS[verb].assemble_argument_collection() if not each.children]
     assert [each.name for each in arguments if not (each.parameter.help or "").endswith((".", "parquet", "json"))] == []
-    shown = " ".join(rag_clip(*verb.split(), "--help", folder=tmp_path).out.split())
+    shown = " ".join(run(*verb.split(), "--help", folder=tmp_path).out.split())
     assert shown.endswith(f"Example: {' '.join(EXAMPLES[verb].split())} {EXIT_CODES}")
 
 
@@ -63,9 +63,9 @@ def test_the_help_of_a_verb_describes_each_argument_and_ends_with_example_and_ex
     ],
 )
 def test_a_command_that_is_not_understood_is_answered_in_one_line(
-    arguments: list[str], said: str, rag_clip: Callable[..., Any], tmp_path: Path
+    arguments: list[str], said: str, tmp_path: Path
 ) -> None:
-    answer = rag_clip(*arguments, folder=tmp_path)
+    answer = run(*arguments, folder=tmp_path)
     assert (answer.code, answer.out, answer.errors) == (2, "", f"rag-clip {said}\n")
 
 
@@ -75,9 +75,9 @@ def test_completion_knows_verbs_and_options(shell: Any) -> None:
     assert [word for word in ("classify", "support", "synthesise", "top-k", "retry-failed") if word not in script] == []
 
 
-def test_long_lists_of_options_stand_in_groups(rag_clip: Callable[..., Any], tmp_path: Path) -> None:
+def test_long_lists_of_options_stand_in_groups(tmp_path: Path) -> None:
     def groups(verb: str) -> list[str]:
-        return re.findall(r"╭─ ([\w ]+) ─", rag_clip(*verb.split(), "--help", folder=tmp_path).out)
+        return re.findall(r"╭─ ([\w ]+) ─", run(*verb.split(), "--help", folder=tmp_path).out)
 
     assert groups("classify") == ["Arguments", "Parameters", "Encoder", "Head", "Columns", "Running"]
     assert groups("enhance") == [

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rag_clip.cli import app
+from inputs.command_line import run
 from rag_clip.demo.make import photographs
-
-
-def run(*arguments: str, folder: Path) -> tuple[int, str, str]:
-    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
-        code = app(list(arguments), result_action="return_value")
-    return int(code or 0), out.getvalue(), errors.getvalue()
 
 
 def test_images_are_cleaned_by_the_preset_asked_for_and_info_shows_the_funnel(tmp_path: Path) -> None:

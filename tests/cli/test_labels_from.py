@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rag_clip.cli import app
+from inputs.command_line import run
 from rag_clip.demo.make import photographs
 from rag_clip.files.prompts import read_prompts
 
 
 def enhance(folder: Path, *arguments: str) -> tuple[int, str]:
-    command = ["enhance", *arguments, "--recipe", "templates", "--model", "demo", "-o", "p.parquet"]
-    with chdir(folder), redirect_stdout(StringIO()), redirect_stderr(StringIO()) as errors:
-        code = app(command, result_action="return_value")
-    return int(code or 0), errors.getvalue()
+    made = run("enhance", *arguments, "--recipe", "templates", "--model", "demo", "-o", "p.parquet", folder=folder)
+    return made.code, made.errors
 
 
 def write(path: Path, labels: Sequence[object], names: tuple[str, ...] = (), column: str = "label") -> Path:

@@ -8,8 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from rag_clip.cli import app
+from inputs.command_line import run
 from rag_clip.cli.failures import explain
 from rag_clip.demo.make import photographs
 from rag_clip.errors import disk_errors, lacks
@@ -28,13 +27,6 @@ from rag_clip.errors import disk_errors, lacks
 MORE = (
     "close other programs, or ask for less at once (a smaller --batch-size, fewer --workers); what is finished is kept"
 )
-
-
-def run(*arguments: object, folder: Path) -> tuple[int, str, str]:
-    """Run a command line in this process, in `folder`; return its exit code, output and errors."""
-    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
-        code = app(list(map(str, arguments)), result_action="return_value")
-    return int(code or 0), out.getvalue(), errors.getvalue()
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def verbs(of: App, above: tuple[str, ...] = ()) -> Iterator[str]:
         yield from verbs(of[name], (*above, name))
 
 
-def run(verb: str, arguments: list[str], folder: Path) -> tuple[int, str]:
+def call(verb: str, arguments: list[str], folder: Path) -> tuple[int, str]:
     words = verb.removesuffix(" --compare").split()
     with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
         code = app([*words, *arguments], result_action="return_value")
@@ -161,7 +161,7 @@ def test_an_input_is_never_written_over_whatever_its_name(verb: str, option: str
         before = content(folder)
         for place in spellings:
             for forced in ([], ["--force"] * (verb not in ("index load", "index copy"))):
-                code, said = run(verb, [*row.command(**{option: place}), *forced], folder)
+                code, said = call(verb, [*row.command(**{option: place}), *forced], folder)
                 assert (code, content(folder)) == (1, before), (place, said)
                 if place in (link.name, hard.name) and option in row.files and (folder / name).is_file():
                     assert "is one of the inputs" in said
@@ -173,10 +173,10 @@ def test_a_file_of_others_is_replaced_only_by_force(verb: str, option: str, fold
     place = f"mine{row.suffix}"
     (folder / place).write_text("my own words")
     before = content(folder)
-    code, said = run(verb, row.command(**{option: place}), folder)
+    code, said = call(verb, row.command(**{option: place}), folder)
     assert (code, content(folder)) == (1, before)
     assert f"{place} is there, and is not what `rag-clip {verb.removesuffix(' --compare')}` wrote" in said
-    assert "mine" not in run(verb, [*row.command(**{option: place}), "--force"], folder)[1]
+    assert "mine" not in call(verb, [*row.command(**{option: place}), "--force"], folder)[1]
 
 
 @pytest.mark.parametrize(("verb", "option"), FILES)
@@ -184,7 +184,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(verb: str, option: str, fold
     place = f"sub{ROWS[verb].suffix}"
     (folder / place).mkdir()
     before = content(folder)
-    code, said = run(verb, [*ROWS[verb].command(**{option: place}), "--force"], folder)
+    code, said = call(verb, [*ROWS[verb].command(**{option: place}), "--force"], folder)
     assert (code, content(folder)) == (1, before)
     assert place in said
 
@@ -194,10 +194,10 @@ def test_a_folder_of_others_and_a_file_in_its_place_are_refused(verb: str, optio
     (folder / "thesis").mkdir()
     (folder / "thesis" / "chapter.tex").write_text("words")
     before = content(folder)
-    code, said = run(verb, ROWS[verb].command(**{option: "thesis"}), folder)
+    code, said = call(verb, ROWS[verb].command(**{option: "thesis"}), folder)
     assert (code, content(folder)) == (1, before)
     assert "thesis is not empty (chapter.tex) and not " in said
-    code, said = run(verb, ROWS[verb].command(**{option: "thesis/chapter.tex"}), folder)
+    code, said = call(verb, ROWS[verb].command(**{option: "thesis/chapter.tex"}), folder)
     assert (code, content(folder)) == (1, before)
     assert "thesis/chapter.tex is a file; name a folder" in said
 
@@ -208,7 +208,7 @@ def test_a_file_that_another_run_writes_is_left_to_it(verb: str, option: str, fo
     held = folder / row.outputs()[option]
     before = content(folder)
     with locked(lock_of(held), doing="test"):
-        code, said = run(verb, row.command(), folder)
+        code, said = call(verb, row.command(), folder)
         assert code == 1
         assert f"cannot write {held.name}: process {os.getpid()} is at it; wait until it ends, or stop it" in said
     assert content(folder) == before
@@ -222,5 +222,5 @@ def test_the_lock_of_a_killed_run_blocks_nobody_and_is_removed(folder: Path) -> 
     )
     killed = subprocess.run([sys.executable, "-c", program, str(lock)], check=False)
     assert (killed.returncode, lock.read_text()[:8]) == (-9, "process ")
-    code, said = run("classify", VERBS["classify"].command(), folder)
+    code, said = call("classify", VERBS["classify"].command(), folder)
     assert (code, "is at it" in said, lock.exists()) == (1, False, False)

@@ -6,10 +6,8 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from importlib.resources import files
-from io import StringIO
 from pathlib import Path
 from typing import get_type_hints
 
@@ -20,6 +18,7 @@ from cyclopts import App
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from inputs.command_line import run
 from rag_clip.cli import app
 from rag_clip.cli.run import EncoderOptions
 from rag_clip.demo.concepts import concepts
@@ -73,12 +72,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document["provenance"]["encoder"] = {}
     (folder / "by-hand.json").write_text(json.dumps(document))
     return folder
-
-
-def run(*words: str, folder: Path) -> tuple[int, str, str]:
-    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
-        code = app(list(words), result_action="return_value")
-    return int(code), out.getvalue(), errors.getvalue()
 
 
 def command(row: str, output: str) -> list[str]:

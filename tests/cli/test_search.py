@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cyclopts import App
 
-from rag_clip.cli.search import search_index
+from inputs.command_line import Outcome, run
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
 from rag_clip.images.decoding import Decoding
@@ -20,14 +17,10 @@ from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.images import index_images
 
 NAMES = [concept.name for concept in concepts()[:4]]
-app = App()
-app.command(search_index, name="search")
 
 
-def search(*arguments: object, folder: Path) -> tuple[int, str, str]:
-    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
-        code = app(["search", *map(str, arguments)], result_action="return_value")
-    return int(code), out.getvalue(), errors.getvalue()
+def search(*arguments: object, folder: Path) -> Outcome:
+    return run("search", *arguments, folder=folder)
 
 
 @pytest.fixture(scope="module")

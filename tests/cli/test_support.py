@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from inputs.command_line import Outcome, run
 from rag_clip.cli import app
-from rag_clip.cli.support import support_app
 from rag_clip.data import LabelSet
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
@@ -29,10 +29,8 @@ HEAD = [row for row, concept in enumerate(concepts()) if concept.band == "head"]
 NAMES = [concepts()[row].name for row in HEAD]
 
 
-def support(*arguments: object, folder: Path) -> tuple[int, str, str]:
-    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
-        code = support_app([*map(str, arguments)], result_action="return_value")
-    return int(code), out.getvalue(), errors.getvalue()
+def support(*arguments: object, folder: Path) -> Outcome:
+    return run("support", *arguments, folder=folder)
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
-from rag_clip.cli import app
+from inputs.command_line import Outcome, run
 from rag_clip.data import LabelSet
 from rag_clip.demo.concepts import concepts
 from rag_clip.files.prompts import write_prompts
@@ -19,12 +17,10 @@ NAMES = [concept.name for concept in concepts() if concept.band == "head"][:2]
 LABELS = LabelSet(tuple(NAMES), templates=("a photo of {}",))
 
 
-def synthesise(*arguments: object, folder: Path) -> tuple[int, str, str]:
+def synthesise(*arguments: object, folder: Path) -> Outcome:
     write_prompts(template_prompts(LABELS), folder / "prompts.parquet")
     given = ("support", "synthesise", "prompts.parquet", "-o", "s.parquet", "--model", "demo", *arguments)
-    with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
-        code = app([*map(str, given)], result_action="return_value")
-    return int(code), out.getvalue(), errors.getvalue()
+    return run(*given, folder=folder)
 
 
 def test_images_are_painted_for_names_and_the_best_kept(tmp_path: Path) -> None:

@@ -3,46 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from inputs.command_line import run
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
 
-RagClip = Callable[..., Any]
 NAMES = [concept.name for concept in concepts()[:3]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, rag_clip: RagClip) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an index of captions of which one is repeated, labels, and images of which one is broken."""
     folder = tmp_path_factory.mktemp("said")
     captions = [f"{NAMES[0]} by the road", f"{NAMES[1]}: a sign by the sea", f"{NAMES[0]} by the road", None]
     pq.write_table(pa.table({"caption": captions}), folder / "captions.parquet")
     (folder / "labels.txt").write_text("\n".join([*NAMES, "quux"]) + "\n")
     pq.write_table(pa.table({"image": [*photographs(5, 1)[:3], b"none"]}), folder / "images.parquet")
-    built = rag_clip("index", "build", "captions.parquet", "--index", "index", "--model", "demo", folder=folder)
+    built = run("index", "build", "captions.parquet", "--index", "index", "--model", "demo", folder=folder)
     assert built.out.startswith("2 captions in index: 2 added, 1 repeated, 1 dropped of 4 read\n")
     return folder
 
 
-def test_a_second_build_says_what_was_there(folder: Path, rag_clip: RagClip) -> None:
-    again = rag_clip("index", "build", "captions.parquet", "--index", "index", "--model", "demo", folder=folder)
+def test_a_second_build_says_what_was_there(folder: Path) -> None:
+    again = run("index", "build", "captions.parquet", "--index", "index", "--model", "demo", folder=folder)
     assert again.out.startswith("2 captions in index: 0 added, 1 repeated, 2 already there, 1 dropped of 4 read\n")
 
 
-def test_recall_is_said_as_what_most_queries_reach(folder: Path, rag_clip: RagClip) -> None:
-    checked = rag_clip("index", "check", "index", "--queries", "2", "--k", "1", folder=folder)
+def test_recall_is_said_as_what_most_queries_reach(folder: Path) -> None:
+    checked = run("index", "check", "index", "--queries", "2", "--k", "1", folder=folder)
     assert checked.out.startswith("recall@1 1.0000 over 2 queries (95 % of them reach 1.0000), served exact: p50 ")
 
 
-def test_enhance_tells_missing_captions_from_those_not_trusted(folder: Path, rag_clip: RagClip) -> None:
-    made = rag_clip("enhance", "labels.txt", "--index", "index", "--model", "demo", "-o", "trusted.json", folder=folder)
+def test_enhance_tells_missing_captions_from_those_not_trusted(folder: Path) -> None:
+    made = run("enhance", "labels.txt", "--index", "index", "--model", "demo", "-o", "trusted.json", folder=folder)
     lines = made.out.splitlines()
     assert lines[0] == (
         "trusted.json: 4 classes, 4 texts, 0 of them mixed in; 2 classes have no captions, 2 none to trust"
@@ -57,9 +55,9 @@ def test_enhance_tells_missing_captions_from_those_not_trusted(folder: Path, rag
     )
 
 
-def test_enhance_shows_texts_of_a_class_and_the_next_command(folder: Path, rag_clip: RagClip) -> None:
+def test_enhance_shows_texts_of_a_class_and_the_next_command(folder: Path) -> None:
     options = ["--index", "index", "--model", "demo", "--recipe", "repe", "-o", "made prompts.json"]
-    made = rag_clip("enhance", "labels.txt", *options, folder=folder)
+    made = run("enhance", "labels.txt", *options, folder=folder)
     lines = made.out.splitlines()
     assert lines[lines.index(f"texts of {NAMES[0]!r}, such as:") + 1] == f"  0.2500  {NAMES[0]} by the road"
     assert lines[-1] == (
@@ -68,10 +66,10 @@ def test_enhance_shows_texts_of_a_class_and_the_next_command(folder: Path, rag_c
     assert "separated" not in made.out
 
 
-def test_classify_says_what_it_predicted_and_of_which_rows_it_is_least_sure(folder: Path, rag_clip: RagClip) -> None:
-    rag_clip("enhance", "labels.txt", "--recipe", "templates", "--model", "demo", "-o", "plain.json", folder=folder)
+def test_classify_says_what_it_predicted_and_of_which_rows_it_is_least_sure(folder: Path) -> None:
+    run("enhance", "labels.txt", "--recipe", "templates", "--model", "demo", "-o", "plain.json", folder=folder)
     options = ["--prompts", "plain.json", "--model", "demo", "-o", "out.parquet"]
-    done = rag_clip("classify", "images.parquet", *options, folder=folder)
+    done = run("classify", "images.parquet", *options, folder=folder)
     table = pq.read_table(folder / "out.parquet").to_pylist()[:3]
     mean = sum(row["score"] for row in table) / 3
     least = min(range(3), key=lambda row: table[row]["score"])
@@ -81,19 +79,17 @@ def test_classify_says_what_it_predicted_and_of_which_rows_it_is_least_sure(fold
     for label, count in counts.items():
         assert f"{label} {count} {count / 3:.1%}" in [" ".join(line.split()) for line in done.out.splitlines()]
     assert f"{4 - len(counts)} of 4 classes got no image" in done.out
-    facts = json.loads(rag_clip("classify", "images.parquet", *options, "--json", folder=folder).out)
+    facts = json.loads(run("classify", "images.parquet", *options, "--json", folder=folder).out)
     assert facts["predicted"]["classes"] == counts
     assert facts["predicted"]["mean_score"] == pytest.approx(mean)
     assert facts["predicted"]["lowest"][0]["row"] == least
 
 
-def test_a_knowledge_file_that_describes_no_class_is_refused_with_the_nearest_names(
-    folder: Path, rag_clip: RagClip
-) -> None:
+def test_a_knowledge_file_that_describes_no_class_is_refused_with_the_nearest_names(folder: Path) -> None:
     near = f"{NAMES[0]}s"
     (folder / "cupl.json").write_text(json.dumps({near: ["A thing."], "zebra": ["An animal."]}))
     (folder / "described.toml").write_text('[described]\nfiles = ["cupl.json"]\n')
-    failed = rag_clip(
+    failed = run(
         "enhance", "labels.txt", "--recipe", "described.toml", "--model", "demo", "-o", "x.json", folder=folder
     )
     assert (failed.code, failed.out) == (1, "")
@@ -104,10 +100,10 @@ def test_a_knowledge_file_that_describes_no_class_is_refused_with_the_nearest_na
     assert not (folder / "x.json").exists()
 
 
-def test_a_synonym_file_that_names_no_class_is_refused(folder: Path, rag_clip: RagClip) -> None:
+def test_a_synonym_file_that_names_no_class_is_refused(folder: Path) -> None:
     (folder / "synonyms.json").write_text(json.dumps({"zebra": ["equus"]}))
     (folder / "synonyms.toml").write_text('[synonyms]\nfiles = ["synonyms.json"]\n')
     options = ["--recipe", "synonyms.toml", "--index", "index", "--model", "demo", "-o", "x.json"]
-    failed = rag_clip("enhance", "labels.txt", *options, folder=folder)
+    failed = run("enhance", "labels.txt", *options, folder=folder)
     assert failed.code == 1
     assert "synonyms.json has none of the 4 classes; it has 'zebra'; give a file of these classes" in failed.errors
