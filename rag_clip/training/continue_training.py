@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from safetensors.torch import save
@@ -44,7 +44,7 @@ def continue_training(
 
     `pixels(rows int64 [b])` returns the uint8 pixels [b, 3, height, width] of images, anew for each batch, augmented
     or not; `targets` int64 [m] are their classes. Scale and bias stay. The copy has a fingerprint of its own, which is
-    that of its `checkpoint`. A run that was killed goes on from `kept`.
+    that of its `checkpoint`. A run that was killed goes on from `kept`, if encoder, labels and targets are the same.
     """
     towers = two_towers(encoder)
     model = copy.deepcopy(towers.model).float()
@@ -58,6 +58,9 @@ def continue_training(
         images, texts = training.encode_pixels(pixels(rows)).pooled, training.encode_tokens(tokens)
         return functional.cross_entropy(encoder.scale * images @ texts.T, targets[rows].to(images.device))
 
+    if kept is not None:
+        facts = [kept.identity, asdict(encoder.fingerprint), template, labels.names, targets.tolist()]
+        kept = replace(kept, identity=hashlib.sha256(repr(facts).encode()).hexdigest())
     train(trained, loss, Rows(len(targets)), schedule=schedule, checkpoint=kept, report=report)
     model.requires_grad_(False)
     weights = hashlib.sha256(checkpoint(training)).hexdigest()

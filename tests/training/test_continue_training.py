@@ -1,4 +1,5 @@
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from rag_clip.data import LabelSet
 from rag_clip.models.open_clip import load_encoder
+from rag_clip.progress import Progress
+from rag_clip.training.checkpoint import Checkpoint
 from rag_clip.training.continue_training import checkpoint, continue_training
 from rag_clip.training.loop import Schedule
 
@@ -54,3 +57,25 @@ def test_the_trained_encoder_has_a_fingerprint_of_its_own_and_loads_from_its_che
     torch.testing.assert_close(
         loaded.encode_pixels(pixels).pooled, trained.encode_pixels(pixels).pooled, rtol=0, atol=1e-6
     )
+
+
+def test_further_training_that_was_stopped_goes_on_to_the_same_weights(further, tmp_path):
+    encoder, trained, pixels, targets = further
+    settings: dict[str, Any] = {
+        "schedule": Schedule(6, 4, 3e-3, "sgd", weight_decay=0),
+        "kept": Checkpoint(tmp_path / "kept", every=4),
+    }
+
+    def stop(event: Progress) -> None:
+        if event.done == 2:
+            raise KeyboardInterrupt
+
+    labels = LabelSet(("Brai", "flag"))
+    with pytest.raises(KeyboardInterrupt):
+        continue_training(encoder, pixels.__getitem__, targets, labels=labels, report=stop, **settings)
+    with pytest.raises(ValueError, match="kept is the checkpoint of another run: identity is"):
+        continue_training(encoder, pixels.__getitem__, targets, labels=LabelSet(("Brai", "die")), **settings)
+    events: list[Progress] = []
+    again = continue_training(encoder, pixels.__getitem__, targets, labels=labels, report=events.append, **settings)
+    assert [event.done for event in events] == [3, 4, 5, 6]
+    assert again.fingerprint.weights == trained.fingerprint.weights
