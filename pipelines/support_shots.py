@@ -220,7 +220,7 @@ def _assemble(source: Source, drawn: Drawn, provenance: Mapping[str, Any]) -> tu
 
 def _key(source: Source, encoder: Encoder, settings: _Settings) -> str:
     """Name what decides a support file: another encoder, file, label set or setting has another key."""
-    sources = [list(file.identity) for file in source.files]
+    sources = [list(file.identity.facts) for file in source.files]
     columns = [source.files[0].image, source.label_column]
     facts = json.dumps([encoder.fingerprint.key, source.labels.names, sources, columns, asdict(settings)])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]

@@ -5,8 +5,6 @@ An index notes how its corpus was cleaned, and a later build must agree with it 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from rag_clip.captions.sources.finding import SourceFile, read_source, unreadabl
 from rag_clip.corpus.cleaning import CleaningSettings, clean_with, row_rules
 from rag_clip.corpus.counts.statistics import CorpusCounts, count_corpus
 from rag_clip.corpus.steps import Step, chain
+from rag_clip.files.identity import hash_facts
 from rag_clip.files.lock import locked
 from rag_clip.progress import Report, StageClock
 from rag_clip.store import Store
@@ -61,7 +60,7 @@ def filter_key(settings: CleaningSettings, sources: Sequence[SourceFile]) -> str
     corpus = sorted([source.address, source.identity] for source in sources) if settings.needs_counts else []
     columns = [asdict(source.columns) for source in sources] if settings.needs_counts else []
     parts = [settings.model_dump(mode="json"), corpus, columns]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return hash_facts(parts)
 
 
 def with_file(rows: pa.Table, source: SourceFile) -> pa.Table:

@@ -11,8 +11,6 @@ by at most 1.4e-4 and 7e-5.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,6 +25,7 @@ from pydantic import TypeAdapter
 from rag_clip.captions.sources.finding import SourceFile
 from rag_clip.data import Fingerprint
 from rag_clip.files.atomic import replacing
+from rag_clip.files.identity import hash_facts
 from rag_clip.files.shards import UNKNOWN, Shards
 
 SHARD_ROWS = 16_384
@@ -86,7 +85,7 @@ def shard_key(source: SourceFile, start: int, rows: int, settings: str, encoder:
             *([encoder.activation] if encoder.activation else []),
         ],
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    return hash_facts(parts, digits=32)
 
 
 def next_versions(manifests: Iterable[Manifest], sources: Sequence[SourceFile]) -> dict[str, int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,8 +15,9 @@ from rag_clip.evaluation.settings import Unusable
 from rag_clip.evaluation.splits import Test
 from rag_clip.evaluation.task import Metric, Role, Task, bundled_tasks, read_task, task_labels
 from rag_clip.evaluation.task_files import read_split_labels
+from rag_clip.files.identity import hash_facts, identify
 from rag_clip.files.labels import labels_to_document
-from rag_clip.files.locations import Place, below, file_identity, parent, to_place
+from rag_clip.files.locations import Place, below, parent, to_place
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.frames import NAME as FRAME
 from rag_clip.images.labelled import (
@@ -67,11 +66,11 @@ class ImageTask:
     def digest(self) -> str:
         """Sixteen hexadecimal digits over the files' places, sizes and times of change, the columns and the classes."""
         places: list[tuple[str | int, ...]] = (
-            [file_identity(path) for path in self.paths]
+            [identify(path).facts for path in self.paths]
             if self.holds_features
-            else [file.identity for file in self._files()]
+            else [file.identity.facts for file in self._files()]
         )
-        return digest([places, self.image_column, self.label_column, self.metric, labels_to_document(self.labels)])
+        return hash_facts([places, self.image_column, self.label_column, self.metric, labels_to_document(self.labels)])
 
     @property
     def several(self) -> bool:
@@ -236,8 +235,3 @@ def to_measure(task: ImageTask, images: Labelled) -> Measured:
 def describe_failures(errors: Mapping[int, str]) -> Unusable:
     """Return how many images could not be used, and why, row by row, of the first 20."""
     return Unusable(len(errors), {str(row): errors[row] for row in sorted(errors)[:REASONS]})
-
-
-def digest(facts: object) -> str:
-    """Return sixteen hexadecimal digits over plain values."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ from rag_clip.captions.sources.finding import find_sources, read_source
 from rag_clip.captions.sources.txt_kinds import find_txt_kind
 from rag_clip.corpus.phrases import frequent_phrases
 from rag_clip.data import LabelSet
-from rag_clip.evaluation.image_tasks import digest
+from rag_clip.files.identity import hash_facts
 from rag_clip.files.labels import read_labels
 from rag_clip.files.locations import shown
 from rag_clip.files.reading import read_schema
@@ -45,7 +45,7 @@ class Candidates:
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits over the names."""
-        return digest(self.names)
+        return hash_facts(self.names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rag_clip.data import Fingerprint, LabelSet, Prompts
 from rag_clip.evaluation.head_choices import HeadChoice, head_facts, others_of, tuning
-from rag_clip.evaluation.image_tasks import ImageTask, digest, place_of
+from rag_clip.evaluation.image_tasks import ImageTask, place_of
 from rag_clip.evaluation.results import FORMAT
 from rag_clip.evaluation.rival_names import Candidates, rivals_of, with_synonyms
 from rag_clip.evaluation.settings import CandidateFacts, PromptFacts, RunSettings, TaskFacts
 from rag_clip.evaluation.tiers import tier_of
+from rag_clip.files.identity import hash_facts, identify
 from rag_clip.files.labels import labels_to_document
-from rag_clip.files.locations import file_identity
 from rag_clip.files.prompts import read_prompts
 from rag_clip.prompts.templates import template_prompts
 
@@ -130,7 +130,7 @@ def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) ->
     left_out = len(candidates.names) - len(rivals.rows)
     facts = CandidateFacts(candidates.place, len(candidates.names), left_out)
     settings = replace(run.settings, candidates=facts)
-    return replace(run, key=digest([run.key, candidates.digest]), settings=settings)
+    return replace(run, key=hash_facts([run.key, candidates.digest]), settings=settings)
 
 
 def _text_rows(task: ImageTask, scale: float | None) -> list[TextRow]:
@@ -158,7 +158,7 @@ def _text_run(task: ImageTask, text: TextRow, decides: Sequence[object]) -> Run:
         scale=text.scale,
         tuned="Nothing was tuned: image and text features are those of the file.",
     )
-    return Run(text.name, "T0" if text.known else "T?", digest([*decides, text.row, text.scale]), settings, text)
+    return Run(text.name, "T0" if text.known else "T?", hash_facts([*decides, text.row, text.scale]), settings, text)
 
 
 def _task_facts(task: ImageTask) -> TaskFacts:
@@ -183,14 +183,14 @@ def _run(task: ImageTask, texts: PromptFile, encoder: Fingerprint, decides: Sequ
     )
     content = [[asdict(text) for text in group] for group in prompts.texts]
     average = [prompts.provenance["average"]] if "average" in prompts.provenance else []
-    key = digest([*decides, content, labels_to_document(prompts.labels), encoder.identity, vectors, *average])
+    key = hash_facts([*decides, content, labels_to_document(prompts.labels), encoder.identity, vectors, *average])
     return Run(texts.name, tier_of(prompts), key, settings, texts)
 
 
 def _beside(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerprint]) -> Callable[[Run], Run]:
     """Return what puts a head beside texts; its files are read once."""
     facts = head_facts(head, labels, others)
-    files = [file_identity(path) for path in (head.support, head.validation) if path]
+    files = [identify(path).facts for path in (head.support, head.validation) if path]
     marks = {name: each.identity for name, each in others.items()}
 
     def with_head(alone: Run) -> Run:
@@ -199,7 +199,7 @@ def _beside(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerprint
             alone,
             name=f"{alone.name} + {head.name}",
             tier=tier_of(alone.texts.prompts, facts),
-            key=digest([alone.key, head.name, facts.settings, files, marks]),
+            key=hash_facts([alone.key, head.name, facts.settings, files, marks]),
             settings=replace(alone.settings, head=facts, tuned=tuning(facts)),
             head=head,
         )

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from rag_clip.classifiers.heads import HEADS, check_encoder, describe_settings
 from rag_clip.data import Fingerprint
 from rag_clip.evaluation.head_choices import check_heads, others_of
-from rag_clip.evaluation.image_tasks import ImageTask, digest, place_of
+from rag_clip.evaluation.image_tasks import ImageTask, place_of
 from rag_clip.evaluation.runs import Run
 from rag_clip.evaluation.settings import HeadFacts, RunSettings, head_to_document
-from rag_clip.files.locations import file_identity
+from rag_clip.files.identity import hash_facts, identify
 
 Shots = int | Literal["all"]
 ALL: Literal["all"] = "all"
@@ -133,14 +133,14 @@ def _beside(
             )
             decides = ["few shots", alone.key, task.train and _train_identity(task), own, marks]
             name = f"{alone.name} + {head}, {shots} shots"
-            yield ShotRun(name, tier, digest(decides), settings, alone, head, shots, protocol)
+            yield ShotRun(name, tier, hash_facts(decides), settings, alone, head, shots, protocol)
 
 
 def _train_identity(task: ImageTask) -> object:
     """Name the images that shots are drawn from, by their file where they are one."""
     assert task.train is not None
     one_file = isinstance(task.train, Path) and task.train.is_file()
-    return file_identity(task.train) if one_file else replace(task, paths=(task.train,), train=None).digest
+    return identify(task.train).facts if one_file else replace(task, paths=(task.train,), train=None).digest
 
 
 def _tuning(task: ImageTask, head: str, shots: Shots, protocol: FewShot) -> str:

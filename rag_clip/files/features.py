@@ -6,9 +6,7 @@ changed file ever finds them. A shard appears whole or not at all.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from rag_clip.data import Fingerprint
+from rag_clip.files.identity import FileIdentity, hash_facts
 from rag_clip.files.shards import RowShards, Shards
 
 SHARD_ROWS = 1024
@@ -86,16 +85,14 @@ class FeatureCache:
 
 
 def open_features(
-    root: str | Path, *, encoder: Fingerprint, source: Sequence[str | int], column: str, rows: int, dim: int
+    root: str | Path, *, encoder: Fingerprint, source: FileIdentity, column: str, rows: int, dim: int
 ) -> FeatureCache:
     """Return the cache, at `root`/encoder key/file identity, for the `rows` images of `column` in a file.
 
-    `source` says which file, and changes when it does: its place, size and time of change, for one. Images that the
-    file only names by path are taken not to change.
+    Images that the file only names by path are taken not to change.
     """
-    facts = json.dumps([*source, column, rows, SHARD_ROWS])
-    identity = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    return feature_cache(Path(root) / encoder.key / identity, rows=rows, dim=dim)
+    key = hash_facts([*source.facts, column, rows, SHARD_ROWS])
+    return feature_cache(Path(root) / encoder.key / key, rows=rows, dim=dim)
 
 
 def feature_cache(folder: Path, *, rows: int, dim: int, shard_rows: int | None = None) -> FeatureCache:

@@ -50,13 +50,6 @@ def parent(place: Place) -> Place:
     return place.rpartition("/")[0] if isinstance(place, str) else place.parent
 
 
-def file_identity(path: str | Path) -> tuple[str, int, int]:
-    """Return a file's place, size in bytes and time of change in nanoseconds; raises FileNotFoundError."""
-    place = Path(path).resolve()
-    status = place.stat()
-    return str(place), status.st_size, status.st_mtime_ns
-
-
 def below(folder: str | Path, name: str) -> Place:
     """Return the place of `name`, a URL of its own or a path relative to a folder, which may be a URL."""
     if is_remote(name) or not isinstance(folder, str) or not is_remote(folder):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from rag_clip.files.identity import FileIdentity
 from rag_clip.images.listing import check_some
 from rag_clip.images.rows import MAX_READ_ROWS, ImageFile, choose_images, holds_names
 
@@ -28,7 +29,7 @@ def open_frame(table: pa.Table, *, image_column: str) -> ImageFile:
         yield from table.select(columns).slice(start).to_batches(max_chunksize=MAX_READ_ROWS)
 
     row_bytes = table.nbytes // max(1, len(table))
-    identity = (NAME, _digest(table.select([column])))
+    identity = FileIdentity(NAME, (_digest(table.select([column])),))
     file = ImageFile(NAME, table.schema, len(table), row_bytes, column, Path.cwd(), identity, batches, confined=False)
     if holds_names(table.schema.field(column).type) and len(table):
         check_some(file, column)

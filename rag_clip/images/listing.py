@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from rag_clip.captions.sources.files import open_file
 from rag_clip.captions.sources.formats import parse_json, read_lines, row_schema
+from rag_clip.files.identity import FileIdentity
 from rag_clip.files.locations import Place, below, is_remote, parent, shown
 from rag_clip.images.columns import IMAGES, LABELS, choose
 from rag_clip.images.items import Item
@@ -42,7 +43,7 @@ def is_image(name: str) -> bool:
     return name.rpartition(".")[2].lower() in ENDINGS
 
 
-def open_list(place: Place, identity: Sequence[str | int], *, image_column: str, root: Place | None) -> ImageFile:
+def open_list(place: Place, identity: FileIdentity, *, image_column: str, root: Place | None) -> ImageFile:
     """Open a CSV, TSV or JSON lines file that names images, or holds them as base64, a row each.
 
     The images are in `image_column`, or where there is none in the column that people call path, file, file_name ...;
@@ -61,7 +62,7 @@ def open_list(place: Place, identity: Sequence[str | int], *, image_column: str,
     return file
 
 
-def open_metadata(folder: Place, names: Sequence[str], identity: Sequence[str | int]) -> ImageFile:
+def open_metadata(folder: Place, names: Sequence[str], identity: FileIdentity) -> ImageFile:
     """Open the images that the metadata files `names` in a folder list, by names relative to each file's place."""
     parts = [(name, *_read_list(below(folder, name))) for name in names]
     schema = pa.unify_schemas([schema for _, schema, _ in parts], promote_options="permissive")
@@ -98,7 +99,7 @@ def open_folder(folder: Place, files: Iterable[tuple[str, str]]) -> ImageFile:
     table = _spill(pa.schema([("path", pa.string()), ("label", pa.string())]), named())
     table = table if labelled else table.drop_columns("label")
     place = shown(folder) if isinstance(folder, str) else str(folder.resolve())
-    return _listed(folder, table, root=folder, identity=(place, digest.hexdigest()))
+    return _listed(folder, table, root=folder, identity=FileIdentity(place, (digest.hexdigest(),)))
 
 
 def walk(folder: Path) -> Iterator[str]:
@@ -107,16 +108,6 @@ def walk(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
         inside = Path(directory).relative_to(folder)
         yield from (str(inside / name) for name in sorted(names) if not name.startswith((".", "_")))
-
-
-def with_state(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield files with what changes when they do: size and time of change."""
-    for name in names:
-        try:
-            status = (folder / name).stat()
-            yield name, f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
-            yield name, ""
 
 
 def mapped_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Table:
@@ -147,9 +138,7 @@ def _is_there(item: Item) -> bool:
         return False
 
 
-def _listed(
-    place: Place, table: pa.Table, *, root: Place, identity: Sequence[str | int], confined: bool = True
-) -> ImageFile:
+def _listed(place: Place, table: pa.Table, *, root: Place, identity: FileIdentity, confined: bool = True) -> ImageFile:
     *_, image = table.column_names
     schema = table.drop_columns(image).schema
     row_bytes = max((batch.nbytes // batch.num_rows for batch in table.to_batches() if batch.num_rows), default=0)
@@ -157,7 +146,7 @@ def _listed(
     def batches(_file: ImageFile, start: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         yield from table.select(columns).slice(start).to_batches(max_chunksize=MAX_READ_ROWS)
 
-    return ImageFile(place, schema, len(table), row_bytes, image, root, tuple(identity), batches, confined=confined)
+    return ImageFile(place, schema, len(table), row_bytes, image, root, identity, batches, confined=confined)
 
 
 def _spill(schema: pa.Schema, named: Iterator[tuple[Record, Any]]) -> pa.Table:

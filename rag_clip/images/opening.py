@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import fsspec
 import pyarrow as pa
 
-from rag_clip.captions.sources.files import explained, remote_state
-from rag_clip.files.locations import Place, below, file_identity, parent, shown, to_place
+from rag_clip.captions.sources.files import explained
+from rag_clip.files.identity import FileIdentity, file_states, identify, identify_remote, remote_state
+from rag_clip.files.locations import Place, below, parent, shown, to_place
 from rag_clip.images.frames import open_frame
-from rag_clip.images.listing import LISTS, METADATA, is_image, open_folder, open_list, open_metadata, walk, with_state
+from rag_clip.images.listing import LISTS, METADATA, is_image, open_folder, open_list, open_metadata, walk
 from rag_clip.images.rows import ImageFile, check_agreement, open_parquet
 from rag_clip.images.tar_images import open_tar_images
 
@@ -29,7 +30,7 @@ class Found:
     """One file, with its `identity`; or a folder, with the `names` in it and what changes with each of these."""
 
     place: Place
-    identity: tuple[str | int, ...] = ()
+    identity: FileIdentity | None = None
     names: Callable[[], Iterable[str]] | None = None
     states: Callable[[Iterable[str]], Iterator[tuple[str, str]]] | None = None
 
@@ -73,11 +74,11 @@ def find_images(path: str | Path) -> list[Found]:
     if not place.is_dir():
         if not place.is_file():
             raise ValueError(f"{place} is no regular file; give {KINDS}")
-        return [Found(place, file_identity(place))]
+        return [Found(place, identify(place))]
     files = _chosen(walk(place))
     if files:
-        return [Found(path, file_identity(path)) for path in (place / name for name in files)]
-    return [_folder(Found(place, names=partial(walk, place), states=partial(with_state, place)))]
+        return [Found(path, identify(path)) for path in (place / name for name in files)]
+    return [_folder(Found(place, names=partial(walk, place), states=partial(file_states, place)))]
 
 
 def open_images(found: Found, *, image_column: str, root: str | Path | None = None) -> ImageFile:
@@ -88,15 +89,16 @@ def open_images(found: Found, *, image_column: str, root: str | Path | None = No
         if not lists:
             return open_folder(place, found.states(name for name in found.names() if is_image(name)))
         states = [state for each in found.states(lists) for state in each]
-        return open_metadata(place, lists, [shown(place), *states])
+        return open_metadata(place, lists, FileIdentity(shown(place), tuple(states)))
     name = place if isinstance(place, Path) else urlsplit(place).path
     suffix = PurePosixPath(name).suffix.lower()
+    assert found.identity
     if suffix == ".tar":
         return open_tar_images(place, found.identity)
     if suffix in LISTS:
         return open_list(place, found.identity, image_column=image_column, root=base)
     if is_image(suffix):
-        held = [(PurePosixPath(name).name, " ".join(map(str, found.identity)))]
+        held = [(PurePosixPath(name).name, str(found.identity))]
         return open_folder(parent(place), held)
     return open_parquet(place, found.identity, image_column=image_column, root=base)
 
@@ -112,7 +114,7 @@ def _gathered(found: Sequence[Found | pa.Table]) -> Iterator[Found | pa.Table]:
 
 
 def _folder_of(folder: Place, files: Sequence[Found]) -> Found:
-    states = {PurePosixPath(each.place).name: " ".join(map(str, each.identity)) for each in files}
+    states = {PurePosixPath(each.place).name: str(each.identity) for each in files}
     names = [PurePosixPath(each.place).name for each in files]  # one may be given twice
     return Found(folder, names=lambda: names, states=lambda wanted: ((name, states[name]) for name in wanted))
 
@@ -155,7 +157,7 @@ def _find_remote(url: str) -> list[Found]:
     states = {name: state for name, state in states.items() if not f"/{name}".count("/.")}
     chosen = _chosen(states)
     if chosen:
-        return [Found(below(url, name), (shown(below(url, name)), states[name])) for name in chosen]
+        return [Found(below(url, name), FileIdentity(shown(below(url, name)), (states[name],))) for name in chosen]
     return [_folder(Found(url, names=lambda: states, states=lambda names: ((name, states[name]) for name in names)))]
 
 
@@ -165,6 +167,6 @@ def _inside(name: str, folder: str) -> str:
 
 def _remote_file(filesystem: Any, path: str, url: str) -> Found:
     try:
-        return Found(url, (shown(url), remote_state(filesystem.info(path))))
+        return Found(url, identify_remote(url, filesystem.info(path)))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {shown(url)}") from None

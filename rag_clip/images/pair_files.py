@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from rag_clip.captions.sources.columns import is_list
+from rag_clip.files.identity import FileIdentity
 from rag_clip.files.locations import Place
 from rag_clip.images.columns import CAPTIONS, choose
 from rag_clip.images.items import Item
@@ -41,7 +42,7 @@ class ImagePairs:
         return self.file.path
 
     @property
-    def identity(self) -> tuple[str | int, ...]:
+    def identity(self) -> FileIdentity:
         """What changes when the file does."""
         return self.file.identity
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from rag_clip.files.identity import FileIdentity
 from rag_clip.files.locations import Place
 from rag_clip.images.items import Item
 
@@ -30,8 +31,8 @@ class PairFile(Protocol):
         """Where it lies."""
 
     @property
-    def identity(self) -> tuple[str | int, ...]:
-        """What changes when the file does, its place first."""
+    def identity(self) -> FileIdentity:
+        """Which file it is, in which state."""
 
     @property
     def source(self) -> str:

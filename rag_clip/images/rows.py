@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rag_clip.captions.sources.files import open_file
+from rag_clip.files.identity import FileIdentity
 from rag_clip.files.locations import Place, parent
 from rag_clip.files.parquet_batches import bounded_batches, open_pages, unpacked_bytes
 from rag_clip.images.columns import IMAGES, choose
@@ -54,7 +55,7 @@ class ImageFile:
     row_bytes: int
     image: str
     root: Place
-    identity: tuple[str | int, ...]
+    identity: FileIdentity
     batches: Callable[[ImageFile, int, Sequence[str]], Iterator[pa.RecordBatch]]
     constants: Mapping[str, str | None] = field(default_factory=dict)
     confined: bool = True
@@ -89,7 +90,7 @@ def first_rows(files: Sequence[ImageFile], limit: int | None) -> list[ImageFile]
     kept: list[ImageFile] = []
     for file in files:
         if limit and limit < file.rows:
-            file = replace(file, rows=limit, identity=(*file.identity, f"first {limit} rows"))
+            file = replace(file, rows=limit, identity=file.identity.first_rows(limit))
         if limit:
             kept.append(file)
             limit -= file.rows
@@ -139,9 +140,7 @@ def read_items(file: ImageFile, sizes: Iterable[int], *, start: int = 0) -> Iter
     return (file.items(table[file.image]) for table in read_rows(file, sizes, start=start, columns=[file.image]))
 
 
-def open_parquet(
-    path: Place, identity: Sequence[str | int], *, image_column: str, root: Place | None = None
-) -> ImageFile:
+def open_parquet(path: Place, identity: FileIdentity, *, image_column: str, root: Place | None = None) -> ImageFile:
     """Open a Parquet file of images; `KEY=VALUE` folders right above it are columns, as Spark and polars write them.
 
     Where there is no such column, and it is one that images are often in, another of these is taken. Raises ValueError
@@ -162,9 +161,7 @@ def open_parquet(
     for name in constants:
         schema = schema.append(pa.field(name, pa.string()))
     image = choose_images(schema, image_column, path)
-    file = ImageFile(
-        path, schema, rows, row_bytes, image, root or parent(path), tuple(identity), parquet_batches, constants
-    )
+    file = ImageFile(path, schema, rows, row_bytes, image, root or parent(path), identity, parquet_batches, constants)
     if holds_names(schema.field(image).type) and not isinstance(file.root, str):
         _check_names(_first_values(file, image), str(path), image, file.root)
     return file

@@ -6,8 +6,6 @@ ever finds them. Rows that cannot be used are kept with their error.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rag_clip.data import Fingerprint
+from rag_clip.files.identity import hash_facts
 from rag_clip.files.locations import Place
 from rag_clip.files.shards import RowShards, Shards
 from rag_clip.images.pairs import PairFile
@@ -69,13 +68,12 @@ class PairShards:
 
 def open_shards(root: str | Path, file: PairFile, *, encoder: Fingerprint, dim: int, settings: str) -> PairShards:
     """Return the shards of `file` at `root`/encoder key/identity of the file and of the `settings` it is read with."""
-    place, *state = file.identity
-    facts = json.dumps([place, file.source, *state, settings, file.rows, SHARD_ROWS])
-    identity = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    identity = file.identity
+    key = hash_facts([identity.place, file.source, *identity.state, settings, file.rows, SHARD_ROWS])
     schema = pair_schema(dim)
     compression = {name: "none" if name in VECTORS else "zstd" for name in schema.names}
     options = {"compression": compression, "use_dictionary": ["source", "error"]}
-    shards = Shards(Path(root) / encoder.key / identity, "pairs")
+    shards = Shards(Path(root) / encoder.key / key, "pairs")
     return PairShards(file.path, RowShards(shards, file.rows, SHARD_ROWS, schema, options), dim)
 
 

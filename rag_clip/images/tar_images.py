@@ -8,6 +8,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from rag_clip.captions.sources.files import open_file
+from rag_clip.files.identity import FileIdentity
 from rag_clip.files.locations import Place
 from rag_clip.images.listing import mapped_table
 from rag_clip.images.rows import ImageFile
@@ -20,7 +21,7 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("problem", pa.string())])
 PLACE = {"image offset": pa.int64(), "image size": pa.int64(), "image problem": pa.string()}
 
 
-def open_tar_images(place: Place, identity: Sequence[str | int]) -> ImageFile:
+def open_tar_images(place: Place, identity: FileIdentity) -> ImageFile:
     """Open a tar as images with the columns `key`, `cls` and `txt` where a sample has them, and those of its JSON.
 
     Values of JSON are texts, or lists of texts; others than numbers, texts and lists of them are left out. The images
@@ -40,7 +41,7 @@ def open_tar_images(place: Place, identity: Sequence[str | int]) -> ImageFile:
                 yield batch.select(columns)
 
     image = next(name for name in ("image", "image bytes") if name not in schema.names)
-    return ImageFile(place, schema, len(table), largest, image, place, tuple(identity), batches)
+    return ImageFile(place, schema, len(table), largest, image, place, identity, batches)
 
 
 def _columns(file: IO[bytes], samples: Sequence[Sample]) -> pa.Schema:

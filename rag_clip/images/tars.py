@@ -14,7 +14,8 @@ from typing import IO, Any
 
 from rag_clip.captions.sources.files import open_file
 from rag_clip.files import webdataset
-from rag_clip.files.locations import Place, file_identity
+from rag_clip.files.identity import FileIdentity, identify
+from rag_clip.files.locations import Place
 from rag_clip.files.webdataset import MAX_TEXT_BYTES, DamagedTarError, Member, dotted_names, read_samples
 from rag_clip.images.listing import ENDINGS
 from rag_clip.images.pairs import Pair
@@ -39,7 +40,7 @@ class TarPairs:
 
     path: Place
     source: str
-    identity: tuple[str | int, ...]
+    identity: FileIdentity
     samples: list[Sample]
 
     @property
@@ -60,7 +61,7 @@ class TarPairs:
                 start += size
 
 
-def open_tar(path: Place, *, source: str, identity: Sequence[str | int] | None = None) -> TarPairs:
+def open_tar(path: Place, *, source: str, identity: FileIdentity | None = None) -> TarPairs:
     """List the samples of a tar; consecutive members with the same key are one.
 
     Raises ValueError where the file is no uncompressed tar.
@@ -77,7 +78,7 @@ def open_tar(path: Place, *, source: str, identity: Sequence[str | int] | None =
         except DamagedTarError:
             lost = "the tar is cut short or damaged here; what followed is lost, fetch it again"
             samples.append(Sample("", problem=lost))
-    return TarPairs(path, source, tuple(identity or file_identity(path)), samples)
+    return TarPairs(path, source, identity or identify(path), samples)
 
 
 def _to_samples(found: webdataset.Sample, size: int) -> list[Sample]:

@@ -6,9 +6,7 @@ settings, the text and the seed. A file appears whole or not at all, so a run th
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from PIL import Image
 
 from rag_clip.errors import disk_errors
 from rag_clip.files.folders import make_folder
+from rag_clip.files.identity import hash_facts
 from rag_clip.files.reading import typed_columns
 from rag_clip.files.sealed import read_sealed, write_sealed
 from rag_clip.progress import Progress, Report
@@ -82,8 +81,7 @@ def read_painted(reference: str) -> bytes:
 
 
 def _key(painting: Painting, painter: Painter) -> str:
-    facts = json.dumps([painter.name, dict(painter.settings), painting.text, painting.seed], sort_keys=True)
-    return hashlib.sha256(facts.encode()).hexdigest()[:32]
+    return hash_facts([painter.name, dict(painter.settings), painting.text, painting.seed], digits=32)
 
 
 def _ask(painter: Painter, wanted: Sequence[Painting]) -> list[bytes]:

@@ -42,7 +42,7 @@ from timing import Spent, alternate
 from rag_clip.classifiers.tip_x import TipXSettings
 from rag_clip.data import Features
 from rag_clip.files.features import FeatureRows, open_features
-from rag_clip.files.locations import file_identity
+from rag_clip.files.identity import identify
 from rag_clip.images.decoding import decode_items
 from rag_clip.metrics.openness import openness
 from rag_clip.metrics.sampling import sampled_openness
@@ -121,7 +121,7 @@ def reclassify(folder: Path) -> Row:
     encoder, labelled = ToyEncoder(dim=WIDTH), prompts(CLASSES)
     source = take_images(folder, ROWS_STORED)
     cache = open_features(
-        folder, encoder=encoder.fingerprint, source=file_identity(source), column="image", rows=ROWS_STORED, dim=WIDTH
+        folder, encoder=encoder.fingerprint, source=identify(source), column="image", rows=ROWS_STORED, dim=WIDTH
     )
     features, _, weights = generate(ROWS_STORED, CLASSES)
     for start, stop in cache.spans():

@@ -12,7 +12,7 @@ import pytest
 
 from rag_clip.data import Fingerprint
 from rag_clip.files.features import FeatureCache, FeatureRows, feature_cache, open_features
-from rag_clip.files.locations import file_identity
+from rag_clip.files.identity import identify
 
 PRINT = Fingerprint(model="toy", pretrained="", weights="w", preprocessing="p")
 
@@ -73,13 +73,13 @@ def test_a_shard_that_is_not_settled_can_be_read_but_is_missing(cache: FeatureCa
 def test_another_encoder_column_or_change_of_the_file_is_another_folder(tmp_path: Path):
     source = tmp_path / "images.parquet"
     source.write_bytes(b"one")
-    facts: dict[str, Any] = {"encoder": PRINT, "source": file_identity(source), "column": "image", "rows": 3, "dim": 4}
+    facts: dict[str, Any] = {"encoder": PRINT, "source": identify(source), "column": "image", "rows": 3, "dim": 4}
     first = open_features(tmp_path, **facts).folder
     assert open_features(tmp_path, **facts).folder == first
     half = Fingerprint(model="toy", pretrained="", weights="w", preprocessing="p", precision="fp16")
     others = [open_features(tmp_path, **facts | {"encoder": half}), open_features(tmp_path, **facts | {"column": "b"})]
     os.utime(source, ns=(1, 1))
-    others.append(open_features(tmp_path, **facts | {"source": file_identity(source)}))
+    others.append(open_features(tmp_path, **facts | {"source": identify(source)}))
     assert len({first, *(other.folder for other in others)}) == 4
     assert others[0].folder.parent.name == half.key
 

@@ -6,12 +6,11 @@ What lies in a folder is data: a link in it that leads out of the folder is refu
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -21,10 +20,8 @@ import pyarrow as pa
 
 from rag_clip.captions.sources.names import KNOWN, choose_files, fixed_part, format_of
 from rag_clip.errors import RagClipError
+from rag_clip.files.identity import FileIdentity, identify, identify_remote
 from rag_clip.files.locations import is_remote, shown, without_secrets
-
-ENTITY_KEYS = ("ETag", "etag", "e_tag", "md5Hash", "crc32c", "generation")
-TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "created")
 
 
 class SourceError(RagClipError, OSError):
@@ -143,10 +140,10 @@ def _refuse_exit(link: Path, folder: Path) -> None:
 
 
 def _local_file(name: str) -> FoundFile:
-    status = Path(name).stat()
+    identity = replace(identify(name), place=shown(name))
     if not Path(name).is_file():
         raise ValueError(f"{name} is no regular file; give a file, a folder or a glob")
-    return _file(name, name, status.st_size, f"{status.st_size} {status.st_mtime_ns}")
+    return _file(name, name, Path(name).stat().st_size, identity)
 
 
 def _find_remote(url: str) -> list[FoundFile]:
@@ -173,18 +170,11 @@ def _remote_file(filesystem: Any, path: str, url: str) -> FoundFile:
         information: Mapping[str, Any] = filesystem.info(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"no such file: {shown(url)}") from None
-    return _file(url, urlsplit(url).path or url, information.get("size") or 0, remote_state(information))
+    return _file(url, urlsplit(url).path or url, information.get("size") or 0, identify_remote(url, information))
 
 
-def remote_state(information: Mapping[str, Any]) -> str:
-    """Return what changes when a remote file does, of what fsspec tells of it."""
-    entity = [str(information[key]) for key in ENTITY_KEYS if information.get(key)]
-    changed = [str(information[key]) for key in TIME_KEYS if information.get(key)]
-    return " ".join([str(information.get("size") or 0), *(entity or changed)])
-
-
-def _file(url: str, name: str, size: int, state: str) -> FoundFile:
+def _file(url: str, name: str, size: int, identity: FileIdentity) -> FoundFile:
     kind = format_of(name)
     if kind is None:
         raise ValueError(f"{shown(url)} is of no known kind; its name must end in one of {KNOWN}")
-    return FoundFile(url, *kind, size, hashlib.sha256(f"{shown(url)}\n{state}".encode()).hexdigest()[:32])
+    return FoundFile(url, *kind, size, identity.digest)
