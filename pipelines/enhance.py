@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
-from rag_clip.data import Prompts, PromptText
+from rag_clip.data import Prompts, PromptText, SeveralLabels
 from rag_clip.files.outputs import holding
 from rag_clip.files.prompts import check_prompts_path, write_prompts
 from rag_clip.given import (
@@ -181,10 +181,11 @@ def _captions(prompts: Prompts) -> int:
 
 def _score(classifier: ZeroShot, labelled: Labelled) -> Accuracy | Precision:
     logits = classifier(labelled.features)
-    if labelled.targets.ndim == 2:
-        scores, truth = logits.double().softmax(1).cpu(), labelled.targets.cpu()
+    targets = labelled.targets
+    if isinstance(targets, SeveralLabels):
+        scores, truth = logits.double().softmax(1).cpu(), targets.marks.cpu()
         eleven, plain = (mean_average_precision(scores, truth, eleven_points=points) for points in (True, False))
         return Precision(100 * eleven, 100 * plain)
-    right = (logits.argmax(1) == labelled.targets).float()
-    per_class = [right[labelled.targets == row].mean() for row in labelled.targets.unique()]  # type: ignore[no-untyped-call]
+    right = (logits.argmax(1) == targets).float()
+    per_class = [right[targets == row].mean() for row in targets.unique()]  # type: ignore[no-untyped-call]
     return Accuracy(100 * float(right.mean()), 100 * float(sum(per_class) / len(per_class)))

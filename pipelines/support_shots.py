@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from torch.nn.functional import one_hot
 
-from rag_clip.data import LabelSet, Support
+from rag_clip.data import LabelSet, SeveralLabels, Support
 from rag_clip.files.locations import shown
 from rag_clip.files.outputs import check_outputs, holding
 from rag_clip.files.support import METADATA, check_support_path, read_support, write_support
@@ -125,10 +125,10 @@ def support_from_shots(
 def _choose(source: Source, k: int, seed: int, *, validate: bool) -> Shots:
     """Draw the rows; an image of several labels counts for each of them."""
     names, targets = source.labels.names, source.targets
-    if targets.ndim == 1:
+    if not isinstance(targets, SeveralLabels):
         held = [names[row] for row in targets.tolist()]
         return choose_shots(held, k=k, seed=seed, validation="min(k,4)" if validate else "none")
-    several = [tuple(compress(names, row)) for row in targets.tolist()]
+    several = [tuple(compress(names, marks)) for marks in targets.marks.tolist()]
     shots = choose_shared_shots(several, k=k, seed=seed)
     left = [() if row in set(shots.support) else held for row, held in enumerate(several)]
     if not validate or not any(left):
@@ -202,14 +202,15 @@ def _assemble(source: Source, drawn: Drawn, provenance: Mapping[str, Any]) -> tu
     order = sorted(first.values())
     row_of = {drawn.hashes[place]: row for row, place in enumerate(order)}
     targets = torch.zeros(len(order), len(source.labels))
-    found, several = source.targets[drawn.rows], source.targets.ndim == 2
-    hot = found.float() if several else one_hot(found, len(source.labels)).float()
+    found = source.targets[list(drawn.rows)]
+    several = isinstance(found, SeveralLabels)
+    hot = (found.marks if isinstance(found, SeveralLabels) else one_hot(found, len(source.labels))).float()
     targets.index_add_(0, torch.tensor([row_of[digest] for digest in drawn.hashes]), hot)
     kept = [drawn.rows[place] for place in order]
     support = Support(
         source.labels,
         drawn.features[order],
-        targets > 0 if several else targets / targets.sum(1, keepdim=True),
+        SeveralLabels(targets > 0) if several else targets / targets.sum(1, keepdim=True),
         torch.ones(len(order)),
         ("shot",) * len(order),
         source.references(kept),

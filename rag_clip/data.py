@@ -9,8 +9,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from unicodedata import normalize
 
 import pyarrow as pa
@@ -141,18 +141,56 @@ class Features:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Support:
-    """Images that stand for the classes: `features` [m, d] unit rows and `targets` [m, c], how much of which class.
+class SeveralLabels:
+    """The labels of n images of which each may have several, or none: `marks` bool [n, c], true for its classes.
 
-    Rows of `targets` sum to one, or are bool, where an image has several labels, each in full; `relevance` [m] in
-    [0, 1] says how far to trust an image. `origin` is where each came from (shot, retrieved, synthesised), `references`
+    Raises ValueError for other values.
+    """
+
+    marks: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if str(self.marks.dtype) != "torch.bool" or self.marks.ndim != 2:
+            raise ValueError(f"marks of labels are {self.marks.dtype} {tuple(self.marks.shape)}; give bool [n, c]")
+
+    def __len__(self) -> int:
+        return len(self.marks)
+
+    def __getitem__(self, rows: torch.Tensor | slice | list[int]) -> SeveralLabels:
+        """Return those of some images, as a tensor's rows are chosen."""
+        return SeveralLabels(self.marks[rows])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the marks lie."""
+        return self.marks.device
+
+    def tolist(self) -> list[list[bool]]:
+        """Return the marks of each image, as of a tensor."""
+        marks: list[list[bool]] = self.marks.tolist()
+        return marks
+
+    def to(self, device: torch.device | str) -> SeveralLabels:
+        """Return them on a device."""
+        return SeveralLabels(self.marks.to(device))
+
+
+Targets: TypeAlias = "torch.Tensor | SeveralLabels"  # a class or shares of each image in a tensor, or several labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Support:
+    """Images that stand for the classes: `features` [m, d] unit rows and `targets`, how much of which class.
+
+    `targets` [m, c] are shares, rows that sum to one, or SeveralLabels, each in full; `relevance` [m] in [0, 1] says
+    how far to trust an image. `origin` is where each came from (shot, retrieved, synthesised), `references`
     its id. `others` are features [m, d'] by further encoders.
     Raises ValueError for no image, columns of other lengths, and values that are not finite or out of range.
     """
 
     labels: LabelSet
     features: torch.Tensor
-    targets: torch.Tensor
+    targets: Targets
     relevance: torch.Tensor
     origin: tuple[str, ...]
     references: tuple[str, ...]
@@ -172,14 +210,14 @@ class Support:
         for name, column in columns.items():
             if len(column) != count:
                 raise ValueError(f"the support set has {count} features, but {len(column)} rows of {name}")
-        if tuple(self.targets.shape) != (count, len(self.labels)):
+        shares = self.shares
+        if tuple(shares.shape) != (count, len(self.labels)):
             raise ValueError(
-                f"support targets are {tuple(self.targets.shape)}; expected [m, c] = {(count, len(self.labels))}"
+                f"support targets are {tuple(shares.shape)}; expected [m, c] = {(count, len(self.labels))}"
             )
-        for name, values in (("features", self.features), ("targets", self.targets), ("relevance", self.relevance)):
+        for name, values in (("features", self.features), ("targets", shares), ("relevance", self.relevance)):
             if not bool(values.isfinite().all()):
                 raise ValueError(f"the support set has {name} that are not finite; encode its images again")
-        shares = self.targets
         if not self.several and (float((shares.sum(1) - 1).abs().max()) > 1e-3 or float(shares.min()) < 0):
             raise ValueError("a row of support targets does not sum to one; give each image shares of the classes")
         if not 0 <= float(self.relevance.min()) <= float(self.relevance.max()) <= 1:
@@ -191,12 +229,23 @@ class Support:
     @property
     def several(self) -> bool:
         """Whether an image may have several labels, which few heads can learn from."""
-        return str(self.targets.dtype) == "torch.bool"
+        return isinstance(self.targets, SeveralLabels)
+
+    @property
+    def shares(self) -> torch.Tensor:
+        """How much each image counts for each class [m, c]: its shares, or true for each of its labels."""
+        return self.targets.marks if isinstance(self.targets, SeveralLabels) else self.targets
+
+    def arrange(self, labels: LabelSet) -> Support:
+        """Return it with its classes in the order of `labels`, which has the same names."""
+        order = [self.labels.names.index(name) for name in labels.names]
+        moved = self.shares[:, order]
+        return replace(self, labels=labels, targets=SeveralLabels(moved) if self.several else moved)
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Names of the classes that no image stands for."""
-        held = (self.targets.sum(0) > 0).tolist()
+        held = (self.shares.sum(0) > 0).tolist()
         return tuple(name for name, any_image in zip(self.labels.names, held, strict=True) if not any_image)
 
 
@@ -204,14 +253,14 @@ class Support:
 class Validation:
     """Labelled images that settings may be chosen by: `features` of n images, `targets` int64 [n] of `labels`.
 
-    `targets` are bool [n, c] where an image may have several labels. A type of its own: what chooses or trains takes no
+    `targets` are SeveralLabels where an image may have several. A type of its own: what chooses or trains takes no
     other labels, so those of a test set cannot get in by mistake.
     Raises ValueError for no image, targets of another length, and classes that the label set does not have.
     """
 
     features: Features
     labels: LabelSet
-    targets: torch.Tensor
+    targets: Targets
 
     def __post_init__(self) -> None:
         if not 0 < len(self.targets) == len(self.features.pooled):
@@ -219,19 +268,24 @@ class Validation:
                 f"{len(self.targets)} targets for {len(self.features.pooled)} validation images; give one per image, "
                 "and at least one image"
             )
-        if self.targets.ndim == 2:
-            check_several("validation", self.targets, len(self.labels))
-        elif not 0 <= int(self.targets.min()) <= int(self.targets.max()) < len(self.labels):
+        if foreign_row("validation", self.targets, len(self.labels)) is not None:
             raise ValueError(f"a validation target is none of the {len(self.labels)} classes; count them from 0")
 
 
-def check_several(role: str, targets: torch.Tensor, classes: int) -> None:
-    """Raise ValueError where the labels of images that may have several are not bool [n, c]."""
-    if str(targets.dtype) != "torch.bool" or targets.shape[1] != classes:
+def foreign_row(role: str, targets: Targets, classes: int) -> int | None:
+    """Return the first image whose class is none of so many, None where there is none.
+
+    Raises ValueError for labels of another shape than int64 [n], or SeveralLabels of as many classes.
+    """
+    values = targets.marks if isinstance(targets, SeveralLabels) else targets
+    if values.shape[1:] != ((classes,) if isinstance(targets, SeveralLabels) else ()):
         raise ValueError(
-            f"labels of {role} images are {targets.dtype} {tuple(targets.shape)}; give int64 [n], or bool "
-            f"[n, {classes}] where an image may have several"
+            f"labels of {role} images are {values.dtype} {tuple(values.shape)}; give int64 [n], or SeveralLabels of "
+            f"bool [n, {classes}] where an image may have several"
         )
+    if isinstance(targets, SeveralLabels) or 0 <= int(targets.min()) <= int(targets.max()) < classes:
+        return None
+    return int(((targets < 0) | (targets >= classes)).nonzero()[0, 0])
 
 
 @dataclass(frozen=True, slots=True)

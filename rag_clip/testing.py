@@ -139,7 +139,7 @@ def check_classifier(build: Callable[[Prompts], Classifier], prompts: Prompts, f
 
 def permute_support(support: Support, order: Sequence[int]) -> Support:
     """Return the support set with class order[i] in place i."""
-    return replace(support, labels=permute_labels(support.labels, order), targets=support.targets[:, list(order)])
+    return support.arrange(permute_labels(support.labels, order))
 
 
 def check_support(support: Support, labels: LabelSet) -> None:
@@ -147,7 +147,7 @@ def check_support(support: Support, labels: LabelSet) -> None:
     assert support.labels == labels, "the label set changed"
     lengths = torch.linalg.vector_norm(support.features.double(), dim=1)
     assert torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3), "a feature is not of unit length"
-    present = {name for name, mass in zip(labels.names, support.targets.sum(0).tolist(), strict=True) if mass > 0}
+    present = {name for name, mass in zip(labels.names, support.shares.sum(0).tolist(), strict=True) if mass > 0}
     assert present | set(support.missing) == set(labels.names), "a class is neither present nor listed as missing"
     assert set(support.origin) <= {"shot", "retrieved", "synthesised"}, f"unknown origin in {set(support.origin)}"
     assert all(support.references), "an image has no reference"

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from rag_clip.classifiers.evidence import among, check_fit, refuse_several
+from rag_clip.classifiers.evidence import among, check_fit, one_label
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Support
 
@@ -56,9 +56,9 @@ def build_cache(zero_shot: ZeroShot, support: Support, *, mode: Mode = "balanced
 
     Raises ValueError where its classes or its width are not those of the classifier, and for images of several labels.
     """
-    refuse_several("support set", support.several)
+    one_label("support set", support.targets)
     check_fit("support set", support.labels, support.features, zero_shot)
-    targets = support.targets.float()
+    targets = support.shares.float()
     votes = support.relevance.float()[:, None] * targets
     if mode == "published":
         return Cache(support.features.float(), votes)

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 
 from rag_clip.classifiers.zero_shot import ZeroShot
-from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.data import Features, LabelSet, SeveralLabels, Support, Targets, Validation
 
 TEMPERATURES = tuple(10 ** (step / 4) for step in range(-8, 3))
 
@@ -63,10 +63,10 @@ def gather_evidence(
     """
     check_fit("support set", support.labels, support.features, zero_shot)
     if not several:
-        refuse_several("support set", support.several)
+        one_label("support set", support.targets)
     counted = support.relevance > 0
     images = support.features[counted].double()
-    shares = (support.targets * support.relevance[:, None])[counted].to(images)
+    shares = (support.shares * support.relevance[:, None])[counted].to(images)
     mass, means = _count(images, shares)
     shots = torch.tensor([origin == "shot" for origin in support.origin], device=counted.device)[counted]
     judges = shots & ((mass - shares > 1e-6 * mass) | (shares == 0)).all(1)
@@ -92,23 +92,24 @@ def hold_out(zero_shot: ZeroShot, validation: Validation, present: torch.Tensor,
     labels unless those may be `several`.
     """
     check_fit("validation set", validation.labels, validation.features.pooled, zero_shot)
-    targets = validation.targets.to(present.device)
-    if targets.ndim == 1:
-        targets = functional.one_hot(targets, len(present)).bool()
-    elif not several:
-        refuse_several("validation set", True)
+    if several and isinstance(validation.targets, SeveralLabels):
+        targets = validation.targets.marks.to(present.device)
+    else:
+        classes = one_label("validation set", validation.targets).to(present.device)
+        targets = functional.one_hot(classes, len(present)).bool()
     kept = (targets & present).any(1)
     images = validation.features.pooled.to(present.device)[kept].double()
     return Held(images, targets[kept].to(images), zero_shot(Features(images)))
 
 
-def refuse_several(what: str, several: bool) -> None:
-    """Raise ValueError where images have several labels, for what learns or judges by one each."""
-    if several:
+def one_label(what: str, targets: Targets) -> torch.Tensor:
+    """Return targets of one label each; raises ValueError for several, for what learns or judges by one each."""
+    if isinstance(targets, SeveralLabels):
         raise ValueError(
             f"the {what} has images of several labels, and one label per image is learned from here; of several, "
             "linear_probe learns"
         )
+    return targets
 
 
 def centre(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:

@@ -25,9 +25,9 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from rag_clip.classifiers.evidence import TEMPERATURES
+from rag_clip.classifiers.evidence import TEMPERATURES, one_label
 from rag_clip.classifiers.zero_shot import ZeroShot
-from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.data import Features, LabelSet, SeveralLabels, Support, Validation
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.protocols import Classifier
 
@@ -84,7 +84,7 @@ def floored(
     Images of several labels are not judged: the head is used whole. Raises what `build` raises.
     """
     head = _with_gradients(build, support, validation)
-    several = support.several or (validation is not None and validation.targets.ndim == 2)
+    several = support.several or (validation is not None and isinstance(validation.targets, SeveralLabels))
     splits = [] if several else [*_shot_folds(support, validation), *_validation_halves(support, validation)]
     parts = []
     for number, (kept, chooses, images, targets) in enumerate(splits):
@@ -105,7 +105,7 @@ def floored(
 def _bound(zero_shot: ZeroShot, support: Support, caution: float | None) -> float:
     if caution is None:
         return 1.0
-    wrong = zero_shot(Features(support.features)).argmax(1) != support.targets.argmax(1)
+    wrong = zero_shot(Features(support.features)).argmax(1) != support.shares.argmax(1)
     return min(1.0, caution * (float(wrong.sum()) + 0.5) / (len(wrong) + 1))
 
 
@@ -152,7 +152,7 @@ Split = tuple[Support, "Validation | None", Features, torch.Tensor]
 def _shot_folds(support: Support, validation: Validation | None) -> Iterator[Split]:
     """Yield the support without a fold, what chooses settings, and the fold's images and classes."""
     shots = torch.tensor([origin == "shot" for origin in support.origin]) & (support.relevance > 0).cpu()
-    targets = support.targets.argmax(1).cpu()
+    targets = support.shares.argmax(1).cpu()
     fold = torch.full((len(support),), -1)
     for rows in _groups(targets, shots, support.references):
         if len(rows) > 1:
@@ -167,7 +167,8 @@ def _validation_halves(support: Support, validation: Validation | None) -> Itera
     """Yield the support, one half of the validation images, and the other half's images and classes."""
     if validation is None or len(validation.targets) < 2:
         return
-    targets = validation.targets.cpu()
+    classes = one_label("validation set", validation.targets)
+    targets = classes.cpu()
     half = torch.zeros(len(targets), dtype=torch.int64)
     everything = torch.ones(len(targets), dtype=torch.bool)
     ranks = {name: rank for rank, name in enumerate(sorted(validation.labels.names))}
@@ -176,7 +177,7 @@ def _validation_halves(support: Support, validation: Validation | None) -> Itera
     for number in range(2):
         out = half == number
         if bool(out.any()) and not bool(out.all()):
-            yield support, _part(validation, ~out), _part(validation, out).features, validation.targets[out]
+            yield support, _part(validation, ~out), _part(validation, out).features, classes[out]
 
 
 def _groups(targets: torch.Tensor, among: torch.Tensor, references: Sequence[str]) -> Iterator[torch.Tensor]:

@@ -10,18 +10,20 @@ import math
 
 import torch
 
+from rag_clip.data import SeveralLabels, Targets
+
 SHARE = 0.2
 
 
-def judging_rows(targets: torch.Tensor) -> torch.Tensor:
+def judging_rows(targets: Targets) -> torch.Tensor:
     """Return which rows judge, bool [n]: of each class of n_k rows the first ceil(0.2 n_k), where that leaves others.
 
-    `targets` are int64 [n], rows of class -1 never judging; or bool [n, c], where a row may be of several classes. Then
+    `targets` are int64 [n], rows of class -1 never judging; or SeveralLabels, where a row may be of several. Then
     the rarest class comes first, and takes its first rows until as many of its rows judge, passing over those that
     would leave one of their classes nothing to train on. Classes that go with others may give more than a fifth.
     """
-    if targets.ndim == 2:
-        return _of_several(targets.cpu()).to(targets.device)
+    if isinstance(targets, SeveralLabels):
+        return _of_several(targets.marks.cpu()).to(targets.device)
     judges = torch.zeros(len(targets), dtype=torch.bool, device=targets.device)
     for name in sorted(set(targets.tolist()) - {-1}):
         rows = (targets == name).nonzero()[:, 0]

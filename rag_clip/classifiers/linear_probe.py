@@ -41,7 +41,7 @@ from rag_clip.classifiers.probe_training import (
     train_layer,
 )
 from rag_clip.classifiers.zero_shot import ZeroShot
-from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.data import Features, LabelSet, SeveralLabels, Support, Targets, Validation
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 from rag_clip.training.loop import Schedule
@@ -172,9 +172,9 @@ class LinearProbeSettings:
         )
 
 
-def _judging_classes(evidence: Evidence, *, several: bool) -> torch.Tensor:
+def _judging_classes(evidence: Evidence, *, several: bool) -> Targets:
     if several:
-        return (evidence.shares > 0) & evidence.judges[:, None]
+        return SeveralLabels((evidence.shares > 0) & evidence.judges[:, None])
     return torch.where(evidence.judges, evidence.shares.argmax(1), -1)
 
 

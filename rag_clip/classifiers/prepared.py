@@ -64,7 +64,7 @@ def prepare_head(
     judged = None
     if validation is not None:
         rows = _read(validation, labels, encoder, others, report)
-        truth = rows.targets if rows.several else rows.targets.argmax(1)
+        truth = rows.targets if rows.several else rows.shares.argmax(1)
         judged = Validation(Features(rows.features, others=rows.others), labels, truth)
     build, whole = (
         build_head(settings, held, encoder=encoder, validation=judged, floor=floor, report=report)
@@ -121,7 +121,7 @@ def _read(
 ) -> Support:
     support = read_support(path, encoder=encoder.fingerprint)
     check_support_labels(path, support, labels)
-    order = [support.labels.names.index(name) for name in labels.names]
+    support = support.arrange(labels)
     moved = {name: rows.to(encoder.device) for name, rows in support.others.items()}
     lacking = {name: other for name, other in others.items() if name not in moved}
     if lacking:
@@ -129,9 +129,8 @@ def _read(
         moved |= {name: _encode(other, images, path, report) for name, other in lacking.items()}
     return replace(
         support,
-        labels=labels,
         features=support.features.to(encoder.device),
-        targets=support.targets[:, order].to(encoder.device),
+        targets=support.targets.to(encoder.device),
         relevance=support.relevance.to(encoder.device),
         others=moved,
     )

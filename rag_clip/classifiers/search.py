@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 
 from rag_clip.classifiers.cache import Cache, evenly, wide
-from rag_clip.classifiers.evidence import check_fit, refuse_several
+from rag_clip.classifiers.evidence import check_fit, one_label
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, Support, Validation
 
@@ -63,13 +63,13 @@ def judged_images(zero_shot: ZeroShot, support: Support, validation: Validation 
     another image; of many, `JUDGED_AT_MOST` evenly spaced. Raises ValueError for validation that does not fit.
     """
     if validation is not None:
-        _check(zero_shot, validation)
+        targets = _checked(zero_shot, validation)
         features = wide(validation.features.pooled)
-        logits, targets = zero_shot(Features(features)), validation.targets.to(features.device)
+        logits, targets = zero_shot(Features(features)), targets.to(features.device)
         allowed = features.new_ones(len(features), len(support))
         return Judged(features, targets, logits, allowed, torch.ones_like(logits), "validation")
-    targets, images = support.targets.argmax(1), support.targets.sum(0)
-    left = images - support.targets  # [m, c]
+    targets, images = support.shares.argmax(1), support.shares.sum(0)
+    left = images - support.shares  # [m, c]
     rows = (left.gather(1, targets[:, None])[:, 0] > 1e-3).nonzero()[:, 0]
     if len(rows) == 0 or set(support.origin) != {"shot"}:
         return None
@@ -142,8 +142,10 @@ def count_right(
     return changes.cumsum(0)[:-1]
 
 
-def _check(zero_shot: ZeroShot, validation: Validation) -> None:
-    refuse_several("validation set", validation.targets.ndim == 2)
+def _checked(zero_shot: ZeroShot, validation: Validation) -> torch.Tensor:
+    """Return the classes [n] of images that fit the classifier."""
+    targets = one_label("validation set", validation.targets)
     check_fit("validation set", validation.labels, validation.features.pooled, zero_shot)
     if not bool(validation.features.pooled.isfinite().all()):
         raise ValueError("a validation feature is not finite; encode its image again")
+    return targets

@@ -22,6 +22,7 @@ import torch
 from torch.nn import functional
 
 from rag_clip.classifiers.cache import Cache, Mode, affinities_of, build_cache, wide
+from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.search import Choice, Judged, choose, judged_images
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
@@ -129,7 +130,7 @@ def key_loss(
     support: Support, mode: Mode, logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the loss of rows, where `logits(rows, allowed)` multiplies affinities by `allowed` [b, m], 0 on itself."""
-    targets, relevance = support.targets.double(), support.relevance.double()
+    targets, relevance = support.shares.double(), support.relevance.double()
     alone = (targets.sum(0) - targets).gather(1, targets.argmax(1, keepdim=True)) < 1e-3  # [m, 1]
     itself = (alone | (mode == "published")).to(targets)
 
@@ -145,7 +146,8 @@ def key_loss(
 def accuracy(classifier: Classifier, validation: Validation) -> float:
     """Return the share of validation images whose greatest logit is their label's."""
     logits = classifier(replace(validation.features, pooled=wide(validation.features.pooled)))
-    return float((logits.argmax(1) == validation.targets.to(logits.device)).float().mean())
+    targets = one_label("validation set", validation.targets).to(logits.device)
+    return float((logits.argmax(1) == targets).float().mean())
 
 
 def _choose(

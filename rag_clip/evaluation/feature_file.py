@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from rag_clip.classifiers.zero_shot import ZeroShot
-from rag_clip.data import Features, LabelSet
+from rag_clip.data import Features, LabelSet, SeveralLabels, Targets
 from rag_clip.files.reading import read_arrays, read_schema, read_table
 from rag_clip.images.labelled import class_numbers, read_names
 
@@ -27,7 +27,7 @@ VECTOR_COLUMNS = ("features", "vector")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureFile:
-    """Features of n images and their `truth`, int64 [n], or bool [n, c] where an image may have several labels.
+    """Features of n images and their `truth`, int64 [n], or SeveralLabels where an image may have several.
 
     `text` [t, c, d] are unit rows by template, None where the file has none of just these classes. `scale` is the
     encoder's, if known.
@@ -35,7 +35,7 @@ class FeatureFile:
 
     features: Features
     labels: LabelSet
-    truth: torch.Tensor
+    truth: Targets
     text: torch.Tensor | None = None
     templates: tuple[str, ...] = ()
     scale: float | None = None
@@ -63,7 +63,7 @@ def read_features(
     """Read an .npz or a Parquet file as float32 unit rows; with `labels`, its classes are matched to them by name.
 
     Without, they are those of the file: `classes` in its order, or the distinct names in order. With `multilabel`, the
-    truth is bool [n, c], whether or not any image has several labels. Raises ValueError,
+    truth is SeveralLabels, whether or not any image has several. Raises ValueError,
     naming the file, for what it lacks, rows that are zero or not finite, other lengths, and labels that are none of
     the classes; FileNotFoundError where there is none.
     """
@@ -118,9 +118,8 @@ def _read_npz(path: Path, labels: LabelSet | None, multilabel: bool) -> FeatureF
     place = class_numbers(own.names, labels) if labels else list(range(len(own)))
     vectors = None if text is None else _text(text, place, labels or own)
     rows, numbers = _npz_labels(label, own)
-    labels, truth = labels or own, torch.tensor(place)[numbers]
-    if multilabel:
-        truth = _marked(rows, truth, (len(label), len(labels)))
+    labels, classes_of = labels or own, torch.tensor(place)[numbers]
+    truth: Targets = _marked(rows, classes_of, (len(label), len(labels))) if multilabel else classes_of
     return FeatureFile(Features(_unit(image)), labels, truth, vectors, templates, scale)
 
 
@@ -181,20 +180,21 @@ def _read_parquet(path: Path, labels: LabelSet | None, label_column: str, multil
         raise ValueError(f"{len(flat)} numbers in {len(vectors)} rows of features; rows must be of one width")
     pooled = _unit(flat.reshape(len(vectors), -1))
     labels = labels or LabelSet(tuple(sorted({name for row in names for name in row})))
-    truth = torch.tensor([number for row in held.classes(labels) for number in row], dtype=torch.int64)
+    classes = torch.tensor([number for row in held.classes(labels) for number in row], dtype=torch.int64)
+    truth: Targets = classes
     counts = torch.tensor([len(row) for row in names])
     if multilabel:
-        truth = _marked(torch.arange(len(names)).repeat_interleave(counts), truth, (len(names), len(labels)))
+        truth = _marked(torch.arange(len(names)).repeat_interleave(counts), classes, (len(names), len(labels)))
     elif bool((counts != 1).any()):
         row = int((counts != 1).nonzero()[0])
         raise ValueError(f"row {row} has {int(counts[row])} labels; give one, or a metric for several")
     return FeatureFile(Features(pooled), labels, truth)
 
 
-def _marked(rows: torch.Tensor, classes: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    truth = torch.zeros(shape, dtype=torch.bool)
-    truth[rows, classes] = True
-    return truth
+def _marked(rows: torch.Tensor, classes: torch.Tensor, shape: tuple[int, int]) -> SeveralLabels:
+    marks = torch.zeros(shape, dtype=torch.bool)
+    marks[rows, classes] = True
+    return SeveralLabels(marks)
 
 
 def _unit(rows: np.ndarray) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 
 from rag_clip.classifiers.heads import build_head
 from rag_clip.classifiers.zero_shot import ZeroShot
-from rag_clip.data import LabelSet
+from rag_clip.data import LabelSet, SeveralLabels
 from rag_clip.evaluation.image_tasks import ImageTask, Measured, describe_failures
 from rag_clip.evaluation.measures import average_precisions, classify_test, image_table, measure, measure_cost
 from rag_clip.evaluation.protocol import draw_from_whole, draw_shots, inner_split
@@ -69,8 +69,8 @@ def measure_shots(
         build = build_head(run.head, train.support(), encoder=encoder, options=options, validation=held, floor=floor)
         classifier = build(_ordered(alone, train))
         logits = classify_test(classifier, test)
-        if train.targets.ndim == 2:
-            found = average_precisions(logits, test.truth)
+        if isinstance(test.truth, SeveralLabels):
+            found = average_precisions(logits, test.truth.marks)
         else:
             found = measure(logits, test.truth, task.labels, metric=task.metric)
             answers.append((logits, test.truth, rows))

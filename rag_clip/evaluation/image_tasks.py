@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import torch
 
-from rag_clip.data import Features, LabelSet
+from rag_clip.data import Features, LabelSet, Targets
 from rag_clip.evaluation.feature_file import FeatureFile, has_features, read_features
 from rag_clip.evaluation.settings import Unusable
 from rag_clip.evaluation.splits import Test
@@ -210,6 +210,7 @@ def read_images(
     if encoder is None:
         raise ValueError(f"{task.name} holds images; name the model that encodes them")
     files = open_image_files(task.paths, image_column=task.image_column)
+    targets: Targets
     if task.several:
         targets = read_several_classes(files, task.labels, task.label_column)
     else:

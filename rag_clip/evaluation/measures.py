@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import pyarrow as pa
 import torch
 
-from rag_clip.data import LabelSet
+from rag_clip.data import LabelSet, SeveralLabels, Targets
 from rag_clip.evaluation.protocol import parameter_efficiency
 from rag_clip.evaluation.results import IMAGES, LABELS, Measure
 from rag_clip.evaluation.splits import Test, take_features
@@ -28,11 +28,11 @@ IMAGES_AT_ONCE = 1024
 
 
 def measure(
-    logits: torch.Tensor, truth: torch.Tensor, labels: LabelSet, *, metric: Metric = "accuracy"
+    logits: torch.Tensor, truth: Targets, labels: LabelSet, *, metric: Metric = "accuracy"
 ) -> tuple[Measure, ...]:
     """Return the numbers of logits [n, c]: the `metric` first: accuracy, recall by class, trust, openness of groups.
 
-    `truth` is int64 [n]; where images have several labels, bool [n, c], of which only average precision is measured.
+    `truth` is int64 [n]; of SeveralLabels, only average precision is measured.
     ROC-AUC is measured where it is the `metric`, of the second of two classes.
 
     Intervals are those of other images of the same kind: Wilson's for the recall of a class, by hybrid resampling for
@@ -41,9 +41,9 @@ def measure(
 
     Raises ValueError for logits that are not finite, ROC-AUC of other than two classes, and as `label_groups`.
     """
-    if truth.ndim == 2:
+    if isinstance(truth, SeveralLabels):
         check_finite(logits)
-        return average_precisions(logits.double().softmax(1), truth)
+        return average_precisions(logits.double().softmax(1), truth.marks)
     ranked = [_roc_auc(logits, truth)] if metric == "roc_auc" else []
     found = (
         *_accuracies(logits, truth, labels),

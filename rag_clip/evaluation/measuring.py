@@ -13,7 +13,7 @@ from pathlib import Path
 from rag_clip.classifiers.heads import HEADS
 from rag_clip.classifiers.prepared import prepare_head
 from rag_clip.classifiers.zero_shot import TextVectors, ZeroShot, compose, encode_texts
-from rag_clip.data import Prompts
+from rag_clip.data import Prompts, SeveralLabels
 from rag_clip.evaluation.feature_file import FeatureFile
 from rag_clip.evaluation.few_shot import Pool, measure_shots, read_pool
 from rag_clip.evaluation.image_tasks import ImageTask, Measured, describe_failures, to_measure
@@ -88,7 +88,7 @@ class Measuring:
             measures = measure(logits, truth, task.labels, metric=task.metric)
             measures += measure_cost(classifier, measures[0])
             measures += measure_vocabulary(logits, truth, task.labels)
-            table = image_table(logits, truth, measured.rows, task.labels) if truth.ndim == 1 else None
+            table = None if isinstance(truth, SeveralLabels) else image_table(logits, truth, measured.rows, task.labels)
         if run.head is None:
             measures += self._measure_texts(run, alone, measured)
         failures = describe_failures(measured.errors)

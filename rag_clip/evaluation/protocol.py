@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from rag_clip.classifiers.inner_split import judging_rows
-from rag_clip.data import Features, LabelSet, Validation
+from rag_clip.data import Features, LabelSet, SeveralLabels, Targets, Validation
 from rag_clip.evaluation.splits import Test, Train, take_features
 from rag_clip.support.shots import choose_shared_shots, choose_shots
 
@@ -66,7 +66,7 @@ def inner_split(train: Train) -> tuple[Train, Validation]:
 
 
 def draw_from_whole(
-    features: Features, labels: LabelSet, targets: torch.Tensor, *, shots: int, seed: int
+    features: Features, labels: LabelSet, targets: Targets, *, shots: int, seed: int
 ) -> tuple[Train, Test]:
     """Draw shots from labelled images that have no split, and test on all the others.
 
@@ -93,9 +93,9 @@ def parameter_efficiency(score: float, parameters: int) -> float:
     return score * math.exp(-math.log10(parameters / REFERENCE_PARAMETERS + 1))
 
 
-def _drawn(labels: LabelSet, targets: torch.Tensor, shots: int, seed: int) -> list[int]:
-    if targets.ndim == 2:
-        held = [[labels.names[column] for column in row.nonzero()[:, 0].tolist()] for row in targets]
+def _drawn(labels: LabelSet, targets: Targets, shots: int, seed: int) -> list[int]:
+    if isinstance(targets, SeveralLabels):
+        held = [[labels.names[column] for column in row.nonzero()[:, 0].tolist()] for row in targets.marks]
         return list(choose_shared_shots(held, k=shots, seed=seed).support)
     names = [labels.names[target] for target in targets.tolist()]
     return list(choose_shots(names, k=shots, seed=seed, validation="none").support)

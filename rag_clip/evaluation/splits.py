@@ -11,19 +11,19 @@ from typing import NoReturn
 
 import torch
 
-from rag_clip.data import Features, LabelSet, Support, check_several
+from rag_clip.data import Features, LabelSet, SeveralLabels, Support, Targets, foreign_row
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Train:
-    """Images to train on: `features` of n images, `targets` int64 [n] of `labels`, or bool [n, c] for several each.
+    """Images to train on: `features` of n images, `targets` int64 [n] of `labels`, or SeveralLabels.
 
     Raises ValueError for no image, targets of another length, and classes that the label set does not have.
     """
 
     features: Features
     labels: LabelSet
-    targets: torch.Tensor
+    targets: Targets
 
     def __post_init__(self) -> None:
         _check("train", self.features, self.labels, self.targets)
@@ -38,7 +38,7 @@ class Train:
     def support(self) -> Support:
         """Return them as shots of full relevance, each of one class or of several in full, for heads."""
         count, targets = len(self), self.targets
-        if targets.ndim == 1:
+        if not isinstance(targets, SeveralLabels):
             targets = torch.nn.functional.one_hot(targets, len(self.labels)).to(self.features.pooled)
         references = self.features.ids or tuple(map(str, range(count)))
         return Support(
@@ -54,7 +54,7 @@ class Train:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Test:
-    """Images to score on: `features` of n images and their `truth`, int64 [n], or bool [n, c] for several labels each.
+    """Images to score on: `features` of n images and their `truth`, int64 [n], or SeveralLabels.
 
     Nothing that trains or chooses takes one. Raises ValueError as `Train` does.
     """
@@ -63,7 +63,7 @@ class Test:
 
     features: Features
     labels: LabelSet
-    truth: torch.Tensor
+    truth: Targets
 
     def __post_init__(self) -> None:
         _check("test", self.features, self.labels, self.truth)
@@ -88,15 +88,13 @@ def take_features(features: Features, rows: torch.Tensor) -> Features:
     )
 
 
-def _check(role: str, features: Features, labels: LabelSet, targets: torch.Tensor) -> None:
+def _check(role: str, features: Features, labels: LabelSet, targets: Targets) -> None:
     if not 0 < len(targets) == len(features.pooled):
         raise ValueError(
             f"{len(targets)} labels for {len(features.pooled)} {role} images; give one per image, at least one image"
         )
-    if targets.ndim == 2:
-        check_several(role, targets, len(labels))
-    elif not 0 <= int(targets.min()) <= int(targets.max()) < len(labels):
-        row = int(((targets < 0) | (targets >= len(labels))).nonzero()[0, 0])
+    row = foreign_row(role, targets, len(labels))
+    if row is not None and not isinstance(targets, SeveralLabels):
         raise ValueError(
             f"{role} image {row} has class {int(targets[row])}, which is none of the {len(labels)}; count them from 0"
         )

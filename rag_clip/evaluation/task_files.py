@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import compress
 from pathlib import Path
 
-from rag_clip.data import LabelSet, Validation
+from rag_clip.data import LabelSet, SeveralLabels, Validation
 from rag_clip.evaluation.feature_file import FeatureFile, has_features, read_features
 from rag_clip.evaluation.splits import Test, Train
 from rag_clip.evaluation.task import Role, Task, task_labels
@@ -47,9 +47,10 @@ def read_split_labels(task: Task, path: Place, labels: LabelSet | None) -> FileL
         return join_labels(parts)
     if path.suffix.lower() == ".npz":
         held = read_features(path, labels=labels, multilabel=holds_several(path))
-        if held.truth.ndim == 1:
-            return FileLabels([(held.labels.names[row],) for row in held.truth.tolist()])
-        return FileLabels([tuple(compress(held.labels.names, row)) for row in held.truth.tolist()])
+        names, truth = held.labels.names, held.truth
+        if isinstance(truth, SeveralLabels):
+            return FileLabels([tuple(compress(names, marks)) for marks in truth.marks.tolist()])
+        return FileLabels([(names[row],) for row in truth.tolist()])
     found = read_names(path, task.label_column)
     if not has_features(path) and task.image_column not in read_schema(path).names:
         raise ValueError(f"has no column {task.image_column!r} of images, nor one of features")

@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
-from rag_clip.data import LabelSet, Prompts
+from rag_clip.data import LabelSet, Prompts, SeveralLabels, Targets
 from rag_clip.evaluation.results import Measure
 from rag_clip.evaluation.rival_names import CandidateTexts, rivals_of, with_synonyms
 from rag_clip.evaluation.splits import Test
@@ -55,13 +56,14 @@ def measure_texts(
     Texts whose vector is `known` are not encoded again. `prompts` are those of `alone`, None for text features of a
     file. Nothing for images with several labels, or one class.
     """
-    if test.truth.ndim == 2 or len(alone.labels) < 2:
+    truth = test.truth
+    if isinstance(truth, SeveralLabels) or len(alone.labels) < 2:
         return ()
     features = test.features.pooled
     held = {name: row for row, name in enumerate(alone.labels.names)}
     weights = alone.weights[[held[name] for name in test.labels.names]].to(features)
     found = [
-        Measure("alignment", "", alignment(features, test.truth, weights)),
+        Measure("alignment", "", alignment(features, truth, weights)),
         Measure("uniformity", "", uniformity(weights)),
     ]
     if prompts is None or encoder is None:
@@ -78,7 +80,7 @@ def _adversarial(test: Test, weights: torch.Tensor, named: Prompts, texts: Candi
     others = texts.weights(shared_templates(named))[list(rivals.rows)].to(features)
     place = {name: row for row, name in enumerate(test.labels.names)}
     speaks = torch.tensor([place.get(name, -1) for name in rivals.speaks], device=features.device)
-    found = adversarial_names(features, test.truth, weights, others, speaks=speaks, count=WORST)
+    found = adversarial_names(features, one_label("test set", test.truth), weights, others, speaks=speaks, count=WORST)
     for row, left in zip(found.worst.tolist(), found.single_accuracy.tolist(), strict=True):
         yield Measure("adversarial_name", names[row], left)
     for row, left in zip(found.chosen.tolist(), found.set_accuracy.tolist(), strict=True):
@@ -101,7 +103,8 @@ def _swaps(
     renamed = zero_shot(swaps.prompts, encoder, known=known, report=report)
     place = {name: row for row, name in enumerate(test.labels.names)}
     classes = torch.tensor([place[named.labels.names[row]] for row in swaps.classes], device=features.device)
-    found = swap_synonyms(features, test.truth, weights, renamed.weights.to(features), classes)
+    truth = one_label("test set", test.truth)
+    found = swap_synonyms(features, truth, weights, renamed.weights.to(features), classes)
     for metric, values in (
         ("swap_kept", found.kept),
         ("swap_accuracy", found.accuracy),
@@ -116,7 +119,7 @@ def _swaps(
             yield Measure("swap_recall", name, value)
 
 
-def measure_vocabulary(logits: torch.Tensor, truth: torch.Tensor, labels: LabelSet) -> tuple[Measure, ...]:
+def measure_vocabulary(logits: torch.Tensor, truth: Targets, labels: LabelSet) -> tuple[Measure, ...]:
     """Return what logits [n, c] say of the vocabulary, for the one label `truth` int64 [n] of each image.
 
     `accuracy_by_classes` has at most 40 sizes, `taken` the 50 pairs "label ← thief" of the greatest share of the
@@ -125,7 +128,7 @@ def measure_vocabulary(logits: torch.Tensor, truth: torch.Tensor, labels: LabelS
     and `margin_first`, within the own group, of the images that have another class there. Nothing for one class alone,
     or where images have several labels. Raises ValueError for logits that are not finite.
     """
-    if truth.ndim == 2 or len(labels) < 2:
+    if isinstance(truth, SeveralLabels) or len(labels) < 2:
         return ()
     grouped = label_groups(labels)
     names, groups = grouped or number_groups(labels.names)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from rag_clip.data import Fingerprint, LabelSet, Support, check_same_encoder, read_fingerprint
+from rag_clip.data import Fingerprint, LabelSet, SeveralLabels, Support, check_same_encoder, read_fingerprint
 from rag_clip.errors import disk_errors
 from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import labels_from_document, labels_to_document
@@ -124,13 +124,13 @@ def merge_supports(parts: Sequence[Support]) -> tuple[Support, tuple[tuple[int, 
         for row, key in enumerate(zip(part.origin, part.references, strict=True)):
             places.setdefault(key, []).append((number, row))
     kept = tuple(found[0] for found in places.values())
-    targets = torch.stack([_targets(aligned, found) for found in places.values()])
+    shares = torch.stack([_shares_of(aligned, found) for found in places.values()])
     relevance = torch.stack([_least(aligned, found) for found in places.values()])
     first = aligned[0]
     merged = replace(
         first,
         features=torch.stack([aligned[part].features[row] for part, row in kept]),
-        targets=targets,
+        targets=SeveralLabels(shares) if aligned[0].several else shares,
         relevance=relevance,
         origin=tuple(aligned[part].origin[row] for part, row in kept),
         references=tuple(aligned[part].references[row] for part, row in kept),
@@ -165,9 +165,9 @@ def _merge(paths: Sequence[str | Path], output: str | Path) -> tuple[int, int]:
     return len(merged), sum(map(len, parts)) - len(merged)
 
 
-def _targets(parts: Sequence[Support], places: Sequence[tuple[int, int]]) -> torch.Tensor:
-    held = torch.stack([parts[part].targets[row] for part, row in places])
-    return held.any(0) if held.dtype == torch.bool else held.mean(0)
+def _shares_of(parts: Sequence[Support], places: Sequence[tuple[int, int]]) -> torch.Tensor:
+    held = torch.stack([parts[part].shares[row] for part, row in places])
+    return held.any(0) if parts[0].several else held.mean(0)
 
 
 def _least(parts: Sequence[Support], places: Sequence[tuple[int, int]]) -> torch.Tensor:
@@ -190,12 +190,11 @@ def _align(part: Support, first: Support) -> Support:
     recorded = first.provenance.get("encoder")
     if recorded:
         check_support_encoder(part, read_fingerprint(recorded))
-    order = [names.index(name) for name in expected]
-    return replace(part, labels=first.labels, targets=part.targets[:, order])
+    return part.arrange(first.labels)
 
 
 def _to_table(support: Support, images: Sequence[bytes | None] | None) -> pa.Table:
-    targets = support.targets.float().cpu().numpy()
+    targets = support.shares.float().cpu().numpy()
     held = [np.flatnonzero(row) for row in targets]
     names = np.array(support.labels.names, dtype=object)
     columns = {
@@ -240,7 +239,7 @@ def _from_table(table: pa.Table) -> Support:
     return Support(
         labels,
         _matrix(table, "features"),
-        targets > 0 if facts.get("several") else targets,
+        SeveralLabels(targets > 0) if facts.get("several") else targets,
         torch.from_numpy(rows["relevance"].to_numpy().copy()),
         tuple(rows["origin"].to_pylist()),
         tuple(rows["reference"].to_pylist()),

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from rag_clip.data import Features, LabelSet
+from rag_clip.data import Features, LabelSet, SeveralLabels, Targets
 from rag_clip.files.atomic import scratch_folder
 from rag_clip.files.readable_names import readable_name
 from rag_clip.files.reading import metadata_document, read_arrays, read_schema, read_table
@@ -155,12 +155,12 @@ def lists_labels(schema: pa.Schema, column: str) -> bool:
 class Labelled:
     """Features of the n images that could be used, before it is said what for.
 
-    `targets` are their classes int64 [n], or bool [n, c] where images may have several; `rows` int64 [n] is their place
-    among all rows of the files. `errors` say by row why other images could not be used.
+    `targets` are their classes int64 [n], or SeveralLabels where images may have several; `rows` int64 [n] is their
+    place among all rows of the files. `errors` say by row why other images could not be used.
     """
 
     features: Features
-    targets: torch.Tensor
+    targets: Targets
     rows: torch.Tensor
     errors: Mapping[int, str]
 
@@ -201,7 +201,7 @@ def read_labelled(
 
 def encode_labelled(
     files: Sequence[ImageFile],
-    targets: torch.Tensor,
+    targets: Targets,
     *,
     encoder: Encoder,
     others: Mapping[str, Encoder] | None = None,
@@ -236,8 +236,8 @@ def encode_labelled(
     return Labelled(features, targets[rows].to(encoder.device), rows, errors)
 
 
-def read_targets(files: Sequence[ImageFile], labels: LabelSet, label_column: str = "label") -> torch.Tensor:
-    """Return the class of every row of the files int64 [n], or bool [n, c] where the column holds lists of names.
+def read_targets(files: Sequence[ImageFile], labels: LabelSet, label_column: str = "label") -> Targets:
+    """Return the class of every row of the files int64 [n], or SeveralLabels where the column holds lists of names.
 
     Raises ValueError for labels that are not in the label set, naming some, and for files without the column.
     """
@@ -263,8 +263,8 @@ def read_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str
     return [row for rows in _classes(held, labels, label_column) for row in rows]
 
 
-def read_several_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str) -> torch.Tensor:
-    """Return the classes of every row of files whose column may hold lists, bool [n, c]; else as `read_classes`.
+def read_several_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str) -> SeveralLabels:
+    """Return the classes of every row of files whose column may hold lists; else as `read_classes`.
 
     A row may have no label.
     """
@@ -272,7 +272,7 @@ def read_several_classes(files: Sequence[ImageFile], labels: LabelSet, label_col
     targets = torch.zeros(len(held.rows), len(labels), dtype=torch.bool)
     for row, classes in enumerate(_classes(held, labels, label_column)):
         targets[row, classes] = True
-    return targets
+    return SeveralLabels(targets)
 
 
 def read_file_labels(files: Sequence[ImageFile], label_column: str = "label") -> FileLabels:

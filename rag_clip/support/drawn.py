@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import normalize
 
-from rag_clip.data import LabelSet
+from rag_clip.data import LabelSet, Targets
 from rag_clip.files.locations import shown
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.features import encode_views, read_pieces
@@ -26,14 +26,14 @@ from rag_clip.protocols import Encoder
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """Labelled images: their files, and `targets` of every row: int64 [n], or bool [n, c] where they are several.
+    """Labelled images: their files, and `targets` of every row: int64 [n], or SeveralLabels.
 
     Rows are counted over all files.
     """
 
     files: Sequence[ImageFile]
     labels: LabelSet
-    targets: torch.Tensor
+    targets: Targets
     label_column: str
 
     def items(self, rows: Sequence[int]) -> Iterator[list[Item]]:

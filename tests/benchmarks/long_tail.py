@@ -20,6 +20,7 @@ import torch
 from torch.nn.functional import cross_entropy, one_hot
 
 from rag_clip.classifiers.ballad import BalladSettings
+from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.demo.concepts import concepts
@@ -132,8 +133,10 @@ def heads(
 def linear_probe(text: ZeroShot, support: Support, validation: Validation) -> ZeroShot:
     """Fit a linear classifier from zero by L-BFGS, its penalty chosen on validation images."""
     found = [probe(text, support, penalty) for penalty in PENALTIES]
+    targets = one_label("validation set", validation.targets)
     return max(
-        found, key=lambda each: float((each(validation.features).argmax(1) == validation.targets).float().mean())
+        found,
+        key=lambda each: float((each(validation.features).argmax(1) == targets).float().mean()),
     )
 
 
@@ -144,7 +147,7 @@ def probe(text: ZeroShot, support: Support, penalty: float) -> ZeroShot:
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
-        value = cross_entropy(text.scale * support.features @ weights.T, support.targets)
+        value = cross_entropy(text.scale * support.features @ weights.T, support.shares)
         value = value + penalty * text.scale**2 * weights.square().sum()
         torch.autograd.backward(value)
         return value

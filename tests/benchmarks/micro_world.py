@@ -16,6 +16,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
+from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.heads import HEADS, build_head
 from rag_clip.classifiers.zero_shot import zero_shots
 from rag_clip.corpus.cleaning import load_cleaning
@@ -93,10 +94,11 @@ def show(name: str, classifier: Classifier, test: Labelled, photographs: Path) -
     """Print the accuracy of a classifier per band and over all."""
     band = {concept.name: concept.band for concept in concepts()}
     logits = classifier(test.features)
-    right = logits.argmax(1) == test.targets
+    targets = one_label("test set", test.targets)
+    right = logits.argmax(1) == targets
     _, groups = number_groups(classifier.labels.groups)
-    opened = openness(logits, test.targets, groups)
-    names = [classifier.labels.names[row] for row in test.targets.tolist()]
+    opened = openness(logits, targets, groups)
+    names = [classifier.labels.names[row] for row in targets.tolist()]
     seeds = pl.read_parquet(photographs, columns=["seed"])["seed"]
     table = pl.DataFrame({"right": right.tolist(), "band": [band[each] for each in names], "seed": seeds})
     cells = [cell(table.filter(pl.col("band") == each)) for each in BANDS] + [cell(table)]

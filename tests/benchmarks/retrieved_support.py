@@ -21,6 +21,7 @@ import polars as pl
 import torch
 from PIL import Image
 
+from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.priming import PrimingSettings
 from rag_clip.classifiers.tip_adapter import TipAdapterSettings
 from rag_clip.classifiers.zero_shot import zero_shot
@@ -69,8 +70,9 @@ def prepare(folder: Path, encoder: Encoder) -> Prompts:
 def score(logits: torch.Tensor, labelled: Labelled) -> str:
     """Return top-1 in percent by band and over all."""
     bands = [concept.band for concept in concepts()]
-    right = (logits.argmax(1) == labelled.targets).float()
-    of = [bands[row] for row in labelled.targets.tolist()]
+    targets = one_label("test set", labelled.targets)
+    right = (logits.argmax(1) == targets).float()
+    of = [bands[row] for row in targets.tolist()]
     parts = [right[torch.tensor([each == band for each in of])].mean() for band in BANDS]
     return " ".join(f"{100 * float(part):5.1f}" for part in [*parts, right.mean()])
 

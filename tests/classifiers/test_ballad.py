@@ -55,7 +55,7 @@ def test_the_residual_adapter_gives_the_feature_computed_by_hand():
 @pytest.mark.parametrize("start", ["identity", "random"])
 def test_heads_meet_the_contract(start):
     soft = support_of([0, 0, 0, 1, 2, 2, 3, 3])
-    targets = 0.75 * soft.targets + 0.25 * soft.targets.roll(1, 0)
+    targets = 0.75 * soft.shares + 0.25 * soft.shares.roll(1, 0)
     soft = replace(soft, targets=targets, relevance=torch.linspace(0.3, 1, 8))
 
     def build(prompts, support):

@@ -11,6 +11,7 @@ import torch
 
 from inputs.supports import random_support, random_text, unit
 from rag_clip.classifiers.como import CoMo, CoMoFSettings, CoMoSettings, blend
+from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.tip_adapter import TipAdapterSettings
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
@@ -32,18 +33,18 @@ def second_view(classes: torch.Tensor, seed: int, noise: float = 0.5) -> torch.T
 
 def two_views(counts: list[int], *, soft: bool = False, seed: int = 0, noise: float = 0.5) -> Support:
     support = random_support(TEXT, counts, soft=soft, seed=seed)
-    return replace(support, others={SECOND: second_view(support.targets.argmax(1), seed + 1, noise)})
+    return replace(support, others={SECOND: second_view(support.shares.argmax(1), seed + 1, noise)})
 
 
 QUERIES_OF = two_views([4] * CLASSES, seed=5)
 QUERIES = Features(QUERIES_OF.features, others=QUERIES_OF.others)
-TRUTH = QUERIES_OF.targets.argmax(1)
+TRUTH = QUERIES_OF.shares.argmax(1)
 
 
 def equation(support: Support, alpha: float, beta: float, sharpness: float) -> np.ndarray:
     """The equation in float64, a query at a time; every class has equally many images."""
     weights = TEXT.weights.double().numpy()
-    targets = (support.targets * support.relevance[:, None]).double().numpy()
+    targets = (support.shares * support.relevance[:, None]).double().numpy()
 
     def standard(values: np.ndarray) -> np.ndarray:
         return (values - values.mean()) / values.std(ddof=1)
@@ -146,7 +147,7 @@ def test_one_class_or_support_of_no_relevance_leaves_the_text_alone(kind: type) 
     labels = LabelSet(("only",))
     text = ZeroShot(labels, TEXT.weights[:1], 20.0)
     held = two_views([3] + [0] * (CLASSES - 1))
-    one = replace(held, labels=labels, targets=held.targets[:, :1])
+    one = replace(held, labels=labels, targets=held.shares[:, :1])
     torch.testing.assert_close(kind().build(text, one)(QUERIES), text(QUERIES), atol=1e-6, rtol=0)
     ignored = replace(two_views([2] * CLASSES), relevance=torch.zeros(2 * CLASSES))
     torch.testing.assert_close(kind(alpha=5, beta=4).build(TEXT, ignored)(QUERIES), TEXT(QUERIES), atol=1e-5, rtol=0)
@@ -177,13 +178,15 @@ def test_a_good_second_encoder_repairs_a_poor_text_classifier() -> None:
 def test_settings_come_from_validation_else_from_shots_left_out_else_by_default() -> None:
     support = two_views([4] * CLASSES)
     held = two_views([3] * CLASSES, seed=9)
-    validation = Validation(Features(held.features, others=held.others), TEXT.labels, held.targets.argmax(1))
+    validation = Validation(Features(held.features, others=held.others), TEXT.labels, held.shares.argmax(1))
     chosen, shots = CoMoSettings().build(TEXT, support, validation=validation), CoMoSettings().build(TEXT, support)
     drawn = CoMoSettings().build(TEXT, replace(support, origin=("retrieved",) * len(support)))
     assert [head.choice.by for head in (chosen, shots, drawn)] == ["validation", "leave-one-out", "default"]
     assert (drawn.choice.alpha, drawn.choice.beta) == (0.6, 1.0)
     assert CoMoSettings(alpha=2.0).build(TEXT, support).choice.alpha == 2.0
-    accuracy = float((chosen(validation.features).argmax(1) == validation.targets).float().mean())
+    accuracy = float(
+        (chosen(validation.features).argmax(1) == one_label("validation set", validation.targets)).float().mean()
+    )
     assert chosen.choice.accuracy == pytest.approx(accuracy)
 
 
@@ -205,7 +208,7 @@ def test_leave_one_out_asks_both_encoders_about_the_image_that_was_left_out() ->
         )
         head = CoMoSettings(alpha=chosen.alpha, beta=chosen.beta).build(TEXT, fewer)
         image = Features(support.features[left : left + 1], others={SECOND: support.others[SECOND][left : left + 1]})
-        found += int(head(image).argmax() == support.targets[left].argmax())
+        found += int(head(image).argmax() == support.shares[left].argmax())
     assert chosen.accuracy == pytest.approx(found / len(support))
 
 

@@ -50,7 +50,7 @@ def test_heads_meet_the_contract(encoder, context):
         )
 
     support = support_of([0, 0, 0, 1, 2, 2, 3])
-    soft = 0.75 * support.targets + 0.25 * support.targets.roll(1, 0)
+    soft = 0.75 * support.shares + 0.25 * support.shares.roll(1, 0)
     support = replace(support, targets=soft, relevance=torch.linspace(0.3, 1, 7))
     check_head(build, template_prompts(LABELS), support, Features(draw([0, 1, 2, 3, 3], seed=3)))
 
@@ -88,9 +88,9 @@ def test_one_step_is_that_of_the_published_loss(encoder, text):
 def test_training_lowers_the_loss_on_images_that_the_text_knows_nothing_of(encoder, text, context, share):
     support = support_of([0, 1, 2, 3] * 3)
     schedule = Schedule(40, 32, 0.1, "sgd", warm_up=1)
-    before = cross_entropy(text(Features(support.features)), support.targets)
+    before = cross_entropy(text(Features(support.features)), support.shares)
     head = CoOpSettings(context=context, schedule=schedule).build(text, support, encoder=encoder)
-    assert cross_entropy(head(Features(support.features)), support.targets) < share * before
+    assert cross_entropy(head(Features(support.features)), support.shares) < share * before
 
 
 def test_a_class_without_images_keeps_its_text_and_no_class_at_all_keeps_every_text(encoder, text):

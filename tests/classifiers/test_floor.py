@@ -90,7 +90,7 @@ def test_one_shot_is_trusted_by_what_the_texts_get_wrong(caution, strength):
 
 def test_few_judges_do_not_overrule_the_caution_of_a_head_but_many_do():
     few, many = support(count=3), support(count=4)
-    wrong = float((TEXT(Features(few.features)).argmax(1) != few.targets.argmax(1)).sum())
+    wrong = float((TEXT(Features(few.features)).argmax(1) != few.shares.argmax(1)).sum())
     bound = 0.1 * (wrong + 0.5) / (len(few) + 1)
     assert floored(TEXT, ridge_head, few, caution=0.1).strength == pytest.approx(bound)
     assert floored(TEXT, ridge_head, many, caution=0.1).strength == 1.0

@@ -13,6 +13,7 @@ from inputs.supports import (
     real_shots,
     unit,
 )
+from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.gaussian import ALPHAS, GaussianSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support
@@ -37,7 +38,7 @@ def discriminant(rows: np.ndarray, shares: np.ndarray, queries: np.ndarray) -> n
 def samples(text: ZeroShot, support: Support, *, with_text: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the images, then the texts moved by the gap, and what each counts for the classes."""
     rows = support.features.double().numpy()
-    shares = (support.targets * support.relevance[:, None]).double().numpy()
+    shares = (support.shares * support.relevance[:, None]).double().numpy()
     if not with_text:
         return rows, shares
     weights = text.weights.double().numpy()
@@ -146,7 +147,10 @@ def test_alpha_is_a_fixed_default_where_no_image_may_judge():
 def test_validation_images_judge_where_the_support_may_not():
     support = replace(random_support(TEXT, [3, 3, 3, 3]), origin=("retrieved",) * 12)
     held = as_validation(random_support(TEXT, [9, 9, 9, 9], seed=5))
-    targets, images = np.eye(4)[held.targets.numpy()], Features(held.features.pooled.double())
+    targets, images = (
+        np.eye(4)[one_label("validation set", held.targets).numpy()],
+        Features(held.features.pooled.double()),
+    )
     losses = {
         alpha: log_loss(GaussianSettings(alpha=alpha).build(TEXT, support)(images).numpy(), targets) for alpha in ALPHAS
     }

@@ -2,10 +2,11 @@ import torch
 from torch.nn.functional import one_hot
 
 from rag_clip.classifiers.inner_split import judging_rows
+from rag_clip.data import SeveralLabels
 
 
-def rows_of(*classes: set[int], count: int = 3) -> torch.Tensor:
-    return torch.tensor([[column in each for column in range(count)] for each in classes])
+def rows_of(*classes: set[int], count: int = 3) -> SeveralLabels:
+    return SeveralLabels(torch.tensor([[column in each for column in range(count)] for each in classes]))
 
 
 def test_the_first_fifth_of_each_class_judges_where_others_are_left_to_train():
@@ -15,7 +16,7 @@ def test_the_first_fifth_of_each_class_judges_where_others_are_left_to_train():
 
 def test_rows_of_one_label_each_are_split_alike_in_both_forms():
     classes = torch.tensor([0, 1, 0, 0, 0, 0, 0, 1, 2, 1, 1, 1, 1])
-    assert torch.equal(judging_rows(one_hot(classes).bool()), judging_rows(classes))
+    assert torch.equal(judging_rows(SeveralLabels(one_hot(classes).bool())), judging_rows(classes))
 
 
 def test_a_row_of_several_classes_judges_for_all_of_them_the_rarest_first():

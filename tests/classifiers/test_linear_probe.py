@@ -24,7 +24,7 @@ def train_in_numpy(text: np.ndarray, images: np.ndarray, support: Support, rate:
     for _ in range(50):
         logits = standard @ weights.T + biases
         odds = np.exp(logits - logits.max(1, keepdims=True))
-        slope = trust * (odds / odds.sum(1, keepdims=True) - support.targets.numpy())
+        slope = trust * (odds / odds.sum(1, keepdims=True) - support.shares.numpy())
         speed = 0.9 * speed + slope.T @ standard + decay * weights
         speed_biases = 0.9 * speed_biases + slope.sum(0) + decay * biases
         weights, biases = weights - rate * speed, biases - rate * speed_biases

@@ -37,7 +37,7 @@ def test_one_image_of_two_classes_gives_the_weights_computed_by_hand():
 def equation(text: ZeroShot, support: Support, counts: np.ndarray, text_count: float) -> np.ndarray:
     """The module's equation, a pair of images or classes at a time, in float64."""
     rows, texts = support.features.double().numpy(), text.weights.double().numpy()
-    shares = support.targets.double().numpy() * counts[:, None]
+    shares = support.shares.double().numpy() * counts[:, None]
     mass = shares.sum(0)
     there = [row for row in range(len(texts)) if mass[row] > 0]
     others = [(one, other) for one in there for other in there if one != other]
@@ -94,7 +94,7 @@ def test_having_images_at_all_does_not_favour_a_class_as_in_the_published_form()
 
 def test_validation_chooses_how_much_the_text_counts():
     support = random_support(TEXT, [4, 4, 4, 4])
-    swapped = replace(support, targets=support.targets[:, [1, 0, 3, 2]])
+    swapped = replace(support, targets=support.shares[:, [1, 0, 3, 2]])
     trusting, doubting = (
         PrimingSettings(text_count=1.0).build(TEXT, support),
         PrimingSettings(text_count=64.0).build(TEXT, swapped),

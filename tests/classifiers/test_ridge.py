@@ -14,6 +14,7 @@ from inputs.supports import (
     real_shots,
     unit,
 )
+from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.ridge import BANDWIDTHS, PENALTIES, RidgeSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support
@@ -29,7 +30,7 @@ class Equation:
         self.text = text.scale * text.weights.double().numpy()
         self.rows = support.features.double().numpy()
         relevance = support.relevance.double().numpy()
-        targets = support.targets.double().numpy()
+        targets = support.shares.double().numpy()
         mass = relevance @ targets
         self.weights = relevance * (targets @ (mass.mean() / mass)) if balanced else relevance
         pairs = [1 - a @ b for row, a in enumerate(self.rows) for other, b in enumerate(self.rows) if row != other]
@@ -155,7 +156,7 @@ def test_settings_are_fixed_where_no_image_may_judge():
 def test_validation_images_judge_beside_the_shots():
     support = random_support(TEXT, [2, 2, 2, 2])
     held = as_validation(random_support(TEXT, [9, 9, 9, 9], seed=5))
-    wanted = np.eye(4)[held.targets.numpy()] - 0.25
+    wanted = np.eye(4)[one_label("validation set", held.targets).numpy()] - 0.25
     images = held.features.pooled.double().numpy()
     errors = {}
     for penalty in PENALTIES:

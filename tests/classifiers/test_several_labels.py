@@ -10,7 +10,7 @@ from inputs.supports import as_validation, random_support, random_text
 from rag_clip.classifiers.heads import HEADS, build_head
 from rag_clip.classifiers.linear_probe import LinearProbeSettings
 from rag_clip.classifiers.probe_training import spread_rows
-from rag_clip.data import Features, Support, Validation
+from rag_clip.data import Features, SeveralLabels, Support, Validation
 from rag_clip.metrics.ranking import mean_average_precision
 from rag_clip.models.open_clip import load_encoder
 
@@ -32,7 +32,7 @@ def images_of_pairs(per_pair: int, seed: int) -> tuple[torch.Tensor, torch.Tenso
 def several(per_pair: int, seed: int = 0) -> Support:
     rows, labels = images_of_pairs(per_pair, seed)
     names = tuple(map(str, range(len(rows))))
-    return Support(TEXT.labels, rows, labels, torch.ones(len(rows)), ("shot",) * len(rows), names)
+    return Support(TEXT.labels, rows, SeveralLabels(labels), torch.ones(len(rows)), ("shot",) * len(rows), names)
 
 
 def test_the_layer_is_that_of_gradient_descent_on_binary_cross_entropy():
@@ -43,7 +43,7 @@ def test_the_layer_is_that_of_gradient_descent_on_binary_cross_entropy():
     weights, biases = TEXT.weights.double(), torch.zeros(4).double()
     speed, speed_biases = torch.zeros_like(weights), torch.zeros_like(biases)
     for _ in range(50):
-        slope = ((standard @ weights.T + biases).sigmoid() - support.targets.double()) / (len(images) * 4)
+        slope = ((standard @ weights.T + biases).sigmoid() - support.shares.double()) / (len(images) * 4)
         speed = 0.9 * speed + slope.T @ standard + 1e-4 * weights
         speed_biases = 0.9 * speed_biases + slope.sum(0) + 1e-4 * biases
         weights, biases = weights - 1e-2 * speed, biases - 1e-2 * speed_biases
@@ -60,14 +60,14 @@ def test_settings_are_chosen_by_average_precision_on_the_inner_split_or_validati
     assert (head.tuned.by, 0.9 < head.tuned.accuracy <= 1.0) == ("inner split", True)
     assert mean_average_precision(head(Features(rows)), labels, eleven_points=True) > 0.8
     judged = LinearProbeSettings(weight_decay=1e-4).build(
-        TEXT, several(2), validation=Validation(Features(rows), TEXT.labels, labels)
+        TEXT, several(2), validation=Validation(Features(rows), TEXT.labels, SeveralLabels(labels))
     )
     assert judged.tuned.by == "validation"
 
 
 def test_classes_without_images_are_ranked_by_the_probability_of_their_text():
     support = several(3)
-    kept = ~support.targets[:, 3]
+    kept = ~support.shares[:, 3]
     fewer = Support(
         TEXT.labels, support.features[kept], support.targets[kept], torch.ones(9), ("shot",) * 9, ("x",) * 9
     )
@@ -79,8 +79,8 @@ def test_classes_without_images_are_ranked_by_the_probability_of_their_text():
 
 @pytest.mark.parametrize("name", sorted(HEADS.keys() - {"linear_probe"}))
 def test_other_heads_refuse_images_of_several_labels(name: str):
-    labels = ONES.targets.bool() | ONES.targets.bool().roll(1, 0)
-    build = build_head(name, replace(ONES, targets=labels), encoder=load_encoder("demo"))
+    labels = ONES.shares.bool() | ONES.shares.bool().roll(1, 0)
+    build = build_head(name, replace(ONES, targets=SeveralLabels(labels)), encoder=load_encoder("demo"))
     with pytest.raises(ValueError, match=r"the support set has images of several labels.*of several, linear_probe"):
         build(TEXT)
 
@@ -89,7 +89,7 @@ def test_other_heads_refuse_images_of_several_labels(name: str):
 def test_no_head_that_learns_one_label_is_judged_by_several(name: str):
     held = as_validation(random_support(TEXT, [1, 1, 1, 1]))
     features = replace(held.features, others={"second": torch.eye(8)[:4]})
-    judges = Validation(features, TEXT.labels, torch.ones(4, 4, dtype=torch.bool))
+    judges = Validation(features, TEXT.labels, SeveralLabels(torch.ones(4, 4, dtype=torch.bool)))
     build = build_head(name, ONES, encoder=load_encoder("demo"), validation=judges)
     with pytest.raises(ValueError, match="the validation set has images of several labels"):
         build(TEXT)

@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from rag_clip.classifiers.cache import Mode, build_cache
+from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.tip_adapter import TipAdapterFSettings, TipAdapterSettings, accuracy, key_loss
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
@@ -45,7 +46,7 @@ TRUTH = torch.arange(CLASSES).repeat(6)
 def equation(classifier: ZeroShot, support: Support, alpha: float, beta: float, *, balanced: bool) -> np.ndarray:
     """The equation, a query and a support image at a time in float64; every class has support."""
     f, keys, text = (value.double().numpy() for value in (QUERIES.pooled, support.features, classifier.weights))
-    targets, relevance = support.targets.double().numpy(), support.relevance.double().numpy()
+    targets, relevance = support.shares.double().numpy(), support.relevance.double().numpy()
     images = targets.sum(0)
     rows = []
     for query in f:
@@ -69,7 +70,7 @@ def test_two_images_add_the_votes_computed_by_hand():
 @pytest.mark.parametrize("mode", ["balanced", "published"])
 def test_uneven_soft_and_doubtful_votes_equal_the_equation_in_float64(mode):
     support = support_of(UNEVEN)
-    soft = 0.8 * support.targets + 0.2 / CLASSES
+    soft = 0.8 * support.shares + 0.2 / CLASSES
     support = replace(support, targets=soft, relevance=torch.linspace(0.2, 1, len(UNEVEN)))
     classifier = text_classifier(scale=30, bias=-4)
     logits = TipAdapterSettings(alpha=6, beta=3.5, mode=mode).build(classifier, support)(QUERIES).double().numpy()
@@ -86,7 +87,7 @@ def test_without_alpha_it_is_zero_shot():
 def test_a_sharp_heavy_cache_is_the_nearest_neighbour():
     support = support_of(BALANCED)
     head = TipAdapterSettings(alpha=1e30, beta=100).build(text_classifier(), support)
-    nearest = support.targets[(QUERIES.pooled @ support.features.T).argmax(1)].argmax(1)
+    nearest = support.shares[(QUERIES.pooled @ support.features.T).argmax(1)].argmax(1)
     assert torch.equal(head(QUERIES).argmax(1), nearest)
 
 
@@ -208,7 +209,7 @@ def test_the_keys_learn_by_relevance_and_an_image_votes_on_itself_only_alone_or_
         return given[rows]
 
     loss = key_loss(support, mode, logits)(torch.tensor([2, 0]))
-    each = cross_entropy(given, support.targets.argmax(1), reduction="none")
+    each = cross_entropy(given, support.shares.argmax(1), reduction="none")
     assert float(loss) == pytest.approx(float(0.25 * each[2] + each[0]) / 1.25)
     assert seen == [[[1.0, 1.0, 1.0], [itself, 1.0, 1.0]]]
 
@@ -222,12 +223,15 @@ def test_validation_counts_right_answers_that_half_precision_would_tie():
 
 def test_the_epoch_kept_is_the_best_on_validation():
     support = support_of(BALANCED)
-    flipped = Validation(Features(support.features), LABELS, support.targets.argmax(1).roll(4))
+    flipped = Validation(Features(support.features), LABELS, support.shares.argmax(1).roll(4))
     stay = TipAdapterFSettings(alpha=3, beta=5, schedule=Schedule(epochs=30)).build(
         text_classifier(), support, validation=flipped
     )
     one = TipAdapterFSettings(alpha=3, beta=5, schedule=Schedule(epochs=30)).build(text_classifier(), support)
-    right = [int((head(Features(support.features)).argmax(1) == flipped.targets).sum()) for head in (stay, one)]
+    right = [
+        int((head(Features(support.features)).argmax(1) == one_label("validation set", flipped.targets)).sum())
+        for head in (stay, one)
+    ]
     assert right[0] >= right[1]
     assert not torch.equal(stay.cache.keys, one.cache.keys)
 

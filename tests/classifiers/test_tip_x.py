@@ -58,7 +58,7 @@ def equation(text: ZeroShot, support: Support, *, published: bool) -> tuple[np.n
     """psi [n, m] and the logits [n, c]."""
     f, keys = QUERIES.pooled.double().numpy(), support.features.double().numpy()
     cosines, divergences = f @ keys.T, divergence_loop(QUERIES.pooled, support.features, text)
-    votes = support.targets.double().numpy()
+    votes = support.shares.double().numpy()
     if published:
         ranges = cosines, divergences
     else:
@@ -142,7 +142,7 @@ def test_small_classes_gain_nothing_but_as_published():
 
 
 def test_a_class_without_images_keeps_its_text_logit():
-    rows = [row for row in range(len(BALANCED)) if not BALANCED.targets[row, 7]]
+    rows = [row for row in range(len(BALANCED)) if not BALANCED.shares[row, 7]]
     support = Support(
         LABELS,
         BALANCED.features[rows],

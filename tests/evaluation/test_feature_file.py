@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from inputs.folders import SHARED
+from rag_clip.classifiers.evidence import one_label
 from rag_clip.data import Features, LabelSet
 from rag_clip.evaluation.feature_file import has_features, read_features
 from rag_clip.images.labelled import class_numbers, holds_several
@@ -166,7 +167,13 @@ def test_published_features_are_read_as_they_are(model: str, single: float, ense
     held = read_features(FEATURES / f"whurs19_CLIP_{model}.npz")
     images = Features(held.features.pooled)
     right = [
-        [float((held.zero_shot(row, scale=100.0)(images).argmax(1) == held.truth).double().mean())]
+        [
+            float(
+                (held.zero_shot(row, scale=100.0)(images).argmax(1) == one_label("test set", held.truth))
+                .double()
+                .mean()
+            )
+        ]
         for row in range(len(held.templates))
     ]
     assert (len(held.truth), len(held.labels), len(held.templates)) == (1005, 19, 107)

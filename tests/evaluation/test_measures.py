@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from inputs.tasks import ENCODER, colour_task, prompt_files
-from rag_clip.data import LabelSet
+from rag_clip.data import LabelSet, SeveralLabels
 from rag_clip.evaluation.measures import measure
 from rag_clip.evaluation.results import Measure
 from rag_clip.evaluation.task import Metric
@@ -34,7 +34,7 @@ def values(found: tuple[Measure, ...]) -> dict[tuple[str, str], float]:
 @pytest.mark.parametrize("kind", ["accuracy", "roc_auc", "map_11_point"])
 def test_every_number_has_an_interval_that_holds_it(kind: Metric) -> None:
     logits, targets = noise(2 if kind == "roc_auc" else 6)
-    several = torch.nn.functional.one_hot(targets).bool() | (torch.arange(logits.shape[1]) == 3)
+    several = SeveralLabels(torch.nn.functional.one_hot(targets).bool() | (torch.arange(logits.shape[1]) == 3))
     truth, labels = several if kind == "map_11_point" else targets, PAIR if kind == "roc_auc" else LABELS
     found = measure(logits, truth, labels, metric=kind)
     assert found[0].metric == kind
@@ -88,7 +88,7 @@ def test_one_group_or_none_has_no_openness_and_groups_of_some_classes_are_refuse
 def test_logits_that_are_not_finite_are_refused_by_row(bad: float, several: bool) -> None:
     logits, targets = noise()
     logits[7, 3] = bad
-    truth = torch.nn.functional.one_hot(targets).bool() if several else targets
+    truth = SeveralLabels(torch.nn.functional.one_hot(targets).bool()) if several else targets
     with pytest.raises(ValueError, match="row 7 of the logits holds NaN or infinity; classify that image again"):
         measure(logits, truth, LABELS)
 
@@ -124,4 +124,4 @@ def test_labels_outside_the_classes_are_refused_by_row() -> None:
     with pytest.raises(ValueError, match="the target of row 4 is 6, outside the 6 classes; count from 0"):
         measure(logits, targets, LABELS)
     with pytest.raises(ValueError, match=r"scores are \(60, 6\) and labels torch.bool \(60, 5\)"):
-        measure(logits, torch.ones(60, 5, dtype=torch.bool), LABELS)
+        measure(logits, SeveralLabels(torch.ones(60, 5, dtype=torch.bool)), LABELS)

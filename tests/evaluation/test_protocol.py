@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from rag_clip.data import Features, LabelSet
+from rag_clip.classifiers.evidence import one_label
+from rag_clip.data import Features, LabelSet, SeveralLabels, Targets
 from rag_clip.evaluation.protocol import (
     COOP_SHOTS,
     ELEVATER_SHOTS,
@@ -56,8 +57,8 @@ def test_the_first_fifth_of_each_class_is_held_out():
 
 def test_shots_of_images_without_a_split_leave_the_others_to_test():
     train, test = draw_from_whole(TRAIN.features, LABELS, TARGETS, shots=1, seed=0)
-    assert train.targets.bincount().tolist() == [1, 1, 1]
-    assert test.truth.bincount().tolist() == [5, 2, 1]
+    assert one_label("test set", train.targets).bincount().tolist() == [1, 1, 1]
+    assert one_label("test set", test.truth).bincount().tolist() == [5, 2, 1]
     assert sorted(train.features.ids + test.features.ids) == list(IDS)
     with pytest.raises(ValueError, match="6 shots are all of the 11 images"):
         draw_from_whole(TRAIN.features, LABELS, TARGETS, shots=6, seed=0)
@@ -77,17 +78,24 @@ def test_full_fine_tuning_loses_a_quarter_of_its_score():
         parameter_efficiency(65.0, -1)
 
 
+def counts(targets: Targets) -> list[int]:
+    """Return how many images each class has."""
+    assert isinstance(targets, SeveralLabels)
+    return [sum(column) for column in zip(*targets.tolist(), strict=True)]
+
+
 def test_images_of_several_labels_are_drawn_and_held_out_for_all_of_their_classes():
     red, blue, green = (one_hot(torch.tensor([0, 1, 2])).bool()[row] for row in range(3))
-    targets = torch.stack(
+    marks = torch.stack(
         [red | blue, red | blue, red, red, blue | green, blue | green, blue, green, red, red & blue, red]
     )
+    targets = SeveralLabels(marks)
     train = Train(TRAIN.features, LABELS, targets)
     drawn = draw_shots(train, shots=3, seed=0)
-    assert drawn.targets.sum(0).tolist() == [3, 3, 3]
+    assert counts(drawn.targets) == [3, 3, 3]
     assert set(draw_shots(train, shots=1, seed=0).features.ids) < set(drawn.features.ids)
     kept, held = inner_split(train)
-    assert (held.features.ids, held.targets.sum(0).tolist()) == (("a", "b", "e"), [2, 3, 1])
-    assert kept.targets.sum(0).tolist() == [4, 2, 2]
+    assert (held.features.ids, counts(held.targets)) == (("a", "b", "e"), [2, 3, 1])
+    assert counts(kept.targets) == [4, 2, 2]
     left, test = draw_from_whole(TRAIN.features, LABELS, targets, shots=1, seed=0)
     assert sorted(left.features.ids + test.features.ids) == list(IDS)

@@ -4,9 +4,10 @@ from typing import cast
 import pytest
 import torch
 
+from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.heads import HEADS, build_head
 from rag_clip.classifiers.zero_shot import ZeroShot
-from rag_clip.data import Features, LabelSet, Validation
+from rag_clip.data import Features, LabelSet, SeveralLabels, Targets, Validation
 from rag_clip.evaluation.splits import Test, Train
 from rag_clip.models.open_clip import load_encoder
 
@@ -20,9 +21,9 @@ TRAIN, TEST = Train(FEATURES, LABELS, TARGETS), Test(FEATURES, LABELS, TARGETS)
 def test_train_images_become_shots_of_their_class():
     support = TRAIN.take(torch.tensor([3, 1])).support()
     assert torch.equal(support.features, torch.eye(4)[[3, 1]])
-    assert torch.equal(support.targets, torch.eye(2))
+    assert torch.equal(support.shares, torch.eye(2))
     assert (support.origin, support.references, support.relevance.tolist()) == (("shot",) * 2, ("d", "b"), [1.0, 1.0])
-    assert torch.equal(TRAIN.take(TARGETS == 1).targets, torch.tensor([1, 1]))
+    assert torch.equal(one_label("test set", TRAIN.take(TARGETS == 1).targets), torch.tensor([1, 1]))
 
 
 @pytest.mark.parametrize("name", [*HEADS])
@@ -47,21 +48,25 @@ def test_nothing_can_be_made_of_a_test_set_that_trains_or_chooses():
         (torch.tensor([0, 1, 2, 0]), "train image 2 has class 2, which is none of the 2; count them from 0"),
         (torch.tensor([0, -1, 2, 0]), "train image 1 has class -1"),
         (torch.ones(4, 2), r"labels of train images are torch.float32 \(4, 2\); give int64"),
-        (torch.ones(4, 3, dtype=torch.bool), r"torch.bool \(4, 3\); give int64 \[n\], or bool \[n, 2\]"),
+        (torch.ones(4, 2, dtype=torch.bool), r"\(4, 2\); give int64 \[n\], or SeveralLabels of bool \[n, 2\] where"),
+        (SeveralLabels(torch.ones(4, 3, dtype=torch.bool)), r"torch.bool \(4, 3\); give int64 \[n\], or SeveralLabels"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(targets: torch.Tensor, message: str):
+def test_labels_that_do_not_fit_are_refused(targets: Targets, message: str):
     with pytest.raises(ValueError, match=message):
         Train(FEATURES, LABELS, targets)
 
 
 def test_images_may_have_several_labels_each():
-    several = torch.tensor([[True, True], [False, True], [False, False], [True, False]])
+    marks = torch.tensor([[True, True], [False, True], [False, False], [True, False]])
+    several = SeveralLabels(marks)
     assert len(Test(FEATURES, LABELS, several)) == 4
     support = Train(FEATURES, LABELS, several).take(torch.tensor([1, 0])).support()
-    assert torch.equal(support.targets, several[[1, 0]])
+    assert torch.equal(support.shares, marks[[1, 0]])
     assert support.several
     with pytest.raises(ValueError, match=r"bool \[n, 2\]"):
-        Test(FEATURES, LABELS, torch.ones(4, 3, dtype=torch.bool))
+        Test(FEATURES, LABELS, SeveralLabels(torch.ones(4, 3, dtype=torch.bool)))
     with pytest.raises(ValueError, match=r"labels of validation images are torch.bool \(4, 3\)"):
-        Validation(FEATURES, LABELS, torch.ones(4, 3, dtype=torch.bool))
+        Validation(FEATURES, LABELS, SeveralLabels(torch.ones(4, 3, dtype=torch.bool)))
+    with pytest.raises(ValueError, match=r"marks of labels are torch.float32 \(4, 2\); give bool \[n, c\]"):
+        SeveralLabels(torch.ones(4, 2))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
-from rag_clip.data import Features, LabelSet, Prompts, PromptText
+from rag_clip.data import Features, LabelSet, Prompts, PromptText, SeveralLabels
 from rag_clip.evaluation.rival_names import Candidates, CandidateTexts
 from rag_clip.evaluation.splits import Test
 from rag_clip.evaluation.text_measures import measure_texts
@@ -103,6 +103,9 @@ def test_swaps_of_classes_without_images_have_no_recall() -> None:
 def test_one_class_and_several_labels_measure_nothing() -> None:
     test = images()
     alone = zero_shot(PROMPTS, ENCODER)
-    assert measure_texts(alone, replace(test, truth=torch.ones(5, 3, dtype=torch.bool)), PROMPTS, ENCODER) == ()
+    assert (
+        measure_texts(alone, replace(test, truth=SeveralLabels(torch.ones(5, 3, dtype=torch.bool))), PROMPTS, ENCODER)
+        == ()
+    )
     one = ZeroShot(LabelSet(("red",)), alone.weights[:1], 20.0)
     assert measure_texts(one, Test(test.features, one.labels, torch.zeros(5, dtype=torch.int64))) == ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rag_clip.data import LabelSet
+from rag_clip.data import LabelSet, SeveralLabels, Targets
 from rag_clip.evaluation.text_measures import measure_vocabulary
 
 LABELS = LabelSet(("oak", "elm", "cod", "eel"), groups=("tree", "tree", "fish", "fish"))
@@ -15,7 +15,7 @@ LOGITS = torch.tensor([[5.0, 1, 2, 0], [1, 2, 3, 0], [0, 4, 1, 2], [1, 0, 3, 3]]
 
 
 def measured(
-    logits: torch.Tensor = LOGITS, truth: torch.Tensor = TRUTH, labels: LabelSet = LABELS
+    logits: torch.Tensor = LOGITS, truth: Targets = TRUTH, labels: LabelSet = LABELS
 ) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for one in measure_vocabulary(logits, truth, labels):
@@ -85,4 +85,4 @@ def test_images_of_classes_alone_in_their_group_have_no_first_margin() -> None:
 
 def test_one_class_and_several_labels_measure_nothing() -> None:
     assert measured(torch.ones(2, 1), torch.tensor([0, 0]), LabelSet(("oak",))) == {}
-    assert measured(LOGITS, torch.ones(4, 4, dtype=torch.bool)) == {}
+    assert measured(LOGITS, SeveralLabels(torch.ones(4, 4, dtype=torch.bool))) == {}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rag_clip.data import LabelSet, Support
+from rag_clip.data import LabelSet, SeveralLabels, Support
 from rag_clip.files.support import merge_support_files, merge_supports, read_support, read_support_images, write_support
 from rag_clip.testing import ToyEncoder, permute_support
 
@@ -36,7 +36,8 @@ def support(**changes: Any) -> Support:
 def assert_equal(found: Support, expected: Support) -> None:
     for name in ("labels", "origin", "references", "provenance"):
         assert getattr(found, name) == getattr(expected, name)
-    for name in ("features", "targets", "relevance"):
+    assert found.several == expected.several
+    for name in ("features", "shares", "relevance"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     assert found.others.keys() == expected.others.keys()
     assert all(torch.equal(found.others[name], values) for name, values in expected.others.items())
@@ -105,7 +106,7 @@ def test_merging_keeps_an_image_once_and_what_it_stands_for_is_the_mean():
     assert merged.references == ("a.parquet#1", "b", "c", "new")
     assert merged.labels == LABELS
     expected = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0], [0.125, 0.375, 0.5], [1, 0, 0]])
-    assert torch.equal(merged.targets, expected)
+    assert torch.equal(merged.shares, expected)
     assert merged.relevance.tolist() == [1.0, 0.5, 0.0, 1.0]
     assert merged.provenance["parts"] == [first.provenance, second.provenance]
     assert merged.provenance["encoder"] == asdict(ENCODER.fingerprint)
@@ -137,10 +138,12 @@ def test_merged_files_keep_the_bytes_of_their_images(tmp_path: Path):
 
 def test_several_labels_come_back_and_merge_as_all_of_them(tmp_path: Path):
     targets = torch.tensor([[True, True, False], [False, True, False], [False, False, False]])
-    several = support(targets=targets)
+    several = support(targets=SeveralLabels(targets))
     write_support(several, tmp_path / "a.parquet")
     assert_equal(read_support(tmp_path / "a.parquet"), several)
-    other = support(targets=torch.tensor([[True, False, True], [False, True, False], [True, False, False]]))
+    other = support(
+        targets=SeveralLabels(torch.tensor([[True, False, True], [False, True, False], [True, False, False]]))
+    )
     merged, _ = merge_supports([several, other])
     assert merged.targets.tolist() == [[True, True, True], [False, True, False], [True, False, False]]
     with pytest.raises(ValueError, match="some of the support sets have images of several labels, others of one"):

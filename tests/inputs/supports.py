@@ -68,7 +68,7 @@ def real_shots(
 
 
 def as_validation(support: Support) -> Validation:
-    return Validation(Features(support.features), support.labels, support.targets.argmax(1))
+    return Validation(Features(support.features), support.labels, support.shares.argmax(1))
 
 
 def check_contract(head: Callable[[ZeroShot, Support], Classifier]) -> None:

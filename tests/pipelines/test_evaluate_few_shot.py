@@ -13,6 +13,7 @@ import pytest
 from inputs.pictures import COLOURS
 from inputs.shots import NAMES, features_file, pets
 from inputs.tasks import ENCODER, LABELS, colour_task, prompt_files
+from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.heads import HEADS, build_head
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
@@ -37,7 +38,7 @@ def by_hand(folder: Path, head: str, *, shots: int, seed: int) -> float:
     train, test = (read_features(folder / f"{name}.npz") for name in ("train", "test"))
     drawn = draw_shots(Train(train.features, train.labels, train.truth), shots=shots, seed=seed)
     classifier = build_head(head, drawn.support(), encoder=None)(test.zero_shot())
-    return float(is_right(classifier(test.features), test.truth).double().mean())
+    return float(is_right(classifier(test.features), one_label("test set", test.truth)).double().mean())
 
 
 def answers_by_draw(result: Result) -> dict[int, dict[int, bool]]:
@@ -246,7 +247,7 @@ def test_all_images_of_the_train_split_are_drawn_once_with_intervals_over_images
     found = evaluate([task], output=output, few_shot=FewShot(("ridge",), (4, "all"))).results[2]
     train, test = (read_features(tmp_path / f"{name}.npz") for name in ("train", "test"))
     head = build_head("ridge", Train(train.features, train.labels, train.truth).support(), encoder=None)
-    right = is_right(head(test.zero_shot())(test.features), test.truth)
+    right = is_right(head(test.zero_shot())(test.features), one_label("test set", test.truth))
     assert (found.run, found.tier, found.counts.drawn) == ("a {} + ridge, all shots", "T0+FS", (36,))
     interval = mean_interval(right)
     assert (found.main.value, found.main.low, found.main.high) == (interval.value, interval.low, interval.high)

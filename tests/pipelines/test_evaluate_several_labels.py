@@ -16,7 +16,7 @@ from inputs.pictures import picture, write_images
 from inputs.tasks import ENCODER, LABELS, prompt_files
 from rag_clip.classifiers.linear_probe import LinearProbeSettings
 from rag_clip.cli import app
-from rag_clip.data import LabelSet
+from rag_clip.data import LabelSet, SeveralLabels
 from rag_clip.evaluation.check import check_evaluation
 from rag_clip.evaluation.feature_file import read_features
 from rag_clip.evaluation.image_tasks import ImageTask, image_task, open_tasks
@@ -78,7 +78,8 @@ def by_hand(folder: Path) -> float:
     test = read_features(folder / "test.npz", multilabel=True)
     support = Train(train.features, train.labels, train.truth).support()
     logits = LinearProbeSettings(**FIXED["linear_probe"]).build(test.zero_shot(), support)(test.features)
-    return mean_average_precision(logits, test.truth, eleven_points=True)
+    assert isinstance(test.truth, SeveralLabels)
+    return mean_average_precision(logits, test.truth.marks, eleven_points=True)
 
 
 def run(found: tuple[Result, ...]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from inputs.pictures import encoded, write_images
 from rag_clip.classifiers.como import CoMoFSettings, CoMoSettings
+from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.heads import HeadSettings
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.cli import app
@@ -81,7 +82,7 @@ def by_hand(folder: Path, settings: HeadSettings, *, validate: bool) -> list[boo
     drawn = draw_shots(Train(train.features, LABELS, train.targets), shots=4, seed=0)
     drawn, held = inner_split(drawn) if validate else (drawn, None)
     head = settings.build(zero_shot(template_prompts(LABELS), encoder), drawn.support(), validation=held)
-    right: list[bool] = is_right(head(test.features), test.targets).tolist()
+    right: list[bool] = is_right(head(test.features), one_label("test set", test.targets)).tolist()
     return right
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torch.nn.functional import one_hot
 
 from inputs.pictures import colour_prompts, picture
 from inputs.tasks import prompt_files
 from rag_clip.captions.sources.finding import find_sources, read_source
-from rag_clip.data import LabelSet
+from rag_clip.data import LabelSet, SeveralLabels
 from rag_clip.evaluation.check import check_evaluation
 from rag_clip.evaluation.image_tasks import image_task, open_tasks
 from rag_clip.files.support import read_support
@@ -136,7 +137,8 @@ def test_a_column_of_the_file_goes_before_the_folder_of_that_name(tmp_path: Path
 def test_numbers_are_classes_by_the_names_in_the_file(tmp_path: Path, labels: Sequence[object], feature: object):
     path = hugging_face(tmp_path / "hf.parquet", labels, feature)
     targets = read_labelled([path], LABELS, encoder=ENCODER).targets
-    assert (targets.float().argmax(1) if targets.ndim == 2 else targets).tolist() == [2, 1, 0]
+    marks = targets.marks if isinstance(targets, SeveralLabels) else one_hot(targets, 3).bool()
+    assert marks.tolist() == [[False, False, True], [False, True, False], [True, False, False]]
     assert top_1(path, tmp_path) == 1
     support_from_shots(
         [path], LABELS, output=tmp_path / "s.parquet", encoder=ENCODER, k=1, views=0, decoding=Decoding(0)

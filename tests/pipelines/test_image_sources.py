@@ -72,7 +72,7 @@ def test_shots_are_drawn_from_every_source(tmp_path: Path, write: Callable):
     }
     place = write(tmp_path / "data")
     support_from_shots([place], LABELS, **settings, with_images=True)
-    assert read_support(tmp_path / "s.parquet").targets.argmax(1).tolist() == [2, 1, 0]
+    assert read_support(tmp_path / "s.parquet").shares.argmax(1).tolist() == [2, 1, 0]
     assert support_from_shots([place], LABELS, **settings, with_images=True).reused
 
 

@@ -69,7 +69,7 @@ def test_images_found_for_a_class_are_of_it(index: Path, tmp_path: Path, search:
     assert (summary.agreement, summary.fallen_back) == (dict.fromkeys(COLOURS, 1.0), ())
     assert summary.dropped == {"beyond the limit": 6}
     cosines = support.features @ ENCODER.encode_text(list(COLOURS)).T
-    assert torch.equal(cosines.argmax(1), support.targets.argmax(1))
+    assert torch.equal(cosines.argmax(1), support.shares.argmax(1))
     assert support.provenance["settings"]["search"] == search
 
 

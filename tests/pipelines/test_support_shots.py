@@ -46,12 +46,12 @@ def test_shots_stand_for_their_classes_and_others_validate(tmp_path: Path):
     check_support(support, LABELS)
     assert (summary.images, summary.classes, summary.missing, summary.validation) == (9, 3, ("pink",), 3)
     assert (summary.short, summary.failed, summary.repeated, summary.reused) == ({}, 0, 0, False)
-    assert support.targets.sum(0).tolist() == [3, 3, 3, 0]
+    assert support.shares.sum(0).tolist() == [3, 3, 3, 0]
     rows = [int(reference.removeprefix(f"{path}#")) for reference in support.references]
-    assert [names[row] for row in rows] == [LABELS.names[place] for place in support.targets.argmax(1).tolist()]
+    assert [names[row] for row in rows] == [LABELS.names[place] for place in support.shares.argmax(1).tolist()]
     validation = read_support(held_out, encoder=ENCODER.fingerprint)
     check_support(validation, LABELS)
-    assert sorted(validation.targets.argmax(1).tolist()) == [0, 1, 2]
+    assert sorted(validation.shares.argmax(1).tolist()) == [0, 1, 2]
     assert not set(validation.references) & set(support.references)
     seen = [opened(speckled(int(reference.removeprefix(f"{path}#")))) for reference in validation.references]
     pixels = torch.from_numpy(np.stack([ENCODER.preprocess(image) for image in seen])).permute(0, 3, 1, 2)
@@ -167,8 +167,8 @@ def test_copies_of_support_images_do_not_validate_and_are_counted(tmp_path: Path
     # Two reds and two greens are drawn for either file; reds have the same bytes, and one green is gone.
     images, validation, *rest = made = make()
     assert (images + validation, rest) == (1 + 3, [2, 1, 1])
-    assert read_support(output).targets.sum(0).tolist()[0] == 1
-    assert read_support(held_out).targets.sum(0).tolist() == [0, validation, 0, 0]
+    assert read_support(output).shares.sum(0).tolist()[0] == 1
+    assert read_support(held_out).shares.sum(0).tolist() == [0, validation, 0, 0]
     assert make() == made
     held_out.unlink()
     assert make() == made

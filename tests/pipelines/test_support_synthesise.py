@@ -60,7 +60,7 @@ def test_painted_images_become_a_support_set(tmp_path: Path):
     summary = synthesise(tmp_path, Decorator(), with_images=True, report=events.append)
     support = read_support(tmp_path / "s.parquet", encoder=ToyEncoder().fingerprint)
     check_support(support, LABELS)
-    assert support.targets.sum(0).tolist() == [2, 2, 2]
+    assert support.shares.sum(0).tolist() == [2, 2, 2]
     assert (summary.images, summary.classes, summary.painted, summary.black) == (6, 3, 12, 0)
     assert (summary.missing, summary.agreement) == ((), {"red": 1.0, "green": 1.0, "blue": 1.0})
     assert [(event.done, event.total) for event in events if event.stage == "paint"] == [(5, 12), (10, 12), (12, 12)]
