@@ -3,71 +3,65 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Mapping
+from importlib import import_module
 
-from cyclopts import App, Parameter
+from cyclopts import App
 from rich.console import Console as RichConsole
 
-from rag_clip.cli import images as images  # registers its verbs
-from rag_clip.cli.classify import classify, heads, learn
-from rag_clip.cli.console import Console
-from rag_clip.cli.enhance import enhance
-from rag_clip.cli.evaluate import evaluate
-from rag_clip.cli.examples import add_examples
-from rag_clip.cli.explain import explain
-from rag_clip.cli.index import index_app
+from rag_clip.cli.examples import EXIT_CODES, example_of
 from rag_clip.cli.misunderstood import explain_misunderstood
-from rag_clip.cli.run import SHOWN, Force, Shown, run
-from rag_clip.cli.search import search_index
-from rag_clip.cli.support import support_app
 
-app: App = App(
-    name="rag-clip",
-    help="Turn class names and a corpus of captions into an image classifier, and see its evidence.",
-    error_console=RichConsole(stderr=True, soft_wrap=True, highlight=False),
-    error_formatter=lambda error: explain_misunderstood(error, app),
-)
-app.command(index_app)
-app.command(enhance)
-app.command(classify)
-app.command(heads)
-app.command(learn)
-app.command(evaluate)
-app.command(explain)
-app.command(search_index, name="search")
-app.command(support_app)
-
-
-@app.command
-def demo(
-    *,
-    out: Annotated[Path, Parameter(help="Folder for the files, the index and the report.")] = Path("rag-clip-demo"),
-    force: Force = False,
-    shown: Shown = SHOWN,
-) -> int:
-    """Run index, enhance and classify on the bundled world, and compare templates, retrieval and its control."""
-
-    def job(console: Console) -> object:
-        from rag_clip.files.outputs import check_outputs
-        from rag_clip.models.open_clip import load_encoder
-        from rag_clip.pipelines.demo import run_demo
-
-        check_outputs([(out, "demo")], force=force)
-        with console.loading("the model demo"):
-            encoder = load_encoder("demo", device="cpu")
-        summary = run_demo(out, encoder=encoder, force=force, report=console.report)
-        console.say(summary.facts)
-        console.table("top-1 accuracy, %", summary.cells())
-        console.stages(summary.seconds)
-        console.say(f"report: {summary.report}")
-        return summary
-
-    return run(job, shown)
+VERBS: Mapping[str, str] = {
+    "index build": "rag_clip.cli.index:build",
+    "index embed": "rag_clip.cli.index:embed",
+    "index load": "rag_clip.cli.index:load",
+    "index info": "rag_clip.cli.index:info",
+    "index check": "rag_clip.cli.index:check",
+    "index copy": "rag_clip.cli.index:copy",
+    "index images": "rag_clip.cli.images:images",
+    "index download": "rag_clip.cli.images:download",
+    "enhance": "rag_clip.cli.enhance:enhance",
+    "classify": "rag_clip.cli.classify:classify",
+    "heads": "rag_clip.cli.classify:heads",
+    "learn": "rag_clip.cli.classify:learn",
+    "evaluate": "rag_clip.cli.evaluate:evaluate",
+    "explain": "rag_clip.cli.explain:explain",
+    "search": "rag_clip.cli.search:search_index",
+    "support shots": "rag_clip.cli.support:shots",
+    "support retrieve": "rag_clip.cli.support:retrieve",
+    "support merge": "rag_clip.cli.support:merge",
+    "support synthesise": "rag_clip.cli.support:synthesise",
+    "demo": "rag_clip.cli.demo:demo",
+}
+GROUPS: Mapping[str, str] = {
+    "index": "Build, inspect, check and copy indexes.",
+    "support": "Find images that stand for class names, for `classify --support`.",
+}
 
 
-add_examples(app)
-app.register_install_completion_command(help="Install completion of verbs and options for your shell.")
+def build_app(verbs: Mapping[str, str] = VERBS) -> App:
+    """Return the parser of a table of verbs."""
+    app = App(
+        name="rag-clip",
+        help="Turn class names and a corpus of captions into an image classifier, and see its evidence.",
+        help_epilogue=EXIT_CODES,
+        error_console=RichConsole(stderr=True, soft_wrap=True, highlight=False),
+        error_formatter=lambda error: explain_misunderstood(error, app),
+    )
+    groups = {name: App(name=name, help=text) for name, text in GROUPS.items()}
+    for above in groups.values():
+        app.command(above)
+    for verb, home in verbs.items():
+        group, _, name = verb.rpartition(" ")
+        module, _, function = home.partition(":")
+        command = getattr(import_module(module), function)
+        (groups[group] if group else app).command(command, name=name, help_epilogue=example_of(verb))
+    app.register_install_completion_command(help="Install completion of verbs and options for your shell.")
+    return app
+
+
+app: App = build_app()
 
 
 def main() -> None:

@@ -47,8 +47,6 @@ def verbs(app: App, *names: str) -> Iterator[tuple[str, App]]:
             yield from inner or [(" ".join((*names, name)), under)]
 
 
-def add_examples(app: App) -> None:
-    """Put its example, and the exit codes, under the help of every verb."""
-    app.help_epilogue = EXIT_CODES
-    for verb, one in verbs(app):
-        one.help_epilogue = f"Example: {EXAMPLES[verb]}\n\n{EXIT_CODES}" if verb in EXAMPLES else EXIT_CODES
+def example_of(verb: str) -> str:
+    """Return what stands under the help of a verb: its example, and the exit codes."""
+    return f"Example: {EXAMPLES[verb]}\n\n{EXIT_CODES}"

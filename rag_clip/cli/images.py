@@ -8,11 +8,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.index import Cleaning, Index, Retry, Schema, index_app, load_named_cleaning, say_dropped
+from rag_clip.cli.index import Cleaning, Index, Retry, Schema, load_named_cleaning, say_dropped
 from rag_clip.cli.run import COLUMNS, IMAGES, SHOWN, EncoderOptions, Force, ImageColumn, Shown, Workers, run, toml_files
 
 
-@index_app.command
 def images(
     pairs: Annotated[list[str], Parameter(negative=(), help=f"Images with captions: {IMAGES}")],
     /,
@@ -65,7 +64,6 @@ def images(
     return run(job, shown)
 
 
-@index_app.command
 def download(
     lists: Annotated[list[Path], Parameter(negative=(), help="Parquet, CSV or text files of image addresses.")],
     /,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.run import COLUMNS, SHOWN, EncoderOptions, Force, Seed, Shown, run, toml_files
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rag_clip.corpus.cleaning import CleaningSettings
 
 LOAD_SECONDS = 1.1e-4  # per caption, of 57,368 at width 128 into a folder, on two cores
-
-index_app = App(name="index", help="Build, inspect, check and copy indexes.")
 
 Captions = Annotated[
     list[str],
@@ -37,7 +35,6 @@ Schema = Annotated[Path | None, Parameter(help="A TOML like index/captions.toml.
 Retry = Annotated[bool, Parameter(negative=(), help="Try again what could not be read before.")]
 
 
-@index_app.command
 def build(
     captions: Captions,
     /,
@@ -99,7 +96,6 @@ def build(
     return run(job, shown)
 
 
-@index_app.command
 def embed(
     captions: Captions,
     /,
@@ -145,7 +141,6 @@ def embed(
     return run(job, shown)
 
 
-@index_app.command
 def load(
     shards: Annotated[Path, Parameter(help="The folder of `index embed`, or of several machines brought together.")],
     /,
@@ -175,7 +170,6 @@ def load(
     return run(job, shown)
 
 
-@index_app.command
 def info(index: Index, /, *, shown: Shown = SHOWN) -> int:
     """Say what an index holds, with which encoder it was built, and whether it is ready."""
 
@@ -191,7 +185,6 @@ def info(index: Index, /, *, shown: Shown = SHOWN) -> int:
     return run(job, shown)
 
 
-@index_app.command
 def check(
     index: Index,
     /,
@@ -219,7 +212,6 @@ def check(
     return run(job, shown)
 
 
-@index_app.command
 def copy(source: Index, target: Index, /, *, schema: Schema = None, shown: Shown = SHOWN) -> int:
     """Copy an index to a folder or a server, and verify the copy."""
 

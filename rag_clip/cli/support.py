@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from rag_clip.cli.classes import ReadableNames, read_classes
 from rag_clip.cli.console import Console
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from rag_clip.pipelines.support_retrieve import Containment, RetrievedSummary
 
 
-support_app = App(name="support", help="Find images that stand for class names, for `classify --support`.")
 Output = Annotated[Path, Parameter(name=["--output", "-o"], help="support.parquet")]
 WithImages = Annotated[
     bool, Parameter(negative=(), help="Put the images into the support file, for heads of a second encoder.")
@@ -56,7 +55,6 @@ class Filters:
     source_share: Annotated[float, Parameter(help="Largest share of a class's limit from one source.")] = 1.0
 
 
-@support_app.command
 def shots(
     images: Annotated[list[str], Parameter(negative=(), help=f"Labelled images: {IMAGES}")],
     /,
@@ -125,7 +123,6 @@ def shots(
     return run(job, shown)
 
 
-@support_app.command
 def retrieve(
     prompts: Annotated[Path, Parameter(help="Prompts of `rag-clip enhance`: the classes, and the texts to ask with.")],
     /,
@@ -180,7 +177,6 @@ def retrieve(
     return run(job, shown)
 
 
-@support_app.command
 def merge(
     supports: Annotated[list[Path], Parameter(negative=(), help="Support files of the same classes and encoder.")],
     /,
@@ -238,7 +234,6 @@ def say_classes(console: Console, what: str, names: Iterable[str]) -> None:
         console.say(f"  {what}: {len(listed)} classes ({', '.join(listed[:MOST_NAMES])}{more})")
 
 
-@support_app.command
 def synthesise(
     prompts: Annotated[Path, Parameter(help="Prompts of `rag-clip enhance`: the classes, and the texts to paint.")],
     /,
