@@ -25,11 +25,10 @@ from rag_clip.images.cleaning import CleanPairs, check_pair_cleaning, clean_pair
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.embedding import embed_pairs
 from rag_clip.images.encoding import image_engine
-from rag_clip.images.failures import FAILURES, list_failures
 from rag_clip.images.noise import judge_noise
 from rag_clip.images.pair_files import PairColumns, open_pair_files
 from rag_clip.images.pairs import PairFile
-from rag_clip.images.shards import VECTORS, PairShards, open_shards, unit_rows
+from rag_clip.images.shards import FAILURES, VECTORS, PairShards, list_failures, open_shards, unit_rows
 from rag_clip.images.views import examine
 from rag_clip.progress import Report, StageClock, counting, silent
 from rag_clip.protocols import Encoder

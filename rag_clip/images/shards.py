@@ -1,20 +1,24 @@
 """Shards of embedded image-caption pairs: one Parquet file for each SHARD_ROWS rows of a source file, whole or absent.
 
 They lie under the encoder's key and the identity of the source file, so neither another encoder nor a changed file
-ever finds them. Rows that cannot be used are kept with their error.
+ever finds them. Rows that cannot be used are kept with their error, and listed in one file beside the shards.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rag_clip.data import Fingerprint
+from rag_clip.files.atomic import replacing
 from rag_clip.files.identity import hash_facts
 from rag_clip.files.locations import Place
 from rag_clip.files.shards import RowShards, Shards
@@ -22,6 +26,9 @@ from rag_clip.images.pairs import PairFile
 
 SHARD_ROWS = 1024
 VECTORS = ("vector_image", "vector_text")
+FAILURES = "failed.parquet"
+_FAILED = ("file", "key", "url", "text", "error")
+_QUOTED_OR_NUMBER = re.compile(r"'.*?'|\d+(?:,\d+)*")
 
 
 def pair_schema(dim: int) -> pa.Schema:
@@ -75,6 +82,26 @@ def open_shards(root: str | Path, file: PairFile, *, encoder: Fingerprint, dim: 
     options = {"compression": compression, "use_dictionary": ["source", "error"]}
     shards = Shards(Path(root) / encoder.key / key, "pairs")
     return PairShards(file.path, RowShards(shards, file.rows, SHARD_ROWS, schema, options), dim)
+
+
+def list_failures(parts: Sequence[PairShards], path: Path) -> Counter[str]:
+    """Write the rows that could not be used to `path`; count them by reason, what is particular to one row left out."""
+    reasons = Counter[str]()
+    kind = pa.schema([(name, pa.string()) for name in _FAILED])
+    with replacing(path) as partial, pq.ParquetWriter(partial, kind, write_page_checksum=True) as writer:
+        for part in parts:
+            for table in part.read(_FAILED[1:]):
+                failed = table.filter(pc.is_valid(table["error"]))
+                file = pa.repeat(pa.scalar(str(part.path)), len(failed))
+                columns = [file, *(failed[name] for name in _FAILED[1:])]
+                writer.write_table(pa.table(columns, schema=kind))
+                reasons.update(_kind(error) for error in failed["error"].to_pylist())
+    return reasons
+
+
+def _kind(error: str) -> str:
+    """Leave out of an error what is particular to its row, and what to do about it."""
+    return re.split(r"; | \(", _QUOTED_OR_NUMBER.sub("...", error))[0]
 
 
 def unit_rows(column: pa.ChunkedArray, dim: int) -> np.ndarray:

@@ -14,11 +14,11 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image
 
-from rag_clip.errors import disk_errors
 from rag_clip.files.folders import make_folder
 from rag_clip.files.identity import hash_facts
 from rag_clip.files.reading import typed_columns
-from rag_clip.files.sealed import read_sealed, write_sealed
+from rag_clip.files.sealed import read_sealed
+from rag_clip.files.shards import Shards
 from rag_clip.progress import Progress, Report
 from rag_clip.protocols import Painter
 from rag_clip.support.painters import PainterError
@@ -44,6 +44,7 @@ def paint(
     Raises PainterError where the painter fails or does not return what it was asked for; what was painted stays.
     """
     make_folder(folder)
+    shards = Shards(folder, "painted images")
     missing = {_key(painting, painter): place for place, painting in enumerate(plan)}
     done = len(plan) - len(missing)  # the same text with the same seed is one image
     for held in _read(folder, missing):
@@ -63,12 +64,11 @@ def paint(
                 f"{painter.name} failed after {done} of {len(plan)} images ({reason}); those are kept in {folder}, "
                 "run the same again to go on"
             ) from error
-        path = folder / f"{part[0]}.parquet"
-        _write(path, part, wanted, images)
+        shards.write(part[0], _to_table(part, wanted, images), compression="none")
         done += len(part)
         report(Progress("paint", done, len(plan), "images"))
         yield [
-            Painted(missing[key], image, f"{path}#{row}")
+            Painted(missing[key], image, f"{shards.path(part[0])}#{row}")
             for row, (key, image) in enumerate(zip(part, images, strict=True))
         ]
 
@@ -101,8 +101,8 @@ def _encode(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, keys: Sequence[str], wanted: Sequence[Painting], images: Sequence[bytes]) -> None:
-    table = pa.table(
+def _to_table(keys: Sequence[str], wanted: Sequence[Painting], images: Sequence[bytes]) -> pa.Table:
+    return pa.table(
         {
             "key": pa.array(keys, pa.string()),
             "text": pa.array([painting.text for painting in wanted], pa.string()),
@@ -110,8 +110,6 @@ def _write(path: Path, keys: Sequence[str], wanted: Sequence[Painting], images: 
             "image": pa.array(images, pa.binary()),
         }
     )
-    with disk_errors(path):
-        write_sealed(table, path, compression="none")
 
 
 def _read(folder: Path, wanted: Mapping[str, int]) -> Iterator[list[Painted]]:

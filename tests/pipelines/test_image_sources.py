@@ -48,7 +48,7 @@ def test_evaluate_measures_the_labels_of_every_source(tmp_path: Path, write: Cal
     assert check_evaluation(opened, texts=texts) == ()
     tasks = [image_task(*task) for task in opened]
     settings: dict[str, Any] = {
-        "texts": texts,
+        "prompts": texts,
         "output": tmp_path / "r.parquet",
         "encoder": ENCODER,
         "decoding": Decoding(0),
