@@ -1,1 +1,1 @@
-"""Tensors in, numbers out: what is measured of predictions, rankings, probabilities and vocabularies."""
+"""Measures of predictions, rankings, probabilities and vocabularies: tensors in, numbers out."""

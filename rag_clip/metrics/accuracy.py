@@ -1,7 +1,7 @@
-"""Accuracy from logits [n, c] and targets [n], and which classes are taken for which.
+"""Accuracy from logits [n, c] and targets [n], and which classes are confused.
 
-A tie counts against the label everywhere: an image is right only where its label scores strictly above every other
-class, so that a classifier that cannot tell classes apart earns nothing by their order.
+A tie counts as an error everywhere: an image is correct only if its label scores strictly above every other class.
+Otherwise a classifier that gives all classes the same score would gain accuracy from their order.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import torch
 
 
 def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
-    """Refuse what cannot be measured.
+    """Raise ValueError unless logits [n, c] and targets [n] can be evaluated.
 
-    Raises ValueError, naming the first row, for logits [n, c] that are not finite and targets [n] that are none of the
-    c classes; and for no image, no class, other shapes, and targets that are not int64 or int32.
+    Refuses logits that are not finite and targets outside the c classes (the message names the first row), no image,
+    no class, other shapes, and targets that are not int64 or int32.
     """
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits have shape {tuple(logits.shape)}; expected [n, c], a column per class")
@@ -36,7 +36,7 @@ def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
 
 def check_finite(logits: torch.Tensor) -> None:
     """Raise ValueError, naming the first row, for logits [n, c] that are not finite."""
-    # One sum shows whether anything is not finite, many times faster than looking at each; it may overflow by itself.
+    # One sum is many times faster than a test of each value. It may overflow, so only a finite sum is conclusive.
     if bool(logits.sum().isfinite()):
         return
     finite = logits.isfinite().all(dim=1)
@@ -46,21 +46,21 @@ def check_finite(logits: torch.Tensor) -> None:
 
 
 def is_right(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Tell, as bool [n], which images have their label strictly above all other classes; checks its input."""
+    """Return whether each image's label scores strictly above all other classes, bool [n]; raises as `check_logits`."""
     check_logits(logits, targets)
     return count_above(logits, targets) == 0
 
 
 def count_above(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Count, int64 [n], the other classes that score at least as high as the label."""
-    own = logits.gather(1, targets[:, None].long())
+    """Return the number of other classes that score at least as high as the label, int64 [n]."""
+    own = logits.gather(1, targets[:, None].long())  # [n, 1]
     return (logits >= own).sum(1) - 1
 
 
 def accuracy(logits: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> float:
-    """Return the share of images that fewer than `k` other classes score at least as high as the label for.
+    """Return top-k accuracy: the share of images whose label is among the `k` best classes; a tie counts as an error.
 
-    Raises ValueError for k below 1, and for what `check_logits` refuses.
+    Raises ValueError for k below 1, and as `check_logits`.
     """
     if k < 1:
         raise ValueError(f"k is {k}; ask for the accuracy among at least one class")
@@ -70,9 +70,13 @@ def accuracy(logits: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> floa
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PerClass:
-    """What became of each class: `images`, `right` and `predicted` int64 [c], `recall` and `precision` float64 [c].
+    """Results per class.
 
-    Recall is NaN for a class without images, precision for one that no image was put in.
+    images: images of the class, int64 [c].
+    right: correct ones among them, int64 [c].
+    predicted: images that were predicted as the class, int64 [c].
+    recall: float64 [c]; NaN for a class without images.
+    precision: float64 [c]; NaN for a class that was never predicted.
     """
 
     images: torch.Tensor
@@ -83,7 +87,7 @@ class PerClass:
 
 
 def per_class(logits: torch.Tensor, targets: torch.Tensor) -> PerClass:
-    """Count images, right ones and predictions by class; a tie goes to another class than the label."""
+    """Count images, correct images and predictions per class; a tie with the label counts as an error."""
     check_logits(logits, targets)
     classes = logits.shape[1]
     predictions = predict(logits, targets)
@@ -99,10 +103,10 @@ def mean_per_class(logits: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 def predict(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the winning class, int64 [n]; where the label ties for the first place, another class that holds it."""
+    """Return the predicted class, int64 [n]; where the label ties for first place, another of the tied classes."""
     predictions = logits.argmax(1)
-    own = logits.gather(1, targets[:, None].long())
-    tied = ((logits >= own).sum(1) > 1) & (own[:, 0] == logits.amax(1))
+    own = logits.gather(1, targets[:, None].long())  # [n, 1]
+    tied = ((logits >= own).sum(1) > 1) & (own[:, 0] == logits.amax(1))  # [n]
     rest = logits[tied].scatter(1, targets[tied, None].long(), -torch.inf)
     predictions[tied] = rest.argmax(1)
     return predictions
@@ -110,7 +114,7 @@ def predict(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """`images` of class `label` were put in class `prediction`, a `share` of that class's images."""
+    """`images` of class `label` were predicted as class `prediction`; `share` is their share of the label's images."""
 
     label: int
     prediction: int
@@ -127,7 +131,7 @@ def confusion_matrix(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
 
 
 def confusion_pairs(logits: torch.Tensor, targets: torch.Tensor, *, most: int = 20) -> tuple[Confusion, ...]:
-    """List the `most` pairs of label and wrong prediction with the most images, in class order where equal."""
+    """List the `most` (label, wrong prediction) pairs with the most images; equal counts come in class order."""
     counts = confusion_matrix(logits, targets)
     images = counts.sum(1)
     wrong = counts.clone().fill_diagonal_(0)

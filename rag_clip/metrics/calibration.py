@@ -18,9 +18,10 @@ ROWS = 2048
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reliability:
-    """Images by the probability of their prediction, in bins of equal width: the reliability diagram.
+    """The reliability diagram: images binned by the probability of their prediction, bins of equal width.
 
-    `images` int64 [bins]; `confidence` and `accuracy` float64 [bins], NaN where a bin is empty.
+    images: number of images per bin, int64 [bins].
+    confidence, accuracy: their means per bin, float64 [bins]; NaN in an empty bin.
     """
 
     images: torch.Tensor
@@ -35,17 +36,18 @@ class Reliability:
 
 
 def reliability(logits: torch.Tensor, targets: torch.Tensor, *, bins: int = 15) -> Reliability:
-    """Put images in `bins` of the largest softmax probability; 15 as in Guo et al., ICML 2017, arXiv 1706.04599.
+    """Bin images by their largest softmax probability; 15 bins as in Guo et al., ICML 2017, arXiv 1706.04599.
 
-    Logits [n, c] are those that the classifier means: scaled. Raises ValueError for bins below 1 and as `check_logits`.
+    Logits [n, c] must include the classifier's scale (its temperature). Raises ValueError for bins below 1 and as
+    `check_logits`.
     """
     if bins < 1:
         raise ValueError(f"bins is {bins}; ask for at least one")
     right = is_right(logits, targets).double()
     confidence = confidence_of(logits)
-    place = _bins(confidence, bins)
-    images = torch.bincount(place, minlength=bins)
-    totals = [torch.bincount(place, weights=values, minlength=bins) for values in (confidence, right)]
+    bin_of = _bins(confidence, bins)  # [n]
+    images = torch.bincount(bin_of, minlength=bins)  # [bins]
+    totals = [torch.bincount(bin_of, weights=values, minlength=bins) for values in (confidence, right)]
     return Reliability(images, totals[0] / images, totals[1] / images)
 
 
@@ -63,14 +65,20 @@ def calibration_interval(
     coverage: float = COVERAGE,
     seed: int = 0,
 ) -> Interval:
-    """Return the calibration error of images by their `confidence` [n] and `right` bool [n], and its interval.
+    """Return the expected calibration error with a confidence interval that allows for its bias.
 
-    A sum of |gaps| is greater in a sample than in truth, and greater again in a bootstrap of the sample, whose
-    percentiles miss the zero of a calibrated classifier every time. So the interval holds the errors under which the
-    one found would be no surprise (hybrid resampling: Chuang & Lai, Statistica Sinica 10, 2000). For each error e the
-    true gaps are taken to be those nearest to the gaps g_b found, in units of their variances v_b, that make e:
-    |mu_b| = max(|g_b| - t v_b, 0), one t for all bins; gaps are drawn about them, normal of variance v_b. The interval
-    holds the value found in any case.
+    confidence: largest probability of each image, [n].
+    right: whether the prediction is correct, bool [n].
+    bins: bins of equal width, as in `reliability`.
+    draws, seed: number of simulated samples, and the seed of their noise.
+    coverage: of the interval, in (0, 1).
+
+    A sum of |gaps| is biased upwards in a sample, and more so in a bootstrap of the sample: its percentiles would never
+    include 0, even for a calibrated classifier. Instead the interval contains every true error e under which the
+    measured value is plausible (hybrid resampling: Chuang & Lai, Statistica Sinica 10, 2000). For each e, the true gaps
+    are the nearest ones to the measured gaps g_b that sum to e, with distances in units of the variances v_b:
+    |mu_b| = max(|g_b| - t v_b, 0), the same t for all bins. Simulated gaps are normal with mean mu_b and variance v_b.
+    The interval always contains the measured value.
 
     Raises ValueError as `risk_coverage`, and for bins below 1, draws below 1 and coverage outside (0, 1).
     """
@@ -79,16 +87,16 @@ def calibration_interval(
         raise ValueError(
             f"bins is {bins}, draws {draws}, coverage {coverage}; give bins and draws >= 1, coverage in (0, 1)"
         )
-    sure = confidence.cpu().double()
-    place, gap = _bins(sure, bins), right.cpu().double() - sure
-    means, squares = (torch.bincount(place, weights=each, minlength=bins) / len(gap) for each in (gap, gap.square()))
-    gaps, variances = means.abs(), (squares - means.square()).clamp(min=0) / len(gap)
+    probability = confidence.cpu().double()
+    bin_of, gap = _bins(probability, bins), right.cpu().double() - probability  # [n]
+    means, squares = (torch.bincount(bin_of, weights=each, minlength=bins) / len(gap) for each in (gap, gap.square()))
+    gaps, variances = means.abs(), (squares - means.square()).clamp(min=0) / len(gap)  # [bins]
     value, tail = float(gaps.sum()), (1 - coverage) / 2
     loose = variances > NO_VARIANCE
     if not bool(loose.any()):
         return Interval(value, value, value)
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(draws, bins, generator=generator, dtype=torch.float64) * variances.sqrt()
+    noise = torch.randn(draws, bins, generator=generator, dtype=torch.float64) * variances.sqrt()  # [draws, bins]
 
     def shrink(by: float) -> torch.Tensor:
         return (gaps - by * variances).clamp(min=0)
@@ -96,7 +104,7 @@ def calibration_interval(
     def share_below(by: float) -> float:
         return float(((shrink(by) + noise).abs().sum(1) <= value).double().mean())
 
-    # All gaps vanish at the first end; at the second the error is six deviations above the value.
+    # At the first end all gaps are 0; at the second the error is six standard deviations above the value.
     ends = float((gaps[loose] / variances[loose]).max()), -6 / math.sqrt(float(variances.sum()))
     low = _reach(lambda by: 1 - share_below(by) >= tail, ends[0])
     high = _reach(lambda by: share_below(by) >= tail, ends[1])
@@ -117,7 +125,10 @@ def brier_score(logits: torch.Tensor, targets: torch.Tensor) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RiskCoverage:
-    """The share of wrong images among those answered (`risk`), where the surest `coverage` of all are; float64."""
+    """`risk`: the error rate among the share `coverage` of images with the highest confidence, both float64 [n].
+
+    `area` is the area under this curve (AURC).
+    """
 
     coverage: torch.Tensor
     risk: torch.Tensor
@@ -125,17 +136,17 @@ class RiskCoverage:
 
 
 def risk_coverage(confidence: torch.Tensor, right: torch.Tensor) -> RiskCoverage:
-    """Answer the surest images first, by `confidence` [n], and follow the risk; `right` is bool [n].
+    """Return the risk-coverage curve for `confidence` [n] and `right` bool [n]; the most confident images come first.
 
-    `area` is AURC, the mean risk over the n coverages 1/n..1 (Geifman & El-Yaniv, NeurIPS 2017, arXiv 1705.08500);
-    images of one confidence share their errors evenly, so that their order makes no difference.
+    `area` is AURC, the mean risk over the n coverages 1/n..1 (Geifman & El-Yaniv, NeurIPS 2017, arXiv 1705.08500).
+    Images with equal confidence share their errors evenly, so the result does not depend on their order.
     Raises ValueError for no image, other shapes, and confidences that are not finite.
     """
     _check_confidence(confidence, right)
     falling = -confidence.double()
-    place = torch.searchsorted(falling.sort().values, falling)
-    size = torch.bincount(place, minlength=len(right))
-    wrong = torch.bincount(place, weights=(~right.bool()).double(), minlength=len(right)) / size
+    start = torch.searchsorted(falling.sort().values, falling)  # [n] first rank of images with this confidence
+    size = torch.bincount(start, minlength=len(right))
+    wrong = torch.bincount(start, weights=(~right.bool()).double(), minlength=len(right)) / size
     answered = torch.arange(1, len(right) + 1, dtype=torch.float64, device=right.device)
     risk = wrong.repeat_interleave(size).cumsum(0) / answered
     return RiskCoverage(answered / len(right), risk, float(risk.mean()))
@@ -144,17 +155,18 @@ def risk_coverage(confidence: torch.Tensor, right: torch.Tensor) -> RiskCoverage
 def risk_interval(
     confidence: torch.Tensor, right: torch.Tensor, *, draws: int = 200, coverage: float = COVERAGE, seed: int = 0
 ) -> Interval:
-    """Return AURC with the interval of its bootstrap; raises as `risk_coverage` and `bootstrap`."""
+    """Return AURC with its bootstrap interval; raises as `risk_coverage` and `bootstrap`."""
     _check_confidence(confidence, right)
     falling = -confidence.cpu().double()
-    place = torch.searchsorted(falling.sort().values, falling)
+    start = torch.searchsorted(falling.sort().values, falling)  # [n]
     wrong = (~right.cpu().bool()).double()
     harmonic = torch.cat([wrong.new_zeros(1), (1 / torch.arange(1, len(wrong) + 1, dtype=torch.float64)).cumsum(0)])
 
     def area(rows: torch.Tensor) -> list[float]:
-        # The risk of the i-th image is (errors before its confidence + rate x images since) / i = passed / i + rate.
-        size = torch.bincount(place[rows])
-        errors = torch.bincount(place[rows], weights=wrong[rows])
+        # With k ties, the i-th risk is (errors above its confidence + rate x ties so far) / i = passed / i + rate,
+        # so the sum over a run of ties needs harmonic numbers alone.
+        size = torch.bincount(start[rows])
+        errors = torch.bincount(start[rows], weights=wrong[rows])
         last = size.cumsum(0)
         rate = errors / size.clamp(min=1)
         passed = errors.cumsum(0) - errors - (last - size) * rate
@@ -169,7 +181,7 @@ def confidence_of(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _check_confidence(confidence: torch.Tensor, right: torch.Tensor) -> None:
-    """Refuse no image, other shapes than `confidence` [n] and `right` [n], and confidences that are not finite."""
+    """Raise ValueError for no image, other shapes than [n] and [n], and confidences that are not finite."""
     if confidence.ndim != 1 or confidence.shape != right.shape or len(right) == 0:
         raise ValueError(f"{tuple(confidence.shape)} confidences for {tuple(right.shape)} answers; give one each")
     if not bool(confidence.isfinite().all()):
@@ -177,7 +189,7 @@ def _check_confidence(confidence: torch.Tensor, right: torch.Tensor) -> None:
 
 
 def _bins(confidence: torch.Tensor, bins: int) -> torch.Tensor:
-    """Return the bin of each image, int64 [n]; a bin holds its upper end: (lower, upper]."""
+    """Return the bin of each image, int64 [n]; bins are half-open: (lower, upper]."""
     return ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
 
 
@@ -193,6 +205,6 @@ def _reach(holds: Callable[[float], bool], end: float) -> float:
 
 
 def _probabilities(logits: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield the probabilities of `ROWS` images at a time, float64 [rows, c]: of all they are twice the logits' size."""
+    """Yield the probabilities of `ROWS` images at a time, float64 [rows, c]; all at once would double the memory."""
     for part in torch.split(logits, ROWS):
         yield part.double().softmax(1)

@@ -1,8 +1,9 @@
-"""Expected accuracy against the size of the vocabulary, in closed form, and who takes the images that are lost.
+"""Expected accuracy as a function of vocabulary size, in closed form, and which classes the lost images go to.
 
-With j of the M other groups known, drawn at random, an image with m thieves among them is right with the
-hypergeometric probability C(M - m, j) / C(M, j) if it is right at home. Both curves of the paper (arXiv 2206.01986)
-have this expected value: Acc-E is its mean over j = 0..M and Acc-S over j = 1..M (`openness`, macro).
+A thief of an image is another group (or class) that scores at least as high as the label. With j of the M other groups
+added at random, an image with m thieves that is correct within its own group stays correct with the hypergeometric
+probability C(M - m, j) / C(M, j). This is the expected value of both curves of the paper (arXiv 2206.01986): Acc-E is
+its mean over j = 0..M and Acc-S over j = 1..M (`openness`, macro).
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from rag_clip.metrics.uncertainty import Interval, bootstrap
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """Expected `accuracy` float64 [k] with 1, 2, ..., k groups (or classes) known, `sizes` int64 [k]."""
+    """Expected `accuracy` float64 [k] with `sizes` int64 [k] = 1, 2, ..., k groups (or classes) in the vocabulary."""
 
     sizes: torch.Tensor
     accuracy: torch.Tensor
 
 
 def group_curve(logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor) -> Curve:
-    """Return the curve for whole groups added in random order, its first value Acc-C; raises as `openness`."""
+    """Return the curve for groups added in random order; its first value is Acc-C. Raises as `openness`."""
     found = openness(logits, targets, groups)
     return _curve(found.thieves, found.weights * found.closed, found.count)
 
 
 def class_curve(logits: torch.Tensor, targets: torch.Tensor) -> Curve:
-    """Return the curve for single classes added in random order, classes alike: from 1 to the mean per class."""
+    """Return the curve for classes added in random order (macro): from 1 down to the mean accuracy per class."""
     check_logits(logits, targets)
     classes = logits.shape[1]
     weights = macro_weights(targets, torch.arange(classes, device=targets.device))
@@ -41,7 +42,7 @@ def class_curve(logits: torch.Tensor, targets: torch.Tensor) -> Curve:
 
 @dataclass(frozen=True, slots=True)
 class OpennessIntervals:
-    """The intervals of Acc-C, Acc-E and Acc-S, and of expected accuracy with 1, 2, ..., N groups known."""
+    """Intervals of Acc-C, Acc-E and Acc-S, and of the expected accuracy with 1, 2, ..., N groups."""
 
     acc_c: Interval
     acc_e: Interval
@@ -52,12 +53,12 @@ class OpennessIntervals:
 def openness_intervals(
     found: Openness, targets: torch.Tensor, groups: torch.Tensor, *, draws: int = 200, seed: int = 0
 ) -> OpennessIntervals:
-    """Return the intervals of what `openness` found for targets [n], the images drawn again within each class.
+    """Return bootstrap intervals of the result of `openness` for targets [n], resampling images within each class.
 
-    Vocabularies are not drawn: the numbers are means over all of their orders.
+    Vocabularies are not resampled: the measures are means over all orders of the groups.
     """
     targets, groups, closed, thieves = (each.cpu() for each in (targets, groups, found.closed, found.thieves))
-    survival = torch.stack(list(_survival(found.count, targets.device)))
+    survival = torch.stack(list(_survival(found.count, targets.device)))  # [N, N]: j groups added, m thieves
 
     def measure(rows: torch.Tensor) -> list[float]:
         weights = macro_weights(targets[rows], groups) * closed[rows]
@@ -72,8 +73,8 @@ def openness_intervals(
 class Thieves:
     """Which groups score at least as high as the label, by the label's class.
 
-    `mean` float64 [c] is the mean m of a class' images, `groups` float64 [c, N] the share of them that a group takes
-    (its own group too), both NaN for a class without images.
+    `mean` float64 [c] is the mean number m of thieves of a class's images. `groups` float64 [c, N] is the share of its
+    images for which the group scores at least as high (its own group too). Both are NaN for a class without images.
     """
 
     mean: torch.Tensor
@@ -81,13 +82,13 @@ class Thieves:
 
 
 def find_thieves(logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor) -> Thieves:
-    """Count which groups take the images of which class; raises as `openness`."""
+    """Count, by class, for how many images each group scores at least as high as the label; raises as `openness`."""
     count, classes = check_groups(logits, targets, groups), logits.shape[1]
     by_group = torch.zeros(classes, count, dtype=torch.float64, device=logits.device)
     for rows, blocked in blocked_by(logits, targets, groups):
         by_group.index_add_(0, targets[rows], blocked.double())
     shares = by_group / torch.bincount(targets, minlength=classes)[:, None]
-    at_home = shares.gather(1, groups[:, None])[:, 0]
+    at_home = shares.gather(1, groups[:, None])[:, 0]  # [c] share lost within the own group
     return Thieves(shares.sum(1) - at_home, shares)
 
 
@@ -104,20 +105,20 @@ class Taken:
 def most_taken(
     logits: torch.Tensor, targets: torch.Tensor, *, most: int = 50, of_label: int | None = None
 ) -> tuple[Taken, ...]:
-    """List the `most` pairs of a label and a class that takes the greatest share of its images, equals in class order.
+    """List the `most` (label, thief) pairs by the share of the label's images; equal shares come in class order.
 
-    With `of_label`, no more than so many of a label. Of every label the counts of so many classes are held, of `most`
-    without it, never [c, c]. Raises as `metrics.check_logits`.
+    `of_label` limits the pairs per label. Memory is c times `of_label` (or `most`), never [c, c].
+    Raises as `metrics.check_logits`.
     """
     check_logits(logits, targets)
-    classes, own = logits.shape[1], logits.gather(1, targets[:, None].long())
+    classes, own = logits.shape[1], logits.gather(1, targets[:, None].long())  # own [n, 1]
     images = torch.bincount(targets, minlength=classes)
     backwards = torch.arange(classes - 1, -1, -1, device=logits.device)
     kept = []
     for label, rows in enumerate(torch.split(targets.argsort(stable=True), images.tolist())):
         counts = (logits[rows] >= own[rows]).sum(0)
         counts[label] = 0
-        # Of counts that tie, topk may keep any; these keys differ, and the first class has the greatest.
+        # topk breaks ties arbitrarily, so each count gets a unique key that is greatest for the first class.
         kept.append((counts * classes + backwards).topk(min(of_label or most, classes)).values)
     keys = torch.stack(kept)  # [c, most]
     counts, thieves = (keys // classes).flatten(), (classes - 1 - keys % classes).flatten()
@@ -135,11 +136,11 @@ def _curve(thieves: torch.Tensor, weights: torch.Tensor, count: int) -> Curve:
 
 
 def _survival(count: int, device: torch.device) -> Iterator[torch.Tensor]:
-    """Yield, for j = 0, 1, ... others known, the probability float64 [count] that none of m = 0, 1, ... thieves is."""
+    """Yield, for j = 0, 1, ... groups added, the probability that none of m = 0, 1, ... thieves is, float64 [count]."""
     free = count - 1 - torch.arange(count, dtype=torch.float64, device=device)
     survive = torch.ones_like(free)
     yield survive
     for added in range(1, count):
-        # C(M - m, j) / C(M, j) from its value for j - 1; it stays 0 once j exceeds M - m.
+        # C(M - m, j) / C(M, j) from its value at j - 1, without factorials; it stays 0 once j exceeds M - m.
         survive = survive * (free - added + 1).clamp(min=0) / (count - added)
         yield survive

@@ -1,4 +1,4 @@
-"""The difference of two runs on the same images: its interval, and how likely it is where neither is better."""
+"""The paired difference of two runs on the same images: its interval and its p-value."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rag_clip.metrics.uncertainty import COVERAGE, DRAWS, mean_interval
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The second run less the first: accuracy with its interval, and how many images rose and fell.
+    """The second run minus the first: change of accuracy with its interval, and the images gained and lost.
 
-    `probability` is that of a change as uneven as this one, or more, if neither run were better (exact sign test, which
-    is McNemar's where an image is right or wrong).
+    `probability` is the two-sided p-value of the exact sign test (McNemar's exact test where an image is right or
+    wrong): how likely a split at least this uneven is if neither run is better.
     """
 
     value: float
@@ -35,10 +35,13 @@ def paired_difference(
     coverage: float = COVERAGE,
     seed: int = 0,
 ) -> Difference:
-    """Compare two runs on the same images, [n] each: bool (right or not) or numbers in [0, 1] (share of draws right).
+    """Compare two runs on the same images; an image is gained where its number rises and lost where it falls.
 
-    An image is gained where its number rises, lost where it falls; `strata` as in `mean_interval`. Raises ValueError
-    where the two do not cover the same number of images, for numbers outside [0, 1] or NaN, and as `mean_interval`.
+    first, second: bool [n] (right or not), or numbers [n] in [0, 1] (for example the share of draws that are right).
+    strata, draws, coverage, seed: as in `mean_interval`.
+
+    Raises ValueError where the runs do not cover the same number of images, for numbers outside [0, 1] or NaN, and as
+    `mean_interval`.
     """
     if first.ndim != 1 or first.shape != second.shape:
         raise ValueError(
@@ -57,7 +60,8 @@ def paired_difference(
 
 
 def sign_probability(gained: int, lost: int) -> float:
-    """Return the two-sided binomial probability of a split this uneven among gained + lost fair coins."""
+    """Return the two-sided binomial probability of a split at least this uneven in gained + lost fair coin tosses."""
+    # In logarithms, since the binomial coefficients overflow beyond about a thousand images.
     total, fewer = gained + lost, min(gained, lost)
     logs = [
         math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) - total * math.log(2)

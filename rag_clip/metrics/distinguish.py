@@ -1,13 +1,13 @@
-"""How well a prompt set tells its classes apart, judged from the class weights alone: no label, no image.
+"""How well a prompt set separates its classes, from the class weights alone: no labels, no images.
 
 For unit class weights w_c [c, d] and the encoder's scale s:
 
     uniformity = log mean_{c != c'} exp(-2 |w_c - w_c'|^2)              Wang and Isola, 2020 (arXiv 2005.10242)
     confusion  = mean_c [ 1 - softmax_c'(s * cos(w_c, w_c'))_c ]
 
-Lower is more distinct for both. The confusion is what a classifier would get wrong, in probability, on images that lie
-exactly on their class weight. Distinct is not right: neither measure knows where the images lie, and classes filled
-with texts drawn at random can be the most distinct of all. Compare prompt sets of the same method, and see a control.
+Lower means more distinct for both. The confusion is the expected error probability on images that lie exactly on their
+class weight. Distinct does not mean accurate: neither measure knows where the images lie, and random texts can give the
+most distinct classes of all. Compare prompt sets of the same method only, and compare with a control.
 """
 
 from __future__ import annotations
@@ -57,9 +57,12 @@ class PairShift:
 
 @dataclass(frozen=True, slots=True)
 class Separation:
-    """What became of the pairs that are close: how many they are, how many moved apart, and their mean change.
+    """How the cosines of close class pairs changed.
 
-    `most` are the pairs that moved apart most, `least` those that moved apart least or together, the extreme first.
+    pairs: number of close pairs.
+    apart: those whose cosine fell.
+    mean_change: of their cosines.
+    most, least: the pairs that moved apart most, and least (or closer), the most extreme first.
     """
 
     pairs: int
@@ -71,10 +74,10 @@ class Separation:
 
 @torch.no_grad()
 def distinguishability(weights: torch.Tensor, scale: float, labels: LabelSet, *, pairs: int = 10) -> Distinguishability:
-    """Judge the class weights [c, d], of any length, by the measures of this module; the `pairs` closest are named.
+    """Return uniformity, expected confusion and the `pairs` closest classes for class weights [c, d] of any length.
 
-    Memory grows with c, not with its square. Raises ValueError for a scale that is not above 0, and where the rows
-    are not one per label.
+    Memory grows with c, not with its square. Raises ValueError for a scale that is not above 0, and unless there is
+    one row per label.
     """
     _check(weights, labels)
     if not 0 < scale < math.inf:
@@ -82,9 +85,9 @@ def distinguishability(weights: torch.Tensor, scale: float, labels: LabelSet, *,
     confused, near = 0.0, 0.0
     closest: list[tuple[float, int, int]] = []
     for start, cosines in _blocks(weights):
-        own = cosines.diagonal(start).clone()
-        others = _without_own(cosines, start)
-        rivals = (scale * others).logsumexp(dim=1)
+        own = cosines.diagonal(start).clone()  # [b]
+        others = _without_own(cosines, start)  # [b, c]
+        rivals = (scale * others).logsumexp(dim=1)  # [b]
         confused += float((rivals - scale * own).sigmoid().sum(dtype=torch.float64))  # rivals / (rivals + own)
         near += float((4 * others - 4).exp().sum(dtype=torch.float64))  # |w - w'|^2 = 2 - 2 cos
         closest = sorted([*closest, *_closest(others, start, pairs)], key=lambda pair: (-pair[0], *pair[1:]))[:pairs]
@@ -98,16 +101,16 @@ def distinguishability(weights: torch.Tensor, scale: float, labels: LabelSet, *,
 
 @torch.no_grad()
 def separation(before: torch.Tensor, after: torch.Tensor, labels: LabelSet, *, pairs: int = 10) -> Separation:
-    """Compare two sets of class weights [c, d] by the pairs that either has among a class's five nearest.
+    """Compare two sets of class weights [c, d] on the close pairs: a class and one of its five nearest, in either set.
 
-    Names the `pairs` pairs separated most and least; of few pairs, one may be among both. Raises ValueError where the
-    rows are not one per label.
+    Names the `pairs` pairs that moved apart most and least; with few pairs, the two lists may overlap. Raises
+    ValueError unless there is one row per label.
     """
     _check(before, labels)
     _check(after, labels)
-    near = torch.unique(torch.cat([_nearest_pairs(before), _nearest_pairs(after)]), dim=0)
+    near = torch.unique(torch.cat([_nearest_pairs(before), _nearest_pairs(after)]), dim=0)  # [p, 2]
     cosines = [_pair_cosines(weights, near) for weights in (before, after)]
-    change = cosines[1] - cosines[0]
+    change = cosines[1] - cosines[0]  # [p]
     order = change.argsort(stable=True)
     most, least = (
         tuple(_shift(labels, near[row].tolist(), float(cosines[0][row]), float(cosines[1][row])) for row in rows)
@@ -123,7 +126,7 @@ def _check(weights: torch.Tensor, labels: LabelSet) -> None:
 
 
 def _blocks(weights: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (first row, cosines [b, c] of b classes with all)."""
+    """Yield (first row, cosines [b, c]) for blocks of b classes against all."""
     weights = normalize(weights.float())
     rows = max(1, BLOCK_CELLS // len(weights))
     for start in range(0, len(weights), rows):
@@ -140,7 +143,7 @@ def _closest(others: torch.Tensor, start: int, count: int) -> list[tuple[float, 
     """Return the closest pairs of a block as (cosine, class, later class)."""
     columns = torch.arange(others.shape[1], device=others.device)
     rows = torch.arange(start, start + len(others), device=others.device)
-    later = others.masked_fill(columns <= rows[:, None], -math.inf)
+    later = others.masked_fill(columns <= rows[:, None], -math.inf)  # [b, c]; each pair once
     best = later.amax(dim=1).topk(min(count, len(later))).indices  # the closest pairs lie in these rows
     values, places = later[best].flatten().topk(min(count, len(best) * len(columns)))
     return [
@@ -151,11 +154,11 @@ def _closest(others: torch.Tensor, start: int, count: int) -> list[tuple[float, 
 
 
 def _nearest_pairs(weights: torch.Tensor) -> torch.Tensor:
-    """Return each class with its nearest others as pairs [p, 2], the earlier class first; pairs may repeat."""
+    """Return pairs [p, 2] of each class with its nearest other classes, the lower index first; pairs may repeat."""
     count = min(NEIGHBOURS, len(weights) - 1)
     parts = []
     for start, cosines in _blocks(weights):
-        others = _without_own(cosines, start).topk(count, dim=1).indices
+        others = _without_own(cosines, start).topk(count, dim=1).indices  # [b, neighbours]
         rows = torch.arange(start, start + len(cosines), device=cosines.device)[:, None].expand_as(others)
         parts.append(torch.stack([rows, others], dim=-1).flatten(0, 1))
     return torch.cat(parts).sort(dim=1).values

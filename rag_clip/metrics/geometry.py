@@ -1,7 +1,7 @@
-"""Why a vocabulary confuses: margins of the images, their alignment with the classes, and how the classes spread.
+"""Why classes are confused as a vocabulary grows: margins, alignment and uniformity.
 
 Ren et al., Findings of ACL 2023, arXiv 2206.01986, explain the loss of accuracy by class texts that lie close together
-(uniformity), while images stay as near to their own class as before (alignment).
+(uniformity), while images stay as close to their own class as before (alignment).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ ROWS = 2048
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Margins:
-    """The label's logit less the best other one: `first` [n] among its own group, `last` [n] among all classes.
+    """The label's logit minus the best other logit: `first` [n] within the label's group, `last` [n] over all classes.
 
-    An image is right where its margin is above 0; adding names can only lower it. `first` is infinite for the image of
-    a class that is alone in its group.
+    An image is correct where its margin is above 0; adding classes can only lower it. `first` is infinite where the
+    class is alone in its group.
     """
 
     first: torch.Tensor
@@ -30,15 +30,15 @@ class Margins:
 def margins(logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor) -> Margins:
     """Return the margins at the first and the last step of a growing vocabulary; raises as `openness`."""
     check_groups(logits, targets, groups)
-    own = logits.gather(1, targets[:, None].long())
-    others = logits.scatter(1, targets[:, None].long(), -torch.inf)
-    at_home = groups[targets][:, None] == groups
+    own = logits.gather(1, targets[:, None].long())  # [n, 1]
+    others = logits.scatter(1, targets[:, None].long(), -torch.inf)  # [n, c]
+    at_home = groups[targets][:, None] == groups  # [n, c]
     first = own[:, 0] - others.masked_fill(~at_home, -torch.inf).amax(1)
     return Margins(first, own[:, 0] - others.amax(1))
 
 
 def alignment(features: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor) -> float:
-    """Return mean |f - w_label|^2 for unit features [n, d], targets [n] and unit class weights [c, d]; less is better.
+    """Return mean |f - w_label|^2 for unit features [n, d], targets [n] and unit class weights [c, d]; lower is better.
 
     The form of Wang & Isola, ICML 2020, arXiv 2005.10242. Raises ValueError for no image, and other widths.
     """
@@ -51,7 +51,7 @@ def alignment(features: torch.Tensor, targets: torch.Tensor, class_weights: torc
 
 
 def uniformity(rows: torch.Tensor) -> float:
-    """Return log mean exp(-2 |a - b|^2) over pairs of different unit rows [r, d]; less is more evenly spread.
+    """Return log mean exp(-2 |a - b|^2) over pairs of different unit rows [r, d]; lower means more evenly spread.
 
     The form of Wang & Isola, ICML 2020, arXiv 2005.10242, for class weights or images. Raises ValueError for fewer
     than two rows.
@@ -63,7 +63,7 @@ def uniformity(rows: torch.Tensor) -> float:
     total = 0.0
     for start in range(0, len(rows), ROWS):
         block = rows[start : start + ROWS]
-        distances = lengths[start : start + ROWS, None] + lengths - 2 * block @ rows.T
+        distances = lengths[start : start + ROWS, None] + lengths - 2 * block @ rows.T  # [b, r], squared
         kernel = (-2 * distances).exp()
         kernel.diagonal(start).zero_()
         total += float(kernel.sum())

@@ -1,22 +1,24 @@
 """Openness in closed form: how accuracy holds while a vocabulary grows, from one matrix of logits.
 
-Ren et al., "Delving into the Openness of CLIP", Findings of ACL 2023, arXiv 2206.01986, define by random orders of N
-groups of classes: Acc-C, the accuracy within each group; Acc-E (extensibility), the accuracy on the groups known so
-far, over all steps of an order; Acc-S (stability), the accuracy on one group while the M = N - 1 others are added.
+Ren et al., "Delving into the Openness of CLIP", Findings of ACL 2023, arXiv 2206.01986, define three measures over
+random orders of N groups of classes: Acc-C, the accuracy within each group; Acc-E (extensibility), the accuracy on the
+groups added so far, averaged over the steps; Acc-S (stability), the accuracy on one group while the M = N - 1 others
+are added.
 
-For an image x with label y let c(x) be 1 where no class of y's group scores as high as y, and m(x) the number of other
-groups that hold a class which does. Then, without any sampling,
+For an image x with label y, let c(x) = 1 if no other class of y's group scores as high as y, else 0. Let m(x) be the
+number of other groups with a class that scores at least as high as y: its thieves. Then, without any sampling,
 
     Acc-C = mean c        Acc-E = mean c / (m + 1)        Acc-S = mean c (M - m) / (M (m + 1))
 
-Proof. Once its own group is known, the number j of other groups known is uniform on 0..M, as if a stop mark were put
-into a random order of the others: x is still right where the mark precedes all of its m thieves, which is one case in
-m + 1. Acc-S leaves out j = 0, where every c is right: ((M + 1) / (m + 1) - 1) / M; so (M + 1) Acc-E = Acc-C + M Acc-S.
+Proof. Once x's own group has been added, the number j of other groups added so far is uniform on 0..M, as if a stop
+mark were placed at random into a random order of the others. x is still correct if the mark precedes all of its m
+thieves, which has probability 1 / (m + 1). Acc-S leaves out j = 0, where x is correct if c(x) = 1:
+((M + 1) / (m + 1) - 1) / M; hence (M + 1) Acc-E = Acc-C + M Acc-S.
 
-Means are macro: the classes of a group count alike, and so do the groups; this is the expected value whatever the
-sizes, and equals the mean over images where groups and classes are of one size. The micro form, whose denominators
-depend on the order where groups differ in images, is sampled (`sampling.sampled_openness`). Classes and groups without
-an image distract and are in no mean. A tie counts against the label.
+Means are macro: all classes of a group have equal weight, and so do all groups. The closed form is then exact for any
+sizes, and equals the mean over images if all groups and all classes have the same size. The micro form, whose
+denominators depend on the order of the groups, is sampled (`sampling.sampled_openness`). Classes and groups without
+images act as distractors and enter no mean. A tie counts as an error.
 """
 
 from __future__ import annotations
@@ -34,10 +36,13 @@ ROWS = 512
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Openness:
-    """`acc_c`, `acc_e` and `acc_s` in [0, 1], with what they rest on.
+    """The three measures and the values per image that they come from.
 
-    `by_group` float64 [N, 3] are the three for the images of each group, NaN where it has none. `closed` bool [n] is
-    c(x), `thieves` int64 [n] is m(x), and `weights` float64 [n] are the macro weights of the images, which sum to one.
+    acc_c, acc_e, acc_s: in [0, 1].
+    by_group: the three for the images of each group, float64 [N, 3]; NaN for a group without images.
+    closed: c(x), bool [n].
+    thieves: m(x), int64 [n].
+    weights: macro weights of the images, float64 [n], which sum to one.
     """
 
     acc_c: float
@@ -57,28 +62,28 @@ class Openness:
 def openness(logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor) -> Openness:
     """Return Acc-C, Acc-E and Acc-S of logits [n, c], for targets [n] and the group of each class, int64 [c].
 
-    Raises ValueError for fewer than two groups, groups that do not cover the classes or are not numbered without gaps,
-    and what `check_logits` refuses.
+    Raises ValueError for fewer than two groups, for groups that do not cover the classes or are not numbered
+    0, 1, 2, ..., and as `check_logits`.
     """
     count = check_groups(logits, targets, groups)
-    own = groups[targets]
+    own = groups[targets]  # [n]
     closed = torch.empty_like(targets, dtype=torch.bool)
     thieves = torch.empty_like(targets, dtype=torch.int64)
     for rows, blocked in blocked_by(logits, targets, groups):
-        at_home = blocked.gather(1, own[rows, None])[:, 0]
+        at_home = blocked.gather(1, own[rows, None])[:, 0]  # [rows] an error within the own group
         closed[rows] = ~at_home
         thieves[rows] = blocked.sum(1) - at_home.long()
     weights = macro_weights(targets, groups)
-    extended = closed.double() / (thieves + 1)
-    steady = extended * (count - 1 - thieves) / (count - 1)
-    mass = torch.bincount(own, weights=weights, minlength=count)
+    extended = closed.double() / (thieves + 1)  # [n]
+    steady = extended * (count - 1 - thieves) / (count - 1)  # [n]
+    mass = torch.bincount(own, weights=weights, minlength=count)  # [N]
     parts = [torch.bincount(own, weights=weights * part, minlength=count) for part in (closed, extended, steady)]
     acc_c, acc_e, acc_s = (float(part.sum()) for part in parts)
     return Openness(acc_c, acc_e, acc_s, torch.stack(parts, dim=1) / mass[:, None], closed, thieves, weights)
 
 
 def number_groups(groups: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]:
-    """Return the names of the groups in order of appearance, and the number of each class's group, int64 [c].
+    """Return the group names in order of appearance, and the index of each class's group, int64 [c].
 
     Raises ValueError for a class without a group.
     """
@@ -90,9 +95,9 @@ def number_groups(groups: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]
 
 
 def label_groups(labels: LabelSet) -> tuple[tuple[str, ...], torch.Tensor] | None:
-    """Return `number_groups` of the classes, None where they are in no group or all in one: nothing to be open to.
+    """Return `number_groups` of the label set; None with fewer than two groups, for which openness is not defined.
 
-    Raises ValueError where some classes have a group and others none, naming one.
+    Raises ValueError, naming a class, where some classes have a group and others have none.
     """
     if len(set(labels.groups)) < 2:
         return None
@@ -124,12 +129,12 @@ def check_groups(logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tens
 def blocked_by(
     logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield (rows, bool [rows, N]): whether a group holds a class, not the label, that scores as high as the label."""
+    """Yield (rows, bool [rows, N]): whether a group has a class, not the label, that scores at least as high."""
     count = int(groups.max()) + 1
     for start in range(0, len(logits), ROWS):
         rows = slice(start, min(start + ROWS, len(logits)))
         labels = targets[rows, None].long()
-        above = logits[rows] >= logits[rows].gather(1, labels)
+        above = logits[rows] >= logits[rows].gather(1, labels)  # [rows, c]
         above.scatter_(1, labels, False)
         images, columns = above.nonzero(as_tuple=True)
         blocked = above.new_zeros(len(above), count)
@@ -138,7 +143,10 @@ def blocked_by(
 
 
 def macro_weights(targets: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Return float64 [n] summing to one: groups that have images alike, in each its classes that have images alike."""
+    """Return macro weights, float64 [n], which sum to one.
+
+    All groups with images have equal weight, and within a group all classes with images.
+    """
     images = torch.bincount(targets, minlength=len(groups))
     classes = torch.bincount(groups[images > 0], minlength=int(groups.max()) + 1)
     share = 1.0 / ((classes > 0).sum() * classes[groups] * images).double()

@@ -1,6 +1,6 @@
-"""Measures of a ranking of images: ROC-AUC, and average precision plain and at eleven points of recall.
+"""Ranking measures: ROC-AUC and average precision, plain or at eleven recall points.
 
-Scores of images that tie stand at one threshold, so that no measure depends on the order of the images.
+Images with equal scores share one threshold, so no measure depends on the order of the images.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import torch
 
 
 def roc_auc(scores: torch.Tensor, positive: torch.Tensor) -> float:
-    """Return the share of (positive, negative) pairs that `scores` [n] order rightly, a tie counting half.
+    """Return the share of (positive, negative) pairs that `scores` [n] order correctly; a tie counts half.
 
     The Mann-Whitney form of the area under the ROC curve. `positive` is bool [n].
-    Raises ValueError for scores that are not finite, other shapes, and where one of the two kinds is missing.
+    Raises ValueError for scores that are not finite, other shapes, and without a positive or without a negative.
     """
     _check(scores, positive)
     negatives = int((~positive).sum())
@@ -22,7 +22,7 @@ def roc_auc(scores: torch.Tensor, positive: torch.Tensor) -> float:
         raise ValueError("every image is positive; ROC-AUC compares positives with negatives")
     ordered = scores.sort().values
     below, up_to = (torch.searchsorted(ordered, scores.contiguous(), right=right) for right in (False, True))
-    ranks = (below + 1 + up_to).double() / 2
+    ranks = (below + 1 + up_to).double() / 2  # [n] from 1, the mean rank of tied scores
     positives = int(positive.sum())
     above = float(ranks[positive].sum()) - positives * (positives + 1) / 2
     return above / (positives * negatives)
@@ -34,7 +34,7 @@ def average_precision(scores: torch.Tensor, positive: torch.Tensor) -> float:
 
 
 def eleven_point_precision(scores: torch.Tensor, positive: torch.Tensor) -> float:
-    """Return the mean, over recalls r in {0, 0.1, ..., 1}, of the best precision at a recall of at least r.
+    """Return the mean, over r in {0, 0.1, ..., 1}, of the best precision at a recall of at least r.
 
     The average precision of PASCAL VOC 2007 (Everingham et al., IJCV 2010); raises as `roc_auc`.
     """
@@ -44,18 +44,19 @@ def eleven_point_precision(scores: torch.Tensor, positive: torch.Tensor) -> floa
 def mean_average_precision(scores: torch.Tensor, labels: torch.Tensor, *, eleven_points: bool = False) -> float:
     """Return the mean over classes of the average precision of `scores` [n, c] for `labels` bool [n, c].
 
-    An image may have several labels or none. Classes without a positive image are in no mean; `eleven_points` asks for
-    the measure of VOC 2007. Raises as `rank_images`.
+    An image may have several labels or none. Classes without a positive image are left out of the mean.
+    `eleven_points` selects the measure of VOC 2007. Raises as `rank_images`.
     """
     return float(rank_images(scores, labels).precision()[int(eleven_points)].nanmean())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
-    """Images by falling score, class by class, to be measured again and again with other images in it.
+    """Images by falling score, for each class; computed once and measured for every bootstrap sample.
 
-    `order` int64 [c, n] are their rows, `last` int64 [c, n] the last place of the same score, `positive` bool [c, n] in
-    that order.
+    order: row of the image at each rank, int64 [c, n].
+    last: last rank with the same score, int64 [c, n].
+    positive: whether the image at each rank is positive, bool [c, n].
     """
 
     order: torch.Tensor
@@ -65,24 +66,24 @@ class Ranking:
     def precision(self, counts: torch.Tensor | None = None) -> torch.Tensor:
         """Return average precision, plain and at eleven points, float64 [2, c]; NaN for a class without a positive.
 
-        `counts` int64 [n] is how many times each image is in the ranking, by default once.
+        `counts` int64 [n] is how many times each image is in the sample, by default once.
         """
-        times = torch.ones_like(self.order) if counts is None else counts[self.order]
+        times = torch.ones_like(self.order) if counts is None else counts[self.order]  # [c, n]
         positives = times * self.positive
-        found = positives.cumsum(1).double()
-        # The first images of a ranking may be in it no time at all.
+        found = positives.cumsum(1).double()  # [c, n]
+        # A sample may leave out the first images of a ranking: their cumulative count is 0.
         precision = (found / times.cumsum(1).clamp(min=1)).gather(1, self.last)
-        held = found[:, -1:]
-        plain = (positives * precision).sum(1) / held[:, 0]
-        best = precision.flip(1).cummax(1).values.flip(1)
-        # In tenths of a positive, which are whole: 3 of 10 positives reach the point 0.3 exactly.
-        points = torch.arange(11, dtype=torch.float64, device=held.device) * held
+        total = found[:, -1:]  # [c, 1]
+        plain = (positives * precision).sum(1) / total[:, 0]
+        best = precision.flip(1).cummax(1).values.flip(1)  # [c, n] best precision at this recall or higher
+        # Both sides in tenths of a positive are integers, so 3 of 10 positives reach recall 0.3 exactly.
+        points = torch.arange(11, dtype=torch.float64, device=total.device) * total  # [c, 11]
         eleven = best.gather(1, torch.searchsorted(10 * found, points)).mean(1)
-        return torch.stack([plain, eleven.where(held[:, 0] > 0, torch.nan)])
+        return torch.stack([plain, eleven.where(total[:, 0] > 0, torch.nan)])
 
 
 def rank_images(scores: torch.Tensor, labels: torch.Tensor) -> Ranking:
-    """Rank images by `scores` [n, c] for each of the classes of `labels` bool [n, c].
+    """Rank images by `scores` [n, c] for each class of `labels` bool [n, c].
 
     Raises ValueError where no class has a positive image, and as `roc_auc`.
     """
@@ -94,7 +95,7 @@ def rank_images(scores: torch.Tensor, labels: torch.Tensor) -> Ranking:
     _check_scores(scores)
     if not bool(labels.any()):
         raise ValueError("no class has a positive image; average precision needs one")
-    falling, order = (-scores.double().T).contiguous().sort(dim=1, stable=True)
+    falling, order = (-scores.double().T).contiguous().sort(dim=1, stable=True)  # [c, n]
     last = torch.searchsorted(falling, falling, right=True) - 1
     return Ranking(order, last, labels.T.gather(1, order))
 

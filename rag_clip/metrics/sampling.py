@@ -1,14 +1,16 @@
-"""Openness by random orders of the groups, with the sampling and the means of its paper, for parity.
+"""Openness over random orders of the groups, sampled and averaged as in the paper, for comparison with its numbers.
 
-Ren et al., Findings of ACL 2023, arXiv 2206.01986, as their released evaluation does it: each group comes first in
-`trials` orders, the others at random. Extensibility is the mean over all N steps of the share of images right, the
-start alone included; stability the mean over the last N - 1 steps of the start group's mean recall by class. Trials are
-averaged, then groups. So Acc-C and Acc-E are micro, images alike, and Acc-S is macro. The closed form
-(`openness.openness`), macro in all three, is the expected value of Acc-S always, and of Acc-C and Acc-E where groups
-have equally many images and so have the classes of each. A tie counts against the label here too; the released
-evaluation takes the first of the classes that tie. From the second trial of a group on, the released code also puts
-the accuracy of the trial before's last step, the full vocabulary, in the place of the start's own; here every trial
-starts from the accuracy of its start alone.
+Ren et al., Findings of ACL 2023, arXiv 2206.01986, as in their released evaluation: each group comes first in `trials`
+orders, the others follow at random. Extensibility is the mean accuracy over all N steps, including the first group
+alone. Stability is the mean, over the last N - 1 steps, of the first group's mean per-class recall. Trials are
+averaged, then groups. So Acc-C and Acc-E are micro averages (over images) and Acc-S is macro (over classes).
+
+The closed form (`openness.openness`), macro in all three, is always the expected value of Acc-S. It is that of Acc-C
+and Acc-E if all groups, and all classes of a group, have the same number of images.
+
+Two differences from the released code. A tie counts as an error here; there the first tied class wins. From the second
+trial of a group on, the released code replaces the accuracy of the first step by that of the previous trial's last
+step (the full vocabulary); here every trial starts from the accuracy of its first group.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from rag_clip.metrics.openness import blocked_by, check_groups
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampledOpenness:
-    """`acc_c`, `acc_e` (both micro: images alike) and `acc_s` (classes of a group alike), each a mean over groups.
+    """`acc_c`, `acc_e` (both micro, over images) and `acc_s` (macro, over classes), each a mean over groups.
 
-    `extensibility` and `stability` are float64 [N, trials], by the group that came first; `error_e` and `error_s` the
-    standard errors of their means over the trials, NaN for a single trial.
+    `extensibility` and `stability` are float64 [N, trials], by the group that comes first. `error_e` and `error_s` are
+    the standard errors of `acc_e` and `acc_s` over the trials, NaN for a single trial.
     """
 
     acc_c: float
@@ -41,7 +43,7 @@ class SampledOpenness:
 def sampled_openness(
     logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor, *, trials: int = 3, seed: int = 42
 ) -> SampledOpenness:
-    """Sample openness in N x `trials` orders (the paper: 3 trials, 2 between data sets), all from one matrix of logits.
+    """Sample openness in N x `trials` orders (paper: 3 trials, 2 across data sets), from one matrix of logits.
 
     Raises ValueError for trials below 1, a group without an image, and as `openness.openness`.
     """
@@ -80,13 +82,13 @@ def sampled_openness(
 
 
 def _step_taken(blocked: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Return the step, from 0, at which the first group that blocks an image comes; the number of groups if none."""
+    """Return the step, from 0, at which the first thief of each image is added; the number of groups without one."""
     return torch.where(blocked, order.argsort().int(), len(order)).amin(1).long()
 
 
 def _extensibility(taken: torch.Tensor, own: torch.Tensor, order: torch.Tensor, images: torch.Tensor) -> float:
     known = order.argsort()[own]
-    ever = taken > known  # an image that its own group takes never is
+    ever = taken > known  # [n]; False if the image is lost to its own group or to an earlier one
     gained, lost = (torch.bincount(steps[ever], minlength=len(order) + 1)[:-1] for steps in (known, taken))
     return float(((gained - lost).cumsum(0).double() / images[order].cumsum(0)).mean())
 

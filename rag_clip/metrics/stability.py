@@ -1,4 +1,4 @@
-"""How far predictions depend on the word chosen for a class: one name at a time is swapped for a synonym."""
+"""How much predictions depend on the wording of class names: one name at a time is replaced by a synonym."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ BLOCK = 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SwapStability:
-    """What each of s swaps does: `kept` float64 [s] is the share of all images whose prediction stays.
+    """The effect of each of s swaps.
 
-    `accuracy` float64 [s] is what it leaves of the accuracy `before`; `recall_before` and `recall` float64 [s] are of
-    the class whose name is swapped, NaN where it has no image.
+    before: accuracy with the original names.
+    kept: share of all images whose prediction stays the same, float64 [s].
+    accuracy: accuracy after the swap, float64 [s].
+    recall_before, recall: of the class whose name is swapped, float64 [s]; NaN for a class without images.
     """
 
     before: float
@@ -34,11 +36,16 @@ def swap_synonyms(
     synonym_weights: torch.Tensor,
     synonym_classes: torch.Tensor,
 ) -> SwapStability:
-    """Put each synonym's weights [s, d] in place of its class's, int64 [s] of class weights [c, d], one at a time.
+    """Replace the weights of one class at a time by those of a synonym, and measure predictions and accuracy.
 
-    Features are [n, d] and targets [n]. All other columns stay, so a swap costs one column of logits. A class wins an
-    image only strictly. Raises ValueError for no synonym, classes out of range, fewer than two classes, and as
-    `metrics.check_logits`.
+    features: image features, [n, d].
+    targets: classes of the images, int64 [n].
+    class_weights: [c, d].
+    synonym_weights: [s, d].
+    synonym_classes: the class of each synonym, int64 [s].
+
+    All other columns stay, so a swap costs one column of logits. A tie is never a win. Raises ValueError for no
+    synonym, classes out of range, fewer than two classes, and as `metrics.check_logits`.
     """
     count = len(class_weights)
     if len(synonym_weights) == 0 or synonym_classes.shape != (len(synonym_weights),):
@@ -64,15 +71,16 @@ def swap_synonyms(
 def _swap(
     logits: torch.Tensor, targets: torch.Tensor, swapped: torch.Tensor, classes: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return, per synonym, the share of predictions kept, the accuracy, and the recall of its class."""
-    values, places = logits.topk(min(3, logits.shape[1]), dim=1)
-    other = places[:, :, None] != classes  # [n, 3, s]
-    best = values[:, :, None].where(other, -torch.inf).amax(1)  # of the classes that keep their name
-    kept = (logits[:, classes] > best) == (swapped > best)
-    wrong = other & (places != targets[:, None])[:, :, None]
-    rival = values[:, :, None].where(wrong, -torch.inf).amax(1)
-    own = logits.gather(1, targets[:, None].long())
-    mine = targets[:, None] == classes
+    """Return, per synonym, the share of unchanged predictions, the accuracy, and the recall of its class."""
+    # Three best classes suffice: at most two of them are the label and the class whose name is swapped.
+    values, top = logits.topk(min(3, logits.shape[1]), dim=1)  # [n, 3]
+    other = top[:, :, None] != classes  # [n, 3, s]
+    best = values[:, :, None].where(other, -torch.inf).amax(1)  # [n, s] best class that keeps its name
+    kept = (logits[:, classes] > best) == (swapped > best)  # [n, s]
+    wrong = other & (top != targets[:, None])[:, :, None]  # [n, 3, s]
+    rival = values[:, :, None].where(wrong, -torch.inf).amax(1)  # [n, s] best wrong class that keeps its name
+    own = logits.gather(1, targets[:, None].long())  # [n, 1]
+    mine = targets[:, None] == classes  # [n, s]
     right = torch.where(mine, swapped > best, own > torch.maximum(rival, swapped))
     recall = (right & mine).sum(0).double() / mine.sum(0)
     return kept.double().mean(0), right.double().mean(0), recall

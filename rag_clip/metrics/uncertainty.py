@@ -1,4 +1,4 @@
-"""Intervals by the bootstrap, and of shares."""
+"""Confidence intervals: bootstrap intervals of any measure, and Wilson's interval of a share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CELLS = 400_000
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A measured `value` and its interval: the percentiles of its bootstrap (Efron, 1979), unless said otherwise."""
+    """A measured `value` and its interval: bootstrap percentiles (Efron, 1979) unless stated otherwise."""
 
     value: float
     low: float
@@ -31,22 +31,26 @@ def mean_interval(
     coverage: float = COVERAGE,
     seed: int = 0,
 ) -> Interval:
-    """Return the interval of the mean of `values` [n], numbers per image such as right or wrong.
+    """Return the interval of the mean of `values` [n], one number per image, such as right or wrong.
 
-    With `strata` int64 [n], for example the targets, the value is the mean over strata of their means, and images are
-    drawn within their stratum: the interval of a mean per class. A stratum of k images draws k - 1, for drawing k would
-    make its variance (k - 1) / k of what it is (McCarthy & Snowden, 1985); one of a single image shows none.
-    The draws of bool values are counted, not made: how many are right is binomial.
+    strata: int64 [n], for example the targets. The value is then the mean over strata of their means, and images are
+        resampled within their stratum: the interval of a mean per class. A stratum of k images draws k - 1, because k
+        draws would underestimate the variance by the factor (k - 1) / k (McCarthy & Snowden, 1985). A stratum of a
+        single image adds no variance.
+    draws, seed: number of bootstrap samples and their seed.
+    coverage: of the interval, in (0, 1).
+
+    For bool values the number of right images is drawn from a binomial distribution, without resampling rows.
     Raises ValueError for no image, and draws or coverage out of range.
     """
     _check(len(values), draws, coverage)
     layers = _layers(strata, len(values))
     generator = torch.Generator().manual_seed(seed)
     numbers = values.cpu().double()
-    names = torch.arange(len(layers.sizes)).repeat_interleave(layers.sizes)
-    means = torch.bincount(names, weights=numbers[layers.order]) / layers.sizes
+    stratum = torch.arange(len(layers.sizes)).repeat_interleave(layers.sizes)  # [n]
+    means = torch.bincount(stratum, weights=numbers[layers.order]) / layers.sizes  # [s]
     if values.dtype == torch.bool:
-        takes = layers.takes.double().expand(draws, -1)
+        takes = layers.takes.double().expand(draws, -1)  # [draws, s]
         drawn = torch.binomial(takes, means.expand(draws, -1), generator=generator) / takes
         return _interval(float(means.mean()), drawn.mean(1), coverage)
     weights = (1.0 / (layers.takes.double() * len(layers.takes))).repeat_interleave(layers.takes)
@@ -57,7 +61,7 @@ def mean_interval(
 
 
 def share_interval(right: int, total: int, *, coverage: float = COVERAGE) -> Interval:
-    """Return the interval of `right` of `total` by Wilson's score (1927), which holds for few images, and none right.
+    """Return Wilson's score interval (1927) of `right` out of `total`; valid for few images, and for none right.
 
     Raises ValueError for no image, and coverage out of range.
     """
@@ -65,7 +69,7 @@ def share_interval(right: int, total: int, *, coverage: float = COVERAGE) -> Int
     share, square = right / total, NormalDist().inv_cdf((1 + coverage) / 2) ** 2
     middle = (share + square / (2 * total)) / (1 + square / total)
     half = math.sqrt(square * share * (1 - share) / total + (square / (2 * total)) ** 2) / (1 + square / total)
-    # Rounding may put a bound that is the share itself beyond it.
+    # With a share of 0 or 1 a bound equals the share, and rounding may push it past.
     return Interval(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
 
 
@@ -78,10 +82,13 @@ def bootstrap(
     coverage: float = COVERAGE,
     seed: int = 0,
 ) -> tuple[Interval, ...]:
-    """Return the intervals of any measures of `count` images: `measure` gets rows, int64 on the CPU, and returns them.
+    """Return bootstrap intervals of any measures of `count` images; for means `mean_interval` is faster.
 
-    With `strata` int64 [count], rows are drawn within their stratum, as in `mean_interval`, which is faster for means.
-    A draw in which a measure is NaN is left out of its percentiles.
+    measure: gets the rows of a sample, int64 on the CPU, and returns the measures.
+    strata: int64 [count]; rows are resampled within their stratum, as in `mean_interval`.
+    draws, seed: number of bootstrap samples and their seed. A sample in which a measure is NaN is ignored for it.
+    coverage: of the intervals, in (0, 1).
+
     Raises ValueError for no image, and draws or coverage out of range.
     """
     values, drawn = _measure_draws(measure, count, strata, draws, coverage, seed)
@@ -96,11 +103,10 @@ def bootstrap_corrected(
     coverage: float = COVERAGE,
     seed: int = 0,
 ) -> tuple[Interval, ...]:
-    """Return intervals as `bootstrap` does of measures in [0, 1] that few images make too great, or too small.
+    """Return bias-corrected intervals, otherwise as `bootstrap`, of measures in [0, 1] that are biased in few images.
 
-    What the draws have too much of, the images measured have had before them: the percentiles are moved by twice the
-    mean's distance from the value, towards the truth (Efron & Tibshirani, 1993, chapter 10, for the bias). The interval
-    holds the value in any case.
+    The bias of the bootstrap mean against the value estimates the bias of the value against the truth, so percentiles
+    are moved by twice that bias (Efron & Tibshirani, 1993, chapter 10). The interval always contains the value.
     """
     values, drawn = _measure_draws(measure, count, None, draws, coverage, seed)
     found = []
@@ -112,9 +118,11 @@ def bootstrap_corrected(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layers:
-    """Images by stratum: `order` [n] puts them together, `sizes` [s] are how many there are, `takes` [s] are drawn.
+    """Images sorted by stratum, and how a bootstrap sample of D = sum(takes) images is drawn.
 
-    Every image drawn is one of `size` from the place `start` on.
+    order: rows sorted by stratum, [n].
+    sizes, takes: images in each stratum, and images drawn from it, [s].
+    size, start: for each image drawn, the size of its stratum and its first position in `order`, [D].
     """
 
     order: torch.Tensor
@@ -124,9 +132,9 @@ class _Layers:
     start: torch.Tensor
 
     def draw(self, times: int, generator: torch.Generator) -> torch.Tensor:
-        """Return rows, int64 [times, the sum of takes]."""
+        """Return rows, int64 [times, D]."""
         drawn = torch.rand((times, len(self.size)), generator=generator, dtype=torch.float64)
-        # Rounding may reach the end of a stratum: 0.99... x size.
+        # 0.99... x size may round up to size, which is outside the stratum.
         return self.order[self.start + (drawn * self.size).long().clamp(max=self.size - 1)]
 
 
@@ -150,7 +158,7 @@ def _measure_draws(
     coverage: float,
     seed: int,
 ) -> tuple[list[float], torch.Tensor]:
-    """Return the k measures of all images, and those of each draw, float64 [k, draws]."""
+    """Return the k measures of all images, and of each bootstrap sample, float64 [k, draws]."""
     _check(count, draws, coverage)
     layers = _layers(strata, count)
     generator = torch.Generator().manual_seed(seed)

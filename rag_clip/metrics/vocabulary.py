@@ -1,10 +1,10 @@
-"""Adversarial vocabulary: which further names would take the most images, one at a time and as a set.
+"""Adversarial vocabulary: which additional names cost the most accuracy, one at a time and as a set.
 
 After Ren et al., Findings of ACL 2023, arXiv 2206.01986, who add each word of a list to the vocabulary as one more
-class and evaluate again. An image that is right is lost to a name exactly where f'w_name >= f'w_label, whatever else
-is in the vocabulary; so one matrix product of the right images with all names answers for every name at once. What a
-set takes is the union of what its names take, and the greedy choice, exact here, takes at least 1 - 1/e of what any
-set of its size can (Nemhauser, Wolsey & Fisher, 1978).
+class and evaluate again. A correct image is lost to a name exactly if f'w_name >= f'w_label, whatever else is in the
+vocabulary. So one matrix product of the correct images with all names gives the effect of every name at once. The
+images that a set of names takes are the union of those that its names take. The greedy set, computed exactly, takes at
+least 1 - 1/e of the images that the best set of its size takes (Nemhauser, Wolsey & Fisher, 1978).
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ LAZY = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdversarialNames:
-    """What v candidate names do to n images, of which `accuracy` were right before.
+    """The effect of v candidate names on the accuracy of n images.
 
-    `takes` int64 [v] counts the right images that a name takes; `worst` int64 [count] are the names that take most,
-    most first, and `single_accuracy` float64 [count] what each leaves. `chosen` int64, at most count, are the names of
-    the greedy set in order, with the accuracy left after each, `set_accuracy`; it ends early where nothing is left to
-    take. `certified` is the accuracy left by all v names at once: its images no name and no set of these names takes.
+    accuracy: without any candidate.
+    takes: correct images that each name takes, int64 [v].
+    worst: the names that take the most images, the worst first, int64 [count].
+    single_accuracy: accuracy with that one name added, float64 [count].
+    chosen: names of the greedy set in order, int64, at most count; fewer once no correct image can be taken any more.
+    set_accuracy: accuracy after each of them, float64.
+    certified: accuracy with all v names added; no set of these names can lower it further.
     """
 
     accuracy: float
@@ -48,28 +51,35 @@ def adversarial_names(
     speaks: torch.Tensor | None = None,
     count: int = 10,
 ) -> AdversarialNames:
-    """Find the `count` worst names for features [n, d], targets [n], class weights [c, d] and candidates' [v, d].
+    """Find the `count` names that cost the most accuracy.
 
-    Leave the class names and their synonyms out of the candidates: they tie with the label or are right themselves.
-    `speaks` int64 [v] is the class that a candidate speaks of, -1 for none: "pink flamingo" is right of a flamingo, and
-    takes no image of one. Scores that differ by rounding alone count as ties. Raises ValueError for count below 1, no
-    candidate, widths or lengths that differ, values that are not finite, and as `metrics.check_logits`.
+    features: image features, [n, d].
+    targets: classes of the images, int64 [n].
+    class_weights: [c, d].
+    candidate_weights: [v, d], without class names and synonyms, which would tie with the label or be correct.
+    speaks: class that a candidate describes, int64 [v], -1 for none. "pink flamingo" is correct for a flamingo, so it
+        takes no image of one.
+    count: names to find.
+
+    Scores that differ only by rounding count as ties. Raises ValueError for count below 1, no candidate, widths or
+    lengths that differ, values that are not finite, and as `metrics.check_logits`.
     """
     speaks = torch.full((len(candidate_weights),), -1, device=targets.device) if speaks is None else speaks
     _check(features, class_weights, candidate_weights, speaks, count)
     features, class_weights, candidates = (
         rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in (features, class_weights, candidate_weights)
     )
-    logits = features @ class_weights.T
+    logits = features @ class_weights.T  # [n, c]
     right = is_right(logits, targets)
-    rows = features[right]
+    rows = features[right]  # [r, d]
     longest = float(candidates.norm(dim=1).max())
-    rounding = 8 * torch.finfo(rows.dtype).eps * longest * rows.norm(dim=1)
-    bar = logits[right].gather(1, targets[right, None].long())[:, 0] - rounding
-    held = _Right(rows, bar, targets[right])
-    takes, safe = _take_singly(held, candidates, speaks)
+    # Two dot products of equal value may differ by a few eps times the lengths; such scores must tie.
+    rounding = 8 * torch.finfo(rows.dtype).eps * longest * rows.norm(dim=1)  # [r]
+    bar = logits[right].gather(1, targets[right, None].long())[:, 0] - rounding  # [r]
+    images_right = _Right(rows, bar, targets[right])
+    takes, safe = _take_singly(images_right, candidates, speaks)
     worst = takes.argsort(descending=True, stable=True)[:count]
-    chosen, gains = _choose_greedily(held, candidates, speaks, takes, count)
+    chosen, gains = _choose_greedily(images_right, candidates, speaks, takes, count)
     images, kept = len(targets), len(rows)
     return AdversarialNames(
         kept / images,
@@ -100,53 +110,56 @@ def _check(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Right:
-    """The images that are right: features [r, d], the score [r] that takes one, and their classes [r]."""
+    """The correct images: features `rows` [r, d], the lowest score that takes each, `bar` [r], and `classes` [r]."""
 
     rows: torch.Tensor
     bar: torch.Tensor
     classes: torch.Tensor
 
     def taken(self, names: torch.Tensor, speaks: torch.Tensor) -> torch.Tensor:
-        """Return bool [v, r]: whether a name takes an image."""
+        """Return whether each name takes each image, bool [v, r]."""
         taken = names @ self.rows.T >= self.bar
         return taken if bool((speaks < 0).all()) else taken & (speaks[:, None] != self.classes)
 
     def left_by(self, name: torch.Tensor, speaks: torch.Tensor) -> _Right:
-        """Return the images that a name leaves."""
+        """Return the images that stay correct once a name is added."""
         left = ~self.taken(name[None], speaks[None])[0]
         return _Right(self.rows[left], self.bar[left], self.classes[left])
 
 
-def _take_singly(held: _Right, candidates: torch.Tensor, speaks: torch.Tensor) -> tuple[torch.Tensor, int]:
+def _take_singly(right: _Right, candidates: torch.Tensor, speaks: torch.Tensor) -> tuple[torch.Tensor, int]:
     """Return how many images each candidate takes, and how many images no candidate takes."""
-    takes = torch.zeros(len(candidates), dtype=torch.int64, device=held.rows.device)
-    lost = torch.zeros(len(held.rows), dtype=torch.bool, device=held.rows.device)
-    block = max(1, CELLS // max(len(held.rows), 1))
+    takes = torch.zeros(len(candidates), dtype=torch.int64, device=right.rows.device)
+    lost = torch.zeros(len(right.rows), dtype=torch.bool, device=right.rows.device)
+    block = max(1, CELLS // max(len(right.rows), 1))
     for start in range(0, len(candidates), block):
-        taken = held.taken(candidates[start : start + block], speaks[start : start + block])
+        taken = right.taken(candidates[start : start + block], speaks[start : start + block])
         takes[start : start + block] = taken.sum(1)
         lost |= taken.any(0)
     return takes, int((~lost).sum())
 
 
 def _choose_greedily(
-    held: _Right, candidates: torch.Tensor, speaks: torch.Tensor, takes: torch.Tensor, count: int
+    right: _Right, candidates: torch.Tensor, speaks: torch.Tensor, takes: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pick what takes most of what is left; a gain only falls as the set grows, so old gains bound the new ones."""
+    """Return the greedy set and the images that each of its names adds.
+
+    Gains only fall as the set grows, so gains from earlier rounds are upper bounds, and few are computed again.
+    """
     bounds = takes.clone()
     chosen: list[int] = []
     gains: list[int] = []
     while len(chosen) < min(count, len(candidates)):
         fresh: set[int] = set()
         while (best := int(bounds.argmax())) not in fresh:
-            # Of names that tie, topk and argmax may name different ones.
+            # topk and argmax may break ties differently, so the argmax is added.
             stale = torch.cat([bounds.topk(min(LAZY, len(bounds))).indices, bounds.argmax()[None]])
-            bounds[stale] = held.taken(candidates[stale], speaks[stale]).sum(1)
+            bounds[stale] = right.taken(candidates[stale], speaks[stale]).sum(1)
             fresh.update(stale.tolist())
         if int(bounds[best]) == 0:
             break
         chosen.append(best)
         gains.append(int(bounds[best]))
-        held = held.left_by(candidates[best], speaks[best])
+        right = right.left_by(candidates[best], speaks[best])
     picked = takes.new_tensor([chosen, gains])
     return picked[0], picked[1]
