@@ -1,12 +1,12 @@
-"""BALLAD, phase B: a matrix on image features, learned with classes drawn equally often, for long-tailed classes.
+"""BALLAD, phase B: a matrix on image features, trained on class-balanced samples, for long-tailed classes.
 
     f' = share A f + (1 - share) f        logits = scale normalise(f') W + bias
 
-Ma et al., 2021 (arXiv 2111.14745); phase A is `continue_training`. The sampler goes round the classes, four images at a
-time. Defaults are those for ImageNet-LT: share 0.2, SGD 0.2 (for scale 100), momentum 0.9, weight decay 5e-4, batches
-of 512, 10 epochs (here 100 steps at least), a cosine (here per step). The direction of f' does not depend on the length
-of f, so unit features serve. A starts at the identity, so that the untrained head is zero-shot; the authors' random
-start is `start="random"`. A class without images keeps its text logit, and is left out of the loss.
+Ma et al., 2021 (arXiv 2111.14745); phase A is `continue_training`. The sampler visits the classes in turn, four images
+at a time. Defaults are those for ImageNet-LT: share 0.2, SGD 0.2 (for scale 100), momentum 0.9, weight decay 5e-4,
+batches of 512, 10 epochs (here at least 100 steps), a cosine (here per step). The direction of f' does not depend on
+the length of f, so unit features suffice. A starts at the identity, so that the untrained head equals zero-shot; the
+authors' random start is `start="random"`. A class without images keeps its text logit and is left out of the loss.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rag_clip.training.loop import Rows, Sampler, Schedule, train
 
 SHARE = 0.2
 IMAGES_PER_CLASS = 4
-LEAST_STEPS = 100  # ten epochs are 2,260 steps of ImageNet-LT, but ten of a small support set
+LEAST_STEPS = 100  # ten epochs are 2,260 steps on ImageNet-LT, but only ten on a small support set
 PHASE_B = Schedule(10, 512, 0.2, "sgd", weight_decay=5e-4)
 
 
@@ -50,11 +50,11 @@ class Ballad:
 
     @property
     def parameters(self) -> int:
-        """How many numbers were trained: those of the adapter."""
+        """The number of trained values: those of the adapter."""
         return self.adapter.numel()
 
     def __call__(self, features: Features) -> torch.Tensor:
-        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least."""
+        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 or wider."""
         pooled = wide(features.pooled)
         logits = self.zero_shot(Features(adapt(pooled, self.adapter.to(pooled), share=self.share)))
         if not bool(self.held.all()):
@@ -64,7 +64,7 @@ class Ballad:
 
 @dataclass(frozen=True, slots=True)
 class BalladSettings:
-    """The `share` of the adapter, its `start`, and how it is trained; by default as published (`adapter_schedule`).
+    """The `share` of the adapter, its `start`, and the schedule; by default as published (`adapter_schedule`).
 
     Raises ValueError for a share outside [0, 1].
     """
@@ -88,14 +88,14 @@ class BalladSettings:
     ) -> Ballad:
         """Learn the adapter of phase B on support images; with validation the best epoch is kept.
 
-        Soft targets are learned as they are and drawn as their greatest class; an image counts by its relevance. Raises
-        ValueError where support or validation do not fit the classifier.
+        Soft targets are learned as they are, and sampled as their largest class; an image counts by its relevance.
+        Raises ValueError if support or validation do not fit the classifier.
         """
         evidence, schedule = gather_evidence(zero_shot, support), self.schedule or adapter_schedule(zero_shot, support)
         adapter = _start(evidence, self.start, schedule.seed).requires_grad_()
         if bool(evidence.present.any()):
             training = Ballad(zero_shot, adapter, self.share, evidence.present)
-            held = None if validation is None else hold_out(zero_shot, validation, evidence.present)
+            judged = None if validation is None else hold_out(zero_shot, validation, evidence.present)
             references = [
                 name for name, trust in zip(support.references, support.relevance.tolist(), strict=True) if trust
             ]
@@ -104,16 +104,16 @@ class BalladSettings:
                 _adapter_loss(training, evidence),
                 Rows(len(evidence.images), class_aware(_classes(evidence, zero_shot.labels), references)),
                 schedule=schedule,
-                validate=None if held is None else lambda: _accuracy(training, held.images, held.targets),
+                validate=None if judged is None else lambda: _accuracy(training, judged.images, judged.targets),
                 report=report,
             )
         return Ballad(zero_shot, adapter.detach().float(), self.share, evidence.present)
 
 
 def adapter_schedule(zero_shot: ZeroShot, support: Support) -> Schedule:
-    """Return the authors' schedule for the classifier's scale, with more epochs where theirs are under 100 steps.
+    """Return the authors' schedule for the classifier's scale, with more epochs if theirs have under 100 steps.
 
-    Logits change by scale^2 times the rate in a step, so the rate, which is quoted for scale 100, goes by its inverse.
+    A step changes logits by scale^2 times the rate, so the rate, quoted for scale 100, is divided by (scale / 100)^2.
     """
     steps = math.ceil(len(support) / PHASE_B.batch_size)
     epochs = max(PHASE_B.epochs, math.ceil(LEAST_STEPS / steps))
@@ -121,15 +121,15 @@ def adapter_schedule(zero_shot: ZeroShot, support: Support) -> Schedule:
 
 
 def adapt(features: torch.Tensor, adapter: torch.Tensor, *, share: float) -> torch.Tensor:
-    """Return f' [n, d] of features [n, d] through the adapter [d, d], as unit rows."""
+    """Return f' [n, d]: the features [n, d] passed through the adapter [d, d], as unit rows."""
     return functional.normalize(share * features @ adapter.T + (1 - share) * features, dim=-1)
 
 
 def class_aware(classes: Sequence[str], references: Sequence[str]) -> Sampler:
-    """Return a sampler that goes round the classes in random order, with four images of each, itself in random order.
+    """Return a sampler that visits the classes in random order and takes four images of each, also in random order.
 
-    `classes` and `references` [m] name the class and the image of each row; draws follow from them and the generator,
-    so that the order of rows and classes makes no difference. An epoch has as many images as there are rows.
+    `classes` and `references` [m] name the class and the image of each row. Draws depend on them and the generator
+    alone, not on the order of rows and classes. An epoch has as many images as there are rows.
     """
     members: dict[str, list[int]] = {}
     for name, _, row in sorted(zip(classes, references, range(len(classes)), strict=True)):
@@ -146,8 +146,8 @@ def class_aware(classes: Sequence[str], references: Sequence[str]) -> Sampler:
 
 def _endless(values: Sequence[int], generator: torch.Generator) -> Iterator[int]:
     while True:
-        for place in torch.randperm(len(values), generator=generator).tolist():
-            yield values[place]
+        for index in torch.randperm(len(values), generator=generator).tolist():
+            yield values[index]
 
 
 def _classes(evidence: Evidence, labels: LabelSet) -> list[str]:
@@ -164,11 +164,11 @@ def _start(evidence: Evidence, start: str, seed: int) -> torch.Tensor:
 
 
 def _adapter_loss(training: Ballad, evidence: Evidence) -> Callable[[torch.Tensor], torch.Tensor]:
-    shares, relevance = evidence.shares[:, evidence.present], evidence.shares.sum(1)
+    shares, relevance = evidence.shares[:, evidence.present], evidence.shares.sum(1)  # [m, h], [m]
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
         rows = rows.to(relevance.device)
-        logits = training(Features(evidence.images[rows]))[:, evidence.present]
+        logits = training(Features(evidence.images[rows]))[:, evidence.present]  # [b, h]
         losses = functional.cross_entropy(logits, shares[rows] / relevance[rows, None], reduction="none")
         mean: torch.Tensor = (relevance[rows] * losses).sum() / relevance[rows].sum()
         return mean

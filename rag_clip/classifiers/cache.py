@@ -1,13 +1,14 @@
-"""The cache that Tip-Adapter and TIP-X share: support images as keys, what they say of the classes as votes.
+"""The cache that Tip-Adapter and TIP-X share: support images as keys, and their classes as votes.
 
     P = A V        A [n, m] affinities of queries to keys, V [m, c] votes
 
-As published (Zhang et al., ECCV 2022, arXiv 2207.09519) V is one-hot and P a sum: a class with ten images speaks ten
-times as loud as a class with one, and a class without images is outvoted by images of nothing like it. "balanced" is
-ours, and the same where all classes have equally many images: the votes of a class are divided by its images and
-multiplied by the mean number of images; where some classes have none, their text logits stay, and images decide among
-the others, which keep the probability that the text gives them together (see evidence). While settings are chosen, the
-mean over those others is taken off their votes. Relevance multiplies an image's votes in both.
+As published (Zhang et al., ECCV 2022, arXiv 2207.09519), V is one-hot and P a sum: a class with ten images has ten
+times the votes of a class with one, and a class without images loses to classes whose images are unlike the query.
+"balanced" is our variant; it is the same if all classes have equally many images. It divides the votes of a class by
+its number of images and multiplies them by the mean number. If some classes have no images, their text logits stay, and
+images decide among the others, which together keep the probability that the text gives them (see evidence). While
+settings are chosen, the mean over those others is subtracted from their votes. Relevance multiplies an image's votes in
+both.
 """
 
 from __future__ import annotations
@@ -33,28 +34,28 @@ class Cache:
     relative: torch.Tensor | None = None
 
     def cosines(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the similarity [n, m] of unit features [n, d] to the keys."""
+        """Return the cosines [n, m] of unit features [n, d] to the keys."""
         return pooled @ self.keys.to(pooled).T
 
     def count(self, affinities: torch.Tensor, share: torch.Tensor | float = 1.0) -> torch.Tensor:
-        """Return the votes [n, c] for queries of these affinities [n, m]; `share` [n, c] multiplies before centring."""
+        """Return the votes [n, c] for queries with affinities [n, m]; `share` [n, c] multiplies before centring."""
         votes = (affinities @ self.votes.to(affinities)) * share
         if self.relative is None:
             return votes
-        held = self.relative.to(affinities)
-        return (votes - (votes @ held)[:, None] / held.sum()) * held
+        voting = self.relative.to(affinities)
+        return (votes - (votes @ voting)[:, None] / voting.sum()) * voting
 
     def decide(self, votes: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Add votes to the logits `text` [n, c]; where some classes have none, among those that have (see evidence)."""
+        """Add votes to the logits `text` [n, c], among the classes that have votes if some have none (see evidence)."""
         logits = text + votes
         return logits if self.relative is None else among(logits, text, self.relative.to(votes.device))
 
 
 @torch.no_grad()
 def build_cache(zero_shot: ZeroShot, support: Support, *, mode: Mode = "balanced") -> Cache:
-    """Make the cache of a support set.
+    """Build the cache of a support set.
 
-    Raises ValueError where its classes or its width are not those of the classifier, and for images of several labels.
+    Raises ValueError if its classes or width differ from those of the classifier, and for images with several labels.
     """
     one_label("support set", support.targets)
     check_fit("support set", support.labels, support.features, zero_shot)
@@ -62,12 +63,12 @@ def build_cache(zero_shot: ZeroShot, support: Support, *, mode: Mode = "balanced
     votes = support.relevance.float()[:, None] * targets
     if mode == "published":
         return Cache(support.features.float(), votes)
-    images, held = targets.sum(0), votes.sum(0) > 0
-    if not bool(held.any()):
+    images, voting = targets.sum(0), votes.sum(0) > 0
+    if not bool(voting.any()):
         return Cache(support.features.float(), votes)
-    # a class with less than one image in all, by soft labels, does not speak for a whole one
-    votes = votes * (images[held].mean() / images.clamp(min=1))
-    return Cache(support.features.float(), votes, None if bool(held.all()) else held)
+    # the clamp keeps a class with less than one image in total (soft labels) from voting as a whole image
+    votes = votes * (images[voting].mean() / images.clamp(min=1))
+    return Cache(support.features.float(), votes, None if bool(voting.all()) else voting)
 
 
 def affinities_of(cosines: torch.Tensor, beta: float) -> torch.Tensor:
@@ -76,7 +77,7 @@ def affinities_of(cosines: torch.Tensor, beta: float) -> torch.Tensor:
 
 
 def wide(features: torch.Tensor) -> torch.Tensor:
-    """Return features in float32, or float64 as they are: exponentials and divergences need it."""
+    """Return features in float32 or wider, as exponentials and divergences require."""
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 

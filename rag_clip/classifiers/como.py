@@ -1,19 +1,21 @@
-"""CoMo: the caches of several encoders, blended image by image by how far each agrees with the text.
+"""CoMo: the caches of several encoders, blended per image by how well each agrees with the text.
 
     p_v = exp(-beta (1 - f_v F_v')) V          f_v [n, d_v], keys F_v [m, d_v] of encoder v, votes V [m, c] of `cache`
     z(p) = (p - mean_k p_k) / std_k p_k        over the classes k, std with c - 1 in the denominator
     w = softmax_v( sharpness * corr_v )        corr_v = z(p_v) . z(text) / (c - 1), Pearson's correlation
     logits = scale f W + bias + (scale / 100) alpha sum_v w_v z(p_v)
 
-CoMo (Zhang et al., 2022, arXiv 2209.12255), the CLIP and DINO part of CaFo (CVPR 2023, arXiv 2303.02151). The authors
-weigh by the dot product z(p_v) . z(text), a sharpness of c - 1. It grows with the number of classes: of two encoders
-the one whose correlation is higher by 0.01 weighs 0.52 with ten classes and 0.99995 with a thousand, so that the other
-is switched off. mode="published" keeps that; otherwise the sharpness is 1, which blends by the correlation itself.
-There only classes that have support are standardised, too, and the others keep their text logit. alpha and beta that
-are not given are chosen as `search` chooses, else alpha is 0.6 (CaFo's for ImageNet with 16 shots) and beta 1.
+CoMo (Zhang et al., 2022, arXiv 2209.12255), the CLIP and DINO part of CaFo (CVPR 2023, arXiv 2303.02151).
 
-Fine-tuned, the keys of all encoders are trained together on the support images, as Tip-Adapter-F's are; the authors
-took turns between shots and generated images, here they are one set.
+The authors weight encoders by the dot product z(p_v) . z(text), which is a sharpness of c - 1. That grows with the
+number of classes: an encoder whose correlation is higher by 0.01 gets the weight 0.52 with ten classes and 0.99995 with
+a thousand, which switches the other encoder off. mode="published" keeps the authors' sharpness. Otherwise the sharpness
+is 1 (the correlation itself), and only classes with support are standardised; the others keep their text logit. If
+alpha and beta are not given, they are chosen as in `search`; without images to choose on, alpha is 0.6 (CaFo's value
+for ImageNet with 16 shots) and beta 1.
+
+CoMo-F trains the keys of all encoders together on the support images, as Tip-Adapter-F does. The authors alternate
+between shots and generated images; here they are one set.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ MAIN = ""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CoMo:
-    """The text classifier, a cache for each encoder by its name ("" the classifier's own), and the settings.
+    """The text classifier, one cache per encoder name ("" is the classifier's own encoder), and the settings.
 
-    `trained` says whether the keys are.
+    `trained` is true if the keys were trained.
     """
 
     zero_shot: ZeroShot
@@ -59,13 +61,13 @@ class CoMo:
 
     @property
     def parameters(self) -> int:
-        """How many numbers were trained: those of the keys of all encoders, or none."""
+        """The number of trained values: the keys of all encoders, or 0 if the keys were not trained."""
         return sum(cache.keys.numel() for cache in self.caches.values()) if self.trained else 0
 
     def __call__(self, features: Features) -> torch.Tensor:
-        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least.
+        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 or wider.
 
-        Raises ValueError where `features.others` lacks an encoder of the support set.
+        Raises ValueError if `features.others` lacks an encoder of the support set.
         """
         text = self.zero_shot(Features(wide(features.pooled)))
         cosines = cosines_of(self.caches, features)
@@ -76,9 +78,9 @@ class CoMo:
 
 @dataclass(frozen=True, slots=True)
 class CoMoSettings:
-    """alpha and beta, chosen where they are not given, the sharpness, and how votes count (`cache`).
+    """The settings of CoMo: alpha and beta (chosen if not given), the sharpness, and how votes are counted (`cache`).
 
-    `sharpness` None is 1, or c - 1 where published.
+    A `sharpness` of None means 1, or c - 1 with mode="published".
     """
 
     alpha: float | None = None
@@ -95,9 +97,9 @@ class CoMoSettings:
         encoder: Encoder | None = None,
         report: Report = silent,
     ) -> CoMo:
-        """Blend the caches of the classifier's encoder and of every one in `support.others`.
+        """Blend the caches of the classifier's encoder and of every encoder in `support.others`.
 
-        Raises ValueError where support or validation do not fit the classifier, or lack features by a further encoder.
+        Raises ValueError if support or validation do not fit the classifier, or lack features of a further encoder.
         """
         if not support.others:
             raise ValueError(
@@ -118,7 +120,7 @@ class CoMoSettings:
 
 @dataclass(frozen=True, slots=True)
 class CoMoFSettings:
-    """The settings of CoMo, and how the keys of all encoders are trained."""
+    """The settings of CoMo, and the schedule that trains the keys of all encoders."""
 
     alpha: float | None = None
     beta: float | None = None
@@ -135,9 +137,9 @@ class CoMoFSettings:
         encoder: Encoder | None = None,
         report: Report = silent,
     ) -> CoMo:
-        """Build CoMo and train the keys of all encoders; with validation, alpha and beta are chosen again after it.
+        """Build CoMo and train the keys of all encoders; with validation, alpha and beta are then chosen again.
 
-        In "balanced" an image has no vote on itself in training. Raises ValueError as CoMo does.
+        In "balanced" mode an image does not vote for itself during training. Raises ValueError as CoMo does.
         """
         untrained = CoMoSettings(self.alpha, self.beta, self.sharpness, self.mode)
         start = untrained.build(zero_shot, support, validation=validation)
@@ -163,19 +165,21 @@ class CoMoFSettings:
 def blend(
     text: torch.Tensor, votes: Sequence[torch.Tensor], *, sharpness: float, held: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Standardise votes [n, c] of each encoder, and sum them by their agreement with the text logits [n, c].
+    """Standardise the votes [n, c] of each encoder, and sum them by their agreement with the text logits [n, c].
 
-    Where given, only the classes `held` [c] count, and the others get zero.
+    With `held`, bool [c], only those classes count, and the others get zero.
     """
     classes = text.shape[1] if held is None else int(held.sum())
-    reference = _standardise(text, held)
-    each = torch.stack([_standardise(values, held) for values in votes])  # [v, n, c]
-    agreement = (each * reference).sum(2) / max(1, classes - 1)
-    return ((sharpness * agreement).softmax(0)[:, :, None] * each).sum(0)
+    reference = _standardise(text, held)  # [n, c]
+    standardised = torch.stack([_standardise(values, held) for values in votes])  # [v, n, c]
+    agreement = (standardised * reference).sum(2) / max(1, classes - 1)  # [v, n]
+    return ((sharpness * agreement).softmax(0)[:, :, None] * standardised).sum(0)  # [n, c]
 
 
 def cosines_of(caches: Mapping[str, Cache], features: Features) -> dict[str, torch.Tensor]:
-    """Return the similarities [n, m] of images to the keys of each encoder; raises ValueError for one they lack."""
+    """Return the cosines [n, m] of images to the keys of each encoder; raises ValueError for an encoder without
+    features.
+    """
     lacking = [name for name in caches if name != MAIN and name not in features.others]
     if lacking:
         found = ", ".join(features.others) or "none"
@@ -190,11 +194,11 @@ def cosines_of(caches: Mapping[str, Cache], features: Features) -> dict[str, tor
 
 
 def _standardise(values: torch.Tensor, held: torch.Tensor | None) -> torch.Tensor:
-    kept = torch.ones_like(values[0]) if held is None else held.to(values)
+    kept = torch.ones_like(values[0]) if held is None else held.to(values)  # [c]
     count = kept.sum()
-    centred = (values - (values @ kept)[:, None] / count) * kept
-    deviation = (centred.square().sum(1) / (count - 1).clamp(min=1)).sqrt()
-    least = 1e-6 * (values.abs() * kept).amax(1)  # equal votes differ by rounding alone
+    centred = (values - (values @ kept)[:, None] / count) * kept  # [n, c]
+    deviation = (centred.square().sum(1) / (count - 1).clamp(min=1)).sqrt()  # [n]
+    least = 1e-6 * (values.abs() * kept).amax(1)  # votes that are equal up to rounding must give 0
     return torch.where((deviation > least)[:, None], centred / deviation.clamp(min=1e-30)[:, None], 0.0)
 
 
@@ -216,9 +220,9 @@ def _chosen(
     cosines = cosines_of(start.caches, _features_of(judged, support, validation))
     alphas, betas = ALPHAS if alpha is None else (alpha,), BETAS if beta is None else (beta,)
     best, most, lowest = Choice(alphas[0], betas[0]), -1, float("inf")
-    for each in betas:
+    for candidate in betas:
         votes = [
-            cache.count(affinities_of(cosines[name], each) * judged.allowed, judged.share)
+            cache.count(affinities_of(cosines[name], candidate) * judged.allowed, judged.share)
             for name, cache in start.caches.items()
         ]
         blended = blend(judged.logits, votes, sharpness=start.sharpness, held=start.caches[MAIN].relative)
@@ -227,14 +231,14 @@ def _chosen(
             loss = float(functional.cross_entropy(judged.logits + factor * alphas[row] * blended, judged.targets))
             if int(counts[row]) > most or loss < lowest:
                 most, lowest = int(counts[row]), loss
-                best = Choice(alphas[row], each, by=judged.by, accuracy=most / len(judged.targets))
+                best = Choice(alphas[row], candidate, by=judged.by, accuracy=most / len(judged.targets))
     return replace(start, choice=best)
 
 
 def _features_of(judged: Judged, support: Support, validation: Validation | None) -> Features:
     if validation is not None:
         return replace(validation.features, pooled=judged.features)
-    rows = (judged.allowed == 0).nonzero()[:, 1]  # an image must not vote on itself, and on nothing else
+    rows = (judged.allowed == 0).nonzero()[:, 1]  # exactly one zero per row: the image itself
     return Features(judged.features, others={name: values[rows] for name, values in support.others.items()})
 
 

@@ -1,10 +1,11 @@
-"""Learned vectors around class names: what a context looks like, its start, and the token ids of its prompts.
+"""Learned vectors around class names: the form of a context, its start, and the token ids of its prompts.
 
     end:    start, v_1 .. v_M, name, ".", end
     middle: start, v_1 .. v_M/2, name, the other v, ".", end
     front:  start, name, v_1 .. v_M, ".", end
 
-Zhou et al., IJCV 2022 (arXiv 2109.01134). Where the name lies is found with the tokenizer alone, so that any will do.
+Zhou et al., IJCV 2022 (arXiv 2109.01134). The position of the name is found with the tokenizer alone, so that any
+tokenizer works.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ DEVIATION = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A context of `length` vectors (M): where the name stands, and whether all classes share it or each has its own.
+    """A context of `length` vectors (M), the position of the name, and whether each class has its own context.
 
-    With `words` the context starts as their vectors and its length is theirs. Raises ValueError for no length.
+    With `words`, the context starts from their vectors and has their length. Raises ValueError if the length is zero.
     """
 
     length: int = 16
@@ -41,7 +42,7 @@ class Context:
 def start_vectors(encoder: TwoTowers, context: Context, names: Sequence[str], *, seed: int) -> torch.Tensor:
     """Return a context before training, float32 [m, e], or [c, m, e] if per class, on the encoder's device.
 
-    It is drawn from N(0, 0.02^2), for a class by its name alone, or it is the vectors of the words.
+    The vectors are drawn from N(0, 0.02^2), per class with a seed from its name, or are those of the words.
     """
     if context.words:
         begin, (stop,) = _spans(encoder, [context.words])
@@ -58,8 +59,13 @@ def prompt_tokens(
 ) -> torch.Tensor:
     """Return token ids int64 [c, context] of "NAME." with learned tokens (see `encode_tokens`) around each name.
 
-    Class k of `per_class` prompts has the rows from k * length on. Raises ValueError for a name too long to leave
-    `length` places free.
+    encoder: an encoder with a tokenizer.
+    names: the class names.
+    length: the number of learned vectors.
+    position: where the name stands.
+    per_class: class k uses the rows from k * length on; otherwise all classes use the first `length` rows.
+
+    Raises ValueError if a name is too long to leave room for `length` tokens.
     """
     names = [name.replace("_", " ") for name in names]
     texts = encoder.tokenizer([f"{name}." for name in names])
@@ -67,19 +73,22 @@ def prompt_tokens(
     begin, stops = _spans(encoder, names)
     ahead = {"end": length, "middle": length // 2, "front": 0}[position]
     rows = []
-    for place, (text, stop) in enumerate(zip(texts, stops, strict=True)):
+    for index, (text, stop) in enumerate(zip(texts, stops, strict=True)):
         if room < 1 or not bool((text[room:] == padding).all()):
             raise ValueError(
-                f"class {names[place][:60]!r} leaves no room for {length} learned vectors among the {len(text)} "
+                f"class {names[index][:60]!r} leaves no room for {length} learned vectors among the {len(text)} "
                 "tokens of the text tower; learn a shorter context, or shorten the name"
             )
-        learned = -1 - torch.arange(length) - (place * length if per_class else 0)
+        learned = -1 - torch.arange(length) - (index * length if per_class else 0)
         rows.append(torch.cat([text[:begin], learned[:ahead], text[begin:stop], learned[ahead:], text[stop:room]]))
     return torch.stack(rows)
 
 
 def _spans(encoder: TwoTowers, texts: Sequence[str]) -> tuple[int, list[int]]:
-    """Return where the words of every text begin, and where those of each stop: what another word leaves as it was."""
+    """Return where the words of every text begin, and where those of each text end.
+
+    The words end before the first token that changes when another word is added.
+    """
     empty, letter = encoder.tokenizer(["", "x"])
     alone, longer = encoder.tokenizer(list(texts)), encoder.tokenizer([f"{text} x" for text in texts])
     return _common(empty, letter), [_common(*pair) for pair in zip(alone, longer, strict=True)]

@@ -1,15 +1,15 @@
-"""CoOp: the words around a class name learned as vectors, through the frozen text tower.
+"""CoOp: the words around a class name are learned as vectors, through the frozen text tower.
 
     w_c = normalise(E([start, v_1 .. v_M, name_c, ".", end]))      logits = scale f W + bias
 
-Zhou et al., IJCV 2022 (arXiv 2109.01134): cross-entropy on few labelled images, its gradient into v alone; `contexts`
-says what v may be. Defaults are the authors': M = 16 drawn from N(0, 0.02^2), shared by all classes, the name at the
-end, SGD 2e-3, momentum 0.9, weight decay 5e-4, batches of 32, an epoch at 1e-5 and then a cosine (here per step); 50
-epochs for one image per class, 100 for up to four, 200 above; the last epoch kept.
+Zhou et al., IJCV 2022 (arXiv 2109.01134): cross-entropy on few labelled images, with gradients into v alone; the forms
+of v are in `contexts`. Defaults are the authors': M = 16 drawn from N(0, 0.02^2), shared by all classes, the name at
+the end, SGD 2e-3, momentum 0.9, weight decay 5e-4, batches of 32, one epoch at 1e-5 and then a cosine (here per step);
+50 epochs for one image per class, 100 for up to four, 200 above; the last epoch is kept.
 
-Different here: images are given as features, so they are not cropped anew in each epoch. v is float32 whatever the
-tower's precision. In "balanced" the images of a class count together as much as those of any other; where all have
-equally many, that is the published loss. A class without images is left out of the loss and keeps its text: the loss
+Differences: images are given as features, so they are not cropped anew in each epoch. v is float32 whatever the tower's
+precision. In "balanced" mode the images of each class have the same total weight; if all classes have equally many
+images, that is the published loss. A class without images is left out of the loss and keeps its text, because the loss
 could only push it away from every image.
 """
 
@@ -35,7 +35,7 @@ from rag_clip.training.loop import Rows, Schedule, train
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CoOp:
-    """The learned prompts, for `write_learned_prompts`, and the classifier `learned` of their class vectors."""
+    """The learned prompts, for `write_learned_prompts`, and the classifier `learned` from their class vectors."""
 
     learned: ZeroShot
     prompts: LearnedPrompts
@@ -47,7 +47,7 @@ class CoOp:
 
     @property
     def parameters(self) -> int:
-        """How many numbers were trained: those of the context."""
+        """The number of trained values: those of the context."""
         return self.prompts.context.numel()
 
     def __call__(self, features: Features) -> torch.Tensor:
@@ -57,9 +57,9 @@ class CoOp:
 
 @dataclass(frozen=True, slots=True)
 class CoOpSettings:
-    """The context, how images count, and how it is trained; by default as published (`published_schedule`).
+    """The context, how images are weighted, and the schedule; by default as published (`published_schedule`).
 
-    `schedule.seed` draws the start of the context.
+    `schedule.seed` is also the seed of the initial context.
     """
 
     context: Context | None = None
@@ -77,8 +77,8 @@ class CoOpSettings:
     ) -> CoOp:
         """Learn a context on support images, through the text tower of `encoder`; validation chooses the epoch.
 
-        Raises ValueError where support or validation do not fit the classifier, where a name is too long to leave the
-        context room, and without an encoder.
+        Raises ValueError if support or validation do not fit the classifier, if a name is too long to leave room for
+        the context, and without an encoder.
         """
         if encoder is None:
             raise ValueError("coop trains texts through an encoder; name the model")
@@ -86,13 +86,13 @@ class CoOpSettings:
         evidence = gather_evidence(zero_shot, support)
         learner = _learner(two_towers(encoder), zero_shot, evidence.present, context, schedule.seed)
         if bool(evidence.present.any()):
-            held = None if validation is None else hold_out(zero_shot, validation, evidence.present)
+            judged = None if validation is None else hold_out(zero_shot, validation, evidence.present)
             train(
                 [learner.vectors],
                 _loss(learner, evidence, self.mode),
                 Rows(len(evidence.images)),
                 schedule=schedule,
-                validate=None if held is None else lambda: _accuracy(learner, held),
+                validate=None if judged is None else lambda: _accuracy(learner, judged),
                 report=report,
             )
         weights = learner.all_weights()
@@ -107,7 +107,7 @@ class CoOpSettings:
 
 
 def published_schedule(support: Support) -> Schedule:
-    """Return the authors' schedule, its epochs by the mean number of images of the classes that have any."""
+    """Return the authors' schedule; the epochs depend on the mean number of images of the classes that have any."""
     shots = len(support) / (len(support.labels) - len(support.missing))
     epochs = 50 if shots < 2 else 100 if shots <= 4 else 200
     return Schedule(epochs, 32, 2e-3, "sgd", weight_decay=5e-4, warm_up=1)
@@ -115,9 +115,9 @@ def published_schedule(support: Support) -> Schedule:
 
 @torch.no_grad()
 def learned_zero_shot(prompts: LearnedPrompts, encoder: Encoder, *, labels: LabelSet | None = None) -> ZeroShot:
-    """Return the classifier of learned prompts: their own class vectors, or a shared context around other names.
+    """Return the classifier of learned prompts: with their own class vectors, or a shared context around other names.
 
-    Raises ValueError for another encoder, and for other names where each class has its own context.
+    Raises ValueError for another encoder, and for other names if each class has its own context.
     """
     check_learned_encoder(prompts, encoder.fingerprint)
     if labels is None or labels.names == prompts.labels.names:
@@ -135,7 +135,7 @@ def learned_zero_shot(prompts: LearnedPrompts, encoder: Encoder, *, labels: Labe
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Learner:
-    """The context `vectors` being learned for the classes `held` bool [c], and their prompts `tokens` [h, context]."""
+    """The learned `vectors`, the classes with images `held`, bool [c], and their prompts `tokens` [h, context]."""
 
     encoder: TwoTowers
     zero_shot: ZeroShot
@@ -144,43 +144,43 @@ class _Learner:
     vectors: torch.Tensor
 
     def weights(self) -> torch.Tensor:
-        """Return the class vectors [h, d] of the classes held."""
+        """Return the class vectors [h, d] of the classes with images."""
         return self.encoder.encode_tokens(self.tokens, self.vectors.flatten(0, -2))
 
     @torch.no_grad()
     def all_weights(self) -> torch.Tensor:
-        """Return the class vectors [c, d], those of the text for the classes that are not held."""
+        """Return the class vectors [c, d]; classes without images have those of their text."""
         weights = self.zero_shot.weights.float().clone()
         if len(self.tokens):
             weights[self.held.to(weights.device)] = self.weights().to(weights.device)
         return weights
 
 
-def _learner(encoder: TwoTowers, zero_shot: ZeroShot, held: torch.Tensor, context: Context, seed: int) -> _Learner:
+def _learner(encoder: TwoTowers, zero_shot: ZeroShot, present: torch.Tensor, context: Context, seed: int) -> _Learner:
     names = zero_shot.labels.names
     vectors = start_vectors(encoder, context, names, seed=seed)
     tokens = prompt_tokens(
         encoder, names, length=vectors.shape[-2], position=context.position, per_class=context.per_class
     )
-    return _Learner(encoder, zero_shot, held, tokens[held.cpu()], vectors.requires_grad_())
+    return _Learner(encoder, zero_shot, present, tokens[present.cpu()], vectors.requires_grad_())
 
 
 def _loss(learner: _Learner, evidence: Evidence, mode: Mode) -> Callable[[torch.Tensor], torch.Tensor]:
     device, present = learner.vectors.device, evidence.present
-    shares = evidence.shares[:, present]
-    importance = (shares / evidence.mass[present] if mode == "balanced" else shares).sum(1)
+    shares = evidence.shares[:, present]  # [m, h]
+    importance = (shares / evidence.mass[present] if mode == "balanced" else shares).sum(1)  # [m]
     importance = (importance / importance.mean()).float().to(device)
     targets = (shares / shares.sum(1, keepdim=True)).float().to(device)
     features = evidence.images.float().to(device)
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
         rows = rows.to(device)
-        logits = learner.zero_shot.scale * features[rows] @ learner.weights().T
+        logits = learner.zero_shot.scale * features[rows] @ learner.weights().T  # [b, h]
         return (importance[rows] * functional.cross_entropy(logits, targets[rows], reduction="none")).mean()
 
     return loss
 
 
-def _accuracy(learner: _Learner, held: Held) -> float:
-    logits = replace(learner.zero_shot, weights=learner.all_weights())(Features(held.images))
-    return float((logits.argmax(1) == held.targets.argmax(1)).float().mean())
+def _accuracy(learner: _Learner, judged: Held) -> float:
+    logits = replace(learner.zero_shot, weights=learner.all_weights())(Features(judged.images))
+    return float((logits.argmax(1) == judged.targets.argmax(1)).float().mean())

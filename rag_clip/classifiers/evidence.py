@@ -1,14 +1,15 @@
-"""What a support set says of each class, for the heads in closed form: masses, means, and which images may judge.
+"""What a support set tells about each class, for heads in closed form: masses, means, and which images may judge.
 
 A support image s has relevance r_s and shares y_sk of the classes: it counts r_s y_sk for class k. Class k has the mass
 n_k = sum_s r_s y_sk and the mean mu_k = sum_s r_s y_sk x_s / n_k. Everything is float64, on the device of the support.
 
-Where some classes have no image, adding to the logits of the others would decide between the two by the size of what is
-added. So images decide only among the classes that have any (`among`): the text says how likely those are together,
+If some classes have no image, adding values to the logits of the other classes alone would favour one of the two groups
+by the size of those values. So images decide only among the classes that have images (`among`), and the text decides
+how likely that group is as a whole,
 
     logits_k = z_k + log sum_present exp(zero-shot_j) - log sum_present exp(z_j)
 
-and the other classes keep their text logit, and its probability.
+The other classes keep their text logit and its probability.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ TEMPERATURES = tuple(10 ** (step / 4) for step in range(-8, 3))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """Support rows `images` [m, d] that count `shares` [m, c] (r_s y_sk) for the classes, and the text's view of them.
+    """The support `images` [m, d], how much they count for each class, `shares` [m, c] (r_s y_sk), and the text's view.
 
-    `mass` [c], `means` [c, d] (zero where a class has no mass), `present` bool [c], `text` [c, d] and `logits` [m, c]
-    of zero-shot. `judges` bool [m]: shots that leave each of their classes another image. Retrieved and synthesised
-    images do not judge: they were made or chosen by the text, so they agree with it.
+    `mass` [c], `means` [c, d] (zero for a class without mass), `present` bool [c], `text` [c, d] and the zero-shot
+    `logits` [m, c]. `judges` bool [m] marks the images that may judge settings: shots whose every class has another
+    image. Retrieved and synthesised images never judge: the text found or made them, so they agree with it.
     """
 
     images: torch.Tensor
@@ -55,11 +56,12 @@ class Held:
 def gather_evidence(
     zero_shot: ZeroShot, support: Support, *, text_samples: float = 0.0, several: bool = False
 ) -> Evidence:
-    """Count the support images for the classes; those of no relevance are left out.
+    """Count the support images of each class; images with zero relevance are left out.
 
-    With `text_samples`, the text of each class that has images, moved by the gap between the means of images and
-    texts, counts for as many more images, which do not judge. Raises ValueError for other classes or another width
-    than the zero-shot classifier has, and for images of several labels unless those may be `several`.
+    With `text_samples`, the text of each class that has images counts as that many more images, after it is shifted by
+    the gap between the means of images and texts; these samples do not judge. Raises ValueError if the classes or the
+    width differ from those of the zero-shot classifier, and for images with several labels unless `several` allows
+    them.
     """
     check_fit("support set", support.labels, support.features, zero_shot)
     if not several:
@@ -67,12 +69,12 @@ def gather_evidence(
     counted = support.relevance > 0
     images = support.features[counted].double()
     shares = (support.shares * support.relevance[:, None])[counted].to(images)
-    mass, means = _count(images, shares)
+    mass, means = _count(images, shares)  # [c], [c, d]
     shots = torch.tensor([origin == "shot" for origin in support.origin], device=counted.device)[counted]
     judges = shots & ((mass - shares > 1e-6 * mass) | (shares == 0)).all(1)
     present, text = mass > 0, zero_shot.weights.to(images)
     if text_samples:
-        moved = (text + (means - text)[present].mean(0))[present]
+        moved = (text + (means - text)[present].mean(0))[present]  # [h, d] for the h classes with images
         images = torch.cat([images, moved])
         shares = torch.cat([shares, text_samples * torch.eye(len(present)).to(shares)[present]])
         judges = torch.cat([judges, torch.zeros(len(moved)).to(judges)])
@@ -86,10 +88,10 @@ def _count(images: torch.Tensor, shares: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def hold_out(zero_shot: ZeroShot, validation: Validation, present: torch.Tensor, *, several: bool = False) -> Held:
-    """Take the validation images of the classes that are `present` [c]; the others keep their text logit in any case.
+    """Return the validation images of the classes `present`, bool [c]; the other classes keep their text logit anyway.
 
-    Raises ValueError for other classes or another width than the zero-shot classifier has, and for images of several
-    labels unless those may be `several`.
+    Raises ValueError if the classes or the width differ from those of the zero-shot classifier, and for images with
+    several labels unless `several` allows them.
     """
     check_fit("validation set", validation.labels, validation.features.pooled, zero_shot)
     if several and isinstance(validation.targets, SeveralLabels):
@@ -103,37 +105,37 @@ def hold_out(zero_shot: ZeroShot, validation: Validation, present: torch.Tensor,
 
 
 def one_label(what: str, targets: Targets) -> torch.Tensor:
-    """Return targets of one label each; raises ValueError for several, for what learns or judges by one each."""
+    """Return targets with one label per image; raises ValueError if images may have several labels."""
     if isinstance(targets, SeveralLabels):
         raise ValueError(
-            f"the {what} has images of several labels, and one label per image is learned from here; of several, "
-            "linear_probe learns"
+            f"the {what} has images with several labels, and this needs one label per image; linear_probe learns "
+            "from several"
         )
     return targets
 
 
 def centre(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Take the mean over the classes `present` [c] off scores [n, c], and give the other classes zero."""
-    mean = (scores * present).sum(1, keepdim=True) / present.sum().clamp(min=1)
+    """Subtract from scores [n, c] their mean over the classes `present` [c], and set the other classes to zero."""
+    mean = (scores * present).sum(1, keepdim=True) / present.sum().clamp(min=1)  # [n, 1]
     return torch.where(present, scores - mean, 0.0)
 
 
 def among(logits: torch.Tensor, text: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Let `logits` [n, c] decide among the classes `present` [c], and the logits `text` [n, c] everything else."""
+    """Let `logits` [n, c] decide among the classes `present` [c], and `text` [n, c] decide everything else."""
     total, inside = (torch.where(present, each, -torch.inf).logsumexp(1, keepdim=True) for each in (text, logits))
     return torch.where(present, logits + total - inside, text)
 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """Return the cross-entropy of logits [n, c] to targets [n, c], at the temperature that suits them best.
+    """Return the cross-entropy of logits [n, c] to targets [n, c], at the temperature that gives the lowest value.
 
-    The temperature is left free because settings are compared by their order of classes, not by their confidence.
+    The temperature is left free because settings are compared by how they rank classes, not by their confidence.
     """
     return min(float(functional.cross_entropy(step * logits, targets)) for step in TEMPERATURES)
 
 
 def check_fit(what: str, labels: LabelSet, features: torch.Tensor, zero_shot: ZeroShot) -> None:
-    """Raise ValueError where images have other classes or features [m, d] of another width than the classifier."""
+    """Raise ValueError if images have other classes than the classifier, or features [m, d] of another width."""
     if labels.names != zero_shot.labels.names:
         raise ValueError(
             f"the {what} has {len(labels)} classes that differ from the {len(zero_shot.labels)} of the prompts, or "

@@ -5,12 +5,12 @@ f, with the encoder's scale s and bias, text k contributes s q_k <f, r_k>, and
 
     logit_c = bias + sum_k s q_k <f, r_k>              gap = logit_winner - logit_rival
 
-Contributions of both classes are large and much alike. What makes the difference is the lift, the contribution over
-the text's part of m, the mean of the two logits less the bias:
+The contributions of both classes are large and nearly equal. What separates the classes is the lift: the contribution
+minus the text's share of m, the mean of the two logits without the bias:
 
     lift_k = s q_k <f, r_k> - m q_k / sum q            gap = sum lift_k (winner) - sum lift_k (rival)
 
-A positive lift is a text that is nearer to the image than is needed for a tie. Computed in float64.
+A text with a positive lift is closer to the image than a tie requires. Computed in float64.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rag_clip.words import near_names
 
 @dataclass(frozen=True, slots=True)
 class TextShare:
-    """A text of a class, and its share q_k <w_c, r_k> / |w_c|^2 of the class weight; shares of a class sum to one."""
+    """A text of a class, and its share q_k <w_c, r_k> / |w_c|^2 of the class weight; a class's shares sum to one."""
 
     prompt: PromptText
     share: float
@@ -40,7 +40,7 @@ class TextShare:
 
 @dataclass(frozen=True, slots=True)
 class Competitor:
-    """Another class, and the cosine of its weight with the explained one's, before and after."""
+    """Another class, and the cosine of its weight with the weight of the explained class, before and after."""
 
     label: str
     before: float
@@ -51,8 +51,8 @@ class Competitor:
 class LabelExplanation:
     """The texts of a class, largest share first, and its nearest competitors, nearest after first.
 
-    The confusion is 1 - softmax_c'(s * cos(w_c, w_c'))_c: the probability that an image that lies exactly on the class
-    weight gives to other classes.
+    The confusion is 1 - softmax_c'(s * cos(w_c, w_c'))_c: the probability that an image exactly at the class weight is
+    given to other classes.
     """
 
     label: str
@@ -64,7 +64,7 @@ class LabelExplanation:
 
 @dataclass(frozen=True, slots=True)
 class TextEffect:
-    """A text, its cosine with the image, and what it contributes to the logit and to the gap (its lift)."""
+    """A text, its cosine with the image, and its contributions to the logit and to the gap (the lift)."""
 
     prompt: PromptText
     cosine: float
@@ -74,7 +74,7 @@ class TextEffect:
 
 @dataclass(frozen=True, slots=True)
 class ClassEffect:
-    """A class for an image: its logit, its probability among all classes, and its texts, the largest |lift| first."""
+    """A class for one image: its logit, its probability among all classes, and its texts, largest |lift| first."""
 
     label: str
     logit: float
@@ -84,7 +84,7 @@ class ClassEffect:
 
 @dataclass(frozen=True, slots=True)
 class ImageExplanation:
-    """The class that an image gets, the one it is compared with, and the gap of their logits."""
+    """The class predicted for an image, the class it is compared with, and the gap between their logits."""
 
     winner: ClassEffect
     rival: ClassEffect
@@ -102,10 +102,16 @@ def explain_label(
     count: int = 10,
     report: Report = silent,
 ) -> LabelExplanation:
-    """Tell what a class is made of, and its `count` nearest competitors with `before` and with `prompts`.
+    """Return the texts of a class with their shares, and its `count` nearest competitors under `before` and `prompts`.
 
-    `before` defaults to the anchors of `prompts` alone. Competitors are those of either, so up to 2 * count. Raises
-    ValueError for an unknown label, `before` of other classes, and prompts of another encoder.
+    label: a class name or one of its synonyms.
+    prompts: the prompts to explain.
+    encoder: the encoder of the prompts.
+    before: the prompts to compare with; by default the anchors of `prompts` alone.
+    count: competitors per set of prompts, so that up to 2 * count are returned.
+    report: called with the progress of encoding.
+
+    Raises ValueError for an unknown label, for `before` with other classes, and for prompts of another encoder.
     """
     row = find_label(label, prompts.labels)
     before = before or anchors_alone(prompts)
@@ -114,7 +120,7 @@ def explain_label(
     texts = encode_texts([before, prompts], encoder, report=report)
     weights = [normalize(compose(variant, texts, encoder).weights.cpu().double()) for variant in (before, prompts)]
     cosines = torch.stack([rows @ rows[row] for rows in weights])  # [2, c]
-    confusion = 1 - (encoder.scale * cosines).softmax(dim=1)[:, row]
+    confusion = 1 - (encoder.scale * cosines).softmax(dim=1)[:, row]  # [2]
     others = [other for other in range(len(prompts.labels)) if other != row]
     near = {other for line in cosines.tolist() for other in sorted(others, key=lambda c: -line[c])[:count]}
     competitors = [Competitor(prompts.labels.names[other], *cosines[:, other].tolist()) for other in near]
@@ -135,10 +141,16 @@ def explain_image(
     against: str | None = None,
     report: Report = silent,
 ) -> ImageExplanation:
-    """Tell which texts decided between the class that an image gets and the second, or the class `against`.
+    """Return which texts decided between the predicted class of an image and the second class, or the class `against`.
 
-    The winner is that of `match`; where `against` names it, it is compared with the second. Raises ValueError for an
-    image that cannot be decoded, an unknown label, a single class, and prompts of another encoder.
+    image: the image, decoded or as bytes.
+    prompts: the prompts that classify it.
+    encoder: the encoder of the prompts.
+    against: a class to compare with; if it is the predicted class itself, the second class is used.
+    report: called with the progress of encoding.
+
+    The predicted class is that of `match`. Raises ValueError for an image that cannot be decoded, an unknown label, a
+    single class, and prompts of another encoder.
     """
     if len(prompts.labels) < 2:
         raise ValueError(f"{prompts.labels.names[0]!r} is the only class, so nothing is decided; give two or more")
@@ -159,12 +171,12 @@ def explain_image(
 
 
 def anchors_alone(prompts: Prompts) -> Prompts:
-    """Leave the context texts out; a class whose anchors weigh nothing keeps its texts."""
+    """Return the prompts without context texts; a class whose anchors have no weight keeps all of its texts."""
     return replace(prompts, texts=tuple(map(_anchors, prompts.texts)))
 
 
 def find_label(name: str, labels: LabelSet) -> int:
-    """Return the row of the class that `name` spells, or is a synonym of; raises ValueError listing close names."""
+    """Return the row of the class with this name or synonym; raises ValueError that lists similar names."""
     rows = match_names(labels, [name]).rows
     if name not in rows:
         close = ", ".join(map(repr, near_names(name, labels.names, most=5, cutoff=0.5)))
@@ -187,13 +199,13 @@ def _shares(prompts: Prompts, row: int, texts: TextVectors) -> tuple[TextShare, 
 
 
 def _parts(prompts: Prompts, row: int, texts: TextVectors, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the coefficient of each text of a class, and its cosine with the image; [t] each."""
+    """Return the coefficient of each text of a class and its cosine with the image, both [t]."""
     coefficients, vectors = _weighed(prompts, row, texts)
     return coefficients, vectors @ image.cpu().double()
 
 
 def _weighed(prompts: Prompts, row: int, texts: TextVectors) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the coefficients [t] of the texts of a class, and their vectors [t, d]; float64 on the CPU."""
+    """Return the coefficients [t] and vectors [t, d] of the texts of a class, in float64 on the CPU."""
     vectors = texts.of(prompts.texts[row])
     coefficients = text_coefficients(prompts.texts[row], vectors, cosines=averages_cosines(prompts))
     return coefficients, vectors.cpu().double()

@@ -1,19 +1,19 @@
-"""A floor for every head: how much of it to use is decided by evidence, and the texts alone are always a choice.
+"""A floor for every head: held-out images decide how much of it to use, and the texts alone are always an option.
 
     logits = z + t (h - z)        z zero-shot, h the head, t in {0, 0.1, 0.25, 0.5, 0.75, 1}
 
-The head is built again without some of the labelled images and judged on them: the shots of each class in up to four
-folds, and validation images in two halves, of which one chooses the head's settings and the other judges them. A t is
-kept if it gets more of these images right than the texts by at least one standard error of the paired difference, or no
-fewer at a cross-entropy that is lower by more than one (each at the temperature that suits it best). Of those kept, the
-largest whose accuracy lies within one standard error of the best is used: the head as its authors built it, unless few
-images speak against it. Where none is kept, the texts alone are (t = 0).
+The head is built again without some of the labelled images and judged on them: on the shots of each class in up to four
+folds, and on validation images in two halves, where one half chooses the head's settings and the other judges. A t is
+accepted if it has more of these images right than the texts by at least one standard error of the paired difference; or
+no fewer right, and a cross-entropy lower by more than one standard error (each at its best temperature). Among the
+accepted t, the largest whose accuracy is within one standard error of the best is used: the head as published, unless
+some images speak against it. If no t is accepted, the texts alone are used (t = 0).
 
-Few images cannot overrule what a head is known for. Below four judged images a class, t is at most
-min(1, caution * e), where e is the share of the support images that the texts get wrong, half an error added, and
-`caution` belongs to the head (none: 1); and that bound is used where the images decide nothing but lose nothing by it.
-Where no image can judge (one shot of each class, or images that were found or painted by the texts and
-so agree with them), t is that bound. Ours. What the constants were chosen on: docs/decisions.md.
+A few images cannot overrule the prior knowledge about a head. With fewer than four judged images per class, t is at
+most min(1, caution * e), where e is the share of the support images that the texts classify wrongly (with half an error
+added) and `caution` is a constant of the head (none: the bound is 1). That bound is also used if the images accept no t
+but lose nothing by it. If no image can judge (one shot per class, or images that the texts found or generated, which
+agree with them), t is the bound. The method is ours. The data that the constants were chosen on: docs/decisions.md.
 """
 
 from __future__ import annotations
@@ -33,16 +33,15 @@ from rag_clip.protocols import Classifier
 
 STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0)
 FOLDS = 4
-ENOUGH = 4  # judged images of each class, from which on the head's caution does not count
+ENOUGH = 4  # judged images per class from which the head's caution is ignored
 Build = Callable[[Support, "Validation | None"], Classifier]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Floored:
-    """A head used by `strength` t in [0, 1] beside the texts.
+    """A head mixed with the texts by `strength` t in [0, 1].
 
-    It was decided on `images` judged `by` shots left out and validation, or where there were none by what the text
-    gets wrong.
+    t was chosen on `images` judged images; `by` is "text errors" if there were none, and t is the bound.
     """
 
     zero_shot: ZeroShot
@@ -58,7 +57,7 @@ class Floored:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the head trained."""
+        """The number of values that the head trained."""
         return getattr(self.head, "parameters", 0)
 
     def __call__(self, features: Features) -> torch.Tensor:
@@ -81,7 +80,14 @@ def floored(
 ) -> Floored:
     """Build a head by `build(support, validation)`, and decide how much of it to use.
 
-    Images of several labels are not judged: the head is used whole. Raises what `build` raises.
+    zero_shot: the classifier of the texts.
+    build: builds the head from a part of the support and validation images.
+    support: the support images.
+    validation: images on which settings are chosen and the head is judged.
+    caution: limits t when few images judge; None does not limit it.
+    report: called with the progress.
+
+    With several labels per image nothing is judged and the head is used in full. Raises what `build` raises.
     """
     head = _with_gradients(build, support, validation)
     several = support.several or (validation is not None and isinstance(validation.targets, SeveralLabels))
@@ -110,7 +116,7 @@ def _bound(zero_shot: ZeroShot, support: Support, caution: float | None) -> floa
 
 
 def choose_strength(text: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> float:
-    """Return t for logits [n, c] of the texts and of a head on images it has not seen, of classes `targets` [n]."""
+    """Return t from logits [n, c] of the texts and of a head on images unseen by it, with classes `targets` [n]."""
     text, head = text.double(), head.double()
     blends = [text + strength * (head - text) for strength in STRENGTHS]
     right = (text.argmax(1) == targets).double()
@@ -131,14 +137,14 @@ def choose_strength(text: torch.Tensor, head: torch.Tensor, targets: torch.Tenso
 
 
 def _error(values: torch.Tensor) -> float:
-    """Return the standard error of a mean."""
+    """Return the standard error of the mean."""
     return float(values.std()) / len(values) ** 0.5 if len(values) > 1 else float("inf")
 
 
 def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy of each row, at the one temperature of least mean."""
-    tried = [functional.cross_entropy(step * logits, targets, reduction="none") for step in TEMPERATURES]
-    return min(tried, key=lambda losses: float(losses.mean()))
+    """Return the cross-entropy of each row, at the temperature with the lowest mean."""
+    candidates = [functional.cross_entropy(step * logits, targets, reduction="none") for step in TEMPERATURES]
+    return min(candidates, key=lambda losses: float(losses.mean()))
 
 
 def _with_gradients(build: Build, support: Support, validation: Validation | None) -> Classifier:
@@ -150,7 +156,7 @@ Split = tuple[Support, "Validation | None", Features, torch.Tensor]
 
 
 def _shot_folds(support: Support, validation: Validation | None) -> Iterator[Split]:
-    """Yield the support without a fold, what chooses settings, and the fold's images and classes."""
+    """Yield the support without a fold, the validation set, and the fold's images and classes."""
     shots = torch.tensor([origin == "shot" for origin in support.origin]) & (support.relevance > 0).cpu()
     targets = support.shares.argmax(1).cpu()
     fold = torch.full((len(support),), -1)

@@ -1,4 +1,4 @@
-"""The heads by name: their settings, what each needs, and its paper; a head makes a classifier of support images."""
+"""The heads by name: settings, requirements and paper of each; a head builds a classifier from support images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rag_clip.protocols import Classifier, Encoder
 
 
 class HeadSettings(Protocol):
-    """The settings of a head, as a frozen dataclass whose defaults are the paper's; they build its classifier."""
+    """The settings of a head: a frozen dataclass with the paper's defaults, which builds the head's classifier."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -39,10 +39,16 @@ class HeadSettings(Protocol):
         encoder: Encoder | None = None,
         report: Report = silent,
     ) -> Classifier:
-        """Return the classifier of a support set beside that of the texts.
+        """Return the classifier that combines the texts with a support set.
 
-        `validation` chooses what the settings leave open, `encoder` is for heads that train texts. A head takes what it
-        has a use for. Raises ValueError where support or validation do not fit the classifier.
+        zero_shot: the classifier of the texts alone.
+        support: the support images.
+        validation: images on which settings that are None are chosen.
+        encoder: used by heads that train texts.
+        report: called with the progress of training or of a search.
+
+        A head ignores the arguments it has no use for. Raises ValueError if support or validation do not fit the
+        classifier.
         """
 
 
@@ -50,8 +56,8 @@ class HeadSettings(Protocol):
 class Head:
     """A way to use support images: its settings, its paper, what it is good for, and what it needs.
 
-    `caution` decides how much of it is used where no image can judge it, see `classifiers/floor.py`. `trains` says
-    whether it learns by gradients, `trains_texts` whether through the text tower of an encoder.
+    `caution` limits how much of the head is used when no image can judge it (see `classifiers/floor.py`). `trains` is
+    true if it learns by gradients, `trains_texts` if it does so through the text tower of an encoder.
     """
 
     settings: type[HeadSettings]
@@ -64,18 +70,18 @@ class Head:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Its settings as plain values; None is chosen by validation, by leave-one-out, or as published."""
+        """Its settings as plain values; None means chosen by validation, by leave-one-out, or as published."""
         return asdict(self.settings())
 
     @property
     def needs(self) -> str:
-        """What it needs beside names, in words."""
+        """What it needs besides class names, in words."""
         more = [", features by a second encoder"] if self.second_encoder else []
         trained = [", training"] if self.trains else []
         return "".join(["support", *more, *trained, "; may use validation"])
 
 
-DEFAULT_HEAD = "ridge"  # of a support file for which none is named
+DEFAULT_HEAD = "ridge"  # used when a support file is given without a head
 HEADS: Mapping[str, Head] = {
     "tip_adapter": Head(
         TipAdapterSettings,
@@ -154,11 +160,17 @@ def build_head(
     floor: bool = False,
     report: Report = silent,
 ) -> Callable[[ZeroShot], Classifier]:
-    """Return a function that builds a head from a ZeroShot: `head` by name with `options`, or as a settings value.
+    """Return a function that builds a head from a ZeroShot.
 
-    With `floor`, evidence decides how much of the head is used beside the texts (`classifiers/floor.py`).
+    head: the name of a head, or its settings as a value.
+    support: the support images.
+    encoder: needed by heads that train texts, else None.
+    options: settings that differ from the defaults, for a head given by name.
+    validation: images on which open settings are chosen.
+    floor: let evidence decide how much of the head is used beside the texts (`classifiers/floor.py`).
+    report: called with the progress.
 
-    Raises ValueError as `head_settings`, and for no encoder where the head needs one.
+    Raises ValueError as `head_settings`, and if the head needs an encoder and none is given.
     """
     settings = head_settings(head, options)
     name = head_name(settings)
@@ -177,23 +189,24 @@ def build_head(
 
 
 def check_encoder(name: str, encoder: Encoder | Fingerprint | None) -> None:
-    """Raise ValueError where the head `name` trains texts through an encoder, and there is none."""
+    """Raise ValueError if the head `name` trains texts through an encoder and `encoder` is None."""
     if encoder is None and HEADS[name].trains_texts:
         raise ValueError(f"{name} trains texts through an encoder; name the model")
 
 
 def head_name(settings: HeadSettings) -> str:
-    """Return the name of the head that settings are of; raises ValueError for those of none in `HEADS`."""
+    """Return the name of the head that the settings belong to; raises ValueError if they belong to none in `HEADS`."""
     for name, head in HEADS.items():
         if type(settings) is head.settings:
             return name
-    raise ValueError(f"{type(settings).__name__} are settings of no head; known are {', '.join(HEADS)}")
+    raise ValueError(f"{type(settings).__name__} are not the settings of a head; known are {', '.join(HEADS)}")
 
 
 def head_settings(head: str | HeadSettings, options: Mapping[str, Any] | None = None) -> HeadSettings:
-    """Return the settings of a head: its defaults with `options` as a file gives them, or `head` where it is a value.
+    """Return the settings of a head: its defaults updated with `options`, or `head` itself if it is a settings value.
 
-    Raises ValueError for an unknown head, options that it lacks or of another type, and options beside a value.
+    Raises ValueError for an unknown head, for options that the head does not have or that have another type, and for
+    options given together with a settings value.
     """
     if not isinstance(head, str):
         if options:
@@ -213,10 +226,10 @@ def head_settings(head: str | HeadSettings, options: Mapping[str, Any] | None = 
 
 
 def describe_settings(head: str | HeadSettings, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the settings of a head as plain values, for files: its defaults, and `options` as they were written."""
+    """Return the settings of a head as plain values, for files: its defaults updated with `options`."""
     return {**HEADS[head].defaults, **(options or {})} if isinstance(head, str) else asdict(head)
 
 
 def read_options(path: str | Path) -> dict[str, Any]:
-    """Read the settings of a head from TOML; raises ValueError for a file that is not TOML, OSError for none."""
+    """Read a head's settings from TOML; raises ValueError if it is not TOML, OSError if it cannot be read."""
     return read_toml(Path(path))

@@ -1,7 +1,7 @@
-"""Which training images judge the settings that the others train with: the first fifth of each class.
+"""Which training images judge the settings that the other images train with: the first fifth of each class.
 
-The inner split of ELEVATER (Li et al., NeurIPS 2022, arXiv 2204.08790), who split images of several labels greedily
-too. How they do is not published in words; this is ours.
+The inner split of ELEVATER (Li et al., NeurIPS 2022, arXiv 2204.08790), who also split images with several labels
+greedily. How they do so is not described in the paper; the rule below is ours.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ SHARE = 0.2
 
 
 def judging_rows(targets: Targets) -> torch.Tensor:
-    """Return which rows judge, bool [n]: of each class of n_k rows the first ceil(0.2 n_k), where that leaves others.
+    """Return which rows judge, bool [n]: the first ceil(0.2 n_k) of the n_k rows of each class, if others remain.
 
-    `targets` are int64 [n], rows of class -1 never judging; or SeveralLabels, where a row may be of several. Then
-    the rarest class comes first, and takes its first rows until as many of its rows judge, passing over those that
-    would leave one of their classes nothing to train on. Classes that go with others may give more than a fifth.
+    `targets` are int64 [n], where rows of class -1 never judge, or SeveralLabels, where a row may have several classes.
+    For SeveralLabels the rarest class comes first: it takes its first rows until enough of its rows judge, skipping
+    rows that would leave one of their classes without training rows. Classes that occur together with others may give
+    more than a fifth.
     """
     if isinstance(targets, SeveralLabels):
         return _of_several(targets.marks.cpu()).to(targets.device)
@@ -39,10 +40,10 @@ def _of_several(targets: torch.Tensor) -> torch.Tensor:
             if counts[column] - training[column] >= _judging(counts[column]):
                 break
             classes = targets[row].nonzero()[:, 0].tolist()
-            if not judges[row] and min(training[each] for each in classes) > 1:
+            if not judges[row] and min(training[number] for number in classes) > 1:
                 judges[row] = True
-                for each in classes:
-                    training[each] -= 1
+                for number in classes:
+                    training[number] -= 1
     return judges
 
 

@@ -4,19 +4,20 @@
 
 The protocol of ELEVATER (Li et al., NeurIPS 2022, arXiv 2204.08790): SGD with momentum 0.9, batches of 64, a constant
 rate; W starts at the text classifier and b at zero (language), or both at random. Rate and weight decay are searched
-(`probe_training`) in trials of 10 epochs on four fifths of the images, judged by the first fifth of each class, a trial
-being as good as its best epoch, or nothing where it diverges, if only in time. Then 50 epochs on all images. Of classes
-with more than 10,000 images the search sees as many, evenly spaced (of their data sets, only PatchCamelyon has such).
-Where images have several labels, each class is learned for itself (`probe_training`).
+(`probe_training`) in trials of 10 epochs on four fifths of the images. The first fifth of each class judges a trial by
+its best epoch; a trial that diverges at any time counts as zero. The final training takes 50 epochs on all images. For
+classes with more than 10,000 images the search uses 10,000, evenly spaced (of their data sets, only PatchCamelyon has
+such classes). If images have several labels, each class is learned independently (`probe_training`).
 
-Where we differ: the authors report the epoch that was best on the test set; this is the best on validation images, and
-without them the last. Pairs whose rate times decay is 0.1 or more are not tried: there decay outweighs momentum. They
-standardise by batch and test with running averages, which few shots do not settle; here by the training images as a
-whole, and features are unit rows. Of settings that get as many right, the lowest cross-entropy is chosen. A class of
-one image trains on it and judges nothing; where nothing can judge, the rate is 1e-3, in the middle of those searched,
-and weight decay the least. (Asked for one shot, their code draws two, one to train on and one to judge: here one shot
-is one labelled image.) Images decide among the classes that have any (`evidence.among`); of several labels, those
-classes get the log odds learned, and the others the logarithm of the text's probability.
+Differences: the authors report the epoch that was best on the test set; this reports the best on validation images, or
+the last without them. Pairs with rate times decay of 0.1 or more are not tried, because decay then outweighs momentum.
+The authors standardise by batch and test with running averages, which few shots do not settle; here the statistics are
+those of all training images, and features are unit rows. Among settings with equally many correct images, the one with
+the lowest cross-entropy is chosen. A class with one image trains on it and judges nothing. If nothing can judge, the
+rate is 1e-3, the middle of the range searched, and the weight decay the smallest. (For one shot, the authors' code
+draws two images, one to train and one to judge; here one shot is one labelled image.) Images decide among the classes
+that have any (`evidence.among`); with several labels per image, those classes get the learned log odds, and the others
+the logarithm of the text's probability.
 """
 
 from __future__ import annotations
@@ -49,15 +50,15 @@ from rag_clip.training.loop import Schedule
 TRIAL_EPOCHS = 10
 RATE, WEIGHT_DECAY = 1e-3, 1e-6
 SCHEDULE = Schedule(50, 64, RATE, "sgd", weight_decay=WEIGHT_DECAY, decay="constant")
-TURNS = 1 - SCHEDULE.momentum  # rate times weight decay from which on decay erases the start within a step or two
+TURNS = 1 - SCHEDULE.momentum  # at this product of rate and weight decay, decay erases the start within a step or two
 SEARCHED_PER_CLASS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """The rate and weight decay, who chose them, and the accuracy of their trial on the images they were chosen by.
+    """The rate and weight decay, how they were chosen, and their trial's accuracy on the images that judged.
 
-    Of several labels, it is the mean 11-point average precision.
+    For images with several labels, the accuracy is the mean 11-point average precision.
     """
 
     rate: float
@@ -68,9 +69,9 @@ class Tuned:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearProbe:
-    """The layer, its standardisation folded in: `weights` [c, d] and `biases` [c], zero but for classes `present` [c].
+    """The layer with its standardisation folded in: `weights` [c, d] and `biases` [c], zero outside `present` [c].
 
-    `tuned` are its settings. Where it learned `several` labels per image, logits are log odds, each for itself.
+    `tuned` are its settings. If it learned `several` labels per image, logits are log odds of each class independently.
     """
 
     zero_shot: ZeroShot
@@ -87,11 +88,11 @@ class LinearProbe:
 
     @property
     def parameters(self) -> int:
-        """How many numbers were trained."""
+        """The number of trained values."""
         return int(self.present.sum()) * (self.weights.shape[1] + 1)
 
     def __call__(self, features: Features) -> torch.Tensor:
-        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least."""
+        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 or wider."""
         rows = features.pooled.to(torch.promote_types(features.pooled.dtype, torch.float32))
         text = self.zero_shot(Features(rows))
         logits = rows @ self.weights.to(rows).T + self.biases.to(rows)
@@ -102,7 +103,7 @@ class LinearProbe:
 
 @dataclass(frozen=True, slots=True)
 class LinearProbeSettings:
-    """Where the layer starts, and its rate and weight decay; what of the two is not given is searched.
+    """The start of the layer, and its rate and weight decay; a value of None is searched.
 
     `seed` draws batches and random weights. Raises ValueError for a rate or a decay that is not above zero.
     """
@@ -127,13 +128,13 @@ class LinearProbeSettings:
     ) -> LinearProbe:
         """Train the probe on support images.
 
-        Validation images judge the search if given, else the first fifth of the shots of each class, which then train
-        with the others. Raises ValueError where support or validation do not fit the classifier.
+        Validation images judge the search if given; otherwise the first fifth of the shots of each class judges, and
+        then trains together with the others. Raises ValueError if support or validation do not fit the classifier.
         """
         evidence = gather_evidence(zero_shot, support, several=support.several)
         present, trust = evidence.present, support.relevance[support.relevance > 0].to(evidence.images)
         objective = SEVERAL_LABELS if support.several else ONE_LABEL
-        shares = evidence.shares[:, present]
+        shares = evidence.shares[:, present]  # [m, h]
         images = Images(evidence.images.float(), (shares / trust[:, None]).float(), trust.float())
         layer = _start(self.start, evidence.text[present].float(), self.seed)
         searched = spread_rows(images.targets, at_most=SEARCHED_PER_CLASS)
@@ -141,10 +142,12 @@ class LinearProbeSettings:
             judges = judging_rows(_judging_classes(evidence, several=support.several))
             training, judged = images.take(searched & ~judges), images.take(searched & judges)
         else:
-            held = hold_out(zero_shot, validation, present, several=support.several)
+            validated = hold_out(zero_shot, validation, present, several=support.several)
             training = images.take(searched)
             judged = Images(
-                held.images.float(), held.targets[:, present].float(), held.images.new_ones(len(held.images))
+                validated.images.float(),
+                validated.targets[:, present].float(),
+                validated.images.new_ones(len(validated.images)),
             )
 
         def score(rate: float, weight_decay: float) -> Score:
@@ -168,7 +171,7 @@ class LinearProbeSettings:
             layer = train_layer(images, layer, objective, schedule, judged=chooses, report=report)[0]
         weights, biases = layer
         return LinearProbe(
-            zero_shot, _placed(weights, present), _placed(biases, present), present, tuned, support.several
+            zero_shot, _spread(weights, present), _spread(biases, present), present, tuned, support.several
         )
 
 
@@ -181,12 +184,13 @@ def _judging_classes(evidence: Evidence, *, several: bool) -> Targets:
 def _start(start: str, text: torch.Tensor, seed: int) -> Layer:
     if start == "language":
         return text, text.new_zeros(len(text))
-    bound = text.shape[1] ** -0.5  # as torch.nn.Linear begins
+    bound = text.shape[1] ** -0.5  # the initial range of torch.nn.Linear
     drawn = torch.rand(len(text), text.shape[1] + 1, generator=torch.Generator().manual_seed(seed)).to(text)
     return (2 * drawn[:, 1:] - 1) * bound, (2 * drawn[:, 0] - 1) * bound
 
 
-def _placed(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    placed = values.new_zeros(len(present), *values.shape[1:])
-    placed[present] = values
-    return placed
+def _spread(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Return values [h, ...] of the classes `present` in the rows of all classes [c, ...], zero for the others."""
+    result = values.new_zeros(len(present), *values.shape[1:])
+    result[present] = values
+    return result

@@ -18,8 +18,8 @@ Scores = Literal["softmax", "sigmoid"]
 class Matches:
     """The k best classes per image, best first.
 
-    `labels` int64 [n, k] counts classes in the classifier's order, `scores` float32 [n, k] are their probabilities, and
-    `margin` float32 [n] is the best probability less the second best (less 0 where c is 1).
+    `labels` int64 [n, k] are class indices in the classifier's order, `scores` float32 [n, k] their probabilities, and
+    `margin` float32 [n] the best probability less the second best (less 0 if c is 1).
     """
 
     labels: torch.Tensor
@@ -29,13 +29,14 @@ class Matches:
 
 @torch.no_grad()
 def match(classifier: Classifier, features: Features, *, top_k: int = 5, scores: Scores = "softmax") -> Matches:
-    """Rank the classes of each image by their logits; `top_k` above the number of classes is lowered to it.
+    """Rank the classes of each image by their logits; `top_k` is limited to the number of classes.
 
-    `scores` are softmax probabilities over all c classes, which sum to one, or each class's own sigmoid(logit), as
-    SigLIP is trained (Zhai et al., ICCV 2023, arXiv 2303.15343): an image of none of the classes has low scores alone.
-    Equal logits are ranked in class order, so the answer does not depend on the device or on the other rows.
+    `scores` are softmax probabilities over all c classes, which sum to one, or the sigmoid(logit) of each class, as
+    SigLIP is trained (Zhai et al., ICCV 2023, arXiv 2303.15343): an image of none of the classes then has only low
+    scores. Classes with equal logits keep their order, so that the result does not depend on the device or on the other
+    rows.
 
-    Raises ValueError for `top_k` below 1, for logits that are not [n, c] finite numbers, and as `check_scores`.
+    Raises ValueError for `top_k` below 1, for logits that are not finite or not [n, c], and as `check_scores`.
     """
     check_scores(
         scores,
@@ -48,7 +49,9 @@ def match(classifier: Classifier, features: Features, *, top_k: int = 5, scores:
     expected = (len(features.pooled), len(classifier.labels))
     if logits.shape != expected:
         raise ValueError(f"the classifier returned logits {tuple(logits.shape)}; expected [n, c] = {expected}")
-    if len(logits) and not torch.stack(torch.aminmax(logits)).isfinite().all():  # NaN is in both
+    if (
+        len(logits) and not torch.stack(torch.aminmax(logits)).isfinite().all()
+    ):  # aminmax returns NaN if any value is NaN
         raise ValueError("the classifier returned logits that are not finite; check its weights and the features")
     ranked = _rank(logits, min(max(top_k, 2), expected[1]))
     probabilities = logits.gather(1, ranked).sigmoid() if scores == "sigmoid" else logits.softmax(1).gather(1, ranked)
@@ -58,10 +61,10 @@ def match(classifier: Classifier, features: Features, *, top_k: int = 5, scores:
 
 
 def check_scores(scores: str, *, trained_bias: bool, texts_alone: bool) -> None:
-    """Raise ValueError for unknown scores, and for sigmoid where logits have no level of their own.
+    """Raise ValueError for unknown scores, and for sigmoid scores if the logits have no absolute level.
 
-    They have one by the bias that an encoder was trained with, and where nothing was learned on top by a softmax, which
-    the level does not change.
+    Logits have a level if the encoder was trained with a logit bias and no softmax was trained on top, because a
+    softmax does not depend on the level.
     """
     if scores not in get_args(Scores):
         raise ValueError(f"scores are {scores!r}; choose one of {', '.join(get_args(Scores))}")
@@ -69,22 +72,22 @@ def check_scores(scores: str, *, trained_bias: bool, texts_alone: bool) -> None:
         return
     if not texts_alone:
         raise ValueError(
-            "sigmoid scores are those of texts alone: heads and learned prompts are fitted by softmax, which leaves "
-            "the level of their logits open; leave them out, or take softmax scores"
+            "sigmoid scores need texts alone: heads and learned prompts are trained with softmax, which leaves the "
+            "level of their logits open; leave them out, or use softmax scores"
         )
     if not trained_bias:
         raise ValueError(
             "sigmoid scores need an encoder that was trained with a logit bias, as SigLIP is, and this one has none; "
-            "take softmax scores, or another model"
+            "use softmax scores, or another model"
         )
 
 
 def _rank(logits: torch.Tensor, k: int) -> torch.Tensor:
-    values, columns = logits.topk(k, dim=1)
+    values, columns = logits.topk(k, dim=1)  # [n, k] each
     columns = columns.sort(dim=1).values
     order = logits.gather(1, columns).argsort(dim=1, descending=True, stable=True)
     ranked = columns.gather(1, order)
-    # topk picks any of the classes that tie for the last place; only those rows are sorted as a whole.
+    # topk may pick any of the classes that tie for the last place; only such rows are sorted in full
     tied = (logits >= values[:, -1:]).sum(dim=1) > k
     if tied.any():
         ranked[tied] = logits[tied].argsort(dim=1, descending=True, stable=True)[:, :k]

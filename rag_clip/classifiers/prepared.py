@@ -1,4 +1,4 @@
-"""Put a head on a classifier: its support and validation files read, checked, and encoded by further encoders."""
+"""Prepare a head for a classifier: read and check its support and validation files, and encode what they lack."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ IMAGES_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class PreparedHead:
-    """A head with its support: what builds its classifier, and the facts about it that predictions keep.
+    """A head with its support: the function that builds its classifier, and the facts that predictions record.
 
-    `whole` builds it as its authors do, where `build` uses no more of it than evidence bears out.
+    `whole` builds the head as published, while `build` uses only as much of it as the evidence supports.
     """
 
     build: Callable[[ZeroShot], Classifier]
@@ -34,7 +34,7 @@ class PreparedHead:
     whole: Callable[[ZeroShot], Classifier] | None = None
 
     def without_floor(self) -> PreparedHead:
-        """Return the head as its authors build it, whatever evidence says of it (see `classifiers/floor.py`)."""
+        """Return the head as published, regardless of the evidence (see `classifiers/floor.py`)."""
         return PreparedHead(self.whole or self.build, {**self.facts, "floor": False})
 
 
@@ -49,32 +49,45 @@ def prepare_head(
     options: Mapping[str, Any] | None = None,
     report: Report = silent,
 ) -> PreparedHead:
-    """Return a head on a support file, for `classify`; `validation` is a support file of its own.
+    """Return a head on a support file, for `classify`.
 
-    `head` is a name, with `options` as in TOML, or a settings value. Evidence decides how much of it is used, and it
-    can be nothing: see `classifiers/floor.py`, and `PreparedHead.without_floor`. Features by `others` are taken from
-    the files, or from the images in them. Raises ValueError as `head_settings`, for files of other labels or another
-    encoder, and for images that a further encoder needs and the file lacks.
+    head: the name of a head, or its settings as a value.
+    support: the support file.
+    labels: the classes to classify.
+    encoder: the encoder of the classifier.
+    others: further encoders by name; their features come from the files, or from the images stored in them.
+    validation: a support file of other images, on which open settings are chosen.
+    options: settings that differ from the defaults, as in TOML, for a head given by name.
+    report: called with the progress.
+
+    The evidence decides how much of the head is used, which may be nothing: see `classifiers/floor.py` and
+    `PreparedHead.without_floor`. Raises ValueError as `head_settings`, for files of other labels or another encoder,
+    and if a further encoder needs images that the file does not contain.
     """
     settings = head_settings(head, options)
     name, others = head_name(settings), others or {}
     if HEADS[name].second_encoder and not others:
         raise ValueError(f"{name} blends features of several encoders; name a second one, such as timm:NAME")
-    held = _read(support, labels, encoder, others, report)
+    training = _read(support, labels, encoder, others, report)
     judged = None
     if validation is not None:
         rows = _read(validation, labels, encoder, others, report)
         truth = rows.targets if rows.several else rows.shares.argmax(1)
         judged = Validation(Features(rows.features, others=rows.others), labels, truth)
     build, whole = (
-        build_head(settings, held, encoder=encoder, validation=judged, floor=floor, report=report)
+        build_head(settings, training, encoder=encoder, validation=judged, floor=floor, report=report)
         for floor in (True, False)
     )
     facts = {
         "name": name,
         "settings": describe_settings(head, options),
         "floor": True,
-        "support": {"path": str(support), "images": len(held), "missing": len(held.missing), **held.provenance},
+        "support": {
+            "path": str(support),
+            "images": len(training),
+            "missing": len(training.missing),
+            **training.provenance,
+        },
         "validation": {"path": str(validation), "images": len(judged.targets)} if judged else {},
     }
     return PreparedHead(build, facts, whole)
@@ -93,9 +106,17 @@ def learn_prompts(
 ) -> LearnedPrompts:
     """Learn a context around the class names (CoOp) on a support file, and write it for `classify`.
 
-    `options` are settings as in TOML, or a settings value. Raises ValueError as `prepare_head`, for an output that is
-    not .safetensors, is an input or, but with `force`, is of others, and for an encoder without text; BusyError where
-    another process writes the output.
+    prompts: the prompts whose classes are learned.
+    support: the support file.
+    output: the .safetensors file to write.
+    encoder: the encoder; it must have a text tower.
+    validation: a support file of other images, on which the epoch is chosen.
+    options: settings as in TOML, or as a value.
+    force: replace a file that another program wrote.
+    report: called with the progress.
+
+    Raises ValueError as `prepare_head`, if the output is not .safetensors, is an input or (without `force`) belongs to
+    another program, and for an encoder without a text tower; BusyError if another process writes the output.
     """
     check_learned_path(Path(output))
     coop, given = (options, None) if isinstance(options, CoOpSettings) else ("coop", options)
@@ -138,14 +159,14 @@ def _read(
 
 @torch.no_grad()
 def _encode(encoder: Encoder, images: list[bytes | None], path: str | Path, report: Report) -> torch.Tensor:
-    held = [image for image in images if image is not None]
-    if len(held) < len(images):
+    stored = [image for image in images if image is not None]
+    if len(stored) < len(images):
         raise ValueError(
-            f"{path} holds {len(held)} of its {len(images)} images, and {encoder.name} must see each; make it again "
+            f"{path} holds {len(stored)} of its {len(images)} images, and {encoder.name} must see each; make it again "
             "with --with-images, which `rag-clip support shots` and `synthesise` know"
         )
     parts = []
-    for start in range(0, len(held), IMAGES_AT_ONCE):
-        parts.append(encoder.encode_images(held[start : start + IMAGES_AT_ONCE]).pooled.float())
-        report(Progress("encode support", min(start + IMAGES_AT_ONCE, len(held)), len(held)))
+    for start in range(0, len(stored), IMAGES_AT_ONCE):
+        parts.append(encoder.encode_images(stored[start : start + IMAGES_AT_ONCE]).pooled.float())
+        report(Progress("encode support", min(start + IMAGES_AT_ONCE, len(stored)), len(stored)))
     return torch.cat(parts)

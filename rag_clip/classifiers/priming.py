@@ -1,18 +1,21 @@
-"""Neural Priming: each class weight is its text mixed with the mean of its images, by how much evidence there is.
+"""Neural Priming: each class weight mixes its text with the mean of its images, in proportion to the evidence.
 
 Wallingford et al., NeurIPS 2023 (arXiv 2306.10191) mix w_k = normalise(a t_k + (1 - a) normalise(mu_k)) with one a for
-all classes, 0.9 for retrieved images. Where counts differ that favours some classes: any image lies nearer to images
-than to texts, and images set classes further apart than texts do. Here the mixture is by counts, and both are undone:
+all classes, 0.9 for retrieved images. If classes have different numbers of images, that favours some classes: any image
+is closer to images than to texts, and images separate classes more than texts do. Here the mixture depends on the
+counts, and both effects are removed:
 
     c_k = mu_k / sqrt(s_k)                                      w_k = t + (q (t_k - t) + n_k (c_k - c)) / (q + n_k / r)
 
 with the masses n_k and means mu_k of `evidence`, and t and c the means of t_k and c_k over the classes with images. s_k
-is the mean cosine of two images of class k, pulled to that of all classes as by one more pair; dividing by it makes
-the length of c_k, and with it the cosine of another image to it, independent of n_k. r is by how much more an image
-favours its own class in the texts than in the c_k: whatever its count, a class gains as much on its own images.
+is the mean cosine of two images of class k, shrunk to the mean over all classes as if by one more pair; dividing by it
+makes the length of c_k, and so the cosine of another image to it, independent of n_k. r is the ratio of how much an
+image favours its own class in the texts to how much it does so in the c_k, so that a class gains equally on its own
+images whatever its count.
 
-The text counts for q = 9 images, so that one image leaves it the published 0.9. An image that is not a shot counts
-`discount` = 0.1: ten of them leave it 0.9. A class without images keeps its text; so do all as q grows.
+The text counts as q = 9 images, so that with one image it keeps the published share of 0.9. An image that is not a shot
+counts `discount` = 0.1, so that ten of them also leave the text 0.9. A class without images keeps its text, and so do
+all classes as q grows.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ PUBLISHED_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Primed:
-    """A linear classifier with `weights` [c, d] in place of those of `zero_shot`; `text_count` is the q used."""
+    """A linear classifier with `weights` [c, d] instead of those of `zero_shot`; `text_count` is the q used."""
 
     zero_shot: ZeroShot
     weights: torch.Tensor
@@ -54,10 +57,11 @@ class Primed:
 
 @dataclass(frozen=True, slots=True)
 class PrimingSettings:
-    """`text_count` is q; without it the best of `TEXT_COUNTS` by cross-entropy on validation images, else 9.
+    """`text_count` is q; if None, the value of `TEXT_COUNTS` with the lowest cross-entropy on validation images, else
+    9.
 
-    An image that is not a shot counts `discount`; mode="published" mixes every class that has images by 0.9. Raises
-    ValueError for a count that is not above zero, and a discount outside [0, 1].
+    An image that is not a shot counts `discount`; mode="published" mixes every class that has images with a = 0.9.
+    Raises ValueError if the count is not above zero, or the discount is outside [0, 1].
     """
 
     text_count: float | None = None
@@ -81,9 +85,9 @@ class PrimingSettings:
         encoder: Encoder | None = None,
         report: Report = silent,
     ) -> Primed:
-        """Prime the text weights by the support images.
+        """Mix the text weights with the support images.
 
-        Raises ValueError for a support or validation set that does not fit.
+        Raises ValueError if support or validation do not fit the classifier.
         """
         evidence = gather_evidence(zero_shot, _discounted(support, self.discount))
         if self.mode == "published":
@@ -93,9 +97,9 @@ class PrimingSettings:
             return Primed(zero_shot, weights.to(zero_shot.weights), TEXT_COUNT)
         if self.text_count is not None or validation is None:
             return _prime(zero_shot, evidence, self.text_count or TEXT_COUNT)
-        held = hold_out(zero_shot, validation, evidence.present)
+        judged = hold_out(zero_shot, validation, evidence.present)
         primed = [_prime(zero_shot, evidence, count) for count in TEXT_COUNTS]
-        losses = [cross_entropy(classifier(Features(held.images)), held.targets) for classifier in primed]
+        losses = [cross_entropy(classifier(Features(judged.images)), judged.targets) for classifier in primed]
         return primed[losses.index(min(losses))]
 
 
@@ -104,11 +108,11 @@ def _prime(zero_shot: ZeroShot, evidence: Evidence, text_count: float) -> Primed
     if int(present.sum()) < 2:
         return Primed(zero_shot, zero_shot.weights, text_count)
     mass, means, text = evidence.mass[present, None], evidence.means[present], evidence.text[present]
-    squares = evidence.shares.square().sum(0)[present, None]
-    pairs = mass**2 - squares
-    cosines = (mass * means).square().sum(1, keepdim=True) - squares  # summed over the pairs of a class
+    squares = evidence.shares.square().sum(0)[present, None]  # [h, 1] for the h classes with images
+    pairs = mass**2 - squares  # a sum over pairs is the square of the sum less the sum of squares
+    cosines = (mass * means).square().sum(1, keepdim=True) - squares  # [h, 1], summed over the pairs of a class
     pooled = (cosines.sum() / pairs.sum()).clamp(0.01, 1) if pairs.sum() > 1e-6 else torch.ones_like(mass[0])
-    centroids = means / ((cosines + pooled) / (pairs + 1)).clamp(min=0.01).sqrt()
+    centroids = means / ((cosines + pooled) / (pairs + 1)).clamp(min=0.01).sqrt()  # [h, d]
     in_text = _advantage(means @ text.T)
     in_images = pooled.sqrt() * _advantage((centroids @ centroids.T).fill_diagonal_(1))
     ratio = (in_text / in_images.clamp(min=1e-6)).clamp(0.01, 1)
@@ -119,7 +123,7 @@ def _prime(zero_shot: ZeroShot, evidence: Evidence, text_count: float) -> Primed
 
 
 def _advantage(cosines: torch.Tensor) -> torch.Tensor:
-    """Return by how much the diagonal of [c, c] exceeds what stands beside it, on average."""
+    """Return by how much the diagonal of cosines [c, c] exceeds the other entries, on average."""
     own = cosines.diagonal().mean()
     return own - (cosines.sum() - cosines.diagonal().sum()) / (cosines.numel() - len(cosines))
 

@@ -1,20 +1,20 @@
-"""Kernel ridge regression of what the text classifier leaves unexplained: text as the prior mean of a Gaussian process.
+"""Kernel ridge regression of what the text classifier does not explain: a Gaussian process with the text as prior mean.
 
-ProKeR (Bendou et al., CVPR 2025, arXiv 2501.11175): with t the zero-shot logits, each row centred over the classes that
-have images, and y the shares of an image, centred likewise, the residual y - g t of the support is fitted by
+ProKeR (Bendou et al., CVPR 2025, arXiv 2501.11175). With t the zero-shot logits, each row centred over the classes that
+have images, and y the shares of an image, centred in the same way, the residual y - g t of the support is fitted by
 
     k(x, x') = exp(-bandwidth (1 - x'x) / median(1 - x'x))        R = Y - g T
     A = (K + penalty W^-1)^-1 R                                   logits = zero-shot + k(f, X) A / g
 
-g is how much of y the text explains by itself, in least squares, and at least 1 / scale: dividing by it puts the
-residual in units of logits, so that a large penalty gives zero-shot. W weighs an image by its relevance over the mass
-of its class, so that classes count alike (mode="published": by its relevance). The median is over pairs of support
-images: a bandwidth means the same for every encoder. The sum decides among the classes that have images
+g is the least-squares factor by which the text explains y, and at least 1 / scale: dividing by it expresses the
+residual in units of logits, so that a large penalty gives zero-shot. W weights an image by its relevance divided by the
+mass of its class, so that all classes count equally (mode="published": by its relevance). The median is over pairs of
+support images, so that a bandwidth means the same for every encoder. The sum decides among the classes that have images
 (`evidence.among`).
 
-Penalty and bandwidth have the least squared error over shots left out one by one, and over validation images. Leaving
-out is exact, for W, g and the median as they are, and costs no refit: with H = (K + penalty W^-1)^-1 the error of
-image s is (H R)_s / H_ss. Where nothing may judge, the bandwidth is 1 (the median rule) and so is the penalty.
+Penalty and bandwidth minimise the squared error over shots, each left out once, and over validation images. Leaving out
+is exact for fixed W, g and median, and needs no refit: with H = (K + penalty W^-1)^-1 the error of image s is (H R)_s /
+H_ss. If no image may judge, bandwidth (the median rule) and penalty are 1.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ MOST_IMAGES = 20_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ridge:
-    """Zero-shot logits plus exp(-`rate` (1 - f X')) `coefficients`, for support `images` X [m, d], coefficients [m, c].
+    """Zero-shot logits plus exp(-`rate` (1 - f X')) `coefficients`, with support `images` X [m, d].
 
-    It decides among the classes `present`, bool [c]. `bandwidth` and `penalty` are what was given or chosen.
+    `coefficients` are [m, c]. The head decides among the classes `present`, bool [c]. `bandwidth` and `penalty` are the
+    given or chosen settings.
     """
 
     zero_shot: ZeroShot
@@ -66,7 +67,7 @@ class Ridge:
 
 @dataclass(frozen=True, slots=True)
 class RidgeSettings:
-    """Bandwidth and penalty, chosen where they are not given, and what an image counts by (`mode`, W above).
+    """Bandwidth and penalty, chosen if None, and how images are weighted (`mode`, W above).
 
     Raises ValueError for numbers that are not above zero.
     """
@@ -91,23 +92,23 @@ class RidgeSettings:
     ) -> Ridge:
         """Fit the residual of the text on the support images.
 
-        Raises ValueError for a support or validation set that does not fit, and more images than an m x m system is
-        fit for.
+        Raises ValueError if support or validation do not fit the classifier, or for too many images for an m x m
+        system.
         """
         if len(support) > MOST_IMAGES:
             raise ValueError(
-                f"ridge solves a system as wide as the support set, which has {len(support)} images of at most "
-                f"{MOST_IMAGES}; use fewer images per class, or gaussian, whose cost does not grow with their square"
+                f"ridge takes at most {MOST_IMAGES} support images, and the support set has {len(support)}; use fewer "
+                "images per class, or gaussian, whose cost does not grow with the square of their number"
             )
         evidence = gather_evidence(zero_shot, support)
         problem = _residual(evidence, self.mode, zero_shot.scale)
-        held = None if validation is None else hold_out(zero_shot, validation, evidence.present)
+        judged = None if validation is None else hold_out(zero_shot, validation, evidence.present)
         bandwidth, penalty = self.bandwidth, self.penalty
-        if not evidence.judges.any() and (held is None or not len(held.images)):
+        if not evidence.judges.any() and (judged is None or not len(judged.images)):
             bandwidth, penalty = bandwidth or 1.0, penalty or 1.0
         bandwidths = BANDWIDTHS if bandwidth is None else (bandwidth,)
         penalties = PENALTIES if penalty is None else (penalty,)
-        best = min(_fits(evidence, problem, held, bandwidths, penalties), key=lambda fit: fit.error)
+        best = min(_fits(evidence, problem, judged, bandwidths, penalties), key=lambda fit: fit.error)
         coefficients = best.coefficients / problem.gain
         rate = best.bandwidth / problem.median
         return Ridge(zero_shot, evidence.images, coefficients, evidence.present, rate, best.bandwidth, best.penalty)
@@ -126,7 +127,7 @@ class _Problem:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fit:
-    """The squared error of two settings on what judges, and their `coefficients` [m, c]."""
+    """The squared error of a pair of settings on the images that judge, and the `coefficients` [m, c]."""
 
     error: float
     bandwidth: float
@@ -140,8 +141,8 @@ def _residual(evidence: Evidence, mode: str, scale: float) -> _Problem:
     weights = relevance[:, 0]
     if mode == "balanced":
         weights = evidence.shares @ torch.where(present, mass[present].mean() / mass, 0.0)
-    prior = centre(evidence.logits, present)
-    targets = centre(evidence.shares / relevance, present)
+    prior = centre(evidence.logits, present)  # [m, c]
+    targets = centre(evidence.shares / relevance, present)  # [m, c]
     explained, power = ((weights[:, None] * prior * other).sum() for other in (targets, prior))
     gain = max(float(explained / power.clamp(min=1e-12)), 1 / scale)
     distances = (1 - evidence.images @ evidence.images.T).clamp(min=0)
@@ -161,17 +162,17 @@ def _fits(
     roots, judges = problem.roots[:, None], evidence.judges
     for bandwidth in bandwidths:
         kernel = torch.exp(-bandwidth / problem.median * problem.distances)
-        values, vectors = torch.linalg.eigh(roots * kernel * roots.T)
+        values, vectors = torch.linalg.eigh(roots * kernel * roots.T)  # [m], [m, m]
         scaled = roots * vectors
-        projected = scaled.T @ problem.residual
+        projected = scaled.T @ problem.residual  # [m, c]
         for penalty in penalties:
-            shrunk = scaled / (values.clamp(min=0) + penalty)
+            shrunk = scaled / (values.clamp(min=0) + penalty)  # rounding may make a zero eigenvalue negative
             coefficients = shrunk @ projected
-            left_out = coefficients / (shrunk * scaled).sum(1, keepdim=True)  # H R over the diagonal of H
+            left_out = coefficients / (shrunk * scaled).sum(1, keepdim=True)  # [m, c], H R over the diagonal of H
             error = float((roots * left_out)[judges].square().sum())
             if held is not None:
                 rate = bandwidth / problem.median
-                found = torch.exp(rate * (held.images @ evidence.images.T - 1)) @ coefficients
-                wanted = centre(held.targets, evidence.present) - problem.gain * centre(held.logits, evidence.present)
-                error += float((wanted - found).square().sum())
+                predicted = torch.exp(rate * (held.images @ evidence.images.T - 1)) @ coefficients
+                expected = centre(held.targets, evidence.present) - problem.gain * centre(held.logits, evidence.present)
+                error += float((expected - predicted).square().sum())
             yield _Fit(error, bandwidth, penalty, coefficients)

@@ -1,12 +1,12 @@
-"""Choice of settings for heads with a cache: on validation images, else by leaving out one support image at a time.
+"""Choice of settings for heads with a cache: on validation images, or by leaving out one support image at a time.
 
-For scale 100, as they are quoted, the heads score Z + alpha * P(beta) + gamma * Q. Along one weight each logit is a
-line, so the weights at which an image is right are one interval, between its crossings with the lines of the other
-classes: a whole row of the grid costs one pass over [n, c], and the counts are those of trying every setting.
-Of the settings that get most right, the one of the lowest cross-entropy is chosen (the published searches keep the
-first, which lies at a corner of the plateau).
+At scale 100, for which the settings are quoted, the heads score Z + alpha * P(beta) + gamma * Q. Each logit is linear
+in a weight, so the weights at which an image is right form one interval, between the crossings of its class's line with
+those of the other classes. A whole row of the grid therefore costs one pass over [n, c], and the counts are the same as
+from trying every setting. Among the settings with the most correct images, the one with the lowest cross-entropy is
+chosen (the published searches keep the first, which lies at a corner of the plateau).
 
-Labels come in by `Validation` or `Support`, and by nothing else: the labels of a test set have no way in.
+Labels enter only as `Validation` or `Support`, so no test label can reach the search.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FAR = 1e30  # beyond any weight
 class Judged:
     """Images that settings are judged by: `features` [n, d], `targets` [n], zero-shot `logits` [n, c].
 
-    `allowed` [n, m] is 0 where a support image must not vote, on itself, and `share` [n, c] makes up for its vote.
+    `allowed` [n, m] is 0 where a support image must not vote for itself, and `share` [n, c] makes up for its vote.
     """
 
     features: torch.Tensor
@@ -45,7 +45,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Settings, as quoted for scale 100, who chose them, and their accuracy on the images they were judged by."""
+    """Settings, quoted for scale 100, how they were chosen, and their accuracy on the images that judged them."""
 
     alpha: float
     beta: float
@@ -56,11 +56,11 @@ class Choice:
 
 @torch.no_grad()
 def judged_images(zero_shot: ZeroShot, support: Support, validation: Validation | None) -> Judged | None:
-    """Gather the images to judge settings by; None where there are none, and a fixed default must do.
+    """Return the images that judge settings, or None if there are none and the fixed defaults must be used.
 
-    Without validation they are the support images, each judged by the others, the votes of its class made as many as
-    they were. Only shots qualify, since images that a classifier chose agree with it, and only where their class has
-    another image; of many, `JUDGED_AT_MOST` evenly spaced. Raises ValueError for validation that does not fit.
+    Without validation they are the support images, each judged by the other images, whose votes are scaled up to the
+    original number. Only shots qualify, because images that a classifier chose agree with it, and only if their class
+    has another image; of many, `JUDGED_AT_MOST` evenly spaced ones. Raises ValueError if validation does not fit.
     """
     if validation is not None:
         targets = _checked(zero_shot, validation)
@@ -69,7 +69,7 @@ def judged_images(zero_shot: ZeroShot, support: Support, validation: Validation 
         allowed = features.new_ones(len(features), len(support))
         return Judged(features, targets, logits, allowed, torch.ones_like(logits), "validation")
     targets, images = support.shares.argmax(1), support.shares.sum(0)
-    left = images - support.shares  # [m, c]
+    left = images - support.shares  # [m, c], images of each class without this one
     rows = (left.gather(1, targets[:, None])[:, 0] > 1e-3).nonzero()[:, 0]
     if len(rows) == 0 or set(support.origin) != {"shot"}:
         return None
@@ -91,10 +91,19 @@ def choose(
     gammas: Sequence[float] = (0.0,),
     text: torch.Tensor | None = None,
 ) -> Choice:
-    """Return the best setting of the grid; values ascend. `text` [n, m] are affinities through text, for gamma."""
+    """Return the best setting of the grid.
+
+    judged: the images that judge.
+    cache: the cache of the support images.
+    scale: the scale of the classifier.
+    alphas: values to try, ascending, and so are `betas` and `gammas`.
+    betas: values to try.
+    gammas: values to try.
+    text: affinities [n, m] through the texts, which gamma multiplies.
+    """
     factor = scale / 100
     base = judged.logits / factor
-    gaps = cache.cosines(judged.features) - 1
+    gaps = cache.cosines(judged.features) - 1  # [n, m]
     line = None if text is None else cache.count(text * judged.allowed, judged.share)
 
     def votes(beta: float) -> torch.Tensor:
@@ -105,7 +114,7 @@ def choose(
             return count_right(base, votes, judged.targets, alphas)[:, None]
         return torch.stack([count_right(base + alpha * votes, line, judged.targets, gammas) for alpha in alphas])
 
-    counts = torch.stack([right(votes(beta)) for beta in betas])
+    counts = torch.stack([right(votes(beta)) for beta in betas])  # [betas, alphas, gammas]
     tied = (counts == counts.max()).nonzero()
     tied = tied[evenly(len(tied), TIED_AT_MOST, tied.device)]
     best, lowest, last, count = (0, 0, 0), float("inf"), -1, base
@@ -125,14 +134,14 @@ def count_right(
 ) -> torch.Tensor:
     """Count the rows whose target no class beats in base + weight * direction, both [n, c], for each ascending weight.
 
-    The target is ahead of another class by lead + weight * gain, which holds on one side of the weight -lead / gain.
+    The target leads another class by lead + weight * gain, which is positive on one side of the weight -lead / gain.
     """
     grid = torch.tensor(weights, dtype=base.dtype, device=base.device)
     own = targets[:, None]
-    lead = (base.gather(1, own) - base).scatter_(1, own, torch.inf)
-    gain = direction.gather(1, own) - direction
-    crossing = (-lead / gain).nan_to_num_(nan=-FAR).clamp_(-FAR, FAR)  # 0 / 0 is a class that is never ahead
-    # sums push what does not bind out of reach: torch.where takes ten times as long on masks without order
+    lead = (base.gather(1, own) - base).scatter_(1, own, torch.inf)  # [n, c]
+    gain = direction.gather(1, own) - direction  # [n, c]
+    crossing = (-lead / gain).nan_to_num_(nan=-FAR).clamp_(-FAR, FAR)  # 0 / 0: the class always ties
+    # adding 2 * FAR takes the bounds of the other side out of min and max; torch.where is ten times slower here
     side = torch.full_like(gain, FAR).copysign_(gain)
     low, high = (crossing + (side - FAR)).amax(1), (crossing + (side + FAR)).amin(1)
     start, stop = torch.searchsorted(grid, low), torch.searchsorted(grid, high, right=True)
@@ -143,7 +152,7 @@ def count_right(
 
 
 def _checked(zero_shot: ZeroShot, validation: Validation) -> torch.Tensor:
-    """Return the classes [n] of images that fit the classifier."""
+    """Return the classes [n] of validation images, after checking that they fit the classifier."""
     targets = one_label("validation set", validation.targets)
     check_fit("validation set", validation.labels, validation.features.pooled, zero_shot)
     if not bool(validation.features.pooled.isfinite().all()):

@@ -1,16 +1,17 @@
-"""Tip-Adapter: a cache of support images beside the text classifier; and Tip-Adapter-F, its keys trained.
+"""Tip-Adapter: a cache of support images beside the text classifier; and Tip-Adapter-F, with trained keys.
 
     logits = scale f W + bias + (scale / 100) alpha exp(-beta (1 - f F')) V        F [m, d] keys, V [m, c] votes
 
-Zhang et al., ECCV 2022 (arXiv 2207.09519). Votes are those of `cache`, balanced unless mode="published". alpha and beta
-that are not given are chosen on validation images, else by leaving one shot out, else those of the authors' ImageNet
-configuration. Their grid has 20 x 200 steps, with bounds by data set; the bounds here are the widest of theirs.
+Zhang et al., ECCV 2022 (arXiv 2207.09519). Votes are those of `cache`, balanced unless mode="published". If alpha and
+beta are not given, they are chosen on validation images, or by leaving one shot out, or are those of the authors'
+ImageNet configuration. The authors' grid has 20 x 200 steps, with bounds per data set; the bounds here are their
+widest.
 
-Tip-Adapter-F starts from the keys F and trains them, not normalised again, by cross-entropy on the support images:
-AdamW 1e-3, epsilon 1e-4, weight decay 0.01, cosine per step, batches of 256, 20 epochs. The authors kept the epoch that
-was best on the test set; here it is the best on validation images, else the last. Features are given, not augmented
-anew in each epoch, so an image matches its own key fully: in "balanced" it has no vote on itself in training, unless
-it is the only one of its class.
+Tip-Adapter-F starts from the keys F and trains them, without normalising them again, by cross-entropy on the support
+images: AdamW 1e-3, epsilon 1e-4, weight decay 0.01, cosine per step, batches of 256, 20 epochs. The authors kept the
+epoch that was best on the test set; here it is the best on validation images, or the last. Features are fixed, not
+augmented anew in each epoch, so the cosine of an image to its own key is 1. In "balanced" mode an image therefore does
+not vote for itself in training, unless it is the only one of its class.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ PUBLISHED_SCHEDULE = Schedule(epochs=20, batch_size=256, rate=1e-3, epsilon=1e-4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TipAdapter:
-    """The text classifier, the cache, the settings (alpha as quoted for scale 100), and whether keys are `trained`."""
+    """The text classifier, the cache, the settings (alpha quoted for scale 100), and whether the keys are `trained`."""
 
     zero_shot: ZeroShot
     cache: Cache
@@ -52,20 +53,20 @@ class TipAdapter:
 
     @property
     def parameters(self) -> int:
-        """How many numbers were trained: those of the keys, or none."""
+        """The number of trained values: those of the keys, or 0."""
         return self.cache.keys.numel() if self.trained else 0
 
     def __call__(self, features: Features) -> torch.Tensor:
-        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least."""
+        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 or wider."""
         pooled = wide(features.pooled)
-        affinities = affinities_of(self.cache.cosines(pooled), self.choice.beta)
+        affinities = affinities_of(self.cache.cosines(pooled), self.choice.beta)  # [n, m]
         votes = self.choice.alpha * self.zero_shot.scale / 100 * self.cache.count(affinities)
         return self.cache.decide(votes, self.zero_shot(Features(pooled))).to(features.pooled.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class TipAdapterSettings:
-    """alpha and beta, chosen where they are not given, and how votes count (`cache`)."""
+    """alpha and beta, chosen if None, and how votes are counted (`cache`)."""
 
     alpha: float | None = None
     beta: float | None = None
@@ -80,7 +81,7 @@ class TipAdapterSettings:
         encoder: Encoder | None = None,
         report: Report = silent,
     ) -> TipAdapter:
-        """Build Tip-Adapter; raises ValueError where support or validation do not fit the classifier."""
+        """Build Tip-Adapter; raises ValueError if support or validation do not fit the classifier."""
         cache = build_cache(zero_shot, support, mode=self.mode)
         judged = judged_images(zero_shot, support, validation)
         return TipAdapter(zero_shot, cache, _choose(zero_shot, cache, judged, self.alpha, self.beta))
@@ -88,7 +89,7 @@ class TipAdapterSettings:
 
 @dataclass(frozen=True, slots=True)
 class TipAdapterFSettings:
-    """The settings of Tip-Adapter, and how its keys are trained."""
+    """The settings of Tip-Adapter, and the schedule that trains its keys."""
 
     alpha: float | None = None
     beta: float | None = None
@@ -129,7 +130,7 @@ class TipAdapterFSettings:
 def key_loss(
     support: Support, mode: Mode, logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the loss of rows, where `logits(rows, allowed)` multiplies affinities by `allowed` [b, m], 0 on itself."""
+    """Return a loss of rows; `logits(rows, allowed)` multiplies affinities by `allowed` [b, m], 0 for itself."""
     targets, relevance = support.shares.double(), support.relevance.double()
     alone = (targets.sum(0) - targets).gather(1, targets.argmax(1, keepdim=True)) < 1e-3  # [m, 1]
     itself = (alone | (mode == "published")).to(targets)
@@ -144,7 +145,7 @@ def key_loss(
 
 
 def accuracy(classifier: Classifier, validation: Validation) -> float:
-    """Return the share of validation images whose greatest logit is their label's."""
+    """Return the share of validation images whose largest logit is that of their label."""
     logits = classifier(replace(validation.features, pooled=wide(validation.features.pooled)))
     targets = one_label("validation set", validation.targets).to(logits.device)
     return float((logits.argmax(1) == targets).float().mean())

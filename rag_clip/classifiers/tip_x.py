@@ -1,17 +1,18 @@
-"""TIP-X: Tip-Adapter with a second affinity, of what query and support image say through the class texts.
+"""TIP-X: Tip-Adapter with a second affinity, which compares query and support image through the class texts.
 
     q, S = softmax of f W', F W' at temperature tau        D_ij = KL(q_i || S_j) = sum_c q_ic (log q_ic - log S_jc)
     logits = scale f W + bias + (scale / 100) (alpha exp(-beta (1 - f F')) V + gamma psi(D) V)        psi(D) = a - b D
 
-Udandarao, Gupta and Albanie, ICCV 2023 (arXiv 2211.16198). D is the entropy of q less a cross-entropy: one product of
-[n, c] by [c, m]. tau 0.5 is theirs, for scale 100. psi maps D onto the range of the cosines: in "published" as -D, by
-the extremes of the whole matrix of queries, so that every call must be given the whole test set; in "balanced" so that
-the largest divergence has the least cosine, by the extremes among the support images, once. So a batch makes no
-difference, and D [n, m] is never made: with H the entropies of q, and L [c, c] known beforehand,
+Udandarao, Gupta and Albanie, ICCV 2023 (arXiv 2211.16198). D is the entropy of q less a cross-entropy, so it takes one
+product of [n, c] by [c, m]. tau 0.5 is theirs, for scale 100. psi maps D onto the range of the cosines. In "published"
+mode it is the range of -D over the whole matrix of queries, so every call must get the whole test set. In "balanced"
+mode the largest divergence gets the smallest cosine, over the support images, once. The result then does not depend on
+the batch, and D [n, m] is never computed: with H the entropies of q, and L [c, c] computed in advance,
 
     psi(D) V = (a + b H) 1'V + b q L        L = log S' V
 
-Votes are those of `cache`; a small class then gains nothing. The grid is theirs; they fix no default, gamma 5 is ours.
+Votes are those of `cache`; a small class then gains no advantage. The grid is theirs; they give no default for gamma, 5
+is ours.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ FITTED_ON = 2000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TipX:
-    """The text classifier, the cache, tau at scale 100, psi as (a, b) or None to fit it to each call, the settings.
+    """The text classifier, the cache, tau at scale 100, psi as (a, b) or None to fit it to each call, and the settings.
 
-    `mass` [c] is 1'V, and `logs` [c, c] is L. Both logarithms, of q and S, are of c times them, which cancels.
+    `mass` [c] is 1'V, and `logs` [c, c] is L. Both logarithms, of q and of S, are taken of c times the value, which
+    cancels.
     """
 
     zero_shot: ZeroShot
@@ -55,7 +57,7 @@ class TipX:
         return self.zero_shot.labels
 
     def __call__(self, features: Features) -> torch.Tensor:
-        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 at least."""
+        """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 or wider."""
         pooled = wide(features.pooled)
         text, cosines = self.zero_shot(Features(pooled)), self.cache.cosines(pooled)
         votes = self.choice.gamma * self.text_votes(text, cosines)
@@ -63,15 +65,15 @@ class TipX:
         return self.cache.decide(self.zero_shot.scale / 100 * votes, text).to(features.pooled.dtype)
 
     def text_votes(self, text: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
-        """Return psi(D) V [n, c] for queries of text logits [n, c] and cosines [n, m]."""
+        """Return psi(D) V [n, c] for queries with text logits [n, c] and cosines [n, m]."""
         if self.psi is None:
             return self.cache.count(self.text_affinities(text, cosines))
         a, b = self.psi
-        q, certainty = _signatures(text, self.temperature)
+        q, certainty = _signatures(text, self.temperature)  # [n, c], [n, 1]
         return (a - b * certainty) * self.mass.to(q) + b * (q @ self.logs.to(q))
 
     def text_affinities(self, text: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
-        """Return psi(D) [n, m] for queries of text logits [n, c] and cosines [n, m]."""
+        """Return psi(D) [n, m] for queries with text logits [n, c] and cosines [n, m]."""
         divergences = self.divergences(text, self.zero_shot(Features(self.cache.keys.to(text))))
         a, b = self.psi or _published(divergences, cosines)
         return a - b * divergences
@@ -84,7 +86,7 @@ class TipX:
 
 @dataclass(frozen=True, slots=True)
 class TipXSettings:
-    """Weights that are chosen as for Tip-Adapter where they are not given, tau at scale 100, and how votes count.
+    """The weights, chosen as for Tip-Adapter if None, tau at scale 100, and how votes are counted.
 
     Raises ValueError for a temperature that is not positive.
     """
@@ -109,7 +111,7 @@ class TipXSettings:
         encoder: Encoder | None = None,
         report: Report = silent,
     ) -> TipX:
-        """Build TIP-X; raises ValueError where support or validation do not fit the classifier."""
+        """Build TIP-X; raises ValueError if support or validation do not fit the classifier."""
         alpha, beta, gamma, temperature = self.alpha, self.beta, self.gamma, self.temperature
         default = Choice(
             ALPHA if alpha is None else alpha,
@@ -118,7 +120,7 @@ class TipXSettings:
             by="given",
         )
         cache = build_cache(zero_shot, support, mode=self.mode)
-        logs = _log_signatures(zero_shot(Features(cache.keys)), temperature).T @ cache.votes
+        logs = _log_signatures(zero_shot(Features(cache.keys)), temperature).T @ cache.votes  # [c, c]
         head = TipX(zero_shot, cache, temperature, None, default, cache.votes.sum(0), logs)
         if self.mode == "balanced":
             head = replace(head, psi=_fit(head))

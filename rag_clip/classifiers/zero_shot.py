@@ -1,4 +1,4 @@
-"""Zero-shot classification from weighted texts: the prompt ensemble, and RePE's mixing where captions were retrieved.
+"""Zero-shot classification from weighted texts: the prompt ensemble, and RePE's mixture for retrieved captions.
 
 For class c with anchor texts t_j of weights a_j (sum A), and context texts r_k of weights b_k, all unit vectors:
 
@@ -6,11 +6,11 @@ For class c with anchor texts t_j of weights a_j (sum A), and context texts r_k 
 
 Without context this is the plain ensemble of Radford et al., 2021 (arXiv 2103.00020): normalise, average, normalise.
 With A = 0.75 and b_k = 0.25 / K it is RePE (Ren et al., Findings of ACL 2023, arXiv 2206.01986). A class whose anchors
-weigh nothing is its context alone. Scale and bias are the encoder's own.
+have no weight is its context alone. Scale and bias are the encoder's own.
 
-Prompts whose provenance says average = "cosines" are averaged as DCLIP does (Menon and Vondrick, 2023, arXiv
-2210.07183): the cosine with a class is the mean of those with its texts, so w_c = sum_j a_j t_j + sum_k b_k r_k, which
-is shorter than one, the shorter the more the texts of a class differ.
+Prompts whose provenance says average = "cosines" are averaged as in DCLIP (Menon and Vondrick, 2023, arXiv 2210.07183):
+the cosine with a class is the mean of the cosines with its texts, so w_c = sum_j a_j t_j + sum_k b_k r_k. Its length is
+below one, and decreases as the texts of the class differ more.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TEXTS_AT_ONCE = 8192
 class ZeroShot:
     """A linear classifier over unit features: `weights` [c, d], the encoder's `scale` and `bias`.
 
-    Rows are unit vectors, but those of prompts that are averaged by cosines. With a `trained_bias`, sigmoid(logits) are
+    Rows are unit vectors, except for prompts that are averaged by cosines. With a `trained_bias`, sigmoid(logits) are
     probabilities, see `match`.
     """
 
@@ -69,9 +69,13 @@ def zero_shot(
 ) -> ZeroShot:
     """Compose the weighted texts of each class into one weight vector, in float32 on the encoder's device.
 
-    Every distinct text is encoded once; those whose unit vector [d] is `known` (see stored_vectors) are not. Raises
-    ValueError where the prompts were made with another encoder, unless `allow_other_encoder`, and where the texts of a
-    class cancel out.
+    prompts: the texts of each class.
+    encoder: encodes every distinct text once.
+    known: unit vectors [d] of texts, which are then not encoded (see stored_vectors).
+    allow_other_encoder: accept prompts that were made with another encoder.
+    report: called with the progress.
+
+    Raises ValueError if the prompts were made with another encoder, and if the texts of a class cancel out.
     """
     return zero_shots([prompts], encoder, known=known, allow_other_encoder=allow_other_encoder, report=report)[0]
 
@@ -84,14 +88,14 @@ def zero_shots(
     allow_other_encoder: bool = False,
     report: Report = silent,
 ) -> list[ZeroShot]:
-    """Do as `zero_shot` for several prompts, encoding what they share once; for comparing weights of the same texts."""
+    """Compose several prompts as `zero_shot` does, encoding shared texts once; to compare weights of the same texts."""
     texts = encode_texts(variants, encoder, known=known, allow_other_encoder=allow_other_encoder, report=report)
     return [compose(prompts, texts, encoder) for prompts in variants]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextVectors:
-    """The distinct texts of prompts: the row of each, and their unit vectors [t, d], float32, the encoder's device."""
+    """The distinct texts of prompts: the row of each, and unit vectors [t, d], float32 on the encoder's device."""
 
     rows: Mapping[str, int]
     vectors: torch.Tensor
@@ -110,9 +114,9 @@ def encode_texts(
     allow_other_encoder: bool = False,
     report: Report = silent,
 ) -> TextVectors:
-    """Encode every distinct text of the prompts once, but for those `known`.
+    """Encode every distinct text of the prompts once, except those in `known`; the parameters are those of `zero_shot`.
 
-    Raises ValueError as `zero_shot` does for another encoder.
+    Raises ValueError for another encoder, as `zero_shot` does.
     """
     known = known or {}
     if not allow_other_encoder:
@@ -130,7 +134,7 @@ def encode_texts(
 
 @torch.no_grad()
 def compose(prompts: Prompts, texts: TextVectors, encoder: Encoder) -> ZeroShot:
-    """Compose texts that are encoded already; raises ValueError where the texts of a class cancel out."""
+    """Compose texts that are already encoded; raises ValueError if the texts of a class cancel out."""
     cosines = averages_cosines(prompts)
     summed = _sum(prompts, texts) if cosines else _mix(prompts, texts)
     unit = _normalised(summed, prompts.labels)
@@ -139,7 +143,7 @@ def compose(prompts: Prompts, texts: TextVectors, encoder: Encoder) -> ZeroShot:
 
 
 def averages_cosines(prompts: Prompts) -> bool:
-    """Return whether the cosines of texts are averaged, not their vectors; raises ValueError for another average."""
+    """Return whether cosines are averaged instead of vectors; raises ValueError for another kind of average."""
     average = prompts.provenance.get("average", "vectors")
     if average not in ("vectors", "cosines"):
         raise ValueError(f"the prompts' provenance has the average {average!r}; write vectors or cosines")
@@ -148,13 +152,13 @@ def averages_cosines(prompts: Prompts) -> bool:
 
 @torch.no_grad()
 def text_coefficients(group: Sequence[PromptText], vectors: torch.Tensor, *, cosines: bool = False) -> torch.Tensor:
-    """Return what multiplies each text vector in the class weight: coefficients [t] @ `vectors` [t, d] = w_c [d].
+    """Return the coefficients [t] of the texts in the class weight: coefficients [t] @ `vectors` [t, d] = w_c [d].
 
-    Where `cosines` are averaged, these are the weights of the texts.
+    If `cosines` are averaged, these are the weights of the texts.
 
-    With n_j = |A t_j + sum_k b_k r_k| and z the length of the sum, before it is normalised, anchor j has
-    (a_j / n_j) / z and context k has b_k * sum_j (a_j / n_j) / A / z. `group` are the texts of one class, which must
-    not cancel out. Computed in float64 on the CPU.
+    With n_j = |A t_j + sum_k b_k r_k| and z the length of the sum before it is normalised, anchor j has (a_j / n_j) / z
+    and context k has b_k * sum_j (a_j / n_j) / A / z. `group` are the texts of one class, which must not cancel out.
+    Computed in float64 on the CPU.
     """
     vectors = vectors.cpu().double()
     weights = torch.tensor([text.weight for text in group], dtype=torch.float64)
@@ -183,7 +187,7 @@ def _normalised(weights: torch.Tensor, labels: LabelSet) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Bags:
-    """The texts of one role: row [t] among the encoded, weight [t], class [t]; offset [c] of each class's first."""
+    """The texts of one role: encoded row [t], weight [t] and class [t], and the offset [c] of each class's first."""
 
     rows: torch.Tensor
     weights: torch.Tensor
@@ -193,7 +197,7 @@ class _Bags:
 
 def _sum(prompts: Prompts, texts: TextVectors) -> torch.Tensor:
     bags = [_bags(prompts, role, texts.rows, texts.vectors.device) for role in get_args(Role)]
-    parts = [_weighted_sum(texts.vectors, each.rows, each) for each in bags]  # [c, d] each
+    parts = [_weighted_sum(texts.vectors, bag.rows, bag) for bag in bags]  # [c, d] each
     return torch.stack(parts).sum(0)
 
 
@@ -207,7 +211,7 @@ def _mix(prompts: Prompts, texts: TextVectors) -> torch.Tensor:
     mixed = functional.normalize(
         anchor_mass[anchors.classes] * vectors[anchors.rows] + context[anchors.classes], dim=-1
     )
-    ensemble = _weighted_sum(mixed, torch.arange(len(mixed), device=mixed.device), anchors)
+    ensemble = _weighted_sum(mixed, torch.arange(len(mixed), device=mixed.device), anchors)  # [c, d]
     return torch.where(anchor_mass > 0, ensemble / anchor_mass.clamp(min=torch.finfo(mixed.dtype).tiny), context)
 
 
@@ -235,7 +239,7 @@ def _weighted_sum(vectors: torch.Tensor, rows: torch.Tensor, bags: _Bags) -> tor
 
 
 def check_prompts_encoder(prompts: Prompts, encoder: Fingerprint) -> None:
-    """Raise ValueError where the prompts are known to be made with another encoder; unknown ones pass."""
+    """Raise ValueError if the prompts are known to be made with another encoder; an unknown encoder passes."""
     if recorded := prompts.provenance.get("encoder"):
         advice = "enhance the labels again with this encoder (in Python, allow_other_encoder=True takes them as is)"
         check_same_encoder(read_fingerprint(recorded), encoder, what="the prompts were made", advice=advice)

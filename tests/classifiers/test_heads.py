@@ -69,7 +69,7 @@ def test_settings_are_values_of_the_head_they_are_named_by(name: str):
 def test_settings_beside_options_and_of_no_head_are_refused():
     with pytest.raises(ValueError, match=r"ridge are given as RidgeSettings\(.*penalty=0.5.*\); change them there"):
         build_head(RidgeSettings(penalty=0.5), SUPPORT, encoder=None, options={"penalty": 1.0})
-    with pytest.raises(ValueError, match="Context are settings of no head; known are tip_adapter, "):
+    with pytest.raises(ValueError, match="Context are not the settings of a head; known are tip_adapter, "):
         build_head(Context(), SUPPORT, encoder=None)  # type: ignore[arg-type]
 
 

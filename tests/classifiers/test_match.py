@@ -152,7 +152,7 @@ def test_sigmoid_scores_are_refused_where_logits_have_no_level():
     features, labels = Features(torch.eye(2)), LabelSet(("one", "two"))
     with pytest.raises(ValueError, match="need an encoder that was trained with a logit bias"):
         match(ZeroShot(labels, torch.eye(2), scale=10.0, bias=-6.0), features, scores="sigmoid")
-    with pytest.raises(ValueError, match="heads and learned prompts are fitted by softmax"):
+    with pytest.raises(ValueError, match="heads and learned prompts are trained with softmax"):
         match(identity(2), features, scores="sigmoid")
     with pytest.raises(ValueError, match="scores are 'logits'; choose one of softmax, sigmoid"):
         match(identity(2), features, scores="logits")  # type: ignore[arg-type]

@@ -73,7 +73,7 @@ def test_what_has_no_level_is_refused_before_any_work(tmp_path: Path):
     head = PreparedHead(lambda zero_shot: zero_shot, {})
     cases: dict[str, dict[str, Any]] = {
         "sigmoid scores need an encoder that was trained with a logit bias": {"encoder": filled},
-        "heads and learned prompts are fitted by softmax": {"head": head},
+        "heads and learned prompts are trained with softmax": {"head": head},
         "scores are 'logits'; choose one of softmax, sigmoid": {"scores": "logits"},
     }
     for reason, settings in cases.items():
@@ -96,7 +96,7 @@ def test_the_command_line_writes_sigmoid_scores_and_refuses_the_demo(tmp_path: P
     assert refused == (
         1,
         "rag-clip: sigmoid scores need an encoder that was trained with a logit bias, as SigLIP is, and this one has "
-        "none; take softmax scores, or another model\n",
+        "none; use softmax scores, or another model\n",
     )
     output = tmp_path / "siglip.parquet"
     assert command("classify", *options, "--prompts", tmp_path / "siglip.json", "--model", siglip, "-o", output)[0] == 0
