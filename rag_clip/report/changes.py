@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 from rag_clip.evaluation.compare import difference
 from rag_clip.evaluation.results import Result
 from rag_clip.metrics.difference import Difference
 from rag_clip.protocols import Encoder
 from rag_clip.report.class_charts import draw_confusions, draw_gains
-from rag_clip.report.examples import Changes, Example, answers, describe_captions, find_changes
-from rag_clip.report.page import figure, name_of, paragraph, section
+from rag_clip.report.examples import Changes, Example, answers, find_changes
+from rag_clip.report.page import figure, paragraph, piece, section
 from rag_clip.report.shown import Shown, first_and_best
 
 CONFUSED = 16
 LEAST_PROBABILITY = 1e-9
 
 
-def confusions(kept: Sequence[Shown]) -> str:
+def confusions(kept: Sequence[Shown]) -> Markup:
     """Return the map of the worst confusions of the first run and the most accurate other; runs must hold images."""
     labels = kept[0].result.labels
     assert labels is not None
     matrices = {one.name(): _matrix(one.result, len(labels)) for one in first_and_best(kept)}
     classes = _confused(np.sum(list(matrices.values()), axis=0))
     if not classes:
-        return ""
+        return Markup()
     parts = {run: matrix[np.ix_(classes, classes)] for run, matrix in matrices.items()}
     drawn = " Of shots, the first draw." if any(one.result.settings.low_high for one in kept) else ""
     return section(
@@ -50,7 +50,7 @@ def _confused(matrix: np.ndarray) -> list[int]:
     return list(classes)
 
 
-def change(before: Result, after: Result, encoder: Encoder | None, *, opened: bool) -> str:
+def change(before: Result, after: Result, encoder: Encoder | None, *, opened: bool) -> Markup:
     """Return what became of classes and images from one run to another, folded up unless `opened`."""
     labels, paired = after.labels, difference(before, after)
     assert labels is not None
@@ -61,11 +61,8 @@ def change(before: Result, after: Result, encoder: Encoder | None, *, opened: bo
     moved = bool((values[0] != values[1]).any())
     chart = figure(draw_gains(names, *values), "Gains by class.") if moved else paragraph("No class gains or loses.")
     changes = Changes((), ()) if paired is None else find_changes(before, after, encoder=encoder)
-    return (
-        f"<details{' open' if opened else ''}><summary>{name_of(before)} → {name_of(after)}</summary>"
-        f"{paragraph(sentence)}{chart}"
-        f"{_examples('Right only after', changes.gained)}{_examples('Right only before', changes.lost)}</details>"
-    )
+    shown = [_examples("Right only after", changes.gained), _examples("Right only before", changes.lost)]
+    return piece("change", before, after, Markup().join([paragraph(sentence), chart, *shown]), opened)
 
 
 def _sentence(before: Result, after: Result, change: Difference) -> str:
@@ -78,24 +75,12 @@ def _sentence(before: Result, after: Result, change: Difference) -> str:
     )
 
 
-def _examples(title: str, examples: Sequence[Example]) -> str:
+def _examples(title: str, examples: Sequence[Example]) -> Markup:
     if not examples:
-        return ""
+        return Markup()
     if not any(one.picture for one in examples):
         return paragraph(f"{title}: the images are not at hand to be shown.", small=True)
-    cells = "".join(
-        f'<figure class="example">{_img(one)}<figcaption><b>{html.escape(one.label)}</b>'
-        f'<span class="{"up" if one.before == one.label else "down"}">before: {html.escape(one.before)}</span>'
-        f'<span class="{"up" if one.after == one.label else "down"}">after: {html.escape(one.after)}</span>'
-        + "".join(f"<q>{html.escape(text)}</q>" for text in describe_captions(one.captions))
-        + "</figcaption></figure>"
-        for one in examples
-    )
-    return f'<h4>{title}</h4><div class="examples">{cells}</div>'
-
-
-def _img(example: Example) -> str:
-    return f'<img alt="" src="{example.picture}">' if example.picture else '<i class="gone">image gone</i>'
+    return piece("examples", title, examples)
 
 
 def _matrix(result: Result, classes: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rag_clip.data import Prompts
 from rag_clip.files.atomic import replacing
-from rag_clip.files.outputs import GENERATOR
 from rag_clip.models.decode import decode_image
 from rag_clip.protocols import Encoder
+from rag_clip.report.page import render_page
 
 _COLUMNS, _CELL, _PICTURE = 2, (640, 150), 128
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1320px;margin:2rem auto;padding:0 1rem;color:#1d2733}
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .9rem;text-align:right;border-bottom:1px solid #d5dce3}
-td:first-child,th:first-child{text-align:left}small{color:#5a6b7b}img{max-width:100%}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,26 +114,15 @@ def write_report(
     """Write the page, and examples.png beside it. `table` holds formatted cells per row."""
     buffer = io.BytesIO()
     draw_sheet(find_examples(path.parent, prompts=prompts, encoder=encoder)).save(buffer, format="PNG", optimize=True)
-    page = _page(table, seconds, facts, base64.b64encode(buffer.getvalue()).decode())
+    page = render_page(
+        "demo.html",
+        "demo",
+        title="RAG-CLIP demo",
+        facts=facts,
+        table=table,
+        picture=base64.b64encode(buffer.getvalue()).decode(),
+        seconds=seconds,
+    )
     for place, content in ((path.parent / "examples.png", buffer.getvalue()), (path, page.encode())):
         with replacing(place) as partial:
             partial.write_bytes(content)
-
-
-def _page(table: Mapping[str, Mapping[str, str]], seconds: Mapping[str, float], facts: str, picture: str) -> str:
-    heads = "".join(f"<th>{html.escape(head)}</th>" for head in next(iter(table.values())))
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells.values())}</tr>"
-        for name, cells in table.items()
-    )
-    stages = "".join(f"<tr><td>{html.escape(name)}</td><td>{spent:.1f}</td></tr>" for name, spent in seconds.items())
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8">{GENERATOR.format("demo")}
-<title>RAG-CLIP demo</title><style>{_STYLE}</style>
-<h1>RAG-CLIP on its bundled micro world</h1><p>{html.escape(facts)}</p>
-<table><tr><th>top-1 accuracy, %</th>{heads}</tr>{rows}</table>
-<h2>What retrieval changed</h2>
-<p>Photographs that the templates got wrong, with the two captions that weighed most for the new answer. They are
-picked one group at a time in the order of the file; one in six is still wrong.</p>
-<img alt="examples" src="data:image/png;base64,{picture}">
-<h2>Seconds per stage</h2><table><tr><th>stage</th><th>seconds</th></tr>{stages}</table></html>
-"""

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from markupsafe import Markup
+
 from rag_clip.evaluation.compare import Comparison
 from rag_clip.evaluation.results import Result
 from rag_clip.evaluation.tiers import TIERS
 from rag_clip.files.atomic import replacing
-from rag_clip.files.outputs import GENERATOR, check_outputs
+from rag_clip.files.outputs import check_outputs
 from rag_clip.protocols import Encoder
 from rag_clip.report.calibration_chart import draw_reliability
 from rag_clip.report.changes import change, confusions
 from rag_clip.report.charts import FEW, draw_accuracies
 from rag_clip.report.growth import margins, openness, thefts
 from rag_clip.report.numbers import COLUMNS, across_tasks, numbers
-from rag_clip.report.page import STYLE, figure, folded, name_of, paragraph, section
+from rag_clip.report.page import figure, paragraph, render_page, section
 from rag_clip.report.shots import few_shots
 from rag_clip.report.shown import PALE, Shown, holding, paint, shorten
 from rag_clip.report.wording import adversarial_names, synonym_swaps
@@ -50,14 +50,20 @@ def write_evaluation(
     path = Path(path)
     check_outputs([(path, "evaluate")], force=force)
     tasks = dict.fromkeys(result.task for result in results)
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8">'
-        f'{GENERATOR.format("evaluate")}<meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title>"
-        f"<style>{STYLE}</style><header><h1>{html.escape(title)}</h1>"
-        f"<p>{html.escape(content or _counted(len(results), 'run') + ' on ' + _counted(len(tasks), 'task'))} · "
-        f"rag-clip {version('rag-clip')}</p></header>{_tiers(results)}{across_tasks(results)}"
-        f"{_tasks(results, encoder)}{_settings(results)}</html>\n"
+    tuned = dict.fromkeys(one.settings.tuned for one in results)
+    page = render_page(
+        "evaluation.html",
+        "evaluate",
+        title=title,
+        content=content or f"{_counted(len(results), 'run')} on {_counted(len(tasks), 'task')}",
+        version=version("rag-clip"),
+        tiers=_tiers(results),
+        across=across_tasks(results),
+        tasks=_tasks(results, encoder),
+        results=results,
+        results_are_many=len(results) > FEW,
+        tuned=tuned,
+        tuned_is_long=len(tuned) > MOST_SENTENCES,
     )
     try:
         with replacing(path) as partial:
@@ -84,18 +90,16 @@ def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
-def _tasks(results: Sequence[Result], encoder: Encoder | None) -> str:
-    """Return a part for each task; of many tasks all but the first are folded up."""
+def _tasks(results: Sequence[Result], encoder: Encoder | None) -> list[tuple[str, Markup, bool]]:
+    """Return the name and part of each task, and whether it is folded up: of many tasks all but the first."""
     tasks = list(dict.fromkeys(result.task for result in results))
-    parts = {task: _task([one for one in results if one.task == task], encoder) for task in tasks}
-    whole = [
-        f"<h2>{html.escape(task)}</h2>{part}" if place == 0 or len(tasks) <= MOST_TASKS else folded(task, part)
-        for place, (task, part) in enumerate(parts.items())
+    return [
+        (task, _task([one for one in results if one.task == task], encoder), place > 0 and len(tasks) > MOST_TASKS)
+        for place, task in enumerate(tasks)
     ]
-    return "".join(whole)
 
 
-def _task(results: Sequence[Result], encoder: Encoder | None) -> str:
+def _task(results: Sequence[Result], encoder: Encoder | None) -> Markup:
     shown = paint(results)
     some = (
         f"Of {len(results)} runs the charts below show {len(shown)}: the first, a few texts without a head, "
@@ -106,7 +110,7 @@ def _task(results: Sequence[Result], encoder: Encoder | None) -> str:
         numbers(results),
         _accuracies(results, shown),
         few_shots(results, title=COLUMNS[results[0].main.metric].title),
-        paragraph(some) if len(shown) < len(results) else "",
+        paragraph(some) if len(shown) < len(results) else Markup(),
         openness(shown),
         margins(shown),
         thefts(shown),
@@ -124,10 +128,10 @@ def _task(results: Sequence[Result], encoder: Encoder | None) -> str:
         furthest = sorted(others, key=lambda one: -abs(one.main.value - first.main.value))[:MOST_PAIRS]
         furthest.sort(key=lambda one: -one.main.value)
         parts += [change(first, one, encoder, opened=place == 0) for place, one in enumerate(furthest)]
-    return "".join(parts)
+    return Markup().join(parts)
 
 
-def _accuracies(results: Sequence[Result], shown: Sequence[Shown]) -> str:
+def _accuracies(results: Sequence[Result], shown: Sequence[Shown]) -> Markup:
     """Return the bars of all runs, those of charts below in their colours.
 
     Many are ordered from the best to the worst, without those of few shots, which have a chart of their own.
@@ -155,7 +159,7 @@ def _facts(result: Result) -> str:
     return f"{counts.images} images{failed}; {task.classes} classes{grouped}{lack}. {files}"
 
 
-def _reliability(shown: Sequence[Shown]) -> str:
+def _reliability(shown: Sequence[Shown]) -> Markup:
     held = {
         f"{shorten(one.result.run, 26)}\n[{one.result.tier}]": (
             one.colour,
@@ -166,7 +170,7 @@ def _reliability(shown: Sequence[Shown]) -> str:
         if (images := one.result.images) is not None
     }
     if not held:
-        return ""
+        return Markup()
     return section(
         "How far its probabilities can be trusted",
         "Bars are the accuracy of the images with that confidence; red is what is missing to the confidence, pale what "
@@ -175,19 +179,7 @@ def _reliability(shown: Sequence[Shown]) -> str:
     )
 
 
-def _settings(results: Sequence[Result]) -> str:
-    entries = "".join(
-        f"<details><summary>{html.escape(one.task)}: {name_of(one)}</summary>{paragraph(one.settings.tuned)}"
-        f"<pre>{html.escape(json.dumps(one.document, indent=1, ensure_ascii=False))}</pre></details>"
-        for one in results
-    )
-    listed = folded(f"The settings of {len(results)} runs", entries, when=len(results) > FEW)
-    tuned = {one.settings.tuned: None for one in results}
-    said = folded("What was tuned on what", "".join(map(paragraph, tuned)), when=len(tuned) > MOST_SENTENCES)
-    return f"<h2>Settings, and what was tuned on what</h2>{said}{listed}"
-
-
-def _tiers(results: Sequence[Result]) -> str:
+def _tiers(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """Return the marks of the runs' tiers, and what each says that a run knew."""
     marks = dict.fromkeys(mark for one in results for mark in one.tier.split("+"))
-    lines = "; ".join(f"<span class=tier>{mark}</span> {TIERS[mark]}" for mark in sorted(marks, key=list(TIERS).index))
-    return f"<p class=note>What a run knew beside the images: {lines}. Runs of unlike tiers do not compete.</p>"
+    return [(mark, TIERS[mark]) for mark in sorted(marks, key=list(TIERS).index)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,11 @@ class Example:
     before: str
     after: str
     captions: tuple[PromptText, ...]
+
+    @property
+    def quotes(self) -> list[str]:
+        """The captions with their source and place in the index, for people."""
+        return [f"“{one.text}”" + (f" ({one.source})" if one.source else "") for one in self.captions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +144,3 @@ def _data_uri(picture: Image.Image) -> str:
     stream = io.BytesIO()
     picture.convert("RGB").resize(size, resample).save(stream, format="JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
-
-
-def describe_captions(captions: Sequence[PromptText]) -> list[str]:
-    """Return captions with their source and place in the index, for people."""
-    return [f"“{one.text}”" + (f" ({one.source})" if one.source else "") for one in captions]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 from rag_clip.evaluation.results import Result
 from rag_clip.report.class_charts import draw_thefts
@@ -18,14 +18,14 @@ PAIRS_OF_LABEL = 2
 THIEF = " ← "
 
 
-def openness(shown: Sequence[Shown]) -> str:
+def openness(shown: Sequence[Shown]) -> Markup:
     """Return the curves of expected accuracy; nothing where no run has one."""
     by_groups, by_classes = (
         [one for one in shown if one.result.series(f"accuracy_by_{of}")] for of in ("groups", "classes")
     )
     held = [one for one in shown if one in by_groups or one in by_classes]
     if not held:
-        return ""
+        return Markup()
     parts = ["Expected accuracy on the images of what is known so far; exact, from one matrix of logits."]
     if by_groups:
         parts.append("Groups of classes are added in random order: this starts at Acc-C, and its mean is Acc-E.")
@@ -36,11 +36,11 @@ def openness(shown: Sequence[Shown]) -> str:
     )
 
 
-def margins(shown: Sequence[Shown]) -> str:
+def margins(shown: Sequence[Shown]) -> Markup:
     """Return the cumulative curves of the margins; nothing where no run has them."""
     held = [one for one in shown if one.result.series("margin_last")]
     if not held:
-        return ""
+        return Markup()
     first = any(one.result.series("margin_first") for one in held)
     return section(
         "How far the label leads",
@@ -52,7 +52,7 @@ def margins(shown: Sequence[Shown]) -> str:
     )
 
 
-def _means(held: Sequence[Shown]) -> str:
+def _means(held: Sequence[Shown]) -> Markup:
     means = ((one, one.result.get("margin_last")) for one in held)
     written = [
         f"{one.name()} {mean.value:.2f}" + ("" if mean.low is None else f" ({mean.low:.2f} … {mean.high:.2f})")
@@ -60,15 +60,15 @@ def _means(held: Sequence[Shown]) -> str:
         if mean
     ]
     if not written:
-        return ""
+        return Markup()
     return paragraph(f"Means among all classes, with 95 % intervals: {'; '.join(written)}.", small=True)
 
 
-def thefts(shown: Sequence[Shown]) -> str:
+def thefts(shown: Sequence[Shown]) -> Markup:
     """Return which groups and classes score as high as the label, for the first run and the best other one."""
     held = [one for one in shown if one.result.series("taken")]
     if not held:
-        return ""
+        return Markup()
     held = first_and_best(held)
     groups = list(dict.fromkeys(key.partition(THIEF)[0] for key in held[0].result.series("taken_by_group")))
     matrices = {one.name(): _by_group(one.result, groups) for one in held}
@@ -88,7 +88,7 @@ def _by_group(result: Result, groups: Sequence[str]) -> np.ndarray:
     return np.array([[shares.get(f"{row}{THIEF}{column}", np.nan) for column in groups] for row in groups])
 
 
-def _pairs(held: Sequence[Shown]) -> str:
+def _pairs(held: Sequence[Shown]) -> Markup:
     """Return the worst pairs, two of a label at most; a dash stands for what is not among a run's greatest."""
     taken = [one.result.series("taken") for one in held]
     worst = {key: max(each.get(key, 0.0) for each in taken) for key in {key for each in taken for key in each}}
@@ -97,7 +97,7 @@ def _pairs(held: Sequence[Shown]) -> str:
         by_label.setdefault(key.partition(THIEF)[0], []).append(key)
     spread = [key for keys in by_label.values() for key in keys[:PAIRS_OF_LABEL]]
     keys = sorted(spread, key=lambda key: -worst[key])[:PAIRS]
-    rows = [[html.escape(key), *(_share(each.get(key)) for each in taken)] for key in keys]
+    rows = [[key, *(_share(each.get(key)) for each in taken)] for key in keys]
     return table(["images of ← taken by", *(one.name() for one in held)], rows)
 
 
@@ -105,7 +105,7 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def _besieged(held: Sequence[Shown]) -> str:
+def _besieged(held: Sequence[Shown]) -> Markup:
     """Return a sentence on the classes whose images other groups take most."""
     sentences = []
     for one in held:
@@ -114,7 +114,7 @@ def _besieged(held: Sequence[Shown]) -> str:
             named = ", ".join(f"{name} ({mean:.2f})" for name, mean in means if mean > 0)
             sentences.append(f"{one.name()}: {named}.")
     if not sentences:
-        return ""
+        return Markup()
     return paragraph(
         "The classes whose images most other groups take, with how many take an image in the mean: "
         + " ".join(sentences),

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from markupsafe import Markup
+
 from rag_clip.evaluation.compare import difference
 from rag_clip.evaluation.results import Measure, Result
 from rag_clip.report.charts import FEW
-from rag_clip.report.page import folded, name_of, paragraph, section, table
+from rag_clip.report.page import folded, name_of, paragraph, piece, section, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ COLUMNS = {
 MORE = ("brier", "aurc", "alignment", "uniformity", "parameters", "parameter_efficiency")
 
 
-def numbers(results: Sequence[Result]) -> str:
+def numbers(results: Sequence[Result]) -> Markup:
     """Return the table of a task: each run's numbers, and its paired difference from the first; folded if long.
 
     What would make it too wide is in a second one, folded up.
@@ -64,26 +66,26 @@ def numbers(results: Sequence[Result]) -> str:
     if any(paired):
         heads.insert(2, f"less {first.run}")
         for row, change in zip(rows, paired, strict=True):
-            row.insert(2, f"{change.value:+.1%}{_bounds((change.low, change.high), '+.1%')}" if change else "")
+            row.insert(2, _bounded("+.1%", change.value, (change.low, change.high)) if change else "")
         note += " Differences are paired."
     whole = table(heads, rows) + _notes(main, note)
     return folded(f"All numbers of {len(results)} runs", whole, when=_long(results)) + _more(results, more)
 
 
-def _more(results: Sequence[Result], columns: Mapping[str, Column]) -> str:
+def _more(results: Sequence[Result], columns: Mapping[str, Column]) -> Markup:
     if not columns:
-        return ""
+        return Markup()
     rows = [[name_of(one), *(_cell(column, one.get(metric)) for metric, column in columns.items())] for one in results]
     titles = [column.title for column in columns.values()]
     return folded(f"More: {', '.join(titles)}", table(["run", *titles], rows) + _notes(columns, ""))
 
 
-def _notes(columns: Mapping[str, Column], before: str) -> str:
+def _notes(columns: Mapping[str, Column], before: str) -> Markup:
     notes = "; ".join(column.note for column in columns.values() if column.note)
     return paragraph(f"{before} {notes}." if notes else before, small=True)
 
 
-def across_tasks(results: Sequence[Result]) -> str:
+def across_tasks(results: Sequence[Result]) -> Markup:
     """Return the main number of every run on every task, and the mean over tasks, best first.
 
     Only runs that every task has are in it; nothing where there is one task, or no such run.
@@ -94,13 +96,13 @@ def across_tasks(results: Sequence[Result]) -> str:
         by_run.setdefault(one.run, {})[one.task] = one
     whole = [held for held in by_run.values() if len(held) == len(tasks)]
     if len(tasks) < 2 or not whole:
-        return ""
+        return Markup()
     means = [(fmean(one.main.value for one in held.values()), held) for held in whole]
     ranked = sorted(means, key=lambda pair: -pair[0])
     rows = [
         [
             name_of(*held.values()),
-            f"<b>{mean:.1%}</b>",
+            piece("strong", f"{mean:.1%}"),
             *(_cell(COLUMNS[held[task].main.metric], held[task].main) for task in tasks),
         ]
         for mean, held in ranked
@@ -124,11 +126,9 @@ def _long(rows: Sequence[object]) -> bool:
 
 
 def _cell(column: Column, one: Measure | None) -> str:
-    return "" if one is None else f"{one.value:{column.form}}{_bounds(one.bounds, column.form)}"
+    return "" if one is None else _bounded(column.form, one.value, one.bounds)
 
 
-def _bounds(bounds: tuple[float, float] | None, form: str) -> str:
-    if bounds is None:
-        return ""
-    low, high = bounds
-    return f"<small>{low:{form}} … {high:{form}}</small>".replace("%", "")
+def _bounded(form: str, value: float, bounds: tuple[float, float] | None) -> Markup:
+    """Return a value, and its bounds in small figures without the sign of per cent."""
+    return piece("bounded", f"{value:{form}}", [f"{bound:{form}}".replace("%", "") for bound in bounds or ()])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 from rag_clip.evaluation.results import Result
 from rag_clip.report.curve_charts import ShotLine, ShotPanel, draw_shots
 from rag_clip.report.page import figure, section
@@ -21,7 +23,7 @@ class Legend(NamedTuple):
     colour: str
 
 
-def few_shots(results: Sequence[Result], *, title: str) -> str:
+def few_shots(results: Sequence[Result], *, title: str) -> Markup:
     """Return accuracy against shots, for heads beside each text; nothing where no run drew shots.
 
     Runs that were named anew, as those of a comparison, are no curve. Of many texts the first and the best are shown,
@@ -34,7 +36,7 @@ def few_shots(results: Sequence[Result], *, title: str) -> str:
             text = one.run.rpartition(", ")[0].removesuffix(f" + {head.name}")
             texts.setdefault(text, {}).setdefault(head.name, {})[_count(head.shots)] = one
     if not texts:
-        return ""
+        return Markup()
     alone = {one.run: one for one in results}
     chosen = _texts(list(texts), alone)
     heads = _heads([texts[text] for text in chosen])

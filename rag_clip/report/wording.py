@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
+
+from markupsafe import Markup
 
 from rag_clip.evaluation.results import Result
 from rag_clip.report.name_charts import draw_name_sets, draw_single_names, draw_swaps
@@ -13,11 +14,11 @@ from rag_clip.report.shown import Shown, first_and_best
 SWAPS = 8
 
 
-def adversarial_names(shown: Sequence[Shown]) -> str:
+def adversarial_names(shown: Sequence[Shown]) -> Markup:
     """Return what further names take, singly and as a set; nothing where no run was measured against candidates."""
     held = [one for one in shown if one.result.get("certified")]
     if not held:
-        return ""
+        return Markup()
     pair = [one for one in first_and_best(held) if one.result.series("adversarial_name")]
     single = figure(draw_single_names(pair), "The worst single names.") if pair else ""
     return section(
@@ -29,11 +30,11 @@ def adversarial_names(shown: Sequence[Shown]) -> str:
     )
 
 
-def synonym_swaps(shown: Sequence[Shown]) -> str:
+def synonym_swaps(shown: Sequence[Shown]) -> Markup:
     """Return what happens where a class is called by a synonym; nothing where no class has one."""
     held = [one for one in shown if one.result.get("swap_kept")]
     if not held:
-        return ""
+        return Markup()
     return section(
         "What changes when a class is called by a synonym",
         "One class at a time is called by one of its synonyms; the others keep their names. Means over all swaps.",
@@ -41,7 +42,7 @@ def synonym_swaps(shown: Sequence[Shown]) -> str:
     )
 
 
-def _worst(held: Sequence[Shown]) -> str:
+def _worst(held: Sequence[Shown]) -> Markup:
     """Return a table of the swaps that cost a class most, by its recall before and after."""
     after = [one.result.series("swap_recall") for one in held]
     lost = {
@@ -50,10 +51,10 @@ def _worst(held: Sequence[Shown]) -> str:
     }
     worst = [swap for swap in sorted(lost, key=lambda swap: (-lost[swap], swap)) if lost[swap] > 0][:SWAPS]
     if not worst:
-        return ""
+        return Markup()
     rows = [
         [
-            html.escape(swap),
+            swap,
             *(
                 f"{_recall(one.result, swap):.0%} → {each[swap]:.0%}" if swap in each else "–"
                 for one, each in zip(held, after, strict=True)
