@@ -1,4 +1,4 @@
-"""The values that flow through RAG-CLIP; frozen, and free of behaviour beyond their own invariants.
+"""The values that the parts of RAG-CLIP exchange: frozen, without behaviour beyond their own invariants.
 
 Letters used everywhere: n images, c classes, d width, m support images, p patches, t texts, k retrieved.
 """
@@ -24,10 +24,10 @@ Role = Literal["anchor", "context"]
 
 @dataclass(frozen=True, slots=True)
 class LabelSet:
-    """Class names and what is known of them; the four sequences are aligned by class.
+    """Class names with their ids, synonyms and groups, aligned by class; `templates` are for all classes.
 
-    Names are kept in NFC; those that repeat under ids of their own are told apart as "crane (id n0201)", which texts
-    call "crane". Raises ValueError for an empty set, empty, duplicate or over-long names, and misaligned columns.
+    Names are normalised to NFC. Equal names with different ids become "crane (id n0201)", which texts call "crane".
+    Raises ValueError for an empty set, empty, duplicate or over-long names, and misaligned columns.
     """
 
     names: tuple[str, ...]
@@ -40,7 +40,7 @@ class LabelSet:
         if not self.names:
             raise ValueError("the label set is empty; give at least one class name")
         spelled = [tuple(normalize("NFC", name) for name in names) for names in (self.names, *self.synonyms)]
-        object.__setattr__(self, "names", _told_apart(spelled[0], self.ids))
+        object.__setattr__(self, "names", _distinct_names(spelled[0], self.ids))
         object.__setattr__(self, "synonyms", tuple(spelled[1:]))
         _check_names(self.names)
         defaults = {"ids": self.names, "synonyms": ((),) * len(self.names), "groups": ("",) * len(self.names)}
@@ -57,7 +57,7 @@ class LabelSet:
         return len(self.names)
 
 
-def _told_apart(names: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
+def _distinct_names(names: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
     counts, ids = Counter(names), ids if len(ids) == len(names) else names
     repeated = [counts[name] > 1 and identity != name for name, identity in zip(names, ids, strict=True)]
     return tuple(f"{name} (id {ids[row]})" if repeated[row] else name for row, name in enumerate(names))
@@ -78,7 +78,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One retrieved caption: its id in the store, its text, the score of the search, and the corpus it came from."""
+    """A retrieved caption: its id in the store, its text, its search score, and the corpus that it comes from."""
 
     id: str
     text: str
@@ -91,7 +91,7 @@ class PromptText:
     """One weighted text of a class.
 
     `anchor` texts are templates; `context` texts are mixed into every anchor (see classifiers.zero_shot).
-    `evidence` is the store id of a retrieved caption, `rank` its place in the retrieval, from 0.
+    `evidence` is the store id of a retrieved caption, `score` and `rank` (from 0) those of its retrieval.
     """
 
     text: str
@@ -105,7 +105,7 @@ class PromptText:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Weighted texts per class, weights summing to one in each, with the settings that made them.
+    """Weighted texts per class, whose weights sum to one in each class, and the settings that they were made with.
 
     Raises ValueError where a class has no text, or a weight is negative, not finite, or all are zero.
     """
@@ -131,7 +131,7 @@ class Prompts:
 class Features:
     """Image features: `pooled` [n, d] unit rows, `patches` [n, p, d] unit rows or None, `ids` of the images.
 
-    `others` are unit rows [n, d'] of the same images by further encoders, by their names.
+    `others` are unit rows [n, d'] of the same images from additional encoders, by encoder name.
     """
 
     pooled: torch.Tensor
@@ -142,9 +142,9 @@ class Features:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeveralLabels:
-    """The labels of n images of which each may have several, or none: `marks` bool [n, c], true for its classes.
+    """Multi-label targets: `marks` bool [n, c], true for the classes of an image, which may have several or none.
 
-    Raises ValueError for other values.
+    Raises ValueError for another dtype or shape.
     """
 
     marks: torch.Tensor
@@ -157,35 +157,41 @@ class SeveralLabels:
         return len(self.marks)
 
     def __getitem__(self, rows: torch.Tensor | slice | list[int]) -> SeveralLabels:
-        """Return those of some images, as a tensor's rows are chosen."""
+        """Return the labels of some images; `rows` index like those of a tensor."""
         return SeveralLabels(self.marks[rows])
 
     @property
     def device(self) -> torch.device:
-        """Where the marks lie."""
+        """The device of the marks."""
         return self.marks.device
 
     def tolist(self) -> list[list[bool]]:
-        """Return the marks of each image, as of a tensor."""
+        """Return the marks of each image as lists."""
         marks: list[list[bool]] = self.marks.tolist()
         return marks
 
     def to(self, device: torch.device | str) -> SeveralLabels:
-        """Return them on a device."""
+        """Return a copy on a device."""
         return SeveralLabels(self.marks.to(device))
 
 
-Targets: TypeAlias = "torch.Tensor | SeveralLabels"  # a class or shares of each image in a tensor, or several labels
+Targets: TypeAlias = "torch.Tensor | SeveralLabels"  # classes int64 [n] or shares [n, c] in a tensor, or multi-label
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Support:
-    """Images that stand for the classes: `features` [m, d] unit rows and `targets`, how much of which class.
+    """Example images of the classes, for few-shot heads.
 
-    `targets` [m, c] are shares, rows that sum to one, or SeveralLabels, each in full; `relevance` [m] in [0, 1] says
-    how far to trust an image. `origin` is where each came from (shot, retrieved, synthesised), `references`
-    its id. `others` are features [m, d'] by further encoders.
-    Raises ValueError for no image, columns of other lengths, and values that are not finite or out of range.
+    labels: the c classes.
+    features: unit rows, [m, d].
+    targets: shares of the classes, [m, c], in rows that sum to one; or SeveralLabels, where each label counts fully.
+    relevance: how much to trust each image, [m], in [0, 1].
+    origin: of each image: shot, retrieved or synthesised.
+    references: id of each image.
+    provenance: settings that the set was made with.
+    others: features [m, d'] from additional encoders, by encoder name.
+
+    Raises ValueError for no image, columns of different lengths, and values that are not finite or out of range.
     """
 
     labels: LabelSet
@@ -228,34 +234,34 @@ class Support:
 
     @property
     def several(self) -> bool:
-        """Whether an image may have several labels, which few heads can learn from."""
+        """Whether the targets are multi-label, which few heads can learn from."""
         return isinstance(self.targets, SeveralLabels)
 
     @property
     def shares(self) -> torch.Tensor:
-        """How much each image counts for each class [m, c]: its shares, or true for each of its labels."""
+        """Targets as a tensor [m, c]: shares, or bool with true for each label."""
         return self.targets.marks if isinstance(self.targets, SeveralLabels) else self.targets
 
     def arrange(self, labels: LabelSet) -> Support:
-        """Return it with its classes in the order of `labels`, which has the same names."""
+        """Return the support set with its classes in the order of `labels`, which must have the same names."""
         order = [self.labels.names.index(name) for name in labels.names]
         moved = self.shares[:, order]
         return replace(self, labels=labels, targets=SeveralLabels(moved) if self.several else moved)
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Names of the classes that no image stands for."""
-        held = (self.shares.sum(0) > 0).tolist()
-        return tuple(name for name, any_image in zip(self.labels.names, held, strict=True) if not any_image)
+        """Names of the classes without an image."""
+        present = (self.shares.sum(0) > 0).tolist()  # [c]
+        return tuple(name for name, any_image in zip(self.labels.names, present, strict=True) if not any_image)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validation:
-    """Labelled images that settings may be chosen by: `features` of n images, `targets` int64 [n] of `labels`.
+    """Held-out labelled images to choose settings on: `features` of n images, and `targets`: their classes, int64 [n].
 
-    `targets` are SeveralLabels where an image may have several. A type of its own: what chooses or trains takes no
-    other labels, so those of a test set cannot get in by mistake.
-    Raises ValueError for no image, targets of another length, and classes that the label set does not have.
+    `targets` are SeveralLabels where an image may have several. Functions that train or choose settings accept only
+    this type, so that test labels cannot be passed by mistake.
+    Raises ValueError for no image, targets of another length, and classes outside the label set.
     """
 
     features: Features
@@ -273,9 +279,10 @@ class Validation:
 
 
 def foreign_row(role: str, targets: Targets, classes: int) -> int | None:
-    """Return the first image whose class is none of so many, None where there is none.
+    """Return the row of the first image whose class is outside 0..`classes` - 1; None where there is none.
 
-    Raises ValueError for labels of another shape than int64 [n], or SeveralLabels of as many classes.
+    `role` names the images in messages. Raises ValueError for labels of another shape than [n], or SeveralLabels of
+    another number of classes.
     """
     values = targets.marks if isinstance(targets, SeveralLabels) else targets
     if values.shape[1:] != ((classes,) if isinstance(targets, SeveralLabels) else ()):
@@ -290,7 +297,7 @@ def foreign_row(role: str, targets: Targets, classes: int) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a corpus filter returns: the rows selected, and the rows dropped, each with its reason and score."""
+    """The result of a corpus filter: rows selected, and rows dropped, each with its reason and score."""
 
     selected: pa.Table
     dropped: pa.Table
@@ -300,11 +307,14 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What decides an encoder's vectors. Two encoders agree on texts when all but the precision is equal.
+    """Identifies everything that an encoder's vectors depend on.
 
-    `activation` is that of a built-in architecture, which its name leaves open (GELU, QuickGELU); empty where the
-    configuration says it, and in files of before it was recorded. `spec` is the model as it was given, to load it
-    again; it decides nothing.
+    model, pretrained, weights: the architecture, its tag or file name, and the SHA-256 of the weights.
+    preprocessing: of images and texts, as JSON.
+    precision: of the computation.
+    activation: GELU or QuickGELU, where the architecture's name leaves it open; '' if the configuration states it, and
+        in older files.
+    spec: the model as the user named it, to load it again; not part of the identity.
     """
 
     model: str
@@ -317,18 +327,18 @@ class Fingerprint:
 
     @property
     def identity(self) -> dict[str, str]:
-        """The fields that decide vectors, as plain values."""
+        """The fields that vectors depend on, as plain values."""
         optional = {"activation": self.activation} if self.activation else {}
         names = ("model", "pretrained", "weights", "preprocessing", "precision")
         return {name: getattr(self, name) for name in names} | optional
 
     @property
     def key(self) -> str:
-        """Sixteen hexadecimal digits over what decides the vectors; names cached features."""
+        """Sixteen hexadecimal digits that identify the vectors; part of the name of cached features."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def agrees_with(self, other: Fingerprint) -> bool:
-        """Tell whether vectors of the two encoders may be compared."""
+        """Return whether vectors of the two encoders can be compared: all is equal but tag and precision."""
         return (self.model, self.weights, self.preprocessing) == (
             other.model,
             other.weights,
@@ -340,13 +350,16 @@ class Fingerprint:
 
 
 def check_same_encoder(made_with: Fingerprint, encoder: Fingerprint, *, what: str, advice: str) -> None:
-    """Raise ValueError where `what` ("the prompts were made") holds vectors that `encoder` does not agree with."""
+    """Raise ValueError unless vectors made with one encoder can be compared with those of `encoder`.
+
+    `what` begins the message, such as "the prompts were made"; `advice` ends it.
+    """
     if not made_with.agrees_with(encoder):
         raise ValueError(f"{what} with {made_with}, but the encoder is {encoder}; {advice}")
 
 
 def read_fingerprint(document: object) -> Fingerprint:
-    """Return the fingerprint that a file records as plain values; raises ValueError for anything else."""
+    """Return the fingerprint that a file records as plain values; raises ValueError for other values."""
     known = [each.name for each in fields(Fingerprint)]
     needed = {each.name for each in fields(Fingerprint) if each.default is MISSING}
     if (

@@ -1,4 +1,4 @@
-"""The one error type of ours, and what a machine lacks (memory, disk, file handles, threads) by the error it raises."""
+"""The base class of our errors, and clear messages when a machine runs out of memory, disk, file handles or threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What libraries raise for these is a bare RuntimeError, ImportError or a type of their own, with words of the system.
+# For these, libraries raise a bare RuntimeError, an ImportError or their own type, with the system's message in it.
 _OF_RUST = re.compile(r"\(os error (\d+)\)")
 _OF_MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|out of memory|failed to map segment|std::bad_alloc|bad allocation",
@@ -30,14 +30,14 @@ MORE_MEMORY = (
 
 
 class RagClipError(Exception):
-    """What a user or a machine caused, in one sentence: what was wrong, what was found, what to do.
+    """An error caused by the user or the machine; its message is one sentence: what was wrong, found, and what to do.
 
-    Bad arguments and bad files are ValueError, the errors of the system OSError, as anywhere in Python.
+    Bad arguments and bad files raise ValueError, system errors OSError, as usual in Python.
     """
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """Return what the system said where a library hides it in an error of its own, as polars and safetensors do."""
+    """Return the OSError behind an error, also where a library such as polars wraps it in its own type; else None."""
     if isinstance(error, OSError):
         return error
     found = _OF_RUST.search(str(error))
@@ -48,7 +48,7 @@ def system_error(error: BaseException) -> OSError | None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Raise what the system says while `path` is written, in whatever type, as an OSError that names it."""
+    """Re-raise system errors while `path` is written, whatever their type, as an OSError that names the path."""
     try:
         yield
     except Exception as error:
@@ -59,7 +59,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def lacks(error: BaseException) -> str | None:
-    """Say in a sentence what the machine lacks, and what to do; None where that is not what is wrong."""
+    """Return a sentence on what the machine ran out of and what to do; None for other errors."""
     words = " ".join(str(error).split())
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ImportError) and _OF_MEMORY.search(words)):
         where = "the device's memory" if re.search("CUDA|MPS|HIP", words) else "memory"

@@ -1,4 +1,4 @@
-"""Seconds per stage and progress events; the library reports, only the command line prints."""
+"""Progress events and seconds per stage; the library reports, and only the command line prints."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One event: `done` of `total` items (total None where it is unknown) of the stage named.
+    """One progress event: `done` of `total` items of a stage (`total` is None if unknown).
 
-    The stage of a `whole` event spans the run; others pass while it goes on.
+    A `whole` event covers the entire run; other stages come and go within it.
     """
 
     stage: str
@@ -29,11 +29,11 @@ Report = Callable[[Progress], None]
 
 
 def silent(_event: Progress) -> None:
-    """Drop a progress event; the default of every job."""
+    """Ignore a progress event; the default of every job."""
 
 
 def counting(stage: str, report: Report, total: int | None = None, *, unit: str = "rows") -> Callable[[int], None]:
-    """Return what adds up the items it is told of, and reports the sum each time."""
+    """Return a callback that adds its argument to a running total and reports it."""
     done = 0
 
     def advance(items: int) -> None:
@@ -46,9 +46,9 @@ def counting(stage: str, report: Report, total: int | None = None, *, unit: str 
 
 @dataclass(slots=True)
 class StageClock:
-    """Adds up wall seconds per named stage, and passes counts to `report`.
+    """Sums wall-clock seconds per named stage, and passes counts to `report`.
 
-    Stages that overlap in time may sum to more than the whole.
+    The sum over stages that overlap may exceed the total time.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class StageClock:
         return counting(stage, self.report, total, unit=unit)
 
     def timed(self, name: str, items: Iterable[T]) -> Iterator[T]:
-        """Yield `items`, adding the time that each takes to come to `name`."""
+        """Yield `items`, adding the time spent waiting for each to stage `name`."""
         waiting = iter(items)
         while True:
             with self.stage(name):
@@ -71,7 +71,7 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to `name`."""
+        """Add the time spent in the context to stage `name`."""
         start = time.perf_counter()
         try:
             yield
@@ -79,10 +79,10 @@ class StageClock:
             self.add(name, time.perf_counter() - start)
 
     def add(self, name: str, seconds: float) -> None:
-        """Add seconds measured elsewhere, for example in a worker process."""
+        """Add seconds that were measured elsewhere, for example in a worker process."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     @property
     def bottleneck(self) -> str:
-        """The stage that took longest; empty where nothing was timed."""
+        """The stage that took longest; '' before any was timed."""
         return max(self.seconds, key=lambda name: self.seconds[name], default="")

@@ -1,4 +1,4 @@
-"""The protocols that parts of RAG-CLIP meet; nothing inherits from them."""
+"""The protocols that the parts of RAG-CLIP implement; nothing inherits from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rag_clip.data import Features, Fingerprint, LabelSet
 
 
 class Preprocess(Protocol):
-    """Turns a decoded RGB image into the model's pixels; picklable, so that worker processes can hold it."""
+    """Turns a decoded RGB image into the model's pixels; picklable, for worker processes."""
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return uint8 [height, width, 3], resized and cropped to the model's input."""
@@ -29,7 +29,7 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """The specification that loads it again."""
+        """The specification to load it with."""
 
     @property
     def dim(self) -> int:
@@ -53,7 +53,7 @@ class Encoder(Protocol):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What decides its vectors."""
+        """Identifies everything that its vectors depend on."""
 
     @property
     def preprocess(self) -> Preprocess:
@@ -74,18 +74,18 @@ class Painter(Protocol):
 
     @property
     def name(self) -> str:
-        """The specification that loads it again."""
+        """The specification to load it with."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What besides text and seed decides an image, such as weights, steps and guidance; plain JSON values."""
+        """All that an image depends on besides text and seed, such as weights, steps and guidance; JSON values."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of its images."""
 
     def paint(self, texts: Sequence[str], *, seeds: Sequence[int]) -> Sequence[Image.Image]:
-        """Return one image of `size` per text, in order, painted from its own seed; black where it was withheld."""
+        """Return one image of `size` per text, in order, from its own seed; black if it was withheld."""
 
 
 class Classifier(Protocol):

@@ -1,4 +1,4 @@
-"""A small deterministic encoder and the contract checks that every method of a slot must pass."""
+"""A small deterministic encoder, and contract checks for every prompt method, support method and head."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def square_preprocess(image: Image.Image) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class ToyEncoder:
-    """An encoder without a model: texts are hashed bags of words, images their mean colours, in one space.
+    """An encoder without a model: texts are hashed bags of words, images are mean colours, in one space.
 
-    A text that names a colour ("red") lies near images of that colour, so retrieval and matching are meaningful.
+    A text that names a colour ("red") is close to images of that colour, so retrieval and matching are meaningful.
     """
 
     dim: int = 32
@@ -39,7 +39,7 @@ class ToyEncoder:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Named after width, so that two widths disagree."""
+        """Depends on the width, so that encoders of two widths do not agree."""
         return Fingerprint(model=self.name, pretrained="", weights=f"toy-{self.dim}", preprocessing="8x8")
 
     @property
@@ -90,7 +90,7 @@ def permute_prompts(prompts: Prompts, order: Sequence[int]) -> Prompts:
 
 
 def check_prompts(make: Callable[[LabelSet], Prompts], labels: LabelSet) -> None:
-    """Assert the contract of a prompt method: a group per class, aligned with it, the same on every call.
+    """Assert the contract of a prompt method: one group of texts per class, in class order, the same on every call.
 
     Context texts name their evidence, and permuting the classes permutes the groups and changes nothing else.
     """
@@ -109,10 +109,10 @@ def check_prompts(make: Callable[[LabelSet], Prompts], labels: LabelSet) -> None
 
 
 def check_classifier(build: Callable[[Prompts], Classifier], prompts: Prompts, features: Features) -> None:
-    """Assert the contract of a classifier: finite logits [n, c] that depend on nothing but the image and the classes.
+    """Assert the contract of a classifier: finite logits [n, c] that depend only on the image and the classes.
 
-    The answer for an image is the same alone and in any batch, permuting the classes permutes the columns, device and
-    dtype are those of the features, no gradient is kept, and the features stay as they were.
+    The logits of an image are the same in any batch, permuting the classes permutes the columns, device and dtype are
+    those of the features, the logits have no gradient, and the features are not changed.
     """
     classifier = build(prompts)
     before = features.pooled.clone()
@@ -156,9 +156,9 @@ def check_support(support: Support, labels: LabelSet) -> None:
 def check_head(
     build: Callable[[Prompts, Support], Classifier], prompts: Prompts, support: Support, features: Features
 ) -> None:
-    """Assert the contract of a head: that of a classifier, when the classes of prompts and support move together.
+    """Assert the contract of a head: that of a classifier, with the classes of prompts and support permuted together.
 
-    The order of the support images makes no difference either.
+    The order of the support images must make no difference.
     """
 
     def follow(moved: Prompts) -> Classifier:

@@ -1,7 +1,8 @@
-"""Words of a text, folded: the one way in which names are found in captions, dropped, matched and counted.
+"""Folded words of a text: the one way to find, remove, match and count names in captions.
 
-A word is a run of letters, marks and digits, compared after NFKC and without case; an apostrophe is a break, and a
-possessive 's is no word. Han, kana, Thai, Lao, Khmer and Myanmar put no spaces between words: each letter is one.
+A word is a run of letters, marks and digits, compared after NFKC normalisation and case folding. An apostrophe
+separates words, and a possessive 's is not a word. Han, kana, Thai, Lao, Khmer and Myanmar have no spaces between
+words: there each letter is a word.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ _BETWEEN_PLAIN = re.compile(r"(?:['`]s\b|[\W_])+", re.ASCII)
 _PLAIN_WORD = re.compile(r"['`][sS]\b|([^\W_]+)", re.ASCII)
 _SPACED_WORD = re.compile(rf"{_POSSESSIVE.pattern}|([^\W_]+)")
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-# Soft hyphens, joiners and variation selectors are written inside words and are no part of them.
+# Soft hyphens, joiners and variation selectors occur inside words but are not part of them.
 _INVISIBLE = "\u00ad\u200c\u200d\u2060\ufe00-\ufe0f\ufeff"
 _DROPPED = re.compile(f"[{_INVISIBLE}]")
-_BEYOND = r"\U00020000-\U0003ffff"  # apart, since re looks up a class within 16 bits at once and scans any other
+_BEYOND = r"\U00020000-\U0003ffff"  # separate, since re matches a character class within 16 bits much faster
 
 _ID = re.compile(r" \(id .+\)$")
 
@@ -30,7 +31,7 @@ _Words = tuple[str, ...]
 
 
 def spoken(name: str) -> str:
-    """Return a class name without the id that tells it from another of the same name: "crane" of "crane (id n1)"."""
+    """Return a class name without the id that distinguishes equal names: "crane" for "crane (id n1)"."""
     return _ID.sub("", name)
 
 
@@ -42,13 +43,13 @@ def words_of(text: str) -> list[str]:
 
 
 def holds_any(phrases: Sequence[str]) -> Callable[[str], bool]:
-    """Return the predicate of texts that hold one of the phrases word by word; a phrase without words is in none."""
+    """Return the predicate of texts that contain one of the phrases word by word; a phrase without words never does."""
     spaced = [f" {' '.join(words)} " for phrase in phrases if (words := words_of(spoken(phrase)))]
     needles = [(max(needle.split(), key=len), needle) for needle in spaced]
 
     def holds(text: str) -> bool:
         seen = _seen(text)
-        # Most texts hold no such word even inside another, which is ten times cheaper to see than their words.
+        # Most texts do not even contain the letters of a longest word; this test is ten times faster than splitting.
         likely = [needle for longest, needle in needles if longest in seen]
         if not likely:
             return False
@@ -59,11 +60,11 @@ def holds_any(phrases: Sequence[str]) -> Callable[[str], bool]:
 
 
 def spans_of(phrases: Sequence[str], *, endings: bool = False) -> Callable[[str], list[Place]]:
-    """Return a function that lists where a text holds one of the phrases, as (start, end) in its characters.
+    """Return a function that lists the occurrences of the phrases in a text, as (start, end) in characters.
 
-    Of phrases that overlap the first in the text counts, and of those that begin together the longest. What a phrase
-    has before its first word and after its last is taken along, as the "++" of "C++", and so is a possessive 's.
-    With `endings` the last word may end in -s or -es; that, and a possessive 's, stay outside.
+    Of overlapping phrases the first in the text counts, and of those with the same start the longest. Symbols before
+    the first or after the last word of a phrase are included, such as the "++" of "C++", and so is a possessive 's.
+    With `endings`, the last word may also end in -s or -es; then neither the ending nor a possessive 's is included.
     """
     rims: dict[_Words, list[tuple[str, str]]] = {}
     for phrase in map(spoken, phrases):
@@ -78,26 +79,26 @@ def spans_of(phrases: Sequence[str], *, endings: bool = False) -> Callable[[str]
         if not any(word in seen for word in longest):
             return []
         if text.isascii():
-            places = [match.span() for match in plain.finditer(text)]
+            matched = [match.span() for match in plain.finditer(text)]
             if not rimmed and "'s" not in seen and "`s" not in seen:
-                return places
+                return matched
             return [
-                _with_rim(text, *at, rims[tuple(words_of(text[slice(*at)]))], possessive=not endings) for at in places
+                _with_rim(text, *at, rims[tuple(words_of(text[slice(*at)]))], possessive=not endings) for at in matched
             ]
-        spelled, found, place = list(_spelled(text)), [], 0
-        while place < len(spelled):
-            held = (_held(spelled[place : place + size], rims, endings) for size in sizes)
-            words, (start, end) = next((each for each in held if each), ((), (0, 0)))
+        spelled, found, position = list(_spelled(text)), [], 0
+        while position < len(spelled):
+            matches = (_phrase_of(spelled[position : position + size], rims, endings) for size in sizes)
+            words, (start, end) = next((match for match in matches if match), ((), (0, 0)))
             if words:
                 found.append(_with_rim(text, start, end, rims[words], possessive=not endings))
-            place += len(words) or 1
+            position += len(words) or 1
         return found
 
     return spans
 
 
 def _plain_phrases(phrases: Iterable[_Words], endings: bool) -> re.Pattern[str]:
-    """Match in ASCII texts what `_held` tells of their words, ten times faster."""
+    """Return a pattern that finds in ASCII texts what `_phrase_of` finds in their words, ten times faster."""
     order = sorted(phrases, key=lambda words: (len(words), len(words[-1])), reverse=True)
     spelled = (
         r"(?:['`]s\b|[\W_])+".join(r"(?<!['`])s" if word == "s" else word for word in words)
@@ -109,10 +110,10 @@ def _plain_phrases(phrases: Iterable[_Words], endings: bool) -> re.Pattern[str]:
     return re.compile(rf"(?<![^\W_])(?:{either})(?={ending}(?![^\W_]))", re.ASCII | re.IGNORECASE)
 
 
-def _held(
+def _phrase_of(
     spelled: Sequence[tuple[str, Place]], phrases: Mapping[_Words, object], endings: bool
 ) -> tuple[_Words, Place] | None:
-    """Return the phrase that these neighbouring words are, and its place; None where they are none."""
+    """Return the phrase that these adjacent words form, and its (start, end) in the text; None for no phrase."""
     words, start, end = tuple(word for word, _ in spelled), spelled[0][1][0], spelled[-1][1][1]
     if words in phrases:
         return words, (start, end)
@@ -136,7 +137,7 @@ def _with_rim(text: str, start: int, end: int, rims: Sequence[tuple[str, str]], 
 
 
 def _spelled(text: str) -> Iterator[tuple[str, Place]]:
-    """Yield the words of a text with their places; the words that one sign stands for, as "½", share its place."""
+    """Yield the words of a text with their (start, end); words from a single character, such as "½", share its span."""
     plain = text.isascii()
     pattern = _PLAIN_WORD if plain else _any_word() if _special().search(text) else _SPACED_WORD
     for token in pattern.finditer(text):
@@ -152,7 +153,7 @@ def _folded(token: str) -> _Words:
 
 
 def _seen(text: str) -> str:
-    """Fold a text as a whole, quickly: each of its words is somewhere in it."""
+    """Return a quick folding of the whole text, which contains each of its folded words as a substring."""
     return text.lower() if text.isascii() else unicodedata.normalize("NFKC", _DROPPED.sub("", text)).casefold()
 
 
@@ -163,13 +164,13 @@ def _marks() -> str:
 
 @cache
 def _special() -> re.Pattern[str]:
-    """Match what makes a word more than a run of letters and digits."""
+    """Return a pattern of the characters for which a word is not simply a run of letters and digits."""
     return re.compile(f"[{_marks()}{_INVISIBLE}{_UNSPACED}ʻʼ]|[{_BEYOND}]")
 
 
 @cache
 def _any_word() -> re.Pattern[str]:
-    """Match a word of any script as group 1, or a possessive 's without a group."""
+    """Return a pattern that matches a word of any script as group 1, or a possessive 's without a group."""
     unspaced = rf"(?:[{_UNSPACED}]|[{_BEYOND}])"
     letter = rf"(?!{unspaced})[^\W_ʻʼ]"
     inside = rf"(?:{letter}|(?!{unspaced})[{_marks()}{_INVISIBLE}])"
@@ -177,7 +178,7 @@ def _any_word() -> re.Pattern[str]:
 
 
 def near_names(name: str, known: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> list[str]:
-    """Return up to `most` of the `known` names, nearest first; capitals, - and _ do not count."""
+    """Return up to `most` of the `known` names, nearest first; case, hyphens and underscores are ignored."""
     forms: dict[str, list[str]] = {}
     for each in known:
         forms.setdefault(_bare(each), []).append(each)
@@ -186,7 +187,7 @@ def near_names(name: str, known: Iterable[str], *, most: int = 3, cutoff: float 
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "did you mean A, B or C? " for the nearest names, or nothing where none is near."""
+    """Return "did you mean A, B or C? " for the nearest names; '' where none is near."""
     close = near_names(name, known)
     if not close:
         return ""

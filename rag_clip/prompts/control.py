@@ -1,8 +1,8 @@
-"""The controls of texts that are mixed in: as many for each class, with the same weights, drawn at random.
+"""Controls for texts that are mixed in: random texts, as many per class and with the same weights.
 
-What prompts gain over `random_prompts`, they gain from which captions were retrieved, and not from mixing captions in.
-What they gain over `waffle_prompts`, they gain from what their texts say, and not from more texts with the class name.
-`shared_waffle_prompts` is WaffleCLIP as published, which looks at no texts but the names.
+A gain over `random_prompts` comes from which captions were retrieved, not from mixing in captions. A gain over
+`waffle_prompts` comes from what the texts say, not from more texts with the class name. `shared_waffle_prompts` is
+WaffleCLIP as published, which uses the class names only.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _WORDS = tuple(_VOCABULARY.split())
 
 
 def random_prompts(like: Prompts, captions: Sequence[Hit], *, seed: int) -> Prompts:
-    """Replace the captions of each class in `like` by as many of `captions`, without repeats within a class.
+    """Replace the captions of each class in `like` by as many random `captions`, without repeats within a class.
 
-    The draw of a class depends on its name and the seed alone. Raises ValueError where a class needs more captions
-    than there are.
+    The draw depends on the class name and the seed only. Raises ValueError where a class needs more captions than
+    there are.
     """
     captions = [hit for hit in captions if hit.text.strip()]
     needed = max(sum(text.role == "context" for text in group) for group in like.texts)
@@ -65,9 +65,9 @@ def waffle_prompts(like: Prompts, *, seed: int) -> Prompts:
     """Replace the context texts of each class in `like` by its first anchor with random words or characters.
 
     Roth et al., 2023, "Waffling around for Performance" (ICCV 2023, arXiv 2306.07282): "a photo of a fox, which has
-    brick early ladder." and "a photo of a fox, which has q7=a, 0xk~.", in turn. Ours: as long as the text replaced,
-    in words, and drawn for each class apart, since the texts replaced are too; the draw of a class depends on its name
-    and the seed alone. A class without anchors has its name instead.
+    brick early ladder." and "a photo of a fox, which has q7=a, 0xk~.", in turn. Different from the paper: each text has
+    as many words as the one it replaces, and each class has its own draw, as the replaced texts differ between classes
+    too. The draw depends on the class name and the seed only. A class without anchors uses its name.
     """
     texts = tuple(
         tuple(_waffled(group, name, random.Random(f"{seed}:{name}")))
@@ -80,11 +80,11 @@ def waffle_prompts(like: Prompts, *, seed: int) -> Prompts:
 def shared_waffle_prompts(like: Prompts, *, seed: int, pairs: int = 15) -> Prompts:
     """Give all classes of `like` the same `pairs` of random words and random characters, and no other text.
 
-    Roth et al., 2023 (arXiv 2306.07282), as their code runs it: "A photo of a fox, which has brick." and "A photo of a
-    fox, which has q7=a.", averaged by their cosines (see classifiers.zero_shot). There are as many words as a class
-    name has on average, cut to the average length of its words; the characters come in as many groups, of the average
-    length of a name's longest word shared out among them, plus one. Ours are the words and characters drawn from.
-    Raises ValueError for no pair.
+    Roth et al., 2023 (arXiv 2306.07282), as in their code: "A photo of a fox, which has brick." and "A photo of a fox,
+    which has q7=a.", with the mean of the cosines (see classifiers.zero_shot). A text has as many words as a class name
+    on average, each cut to the average word length. Characters come in as many groups; the length of a group is the
+    average length of a name's longest word divided by the number of groups, plus one. The lists of words and characters
+    are ours. Raises ValueError for no pair.
     """
     if pairs < 1:
         raise ValueError(f"{pairs} pairs of words and characters; draw at least 1")

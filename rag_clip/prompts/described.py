@@ -1,15 +1,16 @@
-"""Class prompts pulled towards descriptions: sentences about each class, written by people or by a language model.
+"""Descriptions as context texts: sentences about each class, written by people or by a language model.
 
-Each description becomes a context text (see classifiers.zero_shot), every one of a class weighing the same:
+Each description becomes a context text (see classifiers.zero_shot); all texts of a class have equal weight:
 
-- CuPL (Pratt et al., 2023, arXiv 2209.03320): the sentence as it is;
-- DCLIP (Menon and Vondrick, 2023, arXiv 2210.07183): "river, which has sandy banks", worded by us; a descriptor with
-  a verb follows "which", one that says what the thing is follows "which is". Published is the mean of the cosines with
-  these sentences alone: weight = 1 and average = "cosines" in the recipe;
-- LaBo (Yang et al., 2023, arXiv 2211.11158): the concept as it is, without the name, as in its bottleneck;
+- CuPL (Pratt et al., 2023, arXiv 2209.03320): the sentence as it is.
+- DCLIP (Menon and Vondrick, 2023, arXiv 2210.07183): "river, which has sandy banks"; the wording is ours: "which"
+  before a verb, "which is" before a noun phrase. The paper averages the cosines with these sentences alone: set
+  weight = 1 and average = "cosines" in the recipe.
+- LaBo (Yang et al., 2023, arXiv 2211.11158): the concept as it is, without the class name, as in its bottleneck.
 - ELEVATER (Li et al., 2022, arXiv 2204.08790): "a photo of a river. ; river , a natural stream", for each template,
-  with spaces around punctuation. A class without knowledge adds nothing; as published, an empty text added its name
-  alone. Published are also DCLIP and ELEVATER without the plain templates: that is a weight of 1.
+  with spaces around punctuation. A class without knowledge adds no text; in the published code it adds its name alone.
+
+The published DCLIP and ELEVATER use no plain templates: set weight = 1.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _TELLS_WHAT = ("a", "an", "the", "one", "used", "made", "found", "known", "simil
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """Context texts per class, in label order, () where nothing is known; the match of each file's names, in order."""
+    """`texts`: context texts per class, in label order, () for a class without; `matches`: the name match per file."""
 
     texts: Texts
     matches: tuple[NameMatch, ...]
@@ -42,12 +43,12 @@ class Described:
 def described_texts(
     labels: LabelSet, files: Sequence[Sentences], *, weight: float, templates: Sequence[str] | None = None
 ) -> Described:
-    """Give each class the texts of all `files` that name it, weighing `weight` together.
+    """Return the texts that all `files` have for each class, with the total weight `weight`.
 
-    A text that was generated n times weighs n times as much. `templates` (those of `choose_templates`) frame
-    ELEVATER's knowledge. Evidence names the file, the class as it is spelled there, and the place of the text.
-    Raises ValueError for a weight outside (0, 1], no file, a file that names none of the classes, and one with a name
-    that fits two.
+    A text that was generated n times has n times the weight. `templates` (as in `choose_templates`) frame ELEVATER's
+    knowledge. Evidence is the file, the class as it is spelled there, and the index of the text.
+    Raises ValueError for a weight outside (0, 1], no file, a file that names none of the classes, and a file with a
+    name that matches two classes.
     """
     if not 0 < weight <= 1:
         raise ValueError(f"the weight of the descriptions is {weight}; give a number above 0, up to 1")
@@ -72,11 +73,11 @@ def _matched(labels: LabelSet, file: Sentences) -> NameMatch:
 
 
 def _described(file: Sentences, key: str, name: str, templates: Sequence[str]) -> Iterator[PromptText]:
-    place = 0
+    number = 0
     for sentence in file.by_name[key]:
         for text in _worded(file, sentence, name, templates):
-            place += 1
-            yield PromptText(text, 0.0, "context", file.source, f"{file.source}#{key}#{place}")
+            number += 1
+            yield PromptText(text, 0.0, "context", file.source, f"{file.source}#{key}#{number}")
 
 
 def _worded(file: Sentences, sentence: str, name: str, templates: Sequence[str]) -> list[str]:

@@ -28,9 +28,12 @@ NAMES_IN_A_NOTE = 5
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the sources of a recipe gave: anchors, contexts of each, notes, and how many classes got no caption.
+    """The texts from the sources of a recipe.
 
-    `without_captions` classes have none in the store; of `untrusted` ones all that were found were refused.
+    anchors, contexts: the anchors, and the context texts of each source.
+    notes: what a user should know.
+    without_captions: number of classes without captions in the store.
+    untrusted: number of classes with captions, none of which was trusted.
     """
 
     anchors: Prompts
@@ -51,14 +54,21 @@ def enhance(
     clock: StageClock | None = None,
     report: Report = silent,
 ) -> Prompts:
-    """Turn a label set into prompts by a recipe, by default the one named so; see rag_clip.recipe.
+    """Turn a label set into prompts with a recipe (see prompts.recipe).
 
-    A `control` puts as many random captions of the store (`random`), or random words (`waffle`), with the same weights
-    in the place of what the recipe mixes in; `waffle_shared` is WaffleCLIP as published. `seed` draws them. Provenance
-    keeps the recipe, counts classes without captions and those whose captions were not trusted, and notes what a user
-    should know, such as names that a file does not have. Raises ValueError for a recipe that needs a store and has
-    none, a store without captions, one whose vectors are another encoder's (lexical search needs none, so there any
-    store will do), and a control of a recipe that mixes in nothing, but for `waffle_shared`.
+    labels: the classes.
+    encoder: the one that the index was built with; for lexical search any will do.
+    recipe: by default the recipe named "default".
+    store: the index, for recipes that use captions.
+    control: replaces the texts that the recipe mixes in by as many random captions of the store (`random`) or random
+        words (`waffle`), with the same weights; `waffle_shared` is WaffleCLIP as published.
+    seed: of the control.
+    clock, report: collect seconds per stage, and receive progress events.
+
+    Provenance holds the recipe, the number of classes without captions, the number of classes whose captions were not
+    trusted, and notes for the user, such as names that a file does not have. Raises ValueError for a recipe that needs
+    a store without one, a store without captions or with vectors of another encoder, and a control (other than
+    `waffle_shared`) for a recipe that mixes in no texts.
     """
     recipe, clock = recipe or load_recipe("default"), clock or StageClock()
     _check_needs(recipe, store, control)
@@ -83,10 +93,9 @@ def enhance(
 
 
 def control_prompts(prompts: Prompts, control: Control, *, store: Store | None = None, seed: int = 0) -> Prompts:
-    """Put random captions of the store, or random words, in the place of the texts that are mixed in.
+    """Replace the texts that are mixed in by random captions of the store or by random words.
 
-    `waffle_shared` puts random words that all classes share in the place of all texts.
-
+    `waffle_shared` replaces all texts by random words that all classes share.
     Raises ValueError for an unknown control, and for random captions without a store.
     """
     _check_control(control, store)

@@ -1,4 +1,4 @@
-"""Evidence for class names: captions that a store holds for each class, chosen and weighed, as context texts."""
+"""Captions of a store as evidence for class names: retrieved, filtered and weighted per class, as context texts."""
 
 from __future__ import annotations
 
@@ -47,21 +47,26 @@ LEAST_SHARE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """How captions are found and chosen; weight, limit and query are those of RePE (see prompts.retrieved).
+    """How captions are retrieved and chosen; weight, limit and query default to RePE's (see prompts.retrieved).
 
-    `candidates` captions are searched per class, of which the first `limit` that pass the filter `keep` share the
-    `weight`; with "phrase", only captions that hold the words of the name or of a synonym are searched.
-    Class names in captions are `kept`, as published, or `dropped`. `dense` search asks with the embedding of
-    `query`, as published; `lexical` asks BM25 with the bare name, which finds names that the encoder has not learned;
-    `hybrid` fuses both. Dense search compares with the vectors of captions, or with `modality` "image" with those of
-    images, whose captions are then used, as the authors' code did. `where` filters by payload (see store.search).
+    weight: total weight of a class's captions.
+    limit: captions used per class: the first that pass the filter.
+    candidates: captions searched per class.
+    search: `dense` searches with the embedding of `query`, as published; `lexical` searches with the bare name by BM25,
+        which also finds names that the encoder has not learned; `hybrid`, the default, fuses both.
+    query: template of the query of dense search.
+    modality: dense search compares with the vectors of captions ("text"), or with those of images ("image"), whose
+        captions are then used, as in the authors' code.
+    keep: the filter: "token" (any word of the name), "substring" (as published) or "phrase" (the whole name or a whole
+        synonym; then the search too is limited to captions that contain it).
+    names: class names in captions are "kept", as published, or "dropped".
+    contrast: "drop" refuses captions that name only other classes (see prompts.mentions); "weigh" also weights
+        captions by how well they separate their class from the others (see prompts.contrast).
+    trust: "evidence" gives the captions of each class their own total weight, up to `weight` (see prompts.contrast).
+    where: filters by payload (see `Store.search`).
 
-    With `contrast` "drop", captions that name other classes only are refused (see prompts.mentions); "weigh" does that,
-    and weighs captions by what they tell their class from the others (see prompts.contrast). With `trust` "evidence"
-    each class gives its captions a weight of its own, up to `weight` (see there). Trust without contrast,
-    and contrast with a weight of 0.75 or less, did worse than neither (tests/benchmarks/recipes.py --full). The
-    defaults are RePE's but for the search, with neither.
-    Raises ValueError for a value out of range.
+    Trust without contrast, and contrast with a weight of 0.75 or less, lowered accuracy
+    (tests/benchmarks/recipes.py --full), so the defaults use neither. Raises ValueError for a value out of range.
     """
 
     weight: float = 0.25
@@ -109,11 +114,17 @@ def gather(
     clock: StageClock | None = None,
     report: Report = silent,
 ) -> Texts:
-    """Return the context texts of each class, in class order; () for a class of which the store holds nothing to trust.
+    """Return the context texts of each class, in class order; () for a class without trusted captions.
 
-    `templates` are those the captions will be mixed into, by default the label set's own; trust looks at them. Raises
-    ValueError for a store without captions, one whose vectors are another encoder's (lexical search needs none, so
-    there any store will do), and one without the vectors or payload fields asked for.
+    labels: the classes.
+    encoder: the one that the index was built with; for lexical search any will do.
+    store: the index.
+    retrieval: how captions are retrieved and chosen.
+    templates: those that the captions will be mixed into, which trust compares with; by default the label set's.
+    clock, report: collect seconds per stage, and receive progress events.
+
+    Raises ValueError for a store without captions, a store with vectors of another encoder, and a store without the
+    vectors or payload fields that `retrieval` needs.
     """
     retrieval, clock = retrieval or Retrieval(), clock or StageClock()
     found = find_captions(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock, report=report)
@@ -129,7 +140,10 @@ def find_captions(
     clock: StageClock,
     report: Report = silent,
 ) -> Texts:
-    """Return the captions of each class that pass the filter, sharing the weight; () where none does."""
+    """Return the captions of each class that pass the filter, with equal shares of the weight; () where none does.
+
+    Parameters and errors are those of `gather`.
+    """
     _check_store(store, encoder, retrieval)
     return retrieved_texts(
         labels,
@@ -150,7 +164,11 @@ def trusted_captions(
     templates: Sequence[str] | None = None,
     clock: StageClock,
 ) -> Texts:
-    """Weigh what `find_captions` found by the contrast and trust of `retrieval`; () for a class without trust."""
+    """Weight captions by the contrast and trust of `retrieval`; () for a class without trusted captions.
+
+    found: the result of `find_captions`.
+    labels, encoder, retrieval, templates, clock: as in `gather`.
+    """
     if not any(found) or (retrieval.contrast != "weigh" and retrieval.trust == "equal"):
         return found
     with clock.stage("weigh"):
@@ -164,31 +182,32 @@ def _filter(labels: LabelSet, retrieval: Retrieval) -> Keep:
 
 def _both(first: Keep, second: Keep) -> Keep:
     def both(name: str, synonyms: Sequence[str]) -> Callable[[str], bool]:
-        one, other = first(name, synonyms), second(name, synonyms)
-        return lambda caption: one(caption) and other(caption)
+        passes_first, passes_second = first(name, synonyms), second(name, synonyms)
+        return lambda caption: passes_first(caption) and passes_second(caption)
 
     return both
 
 
 def _weigh(chosen: Texts, labels: LabelSet, encoder: Encoder, retrieval: Retrieval, templates: Sequence[str]) -> Texts:
-    """Set the weight of each caption by contrast and trust, and leave out those that come to next to nothing.
+    """Set the weight of each caption by contrast and trust, and leave out captions with negligible weight.
 
-    In float32, on the device of the encoder. Classes are taken in the order of their names, so that nothing depends on
-    the order of the label set, not even the last digit.
+    Computed in float32 on the encoder's device. Classes are processed in the order of their names, so that even the
+    last digit does not depend on the order of the label set.
     """
     order = sorted(range(len(labels)), key=lambda row: labels.names[row])
     groups = [chosen[row] for row in order]
     distinct = {text: row for row, text in enumerate(dict.fromkeys(text.text for group in groups for text in group))}
     encoded = encoder.encode_text(list(distinct)).float()
     device = encoded.device
-    vectors = encoded[torch.tensor([distinct[text.text] for group in groups for text in group], device=device)]
+    rows = torch.tensor([distinct[text.text] for group in groups for text in group], device=device)
+    vectors = encoded[rows]  # [t, d]
     classes = torch.tensor([row for row, group in enumerate(groups) for _ in group], device=device)
     rounds = ROUNDS if retrieval.contrast == "weigh" else 0
     shares = contrast(vectors, classes, count=len(labels), scale=encoder.scale, rounds=rounds)
     totals = [retrieval.weight] * len(labels)
     if retrieval.trust == "evidence":
         filled = encoder.encode_text([fill(template, labels.names[row]) for row in order for template in templates])
-        anchors = normalize(filled.float().view(len(labels), len(templates), -1).mean(1), dim=-1)
+        anchors = normalize(filled.float().view(len(labels), len(templates), -1).mean(1), dim=-1)  # [c, d]
         found = trust(anchors, vectors, classes, shares, scale=encoder.scale, weight=retrieval.weight)
         totals = [round(total, 6) for total in found.tolist()]
     share = iter(shares.tolist())
@@ -208,9 +227,9 @@ def _given(group: Sequence[tuple[PromptText, float]], total: float) -> tuple[Pro
 def _search(
     labels: LabelSet, *, encoder: Encoder, store: Store, retrieval: Retrieval, clock: StageClock, report: Report
 ) -> Iterator[list[Hit]]:
-    """Yield the captions found for each class, best first, searching the store for a batch of classes at a time.
+    """Yield the captions retrieved for each class, best first, with one search per batch of classes.
 
-    The next batch is searched while the caller looks at this one; the stage "search" is the time spent waiting for it.
+    The next batch is searched in a thread while the caller works on this one; the stage "search" is the waiting time.
     """
     vectors = None
     if retrieval.search != "lexical":
@@ -219,7 +238,7 @@ def _search(
     texts = None if retrieval.search == "dense" else [name.replace("_", " ") for name in labels.names]
 
     by_words = store.card.schema.payload["text"] == TextIndex(kind="text")
-    holding = _held(labels) if retrieval.keep == "phrase" and by_words else None
+    holding = _required_phrases(labels) if retrieval.keep == "phrase" and by_words else None
 
     def search(rows: slice) -> list[list[Hit]]:
         return store.search(
@@ -247,11 +266,11 @@ def _search(
             report(Progress("retrieve", done, len(labels), "classes"))
 
 
-def _held(labels: LabelSet) -> list[list[str]]:
-    """Return the phrases that captions of each class must hold; none where an engine may see other words than we do.
+def _required_phrases(labels: LabelSet) -> list[list[str]]:
+    """Return the phrases that captions of each class must contain; none where the engine may split words differently.
 
-    That is where a spelling is not of ASCII letters and digits alone: engines fold no ß, and split no script without
-    spaces. Captions that hold all words of a phrase apart are left to the filter.
+    That is the case for spellings with characters beyond ASCII: engines do not fold ß, and do not split scripts without
+    spaces. The engine only requires all words of a phrase; the filter checks that they are adjacent.
     """
     spellings = [(name, *synonyms) for name, synonyms in zip(labels.names, labels.synonyms, strict=True)]
     return [

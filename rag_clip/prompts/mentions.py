@@ -1,8 +1,8 @@
-"""Contrast by name: a caption that speaks of other classes only is no evidence for this one. The rule is ours.
+"""Contrast by name: a caption that names only other classes is no evidence for this class. The rule is ours.
 
-A caption names a class where it holds the class's whole name or a whole synonym, word by word; of names that overlap
-the longest wins, so "a tiger shark" does not name "shark". A caption is refused for class c when it names classes and
-c is not among them; one that names none, or c beside others, is kept.
+A caption names a class if it contains the class's whole name or a whole synonym, word by word. Of overlapping names the
+longest counts, so "a tiger shark" does not name "shark". A caption is refused for class c if it names classes and c is
+not among them; a caption that names no class, or c and others, is kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rag_clip.words import spoken, words_of
 
 
 class Mentions:
-    """Which classes of a label set a caption names."""
+    """Finds the classes of a label set that a caption names."""
 
     def __init__(self, labels: LabelSet) -> None:
         self._classes: dict[tuple[str, ...], set[str]] = {}
@@ -30,16 +30,16 @@ class Mentions:
 
     def names(self, caption: str) -> set[str]:
         """Return the names of the classes that a caption names."""
-        words, found, place = words_of(caption), set[str](), 0
-        while place < len(words):
-            spans = (tuple(words[place : place + length]) for length in self._lengths.get(words[place], ()))
+        words, named, start = words_of(caption), set[str](), 0
+        while start < len(words):
+            spans = (tuple(words[start : start + length]) for length in self._lengths.get(words[start], ()))
             longest = next((span for span in spans if span in self._classes), None)
-            found |= self._classes[longest] if longest else set()
-            place += len(longest) if longest else 1
-        return found
+            named |= self._classes[longest] if longest else set()
+            start += len(longest) if longest else 1
+        return named
 
     def keep(self, name: str, _synonyms: Sequence[str] = ()) -> Callable[[str], bool]:
-        """Return the filter of a class: False for captions that name other classes and not this one."""
+        """Return the predicate of a class: False for captions that name other classes but not this one."""
 
         def kept(caption: str) -> bool:
             named = self.names(caption)

@@ -1,11 +1,11 @@
-"""Several sources of text in one set of prompts: the mixture whose weights a recipe states.
+"""A set of prompts from several sources of text, mixed with the weights that a recipe states.
 
-With anchors a_cj that sum to one per class, and contexts b_ck of any sources with B_c = sum_k b_ck <= 1,
+With anchors of weight a_cj that sum to one per class, and context texts of weight b_ck, B_c = sum_k b_ck <= 1,
 
     weights of class c:   (1 - B_c) * a_cj   and   b_ck
 
-so that each source weighs what its recipe says, a class for which a source has nothing gives that share back to its
-anchors, and classifiers.zero_shot turns the mixture into one vector per class.
+So each source has the weight that the recipe gives it; if a source has no texts for a class, its weight goes to the
+anchors. classifiers.zero_shot turns the mixture into one vector per class.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Texts = tuple[tuple[PromptText, ...], ...]
 
 
 def mix(anchors: Prompts, *contexts: Texts) -> Prompts:
-    """Add the context texts of each class to its anchors, and scale the anchors to the weight that these leave.
+    """Add the context texts of each class to its anchors, and scale the anchors to the remaining weight.
 
-    Raises ValueError for contexts of another number of classes, and where those of a class weigh more than one.
+    Raises ValueError for contexts with another number of classes, and where those of a class weigh more than one.
     """
     for source in contexts:
         if len(source) != len(anchors.labels):

@@ -1,4 +1,4 @@
-"""What to call the classes: synonyms from where a recipe says, counted in the captions of an index."""
+"""Synonyms of the classes, from the sources that a recipe names, counted in the captions of an index."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INSTALLED = "installed"
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """The names considered, the label set with the synonyms that were kept, and what a user should check."""
+    """`report`: the names considered; `labels`: with the synonyms kept; `notes`: what a user should check."""
 
     report: SynonymReport
     labels: LabelSet
@@ -35,11 +35,10 @@ class Named:
 def name_classes(
     labels: LabelSet, choice: Synonyms, *, encoder: Encoder, store: Store, report: Report = silent
 ) -> Named:
-    """Gather candidates, count them in every caption of the store, and drop what belongs to another class.
+    """Gather candidate names, count them in every caption of the store, and drop names that belong to another class.
 
-    Classes of which a REAL file has frequencies are counted by the first such file instead.
-
-    Raises ValueError for files that are not in a known format, and FileNotFoundError for a WordNet that is not there.
+    For classes with frequencies in a REAL file, the counts are those of the first such file.
+    Raises ValueError for files in an unknown format, and FileNotFoundError for a missing WordNet.
     """
     files = {path.name: read_synonyms(path) for path in choice.files}
     wordnet = None
@@ -66,17 +65,17 @@ def _frequencies(labels: LabelSet, choice: Synonyms) -> dict[int, Mapping[str, i
 
 
 def _tables(store: Store, report: Report) -> Iterator[pa.Table]:
-    held: list[pa.RecordBatch] = []
+    batches: list[pa.RecordBatch] = []
     done, total = 0, store.count()
     for batch in store.scroll():
-        held.append(batch)
+        batches.append(batch)
         done += batch.num_rows
         if done % CAPTIONS_AT_ONCE < batch.num_rows:
-            yield pa.Table.from_batches(held)
-            held = []
+            yield pa.Table.from_batches(batches)
+            batches = []
             report(Progress("count names", done, total, "captions"))
-    if held:
-        yield pa.Table.from_batches(held)
+    if batches:
+        yield pa.Table.from_batches(batches)
 
 
 def _notes(
@@ -87,5 +86,5 @@ def _notes(
             if name != frequent:
                 corpus = "the corpus of its synonym file" if row in known else "the corpus"
                 yield f"{name!r} is called {frequent!r}, as {corpus} says most often"
-    for one in chosen.ambiguous:
-        yield f"{one.name!r} of class {one.label!r} has {len(one.meanings)} meanings: {'; '.join(one.meanings[:3])}"
+    for name in chosen.ambiguous:
+        yield f"{name.name!r} of class {name.label!r} has {len(name.meanings)} meanings: {'; '.join(name.meanings[:3])}"

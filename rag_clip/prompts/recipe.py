@@ -1,11 +1,11 @@
-"""Recipes: which sources the texts of a class come from, and what each weighs; TOML, or the ones in index/recipes.toml.
+"""Recipes: the sources of a class's texts and their weights, in TOML; the bundled ones are in index/recipes.toml.
 
-    [templates]   set = "general"               anchors; without it the label set's own, else "a photo of a {}."
-    [synonyms]    use = "frequent"              names in the templates: as the corpus calls them
+    [templates]   set = "general"               anchors; by default the label set's, else "a photo of a {}."
+    [synonyms]    use = "frequent"              names in the templates: the most frequent in the corpus
     [retrieved]   weight = 0.25                 captions of the index: the fields of Retrieval
     [described]   files = ["cupl.json"]         sentences of knowledge files, with their weight
 
-The templates have the weight that retrieved and described leave.
+The templates have the weight that remains after retrieved and described.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ from rag_clip.prompts.templates import template_set
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """A named set of templates, or `texts` of one's own; neither leaves it to the label set."""
+    """Templates: a named `set`, or `texts` of your own; with neither, those of the label set."""
 
     set: str = ""
     texts: tuple[str, ...] = ()
 
     def choose(self) -> tuple[str, ...] | None:
-        """Return the templates, None for the label set's own; raises ValueError for an unknown set."""
+        """Return the templates, or None for those of the label set; raises ValueError for an unknown set."""
         return self.texts or (template_set(self.set) if self.set else None)
 
 
 @dataclass(frozen=True, slots=True)
 class Synonyms:
-    """Names from the label file, from knowledge `files`, and from `wordnet`.
+    """Synonyms from the label file, from knowledge `files` and from `wordnet`.
 
-    That is "installed" (the files of Debian's package), the folder of such files, or "wn:LEXICON" of the wn package.
+    use: "frequent" uses the most frequent name; "ensemble" uses all names, weighted by their counts.
+    files: synonym files.
+    wordnet: "installed" (the files of Debian's package), a folder of such files, or "wn:LEXICON" of the wn package.
     """
 
     use: Literal["frequent", "ensemble"] = "frequent"
@@ -48,10 +50,10 @@ class Synonyms:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """Sentences of knowledge files, which weigh `weight` together in each class they describe.
+    """Sentences of knowledge files, with the total weight `weight` in each class that they describe.
 
-    `average` says what of all texts of a class is averaged: their `vectors`, or as published for DCLIP, where the
-    weight is 1, the `cosines` of images with them (see classifiers.zero_shot).
+    `average` is taken over the `vectors` of a class's texts, or over the `cosines` of images with them, as published
+    for DCLIP with a weight of 1 (see classifiers.zero_shot).
     """
 
     files: tuple[Path, ...]
@@ -65,7 +67,7 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What texts are made of; a source that is None is left out. Raises ValueError for weights above one together."""
+    """The sources of a class's texts; None leaves a source out. Raises ValueError where the weights sum to over one."""
 
     name: str = "templates"
     templates: Templates = Templates()
@@ -82,12 +84,12 @@ class Recipe:
 
     @property
     def needs_index(self) -> bool:
-        """Whether it looks at captions: to retrieve them, or to count names in them."""
+        """Whether the recipe uses captions: to retrieve them, or to count names in them."""
         return self.retrieved is not None or self.synonyms is not None
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files of knowledge that it reads."""
+        """The knowledge files that the recipe reads."""
         return tuple(path for source in (self.synonyms, self.described) if source for path in source.files)
 
     def document(self) -> dict[str, Any]:
@@ -104,10 +106,10 @@ SOURCES: Mapping[str, type] = {
 
 
 def load_recipe(spec: str | Path = "default") -> Recipe:
-    """Read a recipe: a name of index/recipes.toml, FILE.toml with its tables, or FILE.toml:NAME of several.
+    """Read a recipe: a name in index/recipes.toml, FILE.toml, or FILE.toml:NAME for a file of several recipes.
 
-    Paths in a file are relative to it. Raises ValueError, naming file and table, for what is not TOML, unknown names,
-    tables and settings, wrong values, and files that are not there.
+    Paths in a file are relative to it. Raises ValueError, naming file and table, for invalid TOML, unknown names,
+    tables and settings, wrong values, and missing files.
     """
     path, name = _locate(str(spec))
     document = read_toml(path)
@@ -124,7 +126,7 @@ def load_recipe(spec: str | Path = "default") -> Recipe:
 
 
 def recipe_names() -> tuple[str, ...]:
-    """List the recipes that come with RAG-CLIP."""
+    """Return the names of the recipes that come with RAG-CLIP."""
     return tuple(read_toml(_bundled()))
 
 

@@ -1,8 +1,7 @@
-"""Other names in the place of the classes' own: what the texts of a class would be had it been called otherwise.
+"""Prompts with classes renamed to their synonyms, to measure how much predictions depend on the chosen word.
 
-A text speaks a name where it is a template filled with it, or else holds its words; an ending -s or -es stays. Only
-anchors are renamed: contexts are what a corpus says. Ours; for measuring how far predictions depend on
-the word that was chosen.
+A text contains a name if it is a template filled with the name, or else if it contains the words of the name; an ending
+-s or -es is kept. Only anchors are renamed, since context texts quote a corpus. The method is ours.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from rag_clip.words import spans_of
 
 @dataclass(frozen=True, slots=True)
 class Swaps:
-    """`prompts` of s labels "class → synonym", each with the texts of its class renamed, and their classes [s]."""
+    """`prompts` of s labels "class → synonym", each with the renamed texts of its class; `classes` are the classes."""
 
     prompts: Prompts
     classes: tuple[int, ...]
 
 
 def swap_names(prompts: Prompts) -> Swaps | None:
-    """Rename each class to each of its other names, one at a time; None where no class can be.
+    """Rename each class to each of its other names, one at a time; None where no class can be renamed.
 
-    Names are the label's own and its synonyms, less those that another class has as well, and less the one that its
-    texts speak already. A class of which no anchor speaks a name cannot be renamed.
+    Other names are the class name and its synonyms, without names that another class also has and the name that its
+    texts already contain. A class whose anchors contain none of its names cannot be renamed.
     """
     shared, claims = shared_templates(prompts), Counter(_claims(prompts.labels))
     names, texts, classes = [], [], []
@@ -50,7 +49,7 @@ def swap_names(prompts: Prompts) -> Swaps | None:
 def shared_templates(prompts: Prompts) -> tuple[str, ...]:
     """Return the templates that the anchors of at least half of the classes fill, in order of appearance.
 
-    Where there is none, those of the label set, or the default ones.
+    Without any, return those of the label set, or the default ones.
     """
     found = Counter[str]()
     for row, group in enumerate(prompts.texts):
@@ -66,7 +65,7 @@ def _spoken(group: Sequence[PromptText]) -> list[str]:
 
 
 def _claims(labels: LabelSet) -> Iterator[str]:
-    """Yield every name folded, once for each class that has it."""
+    """Yield every folded name, once for each class that has it."""
     for row in range(len(labels)):
         yield from {folded(name) for name in _spellings(labels, row)}
 
@@ -79,16 +78,16 @@ def _spellings(labels: LabelSet, row: int) -> list[str]:
 
 
 def _template(text: PromptText, spellings: Sequence[str], shared: Sequence[str]) -> str | None:
-    """Return an anchor with '{}' where it speaks a name of the class, None where it does not."""
+    """Return the anchor with '{}' in place of a name of the class; None where it contains none."""
     if text.role != "anchor":
         return None
-    known = next((one for one in shared for name in spellings if fill(one, name) == text.text), None)
+    known = next((template for template in shared for name in spellings if fill(template, name) == text.text), None)
     if known is not None:
         return known
-    found = text.text
-    for start, end in reversed(spans_of(spellings, endings=True)(found)):
-        found = f"{found[:start]}{{}}{found[end:]}"
-    return found if found != text.text else None
+    template = text.text
+    for start, end in reversed(spans_of(spellings, endings=True)(template)):
+        template = f"{template[:start]}{{}}{template[end:]}"
+    return template if template != text.text else None
 
 
 def _filled(text: PromptText, template: str | None, name: str) -> PromptText:

@@ -1,15 +1,15 @@
-"""RePE: class prompts pulled towards the captions retrieved for the class.
+"""RePE: class prompts mixed with the captions retrieved for the class.
 
 Ren et al., 2023, "Delving into the Openness of CLIP" (Findings of ACL 2023, arXiv 2206.01986).
 For templates t_j and the first K captions r_k that pass the class-word filter, classifiers.zero_shot computes
 
     w_c = normalise( mean_j normalise( (1 - weight) * t_j + weight * mean_k r_k ) )
 
-weight = 0.25 and K = 100 are the paper's commands. Its filter keeps captions with any word of the class name as a
-substring, so "can" keeps "American"; here the word must be a word of the caption unless `contains_substring` is given.
+weight = 0.25 and K = 100 are the values in the paper's commands. Its filter keeps captions with any word of the class
+name as a substring, so "can" keeps "American"; here it must be a whole word, unless `contains_substring` is given.
 
-Ours is `without_name`: the class name is left out of the captions before they are embedded. The templates bring the
-name already; where the encoder never learned it, what it makes of its letters drowns the description beside it.
+`without_name` is ours: it removes the class name from captions before they are embedded. The templates contain the
+name already, and if the encoder has not learned it, its meaningless embedding outweighs the rest of the caption.
 """
 
 from __future__ import annotations
@@ -40,12 +40,16 @@ def retrieved_texts(
     keep: Keep | None = None,
     rewrite: Rewrite | None = None,
 ) -> Texts:
-    """Return for each class its first `limit` kept captions as contexts that share `weight`; () where none is kept.
+    """Return the captions of each class as context texts with equal shares of `weight`; () for a class without any.
 
-    `hits` are the captions retrieved per class, best first, in class order; `keep` is the class-word filter, by
-    default `contains_token`; `rewrite` changes what is embedded, by default nothing (`as_written`), and drops captions
-    of which it leaves nothing. Raises ValueError for a weight outside [0, 1], a limit below 1, or hits that do not
-    match.
+    labels: the classes.
+    hits: captions retrieved per class, best first, in class order.
+    weight: total weight of a class's captions.
+    limit: captions used per class: the first that pass the filter.
+    keep: the filter, by default `contains_token`.
+    rewrite: changes captions before they are embedded, by default `as_written`; captions that become empty are dropped.
+
+    Raises ValueError for a weight outside [0, 1], a limit below 1, or hits that do not align with the labels.
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"the weight of the captions is {weight}; give a number from 0 to 1")
@@ -69,9 +73,10 @@ def retrieved_prompts(
     keep: Keep | None = None,
     rewrite: Rewrite | None = None,
 ) -> Prompts:
-    """Give each class its templates (weight 1 - `weight` together) and its `retrieved_texts` (`weight`).
+    """Return prompts of templates (total weight 1 - `weight`) and of `retrieved_texts` (total weight `weight`).
 
-    A class with no caption has its templates alone; provenance counts these as `without_captions`.
+    A class without captions has only its templates; provenance counts these classes as `without_captions`.
+    `templates` default to those of the label set; the other parameters and errors are those of `retrieved_texts`.
     """
     keep, rewrite = keep or contains_token, rewrite or as_written
     contexts = retrieved_texts(labels, hits, weight=weight, limit=limit, keep=keep, rewrite=rewrite)
@@ -89,34 +94,34 @@ def retrieved_prompts(
 
 
 def contains_token(name: str, _synonyms: Sequence[str] = ()) -> Callable[[str], bool]:
-    """Keep captions with any word of the class name (split at spaces and underscores) among their words.
+    """Return the predicate of captions that contain any word of the class name (split at spaces and underscores).
 
-    Words are compared without case and without a possessive 's. In scripts that put no spaces between words each
-    letter is one, and a name must be there letter by letter.
+    Case and a possessive 's are ignored. In scripts without spaces each letter counts as a word, and all letters of a
+    name must be there in order.
     """
     return holds_any(re.split(r"[\s_]+", name))
 
 
 def contains_phrase(name: str, synonyms: Sequence[str] = ()) -> Callable[[str], bool]:
-    """Keep captions with the whole name, or a whole synonym, word by word in order; for names that share words."""
+    """Return the predicate of captions that contain the whole name or a whole synonym, word by word."""
     return holds_any([name, *synonyms])
 
 
 def contains_substring(name: str, _synonyms: Sequence[str] = ()) -> Callable[[str], bool]:
-    """Keep captions with any word of the class name anywhere, even inside another word: the filter as published."""
+    """Return the predicate of captions with any word of the name anywhere, even inside a word: the published filter."""
     words = [word for word in re.split(r"[\s_]+", name.lower()) if word]
     return lambda caption: any(word in caption.lower() for word in words)
 
 
 def as_written(_name: str, _synonyms: Sequence[str] = ()) -> Callable[[str], str]:
-    """Leave captions as they are, as published."""
+    """Return a function that leaves captions as they are, as published."""
     return lambda caption: caption
 
 
 def without_name(name: str, synonyms: Sequence[str] = ()) -> Callable[[str], str]:
-    """Leave the class name and its synonyms out of captions; '' where fewer than three words are left.
+    """Return a function that removes the class name and its synonyms; '' where fewer than three words remain.
 
-    Names are found as `contains_phrase` finds them, whatever their case, hyphens, dots and apostrophes.
+    Names are found as in `contains_phrase`: case, hyphens, dots and apostrophes are ignored.
     """
     mentions = spans_of([name, *synonyms])
 

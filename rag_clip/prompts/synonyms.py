@@ -1,13 +1,13 @@
-"""The name that a corpus uses: synonyms of class names counted, compared, and put into templates.
+"""The most frequent names of classes in a corpus: synonyms counted, compared and filled into templates.
 
-Parashar et al., 2024, "The Neglected Tails in Vision-Language Models" (REAL, CVPR 2024, arXiv 2401.12425): a class is
-called by the synonym s that the pre-training captions say most often,
+Parashar et al., 2024, "The Neglected Tails in Vision-Language Models" (REAL, CVPR 2024, arXiv 2401.12425): each class
+is named by its most frequent synonym s in the pre-training captions,
 
     name_c = argmax_s n_cs        texts of class c: T_j(name_c), weighing 1/J each
 
-Ours is the ensemble of all names, T_j(s) weighing n_cs / (J * sum_s n_cs). Where a file of theirs has the frequencies
-of the names of a class, n_cs are those. Else they are counted in the index: theirs counts substrings; ours are counts
-of whole phrases, less those inside the longer name of another class ("tiger" in "tiger shark").
+The ensemble of all names, T_j(s) of weight n_cs / (J * sum_s n_cs), is ours. If one of REAL's files has frequencies for
+a class, n_cs are those. Otherwise names are counted in the index: REAL counts substrings; here whole phrases are
+counted, without those inside a longer name of another class ("tiger" in "tiger shark").
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAMES_AT_ONCE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Synonym:
-    """A name of a class, its count in the corpus, where it comes from, and, if it is left out, why."""
+    """A name of a class, its count in the corpus, its source, and the reason if it was dropped."""
 
     name: str
     count: int
@@ -41,7 +41,7 @@ class Synonym:
 
 @dataclass(frozen=True, slots=True)
 class Ambiguity:
-    """A name of class `label` that means several things, each given by its definition."""
+    """A name of class `label` with several meanings, given by their definitions."""
 
     label: str
     name: str
@@ -50,7 +50,7 @@ class Ambiguity:
 
 @dataclass(frozen=True, slots=True)
 class SynonymReport:
-    """`chosen`: every name considered per class, the label's own first (never dropped); `ambiguous`: those to check."""
+    """`chosen`: all names considered per class, the class name first (never dropped); `ambiguous`: names to check."""
 
     chosen: tuple[tuple[Synonym, ...], ...]
     ambiguous: tuple[Ambiguity, ...] = ()
@@ -70,13 +70,18 @@ def choose_synonyms(
     senses: Callable[[str], Sequence[Sense]] | None = None,
     template: str = SINGLE[0],
 ) -> SynonymReport:
-    """Drop the candidates that are another class's name or candidate, not in the corpus, or nearer to another class.
+    """Drop candidates that also belong to another class, are not in the corpus, or are closer to another class.
 
-    `counts` holds the occurrences of every name (`names_to_count`) in the corpus, matched as whole phrases. A class
-    that has `frequencies`, by its row, is counted by these, and its candidates without one are left out. With an
-    `encoder`, a candidate is dropped whose text in `template` has a higher cosine with another class's own name than
-    with its own class's. With `senses` (WordNet.senses), names kept that have several are reported as ambiguous.
-    Raises ValueError for candidates of another number of classes, and for a name that was not counted.
+    labels: the classes.
+    candidates: candidate names per class, with their sources.
+    counts: occurrences in the corpus of every name of `names_to_count`, matched as whole phrases.
+    encoder: if given, candidates are dropped whose text has a higher cosine with another class name than with that of
+        their own class.
+    frequencies: by class index; replace the counts of a class, and leave out its candidates without a frequency.
+    senses: `WordNet.senses`; if given, kept names with several senses are reported as ambiguous.
+    template: of the texts for `encoder`.
+
+    Raises ValueError for candidates with another number of classes, and for a name that was not counted.
     """
     if len(candidates) != len(labels):
         raise ValueError(f"{len(candidates)} groups of candidates for {len(labels)} classes; give one per class")
@@ -92,12 +97,12 @@ def choose_synonyms(
 
 
 def names_to_count(labels: LabelSet, candidates: Candidates) -> tuple[str, ...]:
-    """List the names whose occurrences `choose_synonyms` asks for, each once."""
+    """Return the names whose counts `choose_synonyms` needs, each once."""
     return tuple(dict.fromkeys([*labels.names, *(name for group in candidates for name, _ in group)]))
 
 
 def frequent_names(report: SynonymReport) -> tuple[str, ...]:
-    """Return the name of each class that the corpus says most often; among equals the label's own, then the first."""
+    """Return the most frequent name of each class; of equally frequent names the class name, then the first."""
     return tuple(max(report.kept(row), key=lambda name: name.count).name for row in range(len(report.chosen)))
 
 
@@ -106,8 +111,8 @@ def synonym_prompts(
 ) -> Prompts:
     """Fill every template with the most frequent name, or with every name weighted by its count (`ensemble`).
 
-    A class of which the corpus says no name keeps its own. Texts name their source, as "synonym: wordnet"; those with
-    the label's own name have "template". Raises ValueError for another use, and for a report on other classes.
+    A class without any name in the corpus keeps its class name. The `source` of a text is for example "synonym:
+    wordnet", or "template" for the class name. Raises ValueError for another use, and for a report on other classes.
     """
     if use not in get_args(Use):
         raise ValueError(f"unknown use of synonyms {use!r}; known are {', '.join(get_args(Use))}")
@@ -132,7 +137,7 @@ def _texts(shares: Sequence[tuple[Synonym, float]], templates: Sequence[str]) ->
 
 
 def _counted(labels: LabelSet, candidates: Candidates, counts: Mapping[str, int]) -> list[list[Synonym]]:
-    """List the label's own name and its candidates with their counts; spellings that are counted alike come once."""
+    """Return the class name and its candidates with counts, per class; spellings with the same words come once."""
     listed = [[(name, OWN), *group] for name, group in zip(labels.names, candidates, strict=True)]
     missing = next((name for group in listed for name, _ in group if name not in counts), None)
     if missing is not None:
@@ -153,7 +158,7 @@ def _once(group: Sequence[tuple[str, str]], counts: Mapping[str, int]) -> list[t
 
 
 def _claimed(labels: LabelSet, chosen: Sequence[Sequence[Synonym]]) -> list[list[Synonym]]:
-    """Drop candidates that are the name or a candidate of another class, and those that the corpus does not say."""
+    """Drop candidates that are the name or a candidate of another class, and those that the corpus does not contain."""
     own = {folded(name): row for row, name in enumerate(labels.names)}
     claims = [(folded(each.name), row) for row, group in enumerate(chosen) for each in group]
     claimants = {key: [row for _, row in group] for key, group in groupby(sorted(claims), key=lambda claim: claim[0])}
@@ -176,18 +181,19 @@ def _claimed(labels: LabelSet, chosen: Sequence[Sequence[Synonym]]) -> list[list
 def _near(
     labels: LabelSet, chosen: Sequence[Sequence[Synonym]], encoder: Encoder, template: str
 ) -> list[list[Synonym]]:
-    """Drop candidates whose text is nearer to the own name of another class than to that of theirs."""
+    """Drop candidates whose text is closer to another class name than to that of their own class."""
     own = encoder.encode_text([fill(template, name) for name in labels.names])
     asked = [(row, each.name) for row, group in enumerate(chosen) for each in group[1:] if not each.dropped]
     nearest: dict[tuple[int, str], str] = {}
     for start in range(0, len(asked), NAMES_AT_ONCE):
         part = asked[start : start + NAMES_AT_ONCE]
         cosines = encoder.encode_text([fill(template, name) for _, name in part]) @ own.T  # [names, c]
-        best, places = cosines.max(1)
-        mine = cosines[range(len(part)), [row for row, _ in part]]
-        for pair, further, place in zip(part, (best - mine > 1e-6).tolist(), places.tolist(), strict=True):
+        best, classes = cosines.max(1)
+        mine = cosines[range(len(part)), [row for row, _ in part]]  # [names]
+        # By more than rounding, so that a tie drops no name.
+        for pair, further, row in zip(part, (best - mine > 1e-6).tolist(), classes.tolist(), strict=True):
             if further:
-                nearest[pair] = f"nearer to {labels.names[place]!r}"
+                nearest[pair] = f"nearer to {labels.names[row]!r}"
     return [
         [replace(each, dropped=nearest.get((row, each.name), each.dropped)) for each in group]
         for row, group in enumerate(chosen)

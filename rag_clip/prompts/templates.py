@@ -1,8 +1,8 @@
-"""Class names in templates: the texts every other method starts from.
+"""Class names in templates: the texts that every other method starts from.
 
-Radford et al., 2021 (arXiv 2103.00020): for templates T_1..T_J the texts of class c are T_j(name_c), weighing 1/J each.
-The single template is the field's usual one; the other sets are in our wording. The general set covers how a picture
-may show a thing; the sets of a domain say what kind of thing the names are, or how its pictures are taken.
+Radford et al., 2021 (arXiv 2103.00020): for templates T_1..T_J the texts of class c are T_j(name_c), each of weight
+1/J. The single template is the usual one; the other sets are in our wording. The general set covers the ways in which
+an image may show an object; the sets of a domain state the kind of object, or how its images are taken.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def template_set(name: str) -> tuple[str, ...]:
 def template_prompts(labels: LabelSet, *, templates: Sequence[str] | None = None) -> Prompts:
     """Fill every template with every class name; each class gets J anchors of weight 1/J.
 
-    `templates` given here come first, then those of the label set, then `SINGLE`. Only '{}' is replaced, so braces in
-    a name are safe. Raises ValueError for a template without '{}'.
+    `templates` default to those of the label set, then to `SINGLE`. Only '{}' is replaced, so braces in a name are
+    safe. Raises ValueError for a template without '{}'.
     """
     chosen = choose_templates(labels, templates)
     return Prompts(
@@ -86,7 +86,7 @@ def template_prompts(labels: LabelSet, *, templates: Sequence[str] | None = None
 
 
 def choose_templates(labels: LabelSet, templates: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the templates given, or the label set's own, or `SINGLE`; each must hold '{}'."""
+    """Return `templates`, else those of the label set, else `SINGLE`; raises ValueError for one without '{}'."""
     if isinstance(templates, str):
         raise ValueError(f"templates is the text {templates!r}; give a list of templates")
     chosen = tuple(templates or labels.templates or SINGLE)
@@ -97,5 +97,5 @@ def choose_templates(labels: LabelSet, templates: Sequence[str] | None = None) -
 
 
 def fill(template: str, name: str) -> str:
-    """Put a class name in the place of '{}', without the id that may tell it from another of the same name."""
+    """Replace '{}' by a class name, without the id that distinguishes it from a class of the same name."""
     return template.replace("{}", spoken(name))

@@ -1,1 +1,1 @@
-"""Training by gradient: one loop, and what runs on it."""
+"""Gradient training: the one loop, its checkpoints, and the fine-tuning of whole models."""

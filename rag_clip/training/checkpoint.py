@@ -1,6 +1,6 @@
-"""Where a run of the training loop is kept, so that one that was killed goes on: its values, optimiser and draws.
+"""Checkpoints of the training loop: parameters, optimiser, random generators and history, to resume a killed run.
 
-The file appears whole or not at all (`files/atomic`) and is read by torch's weights-only loader.
+The file is written atomically (`files/atomic`) and read by torch's weights-only loader.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ CURE = "delete it to begin anew, or give another path"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Keep the run at `path` after each `every` steps and the last; who needs it no longer deletes it.
+    """Save the run to `path` after every `every` steps and after the last; the caller deletes the file.
 
-    A run goes on from its own checkpoint alone; `identity` says what the schedule does not, such as the hash of the
+    A run resumes only from its own checkpoint. `identity` states what the schedule does not, such as a hash of the
     data. Raises ValueError where `every` is not above zero.
     """
 
@@ -37,9 +37,13 @@ class Checkpoint:
 
 @dataclass(slots=True)
 class Run:
-    """How far a run is: steps done; loss and score of its rounds, the round kept (0: none yet) and its values.
+    """The state of a run besides its parameters.
 
-    `loss` and `weight` add up the round at hand.
+    step: steps done.
+    losses, scores: mean loss and validation score of each finished round.
+    kept: the best round, from 1; 0 for none yet.
+    best: the parameter values of that round.
+    loss, weight: sums over the current round.
     """
 
     step: int = 0
@@ -58,7 +62,12 @@ def write_run(
     optimiser: torch.optim.Optimizer,
     run: Run,
 ) -> None:
-    """Keep a run whose settings are `asked`, with torch's generators on the CPU and the devices of its parameters."""
+    """Save a run, with the state of torch's generators on the CPU and on the devices of its parameters.
+
+    checkpoint: where to save.
+    asked: the settings of the run, which must be the same to resume.
+    parameters, optimiser, run: the state to save.
+    """
     kept = {
         "asked": _identity(checkpoint, asked, parameters),
         "parameters": [value.detach() for value in parameters],
@@ -78,9 +87,10 @@ def read_run(
     parameters: Sequence[torch.Tensor],
     optimiser: torch.optim.Optimizer,
 ) -> Run | None:
-    """Bring parameters, optimiser and generators to where the run was, and return it; None where there is no file.
+    """Restore parameters, optimiser and generators in place, and return the run; None where there is no file.
 
-    Raises ValueError for a file that is no checkpoint, and for the checkpoint of another run.
+    Parameters are those of `write_run`. Raises ValueError for a file that is not a checkpoint, and for the checkpoint
+    of another run.
     """
     if not checkpoint.path.exists():
         return None

@@ -1,10 +1,11 @@
-"""Both towers trained further on labelled images: phase A of BALLAD.
+"""Continued training of both towers on labelled images: phase A of BALLAD.
 
-    logits = scale f(image) T + bias      T [c, d] the texts "a photo of a NAME.", encoded anew in every step
+    logits = scale f(image) T' + bias      T [c, d]: the texts "a photo of a NAME.", encoded again in every step
 
-Ma et al., 2021 (arXiv 2111.14745): images are drawn as they come, frequent classes more often. As in the authors' code
-the contrast is between an image and the texts of all classes. Defaults are those for ImageNet-LT: SGD 1e-5, momentum
-0.9, weight decay 5e-4, batches of 512, 50 epochs, a cosine (here per step). Statistics of batch norms stay.
+Ma et al., 2021 (arXiv 2111.14745): images are sampled uniformly, so frequent classes come more often. As in the
+authors' code, the loss contrasts an image with the texts of all classes. Defaults are those for ImageNet-LT: SGD with
+rate 1e-5, momentum 0.9, weight decay 5e-4, batches of 512, 50 epochs, cosine decay (here per step). The running
+statistics of batch norms do not change.
 """
 
 from __future__ import annotations
@@ -40,11 +41,18 @@ def continue_training(
     kept: Checkpoint | None = None,
     report: Report = silent,
 ) -> TwoTowers:
-    """Train a float32 copy of both towers on labelled images, and return it frozen; the last epoch is kept.
+    """Train a float32 copy of both towers on labelled images, and return it frozen, as of the last epoch.
 
-    `pixels(rows int64 [b])` returns the uint8 pixels [b, 3, height, width] of images, anew for each batch, augmented
-    or not; `targets` int64 [m] are their classes. Scale and bias stay. The copy has a fingerprint of its own, which is
-    that of its `checkpoint`. A run that was killed goes on from `kept`, if encoder, labels and targets are the same.
+    encoder: an open_clip model; it is not changed.
+    pixels: a function of rows int64 [b] that returns uint8 pixels [b, 3, height, width]; called for each batch, so it
+        may augment.
+    targets: classes of the images, int64 [m].
+    labels, template: class names and the template of their texts.
+    schedule: by default the published one.
+    kept: checkpoint to resume from, if encoder, template, labels and targets are the same.
+    report: receives progress events.
+
+    Scale and bias are not trained. The fingerprint of the copy is that of its `checkpoint`.
     """
     towers = two_towers(encoder)
     model = copy.deepcopy(towers.model).float()
@@ -55,7 +63,8 @@ def continue_training(
     tokens = towers.tokenizer([template.format(name) for name in labels.names])
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
-        images, texts = training.encode_pixels(pixels(rows)).pooled, training.encode_tokens(tokens)
+        images, texts = training.encode_pixels(pixels(rows)).pooled, training.encode_tokens(tokens)  # [b, d], [c, d]
+        # The bias is the same for all classes and cancels in the softmax.
         return functional.cross_entropy(encoder.scale * images @ texts.T, targets[rows].to(images.device))
 
     if kept is not None:
@@ -68,5 +77,5 @@ def continue_training(
 
 
 def checkpoint(encoder: TwoTowers) -> bytes:
-    """Return the weights as a `.safetensors` file, for `load_encoder` beside the configuration of the model."""
+    """Return the weights as a `.safetensors` file, which `load_encoder` reads beside the model's configuration."""
     return save({name: values.detach().cpu().contiguous() for name, values in encoder.model.state_dict().items()})

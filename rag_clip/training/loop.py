@@ -1,10 +1,10 @@
-"""The one training loop, by steps: of heads on rows in memory, and of whole models on a stream of batches.
+"""The one training loop, counted in steps: for heads on rows in memory, and for whole models on a stream of batches.
 
     step k:  loss = mean of step(batch) over `accumulate` batches;  backward;  clip;  optimiser at rate(k);  after(...)
 
-A round is an epoch of rows, or `schedule.every` steps of a schedule counted in steps. Which round is kept is decided on
-validation data, or else it is the last: a training loop that never sees test rows cannot choose by them. A run with a
-checkpoint that was killed goes on to the weights that it would have reached.
+A round is one epoch of rows, or `schedule.every` steps of a schedule counted in steps. With validation data the best
+round is kept, otherwise the last: the loop never sees test rows, so it cannot choose by them. A killed run that resumes
+from its checkpoint ends with the same weights as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from rag_clip.progress import Progress, Report, silent
 from rag_clip.training.checkpoint import Checkpoint, Run, read_run, write_run
 
 Batch = TypeVar("Batch")
-Stream = Callable[[int], Iterator[Batch]]  # the batches from the given one on, counted from 0
+Stream = Callable[[int], Iterator[Batch]]  # all batches from the given number on, counted from 0
 Sampler = Callable[[int, torch.Generator], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of data in memory; an epoch is all `count` of them, shuffled, or as many as `sampler` draws in its order.
+    """Rows of data in memory: an epoch is all `count` rows, shuffled, or `count` rows in the order of `sampler`.
 
-    Raises ValueError for no rows.
+    `sampler` gets the count and a generator, and returns rows int64 [count]. Raises ValueError for no rows.
     """
 
     count: int
@@ -42,23 +42,23 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How to train: the optimiser, its rate at each step, and how a step is computed.
+    """How to train: the optimiser, its learning rate at each step, and how a step is computed.
 
-    epochs, steps: the length, in epochs of rows in memory, or in steps where `steps` is given (a stream needs it).
-    batch_size: rows of a batch; a stream has batches of its own.
-    rate, decay: the highest rate, which falls to zero by a cosine per step, or stays.
-    warm_up, warm_up_rate: first epochs (or steps, as the length is counted) at a constant rate; with None, the rate
-        rises linearly, to (k + 1) / warm_up of the highest at step k.
+    epochs, steps: the length, in epochs of rows in memory, or in steps if `steps` is given (required for a stream).
+    batch_size: rows per batch; a stream defines its own batches.
+    rate, decay: the highest learning rate, and whether it decays to zero (cosine, per step) or stays constant.
+    warm_up, warm_up_rate: number of warm-up epochs (steps, if the length is in steps) and their constant rate; with
+        None, the rate rises linearly, to (k + 1) / warm_up of the highest at step k.
     optimiser, betas, epsilon, momentum: AdamW with betas and epsilon, or SGD with momentum.
-    weight_decay, decayed: on all tensors, or on those of two axes and more.
-    clip: the greatest norm of all gradients together; larger ones are scaled down.
-    accumulate: batches a step. Their gradients are averaged, by rows where batches are tensors, so that a loss that is
-        a mean over rows has the gradient of one large batch; a contrastive loss has not.
-    precision: "bf16" runs `step` under autocast to bfloat16 on the device of the parameters, which stay as they are.
-    every: steps of a round, where the length is in steps.
-    seed: what the order of rows is drawn by.
+    weight_decay, decayed: on all tensors, or only on those with two or more axes ("matrices").
+    clip: maximum norm of all gradients together; larger gradients are scaled down.
+    accumulate: batches per step. Their gradients are averaged, weighted by rows where batches are tensors. So a loss
+        that is a mean over rows has the gradient of one large batch; a contrastive loss does not.
+    precision: "bf16" runs `step` under autocast to bfloat16; the parameters keep their dtype.
+    every: steps per round, if the length is in steps.
+    seed: of the order of rows.
 
-    Raises ValueError for numbers that cannot train.
+    Raises ValueError for numbers that are not above zero.
     """
 
     epochs: int = 20
@@ -94,7 +94,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step that is done: its number from 1, of how many, its loss before the update, and its rate."""
+    """A finished step: its number from 1, the total number of steps, the loss before the update, and the rate."""
 
     number: int
     total: int
@@ -104,7 +104,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The mean loss and the validation score of each round (none without validation), and the round kept, from 1."""
+    """Mean loss and validation score of each round (no scores without validation), and the round kept, from 1."""
 
     losses: tuple[float, ...]
     scores: tuple[float, ...]
@@ -124,17 +124,19 @@ def train(
 ) -> History:
     """Train `parameters` in place, and leave the values of the best round in them.
 
-    parameters: the tensors to train, and others that training changes (statistics of batch norms, running means),
-        which need no gradient: all are kept in the checkpoint and with the best round.
-    step: returns the mean loss of a batch, a scalar; of `Rows` a batch is the rows, int64 [b].
-    batches: rows in memory, or a stream; `stream(first)` yields batch number `first` and those after it.
-    checkpoint: where the run is kept; one that is there is gone on from.
-    validate: scores the parameters after each round, higher is better; the first best round is kept.
-    after: called after each update, for what follows the weights: a running mean, a bound, a log.
+    parameters: the tensors to train, and others that training changes (batch norm statistics, running means), which
+        need no gradient; all are saved in the checkpoint and with the best round.
+    step: returns the mean loss of a batch, a scalar; for `Rows` a batch is the rows, int64 [b].
+    batches: rows in memory, or a stream; `stream(first)` yields batch number `first` and all after it.
+    schedule: length, optimiser and learning rate.
+    checkpoint: where the run is saved; an existing checkpoint is resumed.
+    validate: returns a score after each round, higher is better; of equal rounds the first is kept.
+    after: callback after each update, for example for a running mean of the weights, a constraint or a log.
+    report: receives progress events.
 
-    Draws follow `schedule.seed` alone, and torch's generators, which a checkpoint restores. Raises ArithmeticError
-    before the update where the loss is not finite, and ValueError for a stream without `steps` or that ends early, and
-    for the checkpoint of another run.
+    Randomness comes from `schedule.seed` and torch's generators only, which a checkpoint restores. Raises
+    ArithmeticError, before the update, where the loss is not finite; ValueError for a stream without `steps` or that
+    ends early, and for the checkpoint of another run.
     """
     unit = _steps_per_epoch(batches, schedule) if schedule.steps is None else 1
     total, length = (schedule.steps, schedule.every) if schedule.steps else (schedule.epochs * unit, unit)
@@ -175,7 +177,7 @@ def train(
 
 
 def rate_at(schedule: Schedule, step: int, *, total: int, unit: int = 1) -> float:
-    """Return the rate of a step, counted from 0, of `total`; `unit` steps are what the warm-up is counted in."""
+    """Return the learning rate of a step, counted from 0, out of `total`; the warm-up is `warm_up * unit` steps."""
     first = schedule.warm_up * unit
     if step < first and schedule.warm_up_rate is None:
         return schedule.rate * (step + 1) / first
@@ -193,7 +195,7 @@ def _steps_per_epoch(batches: Rows | Stream[Batch], schedule: Schedule) -> int:
 
 
 def _steps(batches: Rows | Stream[Batch], schedule: Schedule, first: int) -> Iterator[list[Any]]:
-    """Yield the batches of each step from step `first` on."""
+    """Yield the batches of each step, starting with step `first`."""
     if isinstance(batches, Rows):
         yield from islice(_row_steps(batches, schedule), first, None)
         return
@@ -234,7 +236,7 @@ def _backward(
     weights: Sequence[int],
     schedule: Schedule,
 ) -> float:
-    """Add up the gradients of the batches of a step, and return their mean loss."""
+    """Accumulate the gradients of the batches of a step, and return their mean loss."""
     optimiser.zero_grad(set_to_none=True)
     mean, device = 0.0, trained[0].device.type
     for part, weight in zip(parts, weights, strict=True):
@@ -243,6 +245,7 @@ def _backward(
         share, value = weight / sum(weights), float(loss.detach())
         if not math.isfinite(value):
             raise ArithmeticError(f"the loss is {value}")
+        # Each loss is a mean over its batch; scaled by its share of rows, the sum is the mean over the step.
         torch.autograd.backward(loss * share)
         mean += share * value
     return mean

@@ -1,1 +1,1 @@
-"""What others wrote down about class names: WordNet, synonym files, sentences."""
+"""Knowledge about class names from files: WordNet, synonym files, sentences."""

@@ -1,4 +1,4 @@
-"""Other names that a class may go by: those of the label file, of synonym files and of WordNet."""
+"""Candidate synonyms of class names, from the label file, synonym files and WordNet."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def gather_candidates(
     files: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     senses: Callable[[str], Sequence[Sense]] | None = None,
 ) -> tuple[tuple[tuple[str, str], ...], ...]:
-    """List per class the pairs (name, source): of the label file, of each of `files` by its title, of WordNet.
+    """Return the (name, source) pairs of each class: from the label file, from `files` by title, and from WordNet.
 
-    Entries of a file find their class by `match_names`; those that match none are left out. A name with one noun sense
-    in WordNet (`senses` is WordNet.senses) takes the synonyms of that. A name with several takes those of the one sense
-    that shares a synonym with the names listed before, and otherwise none: which sense is meant is not known, and the
-    corpus counts every meaning of "wood". Raises ValueError, naming the file, where an entry fits two classes, and
-    where none fits any.
+    Entries of a file are assigned to classes by `match_names`; entries without a class are left out. A class name with
+    one noun sense in WordNet (`senses` is `WordNet.senses`) gets the synonyms of that sense. A class name with several
+    senses gets those of the only sense that shares a synonym with the names listed so far, and otherwise none: the
+    intended sense is not known, and a corpus count of "wood" covers all its meanings. Raises ValueError, naming the
+    file, where an entry matches two classes, and where no entry matches a class.
     """
     listed = [[(name, LABEL_FILE) for name in synonyms] for synonyms in labels.synonyms]
     for title, synonyms in (files or {}).items():

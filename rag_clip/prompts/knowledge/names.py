@@ -1,4 +1,4 @@
-"""Which entry of a knowledge file speaks of which class, and how often a corpus says a name by itself."""
+"""The class of each entry of a knowledge file, and how often a name occurs on its own in a corpus."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rag_clip.data import LabelSet
 from rag_clip.words import near_names, spoken, words_of
 
-# Accents of Latin, Greek and Cyrillic; the marks of other scripts are letters of theirs.
+# Accents of Latin, Greek and Cyrillic; in other scripts such marks are part of the letter.
 _ACCENTS = re.compile("[\u0300-\u036f]")
 _SEPARATORS = re.compile(r"[\s_\-\u2010-\u2015\u2212]+")
 NEAREST_OF = 5
@@ -19,9 +19,9 @@ _Forms = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class NameMatch:
-    """The class of each key that has one, in the order of the keys; what is left over on both sides.
+    """The class index of each key that matches a class, in key order; and the keys and labels without a match.
 
-    A class may have several keys, all equally near to its name.
+    A class may have several keys that match its name equally well.
     """
 
     rows: Mapping[str, int]
@@ -30,10 +30,10 @@ class NameMatch:
 
 
 def match_names(labels: LabelSet, keys: Iterable[str]) -> NameMatch:
-    """Find the class of each key: by its very name, else by its name as `folded`, else by a synonym as folded.
+    """Find the class of each key: by its exact name, else by its `folded` name, else by a folded synonym.
 
-    Where a class is named by one key, keys that are only its synonyms stay unmatched. Raises ValueError, naming both,
-    where a key fits two classes equally well.
+    If a key matches the name of a class, keys that match only its synonyms stay unmatched. Raises ValueError, naming
+    both classes, where a key matches two equally well.
     """
     keys = tuple(dict.fromkeys(keys))
     ways = (
@@ -41,7 +41,7 @@ def match_names(labels: LabelSet, keys: Iterable[str]) -> NameMatch:
         _forms([name] for name in labels.names),
         _forms(labels.synonyms),
     )
-    found = {key: place for key in keys if (place := _place(key, ways, labels)) is not None}
+    found = {key: match for key in keys if (match := _match(key, ways, labels)) is not None}
     nearest = {row: min(way for way, at in found.values() if at == row) for row in {row for _, row in found.values()}}
     rows = {key: row for key, (way, row) in found.items() if way == nearest[row]}
     return NameMatch(
@@ -52,27 +52,27 @@ def match_names(labels: LabelSet, keys: Iterable[str]) -> NameMatch:
 
 
 def require_match(match: NameMatch, labels: LabelSet, source: str) -> None:
-    """Raise ValueError, with the nearest names, where not one key of `source` names a class."""
+    """Raise ValueError, with the nearest names, where no key of `source` matches a class."""
     if not match.rows:
         keys = match.unmatched_keys
-        held = ", ".join(map(repr, keys[:NEAREST_OF])) + (", ..." if len(keys) > NEAREST_OF else "")
+        shown = ", ".join(map(repr, keys[:NEAREST_OF])) + (", ..." if len(keys) > NEAREST_OF else "")
         near = nearest_classes(keys, labels)
         raise ValueError(
-            f"{source} has none of the {len(labels)} classes; it has {held or 'no names'}"
+            f"{source} has none of the {len(labels)} classes; it has {shown or 'no names'}"
             f"{f' ({near})' if near else ''}; give a file of these classes, or its names as synonyms in the label file"
         )
 
 
 def nearest_classes(keys: Sequence[str], labels: LabelSet) -> str:
-    """Return "'tabby' is near to 'tabby cat', ..." for the first keys that are spelt like a class, or nothing."""
+    """Return "'tabby' is near to 'tabby cat', ..." for the first keys that are spelled like a class; '' without any."""
     pairs = [(key, near_names(key, labels.names, most=1, cutoff=0.7)) for key in keys[:NEAREST_OF]]
     return ", ".join(f"{key!r} is near to {near[0]!r}" for key, near in pairs if near)
 
 
 def folded(name: str) -> str:
-    """Return the folded words of a name, without accents, between single spaces.
+    """Return the folded words of a name, without accents, joined by single spaces.
 
-    A name without words is its signs without spaces, hyphens and underscores.
+    A name without words keeps its symbols, without spaces, hyphens and underscores.
     """
     letters = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFKD", spoken(name))))
     return " ".join(words_of(letters)) or _SEPARATORS.sub(" ", letters).strip()
@@ -86,8 +86,8 @@ def _forms(spellings: Iterable[Sequence[str]]) -> dict[str, list[int]]:
     return forms
 
 
-def _place(key: str, ways: Sequence[_Forms], labels: LabelSet) -> tuple[int, int] | None:
-    """Return the first way in which a key names a class, and the class."""
+def _match(key: str, ways: Sequence[_Forms], labels: LabelSet) -> tuple[int, int] | None:
+    """Return the first of the `ways` in which a key matches a class, and the class index; None without a match."""
     for way, forms in enumerate(ways):
         rows = forms.get(folded(key) if way else key, ())
         if len(rows) > 1:
@@ -100,11 +100,11 @@ def _place(key: str, ways: Sequence[_Forms], labels: LabelSet) -> tuple[int, int
 
 
 def count_alone(labels: LabelSet, names: Sequence[Sequence[str]], counts: Mapping[str, int]) -> list[list[int]]:
-    """Return the count of each name, less those of the names of other classes that contain it word by word.
+    """Return the count of each name minus the counts of other class names that contain it word by word.
 
-    `names` are listed per class; `counts` holds them and the labels' own. Where "shark" is inside "tiger shark", and
-    that inside "sand tiger shark", the count of "tiger shark" covers both. Never below zero: an occurrence inside two
-    names that overlap ("great white" and "white shark" in "great white shark") is taken away twice.
+    `names` are given per class; `counts` has all of them and the class names. If "tiger shark" and "sand tiger shark"
+    both contain "shark", the count of "tiger shark" already covers both. The result is at least 0: an occurrence inside
+    two overlapping names ("great white" and "white shark" in "great white shark") is subtracted twice.
     """
     sizes = {len(folded(name).split()) for group in names for name in group}
     around: dict[str, list[int]] = {}

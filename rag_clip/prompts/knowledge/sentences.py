@@ -1,8 +1,8 @@
-"""Files of sentences about classes, in the formats in which CuPL, DCLIP, LaBo and ELEVATER publish theirs.
+"""Files of sentences about classes, in the published formats of CuPL, DCLIP, LaBo and ELEVATER.
 
 CuPL (Pratt et al., 2023, arXiv 2209.03320), DCLIP (Menon and Vondrick, 2023, arXiv 2210.07183) and LaBo (Yang et al.,
-2023, arXiv 2211.11158) are JSON objects {class: [texts]}. ELEVATER (Li et al., 2022, arXiv 2204.08790) names its files
-.tsv, but they hold a JSON list of {"classname", "def_wiki", "def_wn", "path_wn"} or {"classname", "gpt3"}.
+2023, arXiv 2211.11158) use JSON objects {class: [texts]}. The files of ELEVATER (Li et al., 2022, arXiv 2204.08790) are
+named .tsv, but contain a JSON list of {"classname", "def_wiki", "def_wn", "path_wn"} or {"classname", "gpt3"}.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ PATH_NAMES = 3
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """The texts of a knowledge file per class name as it spells it, in its order; a class may have none.
+    """The texts of a knowledge file per class name, spelled and ordered as in the file; a class may have none.
 
-    Repeated texts stay: they were generated more than once. `source` names the kind and the file.
+    Repeated texts are kept: they were generated more than once. `source` names the kind and the file.
     """
 
     kind: Kind
@@ -34,13 +34,13 @@ class Sentences:
 
 
 def read_sentences(path: str | Path, *, kind: Kind | None = None, definition: Definition = "def_wiki") -> Sentences:
-    """Read a knowledge file; what it is shows in its content, unless `kind` says so.
+    """Read a knowledge file; its kind is recognised by its content, unless `kind` is given.
 
-    Objects are LaBo where classes have 50 texts or more on average and most are no whole sentences, CuPL where most
-    texts end as a sentence does, and DCLIP otherwise. Of a file of definitions one `definition` is read, as ELEVATER
-    does: Wiktionary's, WordNet's, or the first three names of WordNet's hierarchy. Texts lose line breaks and double
-    spaces; empty ones are left out. Raises FileNotFoundError, and ValueError naming the file, the class and what was
-    found where it is in none of these formats or names a class twice.
+    A JSON object is CuPL if most texts end like a sentence; else LaBo if classes have 50 texts or more on average; else
+    DCLIP. From ELEVATER's definitions one `definition` is read: Wiktionary's, WordNet's, or the first three names of
+    WordNet's hierarchy. Line breaks and double spaces become single spaces; empty texts are left out. Raises
+    FileNotFoundError, and ValueError, naming the file, the class and what was found, for another format and for a class
+    that comes twice.
     """
     path = Path(path)
     if kind is not None and kind not in get_args(Kind):

@@ -10,11 +10,11 @@ from rag_clip.files.reading import parse_json
 
 
 def read_synonyms(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """Return the synonyms of each name in the file, in its order; a name listed among its own synonyms is left out.
+    """Return the synonyms of each name in a file, in file order, without the name itself.
 
     REAL (Parashar et al., 2024, arXiv 2401.12425) writes {"0": {"name": ..., "alternates": {synonym: frequency}}}; see
-    `read_frequencies`. Raises ValueError naming the file and the entry
-    for another structure, a name that comes twice, and texts that are empty; FileNotFoundError where there is no file.
+    `read_frequencies`. Raises ValueError, naming the file and the entry, for another structure, a name that comes
+    twice, and empty texts; FileNotFoundError for a missing file.
     """
     return {
         name: tuple(dict.fromkeys(text for text in names if text != name)) for name, names in _read(Path(path)).items()
@@ -22,9 +22,9 @@ def read_synonyms(path: str | Path) -> dict[str, tuple[str, ...]]:
 
 
 def read_frequencies(path: str | Path) -> dict[str, dict[str, int]]:
-    """Return how often the corpus of a REAL file's authors says each of the names, itself among them, for each name.
+    """Return, for each name in a REAL file, the frequencies of its synonyms (and of itself) in the authors' corpus.
 
-    Names without frequencies are left out: those of plain lists, and entries of which a frequency is no whole number.
+    Names without frequencies are left out: those of plain lists, and entries with a frequency that is not an integer.
     Raises as `read_synonyms`.
     """
     return {
@@ -44,7 +44,7 @@ def _read(path: Path) -> dict[str, list[str] | dict[str, Any]]:
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object and refuse a key that comes twice, of which the parser would keep the last."""
+    """Build an object and refuse a repeated key, since the JSON parser would silently keep the last."""
     built: dict[str, Any] = {}
     for key, value in pairs:
         if key in built:

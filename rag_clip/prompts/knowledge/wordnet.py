@@ -1,6 +1,6 @@
-"""The noun senses of a name, from WordNet on this machine; nothing is downloaded.
+"""The noun senses of a name, from a local WordNet; nothing is downloaded.
 
-Two sources: the files of Princeton's WordNet 3.x (wndb(5WN); Debian's package `wordnet-base`), parsed here, and a
+Two sources: the files of Princeton's WordNet 3.x (wndb(5WN); Debian's package `wordnet-base`), parsed here, or a
 lexicon installed in the `wn` package (extra `wordnet`).
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 FOLDER = Path("/usr/share/wordnet")
 LEXICON_PREFIX = "wn:"
-# Plural endings and what takes their place, in the order of WordNet's own search (morphy(7WN)).
+# Plural endings and their replacements, in the order of WordNet's own search (morphy(7WN)).
 _ENDINGS = (
     ("s", ""),
     ("ses", "s"),
@@ -28,7 +28,7 @@ _ENDINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Sense:
-    """One meaning of a name: the other nouns for it, and its definition."""
+    """One meaning of a name: its synonyms and its definition."""
 
     synonyms: tuple[str, ...]
     gloss: str
@@ -36,16 +36,16 @@ class Sense:
 
 @dataclass(frozen=True, slots=True)
 class WordNet:
-    """Senses by name. `source` says where they are read; `lookup` takes a spelling and returns its senses, or ()."""
+    """Senses by name. `source` is where they are read from; `lookup` returns the senses of a spelling, or ()."""
 
     source: str
     lookup: Callable[[str], tuple[Sense, ...]]
 
     def senses(self, name: str) -> tuple[Sense, ...]:
-        """Return the noun senses of a name, in WordNet's order; () where it does not know the name.
+        """Return the noun senses of a name, in WordNet's order; () for an unknown name.
 
-        Case does not count, underscores and hyphens stand for spaces and the reverse, and a plural is found by its
-        singular, which is then among the synonyms.
+        Case is ignored; underscores, hyphens and spaces are interchangeable; a plural is found by its singular, which
+        is then among the synonyms.
         """
         spaced = " ".join(name.casefold().replace("_", " ").split())
         for spelling in _spellings(spaced):
@@ -58,10 +58,10 @@ class WordNet:
 
 
 def read_wordnet(source: str | Path | None = None) -> WordNet:
-    """Open WordNet: a folder with index.noun and data.noun, "wn:LEXICON" of the `wn` package, or by default Debian's.
+    """Open WordNet: a folder with index.noun and data.noun (by default Debian's), or "wn:LEXICON" of the `wn` package.
 
-    Raises FileNotFoundError where there is no WordNet, saying how to get one; ValueError for files that are not
-    WordNet's, and for a lexicon that is not installed; ImportError without the `wn` package.
+    Raises FileNotFoundError, saying how to install it, where there is no WordNet; ValueError for files of another
+    format and for a lexicon that is not installed; ImportError without the `wn` package.
     """
     if source is not None and str(source).startswith(LEXICON_PREFIX):
         return _read_lexicon(str(source).removeprefix(LEXICON_PREFIX))
@@ -76,7 +76,7 @@ def read_wordnet(source: str | Path | None = None) -> WordNet:
 
 
 def _spellings(spaced: str) -> tuple[str, ...]:
-    """List the spellings to look up: the name's own, then with and without hyphens, then the singulars of all."""
+    """Return the spellings to look up: the name, then with and without hyphens, then the singulars of all."""
     plain = (spaced, spaced.replace("-", " "), spaced.replace(" ", "-"), spaced.replace("-", ""))
     singular = (
         spelling.removesuffix(ending) + replacement
