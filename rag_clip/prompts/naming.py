@@ -86,5 +86,5 @@ def _notes(
             if name != frequent:
                 corpus = "the corpus of its synonym file" if row in known else "the corpus"
                 yield f"{name!r} is called {frequent!r}, as {corpus} says most often"
-    for name in chosen.ambiguous:
-        yield f"{name.name!r} of class {name.label!r} has {len(name.meanings)} meanings: {'; '.join(name.meanings[:3])}"
+    for each in chosen.ambiguous:
+        yield f"{each.name!r} of class {each.label!r} has {len(each.meanings)} meanings: {'; '.join(each.meanings[:3])}"
