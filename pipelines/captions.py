@@ -20,6 +20,7 @@ from rag_clip.captions.sources.files import SourceError
 from rag_clip.captions.sources.finding import SourceFile, find_sources, read_source, unreadable
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning, row_rules
 from rag_clip.corpus.steps import Step, chain
+from rag_clip.display import counted
 from rag_clip.files.outputs import check_outputs, remove_folder
 from rag_clip.given import AnyEncoder, to_encoder, to_paths
 from rag_clip.progress import Report, StageClock, silent
@@ -53,6 +54,17 @@ class BuildSummary:
     shards: str
     failed: int
     failures: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{counted(self.count, 'caption')} in {self.location}: {self.added} added, "
+            f"{f'{self.repeated} repeated, ' if self.repeated else ''}"
+            f"{f'{self.already_there} already there, ' if self.already_there else ''}"
+            f"{sum(self.dropped.values())} dropped of {self.read} read"
+        )
+
+    __repr__ = __str__
 
 
 def build_index(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 
 from rag_clip.classifiers.coop import learned_zero_shot
@@ -24,6 +25,7 @@ from rag_clip.classifiers.match import Scores, check_scores
 from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
+from rag_clip.display import MOST_ROWS, counted, html_table
 from rag_clip.files.features import FeatureRows
 from rag_clip.files.folders import make_folder, sync_folder
 from rag_clip.files.learned_prompts import LearnedPrompts
@@ -78,6 +80,19 @@ class ClassifySummary:
     def to_polars(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Return the rows with their predictions, or only the `columns` named, such as ["path", *summary.columns]."""
         return pl.read_parquet(self.output, columns=None if columns is None else list(columns))
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{self.output}: {counted(self.rows, 'row')}, {self.failed} failed; "
+            f"{self.decoded} decoded, {self.from_cache} from cached features"
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        plain = pl.scan_parquet(self.output).select(~(cs.binary() | cs.nested()))
+        return html_table(str(self), plain.head(MOST_ROWS + 1).collect().iter_rows(named=True))
 
 
 def classify(

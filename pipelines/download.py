@@ -22,6 +22,7 @@ from typing import Any
 
 import polars as pl
 
+from rag_clip.display import counted
 from rag_clip.errors import RagClipError
 from rag_clip.files.folders import make_folder
 from rag_clip.files.lock import locked
@@ -69,6 +70,12 @@ class DownloadSummary:
     errors: Mapping[str, int]
     tried: int
     seconds: float
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"{self.downloaded} of {counted(self.urls, 'image')} in {self.output}; {self.tried} asked for now"
+
+    __repr__ = __str__
 
 
 def download_images(

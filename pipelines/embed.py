@@ -17,6 +17,7 @@ from rag_clip.captions.plan import Plan
 from rag_clip.captions.shards import SHARD_ROWS, Manifest, next_versions, read_manifests
 from rag_clip.captions.sources.finding import Columns, SourceFile, find_sources
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
+from rag_clip.display import counted
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.files.shards import Shards
@@ -45,6 +46,16 @@ class EmbedSummary:
     failures: tuple[str, ...]
     seconds: Mapping[str, float]
     bottleneck: str
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{counted(self.kept, 'caption')} in {self.shards}: {self.embedded} embedded in "
+            f"{counted(self.written, 'shard')}, {self.finished} there already, {self.repeated} repeated, "
+            f"{sum(self.dropped.values())} dropped of {self.read} read"
+        )
+
+    __repr__ = __str__
 
 
 def embed_captions(

@@ -11,6 +11,7 @@ from typing import Any
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
 from rag_clip.data import Prompts, PromptText, SeveralLabels
+from rag_clip.display import counted
 from rag_clip.files.outputs import holding
 from rag_clip.files.prompts import check_prompts_path, write_prompts
 from rag_clip.given import (
@@ -76,6 +77,16 @@ class EnhanceSummary:
     provenance: Mapping[str, Any]
     seconds: Mapping[str, float]
     bottleneck: str
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{self.output}: {counted(self.classes, 'class')}, {counted(self.texts, 'text')}, "
+            f"{self.captions} of them mixed in; {counted(self.without_captions, 'class')} without captions, "
+            f"{self.untrusted} without any to trust"
+        )
+
+    __repr__ = __str__
 
 
 def enhance(

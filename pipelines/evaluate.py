@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
+from rag_clip.display import counted, html_table
 from rag_clip.evaluation.head_choices import HeadChoice
 from rag_clip.evaluation.image_tasks import ImageTask, read_images
 from rag_clip.evaluation.measuring import Measuring, TaskImages
@@ -56,6 +57,16 @@ class EvaluateSummary:
         """Return the numbers in long form, as they lie in `output`: a row per task, run, metric and item."""
         tables = [to_table(result) for result in self.results]
         return pl.DataFrame(pa.concat_tables(tables)) if tables else pl.DataFrame()
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"{self.output}: {counted(self.measured, 'run')} measured, {self.found} there already"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = ({"task": one.task, "run": one.run, one.main.metric: one.main.value} for one in self.results)
+        return html_table(str(self), rows)
 
 
 def evaluate(

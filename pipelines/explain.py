@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rag_clip.classifiers.explain import ImageExplanation, LabelExplanation, explain_image, explain_label
 from rag_clip.data import Prompts
+from rag_clip.display import counted
 from rag_clip.given import AnyEncoder, OneImage, to_encoder, to_image, to_texts
 from rag_clip.progress import Report, silent
-from rag_clip.report.explanation import write_page
+from rag_clip.report.explanation import explanation_html, write_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,22 @@ class Explanation:
     def write_page(self, path: str | Path, *, force: bool = False) -> None:
         """Write an HTML page with the picture and a bar for every text; raises as `report.explanation.write_page`."""
         write_page(path, label=self.label, image=self.image, picture=self.picture, force=force)
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return " and ".join(self._lines())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return explanation_html(label=self.label, image=self.image, picture=self.picture)
+
+    def _lines(self) -> Iterator[str]:
+        if self.label is not None:
+            yield f"{self.label.label}: {counted(len(self.label.texts), 'text')}"
+        if self.image is not None:
+            winner, rival = self.image.winner, self.image.rival
+            yield f"the image is {winner.label} ({winner.probability:.1%}), and not {rival.label}"
 
 
 def explain(

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from rag_clip.captions.filter import CORPUS_NOTE, check_cleaning, plain
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
+from rag_clip.display import counted
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.files.shards import Shards
@@ -65,6 +66,12 @@ class ImagesSummary:
     count: int
     seconds: Mapping[str, float]
     bottleneck: str
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"{counted(self.count, 'image')} in {self.location}: {self.usable} usable of {counted(self.rows, 'row')}"
+
+    __repr__ = __str__
 
 
 def index_images(

@@ -17,6 +17,7 @@ from rag_clip.captions.ahead import ahead
 from rag_clip.captions.filter import CORPUS_NOTE, check_cleaning
 from rag_clip.captions.shards import GROUP_ROWS, Manifest, newest, read_manifests, read_shard
 from rag_clip.corpus.cleaning import CleaningSettings
+from rag_clip.display import counted
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.files.settings import check_settings
@@ -45,6 +46,15 @@ class LoadSummary:
     failures: tuple[str, ...]
     seconds: dict[str, float]
     bottleneck: str
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{counted(self.count, 'caption')} in {self.location}: {self.added} added from "
+            f"{counted(self.loaded, 'shard')}, {self.finished} in it already"
+        )
+
+    __repr__ = __str__
 
 
 def load_shards(

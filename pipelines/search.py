@@ -9,6 +9,7 @@ from typing import Any, Literal
 import polars as pl
 
 from rag_clip.data import Hit
+from rag_clip.display import counted, html_table
 from rag_clip.given import AnyEncoder, AnyIndex, OneImage, opened, to_encoder, to_image, to_queries
 from rag_clip.store import Store
 from rag_clip.store.queries import Mode, Query
@@ -40,6 +41,19 @@ class SearchSummary:
         ]
         frame = pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame(schema=columns)
         return frame.select(*columns, pl.exclude(*columns))
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{counted(sum(len(answer.hits) for answer in self.answers), 'hit')} in {self.index} "
+            f"for {counted(len(self.answers), 'text')}"
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        hits = self.to_polars().select("query", "rank", "score", "text", "source")
+        return html_table(str(self), hits.iter_rows(named=True))
 
 
 def search(

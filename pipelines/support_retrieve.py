@@ -9,6 +9,7 @@ from typing import Any
 
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
+from rag_clip.display import counted
 from rag_clip.files.outputs import holding
 from rag_clip.files.support import check_support_path, write_support
 from rag_clip.images.decoding import Decoding
@@ -59,6 +60,15 @@ class RetrievedSummary:
     missing: tuple[str, ...]
     containment: Containment | None
     seconds: Mapping[str, float]
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{self.output}: {counted(self.images, 'image')} of {counted(self.classes, 'class')}, "
+            f"of {self.candidates} found"
+        )
+
+    __repr__ = __str__
 
 
 def retrieve_support(

@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from rag_clip.data import LabelSet, SeveralLabels, Support
+from rag_clip.display import counted
 from rag_clip.files.locations import shown
 from rag_clip.files.outputs import check_outputs, holding
 from rag_clip.files.support import METADATA, check_support_path, read_support, write_support
@@ -51,6 +52,15 @@ class ShotsSummary:
     copies: int
     validation: int
     reused: bool
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{self.output}: {counted(self.images, 'image')} of {counted(self.classes, 'class')}"
+            f"{', made before and still right' if self.reused else ''}"
+        )
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True, slots=True)

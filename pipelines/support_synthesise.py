@@ -12,6 +12,7 @@ import torch
 
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
+from rag_clip.display import counted
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs, holding
 from rag_clip.files.support import check_support_path, write_support
@@ -39,6 +40,15 @@ class SynthesisedSummary:
     agreement: Mapping[str, float]
     missing: tuple[str, ...]
     seconds: Mapping[str, float]
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{self.output}: {counted(self.images, 'image')} of {counted(self.classes, 'class')}, "
+            f"of {self.painted} painted"
+        )
+
+    __repr__ = __str__
 
 
 class _Seen(NamedTuple):

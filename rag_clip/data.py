@@ -8,14 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence, Sized
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from unicodedata import normalize
 
 import pyarrow as pa
 
+from rag_clip.display import counted, html_table, listed
+
 if TYPE_CHECKING:
+    import polars as pl
     import torch  # for the type alone: an index is opened and served without it
 
 MAX_NAME_CHARACTERS = 1000
@@ -55,6 +58,9 @@ class LabelSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"LabelSet({counted(len(self), 'class')}: {listed(self.names)})"
 
 
 def _distinct_names(names: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
@@ -125,6 +131,26 @@ class Prompts:
                 raise ValueError(f"class {name!r} has a negative or non-finite weight; weights lie in [0, 1]")
             if abs(sum(weights) - 1) > 1e-4:
                 raise ValueError(f"the weights of class {name!r} sum to {sum(weights):.6f}; they must sum to 1")
+
+    def __repr__(self) -> str:
+        count, method = sum(map(len, self.texts)), self.provenance.get("method", "unknown")
+        return f"Prompts({counted(len(self.labels), 'class')}, {counted(count, 'text')}, method {method!r})"
+
+    def _repr_html_(self) -> str:
+        return html_table(repr(self), self._rows())
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return a row per text: label, text, weight, role, source, evidence, score and rank."""
+        import polars as pl
+
+        schema = {"label": pl.String, "text": pl.String, "weight": pl.Float64, "role": pl.String, "source": pl.String}
+        return pl.DataFrame(
+            list(self._rows()), {**schema, "evidence": pl.String, "score": pl.Float64, "rank": pl.Int64}
+        )
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for name, group in zip(self.labels.names, self.texts, strict=True):
+            yield from ({"label": name, **asdict(text)} for text in group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +273,27 @@ class Support:
         order = [self.labels.names.index(name) for name in labels.names]
         moved = self.shares[:, order]
         return replace(self, labels=labels, targets=SeveralLabels(moved) if self.several else moved)
+
+    def __repr__(self) -> str:
+        lacking = f", {counted(len(self.missing), 'class')} without one" if self.missing else ""
+        held, method = counted(len(self.labels), "class"), self.provenance.get("method", "unknown")
+        return f"Support({counted(len(self), 'image')} of {held}{lacking}, method {method!r})"
+
+    def _repr_html_(self) -> str:
+        return html_table(repr(self), self._rows())
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return a row per image: its classes, relevance, origin and reference."""
+        import polars as pl
+
+        texts = {"origin": pl.String, "reference": pl.String}
+        return pl.DataFrame(list(self._rows()), {"labels": pl.List(pl.String), "relevance": pl.Float64, **texts})
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        columns = zip(self.shares.tolist(), self.relevance.tolist(), self.origin, self.references, strict=True)
+        for shares, relevance, origin, reference in columns:
+            names = [name for name, share in zip(self.labels.names, shares, strict=True) if share > 0]
+            yield {"labels": names, "relevance": relevance, "origin": origin, "reference": reference}
 
     @property
     def missing(self) -> tuple[str, ...]:

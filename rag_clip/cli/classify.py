@@ -106,10 +106,7 @@ def classify(
             image_column=image_column, limit=limit, top_k=top_k, scores=scores, features_dir=features,
             decoding=Decoding(workers, batch_size), force=force, report=console.report,
         )  # fmt: skip
-        console.say(
-            f"{summary.output}: {summary.rows} rows, {summary.failed} failed; "
-            f"{summary.decoded} decoded, {summary.from_cache} from cached features"
-        )
+        console.say(str(summary))
         _show_predicted(console, summary.predicted, len(texts.labels))
         console.stages(summary.seconds)
         return summary

@@ -201,10 +201,7 @@ def _override(recipe: Recipe, overrides: Overrides | None) -> Recipe:
 
 
 def _show(console: Console, summary: EnhanceSummary) -> None:
-    console.say(
-        f"{summary.output}: {summary.classes} classes, {summary.texts} texts, {summary.captions} of them mixed in; "
-        f"{summary.without_captions} classes have no captions, {summary.untrusted} none to trust"
-    )
+    console.say(str(summary))
     for note in summary.provenance["notes"]:
         console.say(f"  {note}")
     judged = {"templates": summary.before, "these prompts": summary.after}

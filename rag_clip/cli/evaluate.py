@@ -22,6 +22,7 @@ from rag_clip.cli.evaluate_options import (
 )
 from rag_clip.cli.recorded_encoder import find_encoder, records_of
 from rag_clip.cli.run import SHOWN, Force, Shown, Workers, run
+from rag_clip.display import counted
 
 if TYPE_CHECKING:
     from rag_clip.evaluation.compare import Pair
@@ -119,12 +120,12 @@ def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: E
         console.say(f"{facts.names} names of {facts.place}, {facts.left_out} left out as those of {task}")
     for one in {one.task: one for one in summary.results if one.counts.failed}.values():
         row, reason = next(iter(one.counts.reasons.items()))
-        console.say(f"{one.counts.failed} images of {one.task} cannot be used, such as row {row}: {reason}")
+        console.say(f"{counted(one.counts.failed, 'image')} of {one.task} cannot be used, such as row {row}: {reason}")
     for name in dict.fromkeys(one.run for one in summary.results):
         scores = [one.main.value for one in summary.results if one.run == name]
         if len(scores) > 1:
             console.say(f"{name}: mean of {len(scores)} tasks {sum(scores) / len(scores):.1%}")
-    console.say(f"{summary.output}: {summary.measured} runs measured, {summary.found} there already")
+    console.say(str(summary))
     write_evaluation(page, summary.results, encoder=encoder, force=force)
     console.say(f"report: {page}")
     if summary.measured:

@@ -52,7 +52,7 @@ def images(
             force=force,
             report=console.report,
         )
-        console.say(f"{summary.count} images in {summary.location}: {summary.usable} usable of {summary.rows} rows")
+        console.say(str(summary))
         for reason, count in summary.reasons.items():
             console.say(f"  failed, {reason}: {count}")
         if summary.failed:
@@ -93,7 +93,7 @@ def download(
             force=force,
             report=console.report,
         )
-        console.say(f"{summary.downloaded} of {summary.urls} images in {summary.output}; {summary.tried} asked for now")
+        console.say(str(summary))
         for reason, count in summary.errors.items():
             console.say(f"  failed, {reason}: {count}")
         return summary

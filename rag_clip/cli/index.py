@@ -83,12 +83,7 @@ def build(
             force=force,
             report=console.report,
         )
-        known = {"repeated": summary.repeated, "already there": summary.already_there}
-        others = "".join(f"{count} {what}, " for what, count in known.items() if count)
-        console.say(
-            f"{summary.count} captions in {summary.location}: {summary.added} added, "
-            f"{others}{sum(summary.dropped.values())} dropped of {summary.read} read"
-        )
+        console.say(str(summary))
         _say_lost(console, summary.dropped, summary.failures)
         console.stages(summary.seconds)
         return summary
@@ -129,11 +124,7 @@ def embed(
             force=force,
             report=console.report,
         )
-        console.say(
-            f"{summary.kept} captions in {summary.shards}: {summary.embedded} embedded in {summary.written} shards, "
-            f"{summary.finished} shards were there, {summary.repeated} repeated, "
-            f"{sum(summary.dropped.values())} dropped of {summary.read} read"
-        )
+        console.say(str(summary))
         _say_lost(console, summary.dropped, summary.failures)
         console.stages(summary.seconds)
         return summary
@@ -159,10 +150,7 @@ def load(
         check_outputs([(index, "index")], inputs=[shards, schema])
         chosen = load_schema(schema) if schema else None
         summary = load_shards(shards, index=index, schema=chosen, report=console.report)
-        console.say(
-            f"{summary.count} captions in {summary.location}: {summary.added} added from {summary.loaded} shards, "
-            f"{summary.finished} shards were in already"
-        )
+        console.say(str(summary))
         _say_lost(console, {}, summary.failures)
         console.stages(summary.seconds)
         return summary

@@ -25,6 +25,7 @@ from rag_clip.cli.run import (
     Workers,
     run,
 )
+from rag_clip.display import counted
 
 if TYPE_CHECKING:
     from rag_clip.pipelines.support_retrieve import Containment, RetrievedSummary
@@ -106,16 +107,15 @@ def shots(
             force=force,
             report=console.report,
         )
-        made = ", made before and still right" if summary.reused else ""
-        console.say(f"{summary.output}: {summary.images} images of {summary.classes} classes{made}")
+        console.say(str(summary))
         if summary.validation:
-            console.say(f"{validation}: {summary.validation} images to validate")
+            console.say(f"{validation}: {counted(summary.validation, 'image')} to validate")
         if summary.failed:
-            console.say(f"  {summary.failed} images drawn cannot be used")
+            console.say(f"  {counted(summary.failed, 'image')} drawn cannot be used")
         if summary.repeated:
-            console.say(f"  {summary.repeated} images drawn again; each stands once, for all its classes")
+            console.say(f"  {counted(summary.repeated, 'image')} drawn again; each stands once, for all its classes")
         if summary.copies:
-            console.say(f"  {summary.copies} images drawn to validate are copies of the support's, and left out")
+            console.say(f"  {counted(summary.copies, 'image')} drawn to validate, as copies of the support's, left out")
         say_classes(console, f"fewer than {k} images", summary.short)
         say_classes(console, "no image", summary.missing)
         return summary
@@ -198,9 +198,7 @@ def merge(
 
 
 def _show_retrieved(console: Console, summary: RetrievedSummary) -> None:
-    console.say(
-        f"{summary.output}: {summary.images} images of {summary.classes} classes, of {summary.candidates} found"
-    )
+    console.say(str(summary))
     for reason, count in summary.dropped.items():
         console.say(f"  dropped, {reason}: {count}")
     say_agreement(console, summary.agreement)
@@ -231,7 +229,7 @@ def say_classes(console: Console, what: str, names: Iterable[str]) -> None:
     listed = list(names)
     if listed:
         more = ", ..." if len(listed) > MOST_NAMES else ""
-        console.say(f"  {what}: {len(listed)} classes ({', '.join(listed[:MOST_NAMES])}{more})")
+        console.say(f"  {what}: {counted(len(listed), 'class')} ({', '.join(listed[:MOST_NAMES])}{more})")
 
 
 def synthesise(
@@ -283,9 +281,7 @@ def synthesise(
             seed=seed, batch=batch, paintings=paintings, with_images=with_images, force=force,
             report=console.report,
         )  # fmt: skip
-        console.say(
-            f"{summary.output}: {summary.images} images of {summary.classes} classes, of {summary.painted} painted"
-        )
+        console.say(str(summary))
         if summary.black:
             console.say(f"  withheld by the painter, black: {summary.black}")
         say_agreement(console, summary.agreement)

@@ -50,6 +50,9 @@ class VisionEncoder:
     bias: float = 0.0
     trained_bias: bool = False
 
+    def __repr__(self) -> str:
+        return f"VisionEncoder({self.name!r}, width {self.dim}, {self.fingerprint.precision} on {self.device})"
+
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Raise ValueError: the model sees images alone."""
         raise ValueError(

@@ -41,6 +41,9 @@ class TwoTowers:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __repr__(self) -> str:
+        return f"TwoTowers({self.name!r}, width {self.dim}, {self.fingerprint.precision} on {self.device})"
+
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Embed texts as float32 unit rows [t, d] on `device`; equal texts are computed once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 from pathlib import Path
 
@@ -35,11 +36,29 @@ def write_page(
     path = Path(path)
     written = [(path, "explain")]
     check_outputs(written, force=force)
-    title = f"Why this is {image.winner.label}" if image else f"What {label.label} is made of" if label else "Nothing"
-    drawn = _picture(picture) if image else ""
-    page = render_page("explanation.html", "explain", title=title, image=image, picture=drawn, label=label, count=count)
+    page = _page(label, image, picture, count)
     with holding(written, force=force), disk_errors(path), replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
+
+
+def explanation_html(
+    *,
+    label: LabelExplanation | None = None,
+    image: ImageExplanation | None = None,
+    picture: Image.Image | bytes | None = None,
+    count: int = 10,
+) -> str:
+    """Return the page for a notebook, in a frame of its own, so that its style does not reach the notebook's."""
+    page = html.escape(_page(label, image, picture, count))
+    return f'<iframe srcdoc="{page}" style="width:100%;height:36rem;border:0"></iframe>'
+
+
+def _page(
+    label: LabelExplanation | None, image: ImageExplanation | None, picture: Image.Image | bytes | None, count: int
+) -> str:
+    title = f"Why this is {image.winner.label}" if image else f"What {label.label} is made of" if label else "Nothing"
+    drawn = _picture(picture) if image else ""
+    return render_page("explanation.html", "explain", title=title, image=image, picture=drawn, label=label, count=count)
 
 
 def _picture(picture: Image.Image | bytes | None) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rag_clip.data import Hit
+from rag_clip.files.locations import shown
 from rag_clip.progress import Report, silent
 from rag_clip.store.card import Card
 from rag_clip.store.interface import Engine, Holding, Ranking
@@ -51,6 +52,9 @@ class Store:
         self._engine = engine
         self.card = card
         self.location = location
+
+    def __repr__(self) -> str:
+        return f"Store({shown(self.location)!r}, {self.card.schema.name}, encoder {self.card.encoder})"
 
     def __enter__(self) -> Store:
         return self

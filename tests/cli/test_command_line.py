@@ -80,7 +80,7 @@ def test_two_machines_embed_and_one_loads_checks_and_copies(folder: Path) -> Non
         options = ["--shards", "shards", "--model", "demo", "--part", part]
         assert run("index", "embed", "captions.parquet", *options, folder=folder).code == 0
     loaded = run("index", "load", "shards", "--index", "second", folder=folder)
-    assert loaded.out.startswith("5 captions in second: 5 added from 1 shards, 0 shards were in already\n")
+    assert loaded.out.startswith("5 captions in second: 5 added from 1 shard, 0 in it already\n")
     checked = run("index", "check", "second", "--queries", "5", "--k", "2", folder=folder)
     assert checked.out.startswith("recall@2 1.0000 over 5 queries")
     info = run("index", "info", "second", folder=folder).out
@@ -97,7 +97,7 @@ def test_the_three_verbs_classify_images_and_report_the_broken_one(folder: Path)
     )  # fmt: skip
     assert made.code == 0
     assert made.out.startswith(
-        "prompts.parquet: 4 classes, 8 texts, 4 of them mixed in; 0 classes have no captions, 0 none to trust\n"
+        "prompts.parquet: 4 classes, 8 texts, 4 of them mixed in; 0 classes without captions, 0 without any to trust\n"
         "told apart (lower is better)  uniformity  expected confusion\n"
     )
     assert "bottleneck: " in made.out

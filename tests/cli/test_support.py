@@ -62,7 +62,7 @@ def test_shots_are_drawn_validated_by_others_and_merged(folder: Path) -> None:
         [
             "a.parquet: 3 images of 3 classes",
             "v.parquet: 3 images to validate",
-            "  no image: 1 classes (no such thing)",
+            "  no image: 1 class (no such thing)",
         ],
     )
     _, out, _ = support("shots", "images.parquet", *options, folder=folder)
@@ -102,7 +102,7 @@ def test_images_are_found_and_those_to_classify_kept_out(folder: Path) -> None:
     code, out, _ = support("retrieve", "prompts.parquet", *options, "-o", "r.parquet", folder=folder)
     assert code == 0
     assert out.splitlines()[0] == "r.parquet: 3 images of 3 classes, of 6 found"
-    assert "  no image: 1 classes (no such thing)" in out.splitlines()
+    assert "  no image: 1 class (no such thing)" in out.splitlines()
     assert read_support(folder / "r.parquet").origin == ("retrieved",) * 3
     table = pq.read_table(folder / "images.parquet").slice(0, 3)
     pq.write_table(table, folder / "test.parquet")

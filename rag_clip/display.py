@@ -1,0 +1,44 @@
+"""What a prompt or a notebook shows of a value: one line, and a table of which every cell is escaped."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+MOST_NAMES = 5
+MOST_ROWS = 10
+_STYLE = "text-align:left;vertical-align:top"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, as in "1 class" and "2 classes"."""
+    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{count} {noun}{'' if count == 1 else ending}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def html_table(line: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return a line and its first rows as HTML; the columns are those of the first."""
+    shown = list(islice(rows, MOST_ROWS + 1))
+    heads = "".join(f"<th>{html.escape(str(name))}</th>" for name in (shown[0] if shown else ()))
+    lines = "".join(
+        f"<tr>{''.join(f'<td style={_STYLE!r}>{_cell(value)}</td>' for value in row.values())}</tr>"
+        for row in shown[:MOST_ROWS]
+    )
+    more = "<p>...</p>" if len(shown) > MOST_ROWS else ""
+    return f"<p>{html.escape(line)}</p><table><tr>{heads}</tr>{lines}</table>{more}"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "" if value is None else html.escape(str(value))
