@@ -1,7 +1,7 @@
-"""Drop captions that speak of the page or the file instead of the image; whole captions only, never parts.
+"""Drop captions about the web page or the file instead of the image; patterns match whole captions only.
 
-A caption that holds such words among others is kept: "photo by the lake", "click beetle on a leaf", "Area 51". The
-patterns are ours; that such captions are to be dropped is ALIGN's and Wukong's (arXiv 2102.05918, 2202.06767).
+A caption that contains such words among others is kept: "photo by the lake", "click beetle on a leaf", "Area 51".
+ALIGN and Wukong drop such captions (arXiv 2102.05918, 2202.06767); the patterns are ours.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ _PATTERN = "|".join(
 
 
 def boilerplate() -> Step:
-    """Drop captions that are nothing but a notice, a button, a file name, a credit, or signs without a letter.
+    """Drop captions that consist only of a notice, a button label, a file name, a credit, or symbols and digits.
 
-    Numbers of up to seven signs are kept ("747-400"); longer ones are dates and counters.
+    Numbers of up to seven characters are kept ("747-400"); longer ones are dates and counters.
     """
 
     def step(records: pa.Table) -> Kept:

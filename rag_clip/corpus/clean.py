@@ -1,7 +1,7 @@
-"""Repair the encoding of each caption, remove what a web page left in it, and drop those that say nothing.
+"""Repair the encoding of captions, remove HTML and web addresses, and drop captions that are then empty.
 
-Decides row by row, so one batch or many give the same answer. Repeated captions are left to the store, whose ids are
-derived from source and text, and to `duplicates.py`.
+Each row is decided on its own, so the result does not depend on the batches. Repeated captions are left to the store,
+whose ids are derived from source and text, and to `duplicates.py`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _TAGS = (
 )
 _CODE = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(rf"</?(?:{_TAGS})(?:\s[^<>]*|\s*/)?>", re.IGNORECASE)
-# A tag that the caption's end cut short, told from text by its first attribute.
+# A tag cut off at the end of the caption; its first attribute distinguishes it from text.
 _CUT_TAG = re.compile(rf"<(?:{_TAGS})\s+[a-z-]+\s*=[^<>]*$", re.IGNORECASE)
 _SHORTCODE = re.compile(r"\[/?(?:caption|gallery|embed|url|img)(?:[\s=][^\]\[]*)?\]", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:\b(?:https?|ftp)://|\bwww\.)[^\s<>\"')\]]+", re.IGNORECASE)
-TRACE = r"[<\[&]|://|(?i:www\.)"  # what every caption that these patterns change contains
+TRACE = r"[<\[&]|://|(?i:www\.)"  # matches every caption that these patterns can change
 NULL = "null"
 EMPTY = "empty"
 MARKUP = "markup"
@@ -40,7 +40,10 @@ _SUSPICIOUS = rf"[^ -~]|  |^ | $|{TRACE}"
 
 
 def remove_markup(text: str) -> str:
-    """Return the text without tags, comments, shortcodes and web addresses, entities resolved; white space is left."""
+    """Return the text without tags, comments, shortcodes and web addresses, with entities resolved.
+
+    White space is not changed.
+    """
     if "<" in text:
         text = _CUT_TAG.sub(" ", _TAG.sub(" ", _CODE.sub(" ", text)))
     if "[" in text:
@@ -53,8 +56,8 @@ def remove_markup(text: str) -> str:
 def clean(records: pa.Table) -> Kept:
     """Repair column `text` of the records, and drop rows without a caption; other columns stay.
 
-    `selected` holds the repaired texts, `dropped` the rows as they came. `reason` is `null`, `empty`, `markup` where
-    nothing but tags and addresses was there, or `oversized` for more than 64 KiB, which is no caption.
+    `selected` has the repaired texts, `dropped` the original rows. `reason` is `null`, `empty`, `markup` (only tags and
+    addresses), or `oversized` (more than 64 KiB, which is not a caption).
     """
     texts = column_of(records, "text", "every cleaning step reads it").cast(pl.String)
     oversized = (texts.str.len_bytes() > MAX_BYTES).fill_null(False)
@@ -79,14 +82,14 @@ def clean(records: pa.Table) -> Kept:
 
 
 def _repair_suspicious(texts: pl.Series) -> pl.Series:
-    """Repair the texts that hold anything but single-spaced printable ASCII; the others are right as they are."""
+    """Repair texts that may need it; single-spaced printable ASCII without traces of markup is skipped, for speed."""
     rows = texts.str.contains(_SUSPICIOUS).fill_null(False).arg_true()
     repaired = pl.Series([repair(text) for text in texts.gather(rows).to_list()], dtype=pl.String)
     return texts.clone().scatter(rows, repaired) if len(rows) else texts
 
 
 def repair(text: str) -> str:
-    """Undo mojibake and HTML (ftfy, `remove_markup`), compose to NFC, and make every run of white space one space."""
+    """Undo mojibake (ftfy) and HTML (`remove_markup`), normalise to NFC, and collapse runs of white space."""
     if not (text.isascii() and text.isprintable() and "&" not in text):
         text = unicodedata.normalize("NFC", ftfy.fix_text(text))
     return " ".join(remove_markup(text).split())

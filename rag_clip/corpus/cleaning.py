@@ -1,7 +1,7 @@
-"""Which captions of a corpus to keep: settings, their presets in index/cleaning.toml, and the chain they make.
+"""Which captions of a corpus to keep: settings, their presets in index/cleaning.toml, and the chain of steps.
 
-Every chain begins with the repairs of `clean.py`. The rules of a row alone come first, those that need counts of the
-whole corpus after them. One batch or many, in any order, give the same answer.
+Every chain begins with the repairs of `clean.py`. Rules on single rows come first, then rules that need counts of the
+whole corpus. The result does not depend on the batches or their order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from rag_clip.files.settings import check_settings
 
 
 class CleaningSettings(BaseModel):
-    """Thresholds of the cleaning steps; what is not set is off. Repairs are always made."""
+    """Thresholds of the cleaning steps.
+
+    A step without its threshold is off; repairs are always on. docs/schemas.md explains each setting.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,20 +54,20 @@ class CleaningSettings(BaseModel):
 
     @property
     def needs_counts(self) -> bool:
-        """Whether a rule needs counts of the whole corpus: a first pass over it with `count_corpus`."""
+        """Whether a rule needs counts of the whole corpus, that is, a first pass with `count_corpus`."""
         return bool(self.corpus_rules)
 
     @property
     def corpus_rules(self) -> tuple[str, ...]:
-        """The settings that need counts of the whole corpus, of those that are on."""
+        """The active settings that need counts of the whole corpus."""
         names = ("max_texts", "vocabulary", "min_word_count", "max_images", "duplicates", "near_duplicates")
         return tuple(name for name in names if getattr(self, name) != type(self).model_fields[name].default)
 
 
 def load_cleaning(preset: str = "default", path: str | Path | None = None) -> CleaningSettings:
-    """Read a table of a cleaning file; without a path the one shipped as index/cleaning.toml.
+    """Read a preset from a cleaning file, by default the bundled index/cleaning.toml.
 
-    Raises ValueError for a preset that the file lacks, and for unknown keys and wrong values.
+    Raises ValueError for a preset that is not in the file, unknown keys and wrong values.
     """
     source = Path(path) if path is not None else Path(str(files("rag_clip.index").joinpath("cleaning.toml")))
     presets = read_toml(source)
@@ -77,7 +80,7 @@ def load_cleaning(preset: str = "default", path: str | Path | None = None) -> Cl
 
 
 def row_rules(settings: CleaningSettings) -> Step:
-    """Build the part of the chain that looks at a row alone: repairs, language, length, boilerplate, image size."""
+    """Return the steps that decide on single rows: repairs, language, length, boilerplate, image size."""
     steps: list[Step] = [clean]
     if settings.languages:
         steps.append(language(settings.languages))
@@ -92,11 +95,11 @@ def row_rules(settings: CleaningSettings) -> Step:
 
 
 def clean_with(settings: CleaningSettings, *, counts: CorpusCounts | None = None) -> Step:
-    """Build the whole chain: the rules of a row, then those of the corpus.
+    """Return the whole chain: rules on single rows, then rules on the corpus.
 
-    Those are crowded images, rare tokens, shared captions, duplicates and near duplicates, in this order.
-    `counts` are those of the whole corpus, made with `count_corpus(..., rules=row_rules(settings),
-    near=settings.near_duplicates)`. Raises ValueError where the settings need counts and there are none.
+    The latter are crowded images, rare tokens, shared captions, duplicates and near duplicates, in this order.
+    `counts` are those of the whole corpus, from `count_corpus(..., rules=row_rules(settings),
+    near=settings.near_duplicates)`. Raises ValueError where the settings need counts and none are given.
     """
     if not settings.needs_counts:
         return row_rules(settings)

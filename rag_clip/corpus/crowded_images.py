@@ -1,6 +1,6 @@
-"""Drop images that many different captions describe: spacers, logos and placeholders, which show none of it.
+"""Drop images with many different captions: spacers, logos and placeholders, which none of the captions describe.
 
-ALIGN (Jia et al., 2021, arXiv 2102.05918) drops images with more than 1,000 associated texts; we count different ones.
+ALIGN (Jia et al., 2021, arXiv 2102.05918) drops images with more than 1,000 texts; here different texts are counted.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ CROWDED = "crowded"
 
 
 def crowded_images(texts: MappedColumns, *, max_texts: int = 1000) -> Step:
-    """Drop every row whose image has more than `max_texts` different captions in the corpus; the score is how many.
+    """Drop every row whose image has more than `max_texts` different captions in the corpus; the score is their number.
 
-    `texts` are those of the corpus' counts. An image is told by column `sha256`, or else by `url`; a row that has
-    neither is an image of its own.
+    `texts` comes from the corpus counts. An image is identified by column `sha256`, else by `url`; a row with neither
+    is an image of its own.
     """
 
     def step(records: pa.Table) -> Kept:

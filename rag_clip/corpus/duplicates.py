@@ -1,7 +1,7 @@
 """Drop captions that repeat an earlier one, over the whole corpus.
 
-Captions are equal when they are the same text but for case, after repair; they are compared by hashes of 64 bits. The
-one with the smallest (file, row) stays, whatever the size or order of the batches.
+Captions are equal if their repaired texts differ at most in case; they are compared by 64-bit hashes. The caption with
+the smallest (file, row) is kept, independent of the batches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DUPLICATE = "duplicate"
 def duplicates(repeats: MappedColumns, places: Places) -> Step:
     """Keep the first of equal captions; the score is the number of images that share the caption.
 
-    `repeats` and `places` are those of the corpus' counts. The records have columns `file` and `row`.
+    `repeats` and `places` come from the corpus counts. The records need columns `file` and `row`.
     """
 
     def step(records: pa.Table) -> Kept:

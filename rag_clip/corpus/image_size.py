@@ -1,7 +1,7 @@
-"""Drop captions of images that are small or very long, where the corpus says how large they are.
+"""Drop captions of images that are small or very elongated, where the corpus states their size.
 
 ALIGN (Jia et al., 2021, arXiv 2102.05918) and Wukong (Gu et al., 2022, arXiv 2202.06767) keep images with both sides
-over 200 pixels and a ratio of sides from 1/3 to 3.
+above 200 pixels and an aspect ratio from 1/3 to 3.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ IMAGE_RATIO = "image_ratio"
 
 
 def image_size(*, over: int = 200, max_ratio: float = 3.0) -> Step:
-    """Keep images with both sides `over` so many pixels and long side / short side at most `max_ratio`.
+    """Keep images with both sides longer than `over` pixels and long side / short side at most `max_ratio`.
 
-    Reads columns `width` and `height`; rows are kept where either is null, and all are without both columns. The score
-    is the shorter side, or the ratio.
+    Reads columns `width` and `height`. Rows with a null in either are kept, and so are all rows without both columns.
+    The score is the shorter side, or the ratio.
     """
 
     def step(records: pa.Table) -> Kept:

@@ -1,4 +1,4 @@
-"""Keep captions whose `language` column names a wanted language; the corpus must bring that column."""
+"""Keep captions in the wanted languages, by column `language`, which the corpus must have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LANGUAGE = "language"
 
 
 def language(wanted: Sequence[str]) -> Step:
-    """Keep rows of the wanted languages (`en` keeps `en-GB` and `EN_us` too) and rows whose language is null.
+    """Keep rows in the wanted languages (`en` includes `en-GB` and `EN_us`) and rows without a language (null).
 
     The step raises ValueError for records without a `language` column.
     """

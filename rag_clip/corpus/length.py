@@ -1,7 +1,7 @@
 """Drop captions that are too short or too long, in words and in characters.
 
-ALIGN (Jia et al., 2021, arXiv 2102.05918) keeps captions of 3 to 20 unigrams. For captions that only name a thing the
-lower bound is 1.
+ALIGN (Jia et al., 2021, arXiv 2102.05918) keeps captions of 3 to 20 unigrams. For captions that only name an object,
+use a lower bound of 1.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def length(
     min_characters: int = 0,
     max_characters: int | None = None,
 ) -> Step:
-    """Keep captions within the bounds, which are inclusive; the score is the length that was out of them.
+    """Keep captions within the inclusive bounds; the score is the length outside them.
 
-    Reasons: `few_words`, `many_words`, `few_characters`, `many_characters`; the first that holds.
+    Reasons: `few_words`, `many_words`, `few_characters`, `many_characters`; the first that applies.
     """
 
     def step(records: pa.Table) -> Kept:

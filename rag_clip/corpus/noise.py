@@ -1,21 +1,21 @@
-"""How probably the caption of an image is wrong for it, from how badly the pair fits among others.
+"""The probability that the caption of an image is wrong, from the pair's contrastive loss compared with others.
 
 NLIP (Huang et al., 2023, arXiv 2212.07086): with logits Z = scale * images @ texts.T over a batch of B pairs,
 
     loss_i = -1/2 (log softmax_row(Z)_ii + log softmax_column(Z)_ii)        noise_i = p(noisy | loss_i)
 
-NLIP takes the posterior from two Gaussians fitted to the losses. Two Gaussians always find a noisy half: the losses of
-right captions are skewed, and on genuine CLIP features without one wrong caption they took 20 to 71 % of the pairs
-for noise. Ours compares with captions that are known to be wrong, those of other images of the same corpus: with f the
-density of the losses, h that of the losses of mismatched pairs, and F and H how many of each lie above a loss t,
+NLIP fits two Gaussians to the losses and uses the posterior of the higher one. That always finds a noisy part, because
+the losses of correct captions are skewed: on real CLIP features without any wrong caption it marked 20 to 71 % of the
+pairs as noise. Here losses are compared with those of captions known to be wrong, from other images of the same corpus.
+With f the density of the losses, h that of mismatched pairs, and F and H the shares of each above a loss t,
 
-    pi = min_t F(t) / H(t), up to 1        noise_i = max over losses l <= loss_i of min(1, pi h(l) / f(l))
+    pi = min_t F(t) / H(t), at most 1      noise_i = max over losses l <= loss_i of min(1, pi h(l) / f(l))
 
-This is the local false discovery rate (Efron, 2004) with the share estimated as Storey (2002) does. Where no more pairs
-lie in the tail than right captions put there, pi is 0 and nothing is noise. What is bad in another way than by telling
-of another image, such as boilerplate, is found as far as it fits as badly. The thresholds t are the 0.05 to 0.75
-quantiles of the mismatched losses; densities are of Gaussian kernels with Silverman's bandwidth. Batches of 1024 and
-five shuffles are ours; the paper's are not published.
+This is the local false discovery rate (Efron, 2004), with the share of noise pi estimated as in Storey (2002). If the
+upper tail contains no pairs, pi is 0 and nothing is noise. Captions that are wrong in another way, such as boilerplate,
+are found if their loss is as high as that of a mismatched pair. The thresholds t are the 0.05 to 0.75 quantiles of the
+mismatched losses; densities use Gaussian kernels with Silverman's bandwidth. Batches of 1024 and five shuffles are our
+choice; the paper does not state its own.
 """
 
 from __future__ import annotations
@@ -39,11 +39,16 @@ def pair_losses(
     shuffles: int = 5,
     seed: int = 0,
 ) -> np.ndarray:
-    """Return the contrastive loss of each pair, float64 [n], averaged over `shuffles` of the pairs into batches.
+    """Return the contrastive loss of each pair, float64 [n], averaged over random batches.
 
-    The features are unit rows [n, d]. Every batch has the same size (n where there are fewer pairs), because a loss
-    grows with it: the last is filled up with pairs that were measured before. A caption that equals the pair's own is
-    no negative for it. Raises ValueError for fewer than two pairs and features that do not align.
+    image_features, text_features: unit rows, [n, d].
+    scale: the encoder's scale.
+    batch: pairs per batch, at most n. All batches have this size, because the loss grows with it: the last is filled up
+        with pairs from the start.
+    shuffles, seed: how many times the pairs are shuffled into batches, and the seed.
+
+    A caption equal to the pair's own is not a negative. Raises ValueError for fewer than two pairs and features that do
+    not align.
     """
     _check(image_features, text_features)
     total = torch.zeros(len(image_features), dtype=torch.float64, device=image_features.device)
@@ -56,10 +61,10 @@ def pair_losses(
 def mismatched_losses(
     image_features: torch.Tensor, text_features: torch.Tensor, *, scale: float, batch: int = 1024, seed: int = 0
 ) -> np.ndarray:
-    """Return the losses, float64 [at most n], of the images with the caption of another in the place of their own.
+    """Return the losses of images with the caption of another image, float64 [at most n].
 
-    Each image gets the caption of the next in its batch, which is shuffled; its own leaves the batch. Those that get a
-    caption equal to their own are left out. Raises ValueError as `pair_losses`.
+    Each image gets the caption of the next image in its shuffled batch, and its own caption leaves the batch. Images
+    that would get a caption equal to their own are left out. Parameters and errors are those of `pair_losses`.
     """
     _check(image_features, text_features)
     losses = [
@@ -70,34 +75,38 @@ def mismatched_losses(
 
 
 def noise_probability(losses: np.ndarray, mismatched: np.ndarray) -> np.ndarray:
-    """Return the probability float64 [n] that each pair is noise, never falling as its loss [n] grows.
+    """Return the probability that each pair is noise, float64 [n], monotone in its loss.
 
-    `mismatched` are losses of the same pairs with captions of others (`mismatched_losses`); without any, as where all
-    captions are equal, nothing is noise. Densities are looked up in 1024 bins. Raises ValueError for no loss and for
-    losses that are not finite.
+    losses: of the pairs, [n] (`pair_losses`).
+    mismatched: of the same images with other captions, [m] (`mismatched_losses`); if empty, as where all captions are
+        equal, nothing is noise.
+
+    Densities are computed in 1024 bins. Raises ValueError for no loss and for losses that are not finite.
     """
     values, wrong = np.asarray(losses, np.float64), np.asarray(mismatched, np.float64)
-    for held in (values, wrong):
-        if held.ndim != 1 or not np.isfinite(held).all():
-            raise ValueError(f"losses of shape {held.shape} must be finite numbers [n]")
+    for column in (values, wrong):
+        if column.ndim != 1 or not np.isfinite(column).all():
+            raise ValueError(f"losses of shape {column.shape} must be finite numbers [n]")
     if not len(values):
         raise ValueError("there is no loss; give those of at least one pair")
     if not len(wrong) or wrong.min() == wrong.max():
         return np.zeros(len(values))
     share = noise_share(values, wrong)
-    values = np.minimum(values, wrong.max())  # worse than any wrong caption is as bad as the worst
+    values = np.minimum(values, wrong.max())  # a loss above all wrong captions counts as the worst of them
     edges = np.linspace(min(values.min(), wrong.min()), wrong.max(), BINS + 1)
     width = _bandwidth(wrong, len(values))
-    found, expected = (_density(held, edges, width) for held in (values, wrong))
+    found, expected = (_density(column, edges, width) for column in (values, wrong))  # [BINS]
     odds = np.minimum(1, share * expected / np.maximum(found, np.finfo(float).tiny))
     probability: np.ndarray = np.interp(values, (edges[1:] + edges[:-1]) / 2, np.maximum.accumulate(odds))
     return probability
 
 
 def noise_share(losses: np.ndarray, mismatched: np.ndarray) -> float:
-    """Return pi, the share of the pairs [n] that are noise, from how many lie where mismatched pairs [m] do."""
+    """Return pi, the share of noise among pairs with `losses` [n], from the upper tail of `mismatched` losses [m]."""
     tails = np.quantile(mismatched, TAILS)
-    found, expected = (1 - np.searchsorted(np.sort(held), tails, "right") / len(held) for held in (losses, mismatched))
+    found, expected = (
+        1 - np.searchsorted(np.sort(column), tails, "right") / len(column) for column in (losses, mismatched)
+    )
     some = expected > 0
     return float(min(1.0, (found[some] / expected[some]).min(initial=1.0)))
 
@@ -109,7 +118,7 @@ def _bandwidth(values: np.ndarray, count: int) -> float:
 
 
 def _density(values: np.ndarray, edges: np.ndarray, width: float) -> np.ndarray:
-    """Return the mean of Gaussian kernels at the middle of each bin, times a constant."""
+    """Return the mean of Gaussian kernels at the middle of each bin, up to a constant factor."""
     shares = np.histogram(values, edges)[0] / len(values)
     steps = np.arange(1 - BINS, BINS) * (edges[1] - edges[0])
     density: np.ndarray = np.convolve(shares, np.exp(-0.5 * (steps / width) ** 2))[BINS - 1 : 1 - BINS]
@@ -125,7 +134,7 @@ def _check(images: torch.Tensor, texts: torch.Tensor) -> None:
 
 
 def _batches(features: torch.Tensor, batch: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the rows of each shuffled batch, and these filled up from the start to one size."""
+    """Yield (rows, filled) of each shuffled batch: its new rows, and these filled up to the batch size."""
     size = min(batch, len(features))
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed)).to(features.device)
     for start in range(0, len(features), size):
@@ -136,19 +145,19 @@ def _batches(features: torch.Tensor, batch: int, seed: int) -> Iterator[tuple[to
 def _losses(images: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:
     logits = scale * images.float() @ texts.float().T  # [B, B]
     own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    same = (texts.float() @ texts.float().T > _SAME) & ~own
+    same = (texts.float() @ texts.float().T > _SAME) & ~own  # [B, B] equal captions of other images
     logits = logits.masked_fill(same, -torch.inf)
     return -0.5 * (logits.log_softmax(1).diagonal() + logits.log_softmax(0).diagonal()).double()
 
 
 def _swapped(images: torch.Tensor, texts: torch.Tensor, scale: float, count: int) -> torch.Tensor:
-    """Return the losses of the first `count` images with the caption of the next image of the batch."""
+    """Return the losses of the first `count` images with the caption of the next image in the batch."""
     logits = (scale * images.float() @ texts.float().T).double()  # [B, B]
     same = texts.float() @ texts.float().T > _SAME
     row = torch.arange(len(logits), device=logits.device)
     following = row.roll(-1)
-    value = logits[row, following]
-    # The caption given has no other right image than this one, and this image no other right caption.
+    value = logits[row, following]  # [B]
+    # The image's own caption and the caption's own image (and equals) are correct pairs, so they are no negatives.
     others = (
         logits.masked_fill(same[following], -torch.inf),
         logits.T[following].masked_fill(same[following], -torch.inf),

@@ -1,11 +1,11 @@
-"""Count phrases in a corpus: given ones, thousands of them in one pass, or the most frequent ones.
+"""Count phrases in a corpus: given phrases, thousands in one pass, or the most frequent ones.
 
-REAL (Parashar et al., 2024, arXiv 2401.12425) asks how often each synonym of a class name occurs in the pre-training
-captions. Words are folded as in rag_clip.words, and matched whole and in order: "cat" is not in "catalogue", "maine
+REAL (Parashar et al., 2024, arXiv 2401.12425) needs the frequency of each synonym of a class name in the pre-training
+captions. Words are folded as in rag_clip.words and must match whole and in order: "cat" is not in "catalogue"; "maine
 coon" is in "Maine-Coon".
 
-A frequent phrase is one to three neighbouring words as written, punctuation aside, in lower case: what a further class
-might be called. One that begins or ends with an English function word, or has no letter, names nothing and is left out.
+Frequent phrases are candidates for names of further classes: one to three adjacent words, in lower case and without
+punctuation. Phrases that begin or end with an English function word, or have no letter, are left out.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ FUNCTION_WORDS = (
 
 
 def phrase_counts(tables: Iterable[pa.Table], phrases: Sequence[str], *, rules: Step = clean) -> dict[str, int]:
-    """Return the occurrences of each phrase in the captions that `rules` keeps; case and punctuation are ignored.
+    """Return the number of occurrences of each phrase in the captions that `rules` keeps.
 
-    Memory holds one table and the phrases. A phrase without a word counts 0.
+    Case and punctuation are ignored; a phrase without words has count 0. Memory is that of one table and the phrases.
     """
     wanted = {phrase: folding.words_of(folding.spoken(phrase)) for phrase in phrases}
     sizes = sorted({len(words) for words in wanted.values()} - {0})
@@ -58,10 +58,10 @@ def phrase_counts(tables: Iterable[pa.Table], phrases: Sequence[str], *, rules: 
 
 
 def frequent_phrases(texts: Iterable[pl.Series], *, most: int) -> dict[str, int]:
-    """Return the `most` frequent phrases with how often they occur, the most frequent first, ties by spelling.
+    """Return the `most` frequent phrases with their counts, the most frequent first, ties in order of spelling.
 
-    `texts` are parts of a corpus, counted one at a time. Past four million phrases the rarer half is dropped and
-    counted anew, so that the counts of rare phrases of a large corpus are lower bounds.
+    `texts` are parts of a corpus, counted one at a time. To bound memory, the rarer half is dropped above four million
+    phrases and may be counted again later, so counts of rare phrases of a large corpus are lower bounds.
     """
     counts = pl.DataFrame(schema={"gram": pl.String, "count": pl.UInt32})
     for part in texts:
@@ -71,7 +71,7 @@ def frequent_phrases(texts: Iterable[pl.Series], *, most: int) -> dict[str, int]
         if len(counts) > HELD:
             counts = _most(counts, HELD // 2)
     found = _most(counts, most)
-    # Letters of scripts without spaces stand together again; the second pass takes every other gap.
+    # Join letters of scripts without spaces again. Matches cannot overlap, so a second pass joins every other gap.
     joined = found["gram"].str.replace_all(_GAP, "$1$2").str.replace_all(_GAP, "$1$2")
     return dict(zip(joined.to_list(), found["count"].to_list(), strict=True))
 

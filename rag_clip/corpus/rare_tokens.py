@@ -1,8 +1,8 @@
 """Drop captions with a rare token, by the counts of the corpus itself.
 
 ALIGN (Jia et al., 2021, arXiv 2102.05918) drops an alt-text if any of its unigrams or bigrams is not among the 100
-million most frequent ones of the raw corpus. A corpus of fewer n-grams loses nothing to that; for it ask for a least
-count of words instead (2 to 5), which also drops every caption with a name that occurs once.
+million most frequent ones of the raw corpus. In a corpus with fewer n-grams that drops nothing; set a minimum count of
+words instead (2 to 5), which also drops every caption with a name that occurs only once.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ RARE_TOKEN = "rare_token"
 
 
 def rare_tokens(*, unigrams: np.ndarray | None, bigrams: np.ndarray | None) -> Step:
-    """Keep captions all of whose n-grams are among the frequent ones; the score is how many are not.
+    """Keep captions whose n-grams are all frequent; the score is the number of rare n-grams.
 
-    Each argument is the sorted keys uint64 of the frequent n-grams (see CorpusCounts.frequent), or None for no rule.
-    Memory: 8 bytes per frequent n-gram, so at most 800 MB for ALIGN's 100 million.
+    `unigrams` and `bigrams` are the sorted keys, uint64, of the frequent n-grams (see `CorpusCounts.frequent`), or None
+    for no rule. Memory: 8 bytes per frequent n-gram, so 800 MB for ALIGN's 100 million.
     """
 
     def step(records: pa.Table) -> Kept:
@@ -38,7 +38,7 @@ def rare_tokens(*, unigrams: np.ndarray | None, bigrams: np.ndarray | None) -> S
 
 
 def _count_rare(grams: pl.DataFrame, frequent: np.ndarray, count: int) -> np.ndarray:
-    """Count, per text, the n-grams that are not frequent."""
+    """Return the number of rare n-grams of each text, int64 [n]."""
     distinct = grams["gram"].unique()
     keys = keys_of(distinct.to_list())
     places = np.searchsorted(frequent, keys).clip(max=max(0, len(frequent) - 1))

@@ -1,8 +1,8 @@
-"""Drop captions that many images share: boilerplate such as "1920x1080" that no list of patterns foresees.
+"""Drop captions that many images share: boilerplate such as "1920x1080" that a list of patterns would miss.
 
 ALIGN (Jia et al., 2021, arXiv 2102.05918) drops alt-texts shared by more than 10 images, Wukong (Gu et al., 2022, arXiv
-2202.06767) those that occur more than 10 times. Both had a billion images; in a small corpus, or where captions name
-things, the rule drops the names of common things, so scale the threshold.
+2202.06767) texts that occur more than 10 times. Both have a billion images. In a small corpus, or where captions are
+plain names, the rule drops the names of common objects, so raise the threshold.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ SHARED = "shared"
 
 
 def shared_captions(repeats: MappedColumns, *, max_images: int = 10) -> Step:
-    """Drop every row whose caption more than `max_images` images of the corpus share; the score is how many do.
+    """Drop every row whose caption is shared by more than `max_images` images; the score is the number of images.
 
-    Images are told apart by column `url`; without one each row is an image. Case does not tell captions apart.
+    Images are identified by the columns `sha256` or `url`; without them each row is an image. Case is ignored.
     """
 
     def step(records: pa.Table) -> Kept:

@@ -1,4 +1,4 @@
-"""A cleaning step maps a table of records to Kept; steps are built from thresholds and chained."""
+"""Cleaning steps: functions from a table of records to Kept, made from thresholds and chained."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _PLACE = "place among the records"
 
 
 def texts_of(records: pa.Table) -> pl.Series:
-    """Return column `text`; raises ValueError where there is none."""
+    """Return column `text`; raises ValueError if it is missing."""
     return column_of(records, "text", "every cleaning step reads it")
 
 
 def column_of(records: pa.Table, name: str, why: str) -> pl.Series:
-    """Return a column; raises ValueError saying why it is needed and what there is instead."""
+    """Return a column; raises ValueError, with the reason `why` it is needed, if it is missing."""
     if name not in records.column_names:
         raise ValueError(f"no column {name!r}: {why}; the columns are {', '.join(records.column_names)}")
     return pl.Series(name, records.column(name))
 
 
 def split(records: pa.Table, faults: pl.Series, scores: pl.Series | None = None) -> Kept:
-    """Keep the rows whose fault is null; the others are dropped for the reason that the fault names.
+    """Split records into rows whose fault is null (kept) and the others (dropped, with the fault as the reason).
 
-    `scores` [n] is what the rule measured, and is reported for the dropped rows (0 where it measured nothing).
+    `scores` [n] are the values that the rule measured, reported for dropped rows (0 without scores).
     """
     drop = faults.is_not_null()
     mask = pa.array(drop.to_numpy(), pa.bool_())
@@ -43,14 +43,14 @@ def split(records: pa.Table, faults: pl.Series, scores: pl.Series | None = None)
 
 
 def fault(name: str, dropped: pl.Series) -> pl.Series:
-    """Return `name` where `dropped` is true and null elsewhere; a null verdict keeps the row."""
+    """Return `name` where `dropped` is true and null elsewhere; a null in `dropped` keeps the row."""
     return pl.select(pl.when(dropped).then(pl.lit(name))).to_series()
 
 
 def chain(steps: Sequence[Step]) -> Step:
-    """Run steps in turn, each on what the one before kept.
+    """Return a step that runs `steps` in turn, each on the rows that the previous one kept.
 
-    Every dropped row is reported once, as it came in, in the order of the records, with the first reason and score.
+    Every dropped row is reported once, unchanged, in the order of the records, with its first reason and score.
     """
 
     def run(records: pa.Table) -> Kept:

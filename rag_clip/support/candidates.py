@@ -31,9 +31,18 @@ def find_candidates(
     clock: StageClock | None = None,
     report: Report = silent,
 ) -> Candidates:
-    """Return the images that the store holds for each class, at most `budget`, with their vectors, hashes and noise.
+    """Return up to `budget` images of the store for each class, with their vectors, hashes and noise.
 
-    Captions found by words must hold the whole name or a whole synonym. Raises ValueError where images have no hash.
+    prompts: the classes and their texts.
+    classifier: its class weights are the queries where `search` is "class".
+    store: an index of images.
+    encoder: the one that the index was built with.
+    search: what to search with: the "class" weights, its "texts", or its names in "captions". Captions must contain
+        the whole name or a whole synonym.
+    budget: images per class.
+    clock, report: collect seconds per stage, and receive progress events.
+
+    Raises ValueError where images have no hash.
     """
     clock = clock or StageClock()
     queries = plan_queries(prompts, search=search, budget=budget)
@@ -72,7 +81,7 @@ def _search(queries: Sequence[Query], vectors: np.ndarray | None, store: Store, 
 
 
 def _saying(prompts: Prompts, row: int, found: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
-    """Keep captions that hold the whole name; BM25 also returns those that share a word with it."""
+    """Keep captions that contain a whole name; BM25 also returns captions that share only a word with it."""
     says = contains_phrase(prompts.labels.names[row], prompts.labels.synonyms[row])
     return [[hit for hit in hits if says(hit.text)] for hits in found]
 

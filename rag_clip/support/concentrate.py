@@ -1,18 +1,18 @@
-"""Concentrate what was retrieved for classes on images that are different, of their class, and from many sources.
+"""Filter retrieved images: keep those that differ from each other, fit their class, and come from many sources.
 
-Ours. For the m candidates of class c, best first, with zero-shot logits z(x):
+The rules are ours. For the m candidates of class c, best first, with zero-shot logits z(x):
 
-    dropped as noise           where noise(x) > 0.5, NLIP's probability that caption and image do not belong together
-    dropped as a near copy     of an earlier image of the class: bits(phash xor phash') <= 8, or f . f' >= 0.995
-    dropped as inconsistent    where argmax_j z_j(x) != c; or, judged by images, argmax_j f . m_j != c, m_j the mean of
-                               the candidates of class j, for j = c without x itself
-    agreement(c)               the share of the images that were consistent; below 0.3 the class has no image at all,
-                               and heads keep to its text
-    dropped over a source      beyond ceil(share * limit) images of one source, and beyond the limit
-    dropped as two classes'    where a near copy stays for another class that it fits better
+    noise           drop if noise(x) > 0.5, the probability that caption and image do not match (corpus.noise)
+    near copy       drop if an earlier image of the class has bits(phash xor phash') <= 8, or f . f' >= 0.995
+    inconsistent    drop if argmax_j z_j(x) != c; or, judged by images, if argmax_j f . m_j != c, with m_j the mean of
+                    the candidates of class j (for j = c without x itself)
+    agreement(c)    the share of consistent images; below 0.3 all images of the class are dropped, and heads use only
+                    its text
+    source          drop images beyond ceil(share * limit) of one source, and beyond the limit
+    two classes     drop if a near copy is kept for another class that it fits better
 
-0.3 is measured on nothing but sense: where fewer than a third of the images found for a name look like it, either the
-name finds other things, or its text cannot tell.
+The threshold 0.3 is a judgement, not tuned: if fewer than a third of the images retrieved for a name look like the
+class, then either the name retrieves other things, or the encoder cannot recognise the class by its text.
 """
 
 from __future__ import annotations
@@ -38,10 +38,17 @@ Judge = Literal["text", "images", "nothing"]
 
 @dataclass(frozen=True, slots=True)
 class Concentration:
-    """What may stay: see the top of this file. `source_share` 1 caps no source; `least_agreement` 0 drops no class.
+    """Thresholds of the rules in the module docstring.
 
-    `judge` says by what an image must look like its class: the `text` of the classes; the other `images` found, for
-    names that captions know and the encoder does not; or `nothing`. Raises ValueError out of range.
+    limit: images kept per class.
+    most_noise: largest probability of noise.
+    near_cosine: cosine from which on images are near copies.
+    judge: what the consistency of an image is judged by: the `text` of the classes; the other `images` retrieved, for
+        names that occur in captions but that the encoder does not know; or `nothing`.
+    least_agreement: agreement below which a class gets no images; 0 for never.
+    source_share: largest share of the limit from one source; 1 for no cap.
+
+    Raises ValueError for values out of range.
     """
 
     limit: int = 16
@@ -63,10 +70,12 @@ class Concentration:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Concentrated:
-    """The rows of the candidates that stay, and why the others were dropped.
+    """The candidates kept.
 
-    `agreement` is the share of each class's images that look like it, for classes that had any; `fallen_back` are the
-    names for which it was too low.
+    rows: of the candidates kept, ascending.
+    dropped: number of candidates dropped, by reason.
+    agreement: share of consistent images by class name, for classes with images.
+    fallen_back: names of classes whose agreement was too low.
     """
 
     rows: np.ndarray
@@ -76,7 +85,7 @@ class Concentrated:
 
 
 def concentrate(candidates: Candidates, classifier: ZeroShot, settings: Concentration | None = None) -> Concentrated:
-    """Choose among the candidates of the classifier's classes; images are judged by its logits.
+    """Choose among the candidates of the classifier's classes, by the rules above.
 
     Raises ValueError for features of another width than the classifier's.
     """
@@ -118,40 +127,40 @@ def concentrate(candidates: Candidates, classifier: ZeroShot, settings: Concentr
 
 @torch.no_grad()
 def _judge(candidates: Candidates, classifier: ZeroShot, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
-    """Return how well each candidate fits its class, and the class that it fits best."""
+    """Return the score of each candidate for its class, [m], and its best class, int64 [m]."""
     classes = torch.from_numpy(candidates.classes)
-    features = candidates.features.to(classifier.weights.device)
-    sums = torch.zeros_like(classifier.weights).index_add_(0, classes.to(features.device), features)
+    features = candidates.features.to(classifier.weights.device)  # [m, d]
+    sums = torch.zeros_like(classifier.weights).index_add_(0, classes.to(features.device), features)  # [c, d]
     own, best = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
     for start in range(0, len(candidates), ROWS_AT_ONCE):
-        held = features[start : start + ROWS_AT_ONCE]
-        column = classes[start : start + ROWS_AT_ONCE, None]
+        block = features[start : start + ROWS_AT_ONCE]  # [b, d]
+        column = classes[start : start + ROWS_AT_ONCE, None]  # [b, 1]
         if judge == "images":
-            fits = (held @ normalize(sums, dim=1).T).cpu()
-            others = sums[column[:, 0].to(sums.device)] - held
-            without = (held * normalize(others, dim=1)).sum(1).cpu()
-            # The only image of its class has nothing to be compared with, and stays.
+            scores = (block @ normalize(sums, dim=1).T).cpu()  # [b, c]
+            others = sums[column[:, 0].to(sums.device)] - block
+            without = (block * normalize(others, dim=1)).sum(1).cpu()
+            # The only image of a class has no other to compare with, and is kept. Its difference is rounding noise.
             alone = torch.linalg.vector_norm(others, dim=1).cpu() < 1e-4
-            fits.scatter_(1, column, torch.where(alone, 1.0, without)[:, None])
+            scores.scatter_(1, column, torch.where(alone, 1.0, without)[:, None])
         else:
-            fits = classifier(Features(held)).cpu()
-        own.append(fits.gather(1, column)[:, 0])
-        best.append(fits.argmax(1))
+            scores = classifier(Features(block)).cpu()  # [b, c]
+        own.append(scores.gather(1, column)[:, 0])
+        best.append(scores.argmax(1))
     return torch.cat(own).numpy(), torch.cat(best).numpy()
 
 
 def _rates(classes: np.ndarray, agrees: np.ndarray, count: int) -> np.ndarray:
-    held = np.bincount(classes, minlength=count)
+    images = np.bincount(classes, minlength=count)
     right = np.bincount(classes[agrees], minlength=count)
-    rates: np.ndarray = np.where(held > 0, right / np.maximum(held, 1), np.nan)
+    rates: np.ndarray = np.where(images > 0, right / np.maximum(images, 1), np.nan)
     return rates
 
 
 def _different(candidates: Candidates, cosine: float) -> np.ndarray:
-    """Tell which candidates are no near copy of an earlier one of their class that stays."""
+    """Return whether each candidate is not a near copy of an earlier kept one of its class, bool [m]."""
     stays = np.ones(len(candidates), bool)
-    for place in np.unique(candidates.classes):
-        rows = np.flatnonzero(candidates.classes == place)
+    for row_class in np.unique(candidates.classes):
+        rows = np.flatnonzero(candidates.classes == row_class)
         near = _near(candidates.take(rows), candidates.take(rows), cosine)
         for row in range(len(rows)):
             stays[rows[row]] = not (near[row, :row] & stays[rows[:row]]).any()
@@ -159,7 +168,10 @@ def _different(candidates: Candidates, cosine: float) -> np.ndarray:
 
 
 def _of_one_class(candidates: Candidates, own: np.ndarray, cosine: float) -> np.ndarray:
-    """Tell which candidates have no near copy in another class with a higher logit, or as high in an earlier class."""
+    """Return whether each candidate has no near copy in another class with a higher score, bool [m].
+
+    Of equal scores, the lower class keeps its image.
+    """
     stays = np.ones(len(candidates), bool)
     block = max(1, PAIRS_AT_ONCE // max(1, len(candidates)))
     for start in range(0, len(candidates), block):

@@ -19,7 +19,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class PainterError(RagClipError, ValueError):
-    """A painter that cannot be loaded, fails, or does not return what it was asked for; the message is one line."""
+    """A painter cannot be loaded, fails, or returns other images than requested; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,10 +32,10 @@ class DiffusersPainter:
     pipeline: Any
 
     def paint(self, texts: Sequence[str], *, seeds: Sequence[int]) -> list[Image.Image]:
-        """Return one image per text, in one batch. A safety checker that withholds an image leaves it black."""
+        """Return one image per text, in one batch; an image withheld by a safety checker is black."""
         if not texts:
             return []
-        # Noise is drawn on the CPU, so that a seed means the same image on every device.
+        # Noise is drawn on the CPU, so that a seed gives the same image on every device.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         asked = {"num_inference_steps": self.settings["steps"], "guidance_scale": self.settings["guidance"]}
         width, height = self.size
@@ -55,12 +55,17 @@ def load_diffusers_painter(
     device: str | torch.device | None = None,
     precision: str | None = None,
 ) -> DiffusersPainter:
-    """Load a text-to-image pipeline by hub id or from a folder that diffusers wrote.
+    """Load a text-to-image pipeline.
 
-    Guidance 9.5 and 85 steps by default, as SuS-X has them; few-step models such as SDXL-Turbo want guidance 0 and 1 to
-    4 steps. `size` (width, height) is the model's own by default. Computes in fp16 on an accelerator and fp32 on the
-    CPU, where none is given. Raises PainterError where diffusers is missing, the model cannot be loaded, does not take
-    texts, or its size is unknown.
+    spec: hub id, or a folder written by diffusers.
+    guidance, steps: by default 9.5 and 85, as in SuS-X; few-step models such as SDXL-Turbo need guidance 0 and 1 to 4
+        steps.
+    size: (width, height), by default the model's own.
+    device: by default CUDA, else the CPU.
+    precision: by default fp16 on an accelerator and fp32 on the CPU.
+
+    Raises PainterError where diffusers is missing, the model cannot be loaded, does not take texts, or its size is
+    unknown.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precision = precision or ("fp32" if device.type == "cpu" else "fp16")

@@ -1,4 +1,4 @@
-"""Rows drawn from labelled images: their features, their bytes, and what they are called."""
+"""Rows drawn from labelled images: their features, bytes and references."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from rag_clip.protocols import Encoder
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """Labelled images: their files, and `targets` of every row: int64 [n], or SeveralLabels.
+    """Labelled images: their files, and the `targets` of all n rows: int64 [n], or SeveralLabels.
 
-    Rows are counted over all files.
+    Rows are numbered across all files.
     """
 
     files: Sequence[ImageFile]
@@ -37,21 +37,21 @@ class Source:
     label_column: str
 
     def items(self, rows: Sequence[int]) -> Iterator[list[Item]]:
-        """Yield the images of ascending `rows` in pieces."""
+        """Yield the images of ascending `rows`, in pieces."""
         start = 0
         for file in self.files:
-            held = [row - start for row in rows if start <= row < start + file.rows]
-            if held:
-                yield from read_pieces(file, held)
+            rows_of_file = [row - start for row in rows if start <= row < start + file.rows]
+            if rows_of_file:
+                yield from read_pieces(file, rows_of_file)
             start += file.rows
 
     def read(self, rows: Sequence[int]) -> list[bytes | None]:
-        """Return the images of ascending `rows` as bytes, those in files of their own too."""
+        """Return the images of ascending `rows` as bytes, including those in separate files; None if unreadable."""
         items = [item for piece in self.items(rows) for item in piece]
         return [None if item is None or isinstance(item, ImageError) else read_image(item) for item in items]
 
     def digests(self, rows: Sequence[int]) -> set[str]:
-        """Return the SHA-256 of the images of ascending `rows`, less those that cannot be read."""
+        """Return the SHA-256 of the images of ascending `rows`, without images that cannot be read."""
         found = set()
         for item in (item for piece in self.items(rows) for item in piece):
             with suppress(OSError, ImageError):
@@ -69,7 +69,7 @@ class Source:
 
 
 class Drawn(NamedTuple):
-    """The images drawn that can be used: features float32 [m, d], row among all files, SHA-256; and how many cannot."""
+    """The usable images of those drawn: features float32 [m, d], rows, SHA-256; and the number of unusable images."""
 
     features: torch.Tensor
     rows: list[int]
@@ -77,7 +77,7 @@ class Drawn(NamedTuple):
     failed: int
 
     def without(self, digests: Collection[str]) -> Drawn:
-        """Return the images whose SHA-256 is none of `digests`."""
+        """Return the images whose SHA-256 is not in `digests`."""
         places = [place for place, digest in enumerate(self.hashes) if digest not in digests]
         rows, hashes = [self.rows[place] for place in places], [self.hashes[place] for place in places]
         return Drawn(self.features[places], rows, hashes, self.failed)
@@ -93,9 +93,16 @@ def encode_drawn(
     decoding: Decoding,
     report: Report,
 ) -> Drawn:
-    """Encode the images of ascending `rows`, each as the mean of its views, normalised again.
+    """Encode images; the feature of an image is the normalised mean over its views.
 
-    Raises ValueError where none of them can be used.
+    source: the labelled images.
+    rows: rows to encode, ascending.
+    views: the crops of an image.
+    encoder: computes the features.
+    stage, report: name of the stage in progress events, and their receiver.
+    decoding: workers and batch size.
+
+    Raises ValueError where no image can be used.
     """
     features, kept, hashes = [], [], []
     errors: list[str] = []

@@ -1,4 +1,4 @@
-"""What must not be in a support set: the images about to be classified, with their hashes, features and copies."""
+"""The images to be classified, which must not be in a support set: their hashes, features and artificial copies."""
 
 from __future__ import annotations
 
@@ -30,9 +30,13 @@ def read_known(
     decoding: Decoding = Decoding(),  # noqa: B008
     report: Report = silent,
 ) -> tuple[Known, Copies]:
-    """Read the images of Parquet files, and make copies of 256 of them, spread evenly, to measure on.
+    """Read the images of Parquet files, and make artificial copies of 256 of them, spread evenly, for `calibrate`.
 
-    Images that cannot be used are left out. Raises ValueError as `open_image_files`, and where no image can be used.
+    paths, image_column: the files, and their column with images.
+    encoder: computes the features.
+    decoding, report: workers and batch size, and the receiver of progress events.
+
+    Unusable images are left out. Raises ValueError as `open_image_files`, and where no image can be used.
     """
     files = open_image_files(paths, image_column=image_column)
     total = sum(file.rows for file in files)
@@ -54,7 +58,7 @@ def read_known(
 
 
 def _make_copies(files: Sequence[ImageFile], encoder: Encoder, total: int) -> Copies:
-    """Copy images spread evenly over all files."""
+    """Make copies of images spread evenly over all files."""
     views: Preprocess = CopyViews(encoder.preprocess)
     wanted = np.unique(np.linspace(0, total - 1, min(COPIED, total)).astype(int))
     features: list[torch.Tensor] = []
@@ -71,7 +75,7 @@ def _make_copies(files: Sequence[ImageFile], encoder: Encoder, total: int) -> Co
 
 
 def _spread(files: Sequence[ImageFile], wanted: np.ndarray) -> Iterator[list[Item]]:
-    """Yield the images of the rows `wanted`, ascending and counted over all files."""
+    """Yield the images of the rows `wanted`, ascending and numbered across all files."""
     start = 0
     for file in files:
         rows = [int(row - start) for row in wanted if start <= row < start + file.rows]

@@ -22,10 +22,10 @@ def load_painter(
     device: str | torch.device | None = None,
     precision: str | None = None,
 ) -> Painter:
-    """Load a painter: `demo`, which paints the micro world at its own size, or a hub id or folder of diffusers.
+    """Load a painter: `demo`, which paints the micro world at a fixed size, or a hub id or folder of diffusers.
 
-    Guidance and steps are the painter's own by default: 2 and 25 for `demo`, see `load_diffusers_painter` for others.
-    Raises PainterError where it cannot be loaded.
+    Guidance and steps default to 2 and 25 for `demo`; for other painters, and for the remaining parameters, see
+    `load_diffusers_painter`. Raises PainterError where the painter cannot be loaded.
     """
     if spec != "demo":
         return load_diffusers_painter(

@@ -1,7 +1,7 @@
-"""Painted images in a folder: each is painted once, whichever encoder judges it later.
+"""Painted images in a folder: each image is painted once, and can be used with any encoder later.
 
 A batch is one Parquet file with the columns key, text, seed, image (PNG); the key is a hash of the painter, its
-settings, the text and the seed. A file appears whole or not at all, so a run that was cut off goes on where it was.
+settings, the text and the seed. Files are written atomically, so an interrupted run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PAINTED = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("ima
 
 @dataclass(frozen=True, slots=True)
 class Painted:
-    """One image of the plan, with its place there and where it lies: `FILE.parquet#ROW`."""
+    """One painted image: its index in the plan (`place`), its bytes, and its reference `FILE.parquet#ROW`."""
 
     place: int
     image: bytes
@@ -39,20 +39,26 @@ class Painted:
 def paint(
     plan: Sequence[Painting], painter: Painter, *, folder: Path, batch: int, report: Report
 ) -> Iterator[list[Painted]]:
-    """Yield the images of the plan in batches, in no order: first those that the folder holds, then the missing.
+    """Yield the images of the plan in batches: first those already in the folder, then the others, newly painted.
 
-    Raises PainterError where the painter fails or does not return what it was asked for; what was painted stays.
+    plan: the images to paint.
+    painter: paints them.
+    folder: where painted images are kept.
+    batch: images per call of the painter, and per file.
+    report: receives progress events.
+
+    Raises PainterError where the painter fails or returns other images than requested; finished images are kept.
     """
     make_folder(folder)
     shards = Shards(folder, "painted images")
     missing = {_key(painting, painter): place for place, painting in enumerate(plan)}
     done = len(plan) - len(missing)  # the same text with the same seed is one image
-    for held in _read(folder, missing):
-        for painted in held:
+    for stored in _read(folder, missing):
+        for painted in stored:
             missing.pop(_key(plan[painted.place], painter))
-        done += len(held)
+        done += len(stored)
         report(Progress("paint", done, len(plan), "images"))
-        yield held
+        yield stored
     keys = list(missing)
     for part in (keys[start : start + batch] for start in range(0, len(keys), batch)):
         wanted = [plan[missing[key]] for key in part]
@@ -74,7 +80,7 @@ def paint(
 
 
 def read_painted(reference: str) -> bytes:
-    """Return the PNG that `FILE.parquet#ROW` stands for."""
+    """Return the PNG with the reference `FILE.parquet#ROW`."""
     path, _, row = reference.rpartition("#")
     image: bytes = read_sealed(Path(path), ["image"])["image"][int(row)].as_py()
     return image
@@ -113,7 +119,7 @@ def _to_table(keys: Sequence[str], wanted: Sequence[Painting], images: Sequence[
 
 
 def _read(folder: Path, wanted: Mapping[str, int]) -> Iterator[list[Painted]]:
-    """Yield, file by file, what the folder holds of the keys `wanted`; a key that comes twice, once."""
+    """Yield, file by file, the images in the folder whose key is in `wanted`; a repeated key only once."""
     seen: set[str] = set()
     for path in sorted(folder.glob("*.parquet")):
         try:

@@ -1,12 +1,12 @@
-"""SuS-LC: images that a corpus holds for class names, as a support set without any labelled image.
+"""SuS-LC: a support set from images retrieved by class name, without any labelled image.
 
 Udandarao, Gupta and Albanie, 2023, "SuS-X: Training-Free Name-Only Transfer of Vision-Language Models" (ICCV 2023,
-arXiv 2211.16198). A class has the images nearest to the embedding of one sentence, or of ten sentences that share the
-budget, in order, until there are enough. Targets are one-hot.
+arXiv 2211.16198). A class gets the images nearest to the embedding of one sentence, or of ten sentences that share the
+budget. Targets are one-hot.
 
-Ours: the one embedding is that of the class, its texts composed; captions that say the name are found by their words;
-images are chosen in the order of their best rank over all queries of the class; classes are balanced by one limit;
-relevance is 1 - the probability that caption and image do not belong together, where it is known.
+Different from the paper: the single embedding is the class weight, composed of all texts of the class; images can also
+be found by captions that contain the name; images are taken in the order of their best rank over all queries of the
+class; all classes have the same limit; relevance is 1 minus the probability of noise, where it is known.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SENTENCES = 10
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to ask the images for: a `text`, for the class `row`, up to `budget` images."""
+    """One search for up to `budget` images of the class with index `row`, by `text`."""
 
     row: int
     text: str
@@ -36,10 +36,15 @@ class Query:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """Images found for classes, m rows, one per image and class, class by class, best first.
+    """Images retrieved for classes: m rows, one per image and class, sorted by class, best first.
 
-    `classes` int64 [m], `ids` in the index, unit `features` float32 [m, d], `sha256` of the bytes, perceptual hashes
-    `phash` uint64 [m], `noise` float64 [m] (NaN where not judged), `sources`.
+    classes: int64 [m].
+    ids: of the images in the index.
+    features: unit rows, float32 [m, d].
+    sha256: of the image bytes.
+    phash: perceptual hashes, uint64 [m].
+    noise: probability that the caption is wrong, float64 [m]; NaN where unknown.
+    sources: the corpus of each image.
     """
 
     classes: np.ndarray
@@ -54,25 +59,25 @@ class Candidates:
         return len(self.ids)
 
     def take(self, rows: np.ndarray) -> Candidates:
-        """Return the rows named, in their order."""
-        places = rows.tolist()
+        """Return the candidates at `rows`, in their order."""
+        listed = rows.tolist()
         return Candidates(
             self.classes[rows],
-            tuple(self.ids[row] for row in places),
+            tuple(self.ids[row] for row in listed),
             self.features[torch.from_numpy(rows)],
-            tuple(self.sha256[row] for row in places),
+            tuple(self.sha256[row] for row in listed),
             self.phash[rows],
             self.noise[rows],
-            tuple(self.sources[row] for row in places),
+            tuple(self.sources[row] for row in listed),
         )
 
 
 def plan_queries(prompts: Prompts, *, search: Search, budget: int) -> list[Query]:
-    """Return what to ask for every class, in class order, so that each class has about `budget` candidates.
+    """Return the queries of every class, in class order, so that each class has about `budget` candidates.
 
-    `class` is one query with an empty text: the embedding of the class, its texts composed, is asked with. `texts` are
-    the class's ten heaviest texts, each with an equal share of the budget; `captions` its name and synonyms. Raises
-    ValueError for a budget below 1 and an unknown search.
+    With `search` "class" there is one query per class with an empty text, which stands for the class weight; "texts"
+    uses the ten texts of the class with the largest weights, each with an equal share of the budget; "captions" its
+    name and synonyms. Raises ValueError for a budget below 1 and an unknown search.
     """
     if search not in get_args(Search):
         raise ValueError(f"unknown search {search!r}; known are {', '.join(get_args(Search))}")
@@ -86,14 +91,14 @@ def plan_queries(prompts: Prompts, *, search: Search, budget: int) -> list[Query
         elif search == "captions":
             texts = [labels.names[row].replace("_", " "), *labels.synonyms[row]]
         else:
-            # Sorting is stable: of texts that weigh the same, the first are asked.
+            # Sorting is stable: of texts with equal weight, the first are used.
             texts = list(dict.fromkeys(text.text for text in sorted(group, key=lambda text: -text.weight)))[:SENTENCES]
         queries += [Query(row, text, math.ceil(budget / len(texts))) for text in texts]
     return queries
 
 
 def merge_hits(found: Sequence[Sequence[Hit]]) -> list[Hit]:
-    """Merge what the queries of one class found: by best rank, of the same rank by query; each image once."""
+    """Merge the results of the queries of one class, by best rank and then by query; each image comes once."""
     longest = max(map(len, found), default=0)
     best: dict[str, Hit] = {}
     for rank in range(longest):
@@ -106,17 +111,17 @@ def merge_hits(found: Sequence[Sequence[Hit]]) -> list[Hit]:
 def retrieved_support(
     labels: LabelSet, candidates: Candidates, *, limit: int = 16, provenance: Mapping[str, Any] | None = None
 ) -> Support:
-    """Return the first `limit` candidates of each class as its support; classes without any are listed as missing.
+    """Return the first `limit` candidates of each class as a support set; classes without any are listed as missing.
 
-    SuS-X takes up to 100 and tunes the number per data set; 16 is ours. Raises ValueError for a limit below 1, and
-    where there is no candidate at all.
+    SuS-X uses up to 100 and tunes the number per data set; 16 is our default. Raises ValueError for a limit below 1,
+    and for no candidates at all.
     """
     if limit < 1:
         raise ValueError(f"the limit is {limit} images per class; take at least 1")
     if not len(candidates):
         raise ValueError("no image was found for any class; loosen the filters, or classify by text alone")
     chosen = candidates.take(first_of_each(candidates.classes, limit))
-    targets = torch.zeros(len(chosen), len(labels))
+    targets = torch.zeros(len(chosen), len(labels))  # [m, c]
     targets[torch.arange(len(chosen)), torch.from_numpy(chosen.classes)] = 1
     relevance = torch.from_numpy(1 - np.nan_to_num(chosen.noise, nan=0.0)).float().clamp(0, 1)
     return Support(
@@ -125,7 +130,7 @@ def retrieved_support(
 
 
 def first_of_each(groups: np.ndarray, limit: int) -> np.ndarray:
-    """Return the rows that are among the first `limit` of their group, in order."""
+    """Return the ascending rows that are among the first `limit` of their group."""
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])

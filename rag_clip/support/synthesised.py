@@ -1,15 +1,15 @@
-"""SuS-SD: images painted from class prompts, as a support set without any image of the classes.
+"""SuS-SD: a support set of images painted from class prompts, without any real image of the classes.
 
 Udandarao, Gupta and Albanie, 2023, "SuS-X: Training-Free Name-Only Transfer of Vision-Language Models" (ICCV 2023,
 arXiv 2211.16198): a text-to-image model paints up to 100 images per class, from one template or from sentences that
-describe the class. Of those, the k' whose features lie nearest to the embedding of the class stay, as in CoMo (Zhang
-et al., 2022, arXiv 2209.12255); CoMo keeps 1 to 16. Targets are one-hot.
+describe the class. The k' images whose features are closest to the class weight are kept, as in CoMo (Zhang et al.,
+2022, arXiv 2209.12255), which keeps 1 to 16. Targets are one-hot.
 
     kept(c) = the k' images x painted for class c with the largest f_x . w_c
 
-Ours: every image has a seed of its own, which depends on the class's name and its place alone; black images, which is
-what a safety checker leaves of those that it withholds, are no images; the share of images that zero-shot calls by the
-name they were painted for is told.
+Different from the papers: every image has its own seed, which depends only on the class name and the index of the
+image; black images, which safety checkers return for images that they withhold, are dropped; and the share of images
+that zero-shot recognises as their class is reported.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from rag_clip.data import Features, Prompts, PromptText, Support
 from rag_clip.support.retrieved import first_of_each
 
 Wording = Literal["templates", "sentences"]
-BLACK = 8  # of 255; what a codec may make of black
+BLACK = 8  # of 255; black pixels may be this bright after compression
 
 
 @dataclass(frozen=True, slots=True)
 class Painting:
-    """One image to paint: of the class `row`, from `text` and `seed`."""
+    """One image to paint, from `text` and `seed`, for the class with index `row`."""
 
     row: int
     text: str
@@ -43,7 +43,7 @@ class Painting:
 
 @dataclass(frozen=True, slots=True)
 class Synthesised:
-    """The support set; by class name, the share of its images that zero-shot calls by that name."""
+    """The support set, and by class name the share of painted images that zero-shot recognises (`agreement`)."""
 
     support: Support
     agreement: Mapping[str, float]
@@ -52,11 +52,11 @@ class Synthesised:
 def plan_paintings(
     prompts: Prompts, *, per_class: int, wording: Wording = "templates", seed: int = 0
 ) -> list[Painting]:
-    """Return what to paint, class by class, `per_class` each; the texts of a class take turns, heaviest first.
+    """Return the images to paint, `per_class` each; the texts of a class take turns, the largest weight first.
 
-    `templates` are the anchor texts; `sentences` the context texts: descriptions and captions, or templates where a
-    class has none. The images of k + 1 per class begin with those of k. Raises ValueError for fewer than one per
-    class and an unknown wording.
+    Wording `templates` uses the anchor texts; `sentences` uses the context texts (descriptions and captions), or the
+    templates of a class without any. The plan for k images per class is part of that for k + 1. Raises ValueError for
+    fewer than one per class and an unknown wording.
     """
     if wording not in get_args(Wording):
         raise ValueError(f"unknown wording {wording!r}; known are {', '.join(get_args(Wording))}")
@@ -70,7 +70,7 @@ def plan_paintings(
 
 
 def is_black(image: Image.Image) -> bool:
-    """Tell whether no pixel is brighter than a codec may make of black."""
+    """Return whether the image is black up to compression noise."""
     return int(np.asarray(image.convert("RGB")).max()) <= BLACK
 
 
@@ -83,10 +83,16 @@ def synthesised_support(
     keep: int = 8,
     provenance: Mapping[str, Any] | None = None,
 ) -> Synthesised:
-    """Keep the best of images painted for `classes` int64 [m] of the classifier, with unit `features` [m, d].
+    """Return a support set of the painted images that are closest to their class weights.
 
-    Of images that are equally near, the first stay. Classes without an image are listed as missing. Raises ValueError
-    for fewer than one to keep, and where there is no image at all.
+    classifier: its class weights and labels.
+    features: unit features of the painted images, [m, d].
+    classes: the class that each image was painted for, int64 [m].
+    references: of the images.
+    keep: images per class; of equally close images the first are kept.
+    provenance: recorded with the support set.
+
+    Classes without an image are listed as missing. Raises ValueError for `keep` below 1, and for no image at all.
     """
     if keep < 1:
         raise ValueError(f"{keep} images per class were to be kept; keep at least 1")
@@ -94,10 +100,10 @@ def synthesised_support(
         raise ValueError("no image was painted that can be used; try other texts, seeds or another painter")
     pooled = features.float().cpu()
     placed = torch.from_numpy(classes)
-    near = (pooled * classifier.weights.float().cpu()[placed]).sum(1).numpy()
+    near = (pooled * classifier.weights.float().cpu()[placed]).sum(1).numpy()  # [m]
     order = np.lexsort((-near, classes))
     kept = order[first_of_each(classes[order], keep)]
-    targets = torch.zeros(len(kept), len(classifier.labels))
+    targets = torch.zeros(len(kept), len(classifier.labels))  # [kept, c]
     targets[torch.arange(len(kept)), placed[kept]] = 1
     support = Support(
         classifier.labels,
@@ -119,11 +125,11 @@ def _agreement(classifier: ZeroShot, pooled: torch.Tensor, classes: np.ndarray) 
 
 def _texts(group: Sequence[PromptText], wording: Wording) -> list[str]:
     role = "anchor" if wording == "templates" else "context"
-    # Sorting is stable: of texts that weigh the same, the first come first.
+    # Sorting is stable, so texts with equal weight stay in order.
     chosen = sorted((text for text in group if text.role == role), key=lambda text: -text.weight)
     return list(dict.fromkeys(text.text for text in chosen or group))
 
 
 def _seed(seed: int, name: str, place: int) -> int:
-    # 31 bits: what every random generator takes.
+    # 31 bits, which every random generator accepts.
     return int.from_bytes(hashlib.sha256(f"{seed}/{place}/{name}".encode()).digest()[:4], "little") >> 1

@@ -1,1 +1,1 @@
-"""How a corpus is counted in bounded memory."""
+"""Counts of a corpus, in bounded memory."""

@@ -1,7 +1,7 @@
-"""Rows keyed by uint64 on disk: parts being sorted (`Spill`), and sorted columns to look up in (`MappedColumns`).
+"""Rows keyed by uint64 on disk: an external sort (`Spill`), and sorted memory-mapped columns (`MappedColumns`).
 
-However many rows there are, a spill holds in memory the part being written or one range of the keys. Mapped columns are
-searched by bisection; the operating system keeps of the files what it has room for, and processes share it.
+A spill keeps in memory only the part being written, or one range of keys. Mapped columns are searched by bisection; the
+operating system caches them as memory allows, shared between processes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _GROUP_ROWS = 50_000
 
 
 def write_columns(folder: Path, parts: Iterable[Mapping[str, np.ndarray]], dtypes: Mapping[str, str]) -> int:
-    """Append the parts, keys ascending throughout, to one file a column; return the rows written.
+    """Write the parts, whose keys ascend throughout, to one file per column; return the number of rows.
 
-    `dtypes` names the columns, among them `key`, with their little-endian types.
+    `dtypes` maps the columns, including `key`, to their little-endian types.
     """
     folder.mkdir(parents=True)
     files = {name: (folder / name).open("wb") for name in dtypes}
@@ -39,7 +39,7 @@ def write_columns(folder: Path, parts: Iterable[Mapping[str, np.ndarray]], dtype
 
 
 class MappedColumns:
-    """What `write_columns` wrote, opened for look-ups."""
+    """Columns written by `write_columns`, opened for look-ups."""
 
     def __init__(self, folder: Path, dtypes: Mapping[str, str]) -> None:
         self.folder = folder
@@ -49,15 +49,15 @@ class MappedColumns:
         return len(self._columns[KEY])
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return for keys uint64 [n] whether each is there, and at which row (0 where it is not)."""
+        """Return for keys, uint64 [n], whether each is present, bool [n], and its row, int64 [n] (0 if absent)."""
         if not len(self):
             return np.zeros(len(keys), bool), np.zeros(len(keys), np.int64)
-        places = np.searchsorted(self._columns[KEY], keys).clip(max=len(self) - 1)
-        found = self._columns[KEY][places] == keys
-        return found, np.where(found, places, 0)
+        rows = np.searchsorted(self._columns[KEY], keys).clip(max=len(self) - 1)
+        found = self._columns[KEY][rows] == keys
+        return found, np.where(found, rows, 0)
 
     def values(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Return a column at the rows."""
+        """Return the values of a column at `rows`."""
         return np.asarray(self._columns[name][rows]) if len(self) else np.zeros(len(rows), self._columns[name].dtype)
 
 
@@ -66,7 +66,7 @@ def _open(path: Path, dtype: str) -> np.ndarray:
 
 
 class Spill:
-    """Parts in a folder that is made empty; every table written has a column `key` and the same other columns."""
+    """An external sort in a new folder; every table written has a column `key` and the same other columns."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -85,9 +85,10 @@ class Spill:
         self._rows += len(rows)
 
     def ranges(self) -> Iterator[pl.DataFrame]:
-        """Yield every row, in ranges of the key that together cover it, lowest first; a key is in one range only.
+        """Yield all rows in consecutive ranges of the key, lowest first; equal keys are in the same range.
 
-        The keys are hashes, so each range has about RANGE_ROWS rows. Row groups outside a range are not read.
+        The keys are hashes, hence evenly spread, so each range has about RANGE_ROWS rows. Row groups outside a range
+        are not read.
         """
         if not self._parts:
             return

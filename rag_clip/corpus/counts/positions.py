@@ -1,4 +1,4 @@
-"""Where a row comes from, as one number that sorts like (file, row)."""
+"""The origin of a row as one number that sorts like (file, row)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROW_MASK = np.uint64(2**40 - 1)
 
 
 class Places:
-    """The files of a corpus in the order of their names; a place is the file's rank * 2**40 + the row."""
+    """The files of a corpus, ranked by name; the place of a row is the file's rank * 2**40 + the row number."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self.files = tuple(sorted(files))
@@ -33,7 +33,7 @@ class Places:
         return to_place(names.replace_strict(self._ranks, return_dtype=pl.UInt64).to_numpy(), rows)
 
     def ranks(self, names: Sequence[str]) -> np.ndarray:
-        """Return the rank uint64 [n] of each name, all of which are known."""
+        """Return the rank of each file name, uint64 [n]."""
         return np.array([self._ranks[name] for name in names], np.uint64)
 
     @staticmethod
@@ -56,7 +56,7 @@ def file_and_row(records: pa.Table) -> tuple[pl.Series, np.ndarray]:
 
 
 def image_names(records: pa.Table) -> pl.Series:
-    """Return what tells the image of each record [n]: its `sha256`, or else its `url`; null where it has neither."""
+    """Return the identity of each record's image: its `sha256`, else its `url`, else null."""
     names = pl.Series([None] * records.num_rows, dtype=pl.String)
     for column in ("url", "sha256"):
         if column in records.column_names:

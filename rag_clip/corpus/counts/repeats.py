@@ -1,8 +1,8 @@
-"""Rows of a corpus that share a key, found in bounded memory: the first pass of `duplicates` and its relatives.
+"""Rows of a corpus that share a key, found in bounded memory: the first pass for `duplicates` and similar rules.
 
-The pass spills (key, file and row, image) to disk, 24 bytes a key, sorted in parts, and reads it back one range of the
-keys at a time; where images are named, (image, key) are spilled a second time, sorted by image. What is kept of it is
-sorted and mapped into memory, never loaded.
+The pass spills (key, file and row, image) to disk, 24 bytes per key, sorted in parts, and reads it back one range of
+keys at a time. If images are named, (image, key) is spilled a second time, sorted by image. The results are sorted
+and memory-mapped, never loaded.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ PLACES = {"key": "<u8"}
 TEXTS = {"key": "<u8", "texts": "<u4"}
 TEXTS_FOLDER = "texts"
 CHUNK = 500_000
-# Odd, so that multiplying modulo 2**64 maps places one to one, and spreads neighbours over all keys.
+# Odd, so that multiplication modulo 2**64 is one to one; large, so that adjacent places spread over all keys.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 class RepeatFinder:
-    """Collects the keys of rows; `write_repeats` or `write_later` then says which occur more than once."""
+    """Collects the keys of rows; `write_repeats` or `write_later` then writes those that occur more than once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -44,9 +44,9 @@ class RepeatFinder:
         return tuple(self._ordinals)
 
     def add(self, records: pa.Table, keys: np.ndarray) -> None:
-        """Note keys uint64 [n, b] of records with columns `file` and `row`: b keys a row, each found on its own.
+        """Add keys, uint64 [n, b], of records with columns `file` and `row`; rows that share any key repeat each other.
 
-        A row is an image of its own unless a column `sha256` or `url` names the image.
+        Each row is a separate image unless a column `sha256` or `url` names its image.
         """
         names, rows = file_and_row(records)
         for name in names.unique().to_list():
@@ -64,9 +64,9 @@ class RepeatFinder:
             self._flush()
 
     def write_repeats(self, folder: Path) -> int:
-        """Write each repeated key with its first place and its number of images; return how many there are.
+        """Write each repeated key with its first place and its number of images; return the number of such keys.
 
-        `folder`/texts gets the images with several keys, and how many each has.
+        `folder`/texts gets the images with several keys, with the number of keys of each.
         """
         summaries = (
             group.group_by("key").agg(first=pl.col("place").min(), images=pl.col("image").n_unique()).sort("key")
@@ -77,7 +77,7 @@ class RepeatFinder:
         return repeated
 
     def write_later(self, folder: Path) -> int:
-        """Write the places that share a key with an earlier place, spread by `spread`; return how many there are."""
+        """Write the places, mapped by `spread`, that share a key with an earlier place; return their number."""
         later = Spill(self._folder / "later")
         for group in self._repeated():
             places = group.filter(pl.col("place") > pl.col("place").min().over("key"))["place"].unique()
@@ -97,7 +97,7 @@ class RepeatFinder:
         write_columns(folder, (_arrays(part) for part in summaries), TEXTS)
 
     def _repeated(self) -> Iterator[pl.DataFrame]:
-        """Yield the rows of repeated keys, a range of the keys at a time, places ranked by the files' names."""
+        """Yield the rows of repeated keys, one range of keys at a time, with places by rank of the file name."""
         self._flush()
         ranks = Places(self.files).ranks(self.files)
         for part in self._spill.ranges():

@@ -1,12 +1,12 @@
-"""Count a corpus once: its words and word pairs, and which captions repeat; kept in a folder beside it.
+"""Counts of a corpus, made once and kept in a folder: its words and word pairs, and its repeated captions.
 
     unigrams.parquet, bigrams.parquet   key (hash), gram, count: sorted by key
     repeats/                            captions that occur more than once: key, first place, images
-    near/                               places that nearly repeat an earlier one, where asked for
-    counts.json                         totals and the names of the files; written last
+    near/                               places that nearly repeat an earlier one, if requested
+    counts.json                         totals and file names; written last
 
-Memory is meant to be bounded by constants: 100,000 captions are counted at a time, half a million keys spilled at a
-time, and two million read back at a time. Up to a million captions, below the last constant, it was seen to grow.
+Memory is meant to be bounded by constants: 100,000 captions are counted at a time, half a million keys are spilled at a
+time, and two million are read back at a time. Up to a million captions, below the last constant, it was seen to grow.
 """
 
 from __future__ import annotations
@@ -39,7 +39,13 @@ LAYOUT = 1
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What was counted: rows read, captions kept by the rules, distinct n-grams, and what repeats."""
+    """Totals of a corpus.
+
+    rows, captions: rows read, and captions that the rules keep.
+    unigrams, bigrams: distinct n-grams.
+    repeated: distinct captions that occur more than once.
+    near: rows that nearly repeat an earlier one; None if not counted.
+    """
 
     rows: int
     captions: int
@@ -50,7 +56,7 @@ class Totals:
 
 
 class CorpusCounts:
-    """The counts of a corpus, opened from its folder. Look-ups read what they need and hold no file in memory."""
+    """The counts of a corpus, opened from their folder; look-ups read only what they need."""
 
     def __init__(self, sidecar: str | Path) -> None:
         self._folder = Path(sidecar)
@@ -61,9 +67,9 @@ class CorpusCounts:
         self.later = MappedColumns(self._folder / "near", PLACES) if self.totals.near is not None else None
 
     def count(self, grams: Sequence[str]) -> dict[str, int]:
-        """Return how often each word or pair of words occurs in the corpus, 0 where it does not; case is ignored.
+        """Return the number of occurrences of each word or word pair in the corpus; case is ignored.
 
-        Raises ValueError for more than two words: `phrase_counts` counts those over the captions themselves.
+        Raises ValueError for more than two words, which `phrase_counts` counts in the captions themselves.
         """
         wanted = {gram: spoken(gram) for gram in grams}
         for gram, words in wanted.items():
@@ -77,14 +83,14 @@ class CorpusCounts:
         return {gram: found.get(" ".join(words), 0) for gram, words in wanted.items()}
 
     def frequent(self, size: int, *, least: int) -> np.ndarray:
-        """Return the sorted keys uint64 of the n-grams of `size` words that occur at least `least` times."""
+        """Return the sorted keys, uint64, of the n-grams of `size` words that occur at least `least` times."""
         keys = self._scan(size).filter(pl.col("count") >= least).select("key").collect(engine="streaming")
         return np.sort(keys["key"].to_numpy())
 
     def least_count(self, vocabulary: int) -> int:
-        """Return the count down to which n-grams are among the `vocabulary` most frequent words and pairs.
+        """Return the smallest count of an n-gram among the `vocabulary` most frequent words and word pairs.
 
-        N-grams that tie with the last are counted in. 1 where there are no more n-grams than that.
+        N-grams with that count are all included. Returns 1 if there are fewer n-grams than `vocabulary`.
         """
         histogram = (
             pl.concat([self._scan(size).select("count") for size in NAMES])
@@ -109,11 +115,15 @@ def count_corpus(
     near: float | None = None,
     report: Report = silent,
 ) -> CorpusCounts:
-    """Count the captions that `rules` keeps (`text`, `file`, `row`, and `url` if there is one) into a new folder.
+    """Count a corpus into the folder `sidecar`.
 
-    `rules` are the steps that look at a row alone, so that the first of equal captions is one that stays. With `near`,
-    captions of about that similarity or more are found too. An earlier sidecar is replaced when the new one is whole;
-    one process at a time may write it.
+    tables: records with columns `text`, `file` and `row`, and optionally `sha256` or `url`.
+    sidecar: the folder; an existing one is replaced once the new one is complete. One process at a time may write it.
+    rules: steps that decide on single rows; only captions that they keep are counted, so that the first of equal
+        captions is one that they keep.
+    near: if given, captions of about this similarity or more are found too.
+    report: receives progress events.
+
     Raises ValueError for missing columns.
     """
     target = Path(sidecar)

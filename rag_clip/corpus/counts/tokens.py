@@ -1,4 +1,4 @@
-"""Words of captions: as written, which lengths and n-grams share, and folded, as names are found."""
+"""Words of captions: as written, for lengths and n-grams, and folded, for finding names."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def count_words(texts: pl.Series) -> pl.Series:
 
 
 def words_of(texts: pl.Series) -> pl.DataFrame:
-    """Return the words in lower case, one a row in reading order: columns `row` (place of the text) and `gram`."""
+    """Return the words in lower case, one per row, in reading order: columns `row` (index of the text) and `gram`."""
     listed = texts.fill_null("").str.to_lowercase().str.extract_all(WORD)
     return pl.DataFrame({"row": np.arange(len(texts)), "gram": listed}).explode("gram").drop_nulls("gram")
 
 
 def folded_words_of(texts: pl.Series) -> pl.DataFrame:
-    """Return the words of rag_clip.words, one a row in reading order; columns as of `words_of`."""
+    """Return the folded words as in rag_clip.words, one per row, in reading order; columns as in `words_of`."""
     texts = texts.fill_null("").rename("text")
     plain = pl.col("text").str.len_bytes() == pl.col("text").str.len_chars()
     split = pl.col("text").str.to_lowercase().str.replace_all(r"['`]s\b", " ").str.extract_all("[a-z0-9]+")
@@ -39,7 +39,7 @@ def folded_words_of(texts: pl.Series) -> pl.DataFrame:
 
 
 def grams_of(words: pl.DataFrame, size: int) -> pl.DataFrame:
-    """Join every `size` neighbouring words of a text with spaces; columns as of `words_of`."""
+    """Return the n-grams of `size` adjacent words of a text, joined with spaces; columns as in `words_of`."""
     following = [pl.col("gram").shift(-step) for step in range(size)]
     return words.select(
         "row",
@@ -53,7 +53,7 @@ def spoken(text: str) -> list[str]:
 
 
 def keys_of(texts: Sequence[str]) -> np.ndarray:
-    """Hash texts to uint64 [n] (BLAKE2b); the same on every machine, so that it can be kept on disk."""
+    """Hash texts to uint64 [n] (BLAKE2b); the same on every machine, so that keys can be stored."""
     digests = b"".join(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
