@@ -24,7 +24,6 @@ from rag_clip.files.atomic import scratch_folder
 from rag_clip.files.labels import read_labels
 from rag_clip.files.learned_prompts import SUFFIX, LearnedPrompts, read_learned_prompts
 from rag_clip.files.prompts import read_prompts
-from rag_clip.models.open_clip import load_encoder
 from rag_clip.prompts.recipe import Recipe, load_recipe, recipe_names
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store, open_store
@@ -86,12 +85,14 @@ def to_encoder(given: Encoder | str | None, *, recorded: Mapping[str, Any] | Non
 
     Raises ValueError where none is recorded, and where the model of that name is another now.
     """
-    if isinstance(given, str):
-        return load_encoder(given)
-    if given is not None:
+    if given is not None and not isinstance(given, str):
         if hasattr(given, "encode_pixels"):
             return given
         raise _refused("encoder", given, "the name of a model, such as 'demo' or 'ViT-B-32:openai', or an Encoder")
+    from rag_clip.models.open_clip import load_encoder  # takes seconds to import, and an Encoder needs it not
+
+    if given is not None:
+        return load_encoder(given)
     record = (recorded or {}).get("encoder")
     made_with = read_fingerprint(record) if record else None
     if made_with is None or not made_with.spec:

@@ -153,3 +153,10 @@ def test_importing_the_command_line_loads_no_engine() -> None:
     code = f"import sys, rag_clip.cli; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+def test_importing_jobs_loads_no_open_clip() -> None:
+    jobs = [name for name in MODULES if part(name) == "pipelines" and not name.endswith((".demo", ".ray_embed"))]
+    code = f"import sys, {', '.join(jobs)}; print(sorted({{'open_clip', 'torchvision', 'timm'}} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("[]\n", "")

@@ -6,7 +6,6 @@ import torch
 
 from rag_clip.demo.painter import demo_painter
 from rag_clip.demo.unet import SIDE
-from rag_clip.models.open_clip import load_encoder
 from rag_clip.protocols import Painter
 from rag_clip.support.diffusers_painter import PainterError, load_diffusers_painter
 
@@ -33,4 +32,6 @@ def load_painter(
         )
     if size not in (None, (SIDE, SIDE)):
         raise PainterError(f"the demo painter paints {SIDE} x {SIDE} pixels; leave size out")
+    from rag_clip.models.open_clip import load_encoder
+
     return demo_painter(load_encoder("demo", device="cpu", precision="fp32"), guidance=guidance, steps=steps)
