@@ -66,4 +66,11 @@ app: App = build_app()
 
 def main() -> None:
     """Run the command line; the exit code is the verb's."""
-    sys.exit(app(result_action="return_value"))
+    try:
+        code = app(result_action="return_value")
+    except OSError as error:  # of help and version; a verb ends with a code
+        from rag_clip.cli.failures import explain
+
+        sys.stderr.write(f"rag-clip: {explain(error)}\n")
+        code = 1
+    sys.exit(code)

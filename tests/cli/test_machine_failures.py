@@ -8,7 +8,8 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from inputs.command_line import run
+from rag_clip.cli import app
 from rag_clip.cli.failures import explain
 from rag_clip.demo.make import photographs
 from rag_clip.errors import disk_errors, lacks
@@ -195,14 +197,26 @@ main()
     assert (ended.returncode, ended.stderr) == (130, said)
 
 
-def test_closed_and_full_streams_and_narrow_terminals_end_in_no_trace(tmp_path: Path) -> None:
+class FullDisk(StringIO):
+    """A stream to a disk without room."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_closed_and_full_streams_and_narrow_terminals_end_in_no_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     call = [sys.executable, "-m", "rag_clip"]
-    closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *call, "heads"], check=False)
+    closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *call, "--help"], check=False)
     assert closed.returncode == 0
     with Path("/dev/full").open("w") as full:
-        ended = subprocess.run([*call, "heads"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        ended = subprocess.run([*call, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.startswith("rag-clip: [Errno 28] No space left on device; make room")
+    with redirect_stdout(FullDisk()):
+        assert app(["heads"], result_action="return_value") == 1
+    assert capsys.readouterr().err.startswith("rag-clip: [Errno 28] No space left on device; make room")
     (tmp_path / "labels.txt").write_text("Café\n東京\n", encoding="utf-8")
     plain = {**os.environ, "PYTHONIOENCODING": "ascii", "TERM": "dumb", "LANG": "C"}
     options = ["labels.txt", "--recipe", "templates", "--model", "demo", "-o", "p.json"]

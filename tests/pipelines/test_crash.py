@@ -69,7 +69,7 @@ def check_kills(corpus: tuple[Path, dict], folder: Path, seed: int, kills: int) 
     assert not list((folder / "index.shards").glob(".*.partial"))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 5))])
 def test_four_kills_lose_nothing_double_nothing_and_embed_no_shard_twice(corpus, tmp_path, seed):
     check_kills(corpus, tmp_path, seed, kills=4)
 
