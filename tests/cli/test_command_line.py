@@ -23,7 +23,6 @@ from inputs.command_line import run
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
 from rag_clip.files.prompts import read_prompts
-from rag_clip.pipelines.demo import write_bundled
 
 RAG_CLIP = str(shutil.which("rag-clip", path=Path(sys.executable).parent))
 NAMES = [concept.name for concept in concepts()[:4]]
@@ -327,7 +326,8 @@ def test_the_installed_program_exits_with_the_code_of_its_verb_and_helps(folder:
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    write_bundled(tmp_path)
+    corpus = pl.read_parquet(str(files("rag_clip.demo") / "assets" / "corpus.parquet"))
+    corpus.head(5000).write_parquet(tmp_path / "corpus.parquet")
     command = [RAG_CLIP, "index", "build", "corpus.parquet", "--index", "index", "--model", "demo"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "index").exists() and process.poll() is None:
@@ -336,7 +336,7 @@ def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command again" in errors
-    pl.read_parquet(tmp_path / "corpus.parquet").head(100).write_parquet(tmp_path / "corpus.parquet")
+    corpus.head(100).write_parquet(tmp_path / "corpus.parquet")
     finished = run(*command[1:], "--json", folder=tmp_path)
     assert finished.code == 0
     assert json.loads(finished.out)["count"] >= 80
