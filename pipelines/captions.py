@@ -23,7 +23,8 @@ from rag_clip.corpus.steps import Step, chain
 from rag_clip.display import counted
 from rag_clip.files.outputs import check_outputs, remove_folder
 from rag_clip.given import AnyEncoder, to_encoder, to_paths
-from rag_clip.progress import Report, StageClock, silent
+from rag_clip.progress import Report, StageClock
+from rag_clip.progress_line import on_screen
 from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
 
 from .embed import EmbedSummary, embed_sources
@@ -67,6 +68,7 @@ class BuildSummary:
     __repr__ = __str__
 
 
+@on_screen.job()
 def build_index(
     paths: str | Path | Sequence[str | Path],
     *,
@@ -82,7 +84,7 @@ def build_index(
     keep_shards: bool = True,
     retry_failed: bool = False,
     force: bool = False,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> BuildSummary:
     """Add the captions of files (or folders of them) to the index, made if it does not exist, and optimise it.
 

@@ -49,7 +49,8 @@ from rag_clip.images.kept import keep_columns
 from rag_clip.images.opening import open_image_files
 from rag_clip.images.rows import first_rows
 from rag_clip.models.towers import two_towers
-from rag_clip.progress import Report, StageClock, silent
+from rag_clip.progress import Report, StageClock
+from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Classifier, Encoder
 from rag_clip.report.tally import Predicted, Tally
 from rag_clip.store import open_store
@@ -95,6 +96,7 @@ class ClassifySummary:
         return html_table(str(self), plain.head(MOST_ROWS + 1).collect().iter_rows(named=True))
 
 
+@on_screen.job()
 def classify(
     images: AnyImages,
     *,
@@ -111,7 +113,7 @@ def classify(
     features_dir: str | Path | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008
     force: bool = False,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> ClassifySummary:
     """Write the rows of `images` to `output` with label, score, top_k_labels, top_k_scores and error beside them.
 

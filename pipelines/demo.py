@@ -25,7 +25,8 @@ from rag_clip.files.labels import read_labels
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.files.prompts import write_prompts
-from rag_clip.progress import Report, StageClock, silent
+from rag_clip.progress import Report, StageClock
+from rag_clip.progress_line import on_screen
 from rag_clip.prompts.enhance import control_prompts, enhance
 from rag_clip.prompts.recipe import load_recipe
 from rag_clip.protocols import Encoder
@@ -85,7 +86,8 @@ class DemoSummary:
         }
 
 
-def run_demo(out: str | Path, *, encoder: Encoder, force: bool = False, report: Report = silent) -> DemoSummary:
+@on_screen.job()
+def run_demo(out: str | Path, *, encoder: Encoder, force: bool = False, report: Report = on_screen) -> DemoSummary:
     """Write the bundled files to `out`, run index, enhance and classify on them, and write report.html.
 
     A second call in the same folder continues or reuses what is there. Raises ValueError for a folder that, but with

@@ -38,7 +38,8 @@ from rag_clip.images.web.rounds import (
 )
 from rag_clip.images.web.url_lists import read_url_lists
 from rag_clip.models.decode import MAX_PIXELS
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import Progress, Report
+from rag_clip.progress_line import on_screen
 
 MAX_BYTES = 32 << 20
 MAX_SECONDS = 60.0
@@ -78,6 +79,7 @@ class DownloadSummary:
     __repr__ = __str__
 
 
+@on_screen.job()
 def download_images(
     lists: Sequence[str | Path],
     *,
@@ -91,7 +93,7 @@ def download_images(
     timeout: int = 10,
     processes: int | None = None,
     threads: int = 64,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> DownloadSummary:
     """Download images into webdataset tars below `output`, which `index_images` reads.
 

@@ -22,6 +22,7 @@ from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.files.shards import Shards
 from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
 
 
@@ -58,6 +59,7 @@ class EmbedSummary:
     __repr__ = __str__
 
 
+@on_screen.job()
 def embed_captions(
     paths: Sequence[str | Path],
     *,
@@ -69,7 +71,7 @@ def embed_captions(
     shard_rows: int = SHARD_ROWS,
     retry_failed: bool = False,
     force: bool = False,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> EmbedSummary:
     """Embed the captions of files into the folder `shards`, leaving out the shards that are there.
 

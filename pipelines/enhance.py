@@ -28,7 +28,8 @@ from rag_clip.given import (
 from rag_clip.images.labelled import Labelled
 from rag_clip.metrics.distinguish import Distinguishability, Separation, distinguishability, separation
 from rag_clip.metrics.ranking import mean_average_precision
-from rag_clip.progress import Report, StageClock, silent
+from rag_clip.progress import Report, StageClock
+from rag_clip.progress_line import on_screen
 from rag_clip.prompts.enhance import Control, control_prompts
 from rag_clip.prompts.enhance import enhance as find_prompts
 from rag_clip.prompts.templates import template_prompts
@@ -89,6 +90,7 @@ class EnhanceSummary:
     __repr__ = __str__
 
 
+@on_screen.job()
 def enhance(
     labels: AnyLabels,
     *,
@@ -97,7 +99,7 @@ def enhance(
     index: AnyIndex | None = None,
     control: Control | None = None,
     seed: int = 0,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> Prompts:
     """Turn class names into prompts by a recipe, and return them; `write_prompts` writes them to a file.
 
@@ -114,6 +116,7 @@ def enhance(
         )
 
 
+@on_screen.job()
 def enhance_labels(
     labels: AnyLabels,
     *,
@@ -125,7 +128,7 @@ def enhance_labels(
     seed: int = 0,
     labelled: Labelled | None = None,
     force: bool = False,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> EnhanceSummary:
     """Write the prompts of a recipe to `output`, and judge them beside the templates alone.
 

@@ -37,7 +37,8 @@ from rag_clip.given import (
 )
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.labelled import Labelled
-from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.progress import Progress, Report, StageClock
+from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
 
 
@@ -69,6 +70,7 @@ class EvaluateSummary:
         return html_table(str(self), rows)
 
 
+@on_screen.job()
 def evaluate(
     tasks: AnyTasks,
     *,
@@ -85,7 +87,7 @@ def evaluate(
     decoding: Decoding = Decoding(),  # noqa: B008
     force: bool = False,
     on_result: Callable[[Result], None] = lambda _result: None,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> EvaluateSummary:
     """Measure each of the prompts alone and with each head on each task of its classes; write `output` in long form.
 

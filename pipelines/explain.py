@@ -10,7 +10,8 @@ from rag_clip.classifiers.explain import ImageExplanation, LabelExplanation, exp
 from rag_clip.data import Prompts
 from rag_clip.display import counted
 from rag_clip.given import AnyEncoder, OneImage, to_encoder, to_image, to_texts
-from rag_clip.progress import Report, silent
+from rag_clip.progress import Report
+from rag_clip.progress_line import on_screen
 from rag_clip.report.explanation import explanation_html, write_page
 
 
@@ -43,6 +44,7 @@ class Explanation:
             yield f"the image is {winner.label} ({winner.probability:.1%}), and not {rival.label}"
 
 
+@on_screen.job()
 def explain(
     prompts: Prompts | str | Path,
     label: str | None = None,
@@ -51,7 +53,7 @@ def explain(
     encoder: AnyEncoder | None = None,
     before: Prompts | str | Path | None = None,
     count: int = 10,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> Explanation:
     """Explain the class `label` of `prompts` by its texts and its `count` nearest classes, or an `image`, or both.
 

@@ -31,7 +31,8 @@ from rag_clip.images.pair_files import PairColumns, open_pair_files
 from rag_clip.images.pairs import PairFile
 from rag_clip.images.shards import FAILURES, VECTORS, PairShards, list_failures, open_shards, unit_rows
 from rag_clip.images.views import examine
-from rag_clip.progress import Report, StageClock, counting, silent
+from rag_clip.progress import Report, StageClock, counting
+from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
 
@@ -74,6 +75,7 @@ class ImagesSummary:
     __repr__ = __str__
 
 
+@on_screen.job()
 def index_images(
     paths: Sequence[str | Path],
     *,
@@ -87,7 +89,7 @@ def index_images(
     schema: CollectionSchema | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008
     force: bool = False,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> ImagesSummary:
     """Add image-caption pairs to the index, made if it does not exist, and optimise it.
 

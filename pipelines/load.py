@@ -22,6 +22,7 @@ from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.files.settings import check_settings
 from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.progress_line import on_screen
 from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
 
 UPSERT_ROWS = 2048  # eight requests to a server, three of them under way at once; a folder's engine cuts them too
@@ -57,12 +58,13 @@ class LoadSummary:
     __repr__ = __str__
 
 
+@on_screen.job()
 def load_shards(
     shards: str | Path,
     *,
     index: str | Path,
     schema: CollectionSchema | None = None,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> LoadSummary:
     """Write the shards of a folder to an index, made if it does not exist, and optimise it.
 

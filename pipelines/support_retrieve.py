@@ -13,7 +13,8 @@ from rag_clip.display import counted
 from rag_clip.files.outputs import holding
 from rag_clip.files.support import check_support_path, write_support
 from rag_clip.images.decoding import Decoding
-from rag_clip.progress import Report, StageClock, silent
+from rag_clip.progress import Report, StageClock
+from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
 from rag_clip.store import open_store
 from rag_clip.support.candidates import find_candidates
@@ -71,6 +72,7 @@ class RetrievedSummary:
     __repr__ = __str__
 
 
+@on_screen.job()
 def retrieve_support(
     prompts: Prompts,
     *,
@@ -84,7 +86,7 @@ def retrieve_support(
     image_column: str = "image",
     decoding: Decoding = Decoding(),  # noqa: B008
     force: bool = False,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> RetrievedSummary:
     """Write the support set that an index of images (see `index_images`) holds for the classes of `prompts`.
 

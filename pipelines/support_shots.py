@@ -25,7 +25,8 @@ from rag_clip.images.decoding import Decoding
 from rag_clip.images.labelled import read_targets
 from rag_clip.images.opening import open_image_files
 from rag_clip.images.views import CropViews
-from rag_clip.progress import Report, silent
+from rag_clip.progress import Report
+from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
 from rag_clip.support.drawn import Drawn, Source, encode_drawn
 from rag_clip.support.shots import MOST_VALIDATION, Shots, choose_shared_shots, choose_shots
@@ -83,6 +84,7 @@ class _Made(NamedTuple):
     reused: bool
 
 
+@on_screen.job()
 def support_from_shots(
     paths: Sequence[str | Path],
     labels: LabelSet,
@@ -98,7 +100,7 @@ def support_from_shots(
     label_column: str = "label",
     decoding: Decoding = Decoding(),  # noqa: B008
     force: bool = False,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> ShotsSummary:
     """Write the support set of k images per class of labelled Parquet files; see `choose_shots`.
 

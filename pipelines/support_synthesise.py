@@ -17,7 +17,8 @@ from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs, holding
 from rag_clip.files.support import check_support_path, write_support
 from rag_clip.models.decode import decode_image
-from rag_clip.progress import Report, StageClock, silent
+from rag_clip.progress import Report, StageClock
+from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder, Painter
 from rag_clip.support.paintings import Painted, paint, read_painted
 from rag_clip.support.synthesised import Wording, is_black, plan_paintings, synthesised_support
@@ -60,6 +61,7 @@ class _Seen(NamedTuple):
     black: int
 
 
+@on_screen.job()
 def synthesise_support(
     prompts: Prompts,
     *,
@@ -74,7 +76,7 @@ def synthesise_support(
     paintings: str | Path | None = None,
     with_images: bool = False,
     force: bool = False,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> SynthesisedSummary:
     """Write a support set of the `keep` best of `per_class` images painted for each class of `prompts`.
 

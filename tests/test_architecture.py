@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"rag_clip": ROOT / "rag_clip", "rag_clip.pipelines": ROOT / "pipelines", "rag_clip.index": ROOT / "index"}
 METHODS = {"prompts", "support", "classifiers", "objectives", "refinement"}
 LAYERS: tuple[set[str], ...] = (
-    {"index", "display", "data", "protocols", "progress", "errors", "words"},
+    {"index", "display", "data", "protocols", "progress", "progress_line", "errors", "words"},
     {"files", "models", "store", "corpus", "metrics", "training"},
     {"captions", "images", "demo"} | METHODS,
     {"evaluation", "report"},

@@ -16,7 +16,8 @@ from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
 from rag_clip.files.learned_prompts import LearnedPrompts, check_learned_path, write_learned_prompts
 from rag_clip.files.outputs import holding
 from rag_clip.files.support import check_support_labels, read_support, read_support_images
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import Progress, Report
+from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Classifier, Encoder
 
 IMAGES_AT_ONCE = 256
@@ -38,6 +39,7 @@ class PreparedHead:
         return PreparedHead(self.whole or self.build, {**self.facts, "floor": False})
 
 
+@on_screen.job()
 def prepare_head(
     head: str | HeadSettings,
     support: str | Path,
@@ -47,7 +49,7 @@ def prepare_head(
     others: Mapping[str, Encoder] | None = None,
     validation: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> PreparedHead:
     """Return a head on a support file, for `classify`.
 
@@ -93,6 +95,7 @@ def prepare_head(
     return PreparedHead(build, facts, whole)
 
 
+@on_screen.job()
 def learn_prompts(
     prompts: Prompts,
     support: str | Path,
@@ -102,7 +105,7 @@ def learn_prompts(
     validation: str | Path | None = None,
     options: Mapping[str, Any] | CoOpSettings | None = None,
     force: bool = False,
-    report: Report = silent,
+    report: Report = on_screen,
 ) -> LearnedPrompts:
     """Learn a context around the class names (CoOp) on a support file, and write it for `classify`.
 
