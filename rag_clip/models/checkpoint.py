@@ -1,8 +1,8 @@
-"""Tensors of a checkpoint by name: safetensors, torch.save in its many layouts, or TorchScript, without running code.
+"""Tensors of a checkpoint by name, without running its code: safetensors, torch.save in any layout, or TorchScript.
 
-A pickle is read by torch's weights-only loader. Every type that the loader does not know, such as the arguments of a
-training run, becomes an inert `_Opaque`, so that it neither stops the file from opening nor executes anything. The
-tensors of a TorchScript archive are read in the same way; its code is left alone.
+Pickles are read by torch's weights-only loader. Types that the loader does not know, such as the arguments of a
+training run, become inert `_Opaque` objects: the file can be opened, and nothing is executed. Tensors of a TorchScript
+archive are read in the same way; its code is not run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CURE = "open it where it was made and save its weights alone, with torch.save(mo
 
 
 class _Opaque:
-    """Stands for an object of a type that is not loaded; keeps the object's state, for the tensors in it."""
+    """Replaces an object of a type that is not loaded; keeps its state, which may contain tensors."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
@@ -37,9 +37,9 @@ class _Opaque:
 def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a model's state by name, on the CPU, in the dtypes of the file.
 
-    The state is taken from beside an optimizer's, from under `state_dict`, `model` or `module`, and from a model that
-    was saved whole; the prefixes of wrappers (`module.` of DataParallel, `_orig_mod.` of torch.compile) are dropped.
-    Raises ValueError where a file is damaged, holds no weights, or is refused by torch's weights-only loader.
+    The state may be beside an optimiser's, under `state_dict`, `model` or `module`, or in a whole saved model. The
+    prefixes of wrappers (`module.` of DataParallel, `_orig_mod.` of torch.compile) are removed.
+    Raises ValueError where a file is damaged, has no weights, or is refused by torch's weights-only loader.
     """
     path = Path(path)
     if path.stat().st_size < 1024:
@@ -76,7 +76,7 @@ def _load(path: Path) -> Any:
 
 
 def _without_code(path: Path) -> Path | io.BytesIO:
-    """Return the path, or for a TorchScript archive a copy in memory of what torch.save would have written."""
+    """Return the path; for a TorchScript archive, an in-memory copy of its data in the layout of torch.save."""
     with zipfile.ZipFile(path) as archive:
         if not any(name.endswith("/constants.pkl") for name in archive.namelist()):
             return path
@@ -91,7 +91,7 @@ def _without_code(path: Path) -> Path | io.BytesIO:
 
 
 def _find_state(content: object) -> object:
-    """Return the model's part of a checkpoint: what lies under the first of `STATE_KEYS` that holds tensors."""
+    """Return the model's part of a checkpoint: the value of the first of `STATE_KEYS` that contains tensors."""
     if isinstance(content, Mapping):
         for key in STATE_KEYS:
             inner = content.get(key)
@@ -103,7 +103,7 @@ def _find_state(content: object) -> object:
 
 
 def _tensors(content: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of a state, of a module saved whole, or of a TorchScript module, with their dotted names."""
+    """Yield (dotted name, tensor) of a state, of a whole saved module, or of a TorchScript module."""
     values = content if isinstance(content, Mapping) else getattr(content, "__dict__", {})
     transient = values.get("_non_persistent_buffers_set", ())
     for name, value in values.items():
@@ -125,7 +125,7 @@ def _without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def _reason(error: BaseException) -> str:
-    """Return what is particular to an error of torch.load, without its advice."""
+    """Return the cause of a torch.load error, without torch's general advice."""
     advice = ("Weights only load failed", "Re-running", "Please file", "Check the documentation", "(1)", "(2)")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {next((line for line in lines if not line.startswith(advice)), '')[:150]}"

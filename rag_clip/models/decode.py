@@ -1,6 +1,6 @@
-"""Image bytes in, one RGB image out, or a one-line reason; work and memory are bounded before any pixel is decoded.
+"""Decode image bytes to one RGB image, or fail with a one-line reason; memory is bounded before pixels are decoded.
 
-Neither PIL's process-wide pixel limit nor the warning filters are read or changed.
+PIL's process-wide pixel limit and the warning filters are neither read nor changed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
-    # Image.open would warn or raise by its global pixel limit before a JPEG can be reduced.
+    # Image.open would apply its global pixel limit before a JPEG can be reduced.
     for name in _formats():
         factory, accept = Image.OPEN[name]
         if accept is None or accept(data[:16]) is not True:
@@ -89,9 +89,9 @@ def _open_heic(data: bytes) -> ImageFile.ImageFile:
 def _bound(image: ImageFile.ImageFile) -> None:
     full = image.size
     image.draft(None, (REDUCED_SIDE, REDUCED_SIDE))
-    # A progressive JPEG keeps the coefficients of all its pixels in memory, however small it is decoded.
-    held = full if image.info.get("progressive") else image.size
-    if math.prod(held) > MAX_PIXELS:
+    # A progressive JPEG needs memory for the coefficients of all its pixels, even when decoded at a reduced size.
+    size = full if image.info.get("progressive") else image.size
+    if math.prod(size) > MAX_PIXELS:
         raise ImageError(
             f"the image is {full[0]} x {full[1]} pixels; at most {MAX_PIXELS:,} are decoded, make it smaller"
         )

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: the local cache first, then one attempt to download, without retries."""
+"""Files from the Hugging Face hub: the local cache first, then one attempt to download, without retries."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ TIMEOUT_SECONDS = 10
 
 
 def fetch(repository: str, filenames: Sequence[str]) -> Path:
-    """Return the first of `filenames` that the repository has, from the cache where it is there.
+    """Return the path of the first of `filenames` that the repository has, from the cache if possible.
 
-    A cached file is used without asking whether a newer one exists. Raises OSError naming what was tried.
+    A cached file is used without checking for a newer one. Raises OSError naming what was tried.
     """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
@@ -22,7 +22,7 @@ def fetch(repository: str, filenames: Sequence[str]) -> Path:
             return Path(cached)
     for filename in filenames:
         try:
-            # hf_hub_download repeats a failed look-up for most of a minute; this fails at once.
+            # hf_hub_download retries a failed look-up for most of a minute; this fails at once.
             huggingface_hub.get_hf_file_metadata(
                 huggingface_hub.hf_hub_url(repository, filename), timeout=TIMEOUT_SECONDS
             )

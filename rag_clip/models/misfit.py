@@ -1,4 +1,4 @@
-"""Whether weights fit a model, and if not, which architecture's they are: read from the shapes of their tensors."""
+"""Whether weights fit a model, and otherwise which architecture they belong to, from the shapes of the tensors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ VISION = {
     "layers": 12,
     "patch_size": 16,
     "image_size": 224,
-}  # what open_clip takes where a config is mute
+}  # open_clip's defaults, for what a configuration leaves out
 TEXT = {"width": 512, "layers": 12, "context_length": 77, "vocab_size": 49408}
 
 
 def describe_misfit(
     state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], *, ignore: Sequence[str] = ()
 ) -> str:
-    """Return how `state` differs from the state that a model expects, naming the first keys; empty where it fits.
+    """Return a description of how `state` differs from the expected state, naming the first keys; '' where it fits.
 
-    Shapes of the keys in `ignore` may differ.
+    The shapes of the keys in `ignore` may differ.
     """
     missing = [name for name in expected if name not in state]
     further = [name for name in state if name not in expected]
@@ -37,9 +37,9 @@ def describe_misfit(
 
 
 def likely_architectures(state: Mapping[str, torch.Tensor], configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the names of the `configs` (open_clip's model configurations) whose sizes are those of `state`.
+    """Return the names of the open_clip model configurations in `configs` whose sizes equal those of `state`.
 
-    Only CLIP models with open_clip's own towers can be told; for others, and where none fits, the list is empty.
+    Only CLIP models with open_clip's own towers are recognised; for others the list is empty.
     """
     sizes = _sizes_of_state(state)
     return [] if sizes is None else [name for name, config in configs.items() if _sizes_of_config(config) == sizes]

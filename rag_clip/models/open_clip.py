@@ -40,15 +40,21 @@ POSITIONS = ("visual.positional_embedding", "positional_embedding", "text.positi
 
 
 class EncoderError(RagClipError):
-    """A model that cannot be loaded; the message names it, what was tried, and what to do."""
+    """A model cannot be loaded; the message names the model, what was tried, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a model comes from. `architecture` and `tokenizer` are names in open_clip's own notation.
+    """Where a model comes from.
 
-    `activation` is empty where the model's configuration says it. `exact` weights have the shapes of the architecture;
-    others may have positions for another image size or context, which are then interpolated.
+    model, pretrained: names for the fingerprint.
+    checkpoint: file of the weights.
+    architecture, tokenizer: names in open_clip's notation.
+    merges: file of BPE merges, if the tokenizer has its own.
+    preprocessing: settings of the image transform.
+    activation: '' where the model's configuration states it.
+    exact: whether the weights must have exactly the shapes of the architecture; otherwise positions for another image
+        size or context length are interpolated.
     """
 
     model: str
@@ -68,10 +74,10 @@ def load_encoder(
     """Load a frozen encoder.
 
     `spec` is `demo`, NAME:TAG in open_clip's names (`ViT-B-32:openai`), NAME:TAG@FILE, NAME:FILE, `hf-hub:OWNER/NAME`,
-    `local-dir:FOLDER`, or the path of such a folder or of a checkpoint in it. A local file runs with the activation and
-    preprocessing of TAG; without one, with those that all published weights of NAME share, and it is refused where they
-    differ. A folder holds `open_clip_config.json`, a checkpoint, and optionally `bpe.txt.gz`, the merges of its
-    tokenizer. `timm:...` and `demo:second` are encoders without text (see `vision_encoder.load_vision`).
+    `local-dir:FOLDER`, or the path of such a folder or of a checkpoint in it. A local file uses the activation and
+    preprocessing of TAG; without TAG, those that all published weights of NAME share, and it is refused if they differ.
+    A folder contains `open_clip_config.json`, a checkpoint, and optionally `bpe.txt.gz`, the merges of its tokenizer.
+    `timm:...` and `demo:second` are encoders without text (see `timm_models.load_vision`).
 
     `device` defaults to CUDA, then MPS, then the CPU; `precision` (fp32, bf16, fp16) to fp16 on CUDA, else fp32.
     Raises EncoderError.
@@ -146,7 +152,10 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
 
 
 def _fill(model: Any, source: Source) -> bool:
-    """Load the weights as `open_clip.load_checkpoint` does; return if they hold a logit bias. Raises EncoderError."""
+    """Load the weights as `open_clip.load_checkpoint` does, and return whether they include a logit bias.
+
+    Raises EncoderError for weights that do not fit.
+    """
     if source.checkpoint.suffix in (".npz", ".npy"):
         open_clip.load_checkpoint(model, str(source.checkpoint), weights_only=True)
         return model.logit_bias is not None
@@ -186,7 +195,7 @@ def _explain_misfit(misfit: str, state: Mapping[str, torch.Tensor], source: Sour
 def _pixel_transform(settings: Mapping[str, Any]) -> PixelTransform:
     size, mode = settings["size"], settings["resize_mode"]
     height, width = (size, size) if isinstance(size, int) else size
-    # open_clip is bicubic unless told bilinear, and where a shortest side is fitted to an oblong input.
+    # open_clip ignores "bilinear" where it fits the shortest side to an input that is not square.
     bilinear = settings["interpolation"] == "bilinear" and (mode != "shortest" or height == width)
     return PixelTransform(height, width, mode, "bilinear" if bilinear else "bicubic", settings["fill_color"])
 
@@ -276,7 +285,7 @@ def _built_in(spec: str) -> Source:
 
 
 def _near_models(name: str, given: str) -> str:
-    """Say which models are spelt like an unknown NAME:TAG, with tags where the tag is known or `name` is one."""
+    """Return a suggestion of models with names like an unknown NAME:TAG, also if `name` is itself a tag."""
     pretrained = open_clip.list_pretrained()
     if given:
         return did_you_mean(f"{name}:{given}", [f"{known}:{tag}" for known, tag in pretrained])
@@ -300,7 +309,7 @@ def _with_safetensors(filename: str) -> list[str]:
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """Return `device`, or CUDA, MPS or the CPU, whichever is there first; raises ValueError where it cannot be used."""
+    """Return `device`, by default the first available of CUDA, MPS and CPU; raises ValueError if it cannot be used."""
     device = device or _default()
     try:
         place = torch.device(device)

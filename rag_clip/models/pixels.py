@@ -1,6 +1,6 @@
-"""The image transform up to uint8 pixels: resize and crop as open_clip and timm do, in PIL alone.
+"""The image transform up to uint8 pixels: resize and crop as in open_clip and timm, with PIL only.
 
-Division by 255, mean and standard deviation follow on the device, in `Encoder.encode_pixels`.
+Division by 255, mean and standard deviation are applied later, on the device, in `Encoder.encode_pixels`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class PixelTransform:
     """Resizes and crops an RGB image to uint8 [height, width, 3]; hashable and picklable.
 
     `shortest` fits the shorter side and crops the centre, `longest` fits the longer side and pads with `fill`,
-    `squash` ignores the aspect. Images longer than `MAX_ASPECT` times their shorter side are cropped to that aspect
-    before `shortest` resizes them, so that no image grows without bound.
+    `squash` ignores the aspect ratio. With `shortest`, images of an aspect ratio above `MAX_ASPECT` are first cropped
+    to it, so that the size of the resized image is bounded.
     """
 
     height: int
@@ -34,7 +34,7 @@ class PixelTransform:
         return np.array(_crop_or_pad(self.resize(image), (self.width, self.height), self.fill))
 
     def resize(self, image: Image.Image) -> Image.Image:
-        """Return the RGB image resized, before it is cropped or padded."""
+        """Return the resized RGB image, before cropping or padding."""
         if self.resize_mode == "shortest":
             image = _crop_to_aspect(image.convert("RGB"))
         return _resize(image.convert("RGB"), self._resized(image.width, image.height), self.interpolation)
@@ -43,7 +43,7 @@ class PixelTransform:
         if self.resize_mode == "squash":
             return self.width, self.height
         if self.resize_mode == "shortest" and self.width == self.height:
-            # torchvision rounds the longer side down, open_clip's own resizing to the nearest.
+            # torchvision, used here, rounds the longer side down; open_clip's own resizing (below) rounds to nearest.
             return max(self.width, self.width * width // height), max(self.height, self.height * height // width)
         ratios = (height / self.height, width / self.width)
         ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
@@ -52,7 +52,7 @@ class PixelTransform:
 
 @dataclass(frozen=True, slots=True)
 class CentreCrop:
-    """Resizes as `resized` does, and crops or pads the centre of that to uint8 [height, width, 3], as timm does."""
+    """Resizes with `resized`, then crops or pads the centre to uint8 [height, width, 3], as in timm."""
 
     resized: PixelTransform
     height: int

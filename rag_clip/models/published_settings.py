@@ -1,4 +1,4 @@
-"""The settings that published weights were trained with, and whose settings a local file of weights has."""
+"""The settings that published weights were trained with, and which of them apply to a local file of weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ DEFAULTS: Mapping[str, Any] = {
     "std": (0.26862954, 0.26130258, 0.27577711),
     "interpolation": "bicubic",
     "resize_mode": "shortest",
-}  # what open_clip takes where a tag is mute: OpenAI's
+}  # open_clip's defaults for what a tag leaves out; they are OpenAI's
 MOST_TAGS = 3
 
 
 def complete(settings: Mapping[str, Any], quick_gelu: bool) -> dict[str, Any]:
-    """Return the settings of a tag with open_clip's defaults for what it leaves open, and nothing else.
+    """Return only the settings that matter here of a tag, with open_clip's defaults for those it leaves out.
 
-    `quick_gelu` is the activation of the model's own configuration.
+    `quick_gelu` is whether the model's own configuration has QuickGELU.
     """
     values = {key: settings.get(key, default) for key, default in DEFAULTS.items()}
     exact = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
@@ -26,9 +26,9 @@ def complete(settings: Mapping[str, Any], quick_gelu: bool) -> dict[str, Any]:
 
 
 def split_local(given: str, tags: Mapping[str, Mapping[str, Any]]) -> tuple[str, Path] | None:
-    """Read what follows NAME: as TAG@FILE or FILE; return the tag, empty without one, and the file.
+    """Parse the part of a specification after NAME: as TAG@FILE or FILE; return the tag ('' without) and the file.
 
-    None where it is neither: no such file, and no known tag before an @. Raises ValueError for TAG@FILE without a file.
+    Returns None where it is neither. Raises ValueError for TAG@FILE with a missing file or an unknown tag.
     """
     tag, at, file = given.partition("@")
     if at and _clean(tag) in tags:
@@ -43,9 +43,10 @@ def split_local(given: str, tags: Mapping[str, Mapping[str, Any]]) -> tuple[str,
 def settings_of_file(
     name: str, tag: str, tags: Mapping[str, Mapping[str, Any]], *, quick_gelu: bool
 ) -> Mapping[str, Any]:
-    """Return the settings of a local file of NAME: those of `tag`, or without one those that all `tags` agree on.
+    """Return the settings for a local file of NAME: those of `tag`, or without a tag those that all `tags` share.
 
-    `quick_gelu` is the activation of NAME's own configuration. Raises ValueError with the choices where tags disagree.
+    `quick_gelu` is whether NAME's own configuration has QuickGELU. Raises ValueError, with the choices, where the tags
+    differ.
     """
     groups: dict[tuple[tuple[str, Any], ...], list[str]] = {}
     for each, settings in tags.items():
@@ -61,7 +62,7 @@ def settings_of_file(
 
 
 def _choices(groups: Mapping[tuple[tuple[str, Any], ...], list[str]]) -> str:
-    """List the tags by their settings, saying in what each group differs from another."""
+    """Return the tags grouped by their settings, with the settings in which the groups differ."""
     facts = [dict(group) for group in groups]
     differing = [key for key in facts[0] if len({group[key] for group in facts}) > 1]
     listed = []

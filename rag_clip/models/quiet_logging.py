@@ -1,4 +1,4 @@
-"""Log records of other libraries, kept off the console."""
+"""Keeps log records of other libraries off the console."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_root_logger() -> Iterator[None]:
-    """Keep open_clip's records, which go to the root logger, from installing a handler there and from being shown."""
+    """Suppress open_clip's records, which go to the root logger, and prevent them from installing a handler there."""
     root, handler = logging.getLogger(), logging.NullHandler()
 
     def drop(_record: logging.LogRecord) -> bool:

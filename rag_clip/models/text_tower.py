@@ -1,7 +1,7 @@
-"""CLIP's text tower at the true length of its texts, and with learned vectors in the place of tokens.
+"""CLIP's text tower without padding, and with learned vectors in place of tokens.
 
-In a causal tower pooled at the end token nothing that follows the end token reaches the embedding, so padding is cut.
-Other towers keep their whole context.
+In a causal tower pooled at the end token, later positions cannot affect the embedding, so padding can be cut. Other
+towers run on their whole context.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-# On a CPU small batches stay in its caches and pad little; accelerators want large ones (tests/benchmarks).
+# On a CPU small batches fit in the caches and need little padding; accelerators need large ones (tests/benchmarks).
 TOKENS_PER_BATCH_ON_CPU = 1024
 TOKENS_PER_BATCH = 32768
 
 
 @dataclass(frozen=True, slots=True)
 class CausalTower:
-    """The parts of a causal text tower: `text` holds them, `end` is its end token (None: the largest id)."""
+    """A causal text tower: `text` is the module with its parts, `end` its end token (None: the largest id)."""
 
     text: Any
     end: int | None
@@ -29,11 +29,11 @@ class CausalTower:
     def encode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Embed tokens [t, context] as rows [t, d], not normalised, on the tower's device.
 
-        Rows are computed in batches of about equal length, of a bounded number of tokens each.
+        Texts of similar length are computed together, in batches with a bounded number of tokens.
         """
         on_cpu = self.text.positional_embedding.device.type == "cpu"
         budget = TOKENS_PER_BATCH_ON_CPU if on_cpu else TOKENS_PER_BATCH
-        ends = tokens.argmax(1) if self.end is None else (tokens == self.end).int().argmax(1)
+        ends = tokens.argmax(1) if self.end is None else (tokens == self.end).int().argmax(1)  # [t]
         order = ends.argsort()
         rows = torch.cat([self._forward(tokens[batch], ends[batch]) for batch in _batches(ends, order, budget)])
         return rows[order.argsort().to(rows.device)]
@@ -47,7 +47,7 @@ class CausalTower:
         mask = text.attn_mask[:length, :length].to(x.dtype)
         for block in text.transformer.resblocks:
             x = block(x, attn_mask=mask)
-        x = text.ln_final(x[torch.arange(len(x), device=device), ends])
+        x = text.ln_final(x[torch.arange(len(x), device=device), ends])  # [t, width]
         return _project(x, text.text_projection)
 
 
@@ -58,7 +58,7 @@ def _project(x: torch.Tensor, projection: nn.Linear | torch.Tensor | None) -> to
 
 
 def causal_tower(model: nn.Module) -> CausalTower | None:
-    """Return the model's text tower where padding can be cut without changing its embeddings, else None."""
+    """Return the model's text tower if padding can be cut without changing its embeddings, else None."""
     text = getattr(model, "text", model)
     pool = getattr(text, "pool_type", None) or getattr(text, "text_pool_type", None)
     mask = getattr(text, "attn_mask", None)
@@ -70,7 +70,7 @@ def causal_tower(model: nn.Module) -> CausalTower | None:
 
 
 def _batches(ends: torch.Tensor, order: torch.Tensor, budget: int) -> Iterator[torch.Tensor]:
-    """Cut `order`, sorted by length, where the next row would make a padded batch exceed `budget` tokens."""
+    """Split `order`, sorted by length, into batches of at most `budget` tokens including padding, at least one row."""
     start = 0
     for stop, row in enumerate(order.tolist()):
         if stop > start and (stop + 1 - start) * (int(ends[row]) + 1) > budget:
@@ -80,20 +80,20 @@ def _batches(ends: torch.Tensor, order: torch.Tensor, budget: int) -> Iterator[t
 
 
 class _LearnedTokens(nn.Module):
-    """A token table in which the ids below zero are rows of `vectors`: id -1 - k is row k."""
+    """A token embedding in which ids below zero are rows of `vectors`: id -1 - k is row k."""
 
     def __init__(self, table: nn.Module, vectors: torch.Tensor) -> None:
         super().__init__()
         self.table, self.vectors = table, vectors
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        known: torch.Tensor = self.table(tokens.clamp(min=0))
-        learned = self.vectors[(-1 - tokens).clamp(min=0)].to(known)
+        known: torch.Tensor = self.table(tokens.clamp(min=0))  # [t, length, e]
+        learned = self.vectors[(-1 - tokens).clamp(min=0)].to(known)  # [t, length, e]
         return torch.where((tokens < 0)[..., None], learned, known)
 
 
 def token_table(model: nn.Module) -> nn.Module:
-    """Return what turns the token ids of a model's text tower into vectors."""
+    """Return the token embedding module of a model's text tower."""
     text: Any = getattr(model, "text", model)
     table: nn.Module = text.token_embedding if _is_native(text) else text.transformer.get_input_embeddings()
     return table
@@ -101,9 +101,9 @@ def token_table(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def learned_tokens(model: nn.Module, vectors: torch.Tensor) -> Iterator[None]:
-    """Let token ids below zero stand for rows of `vectors` [r, e] (id -1 - k for row k); gradients reach them.
+    """In this context, token id -1 - k means row k of `vectors` [r, e]; gradients reach the vectors.
 
-    Towers of open_clip's own and of Hugging Face alike: neither pools at such an id nor takes it for padding.
+    Works for open_clip's own towers and for those of Hugging Face: neither treats such an id as end token or padding.
     """
     text: Any = getattr(model, "text", model)
     table = token_table(model)

@@ -1,7 +1,7 @@
-"""A timm model as an Encoder without text: the second pair of eyes of a head such as CoMo; imports timm.
+"""A timm model as an image-only Encoder: a second image encoder, for heads such as CoMo; imports timm.
 
-Features are what the model pools before its classifier, of unit length. Weights are read with safetensors or torch's
-weights-only loader, and every one of them must have its place in the model: nothing stays at random.
+Features are the pooled features before the classifier, normalised to unit length. Weights are read with safetensors or
+torch's weights-only loader and must match the model exactly, so that no layer stays randomly initialised.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ADVICE = f"give timm:NAME:CHECKPOINT with a local file, or timm:FOLDER holding {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VisionEncoder:
-    """A timm model as an Encoder; made by `load_encoder("timm:...")`. It has no text, so its scale is 1, its bias 0."""
+    """A timm model as an Encoder; made by `load_encoder("timm:...")`. Without text, its scale is 1 and its bias 0."""
 
     name: str
     model: Any
@@ -54,7 +54,7 @@ class VisionEncoder:
         return f"VisionEncoder({self.name!r}, width {self.dim}, {self.fingerprint.precision} on {self.device})"
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
-        """Raise ValueError: the model sees images alone."""
+        """Raise ValueError: the model encodes only images."""
         raise ValueError(
             f"{self.name!r} has no text tower and cannot encode {len(texts)} texts; give it as a further encoder, "
             "beside one of images and text"
@@ -66,7 +66,8 @@ class VisionEncoder:
         if patches:
             raise ValueError(f"{self.name!r} gives no patch features; encode with patches=False")
         mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
-        values = (pixels.to(self.device).float() / 255).sub(mean).div(std).to(self.dtype)
+        values = (pixels.to(self.device).float() / 255).sub(mean).div(std).to(self.dtype)  # [n, 3, height, width]
+        # Normalised in float32, since squares overflow in float16.
         return Features(normalize(self.model(values).float(), dim=-1))
 
     def encode_images(self, images: Sequence[Image.Image | bytes], *, patches: bool = False) -> Features:
@@ -82,7 +83,7 @@ class VisionEncoder:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A model in timm's terms: its entry point, the arguments and the data settings that go with the checkpoint."""
+    """A timm model: its architecture, and the checkpoint with its model arguments and data settings."""
 
     name: str
     architecture: str
@@ -92,15 +93,15 @@ class _Source:
 
 
 def is_vision(spec: str) -> bool:
-    """Tell whether a specification is one of `load_vision`."""
+    """Return whether `spec` is a specification for `load_vision`."""
     return spec.startswith(PREFIX) or spec == DEMO
 
 
 def load_vision(spec: str, *, device: torch.device, precision: str, dtype: torch.dtype) -> VisionEncoder:
     """Load timm:NAME (from the hub's cache or the hub), timm:NAME:CHECKPOINT, timm:FOLDER, or demo:second.
 
-    A checkpoint is a state dict as .safetensors, or .pth of weights alone; it may hold the classifier too. The image
-    transform is the one that timm has for the model. Raises ValueError saying what to do.
+    A checkpoint is a state dict as .safetensors, or as .pth with only weights; it may include the classifier. The image
+    transform is timm's evaluation transform of the model. Raises ValueError, saying what to do.
     """
     source = _find(spec)
     try:
@@ -194,7 +195,7 @@ def _on_hub(name: str, settings: Mapping[str, Any]) -> Path:
 
 
 def _pixel_transform(settings: Mapping[str, Any]) -> CentreCrop:
-    """Build timm's evaluation transform; where it pads (crop_mode border), the padding is grey instead of the mean."""
+    """Return timm's evaluation transform; padding (crop_mode border) is grey instead of the mean colour."""
     height, width = settings["input_size"][1:]
     interpolation, mode = settings["interpolation"], settings["crop_mode"]
     if interpolation not in ("bicubic", "bilinear"):

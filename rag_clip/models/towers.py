@@ -1,4 +1,4 @@
-"""A frozen image and text tower as an Encoder; knows open_clip's modules by their attributes, without importing it."""
+"""An image and a text tower of open_clip as an Encoder; uses the attributes of its modules without importing it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ IMAGE_BATCH = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TwoTowers:
-    """An open_clip model as an Encoder; made by `encoder.load_encoder`. `mean` and `std` are per RGB channel.
+    """An open_clip model as an Encoder; made by `load_encoder`. `mean` and `std` are per RGB channel.
 
-    Embeddings carry no gradient but are ordinary tensors, so that heads can be trained on them.
+    Embeddings have no gradient, but are ordinary tensors (not inference tensors), so heads can be trained on them.
     """
 
     name: str
@@ -48,18 +48,18 @@ class TwoTowers:
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Embed texts as float32 unit rows [t, d] on `device`; equal texts are computed once.
 
-        Texts longer than the context are cut to it. A causal tower works at the texts' true length.
+        Texts longer than the context are truncated. In a causal tower padding is not computed.
         """
         if not texts:
             return torch.zeros(0, self.dim, device=self.device)
-        places: dict[str, int] = {}
-        rows = [places.setdefault(text, len(places)) for text in texts]
-        return self._embed(self.tokenizer(list(places)))[rows]
+        distinct: dict[str, int] = {}
+        rows = [distinct.setdefault(text, len(distinct)) for text in texts]
+        return self._embed(self.tokenizer(list(distinct)))[rows]
 
     def encode_tokens(self, tokens: torch.Tensor, vectors: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed token ids int64 [t, context] as `encode_text` does, with ids below zero for learned vectors [r, e].
+        """Embed token ids int64 [t, context] as unit rows [t, d]; id -1 - k means row k of `vectors` [r, e].
 
-        Id -1 - k stands for row k of `vectors`. Gradients reach `vectors`, and weights that are not frozen.
+        Gradients reach `vectors`, and weights that are not frozen.
         """
         if vectors is None:
             return self._embed(tokens)
@@ -68,7 +68,7 @@ class TwoTowers:
 
     @torch.no_grad()
     def token_vectors(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the text tower's vectors of token ids [...] as float32 [..., e], before positions are added."""
+        """Return the token embeddings of ids [...] as float32 [..., e], before positions are added."""
         vectors: torch.Tensor = token_table(self.model)(tokens.to(self.device))
         return vectors.float()
 
@@ -82,9 +82,9 @@ class TwoTowers:
     def encode_pixels(self, pixels: torch.Tensor, *, patches: bool = False) -> Features:
         """Embed uint8 pixels [n, 3, height, width] in one batch as Features on `device`.
 
-        Gradients reach weights that are not frozen; those of a loaded encoder are. Patch features are the patch tokens
-        after the last block, taken to the joint space as the class token is. Raises ValueError where the image tower
-        has none.
+        Gradients reach weights that are not frozen; a loaded encoder is frozen. Patch features are the patch tokens
+        after the last block, projected to the joint space like the class token. Raises ValueError for an image tower
+        without them.
         """
         mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
         values = (pixels.to(self.device).float() / 255).sub(mean).div(std).to(DTYPES[self.fingerprint.precision])
@@ -110,7 +110,7 @@ class TwoTowers:
 
 
 def two_towers(encoder: Encoder) -> TwoTowers:
-    """Return the encoder where it is an open_clip model, to train it or through it; raises ValueError for others."""
+    """Return the encoder if it is an open_clip model, which gradients can pass through; raises ValueError otherwise."""
     if not isinstance(encoder, TwoTowers):
         raise ValueError(
             f"encoder {encoder.name!r} has no text tower to train through; name an open_clip model, such as demo or "
@@ -120,6 +120,7 @@ def two_towers(encoder: Encoder) -> TwoTowers:
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
+    # In float32, since squares overflow in float16.
     return nn.functional.normalize(rows.float(), dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""The card of a collection: which encoder filled it, how wide its vectors are, and how it is laid out."""
+"""The card of a collection: its encoder, the width of its vectors, and its schema."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rag_clip.store.schema import SCHEMA_VERSION, CollectionSchema
 
 
 def now() -> str:
-    """Return the time to the second, UTC."""
+    """Return the current time in UTC, as ISO text to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Stored beside the captions when the collection is made; later only `notes` are added, each with its own date."""
+    """Metadata stored when the collection is created; later only `notes` are added, each with its date."""
 
     encoder: Fingerprint
     schema: CollectionSchema
@@ -28,11 +28,11 @@ class Card:
     notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def with_note(self, name: str, facts: Mapping[str, Any]) -> Card:
-        """Return the card with a note added or replaced, dated."""
+        """Return the card with a dated note added or replaced."""
         return replace(self, notes={**self.notes, name: {**facts, "date": now()}})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is written: plain values, ready for JSON."""
+        """Return the card as plain values, ready for JSON."""
         return {
             "encoder": asdict(self.encoder),
             "schema": self.schema.model_dump(mode="json"),
@@ -44,7 +44,7 @@ class Card:
 
 
 def read_card(values: dict[str, Any], location: str) -> Card:
-    """Turn stored values into a Card; raises ValueError where another release wrote them or keys are missing."""
+    """Return the Card from stored values; raises ValueError where another release wrote them or keys are missing."""
     version = values.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ValueError(
@@ -65,13 +65,13 @@ def read_card(values: dict[str, Any], location: str) -> Card:
 
 
 def check_encoder(card: Card, encoder: Fingerprint, location: str) -> None:
-    """Refuse an encoder whose vectors cannot be compared with those stored."""
+    """Raise ValueError for an encoder whose vectors cannot be compared with the stored ones."""
     advice = "use the encoder of the index, or build another index"
     check_same_encoder(card.encoder, encoder, what=f"the index at {location} was built", advice=advice)
 
 
 def check_same(card: Card, wanted: Card, location: str) -> None:
-    """Refuse to add to a collection of another encoder, width or schema; names what differs."""
+    """Raise ValueError, naming the differences, unless encoder, width and schema are those of the collection."""
     check_encoder(card, wanted.encoder, location)
     if card.dim != wanted.dim:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Is an index served as well as it could be? Its search against the comparison with every vector."""
+"""The recall of an index: its search compared with exact search over every vector."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ SCORE_TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What `check_index` found.
+    """The result of `check_index`.
 
-    `recall` is the mean share of the true k nearest that the served search returned, `recall_p05` the twentieth worst
-    in a hundred queries. `served` says how the search went: `exact` (small collections) or `hnsw`. Times are seconds
-    of single searches, with the texts of the hits. `count` captions were in the index.
+    recall, recall_p05: mean over queries of recall@k, and its 5 % quantile.
+    queries, k, seed: the settings.
+    count: captions in the index.
+    vector: name of the vector searched.
+    served: how the search was done: `exact` (small collections) or `hnsw`.
+    served_p50 to exact_p95: quantiles of the seconds per single search, including the texts of the hits.
+    query_kind: how queries were made.
     """
 
     recall: float
@@ -56,13 +60,18 @@ def check_index(
     index: IndexUse = "auto",
     report: Report = silent,
 ) -> CheckReport:
-    """Measure recall@k of the served search against exact search, and note it in the card under `check`.
+    """Measure recall@k of the search against exact search, and record it in the card under `check`.
 
-    The queries are stored vectors, sampled with `seed`, each moved by 0.3 of its length in a random direction: near
-    the data but not in it, as a prompt is. A hit counts when its score reaches the exact k-th, so that equal captions
-    may stand for one another. `index` is what is served; `auto`, as `Store.search`.
+    store: the index.
+    queries, seed: number of stored vectors to sample as queries, and the seed. Each is moved by 0.3 of its length in a
+        random direction: close to the data but not in it, like a prompt.
+    k: hits per query. A hit counts as correct if its score is at least the exact k-th score, so that captions with
+        equal scores are interchangeable.
+    vector: name of the vector to search, by default the schema's.
+    index: the search to measure, as in `Store.search`.
+    report: receives progress events.
 
-    Raises ValueError for an empty index, StoreError for one that its optimisers are not done with.
+    Raises ValueError for an empty index, StoreError while its optimisers are running or waiting.
     """
     require_ready(store.info())
     name = store.card.schema.pick_vector(vector)
@@ -93,7 +102,7 @@ def check_index(
 
 
 def require_ready(info: Mapping[str, Any]) -> None:
-    """Refuse an index, given what `Store.info` says of it, that is empty or that its optimisers are not done with."""
+    """Raise an error, given the result of `Store.info`, for an index that is empty or not fully optimised."""
     location, status = info["location"], info["status"]
     if status == "empty":
         raise ValueError(f"the index at {location} holds no captions; build it first")
@@ -103,7 +112,7 @@ def require_ready(info: Mapping[str, Any]) -> None:
 
 
 def _sample(store: Store, count: int, seed: int, column: str) -> np.ndarray:
-    """Return vectors [q, d] of the rows that follow a seeded random id, wrapping round; ids are hashes."""
+    """Return vectors [q, d] of the rows from a seeded random id on, with wrap-around; ids are hashes."""
     start = str(uuid.UUID(int=random.Random(seed).getrandbits(128)))
     wanted = min(count, store.count())
     size = min(wanted, 1000)

@@ -1,4 +1,4 @@
-"""Reaching a Qdrant server, and opening or making a collection there; the card lives in the collection's metadata."""
+"""Connecting to a Qdrant server, and opening or creating a collection; the card is in the collection's metadata."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from rag_clip.store.server import METADATA_KEY, ServerEngine
 from rag_clip.store.server_errors import Pause, server_errors
 
 TIMEOUT_SECONDS = 60
-# gRPC waits up to two minutes between attempts to connect, longer than we try; a server that is back must be found.
+# By default gRPC waits up to two minutes between attempts to connect, longer than we keep trying.
 RECONNECT = {"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 2000}
 OLDEST_SERVER = (1, 20)
 
 
 def connect(location: str, api_key: str | None) -> tuple[QdrantClient, str | None]:
-    """Connect to http(s)://host[:port][/collection]; returns the client and the collection named, if any.
+    """Connect to http(s)://host[:port][/collection]; returns the client and the collection, if one is named.
 
-    gRPC is expected on the port after the one given (6334 for 6333). Raises ValueError for a URL with more in it,
-    credentials above all, and for a key that cannot be sent.
+    gRPC is expected on the next port (6334 for 6333). Raises ValueError for a URL with other parts, such as
+    credentials, and for a key that cannot be sent.
     """
     url = urlsplit(location)
     parts = [part for part in url.path.split("/") if part]
@@ -52,7 +52,7 @@ def connect(location: str, api_key: str | None) -> tuple[QdrantClient, str | Non
 
 
 def _check_key(api_key: str | None) -> str | None:
-    """Drop the space around a key, and refuse what no header can carry; the message does not repeat it."""
+    """Strip white space around a key; raises ValueError, without the key, where an HTTP header cannot carry it."""
     key = (api_key or "").strip()
     if not (key.isascii() and key.isprintable()):
         raise ValueError(
@@ -64,10 +64,10 @@ def _check_key(api_key: str | None) -> str | None:
 def open_server(
     client: QdrantClient, collection: str, location: str, *, pause: Pause = time.sleep
 ) -> tuple[ServerEngine, Card]:
-    """Open a collection; raises FileNotFoundError where there is none, ValueError where it is not ours.
+    """Open a collection; raises FileNotFoundError where there is none, ValueError if rag-clip did not create it.
 
-    `pause` waits for seconds between the attempts of the engine. Opening is tried once, so a wrong address is told at
-    once.
+    `pause` sleeps for some seconds between the attempts of the engine. Opening itself is tried only once, so that a
+    wrong address fails at once.
     """
     with server_errors(location):
         _check_version(client, location)
@@ -86,9 +86,9 @@ def open_server(
 def create_server(
     client: QdrantClient, collection: str, location: str, wanted: Card, *, pause: Pause = time.sleep
 ) -> tuple[ServerEngine, Card]:
-    """Make an empty collection with its payload indexes, or open the one there; see `open_server`.
+    """Create an empty collection with its payload indexes, or open an existing one; see `open_server`.
 
-    Payload indexes that are missing, because whoever made the collection was cut short, are made now.
+    Payload indexes that are missing because an earlier creation was interrupted are created now.
     """
     with server_errors(location):
         _check_version(client, location)
@@ -103,7 +103,7 @@ def create_server(
 
 
 def _create(client: QdrantClient, collection: str, card: Card) -> None:
-    """Make the collection, unless another process does so at the same moment."""
+    """Create the collection, unless another process does so at the same moment."""
     try:
         client.create_collection(
             collection, **_description(card.schema, card.dim), metadata={METADATA_KEY: card.to_dict()}
@@ -114,7 +114,7 @@ def _create(client: QdrantClient, collection: str, card: Card) -> None:
 
 
 def _check_version(client: QdrantClient, location: str) -> None:
-    """Refuse a server that would take a BM25 query for an empty one, and answer it with the wrong captions."""
+    """Refuse a server that is too old: it would ignore a BM25 query and return arbitrary captions."""
     version = client.info().version
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
         oldest = ".".join(map(str, OLDEST_SERVER))

@@ -25,7 +25,7 @@ TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
 
 @dataclass(frozen=True, slots=True)
 class CopyReport:
-    """What was copied and verified: `count` rows in both, `verified` of them compared value by value."""
+    """The result of a copy: `count` rows in both indexes, `verified` of them compared value by value."""
 
     source: str
     target: str
@@ -38,10 +38,10 @@ def copy_store(
 ) -> CopyReport:
     """Copy an index to a folder or server address, optimise it there, and verify counts and a sample of rows.
 
-    `schema` gives the copy another layout, graph, compression or shards, with the same vectors and payload; by
-    default it stays as it is. Rows that the target has already are written again, so a copy that was cut short can be
-    started again. Raises ValueError where a schema would lose data or the target holds another index, StoreError
-    where the copy differs from the source.
+    `schema` gives the copy another layout, graph, compression or shards, with the same vectors and payload; by default
+    it does not change. Existing rows in the target are written again, so an interrupted copy can be restarted. Raises
+    ValueError where a schema would lose data or the target is another index, StoreError where the copy differs from
+    the source.
     """
     check_outputs([(target, "index")], inputs=[source.location])
     layout = schema or source.card.schema
@@ -51,7 +51,7 @@ def copy_store(
 
 
 def copy_rows(source: Store, target: Store, *, report: Report = silent) -> CopyReport:
-    """Copy every row into an open index of the same encoder, width and columns, then as `copy_store`."""
+    """Copy every row into an open index with the same encoder, width and columns, optimise and verify it."""
     total, done = source.count(), 0
     for page in source.scroll(batch_size=BATCH_ROWS, vectors=True, payload=True):
         target.upsert(page)
@@ -65,7 +65,7 @@ def copy_rows(source: Store, target: Store, *, report: Report = silent) -> CopyR
 
 
 def check_layout(stored: CollectionSchema, wanted: CollectionSchema) -> None:
-    """Refuse a layout that would lose a vector or a payload field, or has a vector more."""
+    """Raise ValueError for a layout without a vector or payload field of the index, or with an additional vector."""
     if stored.columns != wanted.columns:
         raise ValueError(
             f"the index has the vectors {', '.join(stored.columns)}, the schema {', '.join(wanted.columns)}; "
@@ -92,21 +92,21 @@ def _verify(source: Store, target: Store) -> int:
             list(islice(store.scroll(batch_size=VERIFIED_ROWS, start=begin, vectors=True, payload=True), 1))
             for store in (source, target)
         ]
-        for one, other in zip(*pages, strict=True):
-            _compare(one, other, source, target)
-            compared += one.num_rows
+        for original, copy in zip(*pages, strict=True):
+            _compare(original, copy, source, target)
+            compared += original.num_rows
     return min(compared, expected)
 
 
-def _compare(one: pa.RecordBatch, other: pa.RecordBatch, source: Store, target: Store) -> None:
+def _compare(original: pa.RecordBatch, copy: pa.RecordBatch, source: Store, target: Store) -> None:
     columns = target.card.schema.columns.values()
-    for name in one.schema.names:
-        if name not in columns and not one.column(name).equals(other.column(name)):
+    for name in original.schema.names:
+        if name not in columns and not original.column(name).equals(copy.column(name)):
             raise StoreError(f"column {name} of {target.location} differs from {source.location}; copy again")
     datatypes = {vector.datatype for card in (source.card, target.card) for vector in card.schema.vectors}
     tolerance = max(TOLERANCE[datatype] for datatype in datatypes)
     for name in columns:
-        left, right = (_unit(page.column(name)) for page in (one, other))
+        left, right = (_unit(page.column(name)) for page in (original, copy))
         if np.abs(left - right).max(initial=0) > tolerance:
             raise StoreError(f"vectors in {name} of {target.location} differ from {source.location}; copy again")
 

@@ -1,9 +1,9 @@
-"""The embedded engine: a Qdrant shard in a folder, run by a process of its own.
+"""The embedded engine: a Qdrant shard in a folder, run in a separate process.
 
-A segment that grows is held in memory, 0.6-1.1 kB a caption; whenever one has 250,000 it is optimised, which leaves it
-on disk. LOCATION/card.json says what the index is, LOCATION/shard is the engine's, LOCATION/lock names the process that
-holds it. The card is written last, so a folder without one holds no caption. The engine writes to the files that it
-opens: an index that may not be written to is read in a copy among the temporary files.
+A growing segment is in memory, at 0.6-1.1 kB per caption; at 250,000 captions it is optimised and then stays on disk.
+LOCATION/card.json describes the index, LOCATION/shard belongs to the engine, LOCATION/lock names the process that has
+locked it. The card is written last, so a folder without a card has no captions. The engine writes to the files that it
+opens, so a read-only index is first copied to a temporary folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OUR_FILES = {"lock", "shard", "card.json.part"}
 
 
 class EdgeEngine:
-    """A folder on disk, held by one process at a time."""
+    """An index in a folder, locked by one process at a time."""
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ class EdgeEngine:
     def upsert(self, rows: Rows) -> None:
         """Write rows; they are in the engine's log when this returns.
 
-        The one that fills a segment optimises it, and a new process goes on: it gives all memory back, which the
-        allocator of a long-lived one keeps in pieces.
+        A call that fills a segment also optimises it and restarts the process, which returns all memory to the system;
+        the allocator of a long-lived process would keep it in fragments.
         """
         self._check_writable()
         arguments = {"ids": rows.ids, "payload": rows.payload, "vectors": rows.vectors}
@@ -84,7 +84,7 @@ class EdgeEngine:
         return self._rows(*self._process.ask("fetch", {"ids": list(ids), "using": using}))
 
     def scroll(self, start: str | None, limit: int, *, vectors: bool) -> tuple[Rows, str | None]:
-        """Return captions in the order of ids."""
+        """Return captions in id order."""
         arguments = {"start": start, "limit": limit, "vectors": vectors}
         records, following = self._process.ask("scroll", arguments)
         return self._rows(*records), following
@@ -94,14 +94,14 @@ class EdgeEngine:
         return int(self._process.ask("count"))
 
     def optimise(self, report: Report) -> None:
-        """Merge and index; the engine tells nothing meanwhile, so the progress is the seconds that passed."""
+        """Merge and index; the engine reports nothing meanwhile, so progress is in elapsed seconds."""
         self._check_writable()
         self._process.ask(
             "optimise", waiting=lambda elapsed: report(Progress("optimise", int(elapsed), unit="seconds"))
         )
 
     def info(self) -> dict[str, Any]:
-        """Return facts of the shard and its size on disk; nothing else can be asked while it optimises."""
+        """Return facts of the shard and its size on disk; waits while the engine is optimising."""
         size = sum(file.stat().st_blocks * 512 for file in self._folder.rglob("*") if file.is_file())
         facts = self._process.ask("info")
         unindexed = facts.pop("points") - facts["indexed"] / len(self._schema.vectors)
@@ -114,7 +114,7 @@ class EdgeEngine:
         _write_json(self._folder, card.to_dict())
 
     def close(self) -> None:
-        """Write out and end the process."""
+        """Flush everything and end the process."""
         self._process.close()
         if self._copy is not None:
             self._copy.close()
@@ -129,7 +129,7 @@ class EdgeEngine:
 
 
 def open_edge(location: str) -> tuple[EdgeEngine, Card]:
-    """Open an index; raises FileNotFoundError, ValueError for a foreign folder, StoreError where it is in use."""
+    """Open an index; raises FileNotFoundError, ValueError if the folder is not an index, StoreError if it is in use."""
     folder = Path(location)
     if not folder.exists():
         raise FileNotFoundError(
@@ -161,7 +161,7 @@ def _open_copy(folder: Path, location: str) -> tuple[EdgeEngine, Card]:
 
 
 def create_edge(location: str, wanted: Card) -> tuple[EdgeEngine, Card]:
-    """Make an empty index, or open the one there; raises ValueError for a folder with other files in it."""
+    """Create an empty index, or open an existing one; raises ValueError for a folder with other files in it."""
     folder = Path(location)
     if (folder / "card.json").is_file():
         return open_edge(location)
@@ -182,7 +182,7 @@ def create_edge(location: str, wanted: Card) -> tuple[EdgeEngine, Card]:
 
 
 def _remove_begun(shard: Path) -> None:
-    """Delete a shard that was not finished; raises ValueError for a folder of that name which is none."""
+    """Delete an unfinished shard; raises ValueError for a folder of that name with other content."""
     foreign = sorted({entry.name for entry in shard.iterdir()} - SHARD_FILES) if shard.is_dir() else []
     if foreign:
         raise ValueError(f"{shard} holds {foreign[0]}, which is no part of an index; give a new or empty folder")

@@ -1,4 +1,4 @@
-"""What an engine must do for the Store; the embedded engine and the server each do it in one file."""
+"""The interface of the engines behind the Store: the embedded engine and the server."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ Holding = Sequence[Sequence[str]]
 
 
 class StoreError(RagClipError):
-    """The engine could not do what was asked: busy, gone, unreachable, or out of space."""
+    """The engine could not carry out a request: it is busy, gone, unreachable, or out of space."""
 
 
 class Engine(Protocol):
-    """Qdrant, wherever it runs; the Store has checked every argument before it comes here.
+    """Qdrant, embedded or on a server; the Store has checked all arguments.
 
-    A Where maps a field to the values it may have, or to its least and greatest number, either None for no bound.
-    A Holding has, for each query, phrases of which a caption must hold all words of one; none for no condition.
-    A Ranking is a list of (id, score, text, source), best first, in the engine's own order among equal scores.
+    A Where maps a field to its allowed values, or to its smallest and largest number, either None for no bound.
+    A Holding has a list of phrases for each query: a caption must contain all words of at least one of them; an empty
+    list is no condition. A Ranking is a list of (id, score, text, source), best first; the order of equal scores is up
+    to the engine.
     """
 
     def upsert(self, rows: Rows) -> None:
@@ -38,28 +39,28 @@ class Engine(Protocol):
         """Rank captions by similarity of their vector `using` to each vector."""
 
     def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where, holding: Holding) -> list[Ranking]:
-        """Rank captions by BM25; a caption scores when it holds any word of the text."""
+        """Rank captions by BM25; captions with any word of the text are candidates."""
 
     def fetch(self, ids: Sequence[str], *, using: str | None = None) -> Rows:
         """Return the captions that exist, in any order, with the vector named `using`, or without vectors."""
 
     def scroll(self, start: str | None, limit: int, *, vectors: bool) -> tuple[Rows, str | None]:
-        """Return up to `limit` captions in the order of ids, from `start` on, and the id to go on from."""
+        """Return up to `limit` captions in id order, from `start` on, and the next id (None at the end)."""
 
     def count(self) -> int:
         """Return the exact number of captions."""
 
     def optimise(self, report: Report) -> None:
-        """Build what the schema asks for, and return when it is done."""
+        """Build the graphs and compressed vectors of the schema, and return when they are done."""
 
     def info(self) -> dict[str, Any]:
         """Return facts: engine, bytes on disk (None if unknown), segments, indexed vectors, status, optimisers.
 
-        The status is one of `ready`, `optimising` and `not optimised`; `optimisers` lists what runs and waits.
+        The status is `ready`, `optimising` or `not optimised`; `optimisers` lists running and waiting ones.
         """
 
     def write_card(self, card: Card) -> None:
         """Replace the card."""
 
     def close(self) -> None:
-        """Write out everything and let go."""
+        """Flush everything and release the index."""

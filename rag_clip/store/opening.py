@@ -1,4 +1,4 @@
-"""Opening and making stores: a folder, or the address of a server."""
+"""Opening and creating stores, in a folder or on a server."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ DEFAULT_COLLECTION = "captions"
 def open_store(location: str | Path, *, encoder: Fingerprint | None = None) -> Store:
     """Open the index in a folder, or the collection at http(s)://host:port[/collection].
 
-    The API key of a server is taken from the environment variable QDRANT_API_KEY. Raises FileNotFoundError where
-    there is no index, ValueError where it was built with another encoder than `encoder` or by another release,
-    StoreError where it is in use or cannot be reached.
+    The API key of a server is read from the environment variable QDRANT_API_KEY. Raises FileNotFoundError where there
+    is no index, ValueError where it was built with another encoder than `encoder` or by another release, StoreError
+    where it is in use or cannot be reached.
     """
     store = _open(str(location), None)
     try:
@@ -32,9 +32,9 @@ def open_store(location: str | Path, *, encoder: Fingerprint | None = None) -> S
 
 
 def create_store(location: str | Path, *, schema: CollectionSchema, encoder: Fingerprint, dim: int) -> Store:
-    """Make an empty index for vectors of width `dim`, or open the one there if encoder, width and schema agree.
+    """Create an empty index for vectors of width `dim`, or open an existing one with equal encoder, width and schema.
 
-    Raises ValueError naming what differs, and as `open_store` does.
+    Raises ValueError, naming the differences, and as `open_store`.
     """
     wanted = Card(encoder=encoder, schema=schema, dim=dim)
     store = _open(str(location), wanted)

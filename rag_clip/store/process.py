@@ -1,4 +1,4 @@
-"""The caller's side of worker.py: starts it, asks it, and always ends it."""
+"""The caller's side of worker.py: starts the process, sends requests, and always ends it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _GONE = object()
 
 
 class EngineProcess:
-    """One worker process; its requests are answered in order, and any thread may ask.
+    """One worker process, which answers requests in order; any thread may send them.
 
-    Ctrl-C interrupts the waiting, not the worker; the answer that was waited for is lost, so nothing but `close` can
-    follow. `close` kills a worker that is not done within a few seconds, and one that was interrupted in an operation
-    with `waiting`, the long ones, is killed at once. The engine's log makes that safe.
+    Ctrl-C interrupts the waiting, not the worker; the answer is then lost, so only `close` can follow. `close` kills a
+    worker that does not end within a few seconds. A worker interrupted in a long operation (one with `waiting`) is
+    killed at once. The engine's log makes that safe.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class EngineProcess:
 
     @property
     def alive(self) -> bool:
-        """Tell whether requests can still be made."""
+        """Whether requests can still be sent."""
         return self._end.alive
 
     def ask(
@@ -58,7 +58,7 @@ class EngineProcess:
         *,
         waiting: Callable[[float], None] | None = None,
     ) -> Any:
-        """Return the answer of the worker; `waiting` is called with the seconds elapsed, twice a second.
+        """Return the worker's answer; the callback `waiting` gets the elapsed seconds, twice a second.
 
         Raises StoreError where the worker refuses or has died.
         """
@@ -77,7 +77,7 @@ class EngineProcess:
         return answer
 
     def close(self) -> None:
-        """End the worker; raises StoreError where it could not write everything out."""
+        """End the worker; raises StoreError where it could not flush everything."""
         if not self.alive:
             return
         try:

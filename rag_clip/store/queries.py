@@ -1,11 +1,11 @@
-"""Search an index by text, by image, or by both together; over the vectors of captions or of images, or by words.
+"""Search an index by text, image or both, over the vectors of captions or images, or by words.
 
 An image and a text make one query as in ALIGN (Jia et al., ICML 2021, arXiv 2102.05918, section 5.3):
 
     q = normalise( x + w * t )
 
-with x and t the unit vectors of image and text. The text weighs w = 2 by default; a negative w asks for the image
-without what the text says.
+with x and t the unit vectors of image and text. By default w = 2; a negative w searches for images like x but unlike
+the text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Mode = Literal["dense", "lexical", "hybrid"]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to look for: a text, an encoded image file, or both, the text with `weight`.
+    """A query: a text, the bytes of an image file, or both, with `weight` for the text.
 
     Raises ValueError where both are missing, and for a weight that is not finite.
     """
@@ -54,13 +54,18 @@ def search(
     limit: int = 10,
     where: Mapping[str, Any] | None = None,
 ) -> list[list[Hit]]:
-    """Return at most `limit` hits for each query, best first; scores as those of `Store.search`.
+    """Return at most `limit` hits for each query, best first, with the scores of `Store.search`.
 
-    `mode` is `dense` where an encoder is given and else `lexical`; `hybrid` fuses both. `over` names the vectors to
-    compare with, the index's default where it is None. `where` is that of `Store.search`.
+    queries: what to search for.
+    store: the index.
+    encoder: the one that the index was built with; not needed for lexical search.
+    mode: by default `dense` with an encoder, else `lexical`; `hybrid` fuses both.
+    over: vectors to compare with, by default the index's own default.
+    limit: hits per query.
+    where: filter by payload, as in `Store.search`.
 
     Raises ValueError for an empty index, dense search without an encoder or with another one than the index's, an
-    index without the vectors asked for, and lexical search for an image.
+    index without the requested vectors, and lexical search with an image.
     """
     mode = mode or ("dense" if encoder else "lexical")
     if store.count() == 0:
@@ -81,7 +86,7 @@ def search(
 
 
 def embed_queries(queries: Sequence[Query], encoder: Encoder) -> torch.Tensor:
-    """Embed queries as float32 unit rows [q, d]: n(t), n(x), or n(x + w t); equal texts and images are encoded once.
+    """Embed queries as float32 unit rows [q, d]: t, x, or normalise(x + w t); equal inputs are encoded once.
 
     Raises ValueError for an image that cannot be decoded, and where image and text cancel out.
     """

@@ -1,4 +1,4 @@
-"""Rankings that do not depend on an engine's whims: ties broken by id, and reciprocal rank fusion."""
+"""Rankings that are the same for every engine: ties are broken by id; and reciprocal rank fusion."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ RRF_CONSTANT = 60
 
 
 def settle_ties(rank: Rank, queries: Sequence[int], limit: int) -> list[Ranking]:
-    """Rank queries, given by number, so that equal scores are in the order of ids, also across the cut at `limit`.
+    """Rank queries, given by index, with equal scores in id order, also across the cut at `limit`.
 
-    An engine that is asked for `limit` hits may return any of those that share the last score. So one more is asked
-    for, and further until the tie ends; a tie wider than TIE_WINDOW hits is cut in the engine's order.
+    For `limit` hits, an engine may return any of those that share the last score. So one more hit is requested, and
+    more until the tie ends; a tie of more than TIE_WINDOW hits is cut in the engine's order.
     """
     settled: dict[int, Ranking] = {}
     asked, widest = limit + 1, limit + TIE_WINDOW
@@ -31,7 +31,7 @@ def settle_ties(rank: Rank, queries: Sequence[int], limit: int) -> list[Ranking]
 def fuse(rankings: Sequence[Ranking], weights: Sequence[float], limit: int) -> Ranking:
     """Fuse rankings by reciprocal rank (Cormack, Clarke and Büttcher, SIGIR 2009).
 
-    score(caption) = sum_i weight_i / (60 + rank_i), ranks from 1; a ranking that lacks the caption adds nothing.
+    score(caption) = sum_i weight_i / (60 + rank_i), ranks from 1; a ranking without the caption adds 0.
     """
     scores: dict[str, float] = {}
     captions: dict[str, tuple[str, str]] = {}

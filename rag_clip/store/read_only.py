@@ -1,4 +1,4 @@
-"""An index that may not be written to: the engine writes to the files that it opens, and so gets a copy of them."""
+"""Read-only indexes: the engine writes to the files that it opens, so it gets a copy of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COPIED_BYTES = 8 << 20
 def is_writable(folder: Path) -> bool:
     """Return whether this process may write to all files of an index.
 
-    A file that vanishes meanwhile counts as writable: the engine of a killed run may still be at work.
+    A file that disappears meanwhile counts as writable: the engine of a killed run may still be running.
     """
     files = (folder, *folder.glob("lock"), *folder.glob("shard"), *folder.glob("shard/**/*"))
     return all(os.access(file, os.W_OK) or not os.access(file, os.F_OK) for file in files)
@@ -32,9 +32,9 @@ def copy_index(folder: Path, target: Path) -> None:
 
 @contextmanager
 def _held_still(path: Path, *, doing: str) -> Iterator[None]:
-    """Keep the holder of a lock file from taking it while the block only reads; writes nothing.
+    """Take a shared lock, so that no other process can lock the index exclusively during the block; writes nothing.
 
-    Raises BusyError where it is held alone. Without the file, nobody who may write to its folder is at work there.
+    Raises BusyError where it is locked exclusively. Without the lock file, no process is writing to the index.
     """
     if not os.access(path, os.R_OK):
         yield
@@ -46,7 +46,7 @@ def _held_still(path: Path, *, doing: str) -> Iterator[None]:
 
 
 def _copy_sparse(source: Path, target: Path) -> None:
-    """Copy a folder of files that are mostly holes, without filling those where the system can tell them."""
+    """Copy a folder of sparse files, and keep their holes where the system reports them."""
     target.mkdir()
     for entry in source.iterdir():
         if entry.is_dir():
@@ -58,15 +58,15 @@ def _copy_sparse(source: Path, target: Path) -> None:
             start = _next(file, 0, size, data=True)
             while start < size:
                 end = _next(file, start, size, data=False)
-                for place in range(start, end, _COPIED_BYTES):
-                    file.seek(place)
-                    copy.seek(place)
-                    copy.write(file.read(min(_COPIED_BYTES, end - place)))
+                for offset in range(start, end, _COPIED_BYTES):
+                    file.seek(offset)
+                    copy.seek(offset)
+                    copy.write(file.read(min(_COPIED_BYTES, end - offset)))
                 start = _next(file, end, size, data=True)
 
 
 def _next(file: IO[bytes], start: int, size: int, *, data: bool) -> int:
-    """Return where data, or else a hole, begins at or after `start`; `size` where none does."""
+    """Return the offset at or after `start` where data (or a hole) begins; `size` if there is none."""
     if sys.platform == "win32" or not hasattr(os, "SEEK_DATA"):
         return start if data else size
     try:

@@ -1,4 +1,4 @@
-"""Rows on their way into the store: their ids, and the checks that no bad vector passes."""
+"""Rows for the store: their ids, and checks of their vectors and payload."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ARROW_TYPES = {"text": pa.string(), "keyword": pa.string(), "integer": pa.int64(
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of the store, aligned: ids, the payload by field, and float32 vectors [t, d] by name, where asked for.
+    """Aligned rows of the store: ids, payload by field, and float32 vectors [t, d] by name, if requested.
 
-    The payload always has `text` and `source`; a field that a row lacks is None there.
+    The payload always has `text` and `source`; other fields are None where a row has no value.
     """
 
     ids: list[str]
@@ -38,7 +38,7 @@ class Rows:
         return Rows(self.ids[part], payload, {name: matrix[part] for name, matrix in self.vectors.items()})
 
     def to_batch(self, schema: CollectionSchema, *, payload: bool = True) -> pa.RecordBatch:
-        """Return columns id, text, source, the other payload fields if asked, and the vectors there are."""
+        """Return a batch of the columns id, text and source, the other payload fields if requested, and the vectors."""
         columns = {"id": pa.array(self.ids, pa.string())}
         for name in ("text", "source", *(schema.extra if payload else ())):
             kind = schema.payload[name].kind if name in schema.payload else "keyword"
@@ -50,16 +50,15 @@ class Rows:
 
 
 def caption_id(source: str, text: str) -> str:
-    """Derive the id of a caption (a UUID, version 5) from its source and text, so that it is stored once."""
+    """Return the id of a caption, a UUID (version 5) derived from its source and text, so that it is stored once."""
     return str(uuid.uuid5(NAMESPACE, f"{len(source)}:{source}{text}"))
 
 
 def check_rows(batch: pa.RecordBatch, dim: int, schema: CollectionSchema) -> Rows:
-    """Turn a batch with columns id, text, source, a vector column each, and any declared payload into Rows.
+    """Return Rows from a batch with columns id, text, source, one per named vector, and any declared payload.
 
-    Raises ValueError for missing columns, nulls outside the declared payload, payload of another type, ids that are
-    no UUIDs, and vectors that are not finite, not of width `dim`, or zero; it names the ids. Other columns are left
-    out.
+    Raises ValueError, naming the ids, for missing columns, nulls outside the declared payload, payload of another type,
+    ids that are not UUIDs, and vectors that are not finite, not of width `dim`, or zero. Other columns are ignored.
     """
     needed = ["id", "text", "source", *schema.columns.values()]
     missing = [name for name in needed if name not in batch.schema.names]

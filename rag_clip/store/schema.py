@@ -1,6 +1,6 @@
-"""What a collection is made of: a description such as index/captions.toml, checked key by key.
+"""The schema of a collection, such as index/captions.toml, checked key by key.
 
-It decides how much memory the index needs (`plan_memory`) and what `where` may ask of it (`check_where`).
+It determines the memory that the index needs (`plan_memory`) and the filters that `where` allows (`check_where`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from rag_clip.files.reading import read_toml
 from rag_clip.files.settings import check_settings
 
 SCHEMA_VERSION = 2
-LINK_BYTES = 4  # of one edge of the graph
-CODE_BYTES = {"int8": 1.0, "turbo4": 0.5}  # of one number of a compressed copy
-CODE_EXTRA = 8  # bytes that every compressed copy has beside its numbers
+LINK_BYTES = 4  # per edge of the graph
+CODE_BYTES = {"int8": 1.0, "turbo4": 0.5}  # per number of a compressed vector
+CODE_EXTRA = 8  # bytes per compressed vector besides its numbers
 
 Range = tuple[float | None, float | None]
 Filters = Mapping[str, str | Sequence[str] | Range]
@@ -32,7 +32,7 @@ class _Part(BaseModel):
 
 
 class VectorSchema(_Part):
-    """One embedding per row, by its name; `on_disk` leaves the vectors to the page cache instead of memory."""
+    """A named vector per row; with `on_disk` vectors are read through the page cache instead of kept in memory."""
 
     name: str = Field(default="text", pattern=r"^[A-Za-z0-9_]+$")
     distance: Literal["cosine", "dot"] = "cosine"
@@ -41,7 +41,10 @@ class VectorSchema(_Part):
 
 
 class HnswSchema(_Part):
-    """The graph: `m` edges per point, beams `ef_construct` and `ef`, and the size it starts at, in kB of float32."""
+    """The HNSW graph: `m` edges per point, beam widths `ef_construct` and `ef`, and the size from which it is built.
+
+    `full_scan_threshold` is in kB of float32 vectors; smaller collections are searched exactly.
+    """
 
     m: int = Field(default=16, ge=2)
     ef_construct: int = Field(default=128, ge=4)
@@ -50,7 +53,7 @@ class HnswSchema(_Part):
 
 
 class QuantizationSchema(_Part):
-    """Compressed copies of the vectors that the graph walks over; the final scores use the originals."""
+    """Compressed copies of the vectors for walking the graph; final scores use the originals."""
 
     kind: Literal["none", "int8", "turbo4"] = "int8"
 
@@ -76,7 +79,7 @@ class NumberIndex(_Part):
 
 
 class ServerSchema(_Part):
-    """What only a server has: shards, copies of each, and how many copies a write waits for."""
+    """Settings for servers only: shards, copies of each shard, and the copies that a write waits for."""
 
     shards: int = Field(default=1, ge=1)
     replication_factor: int = Field(default=1, ge=1)
@@ -87,9 +90,9 @@ PayloadIndex = Annotated[TextIndex | KeywordIndex | NumberIndex, Field(discrimin
 
 
 class CollectionSchema(_Part):
-    """A collection: its name, vectors, graph, quantisation, payload fields and place on a server.
+    """A collection: its name, vectors, graph, quantisation, payload fields and server settings.
 
-    `default` names the vector that is searched where a search names none; with one vector it is that one.
+    `default` is the vector to search where a search names none; a single vector is its own default.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -119,7 +122,7 @@ class CollectionSchema(_Part):
 
     @property
     def filterable(self) -> tuple[str, ...]:
-        """Payload fields that `where` may name."""
+        """Payload fields that `where` can filter by."""
         return tuple(name for name, index in self.payload.items() if index.kind != "text")
 
     @property
@@ -129,17 +132,17 @@ class CollectionSchema(_Part):
 
     @property
     def columns(self) -> dict[str, str]:
-        """The column of each named vector in a batch: `vector` where there is one, else `vector_<name>`."""
+        """The column of each named vector in a batch: `vector` for a single vector, else `vector_<name>`."""
         if len(self.vectors) == 1:
             return {self.vectors[0].name: "vector"}
         return {vector.name: f"vector_{vector.name}" for vector in self.vectors}
 
     def is_small(self, count: float, dim: int) -> bool:
-        """Tell whether `count` rows of width `dim` are searched one by one, without a graph."""
+        """Return whether `count` rows of width `dim` are searched exactly, without a graph."""
         return count * dim * 4 / 1024 <= self.hnsw.full_scan_threshold
 
     def pick_vector(self, name: str | None) -> str:
-        """Return the vector named, or the one to search by default; raises ValueError where there is no such vector."""
+        """Return `name`, or the default vector if it is None; raises ValueError where there is no such vector."""
         names = [vector.name for vector in self.vectors]
         chosen = name or self.default or (names[0] if len(names) == 1 else "")
         if chosen not in names:
@@ -149,7 +152,7 @@ class CollectionSchema(_Part):
 
 
 def load_schema(path: str | Path | None = None) -> CollectionSchema:
-    """Read a collection description; without a path the one shipped as index/captions.toml.
+    """Read a schema file, by default the bundled index/captions.toml.
 
     Raises ValueError naming every unknown key, missing key and wrong value.
     """
@@ -165,12 +168,12 @@ def load_schema(path: str | Path | None = None) -> CollectionSchema:
 
 
 def plan_memory(schema: CollectionSchema, dim: int, count: int) -> dict[str, int]:
-    """Return bytes of `vectors`, `quantized` copies and `graph` links, and `resident`: what a fast search touches.
+    """Return the bytes of `vectors`, `quantized` copies and `graph` links, and of `resident` memory for fast search.
 
-    The graph has up to 2 m links of four bytes a row on its ground level and m on each higher one, which holds one
-    row in m: an upper bound, for the engine packs them. No graph and no copies are made of a collection that is small
-    enough to be searched row by row. With copies, or vectors on disk, the originals are read only for the last
-    scores, so they are left out of `resident`. Payload and text index come on top; they grow with the texts.
+    The graph has up to 2 m links of four bytes per row on its lowest level, and m on each higher level, with one row in
+    m: an upper bound, since the engine compresses them. Collections small enough for exact search have no graph and no
+    copies. With copies, or vectors on disk, the originals are read only for the final scores, so `resident` does not
+    include them. Payload and text index are not included; they grow with the texts.
     """
     rows = count * len(schema.vectors)
     widths = {vector.name: 2 if vector.datatype == "float16" else 4 for vector in schema.vectors}
@@ -191,7 +194,7 @@ def plan_memory(schema: CollectionSchema, dim: int, count: int) -> dict[str, int
 
 
 def check_where(where: Filters, schema: CollectionSchema) -> Where:
-    """Return the conditions as engines take them; raises ValueError for unknown fields and conditions that misfit."""
+    """Return the conditions in the engines' form; raises ValueError for unknown fields and unsuitable conditions."""
     unknown = [field for field in where if field not in schema.filterable]
     if unknown:
         raise ValueError(
@@ -215,5 +218,5 @@ def _condition(field: str, value: str | Sequence[str] | Range, kind: str) -> lis
 
 
 def _is_bound(value: object) -> bool:
-    """Tell whether a value is a number, or None; NaN is neither."""
+    """Return whether a value is a number or None; NaN and bool do not count."""
     return value is None or (isinstance(value, Real) and not isinstance(value, bool) and not isnan(value))

@@ -1,7 +1,7 @@
-"""A Qdrant server or cluster, over gRPC; needs Qdrant 1.20 or later, the first that ranks by BM25 itself.
+"""A Qdrant server or cluster, over gRPC; needs Qdrant 1.20 or later, the first with its own BM25.
 
-Both engines rank texts with Qdrant's own BM25 over the text index of the payload, so they agree, and no second, sparse
-copy of every caption has to be written and kept in step.
+Both engines rank texts with Qdrant's BM25 over the text index of the payload. So they agree, and captions need no
+additional sparse vectors.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ STATUS = {
 
 
 class ServerEngine:
-    """One collection of a server; `client` may be any QdrantClient, `pause` waits for seconds between attempts.
+    """One collection on a server; `client` may be any QdrantClient, `pause` sleeps for seconds between attempts.
 
-    Every request is repeated while its error may pass; writing a point twice leaves one.
+    Requests are retried after transient errors; this is safe, since a point that is written twice is stored once.
     """
 
     def __init__(self, client: QdrantClient, collection: str, card: Card, *, pause: Pause = time.sleep) -> None:
@@ -47,7 +47,7 @@ class ServerEngine:
         self._pause = pause
 
     def upsert(self, rows: Rows) -> None:
-        """Write rows, a few requests at a time, and wait until the server has them all."""
+        """Write rows, a few requests in parallel, and wait until the server has stored them all."""
         requests = list(cut_rows(rows))
         if len(requests) == 1:
             return self._send(requests[0])
@@ -107,7 +107,7 @@ class ServerEngine:
         )
 
     def scroll(self, start: str | None, limit: int, *, vectors: bool) -> tuple[Rows, str | None]:
-        """Return captions in the order of ids."""
+        """Return captions in id order."""
         records, following = self._ask(
             lambda: self._client.scroll(
                 self._collection, offset=start, limit=limit, with_payload=True, with_vectors=vectors
@@ -120,7 +120,7 @@ class ServerEngine:
         return self._ask(lambda: self._client.count(self._collection, exact=True)).count
 
     def optimise(self, report: Report) -> None:
-        """Wait for the server's optimisers; progress counts the vectors in graphs."""
+        """Wait for the server's optimisers; progress is the number of vectors in graphs."""
         while True:
             info = self._describe()
             total = (info.points_count or 0) * len(self._schema.vectors)
@@ -134,9 +134,9 @@ class ServerEngine:
             self._pause(POLL_SECONDS)
 
     def info(self) -> dict[str, Any]:
-        """Return the server's own counts and, while its optimisers are not done, what they are at.
+        """Return the server's counts and, while it is optimising, its running and waiting optimisers.
 
-        It does not tell the bytes on disk.
+        A server does not report the bytes on disk.
         """
         info = self._describe()
         status = STATUS[info.status]
@@ -178,14 +178,14 @@ class ServerEngine:
         return self._ask(lambda: self._client.get_collection(self._collection))
 
     def _wake(self) -> None:
-        """Resume optimisers that a restart of the server left waiting for an update."""
+        """Resume optimisers, which after a restart of the server wait for an update."""
         self._ask(
             lambda: self._client.update_collection(self._collection, optimizers_config=models.OptimizersConfigDiff())
         )
 
 
 def cut_rows(rows: Rows) -> Iterator[Rows]:
-    """Cut rows into requests of at most 256 points and 4 MiB, though never less than a point."""
+    """Split rows into requests of at most 256 points and 4 MiB, but at least one point."""
     width = sum(4 * matrix.shape[1] for matrix in rows.vectors.values())
     start = size = 0
     for row in range(len(rows)):
@@ -209,10 +209,10 @@ def _hit(point: models.ScoredPoint) -> tuple[str, float, str, str]:
 
 def _filter(where: Where, phrases: Sequence[str]) -> models.Filter | None:
     conditions: list[models.Condition] = [_condition(field, wanted) for field, wanted in where.items()]
-    held: list[models.Condition] = [
+    any_phrase: list[models.Condition] = [
         models.FieldCondition(key="text", match=models.MatchText(text=phrase)) for phrase in phrases
     ]
-    return models.Filter(must=conditions, should=held or None) if conditions or held else None
+    return models.Filter(must=conditions, should=any_phrase or None) if conditions or any_phrase else None
 
 
 def _condition(field: str, wanted: list[str] | tuple[float | None, float | None]) -> models.FieldCondition:

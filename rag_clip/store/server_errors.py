@@ -1,4 +1,4 @@
-"""What goes wrong between us and a server: what is worth another try, and how it is told."""
+"""Errors of a Qdrant server: which to retry, and how to explain them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ REFUSING = {StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED}
 
 
 def patiently(call: Callable[[], Answer], *, pause: Pause = time.sleep) -> Answer:
-    """Call, and call again after errors that may pass, up to eight times within about half a minute.
+    """Return the result of `call`, with retries after transient errors: up to eight calls within about half a minute.
 
-    The pauses double from half a second to ten, each shortened at random by up to a half, so that many clients do not
-    return at once; a server that names a time is given it.
+    Pauses double from half a second to ten seconds, each shortened at random by up to a half, so that many clients do
+    not retry at the same time. If the server requests a longer pause, it gets one.
     """
     for attempt in range(ATTEMPTS - 1):
         try:
@@ -50,7 +50,7 @@ def patiently(call: Callable[[], Answer], *, pause: Pause = time.sleep) -> Answe
 
 @contextmanager
 def server_errors(subject: str) -> Iterator[None]:
-    """Turn what the client raises into a StoreError that names the collection or the address, and what to do."""
+    """Re-raise errors of the client as a StoreError that names the collection or address, and what to do."""
     try:
         yield
     except (RpcError, ApiException, QdrantException) as error:

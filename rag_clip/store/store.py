@@ -1,4 +1,4 @@
-"""The Store: captions in Qdrant, the same wherever Qdrant runs."""
+"""The Store: captions in Qdrant, with the same interface for the embedded engine and for a server."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ IndexUse = Literal["auto", "exact", "hnsw"]
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many captions a search may return, and which."""
+    """The limit and the filters of a search."""
 
     limit: int
     where: Where
     holding: Holding | None
 
     def of(self, rows: Sequence[int]) -> list[list[str]]:
-        """Return the phrases of some queries."""
+        """Return the phrases of the queries with these indexes."""
         return [[] if self.holding is None else list(self.holding[row]) for row in rows]
 
 
 class Store:
-    """Captions with their embeddings; open one with `open_store` or `create_store`, and close it, or use `with`.
+    """Captions with their embeddings; opened with `open_store` or `create_store`; close it, or use `with`.
 
-    Results do not depend on the order in which captions were added: equal scores come in the order of ids.
+    Results do not depend on the order in which captions were added: equal scores come in id order.
     """
 
     def __init__(self, engine: Engine, card: Card, location: str) -> None:
@@ -67,10 +67,10 @@ class Store:
     def upsert(self, batch: pa.RecordBatch) -> None:
         """Add captions: columns id (UUID as text), text, source, vector (list<float32>[d]), and declared payload.
 
-        With several vectors the columns are `vector_<name>`, one for each. Payload columns may be left out or hold
-        nulls; columns that the schema does not declare are not stored. A caption whose id exists is replaced. Raises
-        ValueError, naming ids, for vectors that are NaN, infinite, zero or of another width; nothing of the batch is
-        stored then.
+        With several vectors the columns are `vector_<name>`, one for each. Payload columns may be missing or have
+        nulls; columns that the schema does not declare are not stored. A caption with an existing id is replaced.
+        Raises ValueError, naming ids, for vectors that are NaN, infinite, zero or of another width; then no row of the
+        batch is stored.
         """
         rows = check_rows(batch, self.card.dim, self.card.schema)
         if len(rows):
@@ -91,16 +91,22 @@ class Store:
     ) -> list[list[Hit]]:
         """Return at most `limit` hits per query, best first.
 
-        `dense` compares `vectors` [q, d]; `lexical` ranks by BM25 (k 1.2, b 0.75) over the words of `texts`, any of
-        which may match; `hybrid` takes both and fuses the two rankings by reciprocal rank with `weights` (dense,
-        lexical). `index` says how dense ranking goes: `exact` compares with every vector, `hnsw` walks the graph
-        where one has been built, `auto` is exact up to the schema's full_scan_threshold. `where` keeps captions
-        whose keyword field has the value, or one of the values, and whose number lies in the range (least, greatest),
-        ends included, None for no bound; a caption without a number lies in no range. `vector` names the vector to
-        compare with; the schema's default where it is None. `holding` gives for each query phrases, of which a caption
-        must hold all words of one, as the text index splits words; no phrase is no condition.
+        texts: the queries of lexical search.
+        vectors: the queries of dense search, [q, d].
+        limit: hits per query.
+        mode: `dense` ranks by similarity of vectors; `lexical` by BM25 (k 1.2, b 0.75), where any word may match;
+            `hybrid` fuses both rankings by reciprocal rank.
+        weights: of the rankings in `hybrid`: (dense, lexical).
+        index: of dense search: `exact` compares with every vector, `hnsw` walks the graph if there is one, `auto` is
+            exact up to the schema's full_scan_threshold.
+        where: filters by payload. A keyword field must have the value, or one of the values; a number must lie in the
+            range (smallest, largest), ends included, None for no bound. A missing number lies in no range.
+        vector: name of the vector to compare with, by default the schema's.
+        holding: a list of phrases for each query; a caption must contain all words of at least one phrase, split as in
+            the text index. An empty list is no condition.
 
-        Hit.score is the engine's: cosine, BM25, or the fused score.
+        `Hit.score` is the cosine, the BM25 score, or the fused score. Raises ValueError for queries that do not fit the
+        mode, and for values out of range.
         """
         filters = check_where(where or {}, self.card.schema)
         if limit < 1:
@@ -117,17 +123,17 @@ class Store:
         return [[Hit(name, text, score, source) for name, score, text, source in ranking] for ranking in rankings]
 
     def fetch(self, ids: Sequence[str]) -> list[Hit]:
-        """Return the captions with these ids, in their order, without those that do not exist; scores are 0."""
+        """Return the captions with these ids, in this order, without ids that do not exist; scores are 0."""
         found: dict[str, tuple[str, str]] = {}
         for rows in self._fetch(ids):
             found.update(zip(rows.ids, zip(rows.payload["text"], rows.payload["source"], strict=True), strict=True))
         return [Hit(name, found[name][0], 0.0, found[name][1]) for name in ids if name in found]
 
     def vectors(self, ids: Sequence[str], *, vector: str | None = None) -> dict[str, np.ndarray]:
-        """Return the float32 unit vector [d] of each caption that exists, by id; `vector` as for `search`.
+        """Return the float32 unit vector [d] of each existing caption, by id; `vector` as in `search`.
 
-        They are the vectors as stored: at most 1e-3 from the encoder's, each number rounded to float16, where they
-        came through the shards of `build_index` or the schema stores float16.
+        Vectors are as stored: up to 1e-3 from the encoder's (float16 rounding) where they came through the shards of
+        `build_index` or the schema stores float16.
         """
         using = self.card.schema.pick_vector(vector)
         found: dict[str, np.ndarray] = {}
@@ -137,21 +143,21 @@ class Store:
         return found
 
     def payload(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return, by id, the declared payload of captions besides text and source, without what is null."""
+        """Return the declared payload of captions by id, without text, source and nulls."""
         found: dict[str, dict[str, Any]] = {}
         extra = self.card.schema.extra
         for rows in self._fetch(ids):
-            for place, name in enumerate(rows.ids):
-                values = {field: rows.payload[field][place] for field in extra}
+            for row, name in enumerate(rows.ids):
+                values = {field: rows.payload[field][row] for field in extra}
                 found[name] = {field: value for field, value in values.items() if value is not None}
         return found
 
     def scroll(
         self, *, batch_size: int = 1000, start: str | None = None, vectors: bool = False, payload: bool = False
     ) -> Iterator[pa.RecordBatch]:
-        """Yield captions in the order of ids, from id `start` on: columns id, text and source.
+        """Yield captions in id order, from id `start` on: columns id, text and source.
 
-        If asked, the vectors and every other declared payload column too, as `upsert` takes them.
+        If requested, vectors and all other declared payload columns are included, as accepted by `upsert`.
         """
         following = start
         while True:
@@ -162,9 +168,9 @@ class Store:
                 return
 
     def sample(self, count: int, seed: int) -> list[Hit]:
-        """Draw captions without replacement: the run of ids that follows a seeded random one, wrapping round.
+        """Draw captions without replacement: those from a seeded random id on, with wrap-around.
 
-        Ids are hashes, so a run of them is a fair sample. Returns every caption where there are fewer than `count`.
+        Ids are hashes, so consecutive ids are a fair sample. Returns all captions if there are fewer than `count`.
         """
         wanted = min(count, self.count())
         start: str | None = str(uuid.UUID(int=random.Random(seed).getrandbits(128)))
@@ -181,21 +187,21 @@ class Store:
         return self._engine.count()
 
     def optimise(self, report: Report = silent) -> None:
-        """Build the graphs and compressed vectors that the schema asks for; may take minutes, and can be interrupted.
+        """Build the graphs and compressed vectors of the schema; may take minutes, and can be interrupted.
 
-        Until then everything is found too, by comparing with every vector.
+        Search works before that too, more slowly, by comparing with every vector.
         """
         self._engine.optimise(report)
 
     def is_small(self) -> bool:
-        """Tell whether every vector is compared with, because there are too few for a graph."""
+        """Return whether search is exact by default, because there are too few captions for a graph."""
         return self.card.schema.is_small(self.count(), self.card.dim)
 
     def info(self) -> dict[str, Any]:
         """Return location, count, status, indexed vectors, bytes on disk, memory plan, last check and the card.
 
-        The status is `empty`, `ready`, `optimising`, or `not optimised`: then call `optimise`. Bytes on disk are None
-        for a server. `check` is what `check_index` last found, with `current` false where captions were added since.
+        The status is `empty`, `ready`, `optimising` or `not optimised` (call `optimise`). Bytes on disk are None for a
+        server. `check` is the last result of `check_index`; its `current` is false if captions were added since.
         """
         count = self.count()
         facts = self._engine.info()
@@ -211,13 +217,13 @@ class Store:
         }
 
     def note(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Write facts (plain values, ready for JSON) to the card under a name, with the date; see `card.notes`."""
+        """Record facts (plain values, ready for JSON) in the card under a name, with the date; see `card.notes`."""
         card = self.card.with_note(name, facts)
         self._engine.write_card(card)
         self.card = card
 
     def close(self) -> None:
-        """Write out everything and release the index; closing twice does nothing."""
+        """Flush everything and release the index; closing twice does nothing."""
         self._engine.close()
 
     def _rank_vectors(

@@ -1,8 +1,8 @@
-"""The process that runs the embedded engine: requests arrive on its standard input, answers leave on its output.
+"""The process that runs the embedded engine: it reads requests from standard input and writes answers to its output.
 
-The engine holds the interpreter's lock while it optimises and searches, so it has an interpreter of its own. This
-file is started by its path and imports nothing of the package but the lock, which keeps torch out of it. The end of
-its input means: write everything out and stop.
+The engine keeps Python's global interpreter lock while it optimises and searches, so it needs its own interpreter. This
+file is started by path and imports only the lock from the package, so that it does not load torch. At the end of its
+input it flushes everything and stops.
 """
 
 import os
@@ -39,12 +39,12 @@ class Shard:
 
     @property
     def shard(self) -> edge.EdgeShard:
-        """The shard; `create` or `load` comes first."""
+        """The open shard; call `create` or `load` first."""
         assert self.opened is not None, "no shard is open"
         return self.opened
 
     def acquire(self, folder: str) -> str | None:
-        """Lock the folder for this process; returns None, or the process that holds it."""
+        """Lock the folder for this process; return None, or the id of the process that has locked it."""
         file = (Path(folder) / "lock").open("a+")
         give_up = time.monotonic() + LOCK_PATIENCE
         while not try_lock(file.fileno(), shared=False):
@@ -59,7 +59,7 @@ class Shard:
         return None
 
     def create(self, folder: str, schema: dict[str, Any], dim: int, segment_rows: int) -> None:
-        """Make an empty shard; payload indexes first, since a filter on a later one is slow."""
+        """Create an empty shard; payload indexes are created first, since filters on later ones are slow."""
         Path(folder).mkdir()
         self.opened = edge.EdgeShard.create(folder, _config(schema, dim, segment_rows))
         self.segment_rows = segment_rows
@@ -68,16 +68,16 @@ class Shard:
         self.shard.flush()
 
     def load(self, folder: str, vectors: int, segment_rows: int) -> None:
-        """Open a shard, replaying what an interrupted run had logged."""
+        """Open a shard, and replay the log of an interrupted run."""
         self.opened = edge.EdgeShard.load(folder)
         self.segment_rows = segment_rows
         facts = self.info()
         self.growing = facts["points"] - facts["indexed"] // vectors
 
     def upsert(self, ids: list[str], payload: dict[str, list[Any]], vectors: dict[str, np.ndarray]) -> bool:
-        """Write points in batches of 256, the fastest size measured; tell whether it is time to optimise.
+        """Write points in batches of 256, the fastest size measured; return whether it is time to optimise.
 
-        The segment that grows keeps ids and text index in memory, whatever placement they were given.
+        A growing segment keeps ids and text index in memory, whatever the configuration says.
         """
         for start in range(0, len(ids), UPSERT_POINTS):
             part = slice(start, start + UPSERT_POINTS)
@@ -117,11 +117,11 @@ class Shard:
         return [[_hit(point) for point in found] for found in self.shard.query_batch(edge.QueryBatchRequest(requests))]
 
     def fetch(self, ids: list[str], using: str | None) -> Records:
-        """Return ids, payloads and the vector named, if one is, of the points that exist."""
+        """Return ids, payloads and the vectors `using`, if given, of the existing points."""
         return _records(self.shard.retrieve(list(ids), True, [using] if using else False))
 
     def scroll(self, start: str | None, limit: int, vectors: bool) -> tuple[Records, str | None]:
-        """Return ids, payloads, vectors by name if asked for, and the id that follows."""
+        """Return ids, payloads, vectors by name if requested, and the next id."""
         request = edge.ScrollRequest(offset=start, limit=limit, with_payload=True, with_vector=vectors)
         records, following = self.shard.scroll(request)
         return _records(records), None if following is None else str(following)
@@ -131,19 +131,19 @@ class Shard:
         return self.shard.count(edge.CountRequest(exact=True))
 
     def optimise(self) -> None:
-        """Merge segments and build graphs where the schema's threshold asks for them."""
+        """Merge segments, and build graphs above the schema's threshold."""
         self.shard.optimize()
         self.shard.flush()
         self.growing = 0
 
     def info(self) -> dict[str, int]:
-        """Return counts of points, of segments and of vectors in graphs."""
+        """Return the number of points, segments and vectors in graphs."""
         info = self.shard.info()
         points = self.shard.count(edge.CountRequest(exact=True))
         return {"points": points, "segments": info.segments_count, "indexed": info.indexed_vectors_count}
 
     def close(self) -> None:
-        """Write out and let go; a second call does nothing."""
+        """Flush and close the shard; a second call does nothing."""
         shard, self.opened = self.opened, None
         if shard is not None:
             shard.flush()
@@ -167,8 +167,8 @@ def _transpose(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
 
 def _filter(where: Where, phrases: list[str]) -> edge.Filter | None:
     conditions: list[Any] = [_condition(field, wanted) for field, wanted in where.items()]
-    held: list[Any] = [edge.FieldCondition("text", match=edge.MatchText(phrase)) for phrase in phrases]
-    return edge.Filter(must=conditions, should=held or None) if conditions or held else None
+    any_phrase: list[Any] = [edge.FieldCondition("text", match=edge.MatchText(phrase)) for phrase in phrases]
+    return edge.Filter(must=conditions, should=any_phrase or None) if conditions or any_phrase else None
 
 
 def _condition(field: str, wanted: list[str] | tuple[float | None, float | None]) -> edge.FieldCondition:
@@ -220,20 +220,20 @@ def _index(index: dict[str, Any]) -> Any:
 
 
 def serve() -> None:
-    """Answer (operation, arguments) with (True, result) or (False, reason) until the input ends."""
+    """Answer each (operation, arguments) with (True, result) or (False, reason), until the input ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the engine prints must not mix with the answers
+    os.dup2(2, 1)  # so that prints of the engine do not mix with the answers
     shard = Shard()
     try:
         while True:
             operation, arguments = pickle.load(sys.stdin.buffer)
             try:
                 answer = (True, getattr(shard, operation)(**arguments))
-            except BaseException as error:  # a panic of the engine is no Exception
+            except BaseException as error:  # a panic of the engine is not an Exception
                 answer = (False, f"{type(error).__name__}: {error}")
             pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
             answers.flush()
-    except (EOFError, pickle.UnpicklingError, BrokenPipeError):  # the caller is gone, perhaps in mid-sentence
+    except (EOFError, pickle.UnpicklingError, BrokenPipeError):  # the caller is gone, perhaps within a request
         pass
     finally:
         shard.close()
