@@ -1,4 +1,4 @@
-"""What keeps an evaluation from running, found before anything is encoded."""
+"""Problems that would stop an evaluation, found before anything is encoded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rag_clip.classifiers.zero_shot import check_prompts_encoder
 from rag_clip.data import Fingerprint
+from rag_clip.display import counted
 from rag_clip.evaluation.head_choices import HeadChoice
 from rag_clip.evaluation.image_tasks import read_image_labels
 from rag_clip.evaluation.runs import PromptFile
@@ -27,10 +28,13 @@ def check_evaluation(
     few_shot: FewShot | None = None,
     encoder: Fingerprint | None = None,
 ) -> tuple[str, ...]:
-    """Return the problems in words: files, columns, labels and counts of the tasks, and what does not fit them.
+    """Return the problems of an evaluation, in words: missing files and columns, wrong labels and counts.
 
-    With `few_shot`, classes that have too few images for it are problems; with `encoder`, prompts and support files
-    that were made with another.
+    tasks: the tasks, each with the folder of its files.
+    texts: the prompts files to measure.
+    heads: the heads to measure, with their support files.
+    few_shot: if given, classes with too few images for it are problems.
+    encoder: if given, prompts and support files made with another encoder are problems.
     """
     shots = (f"{task.name}: {problem}" for task, folder in tasks for problem in _shots(task, folder, few_shot))
     return (*_problems(tasks, texts, heads, encoder), *shots)
@@ -47,20 +51,22 @@ def _problems(
         try:
             names = set(task_labels(task, folder).names)
         except (OSError, ValueError):
-            continue  # check_task has said so
-        if texts and not any(set(one.prompts.labels.names) == names for one in texts):
+            continue  # check_task has reported it
+        if texts and not any(set(texts_file.prompts.labels.names) == names for texts_file in texts):
             yield f"{task.name}: no prompts file has its {len(names)} classes; enhance its label set"
-    for one in texts:
+    for texts_file in texts:
         try:
             if encoder is not None:
-                check_prompts_encoder(one.prompts, encoder)
+                check_prompts_encoder(texts_file.prompts, encoder)
         except ValueError as error:
-            yield f"{one.path}: {error}"
+            yield f"{texts_file.path}: {error}"
     for path in dict.fromkeys(path for head in heads for path in (head.support, head.validation) if path):
         try:
-            held = read_support(path, encoder=encoder)
-            for labels in {frozenset(one.prompts.labels.names): one.prompts.labels for one in texts}.values():
-                check_support_labels(path, held, labels)
+            support = read_support(path, encoder=encoder)
+            for labels in {
+                frozenset(texts_file.prompts.labels.names): texts_file.prompts.labels for texts_file in texts
+            }.values():
+                check_support_labels(path, support, labels)
         except (OSError, ValueError) as error:
             yield str(error) if str(path) in str(error) else f"{path}: {error}"
 
@@ -74,12 +80,14 @@ def _shots(task: Task, folder: Place, few_shot: FewShot | None) -> Iterator[str]
     if role == "train" and Path(task.path("train", folder)).resolve() == Path(task.path("test", folder)).resolve():
         yield f"shots would be drawn from the images that test, {task.path('train', folder)}; split the file"
     try:
-        held = count_images(task, folder, role, read_labels=read_image_labels)
+        images = count_images(task, folder, role, read_labels=read_image_labels)
     except (OSError, ValueError):
-        return  # check_task has said so
+        return  # check_task has reported it
     most = max(few_shot.counts, default=0)
-    short = [f"{name!r} ({count})" for name, count in held.items() if 0 < count < most + (role == "test")]
+    short = [f"{name!r} ({count})" for name, count in images.items() if 0 < count < most + (role == "test")]
     if short:
         more = f" and {len(short) - SHOWN} more" if len(short) > SHOWN else ""
-        lack = f"fewer than {most} images to draw" if role == "train" else f"no image left beside {most} shots"
-        yield f"{role}: {len(short)} classes have {lack}: {', '.join(short[:SHOWN])}{more}"
+        lack = (
+            f"fewer than {most} images to draw" if role == "train" else f"no image left beside {counted(most, 'shot')}"
+        )
+        yield f"{role}: {counted(len(short), 'class')} with {lack}: {', '.join(short[:SHOWN])}{more}"

@@ -1,4 +1,4 @@
-"""Two results files side by side: the same runs measured twice, or one run of each; paired where images were kept."""
+"""Two results files side by side: the same runs measured twice, or one run of each file, paired by image if kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rag_clip.metrics.difference import Difference, paired_difference
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two runs of a task; `difference` is of their accuracy on the same images, None where these were not kept."""
+    """Two runs of a task; `difference` is between their accuracies on the same images, None if no images were kept."""
 
     task: str
     before: Result
@@ -22,7 +22,7 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """The run, or both where they differ, marked by their tiers where these are unlike."""
+        """The run, or both if they differ, with their tiers if these differ."""
         runs = dict.fromkeys([self.before.run, self.after.run])
         tiers = dict.fromkeys([self.before.tier, self.after.tier])
         return f"{self.task} | {' → '.join(runs)} [{' → '.join(tiers)}]"
@@ -30,7 +30,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The pairs of two files, and the runs, as "task | run", that only one of them has."""
+    """The pairs of two files, and the runs that only one of them has, as "task | run"."""
 
     pairs: tuple[Pair, ...]
     only_before: tuple[str, ...]
@@ -38,10 +38,10 @@ class Comparison:
 
 
 def compare_results(before: Sequence[Result], after: Sequence[Result]) -> Comparison:
-    """Pair runs of the same task and name; where a task has one run in each file, those two, whatever their names.
+    """Pair runs with the same task and name; if each file has one run of a task, these two, whatever their names.
 
-    Runs without a number in common, as of one label and of several, are no pair. Raises ValueError where nothing pairs,
-    naming runs of both, or their metrics.
+    Runs without a common metric, such as one label and several labels, are not paired. Raises ValueError if there is no
+    pair, naming the runs of both files, or their metrics.
     """
     sides = [{(one.task, one.run): one for one in results} for results in (before, after)]
     keys = [key for key in sides[0] if key in sides[1]]
@@ -75,11 +75,11 @@ def _metrics(result: Result) -> set[str]:
 
 
 def difference(before: Result, after: Result) -> Difference | None:
-    """Return the paired difference in accuracy over the images that both measured.
+    """Return the paired difference in accuracy over the images that both runs measured.
 
-    What was drawn several times counts with its mean over the draws that measured an image; where both were, draw by
-    draw. The interval is over images, with the draws as they were. None where answers were not kept for both, no image
-    was measured by both, or one has another label.
+    A run drawn several times counts with its mean over the draws that measured an image; two such runs are paired draw
+    by draw. The interval is over images, with the draws fixed. None if either run kept no predictions, no image was
+    measured by both, or an image has different labels.
     """
     if before.images is None or after.images is None:
         return None

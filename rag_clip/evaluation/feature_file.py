@@ -1,9 +1,9 @@
-"""Labelled image features on disk, as published or as written here: what is evaluated without an encoder.
+"""Labelled image features on disk, as published or as written here: tasks that need no encoder.
 
-An .npz file holds `image` [n, d] and `label` [n], numbers of the names in `classes` [c] or the names themselves, and
-may hold `text` [t, c, d] or [c, d], by template, with the `templates` [t], and the encoder's `scale`. A Parquet file
-holds a column of lists of numbers, `features` or `vector`, and a column of names. Where images have several labels,
-`label` is bool [n, c], or the column holds lists of names.
+An .npz file holds `image` [n, d] and `label` [n], as indices into `classes` [c] or as names. It may hold `text` [t, c,
+d] or [c, d], by template, with the `templates` [t], and the encoder's `scale`. A Parquet file holds a column of lists
+of numbers, `features` or `vector`, and a column of names. If images have several labels, `label` is bool [n, c], or the
+column holds lists of names.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, SeveralLabels, Targets
+from rag_clip.display import counted
 from rag_clip.files.reading import read_arrays, read_schema, read_table
 from rag_clip.images.labelled import class_numbers, read_names
 
@@ -27,10 +28,10 @@ VECTOR_COLUMNS = ("features", "vector")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureFile:
-    """Features of n images and their `truth`, int64 [n], or SeveralLabels where an image may have several.
+    """Features of n images and their `truth`, int64 [n], or SeveralLabels if an image may have several.
 
-    `text` [t, c, d] are unit rows by template, None where the file has none of just these classes. `scale` is the
-    encoder's, if known.
+    `text` [t, c, d] are unit rows by template, None if the file has no text features of exactly these classes. `scale`
+    is the encoder's, if known.
     """
 
     features: Features
@@ -41,9 +42,9 @@ class FeatureFile:
     scale: float | None = None
 
     def zero_shot(self, template: int = -1, *, scale: float | None = None) -> ZeroShot:
-        """Return the classifier of one row of `text`, the last by default, at `scale` or that of the file.
+        """Return the classifier of one row of `text`, the last by default, with `scale` or that of the file.
 
-        Raises ValueError where the file has no text, no such row, and where neither gives a finite scale above 0.
+        Raises ValueError if the file has no text, no such row, or there is no finite scale above 0.
         """
         if self.text is None:
             raise ValueError("the file has no text features of these classes; take class weights from an encoder")
@@ -60,12 +61,12 @@ class FeatureFile:
 def read_features(
     path: str | Path, *, labels: LabelSet | None = None, label_column: str = "label", multilabel: bool = False
 ) -> FeatureFile:
-    """Read an .npz or a Parquet file as float32 unit rows; with `labels`, its classes are matched to them by name.
+    """Read an .npz or Parquet file as float32 unit rows; its classes are matched to `labels` by name, if given.
 
-    Without, they are those of the file: `classes` in its order, or the distinct names in order. With `multilabel`, the
-    truth is SeveralLabels, whether or not any image has several. Raises ValueError,
-    naming the file, for what it lacks, rows that are zero or not finite, other lengths, and labels that are none of
-    the classes; FileNotFoundError where there is none.
+    Without `labels`, the classes are those of the file: `classes` in its order, or the distinct names, sorted. With
+    `multilabel`, the truth is SeveralLabels, whether or not any image has several. Raises ValueError naming the file
+    for missing arrays, rows that are zero or not finite, lengths that differ, and labels outside the classes;
+    FileNotFoundError if there is no file.
     """
     path = Path(path)
     if not path.is_file():
@@ -81,12 +82,12 @@ def read_features(
 
 
 def has_features(path: str | Path) -> bool:
-    """Tell whether a file holds features by its suffix, or its columns; raises ValueError for unreadable Parquet."""
+    """Return whether a file holds features, by its suffix or columns; raises ValueError for unreadable Parquet."""
     return Path(path).suffix.lower() == ".npz" or vector_column(Path(path)) is not None
 
 
 def vector_column(path: Path) -> str | None:
-    """Return the column of a Parquet file that holds features, None where none does."""
+    """Return the column of a Parquet file that holds features, or None."""
     try:
         schema = read_schema(path)
     except ValueError as error:
@@ -95,14 +96,14 @@ def vector_column(path: Path) -> str | None:
 
 
 def _read_npz(path: Path, labels: LabelSet | None, multilabel: bool) -> FeatureFile:
-    held = read_arrays(path)
-    missing = [name for name in ("image", "label") if name not in held]
+    arrays = read_arrays(path)
+    missing = [name for name in ("image", "label") if name not in arrays]
     if missing:
-        raise ValueError(f"has no array {missing[0]!r}; it has {', '.join(held)}")
-    image, label, text = held["image"], held["label"], held.get("text")
-    classes = _texts("classes", held["classes"]) if "classes" in held else None
-    templates = _texts("templates", held["templates"]) if "templates" in held else ()
-    scale = _scale(held["scale"]) if "scale" in held else None
+        raise ValueError(f"has no array {missing[0]!r}; it has {', '.join(arrays)}")
+    image, label, text = arrays["image"], arrays["label"], arrays.get("text")
+    classes = _texts("classes", arrays["classes"]) if "classes" in arrays else None
+    templates = _texts("templates", arrays["templates"]) if "templates" in arrays else ()
+    scale = _scale(arrays["scale"]) if "scale" in arrays else None
     if not label.ndim or not image.ndim:
         raise ValueError(f"`image` is {image.shape} and `label` {label.shape}; give rows of both, one per image")
     if len(label) != len(image) or label.ndim != 1 + (multilabel and label.dtype == np.bool_):
@@ -115,10 +116,10 @@ def _read_npz(path: Path, labels: LabelSet | None, multilabel: bool) -> FeatureF
     if label.dtype.kind in "iub" and classes is None and labels is None:
         raise ValueError("labels are numbers, and there are no `classes`; add the names, or give a label set")
     own = LabelSet(classes) if classes else labels or LabelSet(tuple(sorted(set(label.tolist()))))
-    place = class_numbers(own.names, labels) if labels else list(range(len(own)))
-    vectors = None if text is None else _text(text, place, labels or own)
+    rows_of = class_numbers(own.names, labels) if labels else list(range(len(own)))
+    vectors = None if text is None else _text(text, rows_of, labels or own)
     rows, numbers = _npz_labels(label, own)
-    labels, classes_of = labels or own, torch.tensor(place)[numbers]
+    labels, classes_of = labels or own, torch.tensor(rows_of)[numbers]
     truth: Targets = _marked(rows, classes_of, (len(label), len(labels))) if multilabel else classes_of
     return FeatureFile(Features(_unit(image)), labels, truth, vectors, templates, scale)
 
@@ -148,15 +149,15 @@ def _npz_labels(label: np.ndarray, own: LabelSet) -> tuple[torch.Tensor, torch.T
     return torch.arange(len(numbers)), torch.tensor(numbers, dtype=torch.int64)
 
 
-def _text(text: np.ndarray, place: list[int], labels: LabelSet) -> torch.Tensor | None:
+def _text(text: np.ndarray, rows_of: list[int], labels: LabelSet) -> torch.Tensor | None:
     text = text[None] if text.ndim == 2 else text
-    if text.ndim != 3 or text.shape[1] != len(place):
-        raise ValueError(f"`text` is {text.shape} for {len(place)} classes; give [t, c, d] or [c, d]")
-    if sorted(place) != list(range(len(labels))):
-        return None  # the file speaks of other classes than those asked for
+    if text.ndim != 3 or text.shape[1] != len(rows_of):
+        raise ValueError(f"`text` is {text.shape} for {len(rows_of)} classes; give [t, c, d] or [c, d]")
+    if sorted(rows_of) != list(range(len(labels))):
+        return None  # the file's classes are not exactly those of the label set
     rows = _unit(text.reshape(-1, text.shape[2])).reshape(text.shape)
     moved = torch.empty_like(rows)
-    moved[:, place] = rows
+    moved[:, rows_of] = rows
     return moved
 
 
@@ -164,8 +165,8 @@ def _read_parquet(path: Path, labels: LabelSet | None, label_column: str, multil
     column = vector_column(path)
     if column is None:
         raise ValueError(f"has no column of features ({' or '.join(VECTOR_COLUMNS)}); encode its images first")
-    held = read_names(path, label_column)
-    names = held.rows
+    labelled = read_names(path, label_column)
+    names = labelled.rows
     vectors = read_table(path, [column])[column].combine_chunks()
     if not (
         pa.types.is_list(vectors.type)
@@ -174,13 +175,15 @@ def _read_parquet(path: Path, labels: LabelSet | None, label_column: str, multil
     ):
         raise ValueError(f"column {column!r} holds {vectors.type} values; give lists of numbers")
     if vectors.null_count:
-        raise ValueError(f"{vectors.null_count} rows have no features; leave them out")
+        raise ValueError(f"{counted(vectors.null_count, 'row')} without features; remove them")
     flat = vectors.flatten().to_numpy(zero_copy_only=False)
     if len(vectors) == 0 or len(flat) % len(vectors):
-        raise ValueError(f"{len(flat)} numbers in {len(vectors)} rows of features; rows must be of one width")
+        raise ValueError(
+            f"{len(flat)} numbers in {counted(len(vectors), 'row')} of features; all rows must have the same width"
+        )
     pooled = _unit(flat.reshape(len(vectors), -1))
     labels = labels or LabelSet(tuple(sorted({name for row in names for name in row})))
-    classes = torch.tensor([number for row in held.classes(labels) for number in row], dtype=torch.int64)
+    classes = torch.tensor([number for row in labelled.classes(labels) for number in row], dtype=torch.int64)
     truth: Targets = classes
     counts = torch.tensor([len(row) for row in names])
     if multilabel:
@@ -200,12 +203,14 @@ def _marked(rows: torch.Tensor, classes: torch.Tensor, shape: tuple[int, int]) -
 def _unit(rows: np.ndarray) -> torch.Tensor:
     if rows.dtype.kind not in "iuf":
         raise ValueError(f"features hold {rows.dtype} values; give numbers")
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, and said below
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are refused below
         vectors = torch.from_numpy(np.array(rows, dtype=np.float32))
     if vectors.ndim != 2 or not len(vectors):
         raise ValueError(f"features are {tuple(vectors.shape)}; give [n, d], at least one row")
     lengths = torch.linalg.vector_norm(vectors, dim=1)
     bad = (~(lengths.isfinite() & (lengths > 0))).nonzero()[:, 0]
     if len(bad):
-        raise ValueError(f"{len(bad)} rows of features are zero or not finite, the first is row {int(bad[0])}")
+        raise ValueError(
+            f"{counted(len(bad), 'row')} of features that are zero or not finite, the first is row {int(bad[0])}"
+        )
     return functional.normalize(vectors, dim=1)

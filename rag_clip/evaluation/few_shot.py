@@ -1,7 +1,7 @@
-"""Heads on few shots: drawn several times, each draw measured alone, the numbers reported over the draws.
+"""Heads on few shots: drawn several times, each draw measured on its own, numbers reported over the draws.
 
-Shots come from the train split of a task. A task without one gives them itself, and its other images are measured.
-All images of the train split are drawn once (full shot): their numbers have the intervals of every run.
+Shots come from the train split of a task. A task without one draws them from its own images and measures on the rest.
+If all images of the train split are used (full shot), there is one draw, and its numbers have the usual intervals.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rag_clip.evaluation.text_measures import measure_vocabulary
 from rag_clip.images.labelled import Labelled
 from rag_clip.protocols import Encoder
 
-HIGHEST = {"brier": 2.0, "parameters": inf}  # of all other numbers 1; none is below 0
+HIGHEST = {"brier": 2.0, "parameters": inf}  # the upper bound of all other metrics is 1; the lower bound of all is 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,12 +40,12 @@ class Pool:
 
 
 def read_pool(task: ImageTask, read: Callable[[ImageTask], Labelled]) -> Pool | None:
-    """Read the images of the train split by `read`, None where the task has none; errors name the split."""
+    """Return the images of the train split, read by `read`, or None if the task has none; errors name the split."""
     if task.train is None:
         return None
     try:
-        held = read(replace(task, paths=(task.train,), train=None))
-        return Pool(Train(held.features, task.labels, held.targets), held.errors)
+        labelled = read(replace(task, paths=(task.train,), train=None))
+        return Pool(Train(labelled.features, task.labels, labelled.targets), labelled.errors)
     except ValueError as error:
         raise ValueError(f"the train split of {task.name}, {task.train}: {error}") from error
 
@@ -55,33 +55,41 @@ def measure_shots(
 ) -> Result:
     """Draw, build and measure the head of a run for each of its seeds; return the numbers over the seeds.
 
-    What the vocabulary does is counted over the answers of all draws together. Shots are drawn from `pool`, or from
-    `images` where that is None; raises ValueError where those are too few, and for images of several labels where the
-    head learns one each.
+    task: the task.
+    run: the head and the number of shots.
+    alone: the classifier of the texts alone.
+    images: the images to measure on.
+    pool: the images to draw from, or None to draw from `images`.
+    encoder: used by heads that train texts.
+
+    The measures of the vocabulary count the predictions of all draws together. Raises ValueError if there are too few
+    images, and for images with several labels if the head learns one label per image.
     """
     measured, answers, shots = [], [], []
     for seed in range(run.draws):
         train, test, rows = _draw(images, pool, shots=run.shots, seed=seed)
         shots.append(len(train))
-        train, held = inner_split(train) if run.protocol.validate else (train, None)
+        train, validation = inner_split(train) if run.protocol.validate else (train, None)
         options = run.protocol.options.get(run.head, {})
         floor = run.protocol.floor
-        build = build_head(run.head, train.support(), encoder=encoder, options=options, validation=held, floor=floor)
+        build = build_head(
+            run.head, train.support(), encoder=encoder, options=options, validation=validation, floor=floor
+        )
         classifier = build(_ordered(alone, train))
         logits = classify_test(classifier, test)
         if isinstance(test.truth, SeveralLabels):
-            found = average_precisions(logits, test.truth.marks)
+            numbers = average_precisions(logits, test.truth.marks)
         else:
-            found = measure(logits, test.truth, task.labels, metric=task.metric)
+            numbers = measure(logits, test.truth, task.labels, metric=task.metric)
             answers.append((logits, test.truth, rows))
-        measured.append((*found, *measure_cost(classifier, found[0])))
+        measured.append((*numbers, *measure_cost(classifier, numbers[0])))
     whole = run.shots == ALL
     measures = measured[0] if whole else over_draws(measured)
     if answers:
         logits, truth, _ = map(torch.cat, zip(*answers, strict=True))
         taken = measure_vocabulary(logits, truth, task.labels)
-        # An interval over images would take the answers of several draws to one image for those to several images.
-        measures += taken if whole else tuple(replace(one, low=None, high=None) for one in taken)
+        # No interval over images: predictions of several draws for one image are not independent.
+        measures += taken if whole else tuple(replace(number, low=None, high=None) for number in taken)
     failures = describe_failures(images.errors)
     counts = ImageCounts(
         images=len(test),
@@ -102,24 +110,24 @@ def _image_tables(
 
 
 def over_draws(drawn: Sequence[Sequence[Measure]]) -> tuple[Measure, ...]:
-    """Return the mean of every number -/+ its sample standard deviation, as far as the number can go.
+    """Return the mean of every number -/+ its sample standard deviation, clipped to the range of the metric.
 
-    There are no bounds for what was measured once.
+    A number measured once has no bounds.
     """
     values: dict[tuple[str, str], list[float]] = {}
     for one in (each for measures in drawn for each in measures):
         values.setdefault((one.metric, one.item), []).append(one.value)
-    found = []
-    for (metric, item), held in values.items():
-        mean, spread = fmean(held), stdev(held) if len(held) > 1 else None
+    means = []
+    for (metric, item), results in values.items():
+        mean, spread = fmean(results), stdev(results) if len(results) > 1 else None
         highest = HIGHEST.get(metric, 1.0)
         bounds = (None, None) if spread is None else (max(0.0, mean - spread), min(highest, mean + spread))
-        found.append(Measure(metric, item, mean, *bounds))
-    return tuple(found)
+        means.append(Measure(metric, item, mean, *bounds))
+    return tuple(means)
 
 
 def _draw(images: Measured, pool: Pool | None, *, shots: Shots, seed: int) -> tuple[Train, Test, torch.Tensor]:
-    """Return the images to train on, those to measure on, and the rows of these."""
+    """Return the images to train on, those to measure on, and the rows of the latter."""
     test = images.test
     if pool is not None:
         train = pool.train if shots == ALL else draw_shots(pool.train, shots=shots, seed=seed)
@@ -130,6 +138,6 @@ def _draw(images: Measured, pool: Pool | None, *, shots: Shots, seed: int) -> tu
 
 
 def _ordered(alone: ZeroShot, train: Train) -> ZeroShot:
-    """Return the classifier with its classes in the order of the train split's, on its device."""
+    """Return the classifier with its classes in the order of the train split, on its device."""
     places = [alone.labels.names.index(name) for name in train.labels.names]
     return replace(alone, labels=train.labels, weights=alone.weights[places].to(train.features.pooled.device))

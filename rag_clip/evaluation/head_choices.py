@@ -1,4 +1,4 @@
-"""Which heads are measured on a support file, what they are made of, and the sentence of their tuning."""
+"""The heads that are measured on a support file: their settings, their facts, and how they were tuned."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rag_clip.files.support import check_support_labels, read_support
 
 @dataclass(frozen=True, slots=True)
 class HeadChoice:
-    """A head by name on a support file; `options` are its settings, `validation` a support file to choose them by.
+    """A head by name on a support file; `options` are its settings, `validation` a support file to choose them on.
 
-    With `floor`, no more of it is used than held-out images bear out.
+    With `floor`, only as much of the head is used as held-out images support.
     """
 
     name: str
@@ -35,7 +35,13 @@ def choose_heads(
     validation: Path | None = None,
     floor: bool = True,
 ) -> list[HeadChoice]:
-    """Return the heads by name on a support file; `options` are settings by head, `validation` chooses open ones.
+    """Return the heads by name on a support file.
+
+    names: the names of the heads.
+    support: the support file.
+    options: settings by head.
+    validation: a support file on which open settings are chosen.
+    floor: use only as much of each head as held-out images support.
 
     Raises ValueError as `check_heads`, and for heads without a support file.
     """
@@ -49,7 +55,7 @@ def choose_heads(
 
 
 def check_heads(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ValueError for unknown or repeated heads, for options they do not have, and for those of other heads."""
+    """Raise ValueError for unknown or repeated heads, for unknown options, and for options of heads not listed."""
     for name in names:
         head_settings(name, options.get(name, {}))
     repeated = next((name for name in names if names.count(name) > 1), None)
@@ -63,7 +69,7 @@ def check_heads(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) 
 
 
 def others_of(head: str, others: Mapping[str, Fingerprint]) -> Mapping[str, Fingerprint]:
-    """Return the further encoders that a head sees the images by; raises ValueError where it needs one, for none."""
+    """Return the further encoders that a head needs; raises ValueError if it needs one and there is none."""
     if not HEADS[head].second_encoder:
         return {}
     if not others:
@@ -72,24 +78,24 @@ def others_of(head: str, others: Mapping[str, Fingerprint]) -> Mapping[str, Fing
 
 
 def head_facts(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerprint]) -> HeadFacts:
-    """Return what a head is made of; raises as `read_support`, and for files of other classes."""
-    held = read_support(head.support)
-    check_support_labels(head.support, held, labels)
+    """Return the facts of a head; raises as `read_support`, and for files of other classes."""
+    support = read_support(head.support)
+    check_support_labels(head.support, support, labels)
     if head.validation:
         check_support_labels(head.validation, read_support(head.validation), labels)
     return HeadFacts(
         name=head.name,
         settings=describe_settings(head.name, head.options),
         floor=head.floor,
-        support=SupportFacts(str(head.support), len(held), len(held.missing)),
-        origins={origin: held.origin.count(origin) for origin in sorted(set(held.origin))},
+        support=SupportFacts(str(head.support), len(support), len(support.missing)),
+        origins={origin: support.origin.count(origin) for origin in sorted(set(support.origin))},
         validation=str(head.validation) if head.validation else "",
         others=tuple(sorted(others)),
     )
 
 
 def tuning(head: HeadFacts | None) -> str:
-    """Say in a sentence what was chosen, and on what; `head` is one on a support file, None for prompts alone."""
+    """Return a sentence on what was chosen, and on which images; `head` is None for prompts alone."""
     end = "No label of the images measured here was used."
     if head is None:
         return f"Nothing was tuned: the settings are those of the recipe as given. {end}"

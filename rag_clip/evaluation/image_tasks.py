@@ -1,4 +1,4 @@
-"""What is evaluated: labelled images in Parquet files with the classes they are of, and their features."""
+"""Tasks to evaluate: labelled images in Parquet files with their classes, and their features."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ REASONS = 20
 
 @dataclass(frozen=True, slots=True)
 class ImageTask:
-    """Labelled images to be classified, in files or in a table in memory, or one file of features; and the classes.
+    """Labelled images to classify, in files, in a table in memory, or as one file of features; and the classes.
 
-    `train` is the file that few shots are drawn from, None where the task has no train split.
+    `train` is the file that few shots are drawn from, None if the task has no train split.
     """
 
     name: str
@@ -64,7 +64,7 @@ class ImageTask:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits over the files' places, sizes and times of change, the columns and the classes."""
+        """Sixteen hexadecimal digits over the files' paths, sizes, modification times and columns, and the classes."""
         places: list[tuple[str | int, ...]] = (
             [identify(path).facts for path in self.paths]
             if self.holds_features
@@ -78,7 +78,7 @@ class ImageTask:
         return self.metric == "map_11_point"
 
     def read_features(self) -> FeatureFile:
-        """Read the file of features; raises ValueError for what it lacks."""
+        """Read the file of features; raises ValueError if something is missing in it."""
         return read_features(self.paths[0], labels=self.labels, label_column=self.label_column, multilabel=self.several)
 
     def _files(self) -> list[ImageFile]:
@@ -95,11 +95,15 @@ def open_tasks(
 ) -> list[tuple[Task, Place]]:
     """Return tasks with the folder of their files, for `image_task`.
 
-    A place is a task file .toml or the name of a bundled task ("elevater/eurosat") or suite ("elevater"), whose files
-    lie in `folder` (a folder of that name is ./elevater); or labelled images, of any kind that `open_image_files`
-    takes, or features (.parquet, .npz), of the classes `labels`, which an .npz file may name itself; of several labels
-    each, 11-point mAP is measured. Their folders tell apart files of one name. Raises FileNotFoundError for a place
-    that is none, ValueError for bad ones.
+    places: task files .toml, names of bundled tasks ("elevater/eurosat") or suites ("elevater"), labelled images of any
+        kind that `open_image_files` takes, or features (.parquet, .npz).
+    folder: the folder of the files of tasks (a folder with that name is ./elevater).
+    labels: the classes of images and features; an .npz file may name its own.
+    image_column: the column of the images.
+    label_column: the column of the labels; if images have several, 11-point mAP is measured.
+
+    Files with the same name are distinguished by their folders. Raises FileNotFoundError for a missing place, and
+    ValueError for an invalid one.
     """
     tasks: list[tuple[Task, Place]] = []
     stems = [PurePosixPath(place).stem for place in places]
@@ -108,23 +112,24 @@ def open_tasks(
         if suite := [name for name in bundled_tasks() if name == place or name.startswith(f"{place}/")]:
             tasks += [(read_task(name), to_place(folder)) for name in suite]
         elif isinstance(path, str) or path.suffix.lower() in (".npz", *FILES) or path.is_dir():
-            held = labels or _own_labels(path)
+            classes = labels or _own_labels(path)
             several = holds_several(path, label_column) or _lists_labels(path, image_column, label_column)
             metric: Metric = "map_11_point" if several else "accuracy"
             splits: dict[Role, str] = {"test": path if isinstance(path, str) else path.name}
             stem = PurePosixPath(path).stem
             above = parent(path if isinstance(path, str) else path.resolve())
             name = stem if stems.count(stem) == 1 else f"{PurePosixPath(above).name}/{stem}"
-            tasks.append((Task(name, metric, splits, held, label_column, image_column), parent(path)))
+            tasks.append((Task(name, metric, splits, classes, label_column, image_column), parent(path)))
         else:
             tasks.append((read_task(place), to_place(folder)))
     return tasks
 
 
 def image_task(task: Task, folder: str | Path) -> ImageTask:
-    """Return what is measured of a task: its test split, with the file of its train split.
+    """Return the images to measure of a task: its test split, with the file of its train split.
 
-    Raises FileNotFoundError for no test split, ValueError where only some classes have a group, and as `task_labels`.
+    Raises FileNotFoundError if there is no test split, ValueError if only some classes have a group, and as
+    `task_labels`.
     """
     labels = task_labels(task, folder)
     test = task.path("test", folder)
@@ -146,19 +151,19 @@ def image_task(task: Task, folder: str | Path) -> ImageTask:
 
 
 def table_task(table: pa.Table, labels: LabelSet, *, name: str) -> ImageTask:
-    """Return the task of labelled images in a table; of several labels each, 11-point mAP is measured."""
+    """Return the task of labelled images in a table; if images have several labels, 11-point mAP is measured."""
     [file] = open_image_files([table], image_column="image")
     several = lists_labels(file.schema, choose_label(file, "label"))
     return ImageTask(name, (table,), labels, metric="map_11_point" if several else "accuracy")
 
 
 def place_of(path: Place | pa.Table) -> str:
-    """Return how a task's file is called, or a table in memory."""
+    """Return the name of a task's file, or of a table in memory."""
     return FRAME if isinstance(path, pa.Table) else str(path)
 
 
 def _lists_labels(path: Place, image_column: str, label_column: str) -> bool:
-    """Tell whether images may have several labels; what cannot be read has none, and what reads it says so."""
+    """Return whether images may have several labels; False for an unreadable file, which its reader reports."""
     try:
         files = open_image_files([path], image_column=image_column)
     except (OSError, ValueError):
@@ -167,7 +172,7 @@ def _lists_labels(path: Place, image_column: str, label_column: str) -> bool:
 
 
 def task_inputs(opened: Sequence[tuple[Task, Place]]) -> list[Place]:
-    """Return the files that tasks are read from: their splits, and their classes where those lie in a file."""
+    """Return the files that tasks are read from: their splits, and the files of their classes."""
     labels: list[Place] = [below(folder, task.labels) for task, folder in opened if isinstance(task.labels, str)]
     return [*labels, *(task.path(role, folder) for task, folder in opened for role in task.splits)]
 
@@ -180,7 +185,7 @@ def _own_labels(path: Place) -> LabelSet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """The n images to measure on, their row in the task's files int64 [n], and by row why others cannot be used."""
+    """The n images to measure on, their rows in the task's files int64 [n], and by row why others cannot be used."""
 
     test: Test
     rows: torch.Tensor
@@ -196,17 +201,23 @@ def read_images(
     decoding: Decoding = Decoding(),  # noqa: B008
     report: Report = silent,
 ) -> Labelled:
-    """Encode the images of a task by `encoder` and the `others`; features stay in `features_dir`, if given.
+    """Encode the images of a task.
 
-    Features in a file are taken as they are. Images have several labels where the metric is of such. Raises ValueError
-    for labels that are not in the label set, naming some, where no image can be used, and for images without an
-    encoder.
+    task: the task; features in a file are taken as they are.
+    encoder: the main encoder; None for features.
+    others: further encoders by name.
+    features_dir: a folder in which the features are kept.
+    decoding: the number of processes and the batch size.
+    report: called with the progress.
+
+    Images have several labels if the metric is for several. Raises ValueError for labels that are not in the label set,
+    if no image can be used, and for images without an encoder.
     """
     if task.holds_features:
-        held = task.read_features()
-        rows, device = torch.arange(len(held.truth)), encoder.device if encoder else torch.device("cpu")
-        features = Features(held.features.pooled.to(device), ids=tuple(map(str, rows.tolist())))
-        return Labelled(features, held.truth.to(device), rows, errors={})
+        stored = task.read_features()
+        rows, device = torch.arange(len(stored.truth)), encoder.device if encoder else torch.device("cpu")
+        features = Features(stored.features.pooled.to(device), ids=tuple(map(str, rows.tolist())))
+        return Labelled(features, stored.truth.to(device), rows, errors={})
     if encoder is None:
         raise ValueError(f"{task.name} holds images; name the model that encodes them")
     files = open_image_files(task.paths, image_column=task.image_column)
@@ -221,7 +232,7 @@ def read_images(
 
 
 def read_image_labels(task: Task, path: Place, labels: LabelSet | None) -> FileLabels:
-    """Return the labels of a split, of images of any kind or of features; raises ValueError as their readers."""
+    """Return the labels of a split, of images of any kind or of features; raises ValueError as their readers do."""
     suffix = Path(path).suffix.lower()
     if suffix == ".npz" or (isinstance(path, Path) and suffix == ".parquet" and path.is_file() and has_features(path)):
         return read_split_labels(task, path, labels)
@@ -229,10 +240,10 @@ def read_image_labels(task: Task, path: Place, labels: LabelSet | None) -> FileL
 
 
 def to_measure(task: ImageTask, images: Labelled) -> Measured:
-    """Return the images of a task as those to measure on; raises ValueError as `Test`."""
+    """Return the images of a task as a test set; raises ValueError as `Test`."""
     return Measured(Test(images.features, task.labels, images.targets), images.rows, images.errors)
 
 
 def describe_failures(errors: Mapping[int, str]) -> Unusable:
-    """Return how many images could not be used, and why, row by row, of the first 20."""
+    """Return how many images could not be used, and why, for each of the first 20 rows."""
     return Unusable(len(errors), {str(row): errors[row] for row in sorted(errors)[:REASONS]})

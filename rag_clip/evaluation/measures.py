@@ -1,4 +1,4 @@
-"""All that is measured of one run, from its logits on the test images of a task."""
+"""All metrics of one run, from its logits on the test images of a task."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ IMAGES_AT_ONCE = 1024
 def measure(
     logits: torch.Tensor, truth: Targets, labels: LabelSet, *, metric: Metric = "accuracy"
 ) -> tuple[Measure, ...]:
-    """Return the numbers of logits [n, c]: the `metric` first: accuracy, recall by class, trust, openness of groups.
+    """Return the numbers for logits [n, c]: the `metric` first; accuracy, recall by class, trust, openness of groups.
 
-    `truth` is int64 [n]; of SeveralLabels, only average precision is measured.
-    ROC-AUC is measured where it is the `metric`, of the second of two classes.
+    `truth` is int64 [n]; for SeveralLabels, only average precision is measured. ROC-AUC is measured if it is the
+    `metric`, for the second of two classes.
 
-    Intervals are those of other images of the same kind: Wilson's for the recall of a class, by hybrid resampling for
-    the calibration error, and else by the bootstrap: of the images of each class for means over classes, openness and
-    ROC-AUC, of all images for the others, corrected for its bias where that is great, in average precision.
+    Intervals describe other samples of images of the same kind. They are Wilson's for the recall of a class, hybrid
+    resampling for the calibration error, and the bootstrap for the rest: over the images of each class for means over
+    classes, openness and ROC-AUC, over all images for the others, with a correction where the bias is large (average
+    precision).
 
-    Raises ValueError for logits that are not finite, ROC-AUC of other than two classes, and as `label_groups`.
+    Raises ValueError for logits that are not finite, for ROC-AUC unless there are two classes, and as `label_groups`.
     """
     if isinstance(truth, SeveralLabels):
         check_finite(logits)
@@ -55,10 +56,10 @@ def measure(
 
 
 def average_precisions(scores: torch.Tensor, labels: torch.Tensor) -> tuple[Measure, ...]:
-    """Return the mean over classes of average precision, at eleven points and plain, of `scores` [n, c].
+    """Return the mean over classes of average precision of `scores` [n, c], at eleven points and plain.
 
-    `labels` are bool [n, c]. Scores of a head that learned several labels are its logits, each class for itself; of
-    texts they are probabilities over the classes, as in ELEVATER. Raises ValueError as `rank_images`.
+    `labels` are bool [n, c]. The scores of a head that learned several labels are its logits; the scores of texts are
+    probabilities over the classes, as in ELEVATER. Raises ValueError as `rank_images`.
     """
     ranking, count = rank_images(scores.double().cpu(), labels.cpu()), len(labels)
 
@@ -72,9 +73,9 @@ def average_precisions(scores: torch.Tensor, labels: torch.Tensor) -> tuple[Meas
 
 @torch.no_grad()
 def classify_test(classifier: Classifier, test: Test) -> torch.Tensor:
-    """Return logits [n, c] in the order of the test's classes."""
-    held = {name: column for column, name in enumerate(classifier.labels.names)}
-    columns = [held[name] for name in test.labels.names]
+    """Return logits [n, c] in the order of the test set's classes."""
+    column_of = {name: column for column, name in enumerate(classifier.labels.names)}
+    columns = [column_of[name] for name in test.labels.names]
     rows = torch.arange(len(test), device=test.truth.device)
     starts = range(0, len(test), IMAGES_AT_ONCE)
     parts = [classifier(take_features(test.features, rows[start : start + IMAGES_AT_ONCE])) for start in starts]
@@ -84,7 +85,14 @@ def classify_test(classifier: Classifier, test: Test) -> torch.Tensor:
 def image_table(
     logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, labels: LabelSet, *, draw: int = 0
 ) -> pa.Table:
-    """Return a row per image (see IMAGES), with the names and groups of the classes in the schema's metadata."""
+    """Return a row per image (see IMAGES), with the names and groups of the classes in the schema's metadata.
+
+    logits: [n, c].
+    targets: the classes of the images, int64 [n].
+    rows: their rows in the task's files, int64 [n].
+    labels: the c classes.
+    draw: the number of the draw of shots.
+    """
     columns = [rows, targets, predict(logits, targets), confidence_of(logits), is_right(logits, targets)]
     columns.append(torch.full_like(rows, draw))
     arrays = [
@@ -114,15 +122,15 @@ def _trust(logits: torch.Tensor, targets: torch.Tensor) -> Iterator[Measure]:
 
 
 def _openness(logits: torch.Tensor, targets: torch.Tensor, labels: LabelSet) -> Iterator[Measure]:
-    """Yield Acc-C, Acc-E, Acc-S and the curve they are means of, where classes are in two groups or more."""
-    held = label_groups(labels)
-    if held is None:
+    """Yield Acc-C, Acc-E, Acc-S and the curve that they average, if there are two groups of classes or more."""
+    grouping = label_groups(labels)
+    if grouping is None:
         return
-    groups = held[1].to(targets.device)
-    found = openness_intervals(openness(logits, targets, groups), targets, groups)
-    for name, each in (("acc_c", found.acc_c), ("acc_e", found.acc_e), ("acc_s", found.acc_s)):
+    groups = grouping[1].to(targets.device)
+    curves = openness_intervals(openness(logits, targets, groups), targets, groups)
+    for name, each in (("acc_c", curves.acc_c), ("acc_e", curves.acc_e), ("acc_s", curves.acc_s)):
         yield _with_interval(name, each)
-    for known, each in enumerate(found.curve, start=1):
+    for known, each in enumerate(curves.curve, start=1):
         yield _with_interval("accuracy_by_groups", each, str(known))
 
 
@@ -131,25 +139,25 @@ def _roc_auc(logits: torch.Tensor, targets: torch.Tensor) -> Measure:
         raise ValueError(f"ROC-AUC ranks images of two classes, and there are {logits.shape[1]}; use another metric")
     check_logits(logits, targets)
     scores, positive = logits.double().softmax(1)[:, 1].cpu(), (targets == 1).cpu()
-    (found,) = bootstrap(lambda rows: [roc_auc(scores[rows], positive[rows])], len(scores), strata=positive.long())
-    return _with_interval("roc_auc", found)
+    (interval,) = bootstrap(lambda rows: [roc_auc(scores[rows], positive[rows])], len(scores), strata=positive.long())
+    return _with_interval("roc_auc", interval)
 
 
-def _with_interval(metric: str, found: Interval, item: str = "") -> Measure:
-    return Measure(metric, item, found.value, found.low, found.high)
+def _with_interval(metric: str, interval: Interval, item: str = "") -> Measure:
+    return Measure(metric, item, interval.value, interval.low, interval.high)
 
 
 @runtime_checkable
 class Trained(Protocol):
-    """A classifier that says how many numbers were trained, none where it was only built."""
+    """A classifier that reports how many values were trained; 0 if it was built in closed form."""
 
     @property
     def parameters(self) -> int:
-        """How many numbers were trained."""
+        """The number of trained values."""
 
 
 def measure_cost(classifier: Classifier, main: Measure) -> tuple[Measure, ...]:
-    """Return `parameters`, and ELEVATER's `parameter_efficiency` of the main metric; of what did not train, nothing."""
+    """Return `parameters` and ELEVATER's `parameter_efficiency` of the main metric; nothing if nothing was trained."""
     if not isinstance(classifier, Trained) or not classifier.parameters:
         return ()
     count = classifier.parameters

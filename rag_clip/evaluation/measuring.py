@@ -1,7 +1,7 @@
-"""Measure one run: build its classifier, match the images of its task, and gather the numbers.
+"""Measure one run: build its classifier, match the images of its task, and collect the numbers.
 
-The texts of a prompts file are encoded once for all of its heads, candidate names once for each set of templates, and
-the images of a task are read when the first of its runs needs them.
+The texts of a prompts file are encoded once for all of its heads, candidate names once per set of templates, and the
+images of a task are read when the first of its runs needs them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rag_clip.store.stored_vectors import stored_vectors
 
 
 class TaskImages:
-    """The images of a task, read by `read` when they are first asked for."""
+    """The images of a task, read by `read` on first use."""
 
     def __init__(self, task: ImageTask, read: Callable[[ImageTask], Labelled], clock: StageClock) -> None:
         self.task, self._read, self._clock = task, read, clock
@@ -45,18 +45,18 @@ class TaskImages:
 
     @cached_property
     def file(self) -> FeatureFile:
-        """The file of features that the task is, with its text."""
+        """The features file of the task, with its text features."""
         return self.task.read_features()
 
     @cached_property
     def pool(self) -> Pool | None:
-        """The images of the train split, None where the task has none."""
+        """The images of the train split, or None."""
         with self._clock.stage("images"):
             return read_pool(self.task, self._read)
 
 
 class Measuring:
-    """Measures runs; `others` are further encoders that heads need, `index` holds captions that are encoded already."""
+    """Measures runs; `others` are the further encoders of heads, `index` holds captions that are already encoded."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class Measuring:
                 with open_store(self._index) as store:
                     known = stored_vectors([prompts], store, encoder=encoder.fingerprint)
             found = encode_texts([prompts], encoder, known=known, report=self._report)
-            self._vectors = {path: found}  # runs of a file follow one another
+            self._vectors = {path: found}  # runs of the same file are consecutive
         return self._vectors[path]
 
     def _needed(self) -> Encoder:

@@ -20,6 +20,7 @@ import torch
 
 from rag_clip.classifiers.inner_split import judging_rows
 from rag_clip.data import Features, LabelSet, SeveralLabels, Targets, Validation
+from rag_clip.display import counted
 from rag_clip.evaluation.splits import Test, Train, take_features
 from rag_clip.support.shots import choose_shared_shots, choose_shots
 
@@ -76,7 +77,8 @@ def draw_from_whole(
     drawn[_drawn(labels, targets, shots, seed)] = True
     if bool(drawn.all()):
         raise ValueError(
-            f"{shots} shots are all of the {len(targets)} images; draw fewer, so that some are left to test on"
+            f"{counted(shots, 'shot')} per class take all of the {len(targets)} images; draw fewer, "
+            "so that some are left to test on"
         )
     drawn = drawn.to(targets.device)
     train = Train(take_features(features, drawn), labels, targets[drawn])

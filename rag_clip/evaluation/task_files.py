@@ -1,4 +1,4 @@
-"""The files of a task: read as splits by what they may be used for, or checked before anything is measured."""
+"""The files of a task: read as splits of distinct types, or checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import compress
 from pathlib import Path
 
 from rag_clip.data import LabelSet, SeveralLabels, Validation
+from rag_clip.display import counted
 from rag_clip.evaluation.feature_file import FeatureFile, has_features, read_features
 from rag_clip.evaluation.splits import Test, Train
 from rag_clip.evaluation.task import Role, Task, task_labels
@@ -21,20 +22,20 @@ ReadLabels = Callable[[Task, Place, LabelSet | None], FileLabels]
 
 def read_train(task: Task, folder: str | Path) -> Train:
     """Read the train split of a task from its features file; raises as `read_features` and `Task.path` do."""
-    held = _read(task, folder, "train")
-    return Train(held.features, held.labels, held.truth)
+    split = _read(task, folder, "train")
+    return Train(split.features, split.labels, split.truth)
 
 
 def read_validation(task: Task, folder: str | Path) -> Validation:
     """Read the validation split of a task from its features file; raises as `read_train`."""
-    held = _read(task, folder, "validation")
-    return Validation(held.features, held.labels, held.truth)
+    split = _read(task, folder, "validation")
+    return Validation(split.features, split.labels, split.truth)
 
 
 def read_test(task: Task, folder: str | Path) -> Test:
     """Read the test split of a task from its features file; raises as `read_train`."""
-    held = _read(task, folder, "test")
-    return Test(held.features, held.labels, held.truth)
+    split = _read(task, folder, "test")
+    return Test(split.features, split.labels, split.truth)
 
 
 def read_split_labels(task: Task, path: Place, labels: LabelSet | None) -> FileLabels:
@@ -46,8 +47,8 @@ def read_split_labels(task: Task, path: Place, labels: LabelSet | None) -> FileL
             raise ValueError("the folder holds no .parquet file")
         return join_labels(parts)
     if path.suffix.lower() == ".npz":
-        held = read_features(path, labels=labels, multilabel=holds_several(path))
-        names, truth = held.labels.names, held.truth
+        file = read_features(path, labels=labels, multilabel=holds_several(path))
+        names, truth = file.labels.names, file.truth
         if isinstance(truth, SeveralLabels):
             return FileLabels([tuple(compress(names, marks)) for marks in truth.marks.tolist()])
         return FileLabels([(names[row],) for row in truth.tolist()])
@@ -58,11 +59,11 @@ def read_split_labels(task: Task, path: Place, labels: LabelSet | None) -> FileL
 
 
 def check_task(task: Task, folder: str | Path, *, read_labels: ReadLabels = read_split_labels) -> tuple[str, ...]:
-    """Return what is wrong with the files of a task in `folder`, in words, none where it can be measured.
+    """Return the problems with the files of a task in `folder`, in words; none if it can be measured.
 
-    Files and columns that are missing, labels that are none of the classes, classes without images to test on, and
-    counts other than expected. Images and features are not read. `read_labels` reads the labels of a split that is
-    neither Parquet nor .npz, nor a folder of Parquet files.
+    Problems are missing files and columns, labels outside the classes, classes without test images, and counts other
+    than expected. Images and features are not read. `read_labels` reads the labels of a split that is neither Parquet
+    nor .npz, nor a folder of Parquet files.
     """
     labels, problems = None, []
     try:
@@ -79,10 +80,12 @@ def check_task(task: Task, folder: str | Path, *, read_labels: ReadLabels = read
 def count_images(
     task: Task, folder: str | Path, role: Role, *, read_labels: ReadLabels = read_split_labels
 ) -> dict[str, int]:
-    """Return how many images of a split each class has; raises ValueError and OSError for what `check_task` finds."""
+    """Return the number of images of each class in a split; raises ValueError and OSError for what `check_task`
+    reports.
+    """
     path, labels = task.path(role, folder), task_labels(task, folder)
-    held = Counter(row for rows in read_labels(task, path, labels).classes(labels) for row in rows)
-    return {name: held[row] for row, name in enumerate(labels.names)}
+    counts = Counter(row for rows in read_labels(task, path, labels).classes(labels) for row in rows)
+    return {name: counts[row] for row, name in enumerate(labels.names)}
 
 
 def _read(task: Task, folder: str | Path, role: Role) -> FeatureFile:
@@ -96,15 +99,15 @@ def _read(task: Task, folder: str | Path, role: Role) -> FeatureFile:
 
 def _check_labels(task: Task, labels: LabelSet) -> list[str]:
     expected = task.expected or {}
-    found = {"classes": len(labels), "groups": len(set(labels.groups))}
+    counts = {"classes": len(labels), "groups": len(set(labels.groups))}
     problems = [
-        f"labels: there are {found[what]} {what}, expected {expected[what]}"
-        for what in found
-        if what in expected and found[what] != expected[what]
+        f"labels: there are {counts[what]} {what}, expected {expected[what]}"
+        for what in counts
+        if what in expected and counts[what] != expected[what]
     ]
     if len(set(labels.groups)) > 1 and "" in labels.groups:
         count, first = labels.groups.count(""), labels.names[labels.groups.index("")]
-        problems.append(f"labels: {count} classes are in no group, such as {first!r}")
+        problems.append(f"labels: {counted(count, 'class')} without a group, such as {first!r}")
     return problems
 
 
@@ -118,21 +121,23 @@ def _check_split(task: Task, path: Place, role: Role, labels: LabelSet | None, r
     expected = (task.expected or {}).get(role)
     problems = []
     if expected is not None and len(found.rows) != expected:
-        problems.append(f"{path} holds {len(found.rows)} images, expected {expected}")
+        problems.append(f"{path} holds {counted(len(found.rows), 'image')}, expected {expected}")
     if labels is None:
         return problems
     unlabelled = sum(not row for row in found.rows)
     if unlabelled and not task.multilabel:
-        problems.append(f"{path}: {unlabelled} images have no label")
+        problems.append(f"{path}: {counted(unlabelled, 'image')} without a label")
     several = sum(len(row) > 1 for row in found.rows)
     if several and not task.multilabel:
-        problems.append(f"{path}: {several} images have several labels, which {task.metric} does not measure")
+        problems.append(
+            f"{path}: {counted(several, 'image')} with several labels, which {task.metric} does not measure"
+        )
     try:
-        held = Counter(row for rows in found.classes(labels) for row in rows)
+        counts = Counter(row for rows in found.classes(labels) for row in rows)
     except ValueError as error:
         return [*problems, f"{path}: {error}"]
-    empty = [name for row, name in enumerate(labels.names) if not held[row]]
+    empty = [name for row, name in enumerate(labels.names) if not counts[row]]
     if empty:
         shown = ", ".join(map(repr, empty[:NAMES_SHOWN]))
-        problems.append(f"{path}: {len(empty)} classes have no image, such as {shown}")
+        problems.append(f"{path}: {counted(len(empty), 'class')} without an image, such as {shown}")
     return problems

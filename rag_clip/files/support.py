@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 
 from rag_clip.data import Fingerprint, LabelSet, SeveralLabels, Support, check_same_encoder, read_fingerprint
+from rag_clip.display import counted
 from rag_clip.errors import disk_errors
 from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import labels_from_document, labels_to_document
@@ -48,7 +49,9 @@ def write_support(support: Support, path: str | Path, *, images: Sequence[bytes 
     path = Path(path)
     check_support_path(path)
     if images is not None and len(images) != len(support):
-        raise ValueError(f"{len(images)} images for {len(support)} rows of support; give one, or None, per row")
+        raise ValueError(
+            f"{counted(len(images), 'image')} for {counted(len(support), 'row')} of support; give one, or None, per row"
+        )
     with disk_errors(path), replacing(path) as partial:
         pq.write_table(_to_table(support, images), partial, compression="zstd", write_page_checksum=True)
 
@@ -270,7 +273,9 @@ def _shares(labels: LabelSet, table: pa.Table) -> torch.Tensor:
     targets = torch.zeros(table.num_rows, len(labels))
     for row, (names, shares) in enumerate(zip(table["classes"].to_pylist(), table["shares"].to_pylist(), strict=True)):
         if len(names) != len(shares) or None in shares:
-            raise ValueError(f"row {row + 1} has {len(names)} classes and the shares {shares}; give one per class")
+            raise ValueError(
+                f"row {row + 1} has {counted(len(names), 'class')} and the shares {shares}; give one per class"
+            )
         for name, share in zip(names, shares, strict=True):
             if name not in columns:
                 raise ValueError(f"row {row + 1} stands for {name!r}, which its label set does not have")

@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 
 from rag_clip.data import Features, LabelSet, SeveralLabels, Targets
+from rag_clip.display import counted
 from rag_clip.files.atomic import scratch_folder
 from rag_clip.files.readable_names import readable_name
 from rag_clip.files.reading import metadata_document, read_arrays, read_schema, read_table
@@ -73,7 +74,9 @@ def class_numbers(names: Sequence[str], labels: LabelSet, numbers: Mapping[str, 
         shown = ", ".join(map(repr, unknown[:NAMES_SHOWN]))
         bare = all(name.isdecimal() for name in unknown)
         advice = "give each class its number as `id`" if bare else "add them to the label set, or leave those rows out"
-        raise ValueError(f"{len(unknown)} labels are none of the {len(labels)} classes, such as {shown}; {advice}")
+        raise ValueError(
+            f"{counted(len(unknown), 'label')} not among the {counted(len(labels), 'class')}, such as {shown}; {advice}"
+        )
     return [rows[name] for name in names]
 
 
@@ -226,7 +229,7 @@ def encode_labelled(
         raise ValueError(f"{', '.join(str(file.path) for file in files)} holds no row; give labelled images")
     errors = {row: error for row, error in enumerate(said) if error is not None}
     if len(errors) == len(said):
-        raise ValueError(f"none of the {len(said)} images can be used; the first says: {errors[0]}")
+        raise ValueError(f"none of {counted(len(said), 'image')} can be used; the first says: {errors[0]}")
     good = np.array([error is None for error in said])
     columns = {"": [shard.pooled for shard in shards]}
     columns |= {name: [shard.others[name] for shard in shards] for name in others}
@@ -254,10 +257,14 @@ def read_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str
     """
     held = read_file_labels(files, label_column)
     if bare := sum(not names for names in held.rows):
-        raise ValueError(f"{bare} images have no label in column {label_column!r}; give them one, or leave them out")
+        raise ValueError(
+            f"{counted(bare, 'image')} without a label in column {label_column!r}; label all images, "
+            "or leave such images out"
+        )
     if several := [row for row, names in enumerate(held.rows) if len(names) > 1]:
         raise ValueError(
-            f"{len(several)} images have several labels in column {label_column!r}, row {several[0]} the first; "
+            f"{counted(len(several), 'image')} with several labels in column {label_column!r}, "
+            f"row {several[0]} the first; "
             "give one each, or leave them out"
         )
     return [row for rows in _classes(held, labels, label_column) for row in rows]

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from rag_clip.captions.sources.files import open_file
 from rag_clip.captions.sources.formats import parse_json, read_lines, row_schema
+from rag_clip.display import counted
 from rag_clip.files.identity import FileIdentity
 from rag_clip.files.locations import Place, below, is_remote, parent, shown
 from rag_clip.images.columns import IMAGES, LABELS, choose
@@ -126,7 +127,7 @@ def check_some(file: ImageFile, column: str) -> None:
     if isinstance(file.root, Path) and not any(isinstance(item, bytes) or _is_there(item) for item in first):
         found = next((str(item) for item in first if item is not None), "null")
         raise ValueError(
-            f"column {column!r} of {file.path} names no file in its first {len(first)} rows (the first is "
+            f"column {column!r} of {file.path} names no file in its first {counted(len(first), 'row')} (the first is "
             f"{found[:100]!r}); relative names start at '{file.root}'"
         )
 

@@ -94,7 +94,7 @@ def test_check_says_what_is_missing_and_ends_with_one(folder: Path) -> None:
     assert (code, out) == (
         1,
         "pets: there is no train split to take all images of; name one, or a number of shots\n"
-        "pets: test: 2 classes have no image left beside 3 shots: 'cat' (3), 'dog' (1)\n",
+        "pets: test: 2 classes with no image left beside 3 shots: 'cat' (3), 'dog' (1)\n",
     )
 
 

@@ -36,9 +36,12 @@ def write_labels(folder: Path, groups: dict[str, str]) -> None:
     ("changed", "message"),
     [
         ({"label": [0, 1, 2, 3]}, r"pets.npz: labels lie in [0, 3] for 3 classes; count them from 0"),
-        ({"label": ["cat", "dog", "cow", "pig"]}, "pets.npz: 1 labels are none of the 3 classes, such as 'pig'"),
-        ({"image": np.full((4, 3), np.nan)}, "pets.npz: 4 rows of features are zero or not finite, the first is row 0"),
-        ({"text": np.full((1, 3, 3), -np.inf)}, "pets.npz: 3 rows of features are zero or not finite"),
+        ({"label": ["cat", "dog", "cow", "pig"]}, "pets.npz: 1 label not among the 3 classes, such as 'pig'"),
+        (
+            {"image": np.full((4, 3), np.nan)},
+            "pets.npz: 4 rows of features that are zero or not finite, the first is row 0",
+        ),
+        ({"text": np.full((1, 3, 3), -np.inf)}, "pets.npz: 3 rows of features that are zero or not finite"),
         ({"scale": np.nan}, "the encoder's scale is nan; give exp of its logit scale, a finite number above 0"),
         ({"scale": -1.0}, "the encoder's scale is -1.0; give exp of its logit scale"),
     ],
@@ -68,7 +71,7 @@ def test_groups_that_do_not_cover_the_classes_are_said_before_anything_is_measur
     assert code == 1
     said = out if check else errors
     assert said.startswith("pets: labels: " if check else "rag-clip: pets: ")
-    assert "1 classes are in no group, such as 'cow'" in said
+    assert "1 class without a group, such as 'cow'" in said
     assert not (tmp_path / "r.parquet").exists()
 
 

@@ -105,9 +105,7 @@ def test_labels_of_images_outside_the_label_set_are_refused_before_anything_is_k
     task = colour_task(tmp_path)
     others = LabelSet(("red", "green", "azure"))
     texts = [replace(one, prompts=replace(one.prompts, labels=others)) for one in prompt_files(tmp_path)]
-    with pytest.raises(
-        ValueError, match=r"column 'label': 1 labels are none of the 3 classes, such as 'blue'; add them"
-    ):
+    with pytest.raises(ValueError, match=r"column 'label': 1 label not among the 3 classes, such as 'blue'; add them"):
         evaluate(
             [replace(task, labels=others)],
             prompts=texts,

@@ -60,7 +60,7 @@ def test_shots_of_images_without_a_split_leave_the_others_to_test():
     assert one_label("test set", train.targets).bincount().tolist() == [1, 1, 1]
     assert one_label("test set", test.truth).bincount().tolist() == [5, 2, 1]
     assert sorted(train.features.ids + test.features.ids) == list(IDS)
-    with pytest.raises(ValueError, match="6 shots are all of the 11 images"):
+    with pytest.raises(ValueError, match="6 shots per class take all of the 11 images"):
         draw_from_whole(TRAIN.features, LABELS, TARGETS, shots=6, seed=0)
 
 

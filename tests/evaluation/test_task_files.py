@@ -55,10 +55,10 @@ def test_every_fault_of_the_files_is_told(folder: Path):
     write_features(folder / "test.parquet", ["red", "red", "red"])
     assert check_task(TASK, folder) == (
         f"train: there is no file {folder / 'train.npz'}",
-        f"validation: {folder / 'validation.parquet'}: 1 labels are none of the 2 classes, such as 'pink'; "
+        f"validation: {folder / 'validation.parquet'}: 1 label not among the 2 classes, such as 'pink'; "
         "add them to the label set, or leave those rows out",
         f"test: {folder / 'test.parquet'} holds 3 images, expected 2",
-        f"test: {folder / 'test.parquet'}: 1 classes have no image, such as 'blue'",
+        f"test: {folder / 'test.parquet'}: 1 class without an image, such as 'blue'",
     )
 
 
@@ -77,8 +77,8 @@ def test_several_labels_are_for_the_metric_that_measures_them(folder: Path):
     several = Task("Colours", "map_11_point", {"test": "test.parquet"}, LABELS)
     assert check_task(several, folder) == ()
     assert [problem.split("test.parquet: ")[1] for problem in check_task(TASK, folder)] == [
-        "1 images have no label",
-        "1 images have several labels, which accuracy does not measure",
+        "1 image without a label",
+        "1 image with several labels, which accuracy does not measure",
     ]
 
 
@@ -91,7 +91,7 @@ def test_a_split_may_be_a_folder_of_files(folder: Path):
     write_features(parts / "b.parquet", ["red", "red"])
     assert check_task(task, folder) == (
         f"test: {parts} holds 3 images, expected 2",
-        f"test: {parts}: 1 classes have no image, such as 'blue'",
+        f"test: {parts}: 1 class without an image, such as 'blue'",
     )
 
 
@@ -105,8 +105,8 @@ def test_every_split_of_a_task_of_several_labels_is_read_with_them(folder: Path)
     assert read_validation(several, folder).targets.tolist() == [[True, True], [False, True]]
     assert read_test(several, folder).truth.tolist() == [[True, True], [False, False]]
     assert [problem.split("train.npz: ")[1] for problem in check_task(TASK, folder)[:2]] == [
-        "1 images have no label",
-        "1 images have several labels, which accuracy does not measure",
+        "1 image without a label",
+        "1 image with several labels, which accuracy does not measure",
     ]
 
 
@@ -118,7 +118,7 @@ def test_labels_that_do_not_fit_are_told(folder: Path):
     (folder / "labels.json").write_text(json.dumps([{"name": "red", "group": "warm"}, "blue"]))
     assert check_task(task, folder) == (
         "labels: there are 2 classes, expected 3",
-        "labels: 1 classes are in no group, such as 'blue'",
+        "labels: 1 class without a group, such as 'blue'",
     )
 
 

@@ -156,7 +156,7 @@ def test_several_labels_come_back_and_merge_as_all_of_them(tmp_path: Path):
         ("classes", [["red"], None, ["blue"]], "has no 'classes' in row 2; delete the row, or fill it in"),
         ("classes", [["red"], [None], ["blue"]], "row 2 stands for None, which its label set does not have"),
         ("classes", [["red"], ["red", "blue"], ["blue"]], r"row 2 has 2 classes and the shares \[1.0\]; give one"),
-        ("shares", [[1.0], [None], [1.0]], r"row 2 has 1 classes and the shares \[None\]; give one per class"),
+        ("shares", [[1.0], [None], [1.0]], r"row 2 has 1 class and the shares \[None\]; give one per class"),
         ("features", [[1.0] * 4, None, [1.0] * 4], "has no 'features' in row 2; delete the row, or fill it in"),
         ("features", [[1.0] * 4, [1.0, None, 1.0, 1.0], [1.0] * 4], "the support set has features that are not finite"),
         ("features", [[1.0] * 4, [1.0] * 3, [1.0] * 4], "column 'features' has rows of 3 and of 4 numbers"),

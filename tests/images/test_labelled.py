@@ -60,10 +60,14 @@ def test_further_encoders_see_the_same_images(tmp_path: Path):
         (
             [png("red")] * 2,
             ["red thing", "green"],
-            "column 'label': 1 labels are none of the 2 classes, such as 'green'; add them to the lab",
+            "column 'label': 1 label not among the 2 classes, such as 'green'; add them to the lab",
         ),
-        ([png("red")] * 2, ["red thing", None], "1 images have no label in column 'label'; give them one, or leave"),
-        ([b"broken"], ["red thing"], "none of the 1 images can be used; the first says: "),
+        (
+            [png("red")] * 2,
+            ["red thing", None],
+            "1 image without a label in column 'label'; label all images, or leave",
+        ),
+        ([b"broken"], ["red thing"], "none of 1 image can be used; the first says: "),
     ],
 )
 def test_labels_and_images_that_cannot_be_used_are_refused(

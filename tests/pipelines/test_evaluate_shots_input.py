@@ -59,11 +59,11 @@ def test_check_names_classes_of_the_train_split_with_fewer_images_than_shots(tmp
     pets(tmp_path)
     place = uneven_file(tmp_path / "train.npz")
     opened = open_tasks([tmp_path / "pets.toml"], folder=tmp_path)
-    empty = f"Pets: train: {place}: 1 classes have no image, such as 'owl'"
+    empty = f"Pets: train: {place}: 1 class without an image, such as 'owl'"
     assert check_evaluation(opened, few_shot=FewShot(("ridge",), (2, "all"))) == (empty,)
     assert check_evaluation(opened, few_shot=FewShot(("ridge",), (2, 5))) == (
         empty,
-        "Pets: train: 2 classes have fewer than 5 images to draw: 'cat' (4), 'dog' (2)",
+        "Pets: train: 2 classes with fewer than 5 images to draw: 'cat' (4), 'dog' (2)",
     )
 
 
@@ -72,7 +72,7 @@ def test_check_names_classes_that_leave_nothing_to_measure_and_a_missing_train_s
     assert check_evaluation(opened, few_shot=FewShot(("ridge",), (2,))) == ()
     assert check_evaluation(opened, few_shot=FewShot(("ridge",), (3, "all"))) == (
         "few: there is no train split to take all images of; name one, or a number of shots",
-        "few: test: 3 classes have no image left beside 3 shots: 'cat' (3), 'dog' (3), 'owl' (3)",
+        "few: test: 3 classes with no image left beside 3 shots: 'cat' (3), 'dog' (3), 'owl' (3)",
     )
 
 
