@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 
 from rag_clip.data import LabelSet
+from rag_clip.display import counted
 from rag_clip.metrics.accuracy import check_logits
 
 ROWS = 512
@@ -104,7 +105,8 @@ def label_groups(labels: LabelSet) -> tuple[tuple[str, ...], torch.Tensor] | Non
     missing = [name for name, group in zip(labels.names, labels.groups, strict=True) if not group.strip()]
     if missing:
         raise ValueError(
-            f"{len(missing)} classes are in no group, such as {missing[0]!r}; name a group for every class, or for none"
+            f"{counted(len(missing), 'class')} without a group, such as {missing[0]!r}; "
+            "name a group for every class, or for none"
         )
     return number_groups(labels.groups)
 

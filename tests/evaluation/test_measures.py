@@ -79,7 +79,7 @@ def test_one_group_or_none_has_no_openness_and_groups_of_some_classes_are_refuse
         held = values(measure(logits, targets, LabelSet(LABELS.names, groups=groups)))
         assert not [metric for metric, _ in held if metric.startswith(("acc_", "accuracy_by_groups"))]
     some = LabelSet(LABELS.names, groups=("insect", "insect", "pet", "", "wild", " "))
-    with pytest.raises(ValueError, match="2 classes are in no group, such as 'dog'; name a group for every class"):
+    with pytest.raises(ValueError, match="2 classes without a group, such as 'dog'; name a group for every class"):
         measure(logits, targets, some)
 
 
