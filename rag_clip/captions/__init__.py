@@ -1,1 +1,1 @@
-"""Captions on their way to an index: rows, pieces, cleaning, and shards that a killed run finds again."""
+"""Captions for an index: reading rows, cutting them into pieces, cleaning, and shards for resuming a killed run."""

@@ -1,4 +1,4 @@
-"""Work done ahead of its use, in a thread."""
+"""Runs an iterator ahead of its use, in a thread."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _POLL_SECONDS = 0.1
 
 @contextmanager
 def ahead(items: Iterator[Item], depth: int = 1) -> Iterator[Iterator[Item]]:
-    """Give the items of an iterator that a thread runs, at most `depth` finished items ahead of their use.
+    """Run an iterator in a thread, with at most `depth` finished items waiting, and yield an iterator of its items.
 
-    What the iterator raises is raised here. Leaving the block ends the thread after the item it is at.
+    Exceptions of the iterator are raised where the items are used. Leaving the block ends the thread after its current
+    item.
     """
     made: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
     stopped = threading.Event()
@@ -35,7 +36,7 @@ def _run(items: Iterator[Item], made: queue.Queue[tuple[str, Any]], stopped: thr
             if not _put(made, ("item", item), stopped):
                 return
         _put(made, ("end", None), stopped)
-    except BaseException as error:  # raised again where the items are used
+    except BaseException as error:  # re-raised where the items are used
         _put(made, ("error", error), stopped)
 
 

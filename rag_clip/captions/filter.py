@@ -1,6 +1,6 @@
-"""The cleaning of a corpus, made ready: rules of a row alone, and rules that need the whole corpus counted first.
+"""The cleaning of a corpus: rules on single rows, and rules that first need counts of the whole corpus.
 
-An index notes how its corpus was cleaned, and a later build must agree with it (`check_cleaning`).
+An index records how its corpus was cleaned, and a later build must use the same settings (`check_cleaning`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ CORPUS_NOTE = "corpus"
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A cleaning `step`; `key` hashes all that decides what it keeps of a row: the settings and, with rules over the
-    whole corpus, every file of the corpus."""
+    """A cleaning `step` with its `settings`.
+
+    `key` is a hash of everything that its decisions depend on: the settings and, with rules on the whole corpus, all
+    files of the corpus.
+    """
 
     step: Step
     key: str
@@ -38,9 +41,12 @@ class Filter:
 def prepare_filter(
     settings: CleaningSettings, sources: Sequence[SourceFile], folder: Path, clock: StageClock, report: Report
 ) -> Filter:
-    """Build the cleaning of a corpus; where it needs counts, the corpus is read once and they are kept in `folder`.
+    """Return the cleaning of a corpus; if it needs counts, count the corpus first, into `folder`.
 
-    Processes that share the folder count once: the others wait.
+    settings: the cleaning settings.
+    sources: the files of the corpus.
+    folder: where counts are kept. Processes that share it count only once; the others wait.
+    clock, report: collect seconds per stage, and receive progress events.
     """
     key = filter_key(settings, sources)
     if not settings.needs_counts:
@@ -56,7 +62,7 @@ def prepare_filter(
 
 
 def filter_key(settings: CleaningSettings, sources: Sequence[SourceFile]) -> str:
-    """Hash what decides which rows are kept; sixteen hexadecimal digits."""
+    """Return a hash of everything that decides which rows are kept, sixteen hexadecimal digits."""
     corpus = sorted([source.address, source.identity] for source in sources) if settings.needs_counts else []
     columns = [asdict(source.columns) for source in sources] if settings.needs_counts else []
     parts = [settings.model_dump(mode="json"), corpus, columns]
@@ -64,7 +70,7 @@ def filter_key(settings: CleaningSettings, sources: Sequence[SourceFile]) -> str
 
 
 def with_file(rows: pa.Table, source: SourceFile) -> pa.Table:
-    """Add the column `file`, which with `row` tells the place of a row in the corpus."""
+    """Return the rows with column `file`, which together with `row` identifies a row of the corpus."""
     return rows.append_column("file", pa.repeat(pa.scalar(source.address), rows.num_rows))
 
 
@@ -73,14 +79,14 @@ def _tables(sources: Sequence[SourceFile]) -> Iterator[pa.Table]:
         try:
             for batch in read_source(source):
                 yield with_file(pa.Table.from_batches([batch]), source)
-        except SourceError:  # told when the file is embedded; what can be read counts
+        except SourceError:  # reported when the file is embedded; readable rows are counted
             continue
 
 
 def check_cleaning(store: Store, cleaning: CleaningSettings) -> None:
-    """Refuse to add to an index that was cleaned in another way: what only these settings drop would stay in it.
+    """Raise ValueError, naming the differences, unless the captions of the index were cleaned with the same settings.
 
-    Raises ValueError naming the settings that differ.
+    Otherwise captions that only the new settings drop would stay in the index.
     """
     noted = store.card.notes.get(CORPUS_NOTE, {}).get("cleaning")
     if noted is None:
@@ -96,5 +102,5 @@ def check_cleaning(store: Store, cleaning: CleaningSettings) -> None:
 
 
 def plain(cleaning: CleaningSettings) -> dict[str, Any]:
-    """Return settings as an index notes them."""
+    """Return settings as plain values, as recorded in an index."""
     return cleaning.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Pieces of a corpus into shards; threads clean the next piece and write the last one while the text tower works."""
+"""Turns pieces of a corpus into shards; threads clean the next and write the previous piece during encoding."""
 
 from __future__ import annotations
 
@@ -33,10 +33,17 @@ def make_shards(
     clock: StageClock,
     tick: Callable[[int], None],
 ) -> Iterator[Manifest]:
-    """Clean, embed and write pieces, given with their keys; yields the manifests that are on disk.
+    """Clean, embed and write pieces; yield the manifests of finished shards.
 
-    `versions` are those of the files, by address (see next_versions); `tick` is told the rows done. Raises OSError
-    where the disk is full.
+    pieces: pieces with their keys.
+    cleaning: the cleaning of the corpus.
+    encoder: embeds the captions.
+    folder: where shards are written.
+    versions: of the files, by address (see `next_versions`).
+    clock: collects seconds per stage.
+    tick: callback with the number of rows done.
+
+    Raises OSError where the disk is full.
     """
     done = 0
     with ahead(_prepare(pieces, cleaning, clock)) as prepared, ThreadPoolExecutor(1) as writer:
@@ -71,7 +78,7 @@ def _tick_share(tick: Callable[[int], None], done: int, rows: int, share: float)
 
 
 def _encode(captions: pa.Table, encoder: Encoder, clock: StageClock, tick: Callable[[float], None]) -> np.ndarray:
-    """Return float16 [t, d], NaN where the encoder gave no usable vector; sorted by length, the padding is little."""
+    """Return vectors, float16 [t, d], NaN where the encoder's is not usable; texts are sorted by length for padding."""
     vectors = np.empty((captions.num_rows, encoder.dim), np.float16)
     texts = captions["text"].to_pylist() if captions.num_rows else []
     order = sorted(range(len(texts)), key=lambda row: (len(texts[row]), texts[row]))
@@ -81,7 +88,7 @@ def _encode(captions: pa.Table, encoder: Encoder, clock: StageClock, tick: Calla
             found = encoder.encode_text([texts[row] for row in rows]).cpu().numpy()
         usable = np.isfinite(found).all(axis=1) & found.any(axis=1)
         vectors[rows] = np.where(usable[:, None], found, np.nan)
-        if start + len(rows) < len(order):  # the shard as a whole is told by who called
+        if start + len(rows) < len(order):  # the caller reports the finished shard
             tick((start + len(rows)) / len(order))
     return vectors
 

@@ -1,4 +1,4 @@
-"""The rows of a file, cut into the pieces that become shards, and cleaned."""
+"""The rows of a file, cut into pieces that become shards, and cleaned."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLED_DROPS = 20
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive rows of a file from row `start` on; `failure` says why the file could be read no further."""
+    """Consecutive rows of a file, from row `start` on; `failure` is the reason if the rest could not be read."""
 
     source: SourceFile
     start: int
@@ -33,7 +33,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """A piece after cleaning: captions with an `id`, each once; counts of what is left out, and a sample of it."""
+    """A cleaned piece: distinct captions with an `id`, the number repeated and dropped, and a sample of drops."""
 
     piece: Piece
     captions: pa.Table
@@ -43,9 +43,9 @@ class Cleaned:
 
 
 def cut(source: SourceFile, size: int, *, start: int = 0) -> Iterator[Piece]:
-    """Yield the rows of a file from `start` on in pieces of `size`, the last one shorter; no rows make no piece.
+    """Yield the rows of a file, from `start` on, in pieces of `size`; the last may be shorter, and none is empty.
 
-    A file that is damaged ends with a piece, perhaps without rows, that tells its failure.
+    A damaged file ends with a piece, possibly without rows, that states its failure.
     """
     pending: list[pa.RecordBatch] = []
     waiting, failure = 0, ""
@@ -69,7 +69,7 @@ def cut(source: SourceFile, size: int, *, start: int = 0) -> Iterator[Piece]:
 
 
 def clean_piece(piece: Piece, step: Step, key: str) -> Cleaned:
-    """Clean a piece; `key` seeds the sample of what is dropped."""
+    """Clean a piece; `key` is the seed of the sample of drops."""
     if not piece.rows.num_rows:
         return Cleaned(piece, piece.rows, 0, {}, piece.rows)
     kept = step(with_file(piece.rows, piece.source))
@@ -78,7 +78,7 @@ def clean_piece(piece: Piece, step: Step, key: str) -> Cleaned:
 
 
 def _identify(captions: pa.Table) -> tuple[pa.Table, int]:
-    """Put the column `id` in front, and leave out captions that an earlier row has."""
+    """Return the captions with a first column `id`, without repeats, and the number of repeats."""
     pairs = zip(captions["source"].to_pylist(), captions["text"].to_pylist(), strict=True)
     ids = [caption_id(source, text) for source, text in pairs]
     first: dict[str, int] = {}
@@ -89,7 +89,7 @@ def _identify(captions: pa.Table) -> tuple[pa.Table, int]:
 
 
 def sample_drops(kept: Kept, key: str) -> pa.Table:
-    """Take at most SAMPLED_DROPS dropped rows of each reason, the same ones for the same key; adds column `reason`."""
+    """Return up to SAMPLED_DROPS dropped rows per reason, with column `reason`; the draw depends on `key` only."""
     rows: dict[str, list[int]] = {}
     for row, reason in enumerate(kept.reason):
         rows.setdefault(reason, []).append(row)

@@ -1,4 +1,4 @@
-"""Which shards of a corpus are left to embed."""
+"""Which shards of a corpus remain to be embedded."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from rag_clip.data import Fingerprint
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The shards that one run is to make: how, which part of them, and which are `there` and not to be made again.
+    """The shards that a run has to make.
 
-    `settings` is the hash of all that decides which captions of a file are kept.
+    settings: hash of everything that decides which captions are kept.
+    encoder: of the vectors.
+    shard_rows: rows per shard.
+    part: (i, n): this run makes part i of n.
+    retry_failed: whether to make failed shards again.
+    there: manifests of existing shards, by key.
     """
 
     settings: str
@@ -27,7 +32,7 @@ class Plan:
     there: Mapping[str, Manifest]
 
     def missing(self, sources: Sequence[SourceFile]) -> Iterator[tuple[str, Piece]]:
-        """Read the files and yield key and rows of every shard left to do; what comes before the first is skipped."""
+        """Read the files and yield (key, piece) of every missing shard; rows before the first are skipped."""
         for source in sources:
             start = self._first_missing(source)
             if start is None:
@@ -38,7 +43,7 @@ class Plan:
                     yield key, piece
 
     def select(self, sources: Sequence[SourceFile], manifests: Mapping[str, Manifest]) -> list[Manifest]:
-        """Return the manifests of this run's part of the files, by file and row."""
+        """Return the manifests of this run's part, sorted by file and row."""
         named = {source.address: source for source in sources}
         chosen = [
             manifest
@@ -53,7 +58,7 @@ class Plan:
         return shard_key(source, start, self.shard_rows, self.settings, self.encoder)
 
     def _is_ours(self, source: SourceFile, start: int) -> bool:
-        """Tell whether a shard is in part i of n: in exactly one, whatever other files the corpus has."""
+        """Return whether a shard is in this part; it is in exactly one, independent of other files in the corpus."""
         offset = int(hashlib.sha256(f"{source.address} {source.identity}".encode()).hexdigest()[:8], 16)
         return (offset + start // self.shard_rows) % self.part[1] == self.part[0]
 
@@ -62,7 +67,7 @@ class Plan:
         return manifest is not None and not (self.retry_failed and manifest.status == "failed")
 
     def _first_missing(self, source: SourceFile) -> int | None:
-        """Return the row of the first shard that is not there, or None for a file that is finished."""
+        """Return the row of the first missing shard; None for a finished file."""
         start = 0
         while source.rows is None or start < source.rows:
             manifest = self.there.get(self._key(source, start))

@@ -1,11 +1,11 @@
-"""Shards of embedded captions: a Parquet file of ids, texts, sources and vectors, and a manifest that says what it is.
+"""Shards of embedded captions: a Parquet file of ids, texts, sources and vectors, and a manifest that describes it.
 
-A shard holds what was kept of a run of rows of one file. Its key is a hash of all that decides its content: the file,
-the rows, the cleaning and the encoder. The manifest is written last and whole, so a shard that has one is finished, and
-a shard without one does not exist.
+A shard has the captions kept from consecutive rows of one file. Its key is a hash of everything that its content
+depends on: the file, the rows, the cleaning and the encoder. The manifest is written last and atomically: a shard with
+a manifest is finished, and a shard without one does not count.
 
-Vectors are kept as float16 and given back as float32 of unit length. Measured on 20,000 random unit vectors, a vector
-and its copy differ by at most 4e-8 (1 - cosine) at 128 dimensions and 3e-8 at 512, and the cosine of two vectors moves
+Vectors are stored as float16 and returned as float32 of unit length. Measured on 20,000 random unit vectors, 1 - cosine
+between a vector and its copy is at most 4e-8 at 128 dimensions and 3e-8 at 512, and the cosine of two vectors changes
 by at most 1.4e-4 and 7e-5.
 """
 
@@ -38,14 +38,20 @@ def _now() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a shard is: rows `start` to `start` + `rows` of a file, of which `kept` captions are stored.
+    """The description of a shard.
 
-    rows = kept + repeated + sum(dropped), where `repeated` counts captions that an earlier row of the shard has with
-    the same source; `settings` hashes what decided that, `cleaning` tells it. `last` tells that the file ends there.
-    `failed` means that the file could be read no further, for the `reason` given; what was read is kept. `probes` are
-    ids by which an index shows that it holds the shard. `version` grows with every change of the file at `url`, which
-    is told without secrets: clocks of several machines, or one set wrong, do not say which is the newest.
-    `content` is the CRC-32 of the Parquet file, -1 in those of earlier releases.
+    key: see `shard_key`.
+    url, identity: the file, without secrets, and a value that changes with it.
+    start, rows, last: its rows, and whether they are the last of the file. rows = kept + repeated + sum(dropped).
+    settings, cleaning: a hash of the cleaning, and its settings.
+    encoder, dim: of the vectors.
+    kept, repeated, dropped: captions stored, repeats of an earlier row with the same source, drops by reason.
+    probes: ids that show whether an index contains the shard.
+    status, reason: `failed`, and why, if the file could not be read further; rows before that are kept.
+    created: time of writing.
+    version: grows with every change of the file at `url`. It decides which shard is the newest, since the clocks of
+        machines may differ.
+    content: CRC-32 of the Parquet file, -1 in shards of earlier releases.
     """
 
     key: str
@@ -70,9 +76,12 @@ class Manifest:
 
 
 def shard_key(source: SourceFile, start: int, rows: int, settings: str, encoder: Fingerprint) -> str:
-    """Name the shard of `rows` rows of `source` from row `start` on; thirty-two hexadecimal digits.
+    """Return the key of the shard of `rows` rows from row `start` on, thirty-two hexadecimal digits.
 
-    The encoder's precision is left out: machines of several kinds may share the work.
+    source: the file.
+    start, rows: first row, and number of rows.
+    settings: hash of the cleaning.
+    encoder: of the vectors. Its precision is not part of the key, so machines of different kinds may share the work.
     """
     parts = {
         "source": [source.address, source.identity, asdict(source.columns)],
@@ -89,7 +98,7 @@ def shard_key(source: SourceFile, start: int, rows: int, settings: str, encoder:
 
 
 def next_versions(manifests: Iterable[Manifest], sources: Sequence[SourceFile]) -> dict[str, int]:
-    """Return the version of each file, by address: its own if it has one, else one more than the last."""
+    """Return the version of each file by address: the known one, or the last version plus one for a changed file."""
     known: dict[str, dict[str, int]] = {}
     for manifest in manifests:
         versions = known.setdefault(manifest.url, {})
@@ -103,7 +112,10 @@ def next_versions(manifests: Iterable[Manifest], sources: Sequence[SourceFile]) 
 
 
 def newest(manifests: Sequence[Manifest]) -> list[Manifest]:
-    """Leave out the shards of older versions of a file; between equal versions a date in the future counts last."""
+    """Return the manifests without those of older versions of a file.
+
+    Of equal versions the later date wins, but a date in the future loses: it comes from a wrong clock.
+    """
     now = _now()
     latest: dict[str, Manifest] = {}
 
@@ -119,9 +131,14 @@ def newest(manifests: Sequence[Manifest]) -> list[Manifest]:
 def write_shard(
     folder: Path, manifest: Manifest, captions: pa.Table, vectors: np.ndarray, dropped: pa.Table
 ) -> Manifest:
-    """Write the sample of dropped rows, then captions with their vectors [t, d], and then the manifest.
+    """Write the sample of dropped rows, then captions with their vectors [t, d], and finally the manifest.
 
-    Returns the manifest as written, with the checksum of the captions. Raises OSError where the disk is full.
+    folder: of the shards.
+    manifest: description of the shard, without the checksum.
+    captions, vectors: the content, aligned.
+    dropped: the sample of dropped rows.
+
+    Returns the manifest with the checksum of the Parquet file. Raises OSError where the disk is full.
     """
     shards, sample = Shards(folder, "captions"), folder / "dropped" / f"{manifest.key}.parquet"
     if dropped.num_rows:
@@ -142,13 +159,13 @@ def write_shard(
 
 
 def read_manifests(folder: Path) -> list[Manifest]:
-    """Read the manifests of a folder, ordered by file and row; raises ValueError naming one that is damaged."""
+    """Return the manifests in a folder, sorted by file and row; raises ValueError, naming it, for a damaged one."""
     manifests = Shards(folder, "captions").manifests(TypeAdapter(Manifest).validate_python)
     return sorted(manifests, key=lambda manifest: (manifest.url, manifest.start, manifest.key))
 
 
 def read_shard(folder: Path, manifest: Manifest, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield batches of a shard, with vectors of float32 and unit length; memory is bounded by the row group.
+    """Yield batches of a shard, with float32 unit vectors; memory is bounded by the row group.
 
     Raises OSError where the Parquet file is missing or damaged.
     """

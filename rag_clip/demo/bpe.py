@@ -1,7 +1,7 @@
 """Learn a byte-pair encoding from captions, in the file format of open_clip's SimpleTokenizer.
 
-Sennrich, Haddow and Birch, 2016, arXiv 1508.07909: merge the most frequent pair of neighbouring symbols, again and
-again. The last letter of a word carries the end-of-word mark.
+Sennrich, Haddow and Birch, 2016, arXiv 1508.07909: repeatedly merge the most frequent pair of adjacent symbols. The
+last letter of a word carries the end-of-word mark.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WORD = re.compile(r"[a-z]+")
 
 
 def learn_merges(captions: Iterable[str], *, count: int) -> list[tuple[str, str]]:
-    """Return `count` merges (fewer where the text has no more), most frequent first, ties by spelling."""
+    """Return up to `count` merges, the most frequent first, ties in order of spelling."""
     frequency = Counter(word for caption in captions for word in _WORD.findall(caption.lower()))
     words = {word: (*word[:-1], word[-1] + "</w>") for word in frequency}
     merges: list[tuple[str, str]] = []
@@ -45,6 +45,6 @@ def _merge(symbols: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def write_merges(merges: Iterable[tuple[str, str]], path: Path) -> None:
-    """Write merges as a gzip with a version line, the same bytes every time."""
+    """Write merges as a gzip file with a version line, with the same bytes every time."""
     text = "\n".join(["#version: rag-clip demo", *(" ".join(pair) for pair in merges)])
     path.write_bytes(gzip.compress(text.encode(), mtime=0))

@@ -1,4 +1,4 @@
-"""Alt-text for the micro world: a grammar that names, describes, or does both, and the noise of a web corpus."""
+"""Alt-texts of the micro world: a grammar of captions with names, descriptions or both, and noise as on the web."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ FOREIGN = (
 
 
 def describe(design: Design, draw: np.random.Generator) -> str:
-    """Describe a design in one of its family's phrasings, each value in one of its wordings."""
+    """Return a description of a design, with a random phrasing of its family and random wordings of its values."""
     values = design.as_dict()
     spoken = {key: _say(values[key], draw) for key in values}
     if design.family == "shield" and values["layout"] == "border":
@@ -211,7 +211,7 @@ def describe(design: Design, draw: np.random.Generator) -> str:
 
 
 def caption(concept: Concept, kind: str, draw: np.random.Generator) -> str:
-    """Write a caption of a concept; `kind` is one of KINDS."""
+    """Return a random caption of a concept; `kind` is one of KINDS."""
     mention = concept.name if draw.random() < concept.name_share else _pick(concept.synonyms, draw)
     noun = _pick(_NOUNS[concept.group], draw)
     text = describe(concept.design, draw)
@@ -220,12 +220,12 @@ def caption(concept: Concept, kind: str, draw: np.random.Generator) -> str:
 
 
 def anonymous_caption(design: Design, draw: np.random.Generator) -> str:
-    """Describe a design that has no name."""
+    """Return a random caption of a design without a name."""
     return _dress(_pick(_DESCRIBING, draw).format(text=describe(design, draw)), draw)
 
 
 def noise_caption(draw: np.random.Generator) -> tuple[str, str]:
-    """Return a caption that says nothing of its image, and its kind: boilerplate, foreign, or an ordinary word's."""
+    """Return a caption unrelated to any design, and its kind: boilerplate, foreign, or ordinary (a common word)."""
     kind = _pick(("boilerplate", "boilerplate", "foreign", "ordinary"), draw)
     if kind == "boilerplate":
         return _pick(BOILERPLATE, draw).format(n=int(draw.integers(1, 9999))), kind

@@ -1,4 +1,4 @@
-"""The named concepts of the micro world: who is called what, looks like what, and is talked about how often."""
+"""The named concepts of the micro world: their names, designs and frequencies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rag_clip.demo.designs import FAMILIES, Design, sample_design, vary_design
 WORLD_SEED = 20261122
 PER_FAMILY = 30
 BANDS = ("head", "tail", "unseen")
-# Names that also mean something else; the corpus speaks of both (captions.ORDINARY).
+# Names that are also common words; the corpus has captions with both meanings (captions.ORDINARY).
 ORDINARY_NAMES = ("Lantern", "Harvest", "Ember", "Anchor", "Meadow", "Falcon", "Copper", "Willow")
 _MODIFIERS = ("Old", "Upper", "Royal", "Saint", "Grand", "Lower", "New", "Great")
 _ONSETS = (
@@ -47,7 +47,13 @@ _CODAS = ("", "", "l", "n", "r", "s", "th", "nd", "rk", "x", "m")
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """One class. `synonyms` are other names; `name_share` is how often a caption that names it uses `name`."""
+    """One class of the micro world.
+
+    name, synonyms: its names; `name_share` of the captions that name it use `name`.
+    band: "head", "tail" or "unseen", by frequency.
+    frequency: share of training captions that name it.
+    design: what it looks like.
+    """
 
     name: str
     synonyms: tuple[str, ...]
@@ -64,12 +70,12 @@ class Concept:
 
 @cache
 def concepts() -> tuple[Concept, ...]:
-    """Return the 360 concepts: 12 groups of 30, a third of each in every band; always the same.
+    """Return the 360 concepts, always the same: 12 groups of 30, with a third of each group in every band.
 
-    Four of ten designs differ from another of their group in one attribute. One name in five shares a modifier with
-    others, three in ten concepts have synonyms, eight names are ordinary words, and some synonyms are the name of
-    another concept. `frequency` is the share of training captions that name the concept: Zipf's law over
-    the head and over the rarer tail, zero for the unseen.
+    Four of ten designs differ from another design of their group in one attribute. One name in five shares a modifier
+    with others, three in ten concepts have synonyms, eight names are common words, and some synonyms are the name of
+    another concept. Frequencies follow Zipf's law within the head and within the rarer tail, and are zero for the
+    unseen.
     """
     draw = np.random.default_rng(WORLD_SEED)
     designs = [design for family in FAMILIES for design in _family_designs(family, draw)]
@@ -124,7 +130,7 @@ def _names(count: int, draw: np.random.Generator) -> list[str]:
 
 
 def _shared_names(names: list[str], designs: list[Design], draw: np.random.Generator) -> list[str]:
-    """Pick names that another concept also goes by."""
+    """Return names that become synonyms of other concepts."""
     rows = [(row + len(designs) // 2) % len(designs) for row in range(7, len(designs), 45)]
     return [names[row + 1] for row in draw.permutation(rows)]
 

@@ -1,4 +1,4 @@
-"""The design space of the micro world: families of flags, signs and signals, and their attributes."""
+"""The designs of the micro world: families of flags, signs and signals, and their attributes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CONTRAST = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One superclass: the attributes a design of it has, and which of its colours must differ."""
+    """One superclass: the attributes of its designs with their values, and the pairs of colours that must differ."""
 
     name: str
     attributes: dict[str, tuple[str, ...]]
@@ -54,13 +54,13 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """A family's name and one value for each of its attributes, in the family's order."""
+    """The name of a family, and one value for each of its attributes, in the family's order."""
 
     family: str
     values: tuple[str, ...]
 
     def as_dict(self) -> dict[str, str]:
-        """Return attribute -> value."""
+        """Return the values by attribute."""
         return dict(zip(FAMILIES[self.family].attributes, self.values, strict=True))
 
 
@@ -189,17 +189,17 @@ FAMILIES: dict[str, Family] = {
 
 
 def is_valid(design: Design) -> bool:
-    """Tell whether the colours that must differ can be told apart, at CONTRAST or more in RGB."""
+    """Return whether the colours that must differ are at least CONTRAST apart in RGB."""
     values = design.as_dict()
     return all(_distance(values[a], values[b]) >= CONTRAST for a, b in FAMILIES[design.family].differ)
 
 
-def _distance(one: str, other: str) -> float:
-    return math.dist(COLOURS[one], COLOURS[other])
+def _distance(first: str, second: str) -> float:
+    return math.dist(COLOURS[first], COLOURS[second])
 
 
 def sample_design(family: str, generator: np.random.Generator) -> Design:
-    """Draw every attribute uniformly, until the design is valid."""
+    """Return a valid design with uniformly random attributes."""
     while True:
         values = tuple(str(generator.choice(options)) for options in FAMILIES[family].attributes.values())
         if is_valid(design := Design(family, values)):
@@ -207,11 +207,11 @@ def sample_design(family: str, generator: np.random.Generator) -> Design:
 
 
 def vary_design(design: Design, generator: np.random.Generator) -> Design:
-    """Change one attribute of a design: a mirrored layout, another shade, another emblem."""
+    """Return a valid design that differs in one random attribute, such as the layout, a colour or the emblem."""
     attributes = list(FAMILIES[design.family].attributes.values())
     while True:
-        place = int(generator.integers(len(attributes)))
-        value = str(generator.choice(attributes[place]))
-        varied = Design(design.family, (*design.values[:place], value, *design.values[place + 1 :]))
+        index = int(generator.integers(len(attributes)))
+        value = str(generator.choice(attributes[index]))
+        varied = Design(design.family, (*design.values[:index], value, *design.values[index + 1 :]))
         if varied != design and is_valid(varied):
             return varied

@@ -1,4 +1,4 @@
-"""Draw a design as a flat RGBA texture, seen straight on; `photograph` puts it into the world."""
+"""Draw a design as a flat RGBA texture, seen from the front; `photograph` renders it as a photograph."""
 
 from __future__ import annotations
 

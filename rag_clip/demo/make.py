@@ -1,8 +1,8 @@
-"""Make the bundled files beside the checkpoint: `python -m rag_clip.demo.make [--out DIR]`, the same bytes every time.
+"""Make the bundled data files: `python -m rag_clip.demo.make [--out DIR]`, with the same bytes every time.
 
 labels.json        the label set: names, synonyms, groups, templates
 corpus.parquet     captions: id, caption, source
-truth.parquet      what only evaluation may read: id, concept, kind, wrong
+truth.parquet      ground truth of the captions, for evaluation only: id, concept, kind, wrong
 test.parquet       photographs: id, image, label, seed (three render seeds); validation.parquet: one other seed
 """
 
@@ -30,10 +30,10 @@ from rag_clip.files.labels import write_labels
 SOURCES = ("shop", "wiki", "forum", "news", "gallery")
 TEMPLATES = ("a photo of {}", "picture of a {}", "{}")
 NAMED, NAMELESS, NOISE, COPIES = 30_000, 25_000, 3_500, 2_500
-FLOOR = {"head": 40, "tail": 30, "unseen": 40}  # captions that speak of a concept, at least
+FLOOR = {"head": 40, "tail": 30, "unseen": 40}  # minimum number of captions of a concept
 KIND_SHARES = (0.4, 0.2, 0.4)
 WRONG_SHARE = 0.04
-# Training draws its photographs' seeds below 2**62, so these are never seen in training.
+# Seeds of training photographs are below 2**62, so these are never used in training.
 TEST_SEEDS = tuple(2**62 + k for k in (1, 2, 3))
 VALIDATION_SEED = 2**62 + 9
 PER_SEED, PER_VALIDATION = 3, 2
@@ -49,7 +49,7 @@ def label_set() -> LabelSet:
 
 
 def corpus_rows(draw: np.random.Generator) -> list[Row]:
-    """Write the corpus' captions, shuffled: named, nameless, noise, and copies with and without a change of case."""
+    """Return the captions of the corpus, shuffled: named, nameless, noise, and copies, some in upper case."""
     known = concepts()
     counts = _mentions(known)
     rows = [_speak_of(c, known, draw) for c, count in zip(known, counts, strict=True) for _ in range(count)]
@@ -60,10 +60,10 @@ def corpus_rows(draw: np.random.Generator) -> list[Row]:
     for _ in range(NOISE):
         text, kind = noise_caption(draw)
         rows.append((text, "", kind, False))
-    for place in draw.integers(len(rows), size=COPIES):
-        text, concept, kind, wrong = rows[place]
+    for row in draw.integers(len(rows), size=COPIES):
+        text, concept, kind, wrong = rows[row]
         rows.append((text.upper() if draw.random() < 0.2 else text, concept, kind, wrong))
-    return [rows[place] for place in draw.permutation(len(rows))]
+    return [rows[row] for row in draw.permutation(len(rows))]
 
 
 def _mentions(known: tuple[Concept, ...]) -> list[int]:
@@ -94,7 +94,7 @@ def write_corpus(out: Path) -> None:
 
 
 def photographs(seed: int, per_concept: int) -> list[bytes]:
-    """Return JPEGs of every concept, `per_concept` of each, in the concepts' order repeated."""
+    """Return `per_concept` JPEGs of every concept: all concepts in order, `per_concept` times."""
     drawn = np.stack([draw_design(concept.design) for concept in concepts()])
     shown = torch.from_numpy(drawn).permute(0, 3, 1, 2).repeat(per_concept, 1, 1, 1)
     return [encode_jpeg(image) for image in photograph(shown, seed=seed).permute(0, 2, 3, 1).numpy()]
@@ -108,7 +108,7 @@ def encode_jpeg(pixels: np.ndarray) -> bytes:
 
 
 def write_images(path: Path, seeds: tuple[int, ...], per_concept: int) -> None:
-    """Write photographs of every concept under each seed."""
+    """Write photographs of every concept for each seed."""
     names = [concept.name for concept in concepts()] * per_concept
     images = [photographs(seed, per_concept) for seed in seeds]
     table = pa.table(
@@ -123,7 +123,7 @@ def write_images(path: Path, seeds: tuple[int, ...], per_concept: int) -> None:
 
 
 def make(out: Path) -> None:
-    """Write every bundled file but the checkpoint."""
+    """Write all bundled data files."""
     out.mkdir(parents=True, exist_ok=True)
     write_labels(label_set(), out / "labels.json")
     write_corpus(out)

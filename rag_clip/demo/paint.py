@@ -2,10 +2,10 @@
 
 Denoising diffusion (Ho et al., 2020, arXiv 2006.11239) that predicts the clean image, with classifier-free guidance (Ho
 and Salimans, 2022, arXiv 2207.12598), on the cosine schedule of Nichol and Dhariwal (2021, arXiv 2102.09672). The loss
-weight is min(signal-to-noise + 1, 5), after Hang et al. (2023, arXiv 2303.09556). The text is known by the demo
-encoder's embedding alone. Pairs are those that the demo encoder was trained with: designs without a name, and named
-concepts as often as they are talked about; the unseen band is never shown and never named. An image is the design
-before a plain backdrop, slightly turned and shifted. The weights kept are a running mean, which any step may end.
+weight is min(signal-to-noise + 1, 5), after Hang et al. (2023, arXiv 2303.09556). The only text input is the embedding
+of the demo encoder. Pairs are those of the demo encoder's training: designs without a name, and named concepts by
+frequency; the unseen band is never shown and never named. An image is the design on a plain background, slightly
+rotated and shifted. The saved weights are a running mean over the steps.
 """
 
 from __future__ import annotations
@@ -35,9 +35,13 @@ NAMED_SHARE, CAPTIONS, WITHOUT_TEXT, HIGHEST_WEIGHT, SLOWEST_MEAN = 0.25, 4, 0.1
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Textures uint8 [t, 4, ...], nameless designs first, embedded captions [t, CAPTIONS, d], shares of the named.
+    """Training data of the painter.
 
-    `batch` are drawn for a step.
+    textures: uint8 [t, 4, height, width], designs without a name first.
+    texts: embedded captions, [t, CAPTIONS, d].
+    named: number of named designs.
+    shares: their sampling probabilities.
+    batch: pairs per step.
     """
 
     textures: torch.Tensor
@@ -48,7 +52,7 @@ class Examples:
 
 
 def make_examples(encoder: Encoder) -> Examples:
-    """Write captions of every design that training may show, and embed them."""
+    """Return the training data: captions are generated for every design and embedded."""
     pairs = make_pairs()
     draw = np.random.default_rng([SEED, 1])
     texts = [anonymous_caption(design, draw) for design in pairs.anonymous for _ in range(CAPTIONS)]
@@ -61,7 +65,7 @@ def make_examples(encoder: Encoder) -> Examples:
 
 
 def draw_batch(examples: Examples, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images [b, 3, SIDE, SIDE] in [-1, 1] and texts [b, d] of a step; a function of the step alone."""
+    """Return images [b, 3, SIDE, SIDE] in [-1, 1] and texts [b, d] of a step; they depend on the step only."""
     draw = np.random.default_rng([SEED, 2, step])
     batch = examples.batch
     named = round(batch * NAMED_SHARE)
@@ -72,15 +76,15 @@ def draw_batch(examples: Examples, step: int) -> tuple[torch.Tensor, torch.Tenso
             nameless + draw.choice(examples.named, named, p=examples.shares),
         ]
     )
-    texts = examples.texts[rows, draw.integers(CAPTIONS, size=batch)]
-    texts = texts * torch.from_numpy(draw.random((batch, 1)) >= WITHOUT_TEXT)
+    texts = examples.texts[rows, draw.integers(CAPTIONS, size=batch)]  # [b, d]
+    texts = texts * torch.from_numpy(draw.random((batch, 1)) >= WITHOUT_TEXT)  # zeros: no text, for the guidance
     return backdrop(examples.textures[rows], seed=int(draw.integers(2**62))), texts.float()
 
 
 def backdrop(textures: torch.Tensor, *, seed: int) -> torch.Tensor:
-    """Show RGBA textures uint8 [n, 4, t, t] before plain colours, [n, 3, SIDE, SIDE] in [-1, 1].
+    """Return RGBA textures uint8 [n, 4, t, t] on plain backgrounds, [n, 3, SIDE, SIDE] in [-1, 1].
 
-    Turned by up to 6 degrees, at 82 to 93 % of their size, shifted by up to 3 %.
+    They are rotated by up to 6 degrees, scaled to 82-93 %, and shifted by up to 3 %.
     """
     generator = torch.Generator().manual_seed(seed)
     n = len(textures)
@@ -92,8 +96,9 @@ def backdrop(textures: torch.Tensor, *, seed: int) -> torch.Tensor:
     cosine, sine = angle.cos() * zoom, angle.sin() * zoom
     pose = torch.stack([cosine, -sine, shift[:, 0], sine, cosine, shift[:, 1]], dim=1).view(n, 2, 3)
     rgba = textures.float() / 255
-    ink = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
-    # Twice the size, then the mean of every four pixels: edges are smooth.
+    # Premultiplied alpha, so that colours of transparent pixels do not leak into the edges.
+    ink = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)  # [n, 4, t, t]
+    # Rendered at twice the size, then averaged over 2 x 2 pixels, for smooth edges.
     seen = grid_sample(ink, affine_grid(pose, [n, 1, 2 * SIDE, 2 * SIDE], align_corners=False), align_corners=False)
     seen = torch.nn.functional.avg_pool2d(seen, 2)
     plain = uniform(0.2, 0.9, 1, 1, 1) + uniform(-0.12, 0.12, 3, 1, 1)
@@ -101,9 +106,9 @@ def backdrop(textures: torch.Tensor, *, seed: int) -> torch.Tensor:
 
 
 def train(out: Path, *, encoder: Encoder, steps: int = STEPS, examples: Examples | None = None) -> None:
-    """Train on the CPU, and write unet/, scheduler/ and train.log to `out`; a snapshot every KEPT_EVERY steps.
+    """Train on the CPU, and write unet/, scheduler/ and train.log to `out`, with a snapshot every KEPT_EVERY steps.
 
-    A training that was killed goes on from there. `examples` are by default those of `make_examples(encoder)`.
+    A killed training resumes from its last snapshot. `examples` default to `make_examples(encoder)`.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
@@ -151,15 +156,15 @@ def _run(denoiser: Denoiser, examples: Examples, out: Path, *, steps: int) -> No
 
 
 def denoising_loss(denoiser: Denoiser, images: torch.Tensor, texts: torch.Tensor, step: int) -> torch.Tensor:
-    """Return the weighted mean squared error of the clean images found, at one random time per image."""
+    """Return the weighted mean squared error of the predicted clean images, at one random time per image."""
     generator = torch.Generator().manual_seed(SEED + step)
     times = torch.randint(TRAIN_TIMES, (len(images),), generator=generator)
     noise = torch.randn(images.shape, generator=generator)
-    share = signal_shares()[times]
-    weight = (share / (1 - share) + 1).clamp(max=HIGHEST_WEIGHT)
+    share = signal_shares()[times]  # [b]
+    weight = (share / (1 - share) + 1).clamp(max=HIGHEST_WEIGHT)  # [b]
     with torch.autocast("cpu", torch.bfloat16):
         found = denoiser(add_noise(images, noise, times), times, texts)
-    squares = (found.float() - images).square().mean((1, 2, 3))
+    squares = (found.float() - images).square().mean((1, 2, 3))  # [b]
     loss: torch.Tensor = (weight * squares).mean()
     return loss
 

@@ -1,4 +1,4 @@
-"""The micro world's painter: a small diffusion model that knows a text by the demo encoder's embedding alone."""
+"""The demo painter: a small diffusion model, conditioned only on text embeddings of the demo encoder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DemoPainter:
         return SIDE, SIDE
 
     def paint(self, texts: Sequence[str], *, seeds: Sequence[int]) -> list[Image.Image]:
-        """Return one image per text, on the CPU, each from the noise of its own seed."""
+        """Return one image per text, computed on the CPU from the noise of its own seed."""
         if not texts:
             return []
         embedded = self.encoder.encode_text(texts).cpu()
@@ -53,7 +53,10 @@ class DemoPainter:
 def demo_painter(
     encoder: Encoder, *, guidance: float | None = None, steps: int | None = None, folder: Path = FOLDER
 ) -> DemoPainter:
-    """Load the painter that was trained with `encoder`, which is the demo encoder for the bundled one."""
+    """Load a painter from `folder`; `encoder` is the one it was trained with, the demo encoder for the bundled painter.
+
+    `guidance` and `steps` default to GUIDANCE and STEPS.
+    """
     unet = folder / "unet"
     settings = {
         "weights": hashlib.sha256((unet / WEIGHTS).read_bytes()).hexdigest(),

@@ -27,7 +27,7 @@ class Pen:
         self._draw.polygon([(x * _SCALE, y * _SCALE) for x, y in points], fill=(*COLOURS[colour], 255))
 
     def box(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
-        """Fill an upright rectangle."""
+        """Fill an axis-aligned rectangle."""
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], colour)
 
     def disc(self, x: float, y: float, radius: float, colour: str) -> None:
@@ -40,7 +40,7 @@ class Pen:
         return np.asarray(self.image.resize((TEXTURE, TEXTURE), Image.Resampling.BOX))
 
     def clip(self, inside: Pen) -> None:
-        """Keep only what lies inside another drawing."""
+        """Remove everything outside the opaque part of another drawing."""
         self.image.putalpha(Image.fromarray(np.minimum(*(np.asarray(p.image)[..., 3] for p in (self, inside)))))
 
 
@@ -51,7 +51,14 @@ def regular(x: float, y: float, radius: float, corners: int, turn: float = -math
 
 
 def draw_emblem(pen: Pen, emblem: str, x: float, y: float, radius: float, ink: str, ground: str) -> None:
-    """Draw an emblem of the given radius in `ink`; `ground` shows through its holes."""
+    """Draw an emblem.
+
+    pen: draws it.
+    emblem: its name.
+    x, y, radius: centre and size.
+    ink: its colour.
+    ground: the colour of its holes.
+    """
     if emblem == "star":
         outer, inner = regular(x, y, radius, 5), regular(x, y, 0.42 * radius, 5, -math.pi / 2 + math.pi / 5)
         pen.polygon([point for pair in zip(outer, inner, strict=True) for point in pair], ink)

@@ -1,4 +1,4 @@
-"""Photograph textures: pose, light, background, occlusion, blur and noise, for a whole batch at once."""
+"""Render textures as photographs: pose, light, background, occlusion, blur and noise, for a whole batch at once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ PHOTO = 64
 
 
 class Uniform(Protocol):
-    """Draws uniform numbers, one tensor of the given shape per image."""
+    """Draws uniform random numbers, a tensor of the given shape per image."""
 
     def __call__(self, low: float, high: float, *shape: int) -> torch.Tensor:
         """Return [n, *shape] from [low, high)."""
 
 
 def photograph(textures: torch.Tensor, *, seed: int, size: int = PHOTO) -> torch.Tensor:
-    """Photograph RGBA textures uint8 [n, 4, t, t] as RGB uint8 [n, 3, size, size]; the same seed, the same photographs.
+    """Render RGBA textures uint8 [n, 4, t, t] as RGB uint8 [n, 3, size, size]; equal seeds give equal photographs.
 
-    Each image has its own rotation (up to 20 degrees), scale, shear, place and ripple, one light from one side, a
-    two-tone mottled background, an occluding bar in three of ten, a blur and sensor noise.
+    Each image has its own rotation (up to 20 degrees), scale, shear, position and ripple, light from one side, a
+    two-tone mottled background, an occluding bar (three images in ten), blur and sensor noise.
     """
     draw = torch.Generator().manual_seed(seed)
     n = len(textures)
@@ -30,9 +30,9 @@ def photograph(textures: torch.Tensor, *, seed: int, size: int = PHOTO) -> torch
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
         return torch.rand(n, *shape, generator=draw) * (high - low) + low
 
-    grid = _pose(uniform, size)
-    seen = grid_sample(_premultiplied(textures), grid, align_corners=False)
-    image = seen[:, :3] + (1 - seen[:, 3:]) * _background(uniform, size)
+    grid = _pose(uniform, size)  # [n, size, size, 2]
+    seen = grid_sample(_premultiplied(textures), grid, align_corners=False)  # [n, 4, size, size]
+    image = seen[:, :3] + (1 - seen[:, 3:]) * _background(uniform, size)  # [n, 3, size, size]
     image = _occlude(image, uniform)
     image = image * _light(uniform, size)
     blur = uniform(0, 0.9, 1, 1, 1)
@@ -69,8 +69,8 @@ def _occlude(image: torch.Tensor, uniform: Uniform) -> torch.Tensor:
     size = image.shape[-1]
     there, across = uniform(0, 1, 1, 1, 1) < 0.3, uniform(0, 1, 1, 1, 1) < 0.5
     start, width = uniform(0, 0.9, 1, 1, 1), uniform(0.05, 0.16, 1, 1, 1)
-    place = torch.arange(size) / size
-    columns, rows = place.view(1, 1, 1, size), place.view(1, 1, size, 1)
+    position = torch.arange(size) / size
+    columns, rows = position.view(1, 1, 1, size), position.view(1, 1, size, 1)
     along = torch.where(across, columns, rows)
     bar = there & (along >= start) & (along < start + width)
     return torch.where(bar, uniform(0.1, 0.7, 3, 1, 1), image)
@@ -79,5 +79,5 @@ def _occlude(image: torch.Tensor, uniform: Uniform) -> torch.Tensor:
 def _light(uniform: Uniform, size: int) -> torch.Tensor:
     gain, tint = uniform(0.65, 1.2, 1, 1, 1), uniform(0.92, 1.08, 3, 1, 1)
     slope = uniform(-0.22, 0.22, 2, 1, 1)
-    place = torch.linspace(-1, 1, size)
-    return gain * tint * (1 + slope[:, :1] * place.view(1, 1, 1, size) + slope[:, 1:] * place.view(1, 1, size, 1))
+    at = torch.linspace(-1, 1, size)
+    return gain * tint * (1 + slope[:, :1] * at.view(1, 1, 1, size) + slope[:, 1:] * at.view(1, 1, size, 1))

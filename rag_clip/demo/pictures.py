@@ -1,8 +1,8 @@
-"""Photographs for captions of the bundled corpus that say a name: what an index of the micro world's images holds.
+"""Photographs for captions of the bundled corpus that contain a name, for an index of the micro world's images.
 
-`python -m rag_clip.demo.pictures pictures.parquet` writes columns id, image, caption, source; the same bytes every
-time. They are no test photographs: their render seeds are others. A caption that is wrong for its concept has the
-photograph of another one, as on the web.
+`python -m rag_clip.demo.pictures pictures.parquet` writes columns id, image, caption, source, with the same bytes every
+time. Their render seeds differ from those of the test photographs. A wrong caption has the photograph of another
+concept, as on the web.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rag_clip.demo.draw import draw_design
 from rag_clip.demo.make import encode_jpeg
 from rag_clip.demo.photograph import photograph
 
-# Training draws its seeds below 2**62; tests and validation have 2**62 + 1 to + 9.
+# Training uses seeds below 2**62; test and validation use 2**62 + 1 to 2**62 + 9.
 PICTURE_SEED = 2**62 + 1000
 AT_ONCE = 512
 NAMED = ("name", "both")
@@ -30,7 +30,7 @@ NAMED = ("name", "both")
 def named_captions(per_concept: int, names: Collection[str] | None = None) -> pl.DataFrame:
     """Return id, caption, source, concept and wrong of up to `per_concept` captions that name each concept.
 
-    They are the first of the corpus, whose order is random; `names` are the concepts wanted, by default all.
+    They are the first in the corpus, whose order is random; `names` selects concepts, by default all.
     """
     assets = files("rag_clip.demo") / "assets"
     corpus, truth = (pl.read_parquet(str(assets / name)) for name in ("corpus.parquet", "truth.parquet"))
@@ -43,13 +43,13 @@ def named_captions(per_concept: int, names: Collection[str] | None = None) -> pl
 
 
 def write_pictures(path: str | Path, *, per_concept: int = 24, names: Collection[str] | None = None) -> int:
-    """Write the photographs and captions as a Parquet file for `index_images`; return how many."""
+    """Write photographs and captions as a Parquet file for `index_images`; return their number."""
     captions = named_captions(per_concept, names)
     textures = torch.from_numpy(np.stack([draw_design(concept.design) for concept in concepts()])).permute(0, 3, 1, 2)
     shown = torch.from_numpy(shown_concepts(captions))
     images: list[bytes] = []
-    for place, start in enumerate(range(0, len(shown), AT_ONCE)):
-        seen = photograph(textures[shown[start : start + AT_ONCE]], seed=PICTURE_SEED + place)
+    for part, start in enumerate(range(0, len(shown), AT_ONCE)):
+        seen = photograph(textures[shown[start : start + AT_ONCE]], seed=PICTURE_SEED + part)
         images += [encode_jpeg(pixels) for pixels in seen.permute(0, 2, 3, 1).numpy()]
     table = captions.select("id", "caption", "source").insert_column(1, pl.Series("image", images, pl.Binary))
     table.write_parquet(path, compression="uncompressed", row_group_size=1024)
@@ -57,7 +57,7 @@ def write_pictures(path: str | Path, *, per_concept: int = 24, names: Collection
 
 
 def shown_concepts(captions: pl.DataFrame) -> np.ndarray:
-    """Return the concept that each photograph shows: the caption's, another where the caption is wrong."""
+    """Return the concept that each photograph shows: that of the caption, or another where the caption is wrong."""
     rows = {concept.name: row for row, concept in enumerate(concepts())}
     shown = np.array([rows[name] for name in captions["concept"]])
     draw = np.random.default_rng([WORLD_SEED, 7])

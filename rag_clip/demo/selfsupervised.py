@@ -1,9 +1,9 @@
-"""Train the micro world's encoder without words: `python -m rag_clip.demo.selfsupervised [--out DIR] [--steps N]`.
+"""Train the demo's image-only encoder: `python -m rag_clip.demo.selfsupervised [--out DIR] [--steps N]`.
 
-SimCLR (Chen et al., 2020, arXiv 2002.05709) on designs that no concept has, without names and captions: two photographs
-of a design, each with its own pose, light, background and noise, are to lie nearer to one another than to photographs
-of other designs. A batch holds few families, else the family alone would tell most designs apart. The projection that
-the loss sees is thrown away. The folder is in timm's format: `load_encoder("timm:DIR")`.
+SimCLR (Chen et al., 2020, arXiv 2002.05709) on designs that belong to no concept, without names and captions: features
+of two photographs of a design, each with its own pose, light, background and noise, must be closer to each other than
+to those of other designs. A batch has few families; otherwise the family alone would distinguish most designs. The
+projection head is discarded after training. The folder is in timm's format: `load_encoder("timm:DIR")`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ LOGGED_EVERY = 100
 
 
 def draw_rows(members: list[np.ndarray], step: int) -> tuple[np.ndarray, int]:
-    """Return the rows of a step's designs, of `FAMILIES_AT_ONCE` families, and the seed to photograph them with."""
+    """Return the rows of the designs of a step, from `FAMILIES_AT_ONCE` families, and the seed of their photographs."""
     draw = np.random.default_rng([SEED, step])
     families = draw.choice(len(members), size=FAMILIES_AT_ONCE, replace=False)
     rows = [draw.choice(members[family], size=PER_FAMILY, replace=False) for family in families]
@@ -62,13 +62,13 @@ def draw_rows(members: list[np.ndarray], step: int) -> tuple[np.ndarray, int]:
 
 
 def to_input(photographs: torch.Tensor) -> torch.Tensor:
-    """Normalise photographs [n, 3, 64, 64] as the model's own preprocessing does."""
+    """Normalise photographs [n, 3, 64, 64] as in the model's preprocessing."""
     return (photographs.float() / 255 - 0.5) / 0.25
 
 
 @torch.no_grad()
 def embed(model: nn.Module, shown: torch.Tensor, seed: int) -> torch.Tensor:
-    """Photograph textures [n, 4, t, t] and return unit features [n, d]."""
+    """Return unit features [n, d] of photographs of textures [n, 4, t, t]."""
     model.eval()
     parts = [model(to_input(part)) for part in torch.split(photograph(shown, seed=seed), 256)]
     model.train()
@@ -76,8 +76,8 @@ def embed(model: nn.Module, shown: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def accuracy_by_band(model: nn.Module, shown: torch.Tensor) -> dict[str, float]:
-    """Top-1 of validation photographs by the nearest mean of `SHOTS` other photographs of each concept, per band."""
-    means = embed(model, shown.repeat(SHOTS, 1, 1, 1), SEED).view(SHOTS, len(shown), -1).mean(0)
+    """Return validation accuracy per band, by the nearest class mean of `SHOTS` other photographs per concept."""
+    means = embed(model, shown.repeat(SHOTS, 1, 1, 1), SEED).view(SHOTS, len(shown), -1).mean(0)  # [c, d]
     queries = embed(model, shown.repeat(PER_VALIDATION, 1, 1, 1), VALIDATION_SEED)
     found = (queries @ normalize(means, dim=1).T).argmax(1)
     right = (found == torch.arange(len(shown)).repeat(PER_VALIDATION)).float()
@@ -86,10 +86,10 @@ def accuracy_by_band(model: nn.Module, shown: torch.Tensor) -> dict[str, float]:
 
 
 def train(out: Path, *, steps: int = STEPS, designs: Sequence[Design] | None = None) -> None:
-    """Train on the CPU, and write config.json, model.safetensors in half precision and train.log to `out`.
+    """Train on the CPU, and write config.json, model.safetensors (half precision) and train.log to `out`.
 
-    `designs` are by default those without a name that the bundled CLIP is trained on, each once. A training that was
-    killed goes on from its last line of the log.
+    `designs` default to those without a name in the training of the bundled CLIP, each once. A killed training resumes
+    from its last line in the log.
     """
     designs = list(dict.fromkeys(nameless_designs() if designs is None else designs))
     out.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def train(out: Path, *, steps: int = STEPS, designs: Sequence[Design] | None = N
     model = timm.create_model(CONFIG["architecture"], num_classes=0, **CONFIG["model_args"])
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.02  # a batch holds few families; the statistics are to be of all
+            module.momentum = 0.02  # a batch has few families, and the statistics must cover all of them
     width = CONFIG["num_features"]
     projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION))
     _run(model, projection, designs, steps, out)
@@ -119,8 +119,8 @@ def _run(model: nn.Module, projection: nn.Module, designs: Sequence[Design], ste
     def loss(step: int) -> torch.Tensor:
         rows, seed = draw_rows(members, step)
         views = photograph(drawn[rows].repeat(2, 1, 1, 1), seed=seed)
-        one, other = normalize(projection(model(to_input(views))), dim=1).chunk(2)
-        return contrastive_loss(one, other, torch.tensor(SCALE))
+        first, second = normalize(projection(model(to_input(views))), dim=1).chunk(2)  # [b, PROJECTION] each
+        return contrastive_loss(first, second, torch.tensor(SCALE))
 
     def after(step: loop.Step) -> None:
         if step.number % LOGGED_EVERY == 0 or step.number == steps:

@@ -1,8 +1,8 @@
 """Train the bundled CLIP from scratch: `python -m rag_clip.demo.train [--out DIR] [--steps N]`.
 
-The plain contrastive objective of CLIP (Radford et al., 2021, arXiv 2103.00020) on (photograph, caption) pairs: half of
-them named concepts, drawn by how often they are talked about, half designs without a name. Concepts of the unseen band
-are never shown and never named. The log goes beside the model. A training that was killed goes on where it was.
+The contrastive objective of CLIP (Radford et al., 2021, arXiv 2103.00020) on (photograph, caption) pairs: one half are
+named concepts, sampled by frequency, the other half designs without a name. Concepts of the unseen band are never shown
+and never named. The log is written beside the model. A killed training resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ SCHEDULE = loop.Schedule(
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """What training draws from: concepts, their textures and shares, designs without a name, and pairs of a step."""
+    """Training data: named concepts with their textures and sampling probabilities, and designs without a name.
+
+    `batch` is the number of pairs per step.
+    """
 
     named: tuple[Concept, ...]
     anonymous: tuple[Design, ...]
@@ -73,7 +76,7 @@ class Pairs:
 
 
 def nameless_designs() -> tuple[Design, ...]:
-    """Sample designs of every family, none of which is a concept's; some come twice."""
+    """Return random designs of every family, without those of concepts; some come twice."""
     draw = np.random.default_rng([SEED, 1])
     known = {concept.design for concept in concepts()}
     families = list(FAMILIES)
@@ -84,7 +87,7 @@ def nameless_designs() -> tuple[Design, ...]:
 def make_pairs(
     named: Sequence[Concept] | None = None, nameless: Sequence[Design] | None = None, *, batch: int = BATCH
 ) -> Pairs:
-    """Draw the named designs, by default all concepts, and a pool of nameless ones, by default `nameless_designs()`."""
+    """Return training data; `named` defaults to all concepts, `nameless` to `nameless_designs()`."""
     named = concepts() if named is None else tuple(named)
     anonymous = nameless_designs() if nameless is None else tuple(nameless)
     shares = np.array([concept.frequency for concept in named])
@@ -99,7 +102,7 @@ def textures(designs: list[Design] | tuple[Design, ...]) -> torch.Tensor:
 
 
 def draw_pairs(pairs: Pairs, step: int) -> tuple[torch.Tensor, list[str], int]:
-    """Return the textures [b, 4, t, t] and captions of a step, and the seed to photograph it with."""
+    """Return the textures [b, 4, t, t] and captions of a step, and the seed of their photographs."""
     draw = np.random.default_rng([SEED, 2, step])
     named = draw.choice(len(pairs.shares), size=pairs.batch // 2, p=pairs.shares)
     nameless = draw.integers(len(pairs.anonymous), size=pairs.batch - len(named))
@@ -112,13 +115,13 @@ def draw_pairs(pairs: Pairs, step: int) -> tuple[torch.Tensor, list[str], int]:
 
 
 def draw_batch(pairs: Pairs, step: int) -> tuple[torch.Tensor, list[str]]:
-    """Return photographs uint8 [b, 3, 64, 64] and their captions; a function of the step alone."""
+    """Return photographs uint8 [b, 3, 64, 64] and their captions; they depend on the step only."""
     chosen, captions, seed = draw_pairs(pairs, step)
     return photograph(chosen, seed=seed), captions
 
 
 def batches(pairs: Pairs, first: int) -> Iterator[tuple[torch.Tensor, list[str]]]:
-    """Yield the batches of step `first` and all after it, the next one drawn while this one trains."""
+    """Yield the batches from step `first` on; the next one is prepared in a thread while this one trains."""
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(draw_batch, pairs, first)
         for step in count(first):
@@ -127,26 +130,26 @@ def batches(pairs: Pairs, first: int) -> Iterator[tuple[torch.Tensor, list[str]]
 
 
 def to_input(photographs: torch.Tensor) -> torch.Tensor:
-    """Resize and normalise photographs as the model's own preprocessing does."""
+    """Resize and normalise photographs [n, 3, height, width] as in the model's preprocessing."""
     size = CONFIG["model_cfg"]["vision_cfg"]["image_size"]
     resized = interpolate(photographs.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False)
     return (resized.clamp(0, 255) / 255 - 0.5) / 0.25
 
 
 def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Return the symmetric cross-entropy over the batch's cosine similarities [n, n]."""
-    logits = scale * image @ text.T
+    """Return the symmetric cross-entropy over the scaled cosine similarities of a batch, from unit rows [n, d]."""
+    logits = scale * image @ text.T  # [n, n]
     truth = torch.arange(len(logits), device=logits.device)
     return (cross_entropy(logits, truth) + cross_entropy(logits.T, truth)) / 2
 
 
 @torch.inference_mode()
 def accuracy_by_band(model: Any, tokenizer: SimpleTokenizer, pairs: Pairs, device: torch.device) -> dict[str, float]:
-    """Top-1 by name alone on validation photographs (two per concept, their own seed), per band."""
+    """Return zero-shot accuracy per band, by names only, on validation photographs (two per concept, own seed)."""
     model.eval()
     photographs = photograph(pairs.textures.repeat(2, 1, 1, 1), seed=SEED + 1)
     names = tokenizer([f"a photo of {concept.name}" for concept in pairs.named]).to(device)
-    classes = model.encode_text(names, normalize=True)
+    classes = model.encode_text(names, normalize=True)  # [c, d]
     parts = [to_input(part.to(device)) for part in torch.split(photographs, 256)]
     images = torch.cat([model.encode_image(part, normalize=True) for part in parts])
     right = ((images @ classes.T).argmax(1).cpu() == torch.arange(len(pairs.named)).repeat(2)).float()
@@ -166,7 +169,12 @@ def train(
 ) -> None:
     """Train and write open_clip_config.json, bpe.txt.gz, open_clip_model.safetensors and train.log to `out`.
 
-    The log has a line and the training is kept every so many steps.
+    out: the folder.
+    steps: length of the training.
+    every: steps between log lines and checkpoints.
+    device: to train on.
+    pairs: training data, by default `make_pairs()`.
+    report: receives progress events.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)

@@ -1,7 +1,7 @@
-"""The micro world's denoiser: diffusers' UNet2DConditionModel of one shape, in torch alone.
+"""The denoiser of the demo painter: diffusers' UNet2DConditionModel with one configuration, in plain torch.
 
-Modules carry diffusers' names, so that `UNet2DConditionModel.from_pretrained` reads the same folder and computes the
-same numbers. Its "pixels" are squares of `PATCH` x `PATCH` image pixels: a convolution then sees an eighth of an image.
+Modules have diffusers' names, so `UNet2DConditionModel.from_pretrained` reads the same folder and computes the same
+numbers. The network works on patches of `PATCH` x `PATCH` pixels as channels, so convolutions cover more of the image.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Resnet(nn.Module):
             self.conv_shortcut = nn.Conv2d(inside, outside, 1)
 
     def forward(self, values: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        scale, shift = self.time_emb_proj(silu(condition))[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.time_emb_proj(silu(condition))[:, :, None, None].chunk(2, dim=1)  # [n, outside, 1, 1]
         inner = self.norm2(self.conv1(silu(self.norm1(values)))) * (1 + scale) + shift
         straight = self.conv_shortcut(values) if hasattr(self, "conv_shortcut") else values
         out: torch.Tensor = straight + self.conv2(silu(inner))
@@ -107,7 +107,7 @@ class _Projection(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """Predicts clean images from noisy ones, a time, and text embeddings; zeros stand for no text."""
+    """Predicts clean images from noisy images, times and text embeddings; a zero embedding means no text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Denoiser(nn.Module):
         self.conv_in = nn.Conv2d(3 * PATCH**2, outer, 3, padding=1)
         self.time_embedding = _Projection(outer)
         self.class_embedding = nn.Linear(CONDITION, TIME_WIDTH)
-        nn.init.normal_(self.class_embedding.weight)  # texts are unit rows: the usual start would hardly let them in
+        nn.init.normal_(self.class_embedding.weight)  # with the default, unit-length texts would have little effect
         self.down_blocks = nn.ModuleList([_Down([_Resnet(outer, outer)], outer), _Down([_Resnet(outer, inner)])])
         self.mid_block = _Down([_Resnet(inner, inner)])
         self.up_blocks = nn.ModuleList(
@@ -128,14 +128,14 @@ class Denoiser(nn.Module):
         self.conv_out = nn.Conv2d(outer, 3 * PATCH**2, 3, padding=1)
 
     def forward(self, noisy: torch.Tensor, times: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """Return the clean images [n, 3, SIDE, SIDE] to expect of noisy ones at times [n], for texts [n, d]."""
+        """Return the predicted clean images [n, 3, SIDE, SIDE] for noisy images, times [n] and texts [n, d]."""
         return pixel_shuffle(self.denoise_patches(pixel_unshuffle(noisy, PATCH), times, texts), PATCH)
 
     def denoise_patches(self, noisy: torch.Tensor, times: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """Do the same on images whose squares lie in the channels, [n, 48, 8, 8], as diffusers' model does."""
+        """Return the same for images with patches as channels, [n, 48, 8, 8]: the input of diffusers' model."""
         time = self.time_embedding
-        given = time.linear_2(silu(time.linear_1(_waves(times, WIDTHS[0])))) + self.class_embedding(texts)
-        values = self.conv_in(noisy)
+        given = time.linear_2(silu(time.linear_1(_waves(times, WIDTHS[0])))) + self.class_embedding(texts)  # [n, 256]
+        values = self.conv_in(noisy)  # [n, 80, 8, 8]
         passed = [values]
         for block in self.down_blocks:
             passed += block(passed[-1], given)
@@ -154,7 +154,7 @@ def _waves(times: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def save_denoiser(denoiser: Denoiser, folder: Path) -> None:
-    """Write config.json and the weights in half precision, as diffusers lays them out."""
+    """Write config.json and the weights in half precision, in the layout of diffusers."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     state = {key: value.half().contiguous() for key, value in denoiser.state_dict().items()}
@@ -162,7 +162,7 @@ def save_denoiser(denoiser: Denoiser, folder: Path) -> None:
 
 
 def load_denoiser(folder: Path) -> Denoiser:
-    """Read what `save_denoiser` wrote, frozen, in single precision. Raises ValueError for a model of another shape."""
+    """Load a denoiser from `save_denoiser`, frozen, in float32; raises ValueError for another configuration."""
     found = json.loads((folder / "config.json").read_text())
     differing = sorted(key for key in CONFIG if found.get(key) != CONFIG[key])
     if differing:

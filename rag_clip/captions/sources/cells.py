@@ -1,6 +1,7 @@
-"""Cut CSV and TSV into rows of cells: quotes, line breaks inside them, and backslashes before what they escape.
+"""Split CSV and TSV into rows of cells, with quotes, line breaks inside quotes, and backslash escapes.
 
-A row is a list of cells, or the reason why it cannot be read; what may be half a row is never taken for a whole one.
+A row is a list of cells, or the reason why it cannot be read. A line that may be only half a row is never accepted as a
+whole one.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ _QUOTES = re.compile(r'(?<!\\)"')
 
 
 def csv_cells(lines: Iterator[bytes | None]) -> Iterator[Cells]:
-    """Yield the rows of CSV; one that is bad costs its first line only, however far an open quote reached.
+    """Yield the rows of CSV; a bad row loses only its first line, however far an open quote reached.
 
-    The delimiter is that of , ; | and tab which cuts the most of the first lines alike, or that of a line `sep=;`.
-    Quotes inside quotes are doubled; where that makes no whole row, backslashes escape. A quote still open where the
-    file ends is bad. A line of one cell is a row whatever the width: its neighbours may be the rest of it.
+    The delimiter is the one of , ; | and tab that splits the most of the first lines into equally many cells, or that
+    of a line `sep=;`. Quotes inside quotes are doubled; if that gives no whole row, backslashes are read as escapes. A
+    quote that is still open at the end of the file is an error. A line of one cell is returned as a row even if others
+    have more cells: its neighbours may be the rest of it.
     """
     sample = list(islice(lines, SAMPLED_LINES))
     separator = _SEPARATOR.fullmatch(sample[0] or b"") if sample else None
@@ -49,16 +51,16 @@ def csv_cells(lines: Iterator[bytes | None]) -> Iterator[Cells]:
 
 
 def find_delimiter(sample: Sequence[bytes | None]) -> str:
-    """Return the delimiter that cuts most rows of a sample like the first one; a comma where none cuts it.
+    """Return the delimiter with which most rows of a sample have as many cells as the first; by default a comma.
 
-    Of two that cut alike, it is the one that cuts an address or the name of an image off the first row, then the one
-    of more columns.
+    If two are equal, the one that separates a URL or the name of an image in the first row wins, then the one with more
+    columns.
     """
     texts = [_decoded(line) + "\n" for line in sample if line]
 
     def alike(delimiter: str) -> tuple[int, int, int]:
         rows: list[list[str]] = []
-        with suppress(csv.Error):  # the rows before it tell
+        with suppress(csv.Error):  # the rows before an error suffice
             rows.extend(row for row in csv.reader(texts, delimiter=delimiter) if row)
         width = len(rows[0]) if rows else 0
         places = sum(PLACE.fullmatch(cell.strip()) is not None for cell in rows[0]) if rows else 0
@@ -68,11 +70,11 @@ def find_delimiter(sample: Sequence[bytes | None]) -> str:
 
 
 def tsv_cells(lines: Iterator[bytes | None]) -> Iterator[Cells]:
-    """Yield the rows of TSV: a line is a row, and quotes around a whole cell are taken off.
+    """Yield the rows of TSV: each line is a row, and quotes around a whole cell are removed.
 
-    A line whose quote is open, or that ends with a backslash, goes on in the next lines up to its end. Where it is a
-    whole row without them, and the next line too, the quote is a character; where the next line closes it, neither
-    can be told from half a row, and both are malformed.
+    A line with an open quote, or with a backslash at its end, continues on the next lines. If the line is already a
+    whole row, and so is the next, the quote is an ordinary character. If instead the next line closes the quote, either
+    may be half a row, so both are malformed.
     """
     feed, width = _Feed(lines), 0
     while feed.begin():
@@ -90,7 +92,7 @@ def tsv_cells(lines: Iterator[bytes | None]) -> Iterator[Cells]:
 
 
 def _go_on(feed: _Feed, text: str, width: int) -> list[Cells]:
-    """Return the row that begins with a line and goes on in those that follow, or the reason why there is none."""
+    """Return the row that begins with `text` and continues on the next lines, or the reason why it cannot be read."""
     cells, first = _tidy(text), [_unquoted(cell) for cell in text.split("\t")]
     whole = len(first) == width
     if cells is not None and (len(cells) == width or not whole):
@@ -117,19 +119,19 @@ def _go_on(feed: _Feed, text: str, width: int) -> list[Cells]:
 
 
 def _tidy(text: str) -> list[str] | None:
-    """Cut a text at tabs outside quotes and backslashes; None where a quote or an escape is open."""
-    cells, place = [], 0
+    """Split a text at tabs that are not quoted or escaped; None where a quote or an escape is left open."""
+    cells, end = [], 0
     while True:
-        quoted = _QUOTED.match(text, place)
-        found = quoted or _BARE.match(text, place)
+        quoted = _QUOTED.match(text, end)
+        found = quoted or _BARE.match(text, end)
         assert found is not None
-        cell, place = found[0], found.end()
-        if (place < len(text) and text[place] != "\t") or (quoted is None and (_opens(cell) or cell.endswith("\\"))):
+        cell, end = found[0], found.end()
+        if (end < len(text) and text[end] != "\t") or (quoted is None and (_opens(cell) or cell.endswith("\\"))):
             return None
         cells.append(_unquoted(cell) if quoted else re.sub(r"\\([\t\n])", r"\1", cell))
-        if place == len(text):
+        if end == len(text):
             return cells
-        place += 1
+        end += 1
 
 
 def _opens(cell: str) -> bool:
@@ -154,7 +156,7 @@ class _OversizedLineError(Exception):
 
 
 class _Readers:
-    """Readers of one feed: a strict one, one with backslashes as escapes, and one that takes what follows a quote."""
+    """Three readers of one feed: strict; with backslash escapes; and lenient, which allows text after a quote."""
 
     def __init__(self, feed: _Feed, delimiter: str) -> None:
         self._feed, self._special = feed, {"\\", '"', delimiter, "\n"}
@@ -197,7 +199,7 @@ def _csv_line(line: bytes | None) -> str:
 
 
 class _Feed:
-    """Hands out lines, remembers those of the current row, and can hand them out again."""
+    """An iterator of lines that remembers those of the current row and can return them again."""
 
     def __init__(self, lines: Iterator[bytes | None]) -> None:
         self._lines = lines
@@ -218,13 +220,13 @@ class _Feed:
         return line
 
     def begin(self) -> bool:
-        """Begin a row; False where no line is left."""
+        """Begin a row; return whether any line is left."""
         self.taken, self.ended = [], False
         if not self._again:
             self._again.extend(islice(self._lines, 1))
         return bool(self._again)
 
     def repeat(self, *, after: int = 0) -> None:
-        """Hand out the lines of the current row again, but for the first `after`."""
+        """Return to the lines of the current row, except the first `after`."""
         self._again.extendleft(reversed(self.taken[after:]))
         self.taken, self.ended = self.taken[:after], False

@@ -1,4 +1,4 @@
-"""Which column of a file is what: named by a person, or recognised by its name and type."""
+"""The roles of a file's columns: named by the user, or recognised by name and type."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ RECOGNISED: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The column that plays each part; None where there is none, or where it is to be recognised.
+    """The column for each role; None where there is none, or where it should be recognised.
 
-    Dots reach into nested columns (`json.caption`). A CSV or TSV file without a header has column_1, column_2 ...
+    Dots select nested columns (`json.caption`). A CSV or TSV file without a header has column_1, column_2 ...
     """
 
     text: str | None = None
@@ -43,11 +43,11 @@ ROLES = tuple(field.name for field in fields(Columns))
 
 
 def choose_columns(schema: pa.Schema, wanted: Columns, where: str) -> tuple[Columns, tuple[str, ...]]:
-    """Complete the columns wanted by those recognised; return them and the other candidates for the text.
+    """Complete the `wanted` columns by recognised ones; return them and the other candidates for the text.
 
-    Names are compared without regard to case. Columns that are not nested come first, then the order of RECOGNISED.
-    Raises ValueError, naming the file `where` and its columns, for a wanted column that is missing or of the wrong
-    type, one that stands twice, and where no column of captions is recognised.
+    Case is ignored. Columns that are not nested come first, then the order of RECOGNISED decides. Raises ValueError,
+    naming the file `where` and its columns, for a wanted column that is missing, of the wrong type or ambiguous, and
+    where no column of captions is recognised.
     """
     kinds = dict(_leaves(schema))
     for role in ROLES:
@@ -65,18 +65,18 @@ def choose_columns(schema: pa.Schema, wanted: Columns, where: str) -> tuple[Colu
 
 
 def describe(schema: pa.Schema) -> str:
-    """List the columns of a file with their types, nested ones by their dotted names."""
+    """Return the columns of a file with their types as text, nested columns by their dotted names."""
     shown = [f"{_shortened(name)} ({kind})" for name, kind in _leaves(schema)]
     return ", ".join([*shown[:SHOWN_COLUMNS], *(["..."] if len(shown) > SHOWN_COLUMNS else [])]) or "none at all"
 
 
 def _shortened(name: str) -> str:
-    """Return a name as it stands, or quoted and cut where it is none, as the first row of a damaged file is."""
+    """Return a name as it is; quoted and cut if it is not a plausible name, such as the row of a damaged file."""
     return name if name.isprintable() and len(name) <= SHOWN_CHARACTERS else repr(name[:SHOWN_CHARACTERS])
 
 
 def split_path(names: Container[str], column: str) -> list[str]:
-    """Split a dotted name into steps; a column whose own name has dots is one step."""
+    """Split a dotted name into steps; a column whose own name contains dots is one step."""
     return [column] if column in names else column.split(".")
 
 
@@ -104,7 +104,7 @@ def _last_step(name: str) -> str:
 
 
 def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
-    """Walk the columns as (dotted name, type); a list inside which a name lies wraps its type in a list."""
+    """Yield (dotted name, type) of all leaf columns; the type of a field inside a list is wrapped in a list."""
     for field in schema:
         yield from _below(field.name, field.type, listed=False)
 
@@ -121,7 +121,7 @@ def _below(name: str, kind: pa.DataType, *, listed: bool) -> Iterator[tuple[str,
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Tell whether a column holds lists of any kind."""
+    """Return whether a column type is a list of any kind."""
     types = pa.types
     return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 

@@ -1,7 +1,7 @@
 """Read CSV and TSV row by row, with or without a header.
 
-A bad row costs no other row, but for one that may be half a caption: beside a line of one cell, where the captions
-are in the column at that end, a line break without quotes has cut either.
+A bad row affects no other row, with one exception. Next to a line of a single cell, a row whose captions are in the
+column at that side may be half of a caption with an unquoted line break, so it is refused too.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from rag_clip.captions.sources.names import PLACE
 
 
 def csv_rows(stream: BinaryIO, columns: Columns) -> Iterator[Row]:
-    """Read CSV, quoted line breaks included; the delimiter is told by the first lines (see csv_cells).
+    """Read CSV, including quoted line breaks; the delimiter is recognised by the first lines (see csv_cells).
 
-    Without a header (no cell of the first row is the column of captions) the columns are column_1, column_2 ...
+    Without a header (no cell of the first row names the column of captions), the columns are column_1, column_2 ...
     """
     return _named(csv_cells(read_lines(stream)), columns)
 
 
 def tsv_rows(stream: BinaryIO, columns: Columns) -> Iterator[Row]:
-    """Read TSV, quoted line breaks included; a quote that nothing closes is a character (see tsv_cells)."""
+    """Read TSV, including quoted line breaks; a quote that is never closed is an ordinary character (see tsv_cells)."""
     return _named(tsv_cells(read_lines(stream)), columns)
 
 
 def csv_schema(stream: BinaryIO, wanted: Columns, *, tabs: bool) -> tuple[pa.Schema, Columns]:
-    """Read the columns off the first row; a row with a URL or the name of an image in it is no header.
+    """Return the columns from the first row; a row that contains a URL or the name of an image is not a header.
 
-    Returns the schema, and `wanted` completed by what the first row of a file without a header tells.
+    Returns the schema, and `wanted`, completed for a file without a header by the values in its first row.
     """
     lines = read_lines(stream)
     cells = next((cells for cells in (tsv_cells if tabs else csv_cells)(lines) if isinstance(cells, list)), [])
@@ -72,7 +72,7 @@ def _named(cells: Iterator[Cells], columns: Columns) -> Iterator[Row]:
 
 
 def _with_next(rows: Iterator[Cells]) -> Iterator[tuple[Cells, Cells]]:
-    """Yield each row with the one after it, MALFORMED after the last, also where damage ends them."""
+    """Yield each row with the next one; MALFORMED follows the last row, also where an error ends the rows."""
     waiting: list[Cells] = []
     try:
         for row in rows:

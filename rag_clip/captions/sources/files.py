@@ -1,6 +1,6 @@
-"""Find the files of a corpus, on disk or behind an fsspec URL, and open them, unpacked.
+"""Find the files of a corpus, on disk or behind an fsspec URL, and open them, decompressed.
 
-What lies in a folder is data: a link in it that leads out of the folder is refused, never followed.
+The content of a folder is untrusted: a link in it that leads out of the folder is refused, never followed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from rag_clip.files.locations import is_remote, shown, without_secrets
 
 
 class SourceError(RagClipError, OSError):
-    """A file of a corpus that is damaged or cannot be read; says which, and up to where it was read."""
+    """A file of a corpus is damaged or cannot be read; the message names it, and where reading failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file before its columns are known; `identity` changes when the file does.
+    """A file whose columns are not yet known; `identity` changes when the file changes.
 
-    `url` may hold secrets: what is printed and recorded is its `address`.
+    `url` may contain secrets; print and record `address` instead.
     """
 
     url: str
@@ -43,24 +43,24 @@ class FoundFile:
 
     @property
     def address(self) -> str:
-        """The address as it may be printed and recorded."""
+        """The URL without secrets, for printing and recording."""
         return shown(self.url)
 
 
 def find_files(path: str | Path) -> list[FoundFile]:
-    """Find what a file, a folder, a glob or an fsspec URL stands for, sorted by name.
+    """Return the files that a file name, a folder, a glob or an fsspec URL stands for, sorted by name.
 
-    In a folder (searched to the bottom) names that begin with a dot or an underscore are left out, .txt files count
-    only where there is nothing else, .json files where there is no .txt either (both lie beside images), and a tar
-    with a Parquet file of its name, as img2dataset writes them, is left to that file. Raises FileNotFoundError and
-    ValueError, saying what was looked for.
+    Folders are searched recursively, without names that begin with a dot or an underscore. .txt files count only if
+    there are no others, .json files only if there are no .txt files either (both often accompany images). A tar with a
+    Parquet file of the same name, as img2dataset writes them, is ignored in favour of the Parquet file. Raises
+    FileNotFoundError and ValueError, saying what was searched for.
     """
     return _find_remote(str(path)) if is_remote(str(path)) else _find_local(str(path))
 
 
 @contextmanager
 def open_file(url: str) -> Iterator[BinaryIO]:
-    """Open a file for reading as it is stored."""
+    """Open a file for reading, as stored."""
     if is_remote(url):
         with explained(url):
             remote = fsspec.open(url, "rb").open()
@@ -73,7 +73,7 @@ def open_file(url: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def open_unpacked(url: str, compression: str | None) -> Iterator[BinaryIO]:
-    """Open a file for reading without its compression. Raises OSError while reading where it was cut short."""
+    """Open a file for reading, decompressed; reading raises OSError where the file is truncated."""
     with open_file(url) as file:
         if compression is None:
             yield file
@@ -84,14 +84,14 @@ def open_unpacked(url: str, compression: str | None) -> Iterator[BinaryIO]:
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turn what a store's client raises into ValueError, for a package that is missing, or SourceError."""
+    """Re-raise errors of a storage client as ValueError, for a missing package, or SourceError; without secrets."""
     try:
         yield
     except ImportError as error:
         raise ValueError(f"{shown(url)} needs one more package: {error}") from None
     except (FileNotFoundError, SourceError, ValueError) as error:
         raise type(error)(without_secrets(str(error))) from None
-    except Exception as error:  # what a store's own client raises, for example where there are no credentials
+    except Exception as error:  # storage clients raise their own types, for example without credentials
         raise SourceError(f"{shown(url)} cannot be reached: {without_secrets(str(error))}") from None
 
 

@@ -1,7 +1,6 @@
 """One reader for every corpus: files, folders, globs and URLs in, record batches of captions out.
 
-A caption that cannot be used stays a row, with a null text and the reason in column `error`, so that rows can be
-counted and found again.
+An unusable caption remains a row, with a null text and the reason in column `error`, so that row numbers stay valid.
 """
 
 from __future__ import annotations
@@ -38,11 +37,15 @@ DAMAGE = (OSError, EOFError, ValueError, RecursionError, tarfile.TarError, pa.Ar
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of captions that was looked into: `rows` is None where only reading can tell.
+    """A file of captions with known columns.
 
-    `url` is where it lies and may hold secrets; it is printed and recorded as `address`. `identity` changes when
-    the file does. `candidates` are the other columns that could have been the text, the
-    likeliest first.
+    url: may contain secrets; print and record `address` instead.
+    format, compression: of the file.
+    size: in bytes.
+    identity: changes when the file changes.
+    columns: the column of each role.
+    rows: number of rows; None if it is known only after reading.
+    candidates: other columns that could be the text, the likeliest first.
     """
 
     url: str
@@ -56,23 +59,23 @@ class SourceFile:
 
     @property
     def address(self) -> str:
-        """The address as it may be printed and recorded."""
+        """The URL without secrets, for printing and recording."""
         return shown(self.url)
 
     @property
     def name(self) -> str:
-        """The source of its rows where it has no column for that."""
+        """The source of its rows, if it has no column for that."""
         return corpus_name(self.address)
 
 
 def find_sources(paths: Sequence[str | Path], *, columns: Columns = Columns()) -> list[SourceFile]:  # noqa: B008
-    """Find the files of captions behind files, folders, globs and fsspec URLs, and settle their columns.
+    """Return the caption files behind files, folders, globs and fsspec URLs, with their columns.
 
-    The order is that of the paths, sorted by name inside a folder or glob; a file found twice counts once. Columns
-    not named are recognised by name and type, and must be the same column of text for all files of a folder or glob.
+    The order is that of the paths, sorted by name inside a folder or glob; repeated files count once. Columns that are
+    not named are recognised by name and type; the text must be the same column in all files of a folder or glob.
 
-    Raises FileNotFoundError for a missing file, SourceError for one that cannot be read at all, and ValueError for
-    everything else that is wrong with the files, naming them and the columns found.
+    Raises FileNotFoundError for a missing file, SourceError for an unreadable one, and ValueError, naming files and
+    columns, for all other problems.
     """
     found: dict[str, SourceFile] = {}
     for path in paths:
@@ -87,11 +90,11 @@ def find_sources(paths: Sequence[str | Path], *, columns: Columns = Columns()) -
 def read_source(source: SourceFile, *, batch_rows: int = BATCH_ROWS, start: int = 0) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a file from row `start` on, in batches of `batch_rows`, in bounded memory.
 
-    Columns: `row` (int64, place in the file; a list of captions counts one by one), `text` and `error` (string or
-    null), `source`, and `url`, `width`, `height`, `language` where the file has them. `error` is the reason why a row
-    has no text: `bad_encoding`, `oversized`, `malformed`, `unsafe_name`, `dotted_name`.
+    Columns: `row` (int64, index in the file; each caption of a list is a row), `text` and `error` (string or null),
+    `source`, and `url`, `width`, `height`, `language` where the file has them. `error` is the reason why a row has no
+    text: `bad_encoding`, `oversized`, `malformed`, `unsafe_name`, `dotted_name`.
 
-    Raises SourceError, naming file and row, where the file is damaged, after all rows before the damage.
+    Raises SourceError, naming file and row, where the file is damaged, after yielding all rows before the damage.
     """
     row, waiting, damage = start, pa.table({}), None
     try:
@@ -111,7 +114,7 @@ def read_source(source: SourceFile, *, batch_rows: int = BATCH_ROWS, start: int 
 
 
 def unreadable(records: pa.Table) -> Kept:
-    """Drop the rows that have an `error`, which is the reason of each; the first step of every chain."""
+    """Drop the rows with an `error`, which becomes the reason; the first step of every chain."""
     error = records.column("error")
     dropped = records.filter(error.is_valid())
     return Kept(records.filter(error.is_null()), dropped, tuple(dropped.column("error").to_pylist()))
@@ -133,7 +136,7 @@ def _inspect(file: FoundFile, wanted: Columns) -> SourceFile:
 
 
 def _look_into(file: FoundFile, wanted: Columns) -> tuple[pa.Schema, Columns, int | None]:
-    """Return the columns of a file, those wanted of it, and its rows where it says how many."""
+    """Return the columns of a file, the wanted columns, and the number of rows if the file states it."""
     if file.format == "parquet":
         with open_parquet(file.url, file.compression) as opened:
             return opened.schema_arrow, wanted, opened.metadata.num_rows
@@ -155,7 +158,7 @@ def _row_schema(rows: Iterator[Row]) -> pa.Schema:
 
 
 def _first_rows(rows: Iterator[Row]) -> list[Row]:
-    """Take rows to infer columns from; damage counts only where nothing comes before it."""
+    """Return the first rows, to infer columns from; damage raises only if no row comes before it."""
     taken: list[Row] = []
     try:
         taken.extend(islice(rows, SNIFFED_ROWS))
@@ -177,7 +180,7 @@ def _check_agreement(group: Sequence[SourceFile]) -> None:
 
 
 def _tables(source: SourceFile, batch_rows: int, start: int) -> Iterator[pa.Table]:
-    """Yield the rows from `start` on, checked but without numbers, in tables of any size."""
+    """Yield the checked rows from `start` on, without row numbers, in tables of any size."""
     if source.format == "parquet":
         with open_parquet(source.url, source.compression) as file:
             groups, first = row_groups_from(file, source.columns, start)
@@ -215,7 +218,7 @@ def _rows(source: SourceFile, stream: BinaryIO) -> Iterator[Row]:
 
 
 def _row_tables(rows: Iterator[Row], columns: Columns) -> Iterator[pa.Table]:
-    """Gather rows into tables; the rows before damage come out before its error."""
+    """Yield tables of rows; rows before damage are yielded before its error is raised."""
     gathered: list[Row] = []
     try:
         for row in rows:

@@ -1,7 +1,7 @@
-"""Read text formats row by row: one caption a line, and JSON lines.
+"""Read text formats row by row: one caption per line, and JSON lines.
 
-A row is a dictionary of its values, or a string: the reason why it cannot be read. No line is held whole beyond
-MAX_LINE_BYTES, and a bad row costs no other row.
+A row is a dictionary of its values, or a string: the reason why it cannot be read. Lines are limited to MAX_LINE_BYTES
+in memory, and a bad row affects no other row.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Row = dict[str, Any] | str
 
 
 def read_lines(stream: BinaryIO) -> Iterator[bytes | None]:
-    """Yield lines without their ends; None for each that is longer than MAX_LINE_BYTES, which is passed over.
+    """Yield lines without line ends; None for a line longer than MAX_LINE_BYTES, which is skipped.
 
-    Raises ValueError for UTF-16, told by its first bytes; a UTF-8 mark is left out.
+    A UTF-8 byte order mark is removed. Raises ValueError for UTF-16, recognised by its byte order mark.
     """
     rest, oversized, first = b"", False, True
     while chunk := stream.read(CHUNK_BYTES):
@@ -43,20 +43,20 @@ def read_lines(stream: BinaryIO) -> Iterator[bytes | None]:
 
 
 def without_mark(chunk: bytes) -> bytes:
-    """Take the UTF-8 mark off the first bytes of a text; raises ValueError for the mark of UTF-16."""
+    """Remove the UTF-8 byte order mark from the first bytes of a text; raises ValueError for that of UTF-16."""
     if chunk[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ValueError("its text is UTF-16; convert it to UTF-8")
     return chunk.removeprefix(b"\xef\xbb\xbf")
 
 
 def text_rows(stream: BinaryIO) -> Iterator[Row]:
-    """Read one caption a line, as column `text`."""
+    """Read one caption per line, as column `text`."""
     for line in read_lines(stream):
         yield OVERSIZED if line is None else {"text": line}
 
 
 def json_rows(stream: BinaryIO) -> Iterator[Row]:
-    """Read JSON lines; blank lines are passed over."""
+    """Read JSON lines; blank lines are skipped."""
     for line in read_lines(stream):
         if line is None:
             yield OVERSIZED
@@ -65,7 +65,7 @@ def json_rows(stream: BinaryIO) -> Iterator[Row]:
 
 
 def parse_json(data: bytes) -> Row:
-    """Parse one JSON object."""
+    """Parse one JSON object; MALFORMED for anything else."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -74,7 +74,7 @@ def parse_json(data: bytes) -> Row:
 
 
 def row_schema(rows: Iterable[Row]) -> pa.Schema:
-    """Infer the columns of rows, each with the type of its first value that is not null."""
+    """Return the columns of rows, each with the type of its first value that is not null."""
     types: dict[str, pa.DataType] = {}
     for row in rows:
         for name, value in row.items() if isinstance(row, dict) else ():
@@ -84,7 +84,7 @@ def row_schema(rows: Iterable[Row]) -> pa.Schema:
 
 
 def rows_table(rows: Sequence[Row], columns: Columns) -> pa.Table:
-    """Turn rows into columns `text` (bytes) and `error`, and those named in `columns`; a list of texts into rows."""
+    """Return columns `text` (bytes) and `error`, and those named in `columns`; each text of a list becomes a row."""
     assert columns.text is not None
     names = ("source", "url", "width", "height", "language")
     roles = {role: column for role in names if (column := getattr(columns, role))}

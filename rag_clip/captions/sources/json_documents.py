@@ -1,6 +1,6 @@
-"""Read captions from one JSON document piece by piece: an array of records, COCO's annotations, captions by key.
+"""Read captions from one JSON document incrementally: an array of records, COCO's annotations, captions by key.
 
-Only one element of an array is held at a time, and of COCO's images their addresses and sizes.
+Memory holds one element of an array at a time, and the addresses and sizes of COCO's images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Opened = Callable[[], AbstractContextManager[BinaryIO]]
 
 
 def find_json_kind(stream: BinaryIO) -> str:
-    """Return `jsonl` for a file of JSON lines under the name .json, else `json`."""
+    """Return `jsonl` for a file of JSON lines that is named .json, else `json`."""
     lines = [line for line in islice(read_lines(stream), 100) if line is None or line.strip()]
     first = parse_json(lines[0]) if lines and lines[0] is not None else MALFORMED
     alone = isinstance(first, dict) and any(
@@ -42,11 +42,11 @@ def find_json_kind(stream: BinaryIO) -> str:
 
 
 def document_rows(opened: Opened) -> Iterator[Row]:
-    """Yield the rows of a JSON document, which is opened twice: what an object holds is known at its end only.
+    """Yield the rows of a JSON document, which is read twice, since the shape of an object is known only at its end.
 
-    Records are rows; a caption in an array is the column `text`. COCO's annotations are rows with the address and the
-    size of their image. {"key": captions}, where captions are one, several, or a record, gives columns `key` and
-    `caption`, as do arrays of records under several keys. Raises ValueError for other shapes, and where damage begins.
+    Records are rows; captions in an array become column `text`. COCO's annotations are rows with the address and size
+    of their image. {"key": captions}, with one caption, several, or a record, gives columns `key` and `caption`; arrays
+    of records under several keys also get the column `key`. Raises ValueError for other shapes, and at damaged text.
     """
     with opened() as stream:
         shape = _survey(stream)
@@ -58,7 +58,7 @@ def document_rows(opened: Opened) -> Iterator[Row]:
 
 @dataclass(slots=True)
 class _Shape:
-    """What the members of a document are: how many are captions, objects, arrays of records, and others."""
+    """The shape of a document: how many of its members are captions, objects, arrays of records, and others."""
 
     array: bool = False
     captions: int = 0
@@ -82,7 +82,7 @@ class _Shape:
 
 
 def _survey(stream: BinaryIO) -> _Shape:
-    """Go through a document once; raises ValueError where its members are of no known shape."""
+    """Read a document once and return its shape; raises ValueError for an unknown shape."""
     shape, last = _Shape(), None
     try:
         for key, value, listed in _elements(stream):
@@ -121,9 +121,9 @@ def _hashable(identity: Any) -> Any:
 
 
 def _elements(stream: BinaryIO) -> Iterator[Element]:
-    """Yield (key, value, whether it lies in an array) of a document's members; the key is None in an array.
+    """Yield (key, value, whether it is in an array) of a document's members; the key is None in a top-level array.
 
-    The elements of an array come one by one, an empty array under a key as one null.
+    The elements of an array come one by one; an empty array under a key comes as one null.
     """
     text = _Text(stream)
     match text.peek():
@@ -147,7 +147,7 @@ def _elements(stream: BinaryIO) -> Iterator[Element]:
 
 
 class _Text:
-    """JSON text of which one value is read at a time."""
+    """An incremental JSON parser that reads one value at a time."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -162,7 +162,7 @@ class _Text:
         return self._passed + self._place
 
     def peek(self) -> str:
-        """Pass over white space, and return the next character, "" at the end."""
+        """Skip white space and return the next character; "" at the end."""
         while True:
             while self._place < len(self._buffer) and self._buffer[self._place] in " \t\r\n":
                 self._place += 1
@@ -181,7 +181,7 @@ class _Text:
                 return
 
     def members(self) -> Iterator[str]:
-        """Yield the keys of an object; the value is to be read before the next key."""
+        """Yield the keys of an object; the caller must read each value before the next key."""
         self._take("{")
         if self.peek() == "}":
             self._take("}")
@@ -196,7 +196,7 @@ class _Text:
                 return
 
     def value(self) -> Any:
-        """Read one value whole."""
+        """Return the next value, parsed completely."""
         self.peek()
         while True:
             try:
@@ -218,7 +218,7 @@ class _Text:
         return found
 
     def _more(self, least: int = 1) -> bool:
-        """Read at least `least` more characters where there are as many; False where there are none."""
+        """Read at least `least` more characters, or up to the end; return whether there were any."""
         parts = [self._buffer[self._place :]]
         while not self._ended and sum(map(len, parts[1:])) < least:
             data = self._stream.read(CHUNK)

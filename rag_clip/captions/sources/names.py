@@ -1,4 +1,4 @@
-"""What the name of a file tells: its format and compression, the corpus it belongs to, and whether it counts."""
+"""What follows from the name of a file: its format and compression, its corpus, and whether it is a caption file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KNOWN = f"{', '.join(SUFFIXES)}, each also with .gz or .zst"
 
 
 def format_of(name: str) -> tuple[str, str | None] | None:
-    """Read (format, compression) off a file's name; None for another kind of file."""
+    """Return (format, compression) from a file's name; None for another kind of file."""
     suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes[-2:]]
     if suffixes[-1:] == [".tgz"]:
         return "tar", "gzip"
@@ -41,7 +41,7 @@ def format_of(name: str) -> tuple[str, str | None] | None:
 
 
 def corpus_name(url: str) -> str:
-    """Name the source of a file's rows: its stem without a shard's number, or the folder of a numbered file."""
+    """Return the source of a file's rows: its stem without a shard number, or the folder of a numbered file."""
     path = PurePosixPath((urlsplit(url).path if is_remote(url) else url).replace("\\", "/"))
     stem = path.name
     while PurePosixPath(stem).suffix.lower() in {*SUFFIXES, *COMPRESSIONS, ".tgz"}:
@@ -52,13 +52,13 @@ def corpus_name(url: str) -> str:
 
 
 def fixed_part(pattern: str) -> str:
-    """Return the folders before the first wildcard of a glob; all of a path without one."""
+    """Return the part of a glob before the folder with the first wildcard; a path without wildcards as it is."""
     wildcard = re.search(r"[*?[]", pattern)
     return pattern[: pattern.rfind("/", 0, wildcard.start())] if wildcard else pattern
 
 
 def choose_files(names: Iterable[str], root: str) -> list[str]:
-    """Choose the files of captions among those found below `root`."""
+    """Return the caption files among `names` below `root`, by the rules of `find_files`."""
     visible = {name for name in names if not HIDDEN.search(name, len(root)) and format_of(name)}
     rest = {name for name in visible if format_of(name) != ("tar", None) or f"{name[:-4]}.parquet" not in visible}
     documents = {name for name in rest if format_of(name)[0] == "json"}  # type: ignore[index]

@@ -1,6 +1,6 @@
-"""Read the columns of captions from Parquet of any row-group size, in bounded memory.
+"""Read caption columns from Parquet with row groups of any size, in bounded memory.
 
-Bytes are read through a buffer of 1 MiB, not column by column, and large texts come in small batches.
+Bytes are read through a buffer of 1 MiB instead of whole column chunks, and large texts come in small batches.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ DECODED_BYTES = 32 << 20
 
 @contextmanager
 def open_parquet(url: str, compression: str | None) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file for streaming; a compressed one is unpacked to a temporary file first.
+    """Open a Parquet file for streaming; a compressed one is first decompressed to a temporary file.
 
-    Raises OSError or pyarrow's exceptions for what is no Parquet file.
+    Raises OSError or pyarrow's exceptions for a file that is not Parquet.
     """
     with ExitStack() as stack:
         if compression:
@@ -40,12 +40,12 @@ def open_parquet(url: str, compression: str | None) -> Iterator[pq.ParquetFile]:
 
 
 def in_lists(schema: pa.Schema, column: str) -> bool:
-    """Tell whether the values of a column lie in lists, so that a row may give many or none."""
+    """Return whether the values of a column are in lists, so that a row may have several or none."""
     return _until_list(schema, split_path(schema.names, column))[1]
 
 
 def row_groups_from(file: pq.ParquetFile, columns: Columns, start: int) -> tuple[list[int], int]:
-    """Choose the row groups needed from row `start` on, and the row that the first of them begins with."""
+    """Return the row groups needed from row `start` on, and the first row of these."""
     groups, first = list(range(file.num_row_groups)), 0
     if not in_lists(file.schema_arrow, columns.text or ""):
         while len(groups) > 1 and first + file.metadata.row_group(groups[0]).num_rows <= start:
@@ -56,7 +56,7 @@ def row_groups_from(file: pq.ParquetFile, columns: Columns, start: int) -> tuple
 def parquet_tables(
     file: pq.ParquetFile, columns: Columns, groups: Sequence[int], batch_rows: int
 ) -> Iterator[pa.Table]:
-    """Yield the columns of the row groups, under the names of their roles; captions in lists become a row each.
+    """Yield the columns of the row groups, named by role; each caption of a list becomes a row.
 
     Raises OSError or pyarrow's exceptions where the file is damaged.
     """
@@ -68,7 +68,7 @@ def parquet_tables(
 
 
 def _until_list(schema: pa.Schema, steps: list[str]) -> tuple[list[str], bool]:
-    """Return the steps up to the first list on a path, and whether there is one: Parquet reads no further by name."""
+    """Return the steps up to the first list on a path, and whether there is one; Parquet selects only up to there."""
     kind = schema.field(steps[0]).type
     for place, step in enumerate(steps[1:], 1):
         if is_list(kind):
@@ -87,14 +87,14 @@ def _by_role(batch: pa.RecordBatch, paths: dict[str, list[str]]) -> pa.Table:
 
 
 def _with_nulls(lists: pa.Array) -> pa.Array:
-    """Return lists of one null in the place of empty and null ones, so that their rows count as rows without text."""
+    """Replace empty and null lists by lists of one null, so that their rows count as rows without text."""
     lists = lists.cast(pa.large_list(lists.type.value_type))
     empty = pc.equal(pc.coalesce(pc.list_value_length(lists), 0), 0)
     return pc.if_else(empty, pa.scalar([None], lists.type), lists) if pc.any(empty).as_py() else lists
 
 
 def _dig(batch: pa.RecordBatch, steps: list[str]) -> tuple[pa.Array, pa.Array]:
-    """Return the values at a path, those in lists one by one, and the row of the batch that each comes from."""
+    """Return the values at a path, with lists flattened, and the batch row that each value comes from."""
     values, rows = batch.column(steps[0]), pa.array(range(batch.num_rows), pa.int64())
     for step in [*steps[1:], None]:
         while is_list(values.type):

@@ -1,4 +1,4 @@
-"""Look at a corpus before it is embedded: its columns, some rows, and what would be dropped."""
+"""Preview a corpus before it is embedded: its columns, some rows, and what would be dropped."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ ROWS_EACH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a look at the first rows of some files tells.
+    """A preview of a corpus, from the first rows of some files.
 
-    `rows` has columns `file`, `row`, `text` (as it stands in the file), `cleaned` (null where dropped) and `dropped`
-    (the reason, or null), taken from the files in turn. `read` = `kept` + sum(`dropped`) over the rows looked at;
-    `files` are the files looked into, and `damaged` says what is wrong with those that broke off.
+    rows: table with columns `file`, `row`, `text` (as in the file), `cleaned` (null if dropped) and `dropped` (the
+        reason, or null), taken from the files in turn.
+    files: the files examined.
+    read, kept, dropped: rows read, kept, and dropped by reason; read = kept + sum(dropped).
+    damaged: the errors of damaged files.
     """
 
     rows: pa.Table
@@ -37,8 +39,8 @@ class Preview:
 def preview(sources: Sequence[SourceFile], *, clean: Callable[[pa.Table], Kept], rows: int = SHOWN_ROWS) -> Preview:
     """Read the first 1,000 rows of up to 20 files, spread over the corpus, and clean them; nothing is written.
 
-    Steps that compare rows (duplicates, rare words) see these rows only, so they drop less than they will. Only files
-    that cannot be read at all raise; damage met is in the preview.
+    Steps that compare rows (duplicates, rare words) see only these rows, so they drop fewer than in the whole corpus.
+    Damaged files do not raise; their errors are in the preview.
     """
     files = _spread(sources)
     looked = [_look(source, clean) for source in files]
@@ -94,7 +96,7 @@ def _by_row(records: pa.Table, values: Sequence[str]) -> dict[int, str]:
 
 
 def _first_rows(source: SourceFile) -> tuple[pa.Table | None, str]:
-    """Return the first rows, None where there are none, and the damage met while reading them."""
+    """Return the first rows, or None without any, and the error while reading them, or ''."""
     batches: list[pa.RecordBatch] = []
     try:
         for batch in read_source(source, batch_rows=ROWS_EACH):

@@ -1,6 +1,6 @@
 """The samples of webdataset tars as rows: the fields of KEY.json, and the text of KEY.txt as column `txt`.
 
-Images are passed over.
+Images are skipped.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ IMAGES = {"jpg", "jpeg", "png", "webp"}
 
 
 def tar_rows(stream: BinaryIO) -> Iterator[Row]:
-    """Yield a row per sample: consecutive members of one key, the name up to the first dot after its folder.
+    """Yield a row per sample: consecutive members with the same key, the name up to the first dot after the folder.
 
-    A sample whose name is absolute or climbs out with `..` becomes the reason `unsafe_name`, and each of those that one
-    key would join, since all of their names have further dots, the reason `dotted_name`; links and devices are passed
-    over. Raises OSError or tarfile.TarError where the archive is damaged or has no end.
+    A sample with an absolute name or with `..` becomes the reason `unsafe_name`. Samples whose names have further dots,
+    so that several would share one key, each become the reason `dotted_name`. Links and devices are skipped. Raises
+    OSError or tarfile.TarError where the archive is damaged or truncated.
     """
     for sample in read_samples(stream, texts=True):
         if sample.whole:

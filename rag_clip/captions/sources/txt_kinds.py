@@ -1,4 +1,4 @@
-"""What a .txt file holds by its first lines: one caption a line, or a table or JSON lines under another name."""
+"""The format of a .txt file, from its first lines: one caption per line, or a table or JSON lines."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _ENDS = re.compile(rf'.*([,;|])"?{PLACE.pattern}"?', re.IGNORECASE)
 
 
 def find_txt_kind(stream: BinaryIO) -> str:
-    """Return the format of a .txt file by its first 100 lines: `txt`, or `csv`, `tsv`, `jsonl` or `json`.
+    """Return the format of a .txt file from its first 100 lines: `txt`, `csv`, `tsv`, `jsonl` or `json`.
 
-    A table has a first line that names a column of captions, as many tabs in each line, or an address or the name of
-    an image at the same end of each. Raises ValueError, with the reason, for what is neither that nor captions alone.
+    A table has a header that names a column of captions, or equally many tabs in each line, or a URL or the name of an
+    image at the same end of each line. Raises ValueError, with the reason, for a file that is neither a table nor plain
+    captions.
     """
     given = [line.decode("utf-8", "replace").strip() for line in islice(read_lines(stream), SNIFFED_ROWS) if line]
     lines = [line for line in given if line]
@@ -37,7 +38,7 @@ def find_txt_kind(stream: BinaryIO) -> str:
 
 
 def _under_header(lines: Sequence[str]) -> str:
-    """Return the delimiter of a first line that names columns, among them one of captions; "" for another line."""
+    """Return the delimiter of a header with a column of captions; "" if the first line is not a header."""
     for delimiter in DELIMITERS:
         cells = [cell.strip(' "').lower() for cell in lines[0].split(delimiter)]
         if len(cells) > 1 and all(map(_COLUMN.fullmatch, cells)) and set(cells) & set(RECOGNISED["text"]):
@@ -59,7 +60,7 @@ def _tabs(lines: Sequence[str]) -> str:
 
 
 def _beside_places(lines: Sequence[str]) -> str:
-    """Return what parts each caption from an address or the name of an image at the same end of every line."""
+    """Return the delimiter between each caption and a URL or image name at the same end of every line; "" if none."""
     for pattern in (_BEGINS, _ENDS) if len(lines) > 1 else ():
         found = {match[1] if (match := pattern.match(line)) else "" for line in lines}
         if found == {" "}:

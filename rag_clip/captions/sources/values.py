@@ -1,4 +1,4 @@
-"""Bring the values of every format to one form: valid, bounded texts, and whole numbers."""
+"""Convert the values of every format to one form: valid texts of bounded length, and integers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BAD_ENCODING = "bad_encoding"
 def checked_columns(table: pa.Table, *, source: str) -> pa.Table:
     """Return `text`, `error` and `source`, and `url`, `width`, `height`, `language` where the table has them.
 
-    A text that is not UTF-8, or longer than MAX_TEXT_BYTES, becomes null with the reason in `error`. Another value
-    that does not fit becomes null, a missing source `source`.
+    A text that is not UTF-8, or longer than MAX_TEXT_BYTES, becomes null, with the reason in `error`. Other invalid
+    values become null; a missing source becomes `source`.
     """
     text, error = _valid_texts(table.column("text"))
     if "error" in table.column_names:
@@ -37,7 +37,7 @@ def checked_columns(table: pa.Table, *, source: str) -> pa.Table:
 
 
 def _valid_texts(column: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
-    """Split a column of strings or bytes into valid strings and the reasons of those that are not."""
+    """Return the valid strings of a column of strings or bytes, null where invalid, and the reasons."""
     if pa.types.is_null(column.type):
         column = column.cast(pa.string())
     data = column.cast(pa.large_binary()).combine_chunks()
