@@ -22,7 +22,6 @@ from rag_clip.corpus.counts.tokens import UNSPACED, folded_words_of, grams_of, w
 from rag_clip.corpus.steps import Step
 
 LONGEST = 3
-HELD = 4_000_000
 FUNCTION_WORDS = (
     "a|an|the|this|that|these|those|some|any|each|every|all|both|no|not|such|same|other|another|more|most|"
     "much|many|few|and|or|but|nor|so|yet|if|then|than|as|while|because|although|though|until|unless|whether|"
@@ -57,10 +56,10 @@ def phrase_counts(tables: Iterable[pa.Table], phrases: Sequence[str], *, rules: 
     return {phrase: counts[" ".join(words)] for phrase, words in wanted.items()}
 
 
-def frequent_phrases(texts: Iterable[pl.Series], *, most: int) -> dict[str, int]:
+def frequent_phrases(texts: Iterable[pl.Series], *, most: int, limit: int = 4_000_000) -> dict[str, int]:
     """Return the `most` frequent phrases with their counts, the most frequent first, ties in order of spelling.
 
-    `texts` are parts of a corpus, counted one at a time. To bound memory, the rarer half is dropped above four million
+    `texts` are parts of a corpus, counted one at a time. To bound memory, the rarer half is dropped above `limit`
     phrases and may be counted again later, so counts of rare phrases of a large corpus are lower bounds.
     """
     counts = pl.DataFrame(schema={"gram": pl.String, "count": pl.UInt32})
@@ -68,8 +67,8 @@ def frequent_phrases(texts: Iterable[pl.Series], *, most: int) -> dict[str, int]
         words = words_of(part)
         grams = [_counted(grams_of(words, size)) for size in range(1, LONGEST + 1)]
         counts = pl.concat([counts, *grams]).group_by("gram").agg(pl.col("count").sum())
-        if len(counts) > HELD:
-            counts = _most(counts, HELD // 2)
+        if len(counts) > limit:
+            counts = _most(counts, limit // 2)
     found = _most(counts, most)
     # Join letters of scripts without spaces again. Matches cannot overlap, so a second pass joins every other gap.
     joined = found["gram"].str.replace_all(_GAP, "$1$2").str.replace_all(_GAP, "$1$2")

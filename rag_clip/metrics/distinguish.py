@@ -21,8 +21,7 @@ from torch.nn.functional import normalize
 
 from rag_clip.data import LabelSet
 
-BLOCK_CELLS = 1 << 22
-PAIRS_AT_ONCE = 1 << 14
+CELLS = 1 << 22  # cosines at once
 NEIGHBOURS = 5
 
 
@@ -73,10 +72,13 @@ class Separation:
 
 
 @torch.no_grad()
-def distinguishability(weights: torch.Tensor, scale: float, labels: LabelSet, *, pairs: int = 10) -> Distinguishability:
+def distinguishability(
+    weights: torch.Tensor, scale: float, labels: LabelSet, *, pairs: int = 10, cells: int = CELLS
+) -> Distinguishability:
     """Return uniformity, expected confusion and the `pairs` closest classes for class weights [c, d] of any length.
 
-    Memory grows with c, not with its square. Raises ValueError for a scale that is not above 0, and unless there is
+    About `cells` cosines are held at once: memory grows with c, not with its square.
+    Raises ValueError for a scale that is not above 0, and unless there is
     one row per label.
     """
     _check(weights, labels)
@@ -84,7 +86,7 @@ def distinguishability(weights: torch.Tensor, scale: float, labels: LabelSet, *,
         raise ValueError(f"the scale is {scale}; give the encoder's, a number above 0")
     confused, near = 0.0, 0.0
     closest: list[tuple[float, int, int]] = []
-    for start, cosines in _blocks(weights):
+    for start, cosines in _blocks(weights, cells):
         own = cosines.diagonal(start).clone()  # [b]
         others = _without_own(cosines, start)  # [b, c]
         rivals = (scale * others).logsumexp(dim=1)  # [b]
@@ -100,16 +102,19 @@ def distinguishability(weights: torch.Tensor, scale: float, labels: LabelSet, *,
 
 
 @torch.no_grad()
-def separation(before: torch.Tensor, after: torch.Tensor, labels: LabelSet, *, pairs: int = 10) -> Separation:
+def separation(
+    before: torch.Tensor, after: torch.Tensor, labels: LabelSet, *, pairs: int = 10, cells: int = CELLS
+) -> Separation:
     """Compare two sets of class weights [c, d] on the close pairs: a class and one of its five nearest, in either set.
 
-    Names the `pairs` pairs that moved apart most and least; with few pairs, the two lists may overlap. Raises
+    Names the `pairs` pairs that moved apart most and least; with few pairs, the two lists may overlap. About `cells`
+    cosines are held at once. Raises
     ValueError unless there is one row per label.
     """
     _check(before, labels)
     _check(after, labels)
-    near = torch.unique(torch.cat([_nearest_pairs(before), _nearest_pairs(after)]), dim=0)  # [p, 2]
-    cosines = [_pair_cosines(weights, near) for weights in (before, after)]
+    near = torch.unique(torch.cat([_nearest_pairs(before, cells), _nearest_pairs(after, cells)]), dim=0)  # [p, 2]
+    cosines = [_pair_cosines(weights, near, cells) for weights in (before, after)]
     change = cosines[1] - cosines[0]  # [p]
     order = change.argsort(stable=True)
     most, least = (
@@ -125,10 +130,10 @@ def _check(weights: torch.Tensor, labels: LabelSet) -> None:
         raise ValueError(f"class weights {tuple(weights.shape)} for {len(labels)} labels; give one row per label")
 
 
-def _blocks(weights: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+def _blocks(weights: torch.Tensor, cells: int) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield (first row, cosines [b, c]) for blocks of b classes against all."""
     weights = normalize(weights.float())
-    rows = max(1, BLOCK_CELLS // len(weights))
+    rows = max(1, cells // len(weights))
     for start in range(0, len(weights), rows):
         yield start, weights[start : start + rows] @ weights.T
 
@@ -153,20 +158,21 @@ def _closest(others: torch.Tensor, start: int, count: int) -> list[tuple[float, 
     ]
 
 
-def _nearest_pairs(weights: torch.Tensor) -> torch.Tensor:
+def _nearest_pairs(weights: torch.Tensor, cells: int) -> torch.Tensor:
     """Return pairs [p, 2] of each class with its nearest other classes, the lower index first; pairs may repeat."""
     count = min(NEIGHBOURS, len(weights) - 1)
     parts = []
-    for start, cosines in _blocks(weights):
+    for start, cosines in _blocks(weights, cells):
         others = _without_own(cosines, start).topk(count, dim=1).indices  # [b, neighbours]
         rows = torch.arange(start, start + len(cosines), device=cosines.device)[:, None].expand_as(others)
         parts.append(torch.stack([rows, others], dim=-1).flatten(0, 1))
     return torch.cat(parts).sort(dim=1).values
 
 
-def _pair_cosines(weights: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+def _pair_cosines(weights: torch.Tensor, pairs: torch.Tensor, cells: int) -> torch.Tensor:
     weights = normalize(weights)
-    parts = [(weights[part[:, 0]] * weights[part[:, 1]]).sum(dim=1) for part in torch.split(pairs, PAIRS_AT_ONCE)]
+    split = torch.split(pairs, max(1, cells // weights.shape[1]))
+    parts = [(weights[part[:, 0]] * weights[part[:, 1]]).sum(dim=1) for part in split]
     return torch.cat(parts).cpu().double()
 
 

@@ -12,8 +12,6 @@ import torch
 
 from rag_clip.metrics.openness import check_groups
 
-ROWS = 2048
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Margins:
@@ -50,10 +48,11 @@ def alignment(features: torch.Tensor, targets: torch.Tensor, class_weights: torc
     return float((features.double() - class_weights.double()[targets]).square().sum(1).mean())
 
 
-def uniformity(rows: torch.Tensor) -> float:
+def uniformity(rows: torch.Tensor, *, block: int = 2048) -> float:
     """Return log mean exp(-2 |a - b|^2) over pairs of different unit rows [r, d]; lower means more evenly spread.
 
-    The form of Wang & Isola, ICML 2020, arXiv 2005.10242, for class weights or images. Raises ValueError for fewer
+    The form of Wang & Isola, ICML 2020, arXiv 2005.10242, for class weights or images. `block` rows are compared with
+    all at a time, which bounds the memory. Raises ValueError for fewer
     than two rows.
     """
     if len(rows) < 2:
@@ -61,9 +60,9 @@ def uniformity(rows: torch.Tensor) -> float:
     rows = rows.double()
     lengths = rows.square().sum(1)
     total = 0.0
-    for start in range(0, len(rows), ROWS):
-        block = rows[start : start + ROWS]
-        distances = lengths[start : start + ROWS, None] + lengths - 2 * block @ rows.T  # [b, r], squared
+    for start in range(0, len(rows), block):
+        part = slice(start, start + block)
+        distances = lengths[part, None] + lengths - 2 * rows[part] @ rows.T  # [b, r], squared
         kernel = (-2 * distances).exp()
         kernel.diagonal(start).zero_()
         total += float(kernel.sum())

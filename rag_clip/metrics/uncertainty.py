@@ -30,6 +30,7 @@ def mean_interval(
     draws: int = DRAWS,
     coverage: float = COVERAGE,
     seed: int = 0,
+    cells: int = CELLS,
 ) -> Interval:
     """Return the interval of the mean of `values` [n], one number per image, such as right or wrong.
 
@@ -40,7 +41,8 @@ def mean_interval(
     draws, seed: number of bootstrap samples and their seed.
     coverage: of the interval, in (0, 1).
 
-    For bool values the number of right images is drawn from a binomial distribution, without resampling rows.
+    For bool values the number of right images is drawn from a binomial distribution, without resampling rows. Of other
+    values about `cells` are drawn at once.
     Raises ValueError for no image, and draws or coverage out of range.
     """
     _check(len(values), draws, coverage)
@@ -55,7 +57,7 @@ def mean_interval(
         return _interval(float(means.mean()), drawn.mean(1), coverage)
     weights = (1.0 / (layers.takes.double() * len(layers.takes))).repeat_interleave(layers.takes)
     found = []
-    for done in range(0, draws, step := max(1, CELLS // len(weights))):
+    for done in range(0, draws, step := max(1, cells // len(weights))):
         found.append(numbers[layers.draw(min(step, draws - done), generator)] @ weights)
     return _interval(float(means.mean()), torch.cat(found), coverage)
 

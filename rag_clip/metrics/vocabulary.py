@@ -50,6 +50,7 @@ def adversarial_names(
     *,
     speaks: torch.Tensor | None = None,
     count: int = 10,
+    cells: int = CELLS,
 ) -> AdversarialNames:
     """Find the `count` names that cost the most accuracy.
 
@@ -60,6 +61,7 @@ def adversarial_names(
     speaks: class that a candidate describes, int64 [v], -1 for none. "pink flamingo" is correct for a flamingo, so it
         takes no image of one.
     count: names to find.
+    cells: scores of images and candidates to hold in memory at once.
 
     Scores that differ only by rounding count as ties. Raises ValueError for count below 1, no candidate, widths or
     lengths that differ, values that are not finite, and as `metrics.check_logits`.
@@ -77,7 +79,7 @@ def adversarial_names(
     rounding = 8 * torch.finfo(rows.dtype).eps * longest * rows.norm(dim=1)  # [r]
     bar = logits[right].gather(1, targets[right, None].long())[:, 0] - rounding  # [r]
     images_right = _Right(rows, bar, targets[right])
-    takes, safe = _take_singly(images_right, candidates, speaks)
+    takes, safe = _take_singly(images_right, candidates, speaks, cells)
     worst = takes.argsort(descending=True, stable=True)[:count]
     chosen, gains = _choose_greedily(images_right, candidates, speaks, takes, count)
     images, kept = len(targets), len(rows)
@@ -127,11 +129,11 @@ class _Right:
         return _Right(self.rows[left], self.bar[left], self.classes[left])
 
 
-def _take_singly(right: _Right, candidates: torch.Tensor, speaks: torch.Tensor) -> tuple[torch.Tensor, int]:
+def _take_singly(right: _Right, candidates: torch.Tensor, speaks: torch.Tensor, cells: int) -> tuple[torch.Tensor, int]:
     """Return how many images each candidate takes, and how many images no candidate takes."""
     takes = torch.zeros(len(candidates), dtype=torch.int64, device=right.rows.device)
     lost = torch.zeros(len(right.rows), dtype=torch.bool, device=right.rows.device)
-    block = max(1, CELLS // max(len(right.rows), 1))
+    block = max(1, cells // max(len(right.rows), 1))
     for start in range(0, len(candidates), block):
         taken = right.taken(candidates[start : start + block], speaks[start : start + block])
         takes[start : start + block] = taken.sum(1)

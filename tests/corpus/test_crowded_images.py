@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from rag_clip.corpus.cleaning import CleaningSettings, clean_with
-from rag_clip.corpus.counts import on_disk, repeats
 from rag_clip.corpus.counts.statistics import CorpusCounts, count_corpus
 
 
@@ -38,10 +37,8 @@ def test_every_row_of_an_image_with_more_different_captions_than_allowed_is_drop
     assert outcome(pa.concat_tables(TABLES), counts, max_texts=3) == []
 
 
-def test_counting_in_small_pieces_finds_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(repeats, "CHUNK", 2)
-    monkeypatch.setattr(on_disk, "RANGE_ROWS", 2)
-    counts = count_corpus(TABLES[::-1], tmp_path / "counts")
+def test_counting_in_small_pieces_finds_the_same(tmp_path):
+    counts = count_corpus(TABLES[::-1], tmp_path / "counts", rows=2)
     assert [row[0] for row in outcome(pa.concat_tables(TABLES), counts, max_texts=2)] == ["one", "two", "Two", "three"]
 
 

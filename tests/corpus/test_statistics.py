@@ -10,7 +10,6 @@ import pytest
 
 from inputs.folders import SHARED
 from rag_clip.corpus.clean import clean
-from rag_clip.corpus.counts import ngrams, on_disk, repeats
 from rag_clip.corpus.counts.statistics import CorpusCounts, Totals, count_corpus
 from rag_clip.corpus.length import length
 from rag_clip.corpus.steps import chain
@@ -37,18 +36,11 @@ def sidecar_counts(sidecar, name):
     return dict(pl.read_parquet(sidecar / f"{name}.parquet").select("gram", "count").iter_rows())
 
 
-@pytest.fixture
-def small_parts(monkeypatch):
-    monkeypatch.setattr(ngrams, "CHUNK", 7)
-    monkeypatch.setattr(repeats, "CHUNK", 5)
-    monkeypatch.setattr(on_disk, "RANGE_ROWS", 10)
-
-
-@pytest.mark.usefixtures("small_parts")
-def test_counts_agree_with_a_naive_count_whatever_the_size_of_parts_and_ranges(tmp_path):
+@pytest.mark.parametrize("rows", [10, 150])
+def test_counts_agree_with_a_naive_count_whatever_the_rows_held(tmp_path, rows):
     draw = random.Random(3)
     texts = [" ".join(draw.choices(["Red", "flag", "sea", "a", "of", "ÉTÉ"], k=draw.randint(1, 6))) for _ in range(60)]
-    counts = count_corpus(batches(corpus(texts), 4), tmp_path / "counts")
+    counts = count_corpus(batches(corpus(texts), 4), tmp_path / "counts", rows=rows)
     unigrams, bigrams = naive(texts)
     assert sidecar_counts(tmp_path / "counts", "unigrams") == dict(unigrams)
     assert sidecar_counts(tmp_path / "counts", "bigrams") == dict(bigrams)

@@ -10,7 +10,6 @@ import torch
 
 from inputs.numbers import near
 from rag_clip.data import LabelSet
-from rag_clip.metrics import distinguish
 from rag_clip.metrics.distinguish import ClassPair, Distinguishability, PairShift, distinguishability, separation
 
 
@@ -53,12 +52,10 @@ def test_measures_equal_the_equation_in_float64():
     assert (found.uniformity, found.confusion) == pytest.approx(equation(weights.double().numpy(), 30.0), rel=1e-4)
 
 
-def test_blocks_give_what_the_whole_matrix_gives(monkeypatch: pytest.MonkeyPatch):
+def test_blocks_give_what_the_whole_matrix_gives():
     before, after = unit_rows(30, 8, seed=2), unit_rows(30, 8, seed=3)
     whole = distinguishability(before, 10.0, names(30)), separation(before, after, names(30))
-    monkeypatch.setattr(distinguish, "BLOCK_CELLS", 100)
-    monkeypatch.setattr(distinguish, "PAIRS_AT_ONCE", 7)
-    blocks = distinguishability(before, 10.0, names(30)), separation(before, after, names(30))
+    blocks = distinguishability(before, 10.0, names(30), cells=100), separation(before, after, names(30), cells=100)
     assert blocks[0].uniformity == pytest.approx(whole[0].uniformity)
     assert blocks[0].confusion == pytest.approx(whole[0].confusion)
     for name in ("first", "second"):

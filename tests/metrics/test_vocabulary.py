@@ -72,11 +72,9 @@ def test_a_name_takes_no_image_of_the_class_it_speaks_of() -> None:
         adversarial_names(*inputs, speaks=torch.zeros(3, dtype=torch.int64))
 
 
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_change_nothing() -> None:
     whole = adversarial_names(*noise())
-    monkeypatch.setattr("rag_clip.metrics.vocabulary.CELLS", 1000)
-    monkeypatch.setattr("rag_clip.metrics.vocabulary.LAZY", 2)
-    blocks = adversarial_names(*noise())
+    blocks = adversarial_names(*noise(), cells=1000)
     assert blocks.takes.tolist() == whole.takes.tolist()
     assert blocks.set_accuracy.tolist() == whole.set_accuracy.tolist()
     assert blocks.certified == whole.certified

@@ -13,14 +13,14 @@ from rag_clip.corpus.counts.on_disk import Spill
 from rag_clip.corpus.counts.tokens import grams_of, keys_of, words_of
 
 NAMES = {1: "unigrams", 2: "bigrams"}
-CHUNK = 100_000
 
 
 class NgramCounter:
-    """Counts 100,000 captions at a time and spills the partial counts, sorted by hash."""
+    """Counts `rows` / 20 captions at a time, and spills the partial counts, sorted by hash."""
 
-    def __init__(self, folder: Path) -> None:
-        self._spills = {size: Spill(folder / name) for size, name in NAMES.items()}
+    def __init__(self, folder: Path, *, rows: int) -> None:
+        self._limit = max(1, rows // 20)
+        self._spills = {size: Spill(folder / name, range_rows=rows) for size, name in NAMES.items()}
         self._waiting: list[pl.Series] = []
         self._captions = 0
 
@@ -28,7 +28,7 @@ class NgramCounter:
         """Count the n-grams of captions."""
         self._waiting.append(texts)
         self._captions += len(texts)
-        if self._captions >= CHUNK:
+        if self._captions >= self._limit:
             self._flush()
 
     def write(self, sidecar: Path) -> dict[str, int]:

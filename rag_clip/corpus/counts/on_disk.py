@@ -15,7 +15,6 @@ import polars as pl
 from rag_clip.errors import disk_errors
 
 KEY = "key"
-RANGE_ROWS = 2_000_000
 _GROUP_ROWS = 50_000
 
 
@@ -68,8 +67,8 @@ def _open(path: Path, dtype: str) -> np.ndarray:
 class Spill:
     """An external sort in a new folder; every table written has a column `key` and the same other columns."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, range_rows: int) -> None:
+        self._folder, self._range_rows = folder, range_rows
         self._rows = 0
         self._parts: list[Path] = []
         folder.mkdir(parents=True)
@@ -87,12 +86,12 @@ class Spill:
     def ranges(self) -> Iterator[pl.DataFrame]:
         """Yield all rows in consecutive ranges of the key, lowest first; equal keys are in the same range.
 
-        The keys are hashes, hence evenly spread, so each range has about RANGE_ROWS rows. Row groups outside a range
+        The keys are hashes, hence evenly spread, so each range has about `range_rows` rows. Row groups outside a range
         are not read.
         """
         if not self._parts:
             return
-        bits = (-(-self._rows // RANGE_ROWS) - 1).bit_length()
+        bits = (-(-self._rows // self._range_rows) - 1).bit_length()
         width = 2 ** (64 - bits)
         for low in range(0, 2**64, width):
             inside = pl.col("key").is_between(pl.lit(low, pl.UInt64), pl.lit(low + width - 1, pl.UInt64))

@@ -22,7 +22,6 @@ REPEATS = {"key": "<u8", "first": "<u8", "images": "<u4"}
 PLACES = {"key": "<u8"}
 TEXTS = {"key": "<u8", "texts": "<u4"}
 TEXTS_FOLDER = "texts"
-CHUNK = 500_000
 # Odd, so that multiplication modulo 2**64 is one to one; large, so that adjacent places spread over all keys.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -30,9 +29,9 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 class RepeatFinder:
     """Collects the keys of rows; `write_repeats` or `write_later` then writes those that occur more than once."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._spill = Spill(folder / "keys")
+    def __init__(self, folder: Path, *, rows: int) -> None:
+        self._folder, self._limit = folder, rows
+        self._spill = Spill(folder / "keys", range_rows=rows)
         self._ordinals: dict[str, int] = {}
         self._waiting: list[pl.DataFrame] = []
         self._rows = 0
@@ -60,7 +59,7 @@ class RepeatFinder:
         repeated = {name: np.repeat(values, keys.shape[1]) for name, values in columns.items()}
         self._waiting.append(pl.DataFrame({"key": keys.reshape(-1), **repeated}))
         self._rows += keys.size
-        if self._rows >= CHUNK:
+        if self._rows >= max(1, self._limit // 4):
             self._flush()
 
     def write_repeats(self, folder: Path) -> int:
@@ -78,7 +77,7 @@ class RepeatFinder:
 
     def write_later(self, folder: Path) -> int:
         """Write the places, mapped by `spread`, that share a key with an earlier place; return their number."""
-        later = Spill(self._folder / "later")
+        later = Spill(self._folder / "later", range_rows=self._limit)
         for group in self._repeated():
             places = group.filter(pl.col("place") > pl.col("place").min().over("key"))["place"].unique()
             later.write(pl.DataFrame({"key": spread(places.to_numpy())}))
@@ -86,7 +85,7 @@ class RepeatFinder:
         return write_columns(folder, (_arrays(part) for part in parts), PLACES)
 
     def _write_texts(self, folder: Path) -> None:
-        pairs = Spill(self._folder / "pairs")
+        pairs = Spill(self._folder / "pairs", range_rows=self._limit)
         for part in self._spill.ranges() if self._images_named else ():
             named = part.filter(pl.col("image") != pl.col("place"))
             pairs.write(named.select(key="image", text="key").unique())

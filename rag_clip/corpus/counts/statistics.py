@@ -113,6 +113,7 @@ def count_corpus(
     *,
     rules: Step = clean,
     near: float | None = None,
+    rows: int = 2_000_000,
     report: Report = silent,
 ) -> CorpusCounts:
     """Count a corpus into the folder `sidecar`.
@@ -122,6 +123,7 @@ def count_corpus(
     rules: steps that decide on single rows; only captions that they keep are counted, so that the first of equal
         captions is one that they keep.
     near: if given, captions of about this similarity or more are found too.
+    rows: rows of n-grams and of keys to hold in memory at once; the others wait on disk.
     report: receives progress events.
 
     Raises ValueError for missing columns.
@@ -132,7 +134,7 @@ def count_corpus(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
-        _count(tables, partial, rules, near, report)
+        _count(tables, partial, rules, near, rows, report)
         shutil.rmtree(partial / "spill")
         if target.exists():
             shutil.rmtree(target)
@@ -143,9 +145,12 @@ def count_corpus(
     return CorpusCounts(target)
 
 
-def _count(tables: Iterable[pa.Table], folder: Path, rules: Step, near: float | None, report: Report) -> None:
+def _count(
+    tables: Iterable[pa.Table], folder: Path, rules: Step, near: float | None, limit: int, report: Report
+) -> None:
     spill = folder / "spill"
-    ngrams, exact, close = NgramCounter(spill), RepeatFinder(spill / "exact"), RepeatFinder(spill / "near")
+    ngrams = NgramCounter(spill, rows=limit)
+    exact, close = (RepeatFinder(spill / name, rows=limit) for name in ("exact", "near"))
     rows = captions = 0
     for table in tables:
         kept = rules(table).selected
