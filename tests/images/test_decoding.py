@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,13 @@ def test_workers_end_with_the_pool():
         processes = list(pool._processes)
         pool.submit([picture("red")] * 100)
     assert all(process.returncode is not None for process in processes)
+
+
+def test_an_interrupt_of_the_terminal_is_left_to_the_parent():
+    with DecodePool(TRANSFORM, workers=1) as pool:
+        pool.submit([picture("red")])()  # it is up
+        pool._processes[0].send_signal(signal.SIGINT)
+        assert pool.submit([picture("red")])().errors == (None,)
 
 
 def test_a_preprocess_that_no_worker_can_load_is_refused():
