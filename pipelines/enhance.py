@@ -145,7 +145,8 @@ def enhance_labels(
         found = find_prompts(labels, encoder=encoder, recipe=recipe, store=store, clock=clock, report=report)
         controlled = partial(control_prompts, found, store=store, seed=seed)
         prompts = controlled(control) if control else found
-        plain = template_prompts(labels, templates=recipe.templates.choose())
+        chosen = found.provenance.get("known", {}).get("templates")
+        plain = template_prompts(labels, templates=chosen or recipe.templates.choose())
         sets = {"templates": plain, prompts.provenance["method"]: prompts}
         if labelled and (recipe.retrieved or recipe.described):
             sets[recipe.name] = found

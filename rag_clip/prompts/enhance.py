@@ -8,16 +8,17 @@ from typing import Literal, get_args
 
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.progress import Report, StageClock, silent
+from rag_clip.prompts.contrast import KNOWN_WEIGHT
 from rag_clip.prompts.control import random_prompts, shared_waffle_prompts, waffle_prompts
 from rag_clip.prompts.described import described_texts
-from rag_clip.prompts.evidence import find_captions, trusted_captions
+from rag_clip.prompts.evidence import Gathered, Retrieval, find_captions, trusted_captions
 from rag_clip.prompts.knowledge.names import NameMatch, nearest_classes
 from rag_clip.prompts.knowledge.sentences import Sentences, read_sentences
 from rag_clip.prompts.mixed import Texts, mix
 from rag_clip.prompts.naming import name_classes
 from rag_clip.prompts.recipe import Recipe, load_recipe
 from rag_clip.prompts.synonyms import synonym_prompts
-from rag_clip.prompts.templates import template_prompts
+from rag_clip.prompts.templates import choose_templates, template_prompts
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store
 
@@ -34,6 +35,7 @@ class _Found:
     notes: what a user should know.
     without_captions: number of classes without captions in the store.
     untrusted: number of classes with captions, none of which was trusted.
+    gathered: the captions of the index; None for a recipe that uses none.
     """
 
     anchors: Prompts
@@ -41,6 +43,7 @@ class _Found:
     notes: tuple[str, ...]
     without_captions: int
     untrusted: int
+    gathered: Gathered | None
 
 
 def enhance(
@@ -66,7 +69,8 @@ def enhance(
     clock, report: collect seconds per stage, and receive progress events.
 
     Provenance holds the recipe, the number of classes without captions, the number of classes whose captions were not
-    trusted, and notes for the user, such as names that a file does not have. Raises ValueError for a recipe that needs
+    trusted, what was decided about the names under `known` (see prompts.known), and notes for the user, such as names
+    that a file does not have. Raises ValueError for a recipe that needs
     a store without one, a store without captions or with vectors of another encoder, and a control (other than
     `waffle_shared`) for a recipe that mixes in no texts.
     """
@@ -85,6 +89,12 @@ def enhance(
     }
     if recipe.described and recipe.described.average == "cosines":
         facts["average"] = "cosines"
+    if found.gathered and found.gathered.known is not None:
+        facts["known"] = {
+            "share": found.gathered.known,
+            "chosen": "names" if found.gathered.by_names else "captions",
+            "templates": list(choose_templates(labels, found.gathered.templates)),
+        }
     prompts = replace(prompts, provenance=facts)
     if control:
         with clock.stage("sample"):
@@ -111,30 +121,35 @@ def control_prompts(prompts: Prompts, control: Control, *, store: Store | None =
 def _find_texts(
     labels: LabelSet, recipe: Recipe, encoder: Encoder, store: Store | None, clock: StageClock, report: Report
 ) -> _Found:
-    templates = recipe.templates.choose()
-    anchors, known = template_prompts(labels, templates=templates), labels
+    templates, known = recipe.templates.choose(), labels
     contexts: list[Texts] = []
     notes: list[str] = []
     alone: list[str] = []
     untrusted: list[str] = []
+    named = gathered = None
     if recipe.synonyms and store:
         with clock.stage("count names"):
             named = name_classes(labels, recipe.synonyms, encoder=encoder, store=store, report=report)
-        anchors = synonym_prompts(labels, named.report, templates=templates, use=recipe.synonyms.use)
         known, notes = named.labels, [*named.notes]
     if recipe.retrieved and store:
         every = find_captions(
             known, encoder=encoder, store=store, retrieval=recipe.retrieved, clock=clock, report=report
         )
-        captions = trusted_captions(
+        gathered = trusted_captions(
             every, known, encoder=encoder, retrieval=recipe.retrieved, templates=templates, clock=clock
         )
+        templates = gathered.templates
         alone = [name for name, texts in zip(labels.names, every, strict=True) if not texts]
         untrusted = [
-            name for name, texts, kept in zip(labels.names, every, captions, strict=True) if texts and not kept
+            name for name, texts, kept in zip(labels.names, every, gathered.texts, strict=True) if texts and not kept
         ]
-        contexts.append(captions)
-        notes += _captionless(alone, untrusted)
+        contexts.append(gathered.texts)
+        notes += [*_decision(gathered, recipe.retrieved), *_captionless(alone, untrusted)]
+    anchors = (
+        synonym_prompts(labels, named.report, templates=templates, use=recipe.synonyms.use)
+        if recipe.synonyms and named
+        else template_prompts(labels, templates=templates)
+    )
     if recipe.described:
         with clock.stage("read descriptions"):
             files = [read_sentences(path) for path in recipe.described.files]
@@ -142,7 +157,7 @@ def _find_texts(
         contexts.append(described.texts)
         for file, match in zip(files, described.matches, strict=True):
             notes += _unmatched(file, match, labels)
-    return _Found(anchors, tuple(contexts), tuple(notes), len(alone), len(untrusted))
+    return _Found(anchors, tuple(contexts), tuple(notes), len(alone), len(untrusted), gathered)
 
 
 def _check_control(control: Control, store: Store | None) -> None:
@@ -172,6 +187,20 @@ def _unmatched(file: Sentences, match: NameMatch, labels: LabelSet) -> Iterator[
     if match.unmatched_keys:
         near = nearest_classes(match.unmatched_keys, labels)
         yield f"{file.source} has {_some(match.unmatched_keys)}, not in the label set{f' ({near})' if near else ''}"
+
+
+def _decision(gathered: Gathered, retrieval: Retrieval) -> Iterator[str]:
+    if gathered.by_names:
+        weight = min(retrieval.weight, KNOWN_WEIGHT)
+        yield (
+            f"the encoder knows these names ({gathered.known:.2f}): captions weigh {weight:g} beside an ensemble of "
+            "templates"
+        )
+    elif gathered.known is not None:
+        yield (
+            f"the encoder does not know these names well ({gathered.known:.2f}): captions weigh up to "
+            f"{retrieval.weight:g}, each class by its own evidence"
+        )
 
 
 def _captionless(alone: Sequence[str], untrusted: Sequence[str]) -> Iterator[str]:

@@ -12,7 +12,8 @@ from torch.nn.functional import normalize
 
 from rag_clip.data import Hit, LabelSet, PromptText, check_same_encoder
 from rag_clip.progress import Progress, Report, StageClock, silent
-from rag_clip.prompts.contrast import ROUNDS, contrast, trust
+from rag_clip.prompts.contrast import KNOWN_WEIGHT, ROUNDS, contrast, trust
+from rag_clip.prompts.known import KNOWN_SHARE, known_share, nearer_names
 from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.mixed import Texts
 from rag_clip.prompts.retrieved import (
@@ -25,7 +26,7 @@ from rag_clip.prompts.retrieved import (
     retrieved_texts,
     without_name,
 )
-from rag_clip.prompts.templates import choose_templates, fill
+from rag_clip.prompts.templates import GENERAL, choose_templates, fill
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store
 from rag_clip.store.schema import Filters, TextIndex
@@ -34,7 +35,7 @@ from rag_clip.words import spoken, words_of
 Search = Literal["dense", "lexical", "hybrid"]
 Modality = Literal["text", "image"]
 Contrast = Literal["none", "drop", "weigh"]
-Trust = Literal["equal", "evidence"]
+Trust = Literal["equal", "evidence", "known"]
 FILTERS: Mapping[str, Keep] = {
     "token": contains_token,
     "substring": contains_substring,
@@ -65,7 +66,9 @@ class Retrieval:
     trust: "evidence" gives the captions of each class their own total weight, up to `weight` (see prompts.contrast).
     where: filters by payload (see `Store.search`).
 
-    Trust without contrast, and contrast with a weight of 0.75 or less, lowered accuracy
+    With `trust` "known" the captions decide first whether the encoder knows the names (see prompts.known): if so,
+    captions share at most 0.25 equally, names kept, beside an ensemble of templates; if not, `contrast` and `names`
+    apply, and trust is "evidence". Trust without contrast, and contrast with a weight of 0.75 or less, lowered accuracy
     (tests/benchmarks/recipes.py --full), so the defaults use neither. Raises ValueError for a value out of range.
     """
 
@@ -104,6 +107,24 @@ class Retrieval:
             raise ValueError(f"names in captions are {' or '.join(REWRITES)}, found {self.names!r}")
 
 
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Context texts of each class, () without trusted captions, and how they were weighed.
+
+    `templates` are those to mix them into, None for the label set's own; `known` is the share of names that the encoder
+    knows (see prompts.known), None where it was not asked or no caption was found.
+    """
+
+    texts: Texts
+    templates: tuple[str, ...] | None
+    known: float | None = None
+
+    @property
+    def by_names(self) -> bool:
+        """Whether the names were found to be known, so that captions weigh little."""
+        return self.known is not None and self.known >= KNOWN_SHARE
+
+
 def gather(
     labels: LabelSet,
     *,
@@ -128,7 +149,7 @@ def gather(
     """
     retrieval, clock = retrieval or Retrieval(), clock or StageClock()
     found = find_captions(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock, report=report)
-    return trusted_captions(found, labels, encoder=encoder, retrieval=retrieval, templates=templates, clock=clock)
+    return trusted_captions(found, labels, encoder=encoder, retrieval=retrieval, templates=templates, clock=clock).texts
 
 
 def find_captions(
@@ -142,7 +163,8 @@ def find_captions(
 ) -> Texts:
     """Return the captions of each class that pass the filter, with equal shares of the weight; () where none does.
 
-    Parameters and errors are those of `gather`.
+    With trust "known" names stay in the captions until `trusted_captions` decides; captions that would become empty
+    without them are dropped already. Parameters and errors are those of `gather`.
     """
     _check_store(store, encoder, retrieval)
     return retrieved_texts(
@@ -151,7 +173,7 @@ def find_captions(
         weight=retrieval.weight,
         limit=retrieval.limit,
         keep=_filter(labels, retrieval),
-        rewrite=REWRITES[retrieval.names],
+        rewrite=_whole_if_rest if retrieval.trust == "known" else REWRITES[retrieval.names],
     )
 
 
@@ -163,16 +185,27 @@ def trusted_captions(
     retrieval: Retrieval,
     templates: Sequence[str] | None = None,
     clock: StageClock,
-) -> Texts:
+) -> Gathered:
     """Weight captions by the contrast and trust of `retrieval`; () for a class without trusted captions.
 
     found: the result of `find_captions`.
     labels, encoder, retrieval, templates, clock: as in `gather`.
     """
+    given = tuple(templates) if templates else None
     if not any(found) or (retrieval.contrast != "weigh" and retrieval.trust == "equal"):
-        return found
+        return Gathered(found, given)
     with clock.stage("weigh"):
-        return _weigh(found, labels, encoder, retrieval, choose_templates(labels, templates))
+        if retrieval.trust != "known":
+            return Gathered(_weigh(_encoded(found, labels, encoder), labels, encoder, retrieval, given), given)
+        bare = _rewritten(found, labels, without_name)
+        captions = _encoded(bare, labels, encoder)
+        ensemble = given or labels.templates or GENERAL
+        known = _known_share(captions, labels, encoder, ensemble)
+        if known >= KNOWN_SHARE:
+            return Gathered(_shared(found, min(retrieval.weight, KNOWN_WEIGHT)), ensemble, known)
+        if retrieval.names == "kept":
+            captions = _encoded(found, labels, encoder)
+        return Gathered(_weigh(captions, labels, encoder, retrieval, given), given, known)
 
 
 def _filter(labels: LabelSet, retrieval: Retrieval) -> Keep:
@@ -188,12 +221,39 @@ def _both(first: Keep, second: Keep) -> Keep:
     return both
 
 
-def _weigh(chosen: Texts, labels: LabelSet, encoder: Encoder, retrieval: Retrieval, templates: Sequence[str]) -> Texts:
-    """Set the weight of each caption by contrast and trust, and leave out captions with negligible weight.
+def _whole_if_rest(name: str, synonyms: Sequence[str] = ()) -> Callable[[str], str]:
+    """Leave captions as they are, but drop those of which nothing is left without the name."""
+    rest = without_name(name, synonyms)
+    return lambda caption: caption if rest(caption) else ""
 
-    Computed in float32 on the encoder's device. Classes are processed in the order of their names, so that even the
-    last digit does not depend on the order of the label set.
+
+def _rewritten(found: Texts, labels: LabelSet, rewrite: Rewrite) -> Texts:
+    rewrites = map(rewrite, labels.names, labels.synonyms)
+    return tuple(
+        tuple(replace(text, text=rewritten(text.text)) for text in group)
+        for group, rewritten in zip(found, rewrites, strict=True)
+    )
+
+
+def _shared(found: Texts, weight: float) -> Texts:
+    return tuple(tuple(replace(text, weight=weight / len(group)) for text in group) for group in found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Captions with their unit vectors [t, d] and classes [t], float32 on the encoder's device.
+
+    Classes are taken in the `order` of their names, so that nothing depends on the order of the label set, not even
+    the last digit; row i of `groups`, and class i of `classes`, is class order[i] of the label set.
     """
+
+    order: list[int]
+    groups: list[tuple[PromptText, ...]]
+    vectors: torch.Tensor
+    classes: torch.Tensor
+
+
+def _encoded(chosen: Texts, labels: LabelSet, encoder: Encoder) -> _Encoded:
     order = sorted(range(len(labels)), key=lambda row: labels.names[row])
     groups = [chosen[row] for row in order]
     distinct = {text: row for row, text in enumerate(dict.fromkeys(text.text for group in groups for text in group))}
@@ -202,18 +262,38 @@ def _weigh(chosen: Texts, labels: LabelSet, encoder: Encoder, retrieval: Retriev
     rows = torch.tensor([distinct[text.text] for group in groups for text in group], device=device)
     vectors = encoded[rows]  # [t, d]
     classes = torch.tensor([row for row, group in enumerate(groups) for _ in group], device=device)
+    return _Encoded(order, groups, vectors, classes)
+
+
+def _anchors(order: Sequence[int], labels: LabelSet, encoder: Encoder, templates: Sequence[str]) -> torch.Tensor:
+    """Return the unit vectors [c, d] of the names in their templates, in the order given."""
+    filled = encoder.encode_text([fill(template, labels.names[row]) for row in order for template in templates])
+    return normalize(filled.float().view(len(labels), len(templates), -1).mean(1), dim=-1)
+
+
+def _known_share(captions: _Encoded, labels: LabelSet, encoder: Encoder, templates: Sequence[str]) -> float:
+    anchors = _anchors(captions.order, labels, encoder, templates)
+    numbers = torch.bincount(captions.classes, minlength=len(labels))
+    nearer = nearer_names(anchors, captions.vectors, captions.classes, scale=encoder.scale)
+    return round(known_share(nearer, numbers), 6)
+
+
+def _weigh(
+    captions: _Encoded, labels: LabelSet, encoder: Encoder, retrieval: Retrieval, templates: Sequence[str] | None
+) -> Texts:
+    """Set the weight of each caption by contrast and trust, and leave out those that come to next to nothing."""
+    vectors, classes = captions.vectors, captions.classes
     rounds = ROUNDS if retrieval.contrast == "weigh" else 0
     shares = contrast(vectors, classes, count=len(labels), scale=encoder.scale, rounds=rounds)
     totals = [retrieval.weight] * len(labels)
-    if retrieval.trust == "evidence":
-        filled = encoder.encode_text([fill(template, labels.names[row]) for row in order for template in templates])
-        anchors = normalize(filled.float().view(len(labels), len(templates), -1).mean(1), dim=-1)  # [c, d]
+    if retrieval.trust != "equal":
+        anchors = _anchors(captions.order, labels, encoder, choose_templates(labels, templates))
         found = trust(anchors, vectors, classes, shares, scale=encoder.scale, weight=retrieval.weight)
         totals = [round(total, 6) for total in found.tolist()]
     share = iter(shares.tolist())
     weighed = {
         row: _given([(text, next(share)) for text in group], total)
-        for row, group, total in zip(order, groups, totals, strict=True)
+        for row, group, total in zip(captions.order, captions.groups, totals, strict=True)
     }
     return tuple(weighed[row] for row in range(len(labels)))
 

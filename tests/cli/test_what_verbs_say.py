@@ -46,10 +46,13 @@ def test_enhance_tells_missing_captions_from_those_not_trusted(folder: Path) -> 
         "trusted.json: 4 classes, 4 texts, 0 of them mixed in; 2 classes without captions, 2 without any to trust"
     )
     assert lines[1] == (
+        "  the encoder does not know these names well (0.00): captions weigh up to 0.95, each class by its own evidence"
+    )
+    assert lines[2] == (
         f"  no usable caption names {NAMES[2]!r}, 'quux', so templates keep their weight; index captions that do, "
         "or give synonyms in the label file"
     )
-    assert lines[2] == (
+    assert lines[3] == (
         f"  the captions of {NAMES[0]!r}, {NAMES[1]!r} are too few, or fit other classes as well, and were not "
         "trusted, so templates keep their weight; index more captions, or mix in all that are found with --recipe repe"
     )

@@ -96,6 +96,47 @@ def test_names_are_dropped_from_captions_on_request(store: Store):
     assert [text for row, text in context if names[row] in text.split()] == []
 
 
+def test_what_was_decided_about_the_names_is_noted_and_chooses_the_templates(store: Store):
+    settings: dict[str, Any] = {"keep": "phrase", "names": "dropped", "contrast": "weigh", "trust": "known"}
+    recipe = by_captions(search="lexical", weight=0.95, **settings)
+    # The caption of zorps says "red thing" of them without the name; what is left of those of blicks is too short.
+    known = LabelSet(("thing red", "blue flies"), synonyms=(("zorp",), ("blick",)))
+    prompts = enhance(known, encoder=ENCODER, recipe=recipe, store=store)
+    assert prompts.provenance["known"] == {
+        "share": pytest.approx(1, abs=1e-2),
+        "chosen": "names",
+        "templates": list(GENERAL),
+    }
+    assert prompts.provenance["notes"][0] == (
+        "the encoder knows these names (1.00): captions weigh 0.25 beside an ensemble of templates"
+    )
+    anchors = [text for text in prompts.texts[0] if text.role == "anchor"]
+    assert [text.text for text in anchors] == [template.replace("{}", "thing red") for template in GENERAL]
+    assert sum(text.weight for text in anchors) == pytest.approx(0.75)
+
+
+def test_names_that_the_encoder_does_not_know_keep_the_label_sets_templates(store: Store):
+    settings: dict[str, Any] = {"keep": "phrase", "names": "dropped", "contrast": "weigh", "trust": "known"}
+    recipe = by_captions(search="lexical", weight=0.95, **settings)
+    swapped = LabelSet(("blue thing", "red flies"), synonyms=(("zorp",), ("blick",)))
+    prompts = enhance(swapped, encoder=ENCODER, recipe=recipe, store=store)
+    assert prompts.provenance["known"] == {
+        "share": pytest.approx(0, abs=1e-2),
+        "chosen": "captions",
+        "templates": ["a photo of a {}."],
+    }
+    assert prompts.provenance["notes"][0] == (
+        "the encoder does not know these names well (0.00): captions weigh up to 0.95, each class by its own evidence"
+    )
+
+
+def test_nothing_is_decided_where_no_caption_is_found(store: Store):
+    recipe = by_captions(search="lexical", keep="phrase", trust="known")
+    prompts = enhance(LabelSet(("quux", "frob")), encoder=ENCODER, recipe=recipe, store=store)
+    assert "known" not in prompts.provenance
+    assert [len(group) for group in prompts.texts] == [1, 1]
+
+
 def test_templates_need_no_store():
     prompts = enhance(LABELS, encoder=ENCODER, recipe=Recipe(templates=Templates(texts=("the {}",))))
     assert prompts.texts == template_prompts(LABELS, templates=("the {}",)).texts

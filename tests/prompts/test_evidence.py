@@ -104,6 +104,29 @@ def test_trust_looks_at_the_templates_that_captions_are_mixed_into(store: Store)
     assert sum(text.weight for text in telling[2]) < sum(text.weight for text in own[2])
 
 
+def test_captions_of_names_that_the_encoder_knows_share_a_quarter_as_written(store: Store):
+    # Their words describe the class without being the phrase that is left out; the animals are how captions say it.
+    labels = LabelSet(
+        ("fur orange", "coat scarlet", "pack grey", "yeti"),
+        synonyms=(("fox",), ("red fox",), ("wolf",), ()),
+        templates=("{}",),
+    )
+    settings: dict[str, Any] = {"keep": "phrase", "names": "dropped", "contrast": "weigh", "weight": 0.9}
+    groups = weighed(store, labels, trust="known", **settings)
+    foxes, red, wolves = ([text for text in CAPTIONS if name in text] for name in ("fox", "red fox", "wolf"))
+    expected = [[text for text in foxes if text not in red], red, wolves, []]
+    assert [sorted(text.text for text in group) for group in groups] == [sorted(texts) for texts in expected]
+    assert [[text.weight for text in group] for group in groups] == [[0.25 / 4] * 4, [0.125] * 2, [0.25 / 3] * 3, []]
+    light = weighed(store, labels, trust="known", **settings | {"weight": 0.1})
+    assert [text.weight for text in light[1]] == [0.05] * 2
+
+
+@pytest.mark.parametrize("names", ["dropped", "kept"])
+def test_captions_of_names_that_the_encoder_does_not_know_weigh_as_by_evidence(store: Store, names: str):
+    settings: dict[str, Any] = {"keep": "phrase", "names": names, "contrast": "weigh", "weight": 0.9}
+    assert weighed(store, trust="known", **settings) == weighed(store, trust="evidence", **settings)
+
+
 def test_a_lone_caption_is_not_trusted(store: Store):
     labels = LabelSet(("bushy", "fox"), templates=("{}",))
     groups = weighed(store, labels, contrast="weigh", trust="evidence")
@@ -166,7 +189,13 @@ def test_an_index_without_image_vectors_is_refused(store: Store):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"contrast": "drop"}, {"contrast": "weigh", "trust": "evidence", "names": "dropped"}]
+    "changes",
+    [
+        {},
+        {"contrast": "drop"},
+        {"contrast": "weigh", "trust": "evidence", "names": "dropped"},
+        {"contrast": "weigh", "trust": "known", "names": "dropped"},
+    ],
 )
 def test_gathered_captions_keep_the_contract_of_a_prompt_method(store: Store, changes: dict[str, Any]):
     check_prompts(lambda labels: mix(template_prompts(labels), weighed(store, labels, **changes)), LABELS)
@@ -193,7 +222,7 @@ def test_an_error_of_the_search_is_the_callers(tmp_path: Path):
         ({"modality": "sound"}, "unknown modality 'sound'; known are text, image"),
         ({"modality": "image", "search": "lexical"}, "lexical search compares no image vectors; use dense or hybrid"),
         ({"contrast": "loud"}, "unknown contrast 'loud'; known are none, drop, weigh"),
-        ({"trust": "blind"}, "unknown trust 'blind'; known are equal, evidence"),
+        ({"trust": "blind"}, "unknown trust 'blind'; known are equal, evidence, known"),
         ({"names": "gone"}, "names in captions are kept or dropped, found 'gone'"),
         ({"weight": float("nan")}, "the weight of the captions is nan; give a number from 0 to 1"),
         ({"limit": 20, "candidates": 10}, "limit is 20 of 10 candidates"),
