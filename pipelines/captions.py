@@ -114,9 +114,14 @@ def build_index(
     with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
         check_cleaning(store, cleaning)
         embedded = embed_sources(
-            sources, shards=folder, encoder=encoder, cleaning=cleaning, shard_rows=shard_rows,
-            retry_failed=retry_failed, report=report,
-        )  # fmt: skip
+            sources,
+            shards=folder,
+            encoder=encoder,
+            cleaning=cleaning,
+            shard_rows=shard_rows,
+            retry_failed=retry_failed,
+            report=report,
+        )
         keys = set(embedded.keys)
         manifests = [manifest for manifest in read_manifests(folder) if manifest.key in keys]
         _note_first(store, embedded, cleaning, files=len(sources))

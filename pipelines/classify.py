@@ -177,9 +177,16 @@ def classify(
         with _replacing(output, parts_of(output)) as unfinished:
             write_predictions(unfinished, sources, schema=schema, predict=predict, clock=clock, advance=advance)
     summary = ClassifySummary(
-        output, rows, failed, missing, rows - missing, columns, tally.report(prompts.labels.names),
-        dict(clock.seconds), clock.bottleneck,
-    )  # fmt: skip
+        output,
+        rows,
+        failed,
+        missing,
+        rows - missing,
+        columns,
+        tally.report(prompts.labels.names),
+        dict(clock.seconds),
+        clock.bottleneck,
+    )
     return kept_with(summary, let_go)
 
 

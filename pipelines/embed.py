@@ -89,9 +89,15 @@ def embed_captions(
     check_outputs([(shards, "shards")], inputs=[paths], force=force)
     sources = find_sources(paths, columns=columns or Columns())
     return embed_sources(
-        sources, shards=Path(shards), encoder=encoder, cleaning=cleaning or load_cleaning(), part=part,
-        shard_rows=shard_rows, retry_failed=retry_failed, report=report,
-    )  # fmt: skip
+        sources,
+        shards=Path(shards),
+        encoder=encoder,
+        cleaning=cleaning or load_cleaning(),
+        part=part,
+        shard_rows=shard_rows,
+        retry_failed=retry_failed,
+        report=report,
+    )
 
 
 def embed_sources(
@@ -118,9 +124,14 @@ def embed_sources(
         made: dict[str, Manifest] = {}
         done, total = sum(manifest.rows for manifest in plan.select(sources, there)), _total(sources, part)
         for manifest in make_shards(
-            plan.missing(sources), rules, encoder, shards, versions=next_versions(there.values(), sources), clock=clock,
+            plan.missing(sources),
+            rules,
+            encoder,
+            shards,
+            versions=next_versions(there.values(), sources),
+            clock=clock,
             tick=lambda rows: report(Progress("embed", done + rows, total, "captions")),
-        ):  # fmt: skip
+        ):
             made[manifest.key] = manifest
     return _summarise(shards, plan.select(sources, {**there, **made}), made, clock)
 

@@ -135,9 +135,20 @@ def index_images(
     noisy = None if probabilities is None else int((probabilities >= NOISY).sum())
     rows, failed = _count_rows(parts), reasons.total()
     return ImagesSummary(
-        str(index), rows, len(pairs), failed, pairs.dropped, dict(reasons), folder / FAILURES, embedded,
-        rows - embedded, noisy, count, dict(clock.seconds), clock.bottleneck,
-    )  # fmt: skip
+        str(index),
+        rows,
+        len(pairs),
+        failed,
+        pairs.dropped,
+        dict(reasons),
+        folder / FAILURES,
+        embedded,
+        rows - embedded,
+        noisy,
+        count,
+        dict(clock.seconds),
+        clock.bottleneck,
+    )
 
 
 def load_image_schema() -> CollectionSchema:

@@ -126,9 +126,17 @@ def load_into(store: Store, folder: Path, manifests: Sequence[Manifest], *, repo
     added = min(written, count - before)
     failures = tuple(manifest.reason for manifest in manifests if manifest.status == "failed")
     return LoadSummary(
-        store.location, len(left), len(manifests) - len(left), written, added, count, len(failures), failures,
-        dict(clock.seconds), clock.bottleneck,
-    )  # fmt: skip
+        store.location,
+        len(left),
+        len(manifests) - len(left),
+        written,
+        added,
+        count,
+        len(failures),
+        failures,
+        dict(clock.seconds),
+        clock.bottleneck,
+    )
 
 
 def _settings(manifest: Manifest) -> CleaningSettings:

@@ -49,9 +49,13 @@ def embed_on_ray(
         raise ValueError(f"{actors} actors cannot embed; give at least one")
     count = actors * PARTS_PER_ACTOR
     settings = {
-        "paths": [str(path) for path in paths], "shards": str(shards), "columns": columns, "shard_rows": shard_rows,
-        "cleaning": cleaning or load_cleaning(), "retry_failed": retry_failed,
-    }  # fmt: skip
+        "paths": [str(path) for path in paths],
+        "shards": str(shards),
+        "columns": columns,
+        "shard_rows": shard_rows,
+        "cleaning": cleaning or load_cleaning(),
+        "retry_failed": retry_failed,
+    }
     parts = ray.data.from_items([{"part": part} for part in range(count)], override_num_blocks=count)
     done = parts.map_batches(
         _PartEmbedder,

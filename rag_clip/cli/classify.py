@@ -102,10 +102,22 @@ def classify(
             chosen = chosen if floor else chosen.without_floor()
         console.plan(*[("encode", 0.0)] * (1 + len(others)), ("write", WRITE_SECONDS))
         summary = classify_images(
-            images, prompts=texts, output=output, encoder=loaded, head=chosen, others=others, index=index,
-            image_column=image_column, limit=limit, top_k=top_k, scores=scores, features_dir=features,
-            decoding=Decoding(workers, batch_size), force=force, report=console.report,
-        )  # fmt: skip
+            images,
+            prompts=texts,
+            output=output,
+            encoder=loaded,
+            head=chosen,
+            others=others,
+            index=index,
+            image_column=image_column,
+            limit=limit,
+            top_k=top_k,
+            scores=scores,
+            features_dir=features,
+            decoding=Decoding(workers, batch_size),
+            force=force,
+            report=console.report,
+        )
         console.say(str(summary))
         _show_predicted(console, summary.predicted, len(texts.labels))
         console.stages(summary.seconds)

@@ -132,9 +132,13 @@ def enhance(
         check_outputs([(path, "enhance")], inputs=read, force=force)
         loaded = found.load(console)
         labelled = compare and read_labelled(
-            compare, label_set, encoder=loaded, image_column=image_column, label_column=label_column,
+            compare,
+            label_set,
+            encoder=loaded,
+            image_column=image_column,
+            label_column=label_column,
             report=console.report,
-        )  # fmt: skip
+        )
         summary = enhance_labels(
             label_set,
             output=path,

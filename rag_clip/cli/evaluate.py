@@ -31,9 +31,16 @@ if TYPE_CHECKING:
     from rag_clip.protocols import Encoder
 
 METRICS = {
-    "accuracy": "top-1", "mean_per_class": "per class", "map_11_point": "mAP", "roc_auc": "AUC", "acc_c": "Acc-C",
-    "acc_e": "Acc-E", "acc_s": "Acc-S", "ece": "ECE", "certified": "certified",
-}  # fmt: skip
+    "accuracy": "top-1",
+    "mean_per_class": "per class",
+    "map_11_point": "mAP",
+    "roc_auc": "AUC",
+    "acc_c": "Acc-C",
+    "acc_e": "Acc-E",
+    "acc_s": "Acc-S",
+    "ece": "ECE",
+    "certified": "certified",
+}
 
 
 def evaluate(
@@ -101,12 +108,22 @@ def evaluate(
         for one in unused_prompts(texts, found):
             console.say(f"{one.path} is not measured: no task has its {len(one.prompts.labels)} classes")
         summary = evaluate_runs(
-            found, prompts=texts, output=output, encoder=loaded,
+            found,
+            prompts=texts,
+            output=output,
+            encoder=loaded,
             candidates=read_candidates(names, report=console.report) if names else None,
-            heads=chosen, few_shot=few_shot, others=encoder.load_second(console), scale=scale, index=index,
-            features_dir=features, decoding=Decoding(workers), force=force,
-            on_result=lambda result: console.say(_line(result)), report=console.report,
-        )  # fmt: skip
+            heads=chosen,
+            few_shot=few_shot,
+            others=encoder.load_second(console),
+            scale=scale,
+            index=index,
+            features_dir=features,
+            decoding=Decoding(workers),
+            force=force,
+            on_result=lambda result: console.say(_line(result)),
+            report=console.report,
+        )
         return _conclude(console, summary, page or output.with_suffix(".html"), loaded, force)
 
     return run(job, shown)

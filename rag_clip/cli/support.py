@@ -277,10 +277,20 @@ def synthesise(
                 painter, guidance=guidance, steps=steps, size=size, device=encoder.device, precision=encoder.precision
             )
         summary = synthesise_support(
-            texts, output=output, encoder=loaded, painter=brush, per_class=per_class, keep=keep, wording=wording,
-            seed=seed, batch=batch, paintings=paintings, with_images=with_images, force=force,
+            texts,
+            output=output,
+            encoder=loaded,
+            painter=brush,
+            per_class=per_class,
+            keep=keep,
+            wording=wording,
+            seed=seed,
+            batch=batch,
+            paintings=paintings,
+            with_images=with_images,
+            force=force,
             report=console.report,
-        )  # fmt: skip
+        )
         console.say(str(summary))
         if summary.black:
             console.say(f"  withheld by the painter, black: {summary.black}")

@@ -71,9 +71,16 @@ def _sizes_of_config(config: Mapping[str, Any]) -> tuple[Any, ...] | None:
     patch = 32 if isinstance(layers, tuple) else vision["patch_size"]
     tokens = 1 + (vision["image_size"] // patch) ** 2
     return (
-        config["embed_dim"], vision["width"], layers, patch, tokens,
-        text["width"], text["layers"], text["context_length"], text["vocab_size"],
-    )  # fmt: skip
+        config["embed_dim"],
+        vision["width"],
+        layers,
+        patch,
+        tokens,
+        text["width"],
+        text["layers"],
+        text["context_length"],
+        text["vocab_size"],
+    )
 
 
 def _count(names: Mapping[str, Any], pattern: str) -> int:

@@ -56,9 +56,14 @@ def _reliability_panel(
     error = float((gap * count).sum() / count.sum())
     axes.set_title(name, fontsize=9.5)
     axes.text(
-        0.04, 0.94, f"ECE {error:.1%}", transform=axes.transAxes, fontsize=9, va="top",
+        0.04,
+        0.94,
+        f"ECE {error:.1%}",
+        transform=axes.transAxes,
+        fontsize=9,
+        va="top",
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
-    )  # fmt: skip
+    )
     axes.set(xlim=(0, 1), ylim=(0, 1))
     below.set_visible(True)
     below.bar(left, count / count.sum(), width, align="edge", color=colour, alpha=0.5, edgecolor="white", linewidth=0.6)

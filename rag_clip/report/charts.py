@@ -65,9 +65,17 @@ def key_above(figure: Figure, lines: Mapping[str, str]) -> None:
     columns = max(1, min(4, int(13 * figure.get_figwidth() / (8 + max(map(len, lines), default=0)))))
     handles = [Line2D([], [], color=colour, linewidth=3, solid_capstyle="butt") for colour in lines.values()]
     figure.legend(
-        handles, list(lines), loc="outside upper left", ncols=min(columns, len(lines)), frameon=False, fontsize=9,
-        handlelength=1.1, handletextpad=0.5, columnspacing=1.6, labelcolor=INK,
-    )  # fmt: skip
+        handles,
+        list(lines),
+        loc="outside upper left",
+        ncols=min(columns, len(lines)),
+        frameon=False,
+        fontsize=9,
+        handlelength=1.1,
+        handletextpad=0.5,
+        columnspacing=1.6,
+        labelcolor=INK,
+    )
 
 
 def _spread(values: Sequence[float], least: float, top: float) -> list[float]:
@@ -92,9 +100,16 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
     places = _spread([value for _, value, _ in ends], (high - low) / 20, high)
     for (across, value, colour), place in zip(ends, places, strict=True):
         axes.annotate(
-            f"{value:.1%}", (across, place), (7, 0), textcoords="offset points", color=colour, va="center",
-            annotation_clip=False, fontweight="bold", fontsize=8.5,
-        )  # fmt: skip
+            f"{value:.1%}",
+            (across, place),
+            (7, 0),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+            annotation_clip=False,
+            fontweight="bold",
+            fontsize=8.5,
+        )
 
 
 def draw_accuracies(bars: Sequence[Shown], *, title: str = "top-1") -> str:
@@ -173,18 +188,35 @@ def _openness_points(axes: Axes, bars: Sequence[Shown]) -> None:
                 axes.plot(one.bounds, [place + shift] * 2, color=bar.colour, linewidth=1, alpha=0.7)
             filled = "white" if metric == "acc_c" else bar.colour
             axes.plot(
-                one.value, place + shift, marker, color=bar.colour, markersize=5, markerfacecolor=filled,
+                one.value,
+                place + shift,
+                marker,
+                color=bar.colour,
+                markersize=5,
+                markerfacecolor=filled,
                 alpha=0.55 if metric == "acc_s" else 1,
-            )  # fmt: skip
+            )
     for metric, marker, title in kinds:
         axes.plot(
-            [], [], marker, color=FAINT, markersize=5, label=title, alpha=0.55 if metric == "acc_s" else 1,
+            [],
+            [],
+            marker,
+            color=FAINT,
+            markersize=5,
+            label=title,
+            alpha=0.55 if metric == "acc_s" else 1,
             markerfacecolor="white" if metric == "acc_c" else FAINT,
-        )  # fmt: skip
+        )
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False, fontsize=9, handletextpad=0.2,
-        columnspacing=1.4, borderpad=0.1,
-    )  # fmt: skip
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+        handletextpad=0.2,
+        columnspacing=1.4,
+        borderpad=0.1,
+    )
     axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(PERCENT)
     axes.grid(axis="x")

@@ -33,9 +33,14 @@ def draw_confusions(matrices: Mapping[str, np.ndarray], names: Sequence[str]) ->
             for row, column in zip(*np.nonzero(matrix), strict=True):
                 deep = matrix[row, column] / most > 0.55
                 axes.text(
-                    column, row, str(int(matrix[row, column])), ha="center", va="center", fontsize=7.5,
+                    column,
+                    row,
+                    str(int(matrix[row, column])),
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
                     color="white" if deep else INK,
-                )  # fmt: skip
+                )
             axes.set_title(run)
             _name_cells(axes, names)
             axes.set_xlabel("predicted")
@@ -60,9 +65,14 @@ def draw_thefts(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> str
             axes.imshow(_shade(shares.ravel() / most, LOSS).reshape(size, size, 4), aspect="auto")
             for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
                 axes.text(
-                    column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center",
-                    fontsize=7.5 if beside else 6.5, color="white" if shares[row, column] / most > 0.6 else INK,
-                )  # fmt: skip
+                    column,
+                    row,
+                    f"{100 * shares[row, column]:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7.5 if beside else 6.5,
+                    color="white" if shares[row, column] / most > 0.6 else INK,
+                )
             for place in range(size):
                 axes.add_patch(
                     Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor=FAINT, linewidth=1, zorder=3)

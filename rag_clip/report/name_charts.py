@@ -99,9 +99,15 @@ def _losses(axes: Axes, one: Shown, most: float) -> None:
         )
     axes.axvline(whole, color=INK, linewidth=1)
     axes.annotate(
-        f"{whole:.1%} before", (whole, 1), (-1, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
-        ha="right", fontsize=8.5, color=FAINT,
-    )  # fmt: skip
+        f"{whole:.1%} before",
+        (whole, 1),
+        (-1, 3),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8.5,
+        color=FAINT,
+    )
     axes.set_yticks(range(len(left)), [shorten(name, 26) for name in left], fontsize=8.5)
     axes.set(xlim=(whole - 1.25 * most, whole + 0.02 * most), ylim=(len(left) - 0.5, -0.5), xlabel="accuracy left")
     axes.set_title(one.name(), pad=16)
