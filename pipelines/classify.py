@@ -51,7 +51,7 @@ from rag_clip.images.rows import first_rows
 from rag_clip.models.towers import two_towers
 from rag_clip.progress import Report, StageClock
 from rag_clip.progress_line import on_screen
-from rag_clip.protocols import Classifier, Encoder
+from rag_clip.protocols import Classifier, Encoder, has_trained_bias
 from rag_clip.report.tally import Predicted, Tally
 from rag_clip.store import open_store
 from rag_clip.store.stored_vectors import stored_vectors
@@ -147,7 +147,7 @@ def classify(
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
     encoder = to_encoder(encoder, recorded=prompts.provenance)
     texts_alone = head is None and not isinstance(prompts, LearnedPrompts)
-    check_scores(scores, trained_bias=encoder.trained_bias, texts_alone=texts_alone)
+    check_scores(scores, trained_bias=has_trained_bias(encoder), texts_alone=texts_alone)
     columns = prediction_columns(files[0].schema.names)
     files, kept = keep_columns(files)
     with holding(written, force=force):

@@ -44,10 +44,6 @@ class Encoder(Protocol):
         """Logit bias."""
 
     @property
-    def trained_bias(self) -> bool:
-        """Whether the bias was trained, as by SigLIP, so that sigmoid(logit) is a probability."""
-
-    @property
     def device(self) -> torch.device:
         """Where it computes."""
 
@@ -97,3 +93,11 @@ class Classifier(Protocol):
 
     def __call__(self, features: Features) -> torch.Tensor:
         """Return logits [n, c] on the device of the features."""
+
+
+def has_trained_bias(encoder: Encoder) -> bool:
+    """Return whether the bias was trained, as in SigLIP, so that sigmoid(logit) is a probability.
+
+    An encoder says so by an attribute `trained_bias`; one without it has none.
+    """
+    return bool(getattr(encoder, "trained_bias", False))

@@ -34,7 +34,7 @@ from rag_clip.data import (
     read_fingerprint,
 )
 from rag_clip.progress import Progress, Report, silent
-from rag_clip.protocols import Encoder
+from rag_clip.protocols import Encoder, has_trained_bias
 
 TEXTS_AT_ONCE = 8192
 
@@ -139,7 +139,7 @@ def compose(prompts: Prompts, texts: TextVectors, encoder: Encoder) -> ZeroShot:
     summed = _sum(prompts, texts) if cosines else _mix(prompts, texts)
     unit = _normalised(summed, prompts.labels)
     weights = summed if cosines else unit
-    return ZeroShot(prompts.labels, weights, float(encoder.scale), float(encoder.bias), encoder.trained_bias)
+    return ZeroShot(prompts.labels, weights, float(encoder.scale), float(encoder.bias), has_trained_bias(encoder))
 
 
 def averages_cosines(prompts: Prompts) -> bool:

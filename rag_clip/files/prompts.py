@@ -101,6 +101,9 @@ def _read_table(path: Path) -> pa.Table:
 def _from_table(table: pa.Table) -> Prompts:
     facts = metadata_document(table.schema, METADATA) or {}
     rows = table.to_pylist()
+    unnamed = [number for number, row in enumerate(rows, start=1) if row["label"] is None]
+    if unnamed:
+        raise ValueError(f"row {unnamed[0]} has no label; write the name of its class, or remove it")
     known = {key: facts[key] for key in ("templates", "labels") if key in facts}
     labels = labels_from_document(known) if known else LabelSet(_names(rows))
     groups: dict[str, list[PromptText]] = {name: [] for name in labels.names}

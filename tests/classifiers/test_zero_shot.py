@@ -272,3 +272,14 @@ def test_an_average_that_does_not_exist_is_refused():
     prompts = replace(template_prompts(LabelSet(("a", "b"))), provenance={"average": "medians"})
     with pytest.raises(ValueError, match="has the average 'medians'; write vectors or cosines"):
         zero_shot(prompts, VectorEncoder())
+
+
+def test_an_encoder_that_says_nothing_of_its_bias_has_no_trained_one() -> None:
+    class Plain:
+        def __getattr__(self, name: str) -> Any:
+            if name == "trained_bias":
+                raise AttributeError(name)
+            return getattr(VectorEncoder(), name)
+
+    prompts = template_prompts(LabelSet(("cat", "dog"), templates=("a {}",)))
+    assert (zero_shot(prompts, Plain()).trained_bias, zero_shot(prompts, VectorEncoder()).trained_bias) == (False, True)

@@ -141,6 +141,7 @@ def test_a_class_lost_with_the_metadata_is_noticed_by_its_number(tmp_path: Path)
     ("change", "message"),
     [
         ({"label": pl.lit("dog")}, "row 1 is of class 'dog', which its label set does not have"),
+        ({"label": pl.lit(None, pl.String)}, "row 1 has no label; write the name of its class, or remove it"),
         ({"role": pl.lit("boss")}, "row 1 has role 'boss'; a text is one of anchor, context"),
         ({"text": pl.lit(" ")}, "row 1 has no text; remove it or write one"),
         ({"weight": pl.lit("much")}, "column 'weight' does not hold double values"),
