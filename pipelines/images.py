@@ -22,6 +22,7 @@ from rag_clip.display import counted
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.files.shards import Shards
+from rag_clip.given import AnyEncoder, to_encoder, to_paths
 from rag_clip.images.cleaning import CleanPairs, check_pair_cleaning, clean_pairs
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.embedding import embed_pairs
@@ -77,10 +78,10 @@ class ImagesSummary:
 
 @on_screen.job()
 def index_images(
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     *,
     index: str | Path,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     shards: str | Path | None = None,
     columns: PairColumns | None = None,
     root: str | Path | None = None,
@@ -99,7 +100,7 @@ def index_images(
     and the payload of index/images.toml; its id is made from the image's SHA-256 and the caption. `cleaning`, by
     default the preset `default` of index/cleaning.toml, drops captions with their images; its rules over the whole
     corpus look at all pairs of `paths`. `noise` judges every pair that is kept among the others (see
-    imaging/noise.py); without it the field is null. The index notes what became of the rows.
+    images/noise.py); without it the field is null. The index notes what became of the rows.
 
     `shards` is where embedded rows lie, by default `index`.shards beside a folder index. A row that cannot be used has
     its reason in `shards`/failed.parquet. `decoding` says how many processes decode, one per processor by default, and
@@ -110,6 +111,7 @@ def index_images(
     for a damaged file and where shards cannot be written; StoreError where the index is in use or cannot be written,
     BusyError where another process embeds into `shards`. Nothing is made where no pair is usable.
     """
+    paths, encoder = to_paths(paths, "paths"), to_encoder(encoder)
     folder, cleaning, clock = choose_shards(index, shards), cleaning or load_cleaning(), StageClock(report=report)
     check_outputs([(index, "index"), (folder, "shards")], inputs=[paths], force=force)
     check_pair_cleaning(cleaning)

@@ -12,6 +12,7 @@ from rag_clip.data import Prompts
 from rag_clip.display import counted
 from rag_clip.files.outputs import holding
 from rag_clip.files.support import check_support_path, write_support
+from rag_clip.given import AnyEncoder, to_encoder, to_texts
 from rag_clip.images.decoding import Decoding
 from rag_clip.progress import Report, StageClock
 from rag_clip.progress_line import on_screen
@@ -74,11 +75,11 @@ class RetrievedSummary:
 
 @on_screen.job()
 def retrieve_support(
-    prompts: Prompts,
+    prompts: Prompts | str | Path,
     *,
     output: str | Path,
     index: str,
-    encoder: Encoder,
+    encoder: AnyEncoder | None = None,
     search: Search = "class",
     candidates: int = 100,
     settings: Concentration | None = None,
@@ -97,7 +98,9 @@ def retrieve_support(
     """
     output, settings, clock = Path(output), settings or Concentration(), StageClock()
     check_support_path(output)
+    prompts = to_texts(prompts)
     plan_queries(prompts, search=search, budget=candidates)
+    encoder = to_encoder(encoder, recorded=prompts.provenance)
     with holding([(output, "support retrieve")], inputs=[index, against], force=force):
         with open_store(index, encoder=encoder.fingerprint) as store:
             with clock.stage("encode texts"):

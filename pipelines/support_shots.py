@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import torch
 from torch.nn.functional import one_hot
 
-from rag_clip.data import LabelSet, SeveralLabels, Support
+from rag_clip.data import SeveralLabels, Support
 from rag_clip.display import counted
 from rag_clip.files.locations import shown
 from rag_clip.files.outputs import check_outputs, holding
 from rag_clip.files.support import METADATA, check_support_path, read_support, write_support
+from rag_clip.given import AnyEncoder, AnyLabels, to_encoder, to_labels, to_paths
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.labelled import read_targets
 from rag_clip.images.opening import open_image_files
@@ -86,11 +87,11 @@ class _Made(NamedTuple):
 
 @on_screen.job()
 def support_from_shots(
-    paths: Sequence[str | Path],
-    labels: LabelSet,
+    paths: str | Path | Sequence[str | Path],
+    labels: AnyLabels,
     *,
     output: str | Path,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     k: int,
     seed: int = 0,
     views: int = 10,
@@ -112,6 +113,7 @@ def support_from_shots(
     out of range, an output that is an input or, but with `force`, is of others, and where no image can be used or is
     left to validate; BusyError where another process writes the output.
     """
+    paths, labels = to_paths(paths, "paths"), to_labels(labels)
     output, judged = Path(output), None if validation_output is None else Path(validation_output)
     for path in (output, judged) if judged else (output,):
         check_support_path(path)
@@ -125,6 +127,7 @@ def support_from_shots(
     if judged and not shots.validation:
         raise ValueError("no image is left to validate; draw fewer per class, or give more")
     settings = _Settings("support", k, seed, views, with_images)
+    encoder = to_encoder(encoder)
     make = partial(_make, source, encoder=encoder, decoding=decoding, report=report)
     with holding(written, force=force):
         made = [make(output, shots.support, settings)]

@@ -16,6 +16,7 @@ from rag_clip.display import counted
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs, holding
 from rag_clip.files.support import check_support_path, write_support
+from rag_clip.given import AnyEncoder, to_encoder, to_texts
 from rag_clip.models.decode import decode_image
 from rag_clip.progress import Report, StageClock
 from rag_clip.progress_line import on_screen
@@ -63,10 +64,10 @@ class _Seen(NamedTuple):
 
 @on_screen.job()
 def synthesise_support(
-    prompts: Prompts,
+    prompts: Prompts | str | Path,
     *,
     output: str | Path,
-    encoder: Encoder,
+    encoder: AnyEncoder | None = None,
     painter: Painter,
     per_class: int = 16,
     keep: int = 8,
@@ -93,7 +94,9 @@ def synthesise_support(
     check_outputs(written, force=force)
     if batch < 1 or keep < 1:
         raise ValueError(f"batch is {batch} and keep is {keep}; give at least 1")
+    prompts = to_texts(prompts)
     plan = plan_paintings(prompts, per_class=per_class, wording=wording, seed=seed)
+    encoder = to_encoder(encoder, recorded=prompts.provenance)
     with holding(written, force=force), locked(folder / "lock", doing=f"paint into {folder}"):
         with clock.stage("encode texts"):
             classifier = zero_shot(prompts, encoder, report=report)

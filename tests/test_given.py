@@ -18,7 +18,10 @@ from PIL import Image
 import rag_clip
 from rag_clip import given
 from rag_clip.data import LabelSet, Prompts, PromptText
+from rag_clip.demo.concepts import concepts
+from rag_clip.demo.make import photographs
 from rag_clip.images.decoding import Decoding
+from rag_clip.support.painters import load_painter
 from rag_clip.testing import ToyEncoder
 
 COLOURS = ("red", "green", "blue")
@@ -311,3 +314,21 @@ def test_a_frame_without_images_is_refused_naming_its_columns() -> None:
 def test_prompts_that_record_no_encoder_need_one() -> None:
     with pytest.raises(ValueError, match="nothing says which encoder to use; give encoder, such as 'demo'"):
         rag_clip.classify(pl.DataFrame({"image": [png("red")]}), prompts=colour_prompts(), decoding=Decoding(0))
+
+
+def test_support_verbs_take_paths_names_of_models_and_names_of_classes(tmp_path: Path) -> None:
+    names = [concept.name for concept in concepts()[:3]]
+    pairs = tmp_path / "pairs.parquet"
+    captions = [f"a photo of {name}" for name in names]
+    pq.write_table(pa.table({"image": photographs(5, 1)[:3], "caption": captions, "label": names}), pairs)
+    prompts, index = tmp_path / "prompts.json", tmp_path / "index"
+    rag_clip.write_prompts(rag_clip.enhance(names, recipe="templates", encoder="demo"), prompts)
+    rag_clip.index_images(str(pairs), index=index, encoder="demo", decoding=Decoding(0))
+    retrieved = rag_clip.retrieve_support(prompts, output=tmp_path / "found.parquet", index=str(index))
+    shots = rag_clip.support_from_shots(
+        str(pairs), names, output=tmp_path / "shots.parquet", encoder="demo", k=1, views=0, decoding=Decoding(0)
+    )
+    painted = rag_clip.synthesise_support(
+        str(prompts), output=tmp_path / "painted.parquet", painter=load_painter("demo", steps=1), per_class=1, keep=1
+    )
+    assert [len(rag_clip.read_support(made.output)) for made in (retrieved, shots, painted)] == [3, 3, 3]
