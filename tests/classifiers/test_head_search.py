@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
-from inputs.numbers import near
+from inputs.number_checks import near
 from rag_clip.classifiers.cache import build_cache
 from rag_clip.classifiers.search import Choice, choose, count_right, judged_images
 from rag_clip.classifiers.tip_adapter import TipAdapterSettings

@@ -51,7 +51,7 @@ def test_shots_are_drawn_of_lists_of_labels_each_image_for_all_of_its_own(folder
     code, _, errors = run("classify", "single/t.parquet", *given, "--head", "ridge", "-o", "r.parquet", folder=folder)
     assert (code, errors.splitlines()[-1][:65]) == (
         1,
-        "rag-clip: the support set has images of several labels, and one l",
+        "rag-clip: the support set has images with several labels, and thi",
     )
 
 

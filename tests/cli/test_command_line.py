@@ -145,7 +145,7 @@ def test_prompts_are_scored_beside_their_controls_on_labelled_images(folder: Pat
     facts = json.loads(run("enhance", "labels.txt", *options, "-o", "compared.parquet", "--json", folder=folder).out)
     assert all(score["images"] in (0, 25, 50, 75, 100) for score in facts["compared"].values())
     wrong = run("enhance", "labels.txt", *options[:-1], "number", "-o", "compared.parquet", folder=folder)
-    assert (wrong.code, "column 'number': 4 labels are none of the" in wrong.errors) == (1, True)
+    assert (wrong.code, "column 'number': 4 labels not among the" in wrong.errors) == (1, True)
 
 
 def test_the_default_recipe_trusts_no_lone_caption(folder: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from inputs.numbers import near
+from inputs.number_checks import near
 from rag_clip.data import LabelSet
 from rag_clip.metrics.distinguish import ClassPair, Distinguishability, PairShift, distinguishability, separation
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from inputs.numbers import near
+from inputs.number_checks import near
 from rag_clip.metrics.uncertainty import Interval, bootstrap, bootstrap_corrected, mean_interval, share_interval
 
 

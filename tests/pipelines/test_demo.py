@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from inputs.numbers import near
+from inputs.number_checks import near
 from rag_clip.data import LabelSet
 from rag_clip.demo.concepts import concepts
 from rag_clip.files.labels import write_labels

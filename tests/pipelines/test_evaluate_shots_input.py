@@ -43,7 +43,7 @@ def test_a_train_split_is_read_before_it_is_drawn_from_and_its_faults_are_named(
             decoding=Decoding(0),
         )  # fmt: skip
 
-    with pytest.raises(ValueError, match=r"the train split of .*train\.parquet: .* 1 labels .* such as 'mauve'"):
+    with pytest.raises(ValueError, match=r"the train split of .*train\.parquet: .* 1 label .* such as 'mauve'"):
         run(train)
     with pytest.raises(FileNotFoundError, match=r"there is no train split .*gone\.parquet of colours; put it there"):
         run(tmp_path / "gone.parquet")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from inputs.numbers import near
+from inputs.number_checks import near
 from inputs.stores import CAPTIONS, DIM, ENGINES, IDS, PAIRED, batch, opened, paired_batch
 from rag_clip.data import Hit
 from rag_clip.store import Store, caption_id, load_schema
