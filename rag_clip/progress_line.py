@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +56,7 @@ class ProgressLine:
 
     def draw(self, line: str) -> None:
         """Put a line in the place of the one that was drawn last."""
+        line = line[: _columns() - 1]  # a line that wraps is erased in its last row alone
         blank = "\x1b[K" if sys.stderr.isatty() else ""  # a notebook knows no such code: spaces cover a longer line
         sys.stderr.write(f"\r{blank}{line}{'' if blank else ' ' * (self._width - len(line))}")
         sys.stderr.flush()
@@ -91,6 +93,14 @@ class ProgressLine:
             after = sum(each if name == event.stage else cost for name, cost in self._later)
             return f"; about {_spell(left + event.total * after)} to the end"
         return ""
+
+
+def _columns() -> int:
+    """Return how wide the terminal is; without end where there is none to ask."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or sys.maxsize
+    except (OSError, ValueError, AttributeError):
+        return sys.maxsize
 
 
 def can_redraw() -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import sys
 from contextlib import redirect_stderr
 from inspect import isfunction, signature
 from io import StringIO
@@ -32,6 +35,26 @@ def drawn(stream: StringIO, *events: Progress) -> str:
         for event in events:
             screen(event)
     return stream.getvalue()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_a_line_is_cut_where_the_terminal_ends() -> None:
+    import fcntl
+    import pty
+    import termios
+
+    end, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 10, 0, 0))
+
+    class Narrow(Terminal):
+        def fileno(self) -> int:
+            return terminal
+
+    try:
+        assert drawn(Narrow(), Progress("embed", 12345)) == "\r\x1b[Kembed: 12\n"
+    finally:
+        os.close(end)
+        os.close(terminal)
 
 
 def test_a_terminal_sees_each_event_and_ends_below_an_unfinished_line() -> None:

@@ -5,8 +5,8 @@
     near/                               places that nearly repeat an earlier one, if requested
     counts.json                         totals and file names; written last
 
-Memory is meant to be bounded by constants: 100,000 captions are counted at a time, half a million keys are spilled at a
-time, and two million are read back at a time. Up to a million captions, below the last constant, it was seen to grow.
+Memory is bounded by `rows` of `count_corpus`: the twentieth part of so many captions is counted at a time, a quarter of
+so many keys is written at a time, and about so many are read back at a time.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def count_corpus(
     *,
     rules: Step = clean,
     near: float | None = None,
-    rows: int = 2_000_000,
+    rows: int = 500_000,
     report: Report = silent,
 ) -> CorpusCounts:
     """Count a corpus into the folder `sidecar`.
