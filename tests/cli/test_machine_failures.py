@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from contextlib import chdir, contextmanager, redirect_stdout
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 
 from inputs.command_line import run
+from rag_clip.__main__ import main
 from rag_clip.cli import app
 from rag_clip.cli.failures import explain
 from rag_clip.demo.make import photographs
@@ -204,9 +206,7 @@ class FullDisk(StringIO):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_closed_and_full_streams_and_narrow_terminals_end_in_no_trace(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_closed_and_full_streams_end_in_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
     call = [sys.executable, "-m", "rag_clip"]
     closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *call, "--help"], check=False)
     assert closed.returncode == 0
@@ -217,8 +217,24 @@ def test_closed_and_full_streams_and_narrow_terminals_end_in_no_trace(
     with redirect_stdout(FullDisk()):
         assert app(["heads"], result_action="return_value") == 1
     assert capsys.readouterr().err.startswith("rag-clip: [Errno 28] No space left on device; make room")
+
+
+@pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # it reads sys.argv, as a user's does
+def test_a_terminal_that_cannot_show_a_character_gets_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "labels.txt").write_text("Café\n東京\n", encoding="utf-8")
-    plain = {**os.environ, "PYTHONIOENCODING": "ascii", "TERM": "dumb", "LANG": "C"}
     options = ["labels.txt", "--recipe", "templates", "--model", "demo", "-o", "p.json"]
-    shown = subprocess.run([*call, "enhance", *options], cwd=tmp_path, env=plain, capture_output=True, check=False)
-    assert (shown.returncode, b"a photo of a Caf\\xe9." in shown.stdout) == (0, True)
+    terminal = BytesIO()
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, TextIOWrapper(terminal, encoding="ascii"))
+    monkeypatch.setattr(sys, "argv", ["rag-clip", "enhance", *options])
+    monkeypatch.setenv("TERM", "dumb")
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with chdir(tmp_path), pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    sys.stdout.flush()
+    assert (ended.value.code, b"a photo of a Caf\\xe9." in terminal.getvalue()) == (0, True)
