@@ -24,6 +24,8 @@ from rag_clip.files.atomic import scratch_folder
 from rag_clip.files.labels import read_labels
 from rag_clip.files.learned_prompts import SUFFIX, LearnedPrompts, read_learned_prompts
 from rag_clip.files.prompts import read_prompts
+from rag_clip.files.regular import read_regular
+from rag_clip.images.items import read_image
 from rag_clip.prompts.recipe import Recipe, load_recipe, recipe_names
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store, open_store
@@ -198,7 +200,7 @@ def to_tasks(given: AnyTasks, *, labels: LabelSet | None) -> list[ImageTask]:
 def to_image(given: OneImage) -> bytes:
     """Return the file of one image: of a path, a PIL image, or these bytes."""
     if isinstance(given, str | Path):
-        return Path(given).read_bytes()
+        return read_image(given) if isinstance(given, str) else read_regular(given)
     if isinstance(given, Image.Image):
         return _png(given)
     if isinstance(given, bytes):

@@ -9,7 +9,9 @@ from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.recorded_encoder import RECORDED, RecordedEncoder, find_encoder, records_of
-from rag_clip.cli.run import SHOWN, Force, ImageColumn, Shown, run
+from rag_clip.cli.run import IMAGES, SHOWN, Force, ImageColumn, Shown, run
+from rag_clip.display import counted
+from rag_clip.files.locations import without_secrets
 
 if TYPE_CHECKING:
     from rag_clip.classifiers.explain import ClassEffect, ImageExplanation, LabelExplanation
@@ -21,9 +23,11 @@ def explain(
     *,
     prompts: Annotated[Path, Parameter(help="A file that `rag-clip enhance` wrote.")],
     encoder: RecordedEncoder = RECORDED,
-    image: Annotated[Path | None, Parameter(help="An image file.")] = None,
-    images: Annotated[str | None, Parameter(help="Images, as for classify, with --row.")] = None,
-    row: Annotated[int | None, Parameter(help="The row of --images, from 0.")] = None,
+    image: Annotated[str | None, Parameter(help="An image file, or its URL.")] = None,
+    images: Annotated[str | None, Parameter(help=f"{IMAGES[:-1]}; with --row.")] = None,
+    row: Annotated[
+        int | None, Parameter(help="The row of --images, from 0, as classify counts; not needed for one.")
+    ] = None,
     image_column: ImageColumn = "image",
     before: Annotated[
         Path | None, Parameter(help="Prompts to compare the nearest classes with; the templates alone by default.")
@@ -79,30 +83,37 @@ def explain(
     return run(job, shown)
 
 
-def _picture(image: Path | None, images: str | None, row: int | None, column: str) -> bytes | None:
+def _picture(image: str | None, images: str | None, row: int | None, column: str) -> bytes | None:
     if image is not None and images is not None:
         raise ValueError("--image and --images were both given; explain one image")
-    if (images is None) != (row is None):
-        raise ValueError("--images FILE and --row N belong together; give both")
-    if image is not None:
-        return image.read_bytes()
-    if images is None or row is None:
-        return None
+    if row is not None and images is None:
+        raise ValueError("--row is of --images; give both")
 
     from rag_clip.images.items import read_image
     from rag_clip.images.opening import open_image_files
     from rag_clip.images.rows import read_items
 
-    file, *others = open_image_files([images], image_column=column)
-    if others:
-        raise ValueError(f"{images} holds {1 + len(others)} files; name the one whose row is meant")
-    if not 0 <= row < file.rows:
-        raise ValueError(f"{file.path} has no row {row}; its {file.rows} rows are counted from 0")
-    item = next(read_items(file, [1], start=row))[0]
+    if image is not None:
+        return read_image(image)
+    if images is None:
+        return None
+    files = open_image_files(images, image_column=column)
+    rows = sum(file.rows for file in files)
+    if row is None and rows > 1:
+        raise ValueError(f"{without_secrets(images)} holds {counted(rows, 'image')}; choose one with --row N, from 0")
+    wanted = row or 0
+    if not 0 <= wanted < rows:
+        raise ValueError(
+            f"{without_secrets(images)} has no row {wanted}; it holds {counted(rows, 'row')}, counted from 0"
+        )
+    for file in files:
+        if wanted < file.rows:
+            break
+        wanted -= file.rows
+    item = next(read_items(file, [1], start=wanted))[0]
     if item is None:
-        raise ValueError(f"row {row} of {file.path} holds no image; choose another")
-    content: bytes = read_image(item)
-    return content
+        raise ValueError(f"row {wanted} of {file.path} holds no image; choose another")
+    return read_image(item)
 
 
 def _show_image(console: Console, found: ImageExplanation, count: int) -> None:

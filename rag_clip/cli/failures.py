@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rag_clip.errors import RagClipError, lacks
 
+LONGEST = 1000
+
 
 def explain(error: Exception) -> str | None:
     """Return what to say of an error in one line, None for a fault of ours.
@@ -20,4 +22,6 @@ def explain(error: Exception) -> str | None:
 
 
 def _line(message: str) -> str:
-    return "; ".join(line.strip() for line in message.splitlines() if line.strip())
+    """Return a message in one line; of a long one, as where it quotes a file's long value, the begin and the end."""
+    line = "; ".join(line.strip() for line in message.splitlines() if line.strip())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} ... {line[-LONGEST // 3 :]}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -23,9 +22,9 @@ def search_index(
     /,
     *,
     text: Annotated[list[str] | None, Parameter(negative=(), help="What to look for; each text is a search.")] = None,
-    image: Annotated[Path | None, Parameter(help="An image file; with texts, each is looked for together with it.")] = (
-        None
-    ),
+    image: Annotated[
+        str | None, Parameter(help="An image file or its URL; with texts, each is looked for together with it.")
+    ] = None,
     weight: Annotated[
         float, Parameter(help="Weight of the text beside the image's 1; negative: the image without the text.")
     ] = 2.0,
@@ -47,11 +46,12 @@ def search_index(
     """Search an index by text, image or both, over captions or images."""
 
     def job(console: Console) -> object:
+        from rag_clip.images.items import read_image
         from rag_clip.pipelines.search import needs_encoder, search
         from rag_clip.store import open_store
         from rag_clip.store.queries import Query
 
-        data = image.read_bytes() if image else None
+        data = read_image(image) if image else None
         queries = [Query(words, data, weight) for words in text or [""]]
         with open_store(index) as store:
             filters = _parse_where(where or (), store.card.schema)

@@ -21,6 +21,7 @@ from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, SeveralLabels, Targets
 from rag_clip.display import counted
 from rag_clip.files.reading import read_arrays, read_schema, read_table
+from rag_clip.files.regular import is_regular
 from rag_clip.images.labelled import class_numbers, read_names
 
 VECTOR_COLUMNS = ("features", "vector")
@@ -69,7 +70,7 @@ def read_features(
     FileNotFoundError if there is no file.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_regular(path):
         raise FileNotFoundError(f"there is no features file {path}; give an .npz or .parquet file")
     try:
         if path.suffix.lower() == ".npz":

@@ -21,6 +21,7 @@ from rag_clip.evaluation.task import Metric
 from rag_clip.evaluation.tiers import TIERS
 from rag_clip.files.labels import labels_from_document
 from rag_clip.files.reading import metadata_document, parse_json, read_table, typed_columns
+from rag_clip.files.regular import is_regular
 from rag_clip.files.sealed import read_sealed, write_sealed
 from rag_clip.files.shards import Shards
 
@@ -158,7 +159,7 @@ def read_results(path: str | Path) -> list[Result]:
     Raises FileNotFoundError for no file, ValueError for what is not a results file, or one of another format.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_regular(path):
         raise FileNotFoundError(f"there is no results file {path}; write one with `rag-clip evaluate`")
     try:
         table = read_table(path)  # not verified: a person may edit it

@@ -20,6 +20,7 @@ from rag_clip.files.identity import hash_facts
 from rag_clip.files.labels import read_labels
 from rag_clip.files.locations import shown
 from rag_clip.files.reading import read_schema
+from rag_clip.files.regular import is_regular, open_regular
 from rag_clip.progress import Report, counting, silent
 from rag_clip.prompts.knowledge.names import folded
 from rag_clip.prompts.mentions import Mentions
@@ -137,7 +138,7 @@ def _read(place: str, phrases: int, report: Report) -> Iterable[str]:
     suffix = path.suffix.lower()
     if Location(place).is_server or path.is_dir():
         return frequent_phrases(_stored_captions(place, report), most=phrases)
-    if not path.is_file():
+    if not is_regular(path):
         raise FileNotFoundError(f"there are no names at {place}; give a word list, a label file, captions, or an index")
     if suffix == ".txt" and _holds_lines(path):
         return _read_lines(path)
@@ -166,7 +167,7 @@ def _read_json(place: str, phrases: int, report: Report) -> Iterable[str]:
 
 
 def _holds_lines(path: Path) -> bool:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         try:
             return find_txt_kind(stream) == "txt"
         except ValueError as error:

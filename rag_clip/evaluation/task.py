@@ -25,6 +25,7 @@ from rag_clip.data import LabelSet
 from rag_clip.files.labels import labels_from_document, read_labels
 from rag_clip.files.locations import Place, below
 from rag_clip.files.reading import parse_toml
+from rag_clip.files.regular import is_regular
 from rag_clip.files.settings import check_settings
 
 Metric = Literal["accuracy", "mean_per_class", "map_11_point", "roc_auc"]
@@ -80,7 +81,7 @@ def read_task(place: str | Path) -> Task:
     Raises ValueError naming the file and what is wrong in it, FileNotFoundError where there is neither.
     """
     path, bundled = Path(place), files("rag_clip.evaluation") / BUNDLED / f"{place}.toml"
-    if not path.is_file() and not bundled.is_file():
+    if not is_regular(path) and not bundled.is_file():
         raise FileNotFoundError(
             f"there is no task file {place}, and no bundled task of that name; bundled are {', '.join(bundled_tasks())}"
         )

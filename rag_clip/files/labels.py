@@ -19,6 +19,7 @@ from rag_clip.data import LabelSet
 from rag_clip.files.atomic import replacing
 from rag_clip.files.label_formats import read_lines, to_entries
 from rag_clip.files.reading import decode_utf8, parse_json, parse_toml, read_table
+from rag_clip.files.regular import is_regular, read_regular
 from rag_clip.files.settings import refuse_unknown
 
 COLUMNS = pa.schema(
@@ -38,7 +39,7 @@ def read_labels(path: str | Path) -> LabelSet:
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise ValueError(f"{path}: label files end in {', '.join(_READERS)}, found suffix {path.suffix!r}")
-    if not path.is_file():
+    if not is_regular(path):
         raise FileNotFoundError(f"there is no label file {path}; give a {', '.join(_READERS)} file")
     try:
         return read(path)
@@ -62,7 +63,7 @@ def cut_column(path: str | Path) -> tuple[Path, str]:
 
 
 def _read_column(path: Path, column: str) -> LabelSet:
-    if not path.is_file():
+    if not is_regular(path):
         raise FileNotFoundError(f"there is no file {path}; give FILE.parquet:COLUMN")
     try:
         values = read_table(path, [column])[column].to_pylist()
@@ -166,18 +167,18 @@ def _kind(value: object) -> str:
 
 def _read_txt(path: Path) -> LabelSet:
     # Line numbers are class numbers elsewhere, so a gap among the names is refused and not skipped.
-    entries = read_lines(decode_utf8(path.read_bytes()))
+    entries = read_lines(decode_utf8(read_regular(path)))
     if all(isinstance(entry, str) for entry in entries):
         return LabelSet(tuple(entries))
     return labels_from_document(entries)
 
 
 def _read_toml(path: Path) -> LabelSet:
-    return labels_from_document(parse_toml(path.read_bytes()))
+    return labels_from_document(parse_toml(read_regular(path)))
 
 
 def _read_json(path: Path) -> LabelSet:
-    return labels_from_document(parse_json(path.read_bytes()))
+    return labels_from_document(parse_json(read_regular(path)))
 
 
 def _read_parquet(path: Path) -> LabelSet:

@@ -21,6 +21,7 @@ from rag_clip.errors import disk_errors
 from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import labels_from_document, labels_to_document
 from rag_clip.files.reading import parse_json
+from rag_clip.files.regular import is_regular
 
 METADATA = "rag_clip.learned_prompts"
 SEAL = "rag_clip.checksum"
@@ -89,7 +90,7 @@ def read_learned_prompts(path: str | Path, *, encoder: Fingerprint | None = None
     """
     path = Path(path)
     check_learned_path(path)
-    if not path.is_file():
+    if not is_regular(path):
         raise FileNotFoundError(f"there is no file of learned prompts {path}; learn some with the head coop")
     try:
         prompts = _read(path)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from rag_clip.files.atomic import remove_stale
 from rag_clip.files.locations import is_remote
 from rag_clip.files.lock import lock_of, locked
+from rag_clip.files.regular import is_regular
 
 FOLDERS: Mapping[str, re.Pattern[str]] = {
     "index": re.compile(r"card\.json(\.part)?|lock|shard"),
@@ -73,10 +74,12 @@ def check_outputs(outputs: Outputs, *, inputs: Inputs = (), force: bool = False)
 
     Raises ValueError for an output that is an input, by whatever name, or lies in an input folder; for two outputs that
     are one; for a folder in the place of a file or the reverse; for a file that another verb or another program wrote,
-    and a folder that holds names of others. Raises PermissionError where nothing may be written, and BusyError where
-    another run holds the file.
+    and a folder that holds names of others. Raises OSError for an input that is a pipe, a socket or a device,
+    PermissionError where nothing may be written, and BusyError where another run holds the file.
     """
     read = [found for one in _flat(inputs) if not is_remote(one) for found in _expand(one)]
+    for path in read:
+        is_regular(path)
     written = [(Path(place), maker) for place, maker in outputs if place is not None and not is_remote(place)]
     for number, (path, maker) in enumerate(written):
         _check_inputs(path, read)

@@ -23,6 +23,7 @@ from rag_clip.errors import disk_errors
 from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import labels_from_document, labels_to_document
 from rag_clip.files.reading import metadata_document, parse_json, read_table, typed_columns
+from rag_clip.files.regular import is_regular, read_regular
 
 SCHEMA = pa.schema(
     {
@@ -65,10 +66,10 @@ def read_prompts(path: str | Path) -> Prompts:
     """
     path = Path(path)
     suffix = check_prompts_path(path)
-    if not path.is_file():
+    if not is_regular(path):
         raise FileNotFoundError(f"there is no prompts file {path}; write one with `rag-clip enhance`")
     try:
-        return _from_json(path.read_bytes()) if suffix == ".json" else _from_table(_read_table(path))
+        return _from_json(read_regular(path)) if suffix == ".json" else _from_table(_read_table(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rag_clip.files.regular import open_regular, read_regular
+
 MOST_LEVELS = 100
 # tomllib takes the square of the parts of a dotted key: a file of 30 kB could hold it for seconds.
 _LONG_KEY = re.compile(
@@ -68,7 +70,7 @@ def parse_toml(content: bytes) -> dict[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file; raises ValueError naming it, OSError where it cannot be read."""
     try:
-        return parse_toml(path.read_bytes())
+        return parse_toml(read_regular(path))
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
 
@@ -84,7 +86,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     if missing:
         raise ValueError(f"has no column {missing[0]!r}; it has {', '.join(schema.names)}")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=columns and list(columns))
             table.validate(full=True)
             return table
@@ -94,7 +96,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 def read_schema(path: Path) -> pa.Schema:
     """Return the columns of a Parquet file and its metadata; raises as `read_table` does."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             schema = pq.read_schema(file)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -107,7 +109,7 @@ def read_schema(path: Path) -> pa.Schema:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of an .npz file; raises ValueError, without its name, for another or damaged one, and objects."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays}

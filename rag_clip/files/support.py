@@ -26,6 +26,7 @@ from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import labels_from_document, labels_to_document
 from rag_clip.files.outputs import holding
 from rag_clip.files.reading import metadata_document, read_table, typed_columns
+from rag_clip.files.regular import is_regular
 
 METADATA = b"rag_clip.support"
 OTHER = "features:"
@@ -221,7 +222,7 @@ def _vectors(values: torch.Tensor) -> pa.Array:
 
 
 def _read(path: Path) -> pa.Table:
-    if not path.is_file():
+    if not is_regular(path):
         raise FileNotFoundError(f"there is no support file {path}; write one with `rag-clip support`")
     try:
         return read_table(path)

@@ -104,7 +104,7 @@ def decode_items(items: Sequence[Item], preprocess: Preprocess, examine: Examine
             errors.append(None)
         except OSError as error:
             unreadable = True
-            errors.append(f"cannot read {item!r}: {error.strerror or error}")
+            errors.append(f"cannot read {item!r}: {error.strerror}" if error.strerror else str(error))
         except MemoryError:
             unreadable = True
             errors.append("memory ran out over this image; run again with fewer workers")

@@ -6,10 +6,10 @@ import base64
 import binascii
 import os
 import re
-import stat
 from pathlib import Path
 
 from rag_clip.files.locations import Place, below, is_remote
+from rag_clip.files.regular import read_regular
 from rag_clip.models.decode import ImageError
 
 SHOWN = 100
@@ -54,8 +54,7 @@ def embedded_image(text: str) -> bytes | ImageError | None:
 def read_image(item: Item) -> bytes:
     """Return an image as bytes, reading the file where it is named.
 
-    Raises ImageError for an image that is null or wrong, or in what is no plain file, and OSError where it cannot be
-    read.
+    Raises ImageError for an image that is null or wrong, and OSError where it cannot be read, or is no regular file.
     """
     if item is None:
         raise ImageError("the image is null")
@@ -70,9 +69,7 @@ def read_image(item: Item) -> bytes:
 
         with open_file(item) as stream:
             return stream.read()
-    if not stat.S_ISREG(Path(item).stat().st_mode):
-        raise ImageError(f"{item!r} is no plain file; it is not read")
-    return Path(item).read_bytes()
+    return read_regular(item)
 
 
 def _decoded(text: str) -> bytes | None:

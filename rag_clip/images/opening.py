@@ -16,6 +16,7 @@ import pyarrow as pa
 from rag_clip.captions.sources.files import explained
 from rag_clip.files.identity import FileIdentity, file_states, identify, identify_remote, remote_state
 from rag_clip.files.locations import Place, below, parent, shown, to_place
+from rag_clip.files.regular import is_regular
 from rag_clip.images.frames import open_frame
 from rag_clip.images.listing import LISTS, METADATA, is_image, open_folder, open_list, open_metadata, walk
 from rag_clip.images.rows import ImageFile, check_agreement, open_parquet
@@ -71,9 +72,7 @@ def find_images(path: str | Path) -> list[Found]:
         return _find_remote(place)
     if not place.exists():
         raise FileNotFoundError(f"there is no file or folder {place}; give {KINDS}")
-    if not place.is_dir():
-        if not place.is_file():
-            raise ValueError(f"{place} is no regular file; give {KINDS}")
+    if is_regular(place):
         return [Found(place, identify(place))]
     files = _chosen(walk(place))
     if files:

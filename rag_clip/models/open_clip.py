@@ -20,6 +20,7 @@ from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed,
 
 from rag_clip.data import Fingerprint
 from rag_clip.errors import RagClipError, lacks
+from rag_clip.files.regular import is_regular, open_regular
 from rag_clip.models.checkpoint import read_checkpoint
 from rag_clip.models.hub import fetch
 from rag_clip.models.misfit import describe_misfit, likely_architectures
@@ -109,7 +110,7 @@ def load_encoder(
 
 
 def _load(spec: str, source: Source, device: torch.device, precision: str) -> TwoTowers:
-    with source.checkpoint.open("rb") as file:
+    with open_regular(source.checkpoint) as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     model = open_clip.create_model(
         source.architecture,
@@ -225,15 +226,15 @@ def _find(spec: str) -> Source:
 
 
 def _in_folder(path: Path, model: str = "") -> Source:
-    folder = path.parent if path.is_file() else path
+    folder = path.parent if is_regular(path) else path
     config, merges = folder / CONFIG, folder / MERGES
-    if not config.is_file():
+    if not is_regular(config):
         raise EncoderError(f"no model in {str(folder)!r}: there is no {CONFIG}; {ADVICE}")
     digest = hashlib.sha256(config.read_bytes()).hexdigest()[:12]
     checkpoint = path if path.is_file() else _checkpoint_in(folder)
     name = f"local-dir:{folder}"
     return Source(
-        model or f"config {digest}", checkpoint.name, checkpoint, name, name, merges if merges.is_file() else None
+        model or f"config {digest}", checkpoint.name, checkpoint, name, name, merges if is_regular(merges) else None
     )
 
 

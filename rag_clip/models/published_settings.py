@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rag_clip.files.regular import is_regular
+
 DEFAULTS: Mapping[str, Any] = {
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "std": (0.26862954, 0.26130258, 0.27577711),
@@ -32,12 +34,12 @@ def split_local(given: str, tags: Mapping[str, Mapping[str, Any]]) -> tuple[str,
     """
     tag, at, file = given.partition("@")
     if at and _clean(tag) in tags:
-        if not Path(file).is_file():
+        if not is_regular(file):
             raise ValueError(f"there is no file {file!r}")
         return _clean(tag), Path(file)
-    if at and Path(file).is_file() and not Path(given).is_file():
+    if at and is_regular(file) and not is_regular(given):
         raise ValueError(f"no pretrained tag {tag!r}; before @ comes the tag whose settings the file has")
-    return ("", Path(given)) if Path(given).is_file() else None
+    return ("", Path(given)) if is_regular(given) else None
 
 
 def settings_of_file(

@@ -21,6 +21,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from rag_clip.data import Features, Fingerprint
+from rag_clip.files.regular import is_regular, open_regular
 from rag_clip.models.decode import decode_image
 from rag_clip.models.hub import fetch
 from rag_clip.models.pixels import CentreCrop, PixelTransform
@@ -116,7 +117,7 @@ def load_vision(spec: str, *, device: torch.device, precision: str, dtype: torch
     except Exception as error:  # timm, torch and safetensors raise almost anything for a file of another model
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(f"model {spec!r} cannot be loaded from {source.checkpoint} ({reason}); {ADVICE}") from error
-    with source.checkpoint.open("rb") as file:
+    with open_regular(source.checkpoint) as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     mean, std = tuple(settings["mean"]), tuple(settings["std"])
     preprocessing = json.dumps({"pixels": asdict(preprocess), "mean": mean, "std": std}, sort_keys=True)
@@ -152,15 +153,15 @@ def _find(spec: str) -> _Source:
     settings = _settings(name)
     if not checkpoint:
         return _Source(name, name, _on_hub(name, settings), {}, settings)
-    if not Path(checkpoint).is_file():
+    if not is_regular(checkpoint):
         raise ValueError(f"there is no checkpoint {checkpoint!r} for timm's {name}; {ADVICE}")
     return _Source(name, name, Path(checkpoint), {}, settings)
 
 
 def _in_folder(folder: Path, name: str = "") -> _Source:
-    config, found = folder / CONFIG, [folder / file for file in WEIGHTS if (folder / file).is_file()]
-    if not config.is_file() or not found:
-        missing = " or ".join(WEIGHTS) if config.is_file() else CONFIG
+    config, found = folder / CONFIG, [folder / file for file in WEIGHTS if is_regular(folder / file)]
+    if not is_regular(config) or not found:
+        missing = " or ".join(WEIGHTS) if is_regular(config) else CONFIG
         raise ValueError(f"no timm model in {str(folder)!r}: there is no {missing}; {ADVICE}")
     try:
         read = json.loads(config.read_bytes())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rag_clip.files.reading import read_toml
+from rag_clip.files.regular import is_regular
 from rag_clip.files.settings import check_settings, refuse_unknown
 from rag_clip.prompts.evidence import Retrieval
 from rag_clip.prompts.templates import template_set
@@ -135,7 +136,7 @@ def _locate(spec: str) -> tuple[Path, str]:
         return _bundled(), spec
     file, _, name = spec.partition(".toml:")
     path = Path(f"{file}.toml") if name else Path(spec)
-    if not path.is_file():
+    if not is_regular(path):
         raise ValueError(f"there is no recipe {spec!r}; name one of {', '.join(recipe_names())}, or a TOML file")
     return path, name
 
@@ -156,7 +157,7 @@ def _read_table(kind: type[Any], table: object, path: Path, name: str) -> Any:
 
 def _find(names: Sequence[Path], recipe: Path) -> tuple[Path, ...]:
     found = tuple(recipe.parent / name for name in names)
-    missing = [path for path in found if not path.is_file()]
+    missing = [path for path in found if not is_regular(path)]
     if missing:
         raise ValueError(f"there is no file {missing[0]}; paths are relative to the recipe")
     return found

@@ -21,6 +21,7 @@ import numpy as np
 from rag_clip.files.atomic import scratch_folder
 from rag_clip.files.folders import make_folder, sync_folder
 from rag_clip.files.reading import parse_json
+from rag_clip.files.regular import is_regular
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.store.card import Card, read_card
 from rag_clip.store.interface import Holding, Ranking, StoreError
@@ -135,7 +136,7 @@ def open_edge(location: str) -> tuple[EdgeEngine, Card]:
         raise FileNotFoundError(
             f"no index at {location}; make one with: rag-clip index build CAPTIONS --index {location}"
         )
-    if not (folder / "card.json").is_file():
+    if not is_regular(folder / "card.json"):
         raise ValueError(f"{location} is not an index: it has no card.json")
     if not is_writable(folder):
         return _open_copy(folder, location)

@@ -75,6 +75,20 @@ def test_an_image_file_and_its_row_of_parquet_are_explained_alike(run):
     assert from_file == from_row
 
 
+def test_images_are_taken_as_classify_takes_them(run, folder: Path):
+    (folder / "photos").mkdir()
+    for name in ("a", "b"):
+        (folder / "photos" / f"{name}.png").write_bytes((folder / "image.png").read_bytes())
+    (folder / "parts").mkdir()
+    table = pq.read_table(folder / "images.parquet")
+    for name, part in (("1", table.slice(1)), ("2", table.slice(0, 1))):
+        pq.write_table(part, folder / "parts" / f"{name}.parquet")
+    (folder / "list.csv").write_text("path\nimage.png\n")
+    sources = ["image.png", "photos --row 1", "parts --row 2", "list.csv", "list.csv --row 0"]
+    found = [json.loads(run("--images", *source.split(), "--json")[1])["image"] for source in sources]
+    assert found == [json.loads(run("--image", "image.png", "--json")[1])["image"]] * len(sources)
+
+
 def test_an_image_and_a_label_are_written_to_one_page(run, folder: Path):
     code, out, _ = run(SECOND, "--image", "image.png", "--count", "1", "--html", "page.html")
     assert code == 0
@@ -92,9 +106,10 @@ def test_an_image_and_a_label_are_written_to_one_page(run, folder: Path):
         (("Nowhere-Land",), "no class is called 'Nowhere-Land' among 2"),
         (("--image", "none.png"), "none.png"),
         (("--image", "prompts.parquet"), "not an image of a known format"),
-        (("--images", "images.parquet"), "--images FILE and --row N belong together"),
+        (("--images", "images.parquet"), "images.parquet holds 3 images; choose one with --row N, from 0"),
+        (("--row", "0", FIRST), "--row is of --images; give both"),
         (("--image", "image.png", "--images", "images.parquet", "--row", "0"), "explain one image"),
-        (("--images", "images.parquet", "--row", "3"), "has no row 3; its 3 rows are counted from 0"),
+        (("--images", "images.parquet", "--row", "3"), "images.parquet has no row 3; it holds 3 rows, counted from 0"),
         (("--images", "images.parquet", "--row", "-1"), "has no row -1"),
         (("--images", "images.parquet", "--row", "2"), "holds no image"),
         ((FIRST, "--count", "0"), "show at least one text"),

@@ -238,3 +238,12 @@ def test_a_terminal_that_cannot_show_a_character_gets_its_number(
         signal.signal(signal.SIGINT, handler)
     sys.stdout.flush()
     assert (ended.value.code, b"a photo of a Caf\\xe9." in terminal.getvalue()) == (0, True)
+
+
+def test_a_message_that_quotes_a_long_value_keeps_its_beginning_and_its_end():
+    said = explain(ValueError(f"unknown setting {'x' * 5000!r}; known are alpha and beta"))
+    assert said is not None
+    assert len(said) < 1010
+    assert said.startswith("unknown setting 'xxxx")
+    assert said.endswith("xxx'; known are alpha and beta")
+    assert explain(ValueError("x" * 1000)) == "x" * 1000

@@ -34,7 +34,7 @@ def test_a_file_that_cannot_be_read_may_be_there_later(tmp_path: Path):
     assert decoded.pixels is None
     assert decoded.errors == (
         f"cannot read {str(tmp_path / 'gone.png')!r}: No such file or directory",
-        f"{str(tmp_path)!r} is no plain file; it is not read",
+        f"{tmp_path} is a folder; give a file",
     )
 
 

@@ -184,5 +184,5 @@ def test_rows_that_cannot_be_read_fail_alone(tmp_path: Path):
         "the row has 4 cells for 3 columns; quote cells that hold the delimiter",
         "the data URI 'data:image/png' is not base64; encode its image so",
         "the image 'https://x/1.png' is an address, and nothing is fetched here; download it first",
-        "'/dev/zero' is no plain file; it is not read",
+        "/dev/zero is a pipe, a socket or a device, which is not read; write its content to a file",
     ]

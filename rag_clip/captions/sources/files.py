@@ -22,6 +22,7 @@ from rag_clip.captions.sources.names import KNOWN, choose_files, fixed_part, for
 from rag_clip.errors import RagClipError
 from rag_clip.files.identity import FileIdentity, identify, identify_remote
 from rag_clip.files.locations import is_remote, shown, without_secrets
+from rag_clip.files.regular import is_regular, open_regular
 
 
 class SourceError(RagClipError, OSError):
@@ -67,7 +68,7 @@ def open_file(url: str) -> Iterator[BinaryIO]:
         with remote as file:
             yield file
     else:
-        with Path(url).open("rb") as file:
+        with open_regular(url) as file:
             yield file
 
 
@@ -141,8 +142,7 @@ def _refuse_exit(link: Path, folder: Path) -> None:
 
 def _local_file(name: str) -> FoundFile:
     identity = replace(identify(name), place=shown(name))
-    if not Path(name).is_file():
-        raise ValueError(f"{name} is no regular file; give a file, a folder or a glob")
+    is_regular(name)
     return _file(name, name, Path(name).stat().st_size, identity)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from rag_clip.files.reading import read_table
+from rag_clip.files.regular import is_regular
 
 READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".parquet": lambda path: pl.DataFrame(read_table(path)),
@@ -35,7 +36,7 @@ def read_url_lists(paths: Sequence[str | Path], *, url_column: str, caption_colu
 
 
 def _read(path: Path, url_column: str, caption_column: str | None) -> pl.DataFrame:
-    if not path.is_file():
+    if not is_regular(path):
         raise FileNotFoundError(f"there is no file {path}; give lists of image addresses")
     if path.suffix == ".txt":
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()

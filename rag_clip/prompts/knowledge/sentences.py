@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rag_clip.files.reading import parse_json
+from rag_clip.files.regular import is_regular, read_regular
 
 Kind = Literal["cupl", "dclip", "labo", "elevater definitions", "elevater gpt3"]
 Definition = Literal["def_wiki", "def_wn", "path_wn"]
@@ -47,10 +48,10 @@ def read_sentences(path: str | Path, *, kind: Kind | None = None, definition: De
         raise ValueError(f"unknown kind {kind!r} of knowledge file; known are {', '.join(get_args(Kind))}")
     if definition not in get_args(Definition):
         raise ValueError(f"unknown definition {definition!r}; known are {', '.join(get_args(Definition))}")
-    if not path.is_file():
+    if not is_regular(path):
         raise FileNotFoundError(f"there is no knowledge file {path}; give a CuPL, DCLIP, LaBo or ELEVATER file")
     try:
-        found, by_name = _parse(path.read_bytes(), definition)
+        found, by_name = _parse(read_regular(path), definition)
         if kind not in (None, found) and not {kind, found} <= set(FLAT):
             raise ValueError(f"is no file of kind {kind!r}; it looks like {found!r}")
     except ValueError as error:

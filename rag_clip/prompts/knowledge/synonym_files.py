@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_clip.files.reading import parse_json
+from rag_clip.files.regular import is_regular, read_regular
 
 
 def read_synonyms(path: str | Path) -> dict[str, tuple[str, ...]]:
@@ -35,10 +36,10 @@ def read_frequencies(path: str | Path) -> dict[str, dict[str, int]]:
 
 
 def _read(path: Path) -> dict[str, list[str] | dict[str, Any]]:
-    if not path.is_file():
+    if not is_regular(path):
         raise FileNotFoundError(f"there is no synonym file {path}; give a JSON file")
     try:
-        return _synonyms(parse_json(path.read_bytes(), pairs=_once))
+        return _synonyms(parse_json(read_regular(path), pairs=_once))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rag_clip.files.regular import is_regular
+
 FOLDER = Path("/usr/share/wordnet")
 LEXICON_PREFIX = "wn:"
 # Plural endings and their replacements, in the order of WordNet's own search (morphy(7WN)).
@@ -66,7 +68,7 @@ def read_wordnet(source: str | Path | None = None) -> WordNet:
     if source is not None and str(source).startswith(LEXICON_PREFIX):
         return _read_lexicon(str(source).removeprefix(LEXICON_PREFIX))
     folder = Path(source or FOLDER)
-    missing = [name for name in ("index.noun", "data.noun") if not (folder / name).is_file()]
+    missing = [name for name in ("index.noun", "data.noun") if not is_regular(folder / name)]
     if missing:
         raise FileNotFoundError(
             f"there is no {' and no '.join(missing)} in {folder}; install WordNet (Debian: apt install wordnet-base), "
