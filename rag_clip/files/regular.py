@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 
 def is_regular(path: str | Path) -> bool:
@@ -16,7 +16,7 @@ def is_regular(path: str | Path) -> bool:
     return False
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file for reading; raises OSError as `is_regular`, for a folder, and where it cannot be opened."""
     if not is_regular(path) and Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; give a file")
