@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from rag_clip.captions.filter import CORPUS_NOTE, check_cleaning, plain
-from rag_clip.captions.shards import SHARD_ROWS, read_manifests
+from rag_clip.captions.shards import ShardFolder, read_manifests, to_shard_folder
 from rag_clip.captions.sources.columns import Columns
 from rag_clip.captions.sources.files import SourceError
 from rag_clip.captions.sources.finding import SourceFile, find_sources, read_source, unreadable
@@ -23,12 +23,13 @@ from rag_clip.corpus.steps import Step, chain
 from rag_clip.display import counted
 from rag_clip.files.outputs import check_outputs, remove_folder
 from rag_clip.given import AnyEncoder, to_encoder, to_paths
-from rag_clip.progress import Report, StageClock
+from rag_clip.progress import StageClock
 from rag_clip.progress_line import on_screen
 from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
 
 from .embed import EmbedSummary, embed_sources
 from .load import LoadSummary, load_into
+from .running import Running
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,59 +75,50 @@ def build_index(
     *,
     index: str | Path,
     encoder: AnyEncoder,
-    text_column: str | None = None,
-    source_column: str | None = None,
-    columns: Columns | None = None,
+    columns: Columns | str | None = None,
     cleaning: CleaningSettings | None = None,
     schema: CollectionSchema | None = None,
-    shards: str | Path | None = None,
-    shard_rows: int = SHARD_ROWS,
-    keep_shards: bool = True,
-    retry_failed: bool = False,
-    force: bool = False,
-    report: Report = on_screen,
+    shards: ShardFolder | str | Path | None = None,
+    running: Running = Running(),  # noqa: B008
 ) -> BuildSummary:
     """Add the captions of files (or folders of them) to the index, made if it does not exist, and optimise it.
 
-    `paths` are one path or several, `encoder` a model's name or an Encoder.
-
-    `index` is a folder or the address of a Qdrant server, `schema` defaults to index/captions.toml, `cleaning` to the
-    preset `default` of index/cleaning.toml. Columns that are not named, here or in `columns`, are recognised; where
-    there is no column of sources, the file's name is the source of its captions.
-
-    The embedded captions are kept in the folder `shards`, by default beside the index as INDEX.shards (for a server:
-    COLLECTION.shards in the working directory): two bytes a dimension and the text, about 1.1 kB a caption at 512
-    dimensions. Without `keep_shards` the folder is removed at the end, and a later run embeds everything again.
+    paths: one path or several.
+    index: a folder, or the address of a Qdrant server.
+    encoder: an encoder or the name of a model.
+    columns: the name of the column of captions, or `Columns`; those that are not named are recognised. If there is no
+        column of sources, the file's name is the source of its captions.
+    cleaning: by default the preset `default` of index/cleaning.toml.
+    schema: by default index/captions.toml.
+    shards: the folder of the embedded captions, or a `ShardFolder`; by default INDEX.shards beside the index (for a
+        server: COLLECTION.shards in the working directory). It takes two bytes per dimension and the text, about
+        1.1 kB per caption at 512 dimensions.
+    running: `force` and progress.
 
     Raises FileNotFoundError for a missing file; ValueError for files without usable captions, a missing or wrong
     column, and an index of another encoder, schema or cleaning; OSError for a full disk; StoreError where the index or
     the shards are in use, or the server is gone: what is finished is kept. Nothing is made where no caption is usable.
     """
     paths = to_paths(paths, "captions")
-    named = {"text": text_column, "source": source_column}
-    chosen = replace(columns or Columns(), **{role: name for role, name in named.items() if name is not None})
-    schema, cleaning = schema or load_schema(), cleaning or load_cleaning()
-    folder = Path(shards) if shards is not None else default_shards(index, schema)
-    check_outputs([(index, "index"), (folder, "shards")], inputs=[paths], force=force)
-    sources = find_sources(paths, columns=chosen)
+    columns = Columns(text=columns) if isinstance(columns, str) else columns or Columns()
+    schema, cleaning, report = schema or load_schema(), cleaning or load_cleaning(), running.report
+    shards = to_shard_folder(shards)
+    shards = shards if shards.path is not None else replace(shards, path=default_shards(index, schema))
+    folder = shards.place
+    if shards.part != (0, 1):
+        raise ValueError(f"an index needs all parts of the shards; leave out the part {shards.part}")
+    check_outputs([(index, "index"), (folder, "shards")], inputs=[paths], force=running.force)
+    sources = find_sources(paths, columns=columns)
     _check_usable(sources, chain([unreadable, row_rules(cleaning)]))
     encoder = to_encoder(encoder)
     with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
         check_cleaning(store, cleaning)
-        embedded = embed_sources(
-            sources,
-            shards=folder,
-            encoder=encoder,
-            cleaning=cleaning,
-            shard_rows=shard_rows,
-            retry_failed=retry_failed,
-            report=report,
-        )
+        embedded = embed_sources(sources, shards=shards, encoder=encoder, cleaning=cleaning, report=report)
         keys = set(embedded.keys)
         manifests = [manifest for manifest in read_manifests(folder) if manifest.key in keys]
         _note_first(store, embedded, cleaning, files=len(sources))
         loaded = load_into(store, folder, manifests, report=report)
-    if not keep_shards:
+    if not shards.keep:
         remove_folder(folder, "shards")
     return _summarise(embedded, loaded)
 

@@ -21,8 +21,9 @@ import polars.selectors as cs
 import pyarrow as pa
 
 from rag_clip.classifiers.coop import learned_zero_shot
-from rag_clip.classifiers.match import Scores, check_scores
+from rag_clip.classifiers.match import Scoring, check_scores
 from rag_clip.classifiers.prepared import PreparedHead
+from rag_clip.classifiers.reuse import NOTHING, Reuse
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
 from rag_clip.display import MOST_ROWS, counted, html_table
@@ -33,30 +34,24 @@ from rag_clip.files.outputs import check_outputs, holding, remove_folder
 from rag_clip.given import (
     AnyEncoder,
     AnyImages,
-    AnyIndex,
     AnyPrompts,
     image_files,
-    index_place,
     kept_with,
     scratch_output,
     to_encoder,
     to_images,
     to_prompts,
 )
-from rag_clip.images.decoding import Decoding
 from rag_clip.images.joined import encode_by_all
 from rag_clip.images.kept import keep_columns
-from rag_clip.images.opening import open_image_files
-from rag_clip.images.rows import first_rows
 from rag_clip.models.towers import two_towers
 from rag_clip.progress import Report, StageClock
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Classifier, Encoder, has_trained_bias
 from rag_clip.report.tally import Predicted, Tally
-from rag_clip.store import open_store
-from rag_clip.store.stored_vectors import stored_vectors
 
 from .predictions import output_schema, predict_rows, prediction_columns, write_predictions
+from .running import Running
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -104,75 +99,64 @@ def classify(
     output: str | Path | None = None,
     encoder: AnyEncoder | None = None,
     head: PreparedHead | None = None,
-    others: Mapping[str, Encoder] | None = None,
-    index: AnyIndex | None = None,
-    image_column: str = "image",
-    limit: int | None = None,
-    top_k: int = 5,
-    scores: Scores = "softmax",
-    features_dir: str | Path | None = None,
-    decoding: Decoding = Decoding(),  # noqa: B008
-    force: bool = False,
-    report: Report = on_screen,
+    scoring: Scoring = Scoring(),  # noqa: B008
+    reuse: Reuse = NOTHING,
+    running: Running = Running(),  # noqa: B008
 ) -> ClassifySummary:
     """Write the rows of `images` to `output` with label, score, top_k_labels, top_k_scores and error beside them.
 
-    `images` are paths, a frame, or images in memory (see `rag_clip.given`); `prompts` may be the path of their file,
-    and `encoder` the name of a model, by default the one that the prompts record. Without `output` the predictions lie
-    in a temporary file for as long as the summary does; its `to_polars()` reads them.
+    images: paths, a frame, or images in memory; `Images` where a column has another name, or the first rows are enough.
+    prompts: prompts, learned ones (CoOp) included, or their file.
+    output: a Parquet file; without it, the predictions are in a temporary file for as long as the summary exists.
+    encoder: an encoder or the name of a model; by default the one that the prompts record.
+    head: builds the classifier from the zero-shot one; see `prepare_head`. An image on which one of the head's further
+        encoders fails has an error.
+    scoring: how many classes each image gets, and what their scores mean. Sigmoid scores are for texts alone, with an
+        encoder that was trained with a logit bias; the labels and their order are the same.
+    reuse: a folder that keeps image features for other prompts, and the index whose captions are already encoded.
+    running: processes, batch size, `force` and progress.
 
-    The five columns take the prefix `predicted_` where the input has one of these names. An image that cannot be used
-    has an error and no label, and the run goes on. `output` appears once it is complete; until then what is done lies
-    in `output`.parts, and the same call continues from there. With `features_dir` the image features stay for other
-    prompts; with `index`, the one the prompts came from, its captions are not encoded again. Learned prompts (CoOp)
-    classify as they are. `head` builds the classifier from the zero-shot one; `others` are further encoders that it
-    needs features by, under their names, and an image that one of them fails on has an error. `decoding` says
-    how many processes decode, and how many images are encoded at once. Memory stays bounded on
-    files and row groups of any size. With a `limit`, the first rows alone are classified and written.
+    The five columns take the prefix `predicted_` if the input has a column with one of these names. An unusable image
+    has an error and no label, and the run goes on. `output` appears when it is complete; until then, finished parts are
+    in `output`.parts, and the same call continues from there. Memory is bounded for files and row groups of any size.
 
-    Scores are softmax probabilities, or with sigmoid independent ones, of texts alone by an encoder that was trained
-    with a logit bias (see `match`); the labels and their order are the same.
-
-    Raises ValueError for input, prompts or settings that cannot be used, and for an `output` that is an input or, but
-    with `force`, not of an earlier call; FileNotFoundError for a missing file, OSError where a file is damaged or
+    Raises ValueError for input, prompts or settings that cannot be used, and for an `output` that is an input or
+    (without `force`) not of an earlier call; FileNotFoundError for a missing file, OSError where a file is damaged or
     cannot be written, and BusyError where another process writes `output`.
     """
-    images, prompts, index = to_images(images), to_prompts(prompts), index_place(index)
-    files, clock, others = open_image_files(images, image_column=image_column), StageClock(report=report), others or {}
-    files = first_rows(files, limit)
+    images, prompts, report = to_images(images), to_prompts(prompts), running.report
+    files, clock, others = images.open(), StageClock(report=report), head.others if head else {}
     output, let_go = scratch_output(output, "predictions.parquet")
-    written = classify_outputs(output, features_dir)
-    check_outputs(written, inputs=[image_files(images), index], force=force)
-    if top_k < 1:
-        raise ValueError(f"top_k is {top_k}; it must be at least 1")
+    written = classify_outputs(output, reuse.features_dir)
+    check_outputs(written, inputs=[image_files(images), reuse.place], force=running.force)
     encoder = to_encoder(encoder, recorded=prompts.provenance)
     texts_alone = head is None and not isinstance(prompts, LearnedPrompts)
-    check_scores(scores, trained_bias=has_trained_bias(encoder), texts_alone=texts_alone)
+    check_scores(scoring.scores, trained_bias=has_trained_bias(encoder), texts_alone=texts_alone)
     columns = prediction_columns(files[0].schema.names)
     files, kept = keep_columns(files)
-    with holding(written, force=force):
+    with holding(written, force=running.force):
         with clock.stage("prompts"):
-            classifier = _build(prompts, encoder, head, index, report)
+            classifier = _build(prompts, encoder, head, reuse, report)
         sources, missing = encode_by_all(
             files,
-            features_dir or parts_of(output),
+            reuse.features_dir or parts_of(output),
             encoder=encoder,
             others=others,
-            decoding=decoding,
+            decoding=running.decoding,
             clock=clock,
         )
         rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
         facts = _run_facts(prompts, encoder, others, head)
-        facts |= {"image_column": files[0].image, "top_k": top_k, "scores": scores, "rows": rows, "failed": failed}
+        facts |= {"image_column": files[0].image, **asdict(scoring), "rows": rows, "failed": failed}
         schema, advance = output_schema(kept, columns, facts), clock.counting("write", rows)
         tally = Tally()
 
         def predict(features: FeatureRows) -> list[pa.Array]:
-            found = predict_rows(
-                features, classifier, top_k=top_k, scores=scores, batch_size=decoding.batch_size, device=encoder.device
+            predicted = predict_rows(
+                features, classifier, scoring=scoring, batch_size=running.batch_size, device=encoder.device
             )
-            tally.add(found[0], found[1])
-            return found
+            tally.add(predicted[0], predicted[1])
+            return predicted
 
         with _replacing(output, parts_of(output)) as unfinished:
             write_predictions(unfinished, sources, schema=schema, predict=predict, clock=clock, advance=advance)
@@ -191,16 +175,12 @@ def classify(
 
 
 def _build(
-    prompts: Prompts | LearnedPrompts, encoder: Encoder, head: PreparedHead | None, index: str | None, report: Report
+    prompts: Prompts | LearnedPrompts, encoder: Encoder, head: PreparedHead | None, reuse: Reuse, report: Report
 ) -> Classifier:
     if isinstance(prompts, LearnedPrompts):
         classifier = learned_zero_shot(prompts, two_towers(encoder))
     else:
-        known = None
-        if index:
-            with open_store(index) as store:
-                known = stored_vectors([prompts], store, encoder=encoder.fingerprint)
-        classifier = zero_shot(prompts, encoder, known=known, report=report)
+        classifier = zero_shot(prompts, encoder, known=reuse.vectors([prompts], encoder), report=report)
     return head.build(classifier) if head else classifier
 
 

@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from rag_clip.classifiers.prepared import PreparedHead, prepare_head
+from rag_clip.classifiers.reuse import Reuse
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.demo.concepts import BANDS, concepts
@@ -36,6 +37,7 @@ from rag_clip.store import open_store
 from .captions import build_index
 from .classify import classify
 from .images import index_images
+from .running import Running
 from .support_retrieve import retrieve_support
 
 BUNDLED = ("labels.json", "corpus.parquet", "truth.parquet", "test.parquet", "validation.parquet")
@@ -103,7 +105,9 @@ def _run_demo(out: Path, encoder: Encoder, report: Report) -> DemoSummary:
     with clock.stage("copy"):
         write_bundled(out)
     with clock.stage("index"):
-        built = build_index([out / "corpus.parquet"], index=out / "index", encoder=encoder, report=report)
+        built = build_index(
+            [out / "corpus.parquet"], index=out / "index", encoder=encoder, running=Running(report=report)
+        )
     with clock.stage("enhance"):
         labels = read_labels(out / "labels.json")
         prompts = _enhance(labels, out / "index", encoder, report)
@@ -153,16 +157,17 @@ def _find_support(prompts: Prompts, out: Path, encoder: Encoder, report: Report)
     if not (out / "pictures.parquet").exists():
         with replacing(out / "pictures.parquet") as partial:
             write_pictures(partial, names=prompts.labels.names)
+    running = Running(report=report)
     cleaning = load_cleaning("none")
-    index_images([out / "pictures.parquet"], index=out / "images", encoder=encoder, cleaning=cleaning, report=report)
+    index_images([out / "pictures.parquet"], index=out / "images", encoder=encoder, cleaning=cleaning, running=running)
     retrieve_support(
         prompts,
         output=out / "support.parquet",
-        index=str(out / "images"),
+        index=out / "images",
         encoder=encoder,
         search="captions",
         against=[out / "test.parquet"],
-        report=report,
+        running=running,
     )
     return prepare_head(HEAD, out / "support.parquet", labels=prompts.labels, encoder=encoder, report=report)
 
@@ -177,8 +182,8 @@ def _classify(
         output=out / f"predictions-{name}.parquet",
         encoder=encoder,
         head=head,
-        features_dir=out / "features",
-        report=report,
+        reuse=Reuse(features_dir=out / "features"),
+        running=Running(report=report),
     )
 
 

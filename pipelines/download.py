@@ -41,6 +41,8 @@ from rag_clip.models.decode import MAX_PIXELS
 from rag_clip.progress import Progress, Report
 from rag_clip.progress_line import on_screen
 
+from .running import Running
+
 MAX_BYTES = 32 << 20
 MAX_SECONDS = 60.0
 LISTED_ERRORS = 20
@@ -79,6 +81,49 @@ class DownloadSummary:
     __repr__ = __str__
 
 
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """How images are asked for and stored.
+
+    image_side: images with a longer shorter side, in pixels, are made smaller and stored as JPEG.
+    timeout: seconds for each step of a connection.
+    processes: by default one per processor, up to 16.
+    threads: connections of each process.
+    shard_rows: addresses of a tar; a run that is killed loses the tar that it was at.
+    allow_private: also ask addresses of private networks.
+
+    An answer may be 32 MiB, 36 million pixels and 60 seconds long. Raises ValueError for numbers below 1.
+    """
+
+    image_side: int = 512
+    timeout: int = 10
+    processes: int | None = None
+    threads: int = 64
+    shard_rows: int = SHARD_PAIRS
+    allow_private: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        for name in ("image_side", "timeout", "processes", "threads", "shard_rows"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """The arguments of img2dataset.download."""
+        return {
+            "image_size": self.image_side,
+            "timeout": self.timeout,
+            "thread_count": self.threads,
+            "processes_count": self.processes or min(MOST_PROCESSES, os.cpu_count() or 1),
+        }
+
+    @property
+    def guard(self) -> dict[str, Any]:
+        """What may be opened."""
+        return {"allow_private": self.allow_private, "max_bytes": MAX_BYTES, "max_seconds": MAX_SECONDS}
+
+
 @on_screen.job()
 def download_images(
     lists: Sequence[str | Path],
@@ -87,44 +132,30 @@ def download_images(
     url_column: str = "url",
     caption_column: str | None = "caption",
     retry_failed: bool = False,
-    force: bool = False,
-    allow_private: bool = False,
-    image_side: int = 512,
-    timeout: int = 10,
-    processes: int | None = None,
-    threads: int = 64,
-    report: Report = on_screen,
+    fetching: Fetching = Fetching(),
+    running: Running = Running(),  # noqa: B008
 ) -> DownloadSummary:
     """Download images into webdataset tars below `output`, which `index_images` reads.
 
-    `lists` are Parquet, CSV, TSV or text files of addresses with captions. Addresses that `output` has a status for are
-    not asked for again, unless they failed and `retry_failed`; those whose owner opted out never are. A run that was
-    cut short goes on with the shard of 10,000 it was in.
+    lists: Parquet, CSV, TSV or text files of addresses with captions.
+    output: the folder of the tars. Addresses for which it has a status are not asked for again.
+    url_column, caption_column: the columns of the lists; None for no captions.
+    retry_failed: ask again for addresses that failed, but never for those whose owner opted out.
+    fetching: sizes, time limits and connections.
+    running: `force` and progress.
 
-    Images with a shorter side over `image_side` pixels are made smaller and stored as JPEG, others are stored as they
-    came. An answer may be 32 MiB, 36 million pixels and 60 seconds long; `timeout` is in seconds and for each step of a
-    connection. `processes` defaults to one per processor up to 16; each has `threads` connections.
+    A run that was cut short continues with the tar that it was at.
 
-    Raises FileNotFoundError and ValueError for lists that cannot be used, DownloadError where img2dataset is not
-    installed or fails, and BusyError where another process downloads into `output`.
+    Raises FileNotFoundError and ValueError for unusable lists, DownloadError if img2dataset is not installed or fails,
+    and BusyError if another process downloads into `output`.
     """
-    check_outputs([(output, "download")], inputs=[lists], force=force)
+    check_outputs([(output, "download")], inputs=[lists], force=running.force)
     if importlib.util.find_spec("img2dataset") is None:
         raise DownloadError("img2dataset is not installed; install it with: pip install 'rag-clip[download]'")
-    _check_settings(image_side=image_side, timeout=timeout, threads=threads, processes=processes)
     addresses = read_url_lists(lists, url_column=url_column, caption_column=caption_column)
     output = Path(output)
     make_folder(output)
-    run = _Runner(
-        settings={
-            "image_size": image_side,
-            "timeout": timeout,
-            "thread_count": threads,
-            "processes_count": processes or min(MOST_PROCESSES, os.cpu_count() or 1),
-        },
-        guard={"allow_private": allow_private, "max_bytes": MAX_BYTES, "max_seconds": MAX_SECONDS},
-        report=report,
-    )
+    run = _Runner(fetching, running.report)
     with locked(output / LOCK, doing=f"download into {output}"):
         start, before = time.perf_counter(), _count_done(list_rounds(output))
         _download(addresses, output, run, retry_failed=retry_failed)
@@ -140,22 +171,21 @@ def _download(addresses: pl.DataFrame, output: Path, run: _Runner, *, retry_fail
     fresh = addresses.join(known_addresses(rounds), on=["url", "caption"], how="anti", nulls_equal=True)
     for wanted in (fresh, retried):
         if wanted is not None and len(wanted):
-            run(begin_round(output, wanted))
+            run(begin_round(output, wanted, shard_rows=run.fetching.shard_rows))
 
 
 @dataclass(frozen=True, slots=True)
 class _Runner:
     """Runs img2dataset over a round, until every shard of it is finished."""
 
-    settings: Mapping[str, Any]
-    guard: Mapping[str, Any]
+    fetching: Fetching
     report: Report
 
     def __call__(self, turn: Round) -> None:
         rows = turn.rows
         if len(turn.done()) >= turn.shards:
             return
-        job = {"guard": self.guard, "download": {**self.settings, **_job(turn)}}
+        job = {"guard": self.fetching.guard, "download": {**self.fetching.settings, **_job(turn)}}
         log = turn.output / LOG
         with log.open("wb") as file, _child(job, file) as process:
             while process.poll() is None:
@@ -182,7 +212,7 @@ def _job(turn: Round) -> dict[str, Any]:
         "output_format": "webdataset",
         "url_col": "url",
         "caption_col": "caption",
-        "number_sample_per_shard": SHARD_PAIRS,
+        "number_sample_per_shard": turn.shard_rows,
         "resize_mode": "keep_ratio",
         "resize_only_if_bigger": True,
         "skip_reencode": True,
@@ -219,12 +249,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
     else:
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def _check_settings(**settings: int | None) -> None:
-    for name, value in settings.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
 
 
 def _count_done(rounds: Sequence[Round]) -> int:

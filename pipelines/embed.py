@@ -14,7 +14,7 @@ from pathlib import Path
 from rag_clip.captions.filter import prepare_filter
 from rag_clip.captions.maker import make_shards
 from rag_clip.captions.plan import Plan
-from rag_clip.captions.shards import SHARD_ROWS, Manifest, next_versions, read_manifests
+from rag_clip.captions.shards import Manifest, ShardFolder, next_versions, read_manifests, to_shard_folder
 from rag_clip.captions.sources.finding import Columns, SourceFile, find_sources
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
 from rag_clip.display import counted
@@ -24,6 +24,8 @@ from rag_clip.files.shards import Shards
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
+
+from .running import Running
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,77 +65,59 @@ class EmbedSummary:
 def embed_captions(
     paths: Sequence[str | Path],
     *,
-    shards: str | Path,
+    shards: ShardFolder | str | Path,
     encoder: Encoder,
     columns: Columns | None = None,
     cleaning: CleaningSettings | None = None,
-    part: tuple[int, int] = (0, 1),
-    shard_rows: int = SHARD_ROWS,
-    retry_failed: bool = False,
-    force: bool = False,
-    report: Report = on_screen,
+    running: Running = Running(),  # noqa: B008
 ) -> EmbedSummary:
-    """Embed the captions of files into the folder `shards`, leaving out the shards that are there.
+    """Embed the captions of files into a folder, except for the shards that exist.
 
-    `cleaning` defaults to the preset `default` of index/cleaning.toml. Rules over the whole corpus (duplicates, rare
-    words) read it once more before, and a further file then makes every shard anew.
+    paths: files or folders of captions.
+    shards: the folder, or a `ShardFolder` that also says how large shards are, and which part of them is made.
+    encoder: encodes the captions.
+    columns: columns that are not to be recognised by their names.
+    cleaning: by default the preset `default` of index/cleaning.toml. Rules over the whole corpus (duplicates, rare
+        words) read it once more before; with them, one more file means that every shard is made again.
+    running: `force` and progress.
 
-    `part` (i, n) does the i-th of n parts of the shards, i from 0, so that n machines share the work; the parts may be
-    written to one folder, or brought together in one. A run that is killed loses the shard it was at, of `shard_rows`
-    rows of a file. A file that can be read only up to a row keeps the rows before it, and is tried again with
-    `retry_failed`.
-
-    Raises ValueError for a part that does not exist, and what find_sources refuses; BusyError where another process
-    embeds into the folder; OSError where the disk is full. Finished shards stay.
+    Raises ValueError as `find_sources`; BusyError if another process embeds into the folder; OSError if the disk is
+    full. Finished shards stay.
     """
-    check_outputs([(shards, "shards")], inputs=[paths], force=force)
+    shards = to_shard_folder(shards)
+    check_outputs([(shards.place, "shards")], inputs=[paths], force=running.force)
     sources = find_sources(paths, columns=columns or Columns())
-    return embed_sources(
-        sources,
-        shards=Path(shards),
-        encoder=encoder,
-        cleaning=cleaning or load_cleaning(),
-        part=part,
-        shard_rows=shard_rows,
-        retry_failed=retry_failed,
-        report=report,
-    )
+    cleaning = cleaning or load_cleaning()
+    return embed_sources(sources, shards=shards, encoder=encoder, cleaning=cleaning, report=running.report)
 
 
 def embed_sources(
     sources: Sequence[SourceFile],
     *,
-    shards: Path,
+    shards: ShardFolder,
     encoder: Encoder,
     cleaning: CleaningSettings,
-    part: tuple[int, int] = (0, 1),
-    shard_rows: int = SHARD_ROWS,
-    retry_failed: bool = False,
     report: Report = silent,
 ) -> EmbedSummary:
     """Do as `embed_captions`, with files already found."""
-    if not 0 <= part[0] < part[1]:
-        raise ValueError(f"there is no part {part[0]} of {part[1]}; parts are counted from 0")
-    if shard_rows < 1:
-        raise ValueError(f"a shard of {shard_rows} rows cannot be; give at least one row")
-    clock = StageClock()
-    with _holding(shards, part):
-        rules = prepare_filter(cleaning, sources, shards, clock, report)
-        there = {manifest.key: manifest for manifest in read_manifests(shards)}
-        plan = Plan(rules.key, encoder.fingerprint, shard_rows, part, retry_failed, there)
+    clock, folder, part = StageClock(), shards.place, shards.part
+    with _holding(folder, part):
+        rules = prepare_filter(cleaning, sources, folder, clock, report)
+        there = {manifest.key: manifest for manifest in read_manifests(folder)}
+        plan = Plan(rules.key, encoder.fingerprint, shards, there)
         made: dict[str, Manifest] = {}
         done, total = sum(manifest.rows for manifest in plan.select(sources, there)), _total(sources, part)
         for manifest in make_shards(
             plan.missing(sources),
             rules,
             encoder,
-            shards,
+            folder,
             versions=next_versions(there.values(), sources),
             clock=clock,
             tick=lambda rows: report(Progress("embed", done + rows, total, "captions")),
         ):
             made[manifest.key] = manifest
-    return _summarise(shards, plan.select(sources, {**there, **made}), made, clock)
+    return _summarise(folder, plan.select(sources, {**there, **made}), made, clock)
 
 
 @contextmanager

@@ -35,6 +35,8 @@ from rag_clip.prompts.enhance import enhance as find_prompts
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.store import Store
 
+from .running import Running
+
 CONTROLS: tuple[Control, ...] = ("random", "waffle", "waffle_shared")
 SAMPLES = 3
 
@@ -53,6 +55,19 @@ class Precision:
 
     eleven_points: float
     plain: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is set beside a recipe: a `control` written in its place, and `labelled` images on which all are scored.
+
+    `seed` is that of the controls. With images, templates, the recipe and all its controls are scored; nothing is
+    chosen by that.
+    """
+
+    control: Control | None = None
+    seed: int = 0
+    labelled: Labelled | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,26 +139,30 @@ def enhance_labels(
     encoder: AnyEncoder | None = None,
     recipe: AnyRecipe = "default",
     index: AnyIndex | None = None,
-    control: Control | None = None,
-    seed: int = 0,
-    labelled: Labelled | None = None,
-    force: bool = False,
-    report: Report = on_screen,
+    comparison: Comparison = Comparison(),
+    running: Running = Running(),  # noqa: B008
 ) -> EnhanceSummary:
-    """Write the prompts of a recipe to `output`, and judge them beside the templates alone.
+    """Write the prompts of a recipe to `output`, and compare them with the templates alone.
 
-    Labels, recipe, index and encoder are as for `enhance`. With `labelled` images, templates, recipe and its controls
-    are scored on them; nothing is chosen by that. Raises ValueError as `enhance` and `write_prompts` do and, but with
-    `force`, for an `output` of others, and BusyError where another process writes it.
+    labels, encoder, recipe, index: as for `enhance`.
+    output: .parquet, or .json to edit.
+    comparison: a control to write instead, and labelled images to score all on.
+    running: `force` and progress.
+
+    Raises ValueError as `enhance` and `write_prompts`, and (without `force`) for an `output` that belongs to others;
+    BusyError if another process writes it.
     """
+    labelled, control, report = comparison.labelled, comparison.control, running.report
     output, clock, labels, recipe = Path(output), StageClock(), to_labels(labels), to_recipe(recipe)
     check_prompts_path(output)
     with ExitStack() as stack:
-        stack.enter_context(holding([(output, "enhance")], inputs=[index_place(index), *recipe.files], force=force))
+        stack.enter_context(
+            holding([(output, "enhance")], inputs=[index_place(index), *recipe.files], force=running.force)
+        )
         store = None if index is None else stack.enter_context(opened(index))
         encoder = to_encoder(encoder, recorded=_record(store))
         found = find_prompts(labels, encoder=encoder, recipe=recipe, store=store, clock=clock, report=report)
-        controlled = partial(control_prompts, found, store=store, seed=seed)
+        controlled = partial(control_prompts, found, store=store, seed=comparison.seed)
         prompts = controlled(control) if control else found
         chosen = found.provenance.get("known", {}).get("templates")
         plain = template_prompts(labels, templates=chosen or recipe.templates.choose())

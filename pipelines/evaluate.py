@@ -14,32 +14,31 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
+from rag_clip.classifiers.reuse import NOTHING, Reuse
 from rag_clip.display import counted, html_table
-from rag_clip.evaluation.head_choices import HeadChoice
 from rag_clip.evaluation.image_tasks import ImageTask, read_images
 from rag_clip.evaluation.measuring import Measuring, TaskImages
 from rag_clip.evaluation.results import Result, runs_folder, store_run, stored_run, to_table, write_tables
 from rag_clip.evaluation.rival_names import Candidates
-from rag_clip.evaluation.runs import PromptFile, Run, plan_runs, with_candidates
-from rag_clip.evaluation.shot_runs import FewShot, ShotRun, plan_shots
+from rag_clip.evaluation.runs import PromptFile, Run, with_candidates
+from rag_clip.evaluation.shot_runs import NO_HEADS, Heads, ShotRun
 from rag_clip.files.outputs import check_outputs, holding
 from rag_clip.given import (
     AnyEncoder,
-    AnyIndex,
     AnyTasks,
     AnyTexts,
-    index_place,
     kept_with,
     scratch_output,
     to_encoder,
     to_prompt_files,
     to_tasks,
 )
-from rag_clip.images.decoding import Decoding
 from rag_clip.images.labelled import Labelled
-from rag_clip.progress import Progress, Report, StageClock
+from rag_clip.progress import Progress, StageClock
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
+
+from .running import Running
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -77,54 +76,53 @@ def evaluate(
     prompts: AnyTexts = (),
     output: str | Path | None = None,
     encoder: AnyEncoder | None = None,
-    heads: Sequence[HeadChoice] = (),
-    few_shot: FewShot | None = None,
+    heads: Heads = NO_HEADS,
     candidates: Candidates | None = None,
-    others: Mapping[str, Encoder] | None = None,
-    scale: float | None = None,
-    index: AnyIndex | None = None,
-    features_dir: str | Path | None = None,
-    decoding: Decoding = Decoding(),  # noqa: B008
-    force: bool = False,
-    on_result: Callable[[Result], None] = lambda _result: None,
-    report: Report = on_screen,
+    reuse: Reuse = NOTHING,
+    running: Running = Running(),  # noqa: B008
 ) -> EvaluateSummary:
     """Measure each of the prompts alone and with each head on each task of its classes; write `output` in long form.
 
-    `tasks` are labelled images (a path, a frame), features in a file, task files, bundled tasks by name, or a list of
-    these; the classes of plain images are those of the first prompts. `prompts` are Prompts or a file of such, a list
-    of these, or a mapping from the names that their runs shall have. `encoder` may be the name of a model, and is by
-    default the one that the first prompts record. Without `output`, results lie in a temporary file for as long as the
-    summary does.
+    tasks: labelled images (a path, a frame), features in a file, task files, bundled tasks by name, or a list of these.
+        The classes of plain images are those of the first prompts. Features need no encoder; the text features of
+        their file are runs too.
+    prompts: Prompts or their file, a list of these, or a mapping from the names of the runs to them.
+    output: a Parquet file; without it, results are in a temporary file for as long as the summary exists.
+    encoder: an encoder or the name of a model; by default the one that the first prompts record.
+    heads: heads to measure beside every text, on support files or on shots drawn from the tasks.
+    candidates: names added to the classes, to find those that take most images from texts alone.
+    reuse: a folder that keeps image features, and the index whose captions are already encoded.
+    running: processes, batch size, `force` and progress. Each finished run is reported, in order, as the `item` of an
+        event of the whole.
 
-    `on_result` is called with each run once it is finished, in order. `others` are further encoders that heads need;
-    with `index`, the one the prompts came from, its captions are not encoded again. A task of features needs no
-    encoder; the text features of its file are runs too, at `scale` where the file does not say it. `few_shot` are
-    heads on shots drawn from the tasks, beside every text. `candidates` are names added to the classes, to find those
-    that take most images from texts alone.
-
-    Raises ValueError for input and settings that cannot be used, and for an `output` that is an input or, but with
-    `force`, not of an earlier call; FileNotFoundError for a missing file, PermissionError for a place that may not be
+    Raises ValueError for input and settings that cannot be used, and for an `output` that is an input or (without
+    `force`) not of an earlier call; FileNotFoundError for a missing file, PermissionError for a place that may not be
     written to, and BusyError where another process writes `output`.
     """
-    texts, index, others, clock = to_prompt_files(prompts), index_place(index), others or {}, StageClock()
+    texts, clock, report = to_prompt_files(prompts), StageClock(), running.report
     tasks = to_tasks(tasks, labels=texts[0].prompts.labels if texts else None)
     output, let_go = scratch_output(output, "results.parquet")
-    written, inputs = evaluate_outputs(output, features_dir), [*task_files(tasks), *(one.path for one in texts), index]
-    check_outputs(written, inputs=inputs, force=force)
+    written = evaluate_outputs(output, reuse.features_dir)
+    inputs = [*task_files(tasks), *(each.path for each in texts), reuse.place]
+    check_outputs(written, inputs=inputs, force=running.force)
     recorded = texts[0].prompts.provenance if texts else {}
     if encoder is not None or (recorded.get("encoder") or {}).get("spec"):
         encoder = to_encoder(encoder, recorded=recorded)
-    plans = _plan(tasks, texts, heads, few_shot, candidates, encoder=encoder, others=others, scale=scale, index=index)
+    plans = _plan(tasks, texts, heads, candidates, encoder=encoder, index=reuse.place)
     read = partial(
-        read_images, encoder=encoder, others=others, features_dir=features_dir, decoding=decoding, report=report
+        read_images,
+        encoder=encoder,
+        others=heads.others,
+        features_dir=reuse.features_dir,
+        decoding=running.decoding,
+        report=report,
     )
-    measure = Measuring(encoder, others, index=index, candidates=candidates, clock=clock, report=report)
+    measure = Measuring(encoder, heads.others, reuse=reuse, candidates=candidates, clock=clock, report=report)
     results: list[Result] = []
     tables: list[pa.Table] = []
     measured = 0
     total = sum(len(runs) for _, runs in plans)
-    with holding(written, force=force):
+    with holding(written, force=running.force):
         report(Progress("evaluate", 0, total, "runs", whole=True))
         for task, run, images in _walk(plans, read, clock):
             result = stored_run(output, run.key)
@@ -134,10 +132,9 @@ def evaluate(
                 measured += 1
             # Its key says what decides the numbers, not what they are called.
             results.append(replace(result, task=task.name, run=run.name, tier=run.tier, settings=run.settings))
-            on_result(results[-1])
             tables.append(to_table(results[-1]))
             write_tables(output, tables)
-            report(Progress("evaluate", len(results), total, "runs", whole=True))
+            report(Progress("evaluate", len(results), total, "runs", whole=True, item=results[-1]))
     failed = sum({result.task: result.counts.failed for result in results}.values())
     found = len(results) - measured
     summary = EvaluateSummary(output, tuple(results), measured, found, failed, dict(clock.seconds), clock.bottleneck)
@@ -147,13 +144,10 @@ def evaluate(
 def _plan(
     tasks: Sequence[ImageTask],
     texts: Sequence[PromptFile],
-    heads: Sequence[HeadChoice],
-    few_shot: FewShot | None,
+    heads: Heads,
     candidates: Candidates | None,
     *,
     encoder: Encoder | None,
-    others: Mapping[str, Encoder],
-    scale: float | None,
     index: str | None,
 ) -> list[tuple[ImageTask, list[Run | ShotRun]]]:
     """Return the runs of each task, before anything is read of its images or encoded."""
@@ -163,12 +157,10 @@ def _plan(
             "names are added to the classes of prompts files; give prompts, and the model that encodes them"
         )
     mark = None if encoder is None else encoder.fingerprint
-    marks = {name: each.fingerprint for name, each in others.items()}
     plans: list[tuple[ImageTask, list[Run | ShotRun]]] = []
     for task in tasks:
-        runs = plan_runs(task, texts, heads, encoder=mark, others=marks, scale=scale, index=index)
-        beside = plan_shots(task, runs, few_shot, encoder=mark, others=marks)
-        named = [with_candidates(run, task, candidates) if isinstance(run, Run) else run for run in beside]
+        runs = heads.plan(task, texts, encoder=mark, index=index)
+        named = [with_candidates(run, task, candidates) if isinstance(run, Run) else run for run in runs]
         plans.append((task, named))
     return plans
 

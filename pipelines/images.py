@@ -22,12 +22,13 @@ from rag_clip.display import counted
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.files.shards import Shards
-from rag_clip.given import AnyEncoder, to_encoder, to_paths
+from rag_clip.given import AnyEncoder, to_encoder, to_places
 from rag_clip.images.cleaning import CleanPairs, check_pair_cleaning, clean_pairs
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.embedding import embed_pairs
 from rag_clip.images.encoding import image_engine
 from rag_clip.images.noise import judge_noise
+from rag_clip.images.opening import Images
 from rag_clip.images.pair_files import PairColumns, open_pair_files
 from rag_clip.images.pairs import PairFile
 from rag_clip.images.shards import FAILURES, VECTORS, PairShards, list_failures, open_shards, unit_rows
@@ -36,6 +37,8 @@ from rag_clip.progress import Report, StageClock, counting
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
+
+from .running import Running
 
 LOAD_ROWS = 256
 NOISY = 0.5
@@ -78,70 +81,73 @@ class ImagesSummary:
 
 @on_screen.job()
 def index_images(
-    paths: str | Path | Sequence[str | Path],
+    pairs: Images | str | Path | Sequence[str | Path],
     *,
     index: str | Path,
     encoder: AnyEncoder,
     shards: str | Path | None = None,
-    columns: PairColumns | None = None,
-    root: str | Path | None = None,
     cleaning: CleaningSettings | None = None,
     noise: bool = True,
     schema: CollectionSchema | None = None,
-    decoding: Decoding = Decoding(),  # noqa: B008
-    force: bool = False,
-    report: Report = on_screen,
+    running: Running = Running(),  # noqa: B008
 ) -> ImagesSummary:
     """Add image-caption pairs to the index, made if it does not exist, and optimise it.
 
-    `paths` are Parquet files with the `columns` named (`image`, `caption`, `url`), webdataset tars, or folders of them.
-    Where a Parquet file names images by path, paths start at `root`, by default the file's folder, and must lie below
-    it. An image may have a list of captions, and is stored with each. Each point has the vectors `image` and `text`,
-    and the payload of index/images.toml; its id is made from the image's SHA-256 and the caption. `cleaning`, by
-    default the preset `default` of index/cleaning.toml, drops captions with their images; its rules over the whole
-    corpus look at all pairs of `paths`. `noise` judges every pair that is kept among the others (see
-    images/noise.py); without it the field is null. The index notes what became of the rows.
+    pairs: paths of Parquet files, webdataset tars or folders; `Images` if the columns are not called `image`, `caption`
+        and `url`. Paths of images in a Parquet file start at its root, by default the file's folder, and must lie below
+        it. An image with a list of captions is stored with each of them.
+    index: a folder, or the address of a Qdrant server.
+    encoder: an encoder or the name of a model.
+    shards: the folder of the embedded rows, by default INDEX.shards beside the index. Its file failed.parquet has the
+        reason for each unusable row.
+    cleaning: drops captions with their images; by default the preset `default` of index/cleaning.toml. Rules over the
+        whole corpus use all pairs.
+    noise: estimate for every pair that is kept how probable it is that the caption is wrong (see images/noise.py);
+        otherwise the field is null.
+    schema: by default index/images.toml.
+    running: processes, batch size, `force` and progress.
 
-    `shards` is where embedded rows lie, by default `index`.shards beside a folder index. A row that cannot be used has
-    its reason in `shards`/failed.parquet. `decoding` says how many processes decode, one per processor by default, and
-    how many images are encoded at once.
+    Each point has the vectors `image` and `text`; its id is made from the image's SHA-256 and the caption. The index
+    notes what became of the rows.
 
     Raises FileNotFoundError for a missing file; ValueError for files without usable pairs, wrong columns or settings,
-    an index of another encoder, schema or cleaning, and places that are inputs or, but with `force`, of others; OSError
-    for a damaged file and where shards cannot be written; StoreError where the index is in use or cannot be written,
-    BusyError where another process embeds into `shards`. Nothing is made where no pair is usable.
+    an index of another encoder, schema or cleaning, a limit of rows, and outputs that are inputs or (without `force`)
+    belong to others; OSError for a damaged file, and if shards cannot be written; StoreError if the index is in use or
+    cannot be written, BusyError if another process embeds into `shards`. Nothing is made if no pair is usable.
     """
-    paths, encoder = to_paths(paths, "paths"), to_encoder(encoder)
+    pairs, encoder, report = to_places(pairs, "pairs"), to_encoder(encoder), running.report
     folder, cleaning, clock = choose_shards(index, shards), cleaning or load_cleaning(), StageClock(report=report)
-    check_outputs([(index, "index"), (folder, "shards")], inputs=[paths], force=force)
+    check_outputs([(index, "index"), (folder, "shards")], inputs=[pairs.paths], force=running.force)
     check_pair_cleaning(cleaning)
-    columns = columns or PairColumns()
-    files = open_pair_files(paths, columns=columns, root=root)
-    settings = json.dumps([asdict(columns), str(root)])
+    if pairs.limit is not None:
+        raise ValueError(f"an index takes all rows of its files; leave out the limit of {pairs.limit}")
+    columns = PairColumns(pairs.image_column, pairs.caption_column, pairs.url_column)
+    files = open_pair_files(pairs.paths, columns=columns, root=pairs.root)
+    settings = json.dumps([asdict(columns), str(pairs.root)])
     with locked(folder / "lock", doing=f"embed into {folder}"):
         Shards(folder, "pairs").sweep()
-        parts, embedded = _embed(files, folder, settings, encoder=encoder, decoding=decoding, clock=clock)
+        parts, embedded = _embed(files, folder, settings, encoder=encoder, decoding=running.decoding, clock=clock)
         reasons = list_failures(parts, folder / FAILURES)
         with clock.stage("clean"):
-            pairs = clean_pairs(parts, cleaning, folder, report)
-        if not len(pairs):
-            raise ValueError(_nothing_usable(parts, {**reasons, **pairs.dropped}))
+            kept = clean_pairs(parts, cleaning, folder, report)
+        if not len(kept):
+            raise ValueError(_nothing_usable(parts, {**reasons, **kept.dropped}))
         with clock.stage("noise"):
-            probabilities = judge_noise(pairs, scale=encoder.scale, device=encoder.device) if noise else None
+            probabilities = judge_noise(kept, scale=encoder.scale, device=encoder.device) if noise else None
         schema = schema or load_image_schema()
         with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
             check_cleaning(store, cleaning)
-            store.note(CORPUS_NOTE, _describe(pairs, reasons, cleaning))
-            _fill(store, pairs, probabilities, clock, report)
+            store.note(CORPUS_NOTE, _describe(kept, reasons, cleaning))
+            _fill(store, kept, probabilities, clock, report)
             count = store.count()
     noisy = None if probabilities is None else int((probabilities >= NOISY).sum())
     rows, failed = _count_rows(parts), reasons.total()
     return ImagesSummary(
         str(index),
         rows,
-        len(pairs),
+        len(kept),
         failed,
-        pairs.dropped,
+        kept.dropped,
         dict(reasons),
         folder / FAILURES,
         embedded,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from rag_clip.classifiers.match import Scores, match
+from rag_clip.classifiers.match import Scoring, match
 from rag_clip.data import Features
 from rag_clip.files.features import FeatureRows
 from rag_clip.images.joined import JoinedFeatures
@@ -91,8 +92,7 @@ def predict_rows(
     features: FeatureRows,
     classifier: Classifier,
     *,
-    top_k: int,
-    scores: Scores,
+    scoring: Scoring,
     batch_size: int,
     device: torch.device,
 ) -> list[pa.Array]:
@@ -105,10 +105,10 @@ def predict_rows(
         return Features(pooled, others=dict(zip(features.others, rest, strict=True)))
 
     batches = spans(0, len(good), batch_size)
-    found = [match(classifier, of(good[first:end]), top_k=top_k, scores=scores) for first, end in batches]
-    k = min(top_k, len(names))
-    labels = np.concatenate([np.empty((0, k), np.int64), *(part.labels.cpu().numpy() for part in found)])
-    values = np.concatenate([np.empty((0, k), np.float32), *(part.scores.cpu().numpy() for part in found)])
+    matches = [match(classifier, of(good[first:end]), **asdict(scoring)) for first, end in batches]
+    k = min(scoring.top_k, len(names))
+    labels = np.concatenate([np.empty((0, k), np.int64), *(part.labels.cpu().numpy() for part in matches)])  # [n, k]
+    values = np.concatenate([np.empty((0, k), np.float32), *(part.scores.cpu().numpy() for part in matches)])
     offsets = pa.array(np.arange(len(good) + 1, dtype=np.int32) * k)
     place = np.zeros(len(features.errors), np.int64)
     place[good] = np.arange(len(good))

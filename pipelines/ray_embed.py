@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
 
-from rag_clip.captions.shards import SHARD_ROWS
+from rag_clip.captions.shards import ShardFolder, to_shard_folder
 from rag_clip.captions.sources.columns import Columns
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
 from rag_clip.progress import Progress, Report, StageClock, silent
@@ -26,43 +26,55 @@ from .embed import EmbedSummary, embed_captions
 PARTS_PER_ACTOR = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Actors:
+    """The models that embed at the same time: `count` actors with `gpus` GPUs each.
+
+    `load` makes the encoder on an actor, for example `functools.partial(load_encoder, "ViT-B-32:openai")`. Raises
+    ValueError for less than one actor.
+    """
+
+    load: Callable[[], Encoder]
+    count: int
+    gpus: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.count < 1:
+            raise ValueError(f"{self.count} actors cannot embed; give at least one")
+
+
 def embed_on_ray(
     paths: Sequence[str | Path],
     *,
-    shards: str | Path,
-    load: Callable[[], Encoder],
-    actors: int,
-    gpus: float = 1.0,
+    shards: ShardFolder | str | Path,
+    actors: Actors,
     columns: Columns | None = None,
     cleaning: CleaningSettings | None = None,
-    shard_rows: int = SHARD_ROWS,
-    retry_failed: bool = False,
     report: Report = silent,
 ) -> EmbedSummary:
-    """Embed captions as `embed_captions` does, with `actors` models of `gpus` GPUs each; connects to Ray where needed.
+    """Embed captions as `embed_captions` does, with a model on each of the `actors`; connects to Ray if needed.
 
-    `load` makes the encoder on an actor, `functools.partial(load_encoder, "ViT-B-32:openai")` for one. `paths` and the
-    folder `shards` must be the same for every node. Every part reads the files of the corpus, skipping what is not
-    its own. Raises what `embed_captions` raises, inside a RayTaskError.
+    `paths` and the folder of `shards` must be the same on every node. Every part reads the files of the corpus, and
+    skips what belongs to other parts. Raises what `embed_captions` raises, inside a RayTaskError, and ValueError for
+    shards of which only a part is wanted.
     """
-    if actors < 1:
-        raise ValueError(f"{actors} actors cannot embed; give at least one")
-    count = actors * PARTS_PER_ACTOR
+    folder, count = to_shard_folder(shards), actors.count * PARTS_PER_ACTOR
+    if folder.part != (0, 1):
+        raise ValueError(f"the actors share out the parts of the shards among them; leave out the part {folder.part}")
     settings = {
         "paths": [str(path) for path in paths],
-        "shards": str(shards),
+        "shards": replace(folder, path=str(folder.place)),
         "columns": columns,
-        "shard_rows": shard_rows,
         "cleaning": cleaning or load_cleaning(),
-        "retry_failed": retry_failed,
     }
     parts = ray.data.from_items([{"part": part} for part in range(count)], override_num_blocks=count)
     done = parts.map_batches(
         _PartEmbedder,
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_gpus=gpus or None,
-        fn_constructor_args=(load, count, settings),
+        compute=ray.data.ActorPoolStrategy(size=actors.count),
+        num_gpus=actors.gpus or None,
+        fn_constructor_args=(actors.load, count, settings),
     )
     found: list[EmbedSummary] = []
     for row in done.iter_rows():
@@ -78,8 +90,9 @@ class _PartEmbedder:
         self._encoder, self._count, self._settings = load(), count, settings
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        parts = [(int(part), self._count) for part in batch["part"]]
-        return {"summary": [embed_captions(encoder=self._encoder, part=part, **self._settings) for part in parts]}
+        whole = self._settings["shards"]
+        parts = [replace(whole, part=(int(part), self._count)) for part in batch["part"]]
+        return {"summary": [embed_captions(encoder=self._encoder, **{**self._settings, "shards": p}) for p in parts]}
 
 
 def _add_up(summaries: Sequence[EmbedSummary]) -> EmbedSummary:

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
 from rag_clip.display import counted
 from rag_clip.files.outputs import holding
 from rag_clip.files.support import check_support_path, write_support
-from rag_clip.given import AnyEncoder, to_encoder, to_texts
-from rag_clip.images.decoding import Decoding
-from rag_clip.progress import Report, StageClock
+from rag_clip.given import AnyEncoder, AnyIndex, index_place, opened, to_encoder, to_places, to_texts
+from rag_clip.images.opening import Images
+from rag_clip.progress import StageClock
 from rag_clip.progress_line import on_screen
-from rag_clip.protocols import Encoder
-from rag_clip.store import open_store
+from rag_clip.store.card import check_encoder
 from rag_clip.support.candidates import find_candidates
 from rag_clip.support.concentrate import Concentrated, Concentration, concentrate
 from rag_clip.support.decontaminate import Copies, Known, calibrate, decontaminate
 from rag_clip.support.known import read_known
-from rag_clip.support.retrieved import Candidates, Search, plan_queries, retrieved_support
+from rag_clip.support.retrieved import Candidates, ImageSearch, Search, retrieved_support
+
+from .running import Running
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,57 +78,67 @@ def retrieve_support(
     prompts: Prompts | str | Path,
     *,
     output: str | Path,
-    index: str,
+    index: AnyIndex,
     encoder: AnyEncoder | None = None,
-    search: Search = "class",
-    candidates: int = 100,
-    settings: Concentration | None = None,
-    against: Sequence[str | Path] = (),
-    image_column: str = "image",
-    decoding: Decoding = Decoding(),  # noqa: B008
-    force: bool = False,
-    report: Report = on_screen,
+    search: ImageSearch | Search = "class",
+    settings: Concentration = Concentration(),  # noqa: B008
+    against: Images | str | Path | Sequence[str | Path] = (),
+    running: Running = Running(),  # noqa: B008
 ) -> RetrievedSummary:
     """Write the support set that an index of images (see `index_images`) holds for the classes of `prompts`.
 
-    `candidates` images are asked for per class, by `class`, `texts` or `captions` (see `plan_queries`); images equal or
-    nearly equal to those of the Parquet files `against` are left out. Raises ValueError for an index of another encoder
-    or without images, hashes, an output that is an input or, but with `force`, is of others, and where nothing is left;
-    StoreError where the index is in use, BusyError where another process writes the output.
+    prompts: the classes and their texts, or their file.
+    output: a Parquet file.
+    index: a folder, the address of a Qdrant server, or an open store.
+    encoder: an encoder or the name of a model; by default the one that the prompts record.
+    search: by `class`, `texts` or `captions` (see `plan_queries`), 100 candidates per class unless `ImageSearch` says
+        otherwise.
+    settings: which candidates are kept.
+    against: images to be classified; candidates that equal them, or nearly do, are left out.
+    running: processes, batch size, `force` and progress.
+
+    Raises ValueError for an index of another encoder, or without images or their hashes, for an output that is an input
+    or (without `force`) belongs to others, and if nothing is left; StoreError if the index is in use, BusyError if
+    another process writes the output.
     """
-    output, settings, clock = Path(output), settings or Concentration(), StageClock()
+    output, clock, report = Path(output), StageClock(), running.report
+    asked = search if isinstance(search, ImageSearch) else ImageSearch(search)
     check_support_path(output)
-    prompts = to_texts(prompts)
-    plan_queries(prompts, search=search, budget=candidates)
+    prompts, against, place = to_texts(prompts), to_places(against, "against"), str(index_place(index))
     encoder = to_encoder(encoder, recorded=prompts.provenance)
-    with holding([(output, "support retrieve")], inputs=[index, against], force=force):
-        with open_store(index, encoder=encoder.fingerprint) as store:
+    with holding([(output, "support retrieve")], inputs=[place, against.paths], force=running.force):
+        with opened(index) as store:
+            check_encoder(store.card, encoder.fingerprint, store.location)
             with clock.stage("encode texts"):
                 classifier = zero_shot(prompts, encoder, report=report)
-            found = find_candidates(
-                prompts, classifier, store, encoder, search=search, budget=candidates, clock=clock, report=report
-            )
-        if not len(found):
-            raise ValueError(f"the index at {index} holds no image for any class by {search!r}; ask in another way")
-        held, containment = found, None
-        if against:
+            candidates = find_candidates(prompts, classifier, store, encoder, asked=asked, clock=clock, report=report)
+        if not len(candidates):
+            raise ValueError(f"the index at {place} holds no image for any class by {asked.by!r}; ask in another way")
+        clean, containment = candidates, None
+        if against.paths:
             with clock.stage("keep out"):
-                known, copies = read_known(
-                    against, encoder=encoder, image_column=image_column, decoding=decoding, report=report
-                )
-                held, containment = _keep_out(found, known, copies)
+                known, copies = read_known(against, encoder=encoder, decoding=running.decoding, report=report)
+                clean, containment = _keep_out(candidates, known, copies)
         with clock.stage("concentrate"):
-            concentrated = concentrate(held, classifier, settings)
-        facts = _provenance(encoder, index, search, candidates, settings, concentrated, containment)
+            concentrated = concentrate(clean, classifier, settings)
+        facts = {
+            "encoder": asdict(encoder.fingerprint),
+            "method": "retrieved",
+            "settings": {"search": asked.by, "candidates": asked.candidates, **asdict(settings)},
+            "index": place,
+            "dropped": _dropped(concentrated, containment),
+            "fallen_back": list(concentrated.fallen_back),
+            "containment": asdict(containment) if containment else None,
+        }
         support = retrieved_support(
-            prompts.labels, held.take(concentrated.rows), limit=settings.limit, provenance=facts
+            prompts.labels, clean.take(concentrated.rows), limit=settings.limit, provenance=facts
         )
         write_support(support, output)
     return RetrievedSummary(
         output,
         len(support),
         len(prompts.labels) - len(support.missing),
-        len(found),
+        len(candidates),
         _dropped(concentrated, containment),
         concentrated.agreement,
         concentrated.fallen_back,
@@ -138,9 +148,9 @@ def retrieve_support(
     )
 
 
-def _keep_out(found: Candidates, known: Known, copies: Copies) -> tuple[Candidates, Containment]:
-    thresholds = calibrate(copies, known, found)
-    contained = decontaminate(found, known, thresholds)
+def _keep_out(candidates: Candidates, known: Known, copies: Copies) -> tuple[Candidates, Containment]:
+    thresholds = calibrate(copies, known, candidates)
+    contained = decontaminate(candidates, known, thresholds)
     facts = Containment(
         contained.known,
         contained.images,
@@ -151,29 +161,9 @@ def _keep_out(found: Candidates, known: Known, copies: Copies) -> tuple[Candidat
         thresholds.alone,
         thresholds.recall,
     )
-    return found.take(contained.clean), facts
+    return candidates.take(contained.clean), facts
 
 
 def _dropped(concentrated: Concentrated, containment: Containment | None) -> dict[str, int]:
     copies = containment.exact + containment.perceptual + containment.cosine if containment else 0
     return {**({"copy of an image to classify": copies} if copies else {}), **concentrated.dropped}
-
-
-def _provenance(
-    encoder: Encoder,
-    index: str,
-    search: Search,
-    candidates: int,
-    settings: Concentration,
-    concentrated: Concentrated,
-    containment: Containment | None,
-) -> dict[str, Any]:
-    return {
-        "encoder": asdict(encoder.fingerprint),
-        "method": "retrieved",
-        "settings": {"search": search, "candidates": candidates, **asdict(settings)},
-        "index": str(index),
-        "dropped": _dropped(concentrated, containment),
-        "fallen_back": list(concentrated.fallen_back),
-        "containment": asdict(containment) if containment else None,
-    }

@@ -21,16 +21,16 @@ from rag_clip.display import counted
 from rag_clip.files.locations import shown
 from rag_clip.files.outputs import check_outputs, holding
 from rag_clip.files.support import METADATA, check_support_path, read_support, write_support
-from rag_clip.given import AnyEncoder, AnyLabels, to_encoder, to_labels, to_paths
-from rag_clip.images.decoding import Decoding
+from rag_clip.given import AnyEncoder, AnyLabels, to_encoder, to_labels, to_places
 from rag_clip.images.labelled import read_targets
-from rag_clip.images.opening import open_image_files
+from rag_clip.images.opening import Images
 from rag_clip.images.views import CropViews
-from rag_clip.progress import Report
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
 from rag_clip.support.drawn import Drawn, Source, encode_drawn
 from rag_clip.support.shots import MOST_VALIDATION, Shots, choose_shared_shots, choose_shots
+
+from .running import Running
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,28 @@ class ShotsSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class ShotSettings:
+    """How shots become support: which are drawn, and what is kept of them.
+
+    seed: of the draw.
+    views: random crops whose mean, normalised again, is the feature of an image, ten as in Tip-Adapter; 0 encodes the
+        whole image once.
+    with_images: put the images into the files too, for heads with further encoders.
+
+    Raises ValueError for a negative number of views.
+    """
+
+    seed: int = 0
+    views: int = 10
+    with_images: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.views < 0:
+            raise ValueError(f"views is {self.views}; give 0 for the whole image, or a number of crops")
+
+
+@dataclass(frozen=True, slots=True)
 class _Settings:
     """What decides a support file, besides its images, labels and encoder."""
 
@@ -87,52 +109,51 @@ class _Made(NamedTuple):
 
 @on_screen.job()
 def support_from_shots(
-    paths: str | Path | Sequence[str | Path],
+    images: Images | str | Path | Sequence[str | Path],
     labels: AnyLabels,
     *,
     output: str | Path,
     encoder: AnyEncoder,
     k: int,
-    seed: int = 0,
-    views: int = 10,
+    settings: ShotSettings = ShotSettings(),
     validation_output: str | Path | None = None,
-    with_images: bool = False,
-    image_column: str = "image",
-    label_column: str = "label",
-    decoding: Decoding = Decoding(),  # noqa: B008
-    force: bool = False,
-    report: Report = on_screen,
+    running: Running = Running(),  # noqa: B008
 ) -> ShotsSummary:
-    """Write the support set of k images per class of labelled Parquet files; see `choose_shots`.
+    """Write the support set of k images per class of labelled images; see `choose_shots`.
 
-    Where the labels are lists of names, an image stands for all of its own; see `choose_shared_shots`.
-    The feature of an image is the mean of those of `views` random crops, normalised again, ten as Tip-Adapter has it;
-    0 encodes the whole image once. `validation_output` gets min(k, 4) others per class as a support file of its own,
-    each image whole, as the images to classify are; copies of the support's are left out. `with_images` puts the images
-    into both files, for heads of several encoders. Raises ValueError for labels that are not in the label set, settings
-    out of range, an output that is an input or, but with `force`, is of others, and where no image can be used or is
-    left to validate; BusyError where another process writes the output.
+    images: paths; `Images` if the columns are not called `image` and `label`. An image with a list of names stands for
+        all its classes; see `choose_shared_shots`.
+    labels: the classes.
+    output: a Parquet file.
+    encoder: an encoder or the name of a model.
+    k: images per class.
+    settings: the seed of the draw, the crops of each image, and whether the files contain the images.
+    validation_output: a file for min(k, 4) further images per class. Each is encoded whole, as images to classify are;
+        copies of images of the support are left out.
+    running: processes, batch size, `force` and progress.
+
+    Raises ValueError for labels that are not in the label set, settings out of range, an output that is an input or
+    (without `force`) belongs to others, and if no image can be used or is left to validate; BusyError if another
+    process writes the output.
     """
-    paths, labels = to_paths(paths, "paths"), to_labels(labels)
+    images, labels = to_places(images, "images"), to_labels(labels)
     output, judged = Path(output), None if validation_output is None else Path(validation_output)
     for path in (output, judged) if judged else (output,):
         check_support_path(path)
     written = [(output, "support shots"), (judged, "support shots")]
-    check_outputs(written, inputs=[paths], force=force)
-    if views < 0:
-        raise ValueError(f"views is {views}; give 0 for the whole image, or a number of crops")
-    files = open_image_files(paths, image_column=image_column)
-    source = Source(files, labels, read_targets(files, labels, label_column), label_column)
-    shots = _choose(source, k, seed, validate=judged is not None)
+    check_outputs(written, inputs=[images.paths], force=running.force)
+    files = images.open()
+    source = Source(files, labels, read_targets(files, labels, images.label_column), images.label_column)
+    shots = _choose(source, k, settings.seed, validate=judged is not None)
     if judged and not shots.validation:
         raise ValueError("no image is left to validate; draw fewer per class, or give more")
-    settings = _Settings("support", k, seed, views, with_images)
+    training = _Settings("support", k, **asdict(settings))
     encoder = to_encoder(encoder)
-    make = partial(_make, source, encoder=encoder, decoding=decoding, report=report)
-    with holding(written, force=force):
-        made = [make(output, shots.support, settings)]
+    make = partial(_make, source, encoder=encoder, running=running)
+    with holding(written, force=running.force):
+        made = [make(output, shots.support, training)]
         if judged:
-            judging = replace(settings, role="validation", views=0)
+            judging = replace(training, role="validation", views=0)
             made.append(make(judged, shots.validation, judging, apart=shots.support))
     return _summarise(output, shots, made)
 
@@ -177,8 +198,7 @@ def _make(
     *,
     apart: Sequence[int] = (),
     encoder: Encoder,
-    decoding: Decoding,
-    report: Report,
+    running: Running,
 ) -> _Made:
     """Write the support set of `rows` less copies of the rows `apart`, unless it lies at `path` already."""
     key = _key(source, encoder, settings)
@@ -191,8 +211,8 @@ def _make(
         CropViews(encoder.preprocess, settings.views, settings.seed),
         encoder=encoder,
         stage=f"encode {settings.role}",
-        decoding=decoding,
-        report=report,
+        decoding=running.decoding,
+        report=running.report,
     )
     used = drawn.without(source.digests(sorted(apart)))
     copies = len(drawn.rows) - len(used.rows)

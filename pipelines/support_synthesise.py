@@ -18,11 +18,13 @@ from rag_clip.files.outputs import check_outputs, holding
 from rag_clip.files.support import check_support_path, write_support
 from rag_clip.given import AnyEncoder, to_encoder, to_texts
 from rag_clip.models.decode import decode_image
-from rag_clip.progress import Report, StageClock
+from rag_clip.progress import StageClock
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder, Painter
 from rag_clip.support.paintings import Painted, paint, read_painted
-from rag_clip.support.synthesised import Wording, is_black, plan_paintings, synthesised_support
+from rag_clip.support.synthesised import Synthesis, is_black, plan_paintings, synthesised_support
+
+from .running import Running
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,55 +71,53 @@ def synthesise_support(
     output: str | Path,
     encoder: AnyEncoder | None = None,
     painter: Painter,
-    per_class: int = 16,
-    keep: int = 8,
-    wording: Wording = "templates",
-    seed: int = 0,
-    batch: int = 8,
+    settings: Synthesis = Synthesis(),  # noqa: B008
     paintings: str | Path | None = None,
-    with_images: bool = False,
-    force: bool = False,
-    report: Report = on_screen,
+    running: Running = Running(),  # noqa: B008
 ) -> SynthesisedSummary:
-    """Write a support set of the `keep` best of `per_class` images painted for each class of `prompts`.
+    """Write a support set of the best of the images painted for each class of `prompts`.
 
-    See `plan_paintings` and `synthesised_support`; SuS-X paints up to 100 and keeps all. All images stay in the folder
-    `paintings`, by default `output` without its suffix: the same painter does not paint them again. `with_images` puts
-    those that were kept into the support file too. Raises PainterError where the painter fails midway, ValueError for
-    numbers below 1, prompts of another encoder, an output or folder that, but with `force`, is of others, and where no
-    image can be used; BusyError where another process writes the output or paints into the folder.
+    prompts: the classes and the texts to paint, or their file.
+    output: a Parquet file.
+    encoder: an encoder or the name of a model; by default the one that the prompts record.
+    painter: see `load_painter`.
+    settings: how many images are painted and kept per class, and from which texts.
+    paintings: the folder that keeps all images, by default `output` without its suffix; the same painter does not paint
+        them again.
+    running: `force` and progress.
+
+    See `plan_paintings` and `synthesised_support`. Raises PainterError if the painter fails midway; ValueError for
+    prompts of another encoder, for an output or folder that (without `force`) belongs to others, and if no image can be
+    used; BusyError if another process writes the output or paints into the folder.
     """
-    output, clock = Path(output), StageClock()
+    output, clock, report = Path(output), StageClock(), running.report
     check_support_path(output)
     folder = Path(paintings) if paintings is not None else output.with_suffix("")
     written = [(output, "support synthesise"), (folder, "paintings")]
-    check_outputs(written, force=force)
-    if batch < 1 or keep < 1:
-        raise ValueError(f"batch is {batch} and keep is {keep}; give at least 1")
+    check_outputs(written, force=running.force)
     prompts = to_texts(prompts)
-    plan = plan_paintings(prompts, per_class=per_class, wording=wording, seed=seed)
+    plan = plan_paintings(prompts, per_class=settings.per_class, wording=settings.wording, seed=settings.seed)
     encoder = to_encoder(encoder, recorded=prompts.provenance)
-    with holding(written, force=force), locked(folder / "lock", doing=f"paint into {folder}"):
+    with holding(written, force=running.force), locked(folder / "lock", doing=f"paint into {folder}"):
         with clock.stage("encode texts"):
             classifier = zero_shot(prompts, encoder, report=report)
-        seen = _look(paint(plan, painter, folder=folder, batch=batch, report=report), encoder, clock)
+        seen = _look(paint(plan, painter, folder=folder, batch=settings.batch, report=report), encoder, clock)
         classes = np.array([plan[place].row for place in seen.places], dtype=np.int64)
-        settings = {"per_class": per_class, "keep": keep, "wording": wording, "seed": seed}
         made = synthesised_support(
             classifier,
             seen.features,
             classes,
             seen.references,
-            keep=keep,
+            keep=settings.keep,
             provenance={
                 "encoder": asdict(encoder.fingerprint),
                 "method": "synthesised",
-                "settings": settings,
+                "settings": settings.facts,
                 "painter": {"name": painter.name, **painter.settings},
                 "black": seen.black,
             },
         )
-        images = [read_painted(reference) for reference in made.support.references] if with_images else None
+        images = [read_painted(reference) for reference in made.support.references] if settings.with_images else None
         write_support(made.support, output, images=images)
     return SynthesisedSummary(
         output,

@@ -9,21 +9,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
+    from rag_clip.captions.shards import ShardFolder as ShardFolder
+    from rag_clip.captions.sources.columns import Columns as Columns
+    from rag_clip.classifiers.match import Scoring as Scoring
     from rag_clip.classifiers.prepared import learn_prompts as learn_prompts
     from rag_clip.classifiers.prepared import prepare_head as prepare_head
+    from rag_clip.classifiers.reuse import Reuse as Reuse
     from rag_clip.data import Hit as Hit
     from rag_clip.data import LabelSet as LabelSet
     from rag_clip.data import Prompts as Prompts
     from rag_clip.data import PromptText as PromptText
     from rag_clip.data import Support as Support
     from rag_clip.errors import RagClipError as RagClipError
+    from rag_clip.evaluation.shot_runs import Heads as Heads
     from rag_clip.files.labels import read_labels as read_labels
     from rag_clip.files.labels import write_labels as write_labels
     from rag_clip.files.prompts import read_prompts as read_prompts
     from rag_clip.files.prompts import write_prompts as write_prompts
     from rag_clip.files.support import merge_support_files as merge_support_files
     from rag_clip.files.support import read_support as read_support
-    from rag_clip.images.decoding import Decoding as Decoding
+    from rag_clip.images.opening import Images as Images
     from rag_clip.models.open_clip import load_encoder as load_encoder
     from rag_clip.pipelines.captions import build_index as build_index
     from rag_clip.pipelines.classify import classify as classify
@@ -31,8 +36,10 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.evaluate import evaluate as evaluate
     from rag_clip.pipelines.explain import explain as explain
     from rag_clip.pipelines.images import index_images as index_images
+    from rag_clip.pipelines.running import Running as Running
     from rag_clip.pipelines.search import search as search
     from rag_clip.pipelines.support_retrieve import retrieve_support as retrieve_support
+    from rag_clip.pipelines.support_shots import ShotSettings as ShotSettings
     from rag_clip.pipelines.support_shots import support_from_shots as support_from_shots
     from rag_clip.pipelines.support_synthesise import synthesise_support as synthesise_support
     from rag_clip.progress import Progress as Progress
@@ -42,14 +49,21 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.protocols import Encoder as Encoder
     from rag_clip.store import open_store as open_store
     from rag_clip.store.queries import Query as Query
+    from rag_clip.support.concentrate import Concentration as Concentration
     from rag_clip.support.painters import load_painter as load_painter
+    from rag_clip.support.retrieved import ImageSearch as ImageSearch
+    from rag_clip.support.synthesised import Synthesis as Synthesis
 
     __version__: str
 
 _HOMES = {
-    "Decoding": "rag_clip.images.decoding",
+    "Columns": "rag_clip.captions.sources.columns",
+    "Concentration": "rag_clip.support.concentrate",
     "Encoder": "rag_clip.protocols",
+    "Heads": "rag_clip.evaluation.shot_runs",
     "Hit": "rag_clip.data",
+    "ImageSearch": "rag_clip.support.retrieved",
+    "Images": "rag_clip.images.opening",
     "LabelSet": "rag_clip.data",
     "Progress": "rag_clip.progress",
     "PromptText": "rag_clip.data",
@@ -57,7 +71,13 @@ _HOMES = {
     "Query": "rag_clip.store.queries",
     "RagClipError": "rag_clip.errors",
     "Recipe": "rag_clip.prompts.recipe",
+    "Reuse": "rag_clip.classifiers.reuse",
+    "Running": "rag_clip.pipelines.running",
+    "Scoring": "rag_clip.classifiers.match",
+    "ShardFolder": "rag_clip.captions.shards",
+    "ShotSettings": "rag_clip.pipelines.support_shots",
     "Support": "rag_clip.data",
+    "Synthesis": "rag_clip.support.synthesised",
     "build_index": "rag_clip.pipelines.captions",
     "classify": "rag_clip.pipelines.classify",
     "enhance": "rag_clip.pipelines.enhance",
@@ -84,9 +104,13 @@ _HOMES = {
 }
 
 __all__ = [
-    "Decoding",
+    "Columns",
+    "Concentration",
     "Encoder",
+    "Heads",
     "Hit",
+    "ImageSearch",
+    "Images",
     "LabelSet",
     "Progress",
     "PromptText",
@@ -94,7 +118,13 @@ __all__ = [
     "Query",
     "RagClipError",
     "Recipe",
+    "Reuse",
+    "Running",
+    "Scoring",
+    "ShardFolder",
+    "ShotSettings",
     "Support",
+    "Synthesis",
     "__version__",
     "build_index",
     "classify",

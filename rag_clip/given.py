@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -26,6 +27,7 @@ from rag_clip.files.learned_prompts import SUFFIX, LearnedPrompts, read_learned_
 from rag_clip.files.prompts import read_prompts
 from rag_clip.files.regular import read_regular
 from rag_clip.images.items import read_image
+from rag_clip.images.opening import Images
 from rag_clip.prompts.recipe import Recipe, load_recipe, recipe_names
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store, open_store
@@ -49,8 +51,7 @@ AnyIndex = Store | str | Path
 OneImage = str | Path | bytes | Image.Image
 AnyTexts = str | Path | Prompts | Sequence[str | Path | Prompts | PromptFile] | Mapping[str, str | Path | Prompts]
 AnyTasks = str | Path | ImageTask | Frame | Sequence[str | Path | ImageTask | Frame]
-AnyImages = OneImage | Frame | Sequence[OneImage | Frame]
-Images = list[str | Path | pa.Table]
+AnyImages = OneImage | Frame | Sequence[OneImage | Frame] | Images
 
 
 def to_labels(given: AnyLabels) -> LabelSet:
@@ -131,18 +132,27 @@ def opened(given: AnyIndex) -> Iterator[Store]:
             yield store
 
 
-def to_images(given: AnyImages) -> Images:
-    """Return places of images and tables of images: of paths, frames, PIL images and bytes, one or a list of them."""
-    if isinstance(given, str | Path | bytes | Image.Image) or _is_frame(given):
-        given = [given]  # type: ignore[list-item]
-    if not isinstance(given, Sequence):
-        raise _refused("images", given, _IMAGES)
-    if given and all(isinstance(each, bytes | Image.Image) for each in given):
-        held = [
-            each if isinstance(each, bytes) else _png(each) for each in given if isinstance(each, bytes | Image.Image)
-        ]
-        return [pa.table({"image": pa.array(held, pa.binary())})]
-    return [_to_source(each) for each in given]
+def to_images(given: AnyImages, name: str = "images") -> Images:
+    """Return images whose `paths` are a list of places and tables: of paths, frames, PIL images and bytes, or several.
+
+    `name` is the argument's, for the message.
+    """
+    images = given if isinstance(given, Images) else Images(given)
+    paths: Any = images.paths
+    if isinstance(paths, str | Path | bytes | Image.Image) or _is_frame(paths):
+        paths = [paths]
+    if not isinstance(paths, Sequence):
+        raise _refused(name, paths, _IMAGES)
+    if paths and all(isinstance(each, bytes | Image.Image) for each in paths):
+        pixels = [each if isinstance(each, bytes) else _png(each) for each in paths]
+        return replace(images, paths=[pa.table({images.image_column: pa.array(pixels, pa.binary())})])
+    return replace(images, paths=[_to_source(each, name) for each in paths])
+
+
+def to_places(given: AnyImages, name: str) -> Images:
+    """Return images in files alone; `name` is the argument's, for the message."""
+    images = given if isinstance(given, Images) else Images(given)
+    return replace(images, paths=to_paths(images.paths, name))
 
 
 def to_prompt_files(given: AnyTexts) -> list[PromptFile]:
@@ -228,7 +238,7 @@ def to_paths(given: str | Path | Sequence[str | Path], name: str) -> list[str | 
 
 def image_files(images: Images) -> list[str | Path]:
     """Return the places among images, which are inputs that an output must not replace."""
-    return [each for each in images if isinstance(each, str | Path)]
+    return [each for each in images.paths if isinstance(each, str | Path)]
 
 
 def scratch_output(output: str | Path | None, name: str) -> tuple[Path, ExitStack]:
@@ -246,14 +256,14 @@ def kept_with(summary: Summary, stack: ExitStack) -> Summary:
 _IMAGES = "paths of images or of files of them, a polars or pandas frame, a pyarrow table, or a list of PIL images"
 
 
-def _to_source(given: object) -> str | Path | pa.Table:
+def _to_source(given: object, name: str) -> str | Path | pa.Table:
     if isinstance(given, str | Path):
         return given
     if _is_frame(given):
         return _to_table(given)
     if isinstance(given, bytes | Image.Image):
         raise TypeError("images are both in memory and in files; give either a list of images, or of paths")
-    raise _refused("images", given, _IMAGES)
+    raise _refused(name, given, _IMAGES)
 
 
 def _is_frame(given: object) -> bool:

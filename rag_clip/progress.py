@@ -15,7 +15,8 @@ T = TypeVar("T")
 class Progress:
     """One progress event: `done` of `total` items of a stage (`total` is None if unknown).
 
-    A `whole` event covers the entire run; other stages come and go within it.
+    A `whole` event covers the entire run; other stages come and go within it. `item` is what was finished by it, such
+    as the Result of a run that was measured.
     """
 
     stage: str
@@ -23,6 +24,7 @@ class Progress:
     total: int | None = None
     unit: str = "rows"
     whole: bool = False
+    item: object = None
 
 
 Report = Callable[[Progress], None]

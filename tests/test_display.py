@@ -15,7 +15,7 @@ from PIL import Image
 import rag_clip
 from rag_clip.data import LabelSet, Prompts, PromptText, SeveralLabels, Support
 from rag_clip.display import counted, html_table, listed
-from rag_clip.images.decoding import Decoding
+from rag_clip.pipelines.running import Running
 
 EVIL = "<b>red</b> & co"
 
@@ -91,12 +91,12 @@ def test_predictions_results_and_explanations_are_lines_and_tables(tmp_path: Pat
     table = pa.table({"image": [stream.getvalue()], "label": ["sea"], "note": [EVIL]})
     pq.write_table(table, tmp_path / "in.parquet")
     texts = rag_clip.enhance(["sea", "sky"], recipe="templates", encoder="demo")
-    made = rag_clip.classify(pl.DataFrame(table), prompts=texts, decoding=Decoding(0), output=tmp_path / "out.parquet")
+    made = rag_clip.classify(pl.DataFrame(table), prompts=texts, output=tmp_path / "out.parquet", running=Running(0))
     assert repr(made) == f"{tmp_path / 'out.parquet'}: 1 row, 0 failed; 1 decoded, 0 from cached features"
     assert "<b>" not in made._repr_html_()
     assert "<th>note</th><th>predicted_label</th><th>predicted_score</th>" in made._repr_html_()
     assert "<th>image</th>" not in made._repr_html_()
-    results = rag_clip.evaluate(tmp_path / "in.parquet", prompts={EVIL: texts}, decoding=Decoding(0))
+    results = rag_clip.evaluate(tmp_path / "in.parquet", prompts={EVIL: texts}, running=Running(0))
     assert repr(results) == f"{results.output}: 1 run measured, 0 there already"
     assert "<th>task</th><th>run</th><th>accuracy</th>" in results._repr_html_()
     assert "<b>" not in results._repr_html_()

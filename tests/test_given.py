@@ -17,11 +17,14 @@ from PIL import Image
 
 import rag_clip
 from rag_clip import given
+from rag_clip.classifiers.reuse import Reuse
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
-from rag_clip.images.decoding import Decoding
+from rag_clip.pipelines.running import Running
+from rag_clip.pipelines.support_shots import ShotSettings
 from rag_clip.support.painters import load_painter
+from rag_clip.support.synthesised import Synthesis
 from rag_clip.testing import ToyEncoder
 
 COLOURS = ("red", "green", "blue")
@@ -65,14 +68,14 @@ IMAGES: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("kind", IMAGES)
 def test_classify_takes_images_as(kind: str, files: Path) -> None:
-    found = rag_clip.classify(IMAGES[kind](files), prompts=colour_prompts(), encoder=ToyEncoder(), decoding=Decoding(0))
+    found = rag_clip.classify(IMAGES[kind](files), prompts=colour_prompts(), encoder=ToyEncoder(), running=Running(0))
     assert found.to_polars()["label"].to_list() == list(COLOURS)
 
 
 def test_classify_takes_a_pandas_frame_of_some_rows(files: Path) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"image": [b"", *(png(name) for name in COLOURS)]}).iloc[1:]
-    found = rag_clip.classify(frame, prompts=colour_prompts(), encoder=ToyEncoder(), decoding=Decoding(0))
+    found = rag_clip.classify(frame, prompts=colour_prompts(), encoder=ToyEncoder(), running=Running(0))
     assert found.to_polars().columns == ["image", "label", "score", "top_k_labels", "top_k_scores", "error"]
     assert found.to_polars()["label"].to_list() == list(COLOURS)
 
@@ -80,7 +83,7 @@ def test_classify_takes_a_pandas_frame_of_some_rows(files: Path) -> None:
 def test_relative_paths_of_a_frame_start_at_the_working_directory(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files)
     frame = pl.DataFrame({"file": ["blue.png", "no.png"], "n": [1, 2]})
-    found = rag_clip.classify(frame, prompts=colour_prompts(), encoder=ToyEncoder(), decoding=Decoding(0))
+    found = rag_clip.classify(frame, prompts=colour_prompts(), encoder=ToyEncoder(), running=Running(0))
     assert found.to_polars(["file", "n", "label"]).rows() == [("blue.png", 1, "blue"), ("no.png", 2, None)]
 
 
@@ -88,7 +91,11 @@ def test_features_kept_of_a_frame_are_found_by_an_equal_one(tmp_path: Path) -> N
     frame = pl.DataFrame({"image": [png(name) for name in COLOURS]})
     first, second = (
         rag_clip.classify(
-            each, prompts=colour_prompts(), encoder=ToyEncoder(), features_dir=tmp_path / "f", decoding=Decoding(0)
+            each,
+            prompts=colour_prompts(),
+            encoder=ToyEncoder(),
+            running=Running(0),
+            reuse=Reuse(features_dir=tmp_path / "f"),
         )
         for each in (frame, pl.concat([frame[:1], frame[1:]], rechunk=False).with_columns(n=1))
     )
@@ -97,7 +104,7 @@ def test_features_kept_of_a_frame_are_found_by_an_equal_one(tmp_path: Path) -> N
 
 def test_predictions_without_an_output_go_with_their_summary(files: Path) -> None:
     found = rag_clip.classify(
-        files / "images.parquet", prompts=colour_prompts(), encoder=ToyEncoder(), decoding=Decoding(0)
+        files / "images.parquet", prompts=colour_prompts(), encoder=ToyEncoder(), running=Running(0)
     )
     path = found.output
     assert path.is_file()
@@ -213,7 +220,7 @@ def labelled(files: Path) -> Path:
 @pytest.mark.parametrize("kind", LABELLED)
 def test_evaluate_takes_labelled_images_as(kind: str, labelled: Path) -> None:
     found = rag_clip.evaluate(
-        LABELLED[kind](labelled), prompts=colour_prompts(), encoder=ToyEncoder(), decoding=Decoding(0)
+        LABELLED[kind](labelled), prompts=colour_prompts(), encoder=ToyEncoder(), running=Running(0)
     )
     whole = found.to_polars().filter(pl.col("metric") == "accuracy", pl.col("item") == "")
     assert whole.select("run", "value").rows() == [("templates", 0.75)]
@@ -222,7 +229,7 @@ def test_evaluate_takes_labelled_images_as(kind: str, labelled: Path) -> None:
 @pytest.mark.parametrize("kind", TEXTS)
 def test_evaluate_takes_prompts_as(kind: str, labelled: Path) -> None:
     images, prompts = labelled / "labelled.parquet", TEXTS[kind](labelled)
-    found = rag_clip.evaluate(images, prompts=prompts, encoder=ToyEncoder(), decoding=Decoding(0))
+    found = rag_clip.evaluate(images, prompts=prompts, encoder=ToyEncoder(), running=Running(0))
     assert [(result.run, result.main.value) for result in found.results] == [
         ("templates" if kind == "Prompts" else "prompts", 0.75)
     ]
@@ -231,7 +238,7 @@ def test_evaluate_takes_prompts_as(kind: str, labelled: Path) -> None:
 def test_evaluate_measures_several_frames_and_named_prompts(labelled: Path) -> None:
     frame = pl.read_parquet(labelled / "labelled.parquet")
     texts = {"one": colour_prompts(), "two": colour_prompts()}
-    found = rag_clip.evaluate([frame, frame[:3]], prompts=texts, encoder=ToyEncoder(), decoding=Decoding(0))
+    found = rag_clip.evaluate([frame, frame[:3]], prompts=texts, encoder=ToyEncoder(), running=Running(0))
     assert [(result.task, result.run, result.main.value) for result in found.results] == [
         ("frame 1", "one", 0.75),
         ("frame 1", "two", 0.75),
@@ -306,14 +313,12 @@ def test_what_cannot_be_taken_is_a_type_error_that_says_what_to_pass(case: str) 
 
 def test_a_frame_without_images_is_refused_naming_its_columns() -> None:
     with pytest.raises(ValueError, match="the frame has no column 'image'; its columns are n"):
-        rag_clip.classify(
-            pl.DataFrame({"n": [1]}), prompts=colour_prompts(), encoder=ToyEncoder(), decoding=Decoding(0)
-        )
+        rag_clip.classify(pl.DataFrame({"n": [1]}), prompts=colour_prompts(), encoder=ToyEncoder(), running=Running(0))
 
 
 def test_prompts_that_record_no_encoder_need_one() -> None:
     with pytest.raises(ValueError, match="nothing says which encoder to use; give encoder, such as 'demo'"):
-        rag_clip.classify(pl.DataFrame({"image": [png("red")]}), prompts=colour_prompts(), decoding=Decoding(0))
+        rag_clip.classify(pl.DataFrame({"image": [png("red")]}), prompts=colour_prompts(), running=Running(0))
 
 
 def test_support_verbs_take_paths_names_of_models_and_names_of_classes(tmp_path: Path) -> None:
@@ -323,12 +328,21 @@ def test_support_verbs_take_paths_names_of_models_and_names_of_classes(tmp_path:
     pq.write_table(pa.table({"image": photographs(5, 1)[:3], "caption": captions, "label": names}), pairs)
     prompts, index = tmp_path / "prompts.json", tmp_path / "index"
     rag_clip.write_prompts(rag_clip.enhance(names, recipe="templates", encoder="demo"), prompts)
-    rag_clip.index_images(str(pairs), index=index, encoder="demo", decoding=Decoding(0))
+    rag_clip.index_images(str(pairs), index=index, encoder="demo", running=Running(0))
     retrieved = rag_clip.retrieve_support(prompts, output=tmp_path / "found.parquet", index=str(index))
     shots = rag_clip.support_from_shots(
-        str(pairs), names, output=tmp_path / "shots.parquet", encoder="demo", k=1, views=0, decoding=Decoding(0)
+        str(pairs),
+        names,
+        output=tmp_path / "shots.parquet",
+        encoder="demo",
+        k=1,
+        running=Running(0),
+        settings=ShotSettings(views=0),
     )
     painted = rag_clip.synthesise_support(
-        str(prompts), output=tmp_path / "painted.parquet", painter=load_painter("demo", steps=1), per_class=1, keep=1
+        str(prompts),
+        output=tmp_path / "painted.parquet",
+        painter=load_painter("demo", steps=1),
+        settings=Synthesis(per_class=1, keep=1),
     )
     assert [len(rag_clip.read_support(made.output)) for made in (retrieved, shots, painted)] == [3, 3, 3]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import rag_clip
+from rag_clip.pipelines.running import Running
 from rag_clip.progress import Progress, Report
 from rag_clip.progress_line import OnScreen, on_screen
 
@@ -89,7 +90,9 @@ def test_a_job_shows_its_progress_on_a_terminal_unless_it_is_silenced(
 ) -> None:
     (tmp_path / "captions.txt").write_text("a red bird\na green bird\n")
     with redirect_stderr(stream()) as errors:
-        rag_clip.build_index(tmp_path / "captions.txt", index=tmp_path / "index", encoder="demo", report=report)
+        rag_clip.build_index(
+            tmp_path / "captions.txt", index=tmp_path / "index", encoder="demo", running=Running(report=report)
+        )
     text = errors.getvalue()
     assert ("embed: 2" in text, text.endswith("\n")) == (seen, seen)
 

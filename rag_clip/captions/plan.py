@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rag_clip.captions.pieces import Piece, cut
-from rag_clip.captions.shards import Manifest, shard_key
+from rag_clip.captions.shards import Manifest, ShardFolder, shard_key
 from rag_clip.captions.sources.finding import SourceFile
 from rag_clip.data import Fingerprint
 
@@ -18,17 +18,13 @@ class Plan:
 
     settings: hash of everything that decides which captions are kept.
     encoder: of the vectors.
-    shard_rows: rows per shard.
-    part: (i, n): this run makes part i of n.
-    retry_failed: whether to make failed shards again.
+    folder: how many rows make a shard, which part this run makes, and whether it makes failed shards again.
     there: manifests of existing shards, by key.
     """
 
     settings: str
     encoder: Fingerprint
-    shard_rows: int
-    part: tuple[int, int]
-    retry_failed: bool
+    folder: ShardFolder
     there: Mapping[str, Manifest]
 
     def missing(self, sources: Sequence[SourceFile]) -> Iterator[tuple[str, Piece]]:
@@ -37,7 +33,7 @@ class Plan:
             start = self._first_missing(source)
             if start is None:
                 continue
-            for piece in cut(source, self.shard_rows, start=start):
+            for piece in cut(source, self.folder.rows, start=start):
                 key = self._key(source, piece.start)
                 if self._is_ours(source, piece.start) and not self._has(key):
                     yield key, piece
@@ -55,16 +51,17 @@ class Plan:
         return sorted(chosen, key=lambda manifest: (manifest.url, manifest.start))
 
     def _key(self, source: SourceFile, start: int) -> str:
-        return shard_key(source, start, self.shard_rows, self.settings, self.encoder)
+        return shard_key(source, start, self.folder.rows, self.settings, self.encoder)
 
     def _is_ours(self, source: SourceFile, start: int) -> bool:
         """Return whether a shard is in this part; it is in exactly one, independent of other files in the corpus."""
         offset = int(hashlib.sha256(f"{source.address} {source.identity}".encode()).hexdigest()[:8], 16)
-        return (offset + start // self.shard_rows) % self.part[1] == self.part[0]
+        part, parts = self.folder.part
+        return (offset + start // self.folder.rows) % parts == part
 
     def _has(self, key: str) -> bool:
         manifest = self.there.get(key)
-        return manifest is not None and not (self.retry_failed and manifest.status == "failed")
+        return manifest is not None and not (self.folder.retry_failed and manifest.status == "failed")
 
     def _first_missing(self, source: SourceFile) -> int | None:
         """Return the row of the first missing shard; None for a finished file."""
@@ -77,6 +74,6 @@ class Plan:
             if manifest is not None and manifest.last:
                 return None
             if manifest is not None and manifest.status == "failed":
-                return start if self.retry_failed else None
-            start += self.shard_rows
+                return start if self.folder.retry_failed else None
+            start += self.folder.rows
         return None

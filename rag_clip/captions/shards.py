@@ -32,6 +32,45 @@ SHARD_ROWS = 16_384
 GROUP_ROWS = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class ShardFolder:
+    """A folder of embedded captions, and what a run does to it.
+
+    path: the folder; None is the default of a job.
+    rows: rows of a file that make a shard; a run that is killed loses the shard that it was at.
+    part: (i, n) makes only part i of n, from 0, so that n machines can share the work, in one folder or in several.
+    retry_failed: try again the files that could be read only up to some row, whose earlier rows are there.
+    keep: keep the folder after the captions are in an index; without it, a later run embeds everything again.
+
+    Raises ValueError for a part that does not exist and less than one row.
+    """
+
+    path: str | Path | None = None
+    rows: int = SHARD_ROWS
+    part: tuple[int, int] = (0, 1)
+    retry_failed: bool = False
+    keep: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if not 0 <= self.part[0] < self.part[1]:
+            raise ValueError(f"there is no part {self.part[0]} of {self.part[1]}; parts are counted from 0")
+        if self.rows < 1:
+            raise ValueError(f"a shard of {self.rows} rows cannot be; give at least one row")
+
+    @property
+    def place(self) -> Path:
+        """The folder; raises ValueError where none is named."""
+        if self.path is None:
+            raise ValueError("no folder of shards is named; give a path")
+        return Path(self.path)
+
+
+def to_shard_folder(given: ShardFolder | str | Path | None) -> ShardFolder:
+    """Return a folder of shards: this one, or the one at a path."""
+    return given if isinstance(given, ShardFolder) else ShardFolder(given)
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 

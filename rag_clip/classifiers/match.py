@@ -14,6 +14,22 @@ from rag_clip.protocols import Classifier
 Scores = Literal["softmax", "sigmoid"]
 
 
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What is said of each image: the best `top_k` classes, each with a score (see `match`).
+
+    Raises ValueError for `top_k` below 1.
+    """
+
+    top_k: int = 5
+    scores: Scores = "softmax"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}; it must be at least 1")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
     """The k best classes per image, best first.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,18 @@ IMAGES_AT_ONCE = 256
 class PreparedHead:
     """A head with its support: the function that builds its classifier, and the facts that predictions record.
 
-    `whole` builds the head as published, while `build` uses only as much of it as the evidence supports.
+    `whole` builds the head as published, while `build` uses only as much of it as the evidence supports. `others` are
+    the further encoders, by name, whose features the classifier needs beside those of the main one.
     """
 
     build: Callable[[ZeroShot], Classifier]
     facts: Mapping[str, Any]
     whole: Callable[[ZeroShot], Classifier] | None = None
+    others: Mapping[str, Encoder] = field(default_factory=dict)
 
     def without_floor(self) -> PreparedHead:
         """Return the head as published, regardless of the evidence (see `classifiers/floor.py`)."""
-        return PreparedHead(self.whole or self.build, {**self.facts, "floor": False})
+        return replace(self, build=self.whole or self.build, facts={**self.facts, "floor": False}, whole=None)
 
 
 @on_screen.job()
@@ -92,7 +94,7 @@ def prepare_head(
         },
         "validation": {"path": str(validation), "images": len(judged.targets)} if judged else {},
     }
-    return PreparedHead(build, facts, whole)
+    return PreparedHead(build, facts, whole, others)
 
 
 @on_screen.job()

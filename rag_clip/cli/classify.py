@@ -69,11 +69,14 @@ def classify(
 
     def job(console: Console) -> object:
         from rag_clip.classifiers.heads import DEFAULT_HEAD, read_options
+        from rag_clip.classifiers.match import Scoring
         from rag_clip.classifiers.prepared import prepare_head
+        from rag_clip.classifiers.reuse import Reuse
         from rag_clip.files.outputs import Inputs, check_outputs
-        from rag_clip.images.decoding import Decoding
+        from rag_clip.images.opening import Images
         from rag_clip.pipelines.classify import classify as classify_images
         from rag_clip.pipelines.classify import classify_outputs
+        from rag_clip.pipelines.running import Running
 
         found = find_encoder(encoder, records_of(prompts=[prompts], supports=[support, validation], index=index))
         read: Inputs = [images, prompts, index, support, head_options, validation, found.files]
@@ -102,21 +105,14 @@ def classify(
             chosen = chosen if floor else chosen.without_floor()
         console.plan(*[("encode", 0.0)] * (1 + len(others)), ("write", WRITE_SECONDS))
         summary = classify_images(
-            images,
+            Images(images, image_column, limit=limit),
             prompts=texts,
             output=output,
             encoder=loaded,
             head=chosen,
-            others=others,
-            index=index,
-            image_column=image_column,
-            limit=limit,
-            top_k=top_k,
-            scores=scores,
-            features_dir=features,
-            decoding=Decoding(workers, batch_size),
-            force=force,
-            report=console.report,
+            scoring=Scoring(top_k, scores),
+            reuse=Reuse(index, features),
+            running=Running(workers, batch_size, force, console.report),
         )
         console.say(str(summary))
         _show_predicted(console, summary.predicted, len(texts.labels))

@@ -109,7 +109,9 @@ def enhance(
         from rag_clip.files.outputs import check_outputs
         from rag_clip.files.prompts import check_prompts_path
         from rag_clip.images.labelled import read_labelled
-        from rag_clip.pipelines.enhance import enhance_labels
+        from rag_clip.images.opening import Images
+        from rag_clip.pipelines.enhance import Comparison, enhance_labels
+        from rag_clip.pipelines.running import Running
         from rag_clip.prompts.recipe import load_recipe
 
         path = output.with_suffix(f".{format}") if format else output
@@ -132,24 +134,16 @@ def enhance(
         check_outputs([(path, "enhance")], inputs=read, force=force)
         loaded = found.load(console)
         labelled = compare and read_labelled(
-            compare,
-            label_set,
-            encoder=loaded,
-            image_column=image_column,
-            label_column=label_column,
-            report=console.report,
+            Images(compare, image_column, label_column), label_set, encoder=loaded, report=console.report
         )
         summary = enhance_labels(
             label_set,
             output=path,
             encoder=loaded,
             recipe=chosen,
-            labelled=labelled or None,
             index=index,
-            control=control,
-            seed=seed,
-            force=force,
-            report=console.report,
+            comparison=Comparison(control, seed, labelled or None),
+            running=Running(force=force, report=console.report),
         )
         _show(console, summary)
         known = f" --index {quote(index)}" if index else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from rag_clip.evaluation.compare import Pair
     from rag_clip.evaluation.results import Result
     from rag_clip.pipelines.evaluate import EvaluateSummary
+    from rag_clip.progress import Progress, Report
     from rag_clip.protocols import Encoder
 
 METRICS = {
@@ -81,14 +83,16 @@ def evaluate(
         if compare is not None:
             return _compare(console, compare, page, force)
 
+        from rag_clip.classifiers.reuse import Reuse
         from rag_clip.evaluation.check import check_evaluation
         from rag_clip.evaluation.image_tasks import image_task, task_inputs
         from rag_clip.evaluation.rival_names import read_candidates
         from rag_clip.evaluation.runs import read_prompt_files, unused_prompts
+        from rag_clip.evaluation.shot_runs import Heads
         from rag_clip.files.outputs import check_outputs
-        from rag_clip.images.decoding import Decoding
         from rag_clip.pipelines.evaluate import evaluate as evaluate_runs
         from rag_clip.pipelines.evaluate import evaluate_outputs
+        from rag_clip.pipelines.running import Running
 
         chosen, few_shot = heads.choose()
         texts = read_prompt_files(prompts) if prompts else []
@@ -104,7 +108,7 @@ def evaluate(
             mark = loaded.fingerprint if loaded else None
             problems = check_evaluation(opened, texts=texts, heads=chosen, few_shot=few_shot, encoder=mark)
             return _say_problems(console, len(opened), problems)
-        found = [image_task(task, folder) for task, folder in opened]
+        found = [replace(image_task(task, folder), scale=scale) for task, folder in opened]
         for one in unused_prompts(texts, found):
             console.say(f"{one.path} is not measured: no task has its {len(one.prompts.labels)} classes")
         summary = evaluate_runs(
@@ -113,20 +117,25 @@ def evaluate(
             output=output,
             encoder=loaded,
             candidates=read_candidates(names, report=console.report) if names else None,
-            heads=chosen,
-            few_shot=few_shot,
-            others=encoder.load_second(console),
-            scale=scale,
-            index=index,
-            features_dir=features,
-            decoding=Decoding(workers),
-            force=force,
-            on_result=lambda result: console.say(_line(result)),
-            report=console.report,
+            heads=Heads(chosen, few_shot, encoder.load_second(console)),
+            reuse=Reuse(index, features),
+            running=Running(workers, force=force, report=_saying_results(console)),
         )
         return _conclude(console, summary, page or output.with_suffix(".html"), loaded, force)
 
     return run(job, shown)
+
+
+def _saying_results(console: Console) -> Report:
+    """Return a report that says each result in a line, beside the progress."""
+    from rag_clip.evaluation.results import Result
+
+    def report(event: Progress) -> None:
+        if isinstance(event.item, Result):
+            console.say(_line(event.item))
+        console.report(event)
+
+    return report
 
 
 def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: Encoder | None, force: bool) -> object:

@@ -32,25 +32,22 @@ def images(
 
     def job(console: Console) -> object:
         from rag_clip.files.outputs import check_outputs
-        from rag_clip.images.decoding import Decoding
-        from rag_clip.images.pair_files import PairColumns
+        from rag_clip.images.opening import Images
         from rag_clip.pipelines.images import choose_shards, index_images
+        from rag_clip.pipelines.running import Running
         from rag_clip.store import load_schema
 
         read = [pairs, schema, toml_files(cleaning), encoder.files]
         check_outputs([(index, "index"), (choose_shards(index, shards), "shards")], inputs=read, force=force)
         summary = index_images(
-            pairs,
+            Images(pairs, image_column, caption_column=caption_column),
             index=index,
             encoder=encoder.load(console),
             shards=shards,
-            columns=PairColumns(image_column, caption_column),
             cleaning=load_named_cleaning(cleaning),
             noise=noise,
             schema=load_schema(schema) if schema else None,
-            decoding=Decoding(workers),
-            force=force,
-            report=console.report,
+            running=Running(workers, force=force, report=console.report),
         )
         console.say(str(summary))
         for reason, count in summary.reasons.items():
@@ -81,7 +78,8 @@ def download(
     """Download images with img2dataset (extra `download`), as webdataset tars for `index images`."""
 
     def job(console: Console) -> object:
-        from rag_clip.pipelines.download import download_images
+        from rag_clip.pipelines.download import Fetching, download_images
+        from rag_clip.pipelines.running import Running
 
         summary = download_images(
             lists,
@@ -89,9 +87,8 @@ def download(
             url_column=url_column,
             caption_column=caption_column,
             retry_failed=retry_failed,
-            allow_private=allow_private,
-            force=force,
-            report=console.report,
+            fetching=Fetching(allow_private=allow_private),
+            running=Running(force=force, report=console.report),
         )
         console.say(str(summary))
         for reason, count in summary.errors.items():

@@ -57,9 +57,11 @@ def build(
     """Clean captions, embed them, and write them to an index; run again to go on or to add."""
 
     def job(console: Console) -> object:
+        from rag_clip.captions.shards import ShardFolder
         from rag_clip.captions.sources.columns import Columns
         from rag_clip.files.outputs import check_outputs
         from rag_clip.pipelines.captions import build_index, default_shards
+        from rag_clip.pipelines.running import Running
         from rag_clip.store import load_schema
 
         columns, settings = Columns(text=text_column, source=source_column), load_named_cleaning(cleaning)
@@ -77,11 +79,8 @@ def build(
             columns=columns,
             cleaning=settings,
             schema=described,
-            shards=shards,
-            keep_shards=keep_shards,
-            retry_failed=retry_failed,
-            force=force,
-            report=console.report,
+            shards=ShardFolder(shards, retry_failed=retry_failed, keep=keep_shards),
+            running=Running(force=force, report=console.report),
         )
         console.say(str(summary))
         _say_lost(console, summary.dropped, summary.failures)
@@ -108,21 +107,20 @@ def embed(
     """Do the first half of build: embed captions into shards, on one machine or as one of many."""
 
     def job(console: Console) -> object:
+        from rag_clip.captions.shards import ShardFolder
         from rag_clip.captions.sources.columns import Columns
         from rag_clip.files.outputs import check_outputs
         from rag_clip.pipelines.embed import embed_captions
+        from rag_clip.pipelines.running import Running
 
         check_outputs([(shards, "shards")], inputs=[captions, toml_files(cleaning), encoder.files], force=force)
         summary = embed_captions(
             captions,
-            shards=shards,
+            shards=ShardFolder(shards, part=_parse_part(part), retry_failed=retry_failed),
             encoder=encoder.load(console),
             columns=Columns(text=text_column, source=source_column),
             cleaning=load_named_cleaning(cleaning),
-            part=_parse_part(part),
-            retry_failed=retry_failed,
-            force=force,
-            report=console.report,
+            running=Running(force=force, report=console.report),
         )
         console.say(str(summary))
         _say_lost(console, summary.dropped, summary.failures)

@@ -86,26 +86,21 @@ def shots(
     def job(console: Console) -> object:
         from rag_clip.files.labels import cut_column
         from rag_clip.files.outputs import check_outputs
-        from rag_clip.images.decoding import Decoding
-        from rag_clip.pipelines.support_shots import support_from_shots
+        from rag_clip.images.opening import Images
+        from rag_clip.pipelines.running import Running
+        from rag_clip.pipelines.support_shots import ShotSettings, support_from_shots
 
         written = [(output, "support shots"), (validation, "support shots")]
         check_outputs(written, inputs=[images, cut_column(labels)[0], encoder.files], force=force)
         summary = support_from_shots(
-            images,
+            Images(images, image_column, label_column),
             read_classes(labels, console, readable=readable_names),
             output=output,
             encoder=encoder.load(console),
             k=k,
-            seed=seed,
-            views=views,
+            settings=ShotSettings(seed, views, with_images),
             validation_output=validation,
-            with_images=with_images,
-            image_column=image_column,
-            label_column=label_column,
-            decoding=Decoding(workers),
-            force=force,
-            report=console.report,
+            running=Running(workers, force=force, report=console.report),
         )
         console.say(str(summary))
         if summary.validation:
@@ -150,9 +145,11 @@ def retrieve(
     def job(console: Console) -> object:
         from rag_clip.files.outputs import Inputs, check_outputs
         from rag_clip.files.prompts import read_prompts
-        from rag_clip.images.decoding import Decoding
+        from rag_clip.images.opening import Images
+        from rag_clip.pipelines.running import Running
         from rag_clip.pipelines.support_retrieve import retrieve_support
         from rag_clip.support.concentrate import Concentration
+        from rag_clip.support.retrieved import ImageSearch
 
         found = find_encoder(encoder, records_of(prompts=[prompts], index=index))
         read: Inputs = [prompts, index, against, found.files]
@@ -162,14 +159,10 @@ def retrieve(
             output=output,
             index=index,
             encoder=found.load(console),
-            search=search,
-            candidates=candidates,
+            search=ImageSearch(search, candidates),
             settings=Concentration(**asdict(filters or Filters())),
-            against=against or (),
-            image_column=image_column,
-            decoding=Decoding(workers),
-            force=force,
-            report=console.report,
+            against=Images(against or (), image_column),
+            running=Running(workers, force=force, report=console.report),
         )
         _show_retrieved(console, summary)
         return summary
@@ -265,8 +258,10 @@ def synthesise(
     def job(console: Console) -> object:
         from rag_clip.files.outputs import check_outputs
         from rag_clip.files.prompts import read_prompts
+        from rag_clip.pipelines.running import Running
         from rag_clip.pipelines.support_synthesise import synthesise_support
         from rag_clip.support.painters import load_painter
+        from rag_clip.support.synthesised import Synthesis
 
         written = [(output, "support synthesise"), (paintings or output.with_suffix(""), "paintings")]
         found = find_encoder(encoder, records_of(prompts=[prompts]))
@@ -281,15 +276,9 @@ def synthesise(
             output=output,
             encoder=loaded,
             painter=brush,
-            per_class=per_class,
-            keep=keep,
-            wording=wording,
-            seed=seed,
-            batch=batch,
+            settings=Synthesis(per_class, keep, wording, seed, batch, with_images),
             paintings=paintings,
-            with_images=with_images,
-            force=force,
-            report=console.report,
+            running=Running(force=force, report=console.report),
         )
         console.say(str(summary))
         if summary.black:

@@ -44,7 +44,8 @@ REASONS = 20
 class ImageTask:
     """Labelled images to classify, in files, in a table in memory, or as one file of features; and the classes.
 
-    `train` is the file that few shots are drawn from, None if the task has no train split.
+    `train` is the file that few shots are drawn from, None if the task has no train split. `scale` is that of the
+    encoder of a file of features that does not say it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ImageTask:
     label_column: str = "label"
     metric: Metric = "accuracy"
     train: Place | None = None
+    scale: float | None = None
 
     @property
     def holds_features(self) -> bool:

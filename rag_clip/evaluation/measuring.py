@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rag_clip.classifiers.heads import HEADS
 from rag_clip.classifiers.prepared import prepare_head
+from rag_clip.classifiers.reuse import Reuse
 from rag_clip.classifiers.zero_shot import TextVectors, ZeroShot, compose, encode_texts
 from rag_clip.data import Prompts, SeveralLabels
 from rag_clip.evaluation.feature_file import FeatureFile
@@ -27,8 +28,6 @@ from rag_clip.evaluation.text_measures import measure_texts, measure_vocabulary
 from rag_clip.images.labelled import Labelled
 from rag_clip.progress import Report, StageClock
 from rag_clip.protocols import Classifier, Encoder
-from rag_clip.store import open_store
-from rag_clip.store.stored_vectors import stored_vectors
 
 
 class TaskImages:
@@ -56,19 +55,19 @@ class TaskImages:
 
 
 class Measuring:
-    """Measures runs; `others` are the further encoders of heads, `index` holds captions that are already encoded."""
+    """Measures runs; `others` are the further encoders of heads, `reuse` knows captions that are already encoded."""
 
     def __init__(
         self,
         encoder: Encoder | None,
         others: Mapping[str, Encoder],
         *,
-        index: str | None,
+        reuse: Reuse,
         candidates: Candidates | None,
         clock: StageClock,
         report: Report,
     ) -> None:
-        self._encoder, self._others, self._index = encoder, others, index
+        self._encoder, self._others, self._reuse = encoder, others, reuse
         self._clock, self._report = clock, report
         self._names = CandidateTexts(candidates, encoder, report=report) if candidates and encoder else None
         self._vectors: dict[Path, TextVectors] = {}
@@ -131,12 +130,10 @@ class Measuring:
 
     def _texts(self, path: Path, prompts: Prompts) -> TextVectors:
         if path not in self._vectors:
-            encoder, known = self._needed(), None
-            if self._index:
-                with open_store(self._index) as store:
-                    known = stored_vectors([prompts], store, encoder=encoder.fingerprint)
-            found = encode_texts([prompts], encoder, known=known, report=self._report)
-            self._vectors = {path: found}  # runs of the same file are consecutive
+            encoder = self._needed()
+            known = self._reuse.vectors([prompts], encoder)
+            vectors = encode_texts([prompts], encoder, known=known, report=self._report)
+            self._vectors = {path: vectors}  # runs of the same file are consecutive
         return self._vectors[path]
 
     def _needed(self) -> Encoder:

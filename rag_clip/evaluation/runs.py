@@ -89,18 +89,17 @@ def plan_runs(
     *,
     encoder: Fingerprint | None,
     others: Mapping[str, Fingerprint] | None = None,
-    scale: float | None = None,
     index: str | None = None,
 ) -> list[Run]:
     """List the runs of a task: each prompts file of its classes alone, then with each head; then its own text features.
 
     Where there is neither a prompts file nor a text of its own, its templates are measured in the place of a file.
-    `scale` is that of the encoder whose features a file holds; `index` has the vectors of captions, rounded more than
-    the encoder's, and so decides the numbers of prompts that quote them. Raises ValueError where no text has the
+    `index` has the vectors of captions, rounded more than the encoder's, and so affects the numbers of prompts that
+    quote them. Raises ValueError where no text has the
     classes of the task, for prompts without an encoder, and for heads of two encoders where there is one.
     """
     fitting = [one for one in texts if set(one.prompts.labels.names) == set(task.labels.names)]
-    own = _text_rows(task, scale) if task.holds_features else []
+    own = _text_rows(task) if task.holds_features else []
     if not texts and not own:
         if encoder is None:
             raise ValueError(
@@ -133,14 +132,15 @@ def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) ->
     return replace(run, key=hash_facts([run.key, candidates.digest]), settings=settings)
 
 
-def _text_rows(task: ImageTask, scale: float | None) -> list[TextRow]:
+def _text_rows(task: ImageTask) -> list[TextRow]:
     held = task.read_features() if _is_npz(task) else None
     if held is None or held.text is None:
         return []
-    scale = scale if scale is not None else held.scale
+    scale = task.scale if task.scale is not None else held.scale
     if scale is None:
         raise ValueError(
-            f"{task.paths[0]} does not say the scale of its encoder; give it (--scale 100 for OpenAI's CLIP)"
+            f"{task.paths[0]} does not say the scale of its encoder; give it (--scale 100 for OpenAI's CLIP; in "
+            "Python, the scale of its ImageTask)"
         )
     names = [*held.templates, *(f"text {row}" for row in range(len(held.templates), len(held.text)))]
     named = [name if names.count(name) == 1 else f"{name} ({row})" for row, name in enumerate(names)]

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from rag_clip.classifiers.heads import HEADS, check_encoder, describe_settings
 from rag_clip.data import Fingerprint
-from rag_clip.evaluation.head_choices import check_heads, others_of
+from rag_clip.evaluation.head_choices import HeadChoice, check_heads, others_of
 from rag_clip.evaluation.image_tasks import ImageTask, place_of
-from rag_clip.evaluation.runs import Run
+from rag_clip.evaluation.runs import PromptFile, Run, plan_runs
 from rag_clip.evaluation.settings import HeadFacts, RunSettings, head_to_document
 from rag_clip.files.identity import hash_facts, identify
+from rag_clip.protocols import Encoder
 
 Shots = int | Literal["all"]
 ALL: Literal["all"] = "all"
@@ -70,6 +71,29 @@ class ShotRun:
     def draws(self) -> int:
         """How many times they are drawn."""
         return 1 if self.shots == ALL else self.protocol.seeds
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The heads to measure beside every text: on support files, on shots drawn from the tasks, or both.
+
+    `others` are further encoders, by name, for the heads that need one.
+    """
+
+    choices: Sequence[HeadChoice] = ()
+    few_shot: FewShot | None = None
+    others: Mapping[str, Encoder] = field(default_factory=dict)
+
+    def plan(
+        self, task: ImageTask, texts: Sequence[PromptFile], *, encoder: Fingerprint | None, index: str | None = None
+    ) -> list[Run | ShotRun]:
+        """List the runs of a task: see `plan_runs` and `plan_shots`."""
+        others = {name: each.fingerprint for name, each in self.others.items()}
+        runs = plan_runs(task, texts, self.choices, encoder=encoder, others=others, index=index)
+        return plan_shots(task, runs, self.few_shot, encoder=encoder, others=others)
+
+
+NO_HEADS = Heads()
 
 
 def plan_shots(

@@ -21,7 +21,7 @@ from rag_clip.files.reading import metadata_document, read_arrays, read_schema, 
 from rag_clip.images.columns import LABELS, choose
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.joined import encode_by_all
-from rag_clip.images.opening import open_image_files
+from rag_clip.images.opening import Images, open_image_files
 from rag_clip.images.rows import ImageFile, read_rows, spans
 from rag_clip.progress import Report, StageClock, silent
 from rag_clip.prompts.knowledge.names import match_names
@@ -174,26 +174,32 @@ class Labelled:
 
 
 def read_labelled(
-    paths: Sequence[str | Path],
+    images: Images | str | Path | Sequence[str | Path],
     labels: LabelSet,
     *,
     encoder: Encoder,
     others: Mapping[str, Encoder] | None = None,
-    image_column: str = "image",
-    label_column: str = "label",
     features_dir: str | Path | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008
     report: Report = silent,
 ) -> Labelled:
-    """Encode the images of Parquet files, and match their labels to class names without case or punctuation.
+    """Encode labelled images, and match their labels to class names without case or punctuation.
+
+    images: paths, or `Images` where columns are not called `image` and `label`.
+    labels: the classes.
+    encoder, others: the main encoder, and further ones by name.
+    features_dir: a folder in which the features are kept.
+    decoding: the number of processes and the batch size.
+    report: called with the progress.
 
     Where the labels are lists of names, an image may have several.
     Raises ValueError for labels that are not in the label set, naming some, and as `encode_labelled`.
     """
-    files = open_image_files(paths, image_column=image_column)
+    images = images if isinstance(images, Images) else Images(images)
+    files = images.open()
     return encode_labelled(
         files,
-        read_targets(files, labels, label_column),
+        read_targets(files, labels, images.label_column),
         encoder=encoder,
         others=others,
         features_dir=features_dir,

@@ -19,7 +19,7 @@ from rag_clip.files.locations import Place, below, parent, shown, to_place
 from rag_clip.files.regular import is_regular
 from rag_clip.images.frames import open_frame
 from rag_clip.images.listing import LISTS, METADATA, is_image, open_folder, open_list, open_metadata, walk
-from rag_clip.images.rows import ImageFile, check_agreement, open_parquet
+from rag_clip.images.rows import ImageFile, check_agreement, first_rows, open_parquet
 from rag_clip.images.tar_images import open_tar_images
 
 KINDS = "Parquet files, webdataset tars, lists of images (.csv, .tsv, .jsonl), or folders of these or of images"
@@ -34,6 +34,29 @@ class Found:
     identity: FileIdentity | None = None
     names: Callable[[], Iterable[str]] | None = None
     states: Callable[[Iterable[str]], Iterator[tuple[str, str]]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images to read, and how, where it is not as expected: `paths` of `open_image_files`, and tables in memory.
+
+    image_column, label_column, caption_column, url_column: the columns, found by other usual names too; a job looks
+        for those that it needs.
+    root: the folder at which names of images start; by default that of their file.
+    limit: the number of first rows to read alone, None for all.
+    """
+
+    paths: Any
+    image_column: str = "image"
+    label_column: str = "label"
+    caption_column: str = "caption"
+    url_column: str = "url"
+    root: str | Path | None = None
+    limit: int | None = None
+
+    def open(self) -> list[ImageFile]:
+        """Open the files, as `open_image_files`, up to the limit; raises ValueError for one below 1."""
+        return first_rows(open_image_files(self.paths, image_column=self.image_column, root=self.root), self.limit)
 
 
 def open_image_files(

@@ -8,13 +8,14 @@ from rag_clip.store.location import Location
 from rag_clip.store.opening import create_store, open_store
 from rag_clip.store.rows import caption_id
 from rag_clip.store.schema import CollectionSchema, load_schema
-from rag_clip.store.store import Store
+from rag_clip.store.store import Hybrid, Store
 
 __all__ = [
     "Card",
     "CheckReport",
     "CollectionSchema",
     "CopyReport",
+    "Hybrid",
     "Location",
     "Store",
     "StoreError",

@@ -30,6 +30,19 @@ IndexUse = Literal["auto", "exact", "hnsw"]
 
 
 @dataclass(frozen=True, slots=True)
+class Hybrid:
+    """Hybrid search with weights of the two rankings; raises ValueError for one below zero, and if both are zero."""
+
+    dense: float = 1.0
+    lexical: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the weights."""
+        if not (min(self.dense, self.lexical) >= 0 and max(self.dense, self.lexical) > 0):
+            raise ValueError(f"the weights are {self.dense} and {self.lexical}; give none below zero, and one above")
+
+
+@dataclass(frozen=True, slots=True)
 class Bounds:
     """The limit and the filters of a search."""
 
@@ -82,8 +95,7 @@ class Store:
         texts: Sequence[str] | None = None,
         vectors: np.ndarray | None = None,
         limit: int = 100,
-        mode: Mode = "dense",
-        weights: tuple[float, float] = (1.0, 1.0),
+        mode: Mode | Hybrid = "dense",
         index: IndexUse = "auto",
         where: Filters | None = None,
         vector: str | None = None,
@@ -95,8 +107,7 @@ class Store:
         vectors: the queries of dense search, [q, d].
         limit: hits per query.
         mode: `dense` ranks by similarity of vectors; `lexical` by BM25 (k 1.2, b 0.75), where any word may match;
-            `hybrid` fuses both rankings by reciprocal rank.
-        weights: of the rankings in `hybrid`: (dense, lexical).
+            `hybrid` fuses both rankings by reciprocal rank, equally unless given as `Hybrid`.
         index: of dense search: `exact` compares with every vector, `hnsw` walks the graph if there is one, `auto` is
             exact up to the schema's full_scan_threshold.
         where: filters by payload. A keyword field must have the value, or one of the values; a number must lie in the
@@ -116,8 +127,9 @@ class Store:
             rankings = self._rank_vectors(vectors, bounds, index, vector)
         elif mode == "lexical":
             rankings = self._rank_texts(texts, bounds)
-        elif mode == "hybrid":
-            rankings = self._rank_both(texts, vectors, bounds, index, weights, vector)
+        elif mode == "hybrid" or isinstance(mode, Hybrid):
+            fusion = mode if isinstance(mode, Hybrid) else Hybrid()
+            rankings = self._rank_both(texts, vectors, bounds, index, fusion, vector)
         else:
             raise ValueError(f"unknown search mode {mode!r}; use dense, lexical or hybrid")
         return [[Hit(name, text, score, source) for name, score, text, source in ranking] for ranking in rankings]
@@ -261,11 +273,9 @@ class Store:
         vectors: np.ndarray | None,
         bounds: Bounds,
         index: IndexUse,
-        weights: tuple[float, float],
+        fusion: Hybrid,
         vector: str | None,
     ) -> list[Ranking]:
-        if not (min(weights) >= 0 and max(weights) > 0):
-            raise ValueError(f"weights {weights} are (dense, lexical): neither below zero, one above")
         deep = replace(bounds, limit=max(bounds.limit, FUSED_DEPTH))
         dense = self._rank_vectors(vectors, deep, index, vector)
         lexical = self._rank_texts(texts, deep)
@@ -273,7 +283,7 @@ class Store:
             raise ValueError(
                 f"{len(lexical)} texts for {len(dense)} vectors; hybrid search needs one of each per query"
             )
-        return [fuse(pair, weights, bounds.limit) for pair in zip(dense, lexical, strict=True)]
+        return [fuse(pair, (fusion.dense, fusion.lexical), bounds.limit) for pair in zip(dense, lexical, strict=True)]
 
     def _fetch(self, ids: Sequence[str], using: str | None = None) -> Iterator[Rows]:
         for start in range(0, len(ids), FETCH_BATCH):

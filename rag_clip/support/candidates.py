@@ -15,7 +15,7 @@ from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.prompts.retrieved import contains_phrase
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store
-from rag_clip.support.retrieved import Candidates, Query, Search, merge_hits, plan_queries
+from rag_clip.support.retrieved import Candidates, ImageSearch, Query, merge_hits, plan_queries
 
 QUERIES_AT_ONCE = 64
 
@@ -26,30 +26,28 @@ def find_candidates(
     store: Store,
     encoder: Encoder,
     *,
-    search: Search,
-    budget: int,
+    asked: ImageSearch,
     clock: StageClock | None = None,
     report: Report = silent,
 ) -> Candidates:
-    """Return up to `budget` images of the store for each class, with their vectors, hashes and noise.
+    """Return the images of the store for each class that are asked for, with their vectors, hashes and noise.
 
     prompts: the classes and their texts.
-    classifier: its class weights are the queries where `search` is "class".
+    classifier: its class weights are the queries of a search by "class".
     store: an index of images.
     encoder: the one that the index was built with.
-    search: what to search with: the "class" weights, its "texts", or its names in "captions". Captions must contain
-        the whole name or a whole synonym.
-    budget: images per class.
+    asked: how many, and what to search with: the "class" weights, its "texts", or its names in "captions". Captions
+        must contain the whole name or a whole synonym.
     clock, report: collect seconds per stage, and receive progress events.
 
     Raises ValueError where images have no hash.
     """
     clock = clock or StageClock()
-    queries = plan_queries(prompts, search=search, budget=budget)
+    queries = plan_queries(prompts, asked)
     vectors = None
-    if search == "class":
+    if asked.by == "class":
         vectors = normalize(classifier.weights.float()).cpu().numpy()
-    elif search == "texts":
+    elif asked.by == "texts":
         with clock.stage("encode texts"):
             vectors = encoder.encode_text([query.text for query in queries]).float().cpu().numpy()
     with clock.stage("search"):
@@ -58,9 +56,9 @@ def find_candidates(
         [found for query, found in pairs]
         for _, pairs in itertools.groupby(zip(queries, hits, strict=True), key=lambda pair: pair[0].row)
     ]
-    if search == "captions":
+    if asked.by == "captions":
         by_class = [_saying(prompts, row, found) for row, found in enumerate(by_class)]
-    merged = [merge_hits(found)[:budget] for found in by_class]
+    merged = [merge_hits(found)[: asked.candidates] for found in by_class]
     with clock.stage("look up"):
         return _look_up(merged, store)
 

@@ -12,7 +12,7 @@ import torch
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.features import encode_views, read_pieces
 from rag_clip.images.items import Item
-from rag_clip.images.opening import open_image_files
+from rag_clip.images.opening import Images
 from rag_clip.images.rows import ImageFile
 from rag_clip.images.views import CopyViews, CropViews, examine, examine_copies
 from rag_clip.progress import Report, counting, silent
@@ -23,22 +23,21 @@ COPIED = 256
 
 
 def read_known(
-    paths: Sequence[str | Path],
+    images: Images | str | Path | Sequence[str | Path],
     *,
     encoder: Encoder,
-    image_column: str = "image",
     decoding: Decoding = Decoding(),  # noqa: B008
     report: Report = silent,
 ) -> tuple[Known, Copies]:
-    """Read the images of Parquet files, and make artificial copies of 256 of them, spread evenly, for `calibrate`.
+    """Read images, and make artificial copies of 256 of them, spread evenly, for `calibrate`.
 
-    paths, image_column: the files, and their column with images.
+    images: paths, or `Images` where their column is not called `image`.
     encoder: computes the features.
     decoding, report: workers and batch size, and the receiver of progress events.
 
     Unusable images are left out. Raises ValueError as `open_image_files`, and where no image can be used.
     """
-    files = open_image_files(paths, image_column=image_column)
+    files = (images if isinstance(images, Images) else Images(images)).open()
     total = sum(file.rows for file in files)
     advance = counting("read what is to be classified", report, total, unit="images")
     hashes: list[str] = []

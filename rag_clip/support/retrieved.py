@@ -72,28 +72,42 @@ class Candidates:
         )
 
 
-def plan_queries(prompts: Prompts, *, search: Search, budget: int) -> list[Query]:
-    """Return the queries of every class, in class order, so that each class has about `budget` candidates.
+@dataclass(frozen=True, slots=True)
+class ImageSearch:
+    """How images are searched for classes: `candidates` for each, `by` its class weight, its texts, or captions.
 
-    With `search` "class" there is one query per class with an empty text, which stands for the class weight; "texts"
-    uses the ten texts of the class with the largest weights, each with an equal share of the budget; "captions" its
-    name and synonyms. Raises ValueError for a budget below 1 and an unknown search.
+    Raises ValueError for fewer than one candidate and an unknown `by`.
     """
-    if search not in get_args(Search):
-        raise ValueError(f"unknown search {search!r}; known are {', '.join(get_args(Search))}")
-    if budget < 1:
-        raise ValueError(f"the budget is {budget} images per class; ask for at least 1")
+
+    by: Search = "class"
+    candidates: int = 100
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.by not in get_args(Search):
+            raise ValueError(f"unknown search {self.by!r}; known are {', '.join(get_args(Search))}")
+        if self.candidates < 1:
+            raise ValueError(f"candidates is {self.candidates} images per class; ask for at least 1")
+
+
+def plan_queries(prompts: Prompts, asked: ImageSearch) -> list[Query]:
+    """Return the queries of every class, in class order, so that each class has about the candidates asked for.
+
+    By "class" there is one query per class with an empty text, which stands for the class weight; by "texts", the ten
+    texts of the class with the largest weights, each with an equal share of the candidates; by "captions", its name and
+    synonyms.
+    """
     labels = prompts.labels
     queries: list[Query] = []
     for row, group in enumerate(prompts.texts):
-        if search == "class":
+        if asked.by == "class":
             texts = [""]
-        elif search == "captions":
+        elif asked.by == "captions":
             texts = [labels.names[row].replace("_", " "), *labels.synonyms[row]]
         else:
             # Sorting is stable: of texts with equal weight, the first are used.
             texts = list(dict.fromkeys(text.text for text in sorted(group, key=lambda text: -text.weight)))[:SENTENCES]
-        queries += [Query(row, text, math.ceil(budget / len(texts))) for text in texts]
+        queries += [Query(row, text, math.ceil(asked.candidates / len(texts))) for text in texts]
     return queries
 
 

@@ -33,6 +33,41 @@ BLACK = 8  # of 255; black pixels may be this bright after compression
 
 
 @dataclass(frozen=True, slots=True)
+class Synthesis:
+    """What is painted for each class, and what of it is kept.
+
+    per_class, keep: images painted per class, and kept of them (SuS-X paints up to 100 and keeps all).
+    wording: see `plan_paintings`.
+    seed: of the images.
+    batch: images painted at once.
+    with_images: put the images that are kept into the support file too, for heads with further encoders.
+
+    Raises ValueError for numbers below 1 and an unknown wording.
+    """
+
+    per_class: int = 16
+    keep: int = 8
+    wording: Wording = "templates"
+    seed: int = 0
+    batch: int = 8
+    with_images: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.batch < 1 or self.keep < 1:
+            raise ValueError(f"batch is {self.batch} and keep is {self.keep}; give at least 1")
+        if self.per_class < 1:
+            raise ValueError(f"{self.per_class} images per class were asked for; paint at least 1")
+        if self.wording not in get_args(Wording):
+            raise ValueError(f"unknown wording {self.wording!r}; known are {', '.join(get_args(Wording))}")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides the support set, for its provenance."""
+        return {"per_class": self.per_class, "keep": self.keep, "wording": self.wording, "seed": self.seed}
+
+
+@dataclass(frozen=True, slots=True)
 class Painting:
     """One image to paint, from `text` and `seed`, for the class with index `row`."""
 

@@ -32,9 +32,10 @@ from safetensors.torch import save_file
 from timing import Spent, timed
 
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.images.decoding import Decoding, decode_items
+from rag_clip.images.decoding import decode_items
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.classify import classify
+from rag_clip.pipelines.running import Running
 from rag_clip.protocols import Encoder
 
 SHAPES = {
@@ -91,7 +92,7 @@ def measure_speed(options: argparse.Namespace, folder: Path) -> None:
         print_rates(name, found, bare, len(images))
     for workers in options.workers or [None, 0]:
         settings = {"output": folder / "out.parquet", "encoder": encoder, "image_column": options.column}
-        summary, found = timed(lambda: classify([source], prompts=prompts(), decoding=Decoding(workers), **settings))  # noqa: B023
+        summary, found = timed(lambda: classify([source], prompts=prompts(), running=Running(workers), **settings))  # noqa: B023
         print_rates(f"classify, workers={workers}", found, bare, len(images))
         print("   seconds:", ", ".join(f"{name} {seconds:.2f}" for name, seconds in summary.seconds.items()))
 
@@ -136,9 +137,12 @@ def watch_memory(source: Path, options: argparse.Namespace, folder: Path) -> dic
     watcher.start()
     start = time.perf_counter()
     summary = classify(
-        [source], prompts=prompts(), output=folder / "out.parquet", encoder=encoder,
-        decoding=Decoding(options.workers[0] if options.workers else None),
-    )  # fmt: skip
+        [source],
+        prompts=prompts(),
+        output=folder / "out.parquet",
+        encoder=encoder,
+        running=Running(options.workers[0] if options.workers else None),
+    )
     seconds = time.perf_counter() - start
     over.set()
     watcher.join()

@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 import torch
 from timing import alternate
 
+from rag_clip.captions.shards import ShardFolder
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
 from rag_clip.progress import Progress
@@ -156,7 +157,7 @@ def measure_embed(options: argparse.Namespace, folder: Path) -> None:
     encoder.encode_text(["warm", "up"])
     start = time.perf_counter()
     summary = embed_captions(
-        [folder / "c.parquet"], shards=folder / "shards", encoder=encoder, shard_rows=options.shard_rows
+        [folder / "c.parquet"], encoder=encoder, shards=ShardFolder(folder / "shards", rows=options.shard_rows)
     )
     wall = time.perf_counter() - start
     print(f"{summary.kept} captions in {summary.written} shards, {wall:.1f} s, {summary.kept / wall:.1f} captions/s")

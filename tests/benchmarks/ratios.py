@@ -39,6 +39,7 @@ from openness import by_masking, generate
 from text_encoding import plain, random_encoder
 from timing import Spent, alternate
 
+from rag_clip.classifiers.reuse import Reuse
 from rag_clip.classifiers.tip_x import TipXSettings
 from rag_clip.data import Features
 from rag_clip.files.features import FeatureRows, open_features
@@ -128,7 +129,9 @@ def reclassify(folder: Path) -> Row:
         cache.write(start, FeatureRows(features[start:stop].numpy(), (None,) * (stop - start)))
 
     def ours() -> None:
-        classify([source], prompts=labelled, output=folder / "out.parquet", encoder=encoder, features_dir=folder)
+        classify(
+            [source], prompts=labelled, output=folder / "out.parquet", encoder=encoder, reuse=Reuse(features_dir=folder)
+        )
 
     return Row(
         "classify stored features / one product",

@@ -42,7 +42,7 @@ from rag_clip.protocols import Encoder
 from rag_clip.store import open_store
 from rag_clip.support.candidates import find_candidates
 from rag_clip.support.concentrate import Concentration, concentrate
-from rag_clip.support.retrieved import retrieved_support
+from rag_clip.support.retrieved import ImageSearch, retrieved_support
 
 ASSETS = files("rag_clip.demo") / "assets"
 SETTINGS = {
@@ -115,7 +115,7 @@ def main(folder: Path) -> None:
         print(f"{title}: zero-shot {score(classifier(labelled.features), labelled)} ({', '.join(BANDS)}, all)")
         for search in ("class", "texts", "captions"):
             with open_store(folder / "images") as store:
-                found = find_candidates(asked, classifier, store, encoder, search=search, budget=100)
+                found = find_candidates(asked, classifier, store, encoder, asked=ImageSearch(search, 100))
             for name, settings in SETTINGS.items():
                 done = concentrate(found, classifier, settings)
                 held = found.take(done.rows)

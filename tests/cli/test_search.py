@@ -12,9 +12,9 @@ import pytest
 from inputs.command_line import Outcome, run
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.make import photographs
-from rag_clip.images.decoding import Decoding
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.images import index_images
+from rag_clip.pipelines.running import Running
 
 NAMES = [concept.name for concept in concepts()[:4]]
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(pa.table({"image": images, "caption": captions}), folder / "pairs.parquet")
     (folder / "first.png").write_bytes(images[0])
     index_images(
-        [folder / "pairs.parquet"], index=str(folder / "index"), encoder=load_encoder("demo"), decoding=Decoding(0)
+        [folder / "pairs.parquet"], index=str(folder / "index"), encoder=load_encoder("demo"), running=Running(0)
     )
     return folder
 

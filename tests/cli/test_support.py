@@ -20,9 +20,9 @@ from rag_clip.files.labels import write_labels
 from rag_clip.files.learned_prompts import read_learned_prompts
 from rag_clip.files.prompts import write_prompts
 from rag_clip.files.support import read_support
-from rag_clip.images.decoding import Decoding
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.images import index_images
+from rag_clip.pipelines.running import Running
 from rag_clip.prompts.templates import template_prompts
 
 HEAD = [row for row, concept in enumerate(concepts()) if concept.band == "head"][:3]
@@ -45,8 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [folder / "images.parquet"],
         index=str(folder / "index"),
         encoder=load_encoder("demo"),
-        decoding=Decoding(0),
         noise=False,
+        running=Running(0),
     )
     labels = LabelSet((*NAMES, "no such thing"))
     write_labels(labels, folder / "labels.json")

@@ -13,8 +13,8 @@ from rag_clip.data import LabelSet, SeveralLabels
 from rag_clip.evaluation.measures import measure
 from rag_clip.evaluation.results import Measure
 from rag_clip.evaluation.task import Metric
-from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.running import Running
 
 LABELS = LabelSet(("ant", "bee", "cat", "dog", "elk", "fox"), groups=("insect", "insect", "pet", "pet", "wild", "wild"))
 PAIR = LabelSet(("no", "yes"))
@@ -111,7 +111,7 @@ def test_labels_of_images_outside_the_label_set_are_refused_before_anything_is_k
             prompts=texts,
             output=tmp_path / "r.parquet",
             encoder=ENCODER,
-            decoding=Decoding(0),
+            running=Running(0),
         )
     assert not (tmp_path / "r.parquet").exists()
 

@@ -13,6 +13,7 @@ import pytest
 
 from inputs.pairs import caption
 from inputs.pictures import colour_prompts, picture
+from rag_clip.classifiers.reuse import Reuse
 from rag_clip.files.parquet_batches import bounded_batches, open_pages, unpacked_bytes
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.labelled import read_file_labels
@@ -20,6 +21,7 @@ from rag_clip.images.opening import open_image_files
 from rag_clip.images.rows import read_rows
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.images import index_images
+from rag_clip.pipelines.running import Running
 from rag_clip.testing import ToyEncoder
 
 MIB = 1 << 20
@@ -156,8 +158,8 @@ def test_classify_ends_at_a_damaged_page_and_keeps_what_it_finished(tmp_path: Pa
             prompts=colour_prompts(),
             output=tmp_path / "out.parquet",
             encoder=ToyEncoder(),
-            decoding=Decoding(0, 10),
-            features_dir=tmp_path / "kept",
+            running=Running(0, 10),
+            reuse=Reuse(features_dir=tmp_path / "kept"),
         )
     assert not (tmp_path / "out.parquet").exists()
     assert len(list((tmp_path / "kept").rglob("*.parquet"))) == 2  # rows 0 to 20 came before

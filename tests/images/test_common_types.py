@@ -14,8 +14,8 @@ import pytest
 
 from inputs.pictures import colour_prompts, picture
 from rag_clip.images.common_types import common_type
-from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.classify import classify
+from rag_clip.pipelines.running import Running
 from rag_clip.testing import ToyEncoder
 
 
@@ -106,9 +106,7 @@ def test_columns_of_two_files_become_one_with_the_values_of_both(tmp_path: Path,
     paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     for path, column in zip(paths, columns, strict=True):
         pq.write_table(pa.table({"image": [picture("red")] * len(column), "v": column}), path)
-    classify(
-        paths, prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=ToyEncoder(), decoding=Decoding(0)
-    )
+    classify(paths, prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=ToyEncoder(), running=Running(0))
     went = pq.read_table(tmp_path / "out.parquet")["v"]
     assert went.type == kind
     assert went.to_pylist() == [value for column in columns for value in column.to_pylist()]
@@ -131,7 +129,7 @@ def test_columns_that_nothing_holds_together_are_refused_by_name(tmp_path: Path)
         pq.write_table(pa.table({"image": [picture("red")], "when": pa.array([0], kind)}), path)
     with pytest.raises(ValueError, match=r"when is timestamp\[us\] in the first and timestamp\[ns\] in the second"):
         classify(
-            paths, prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=ToyEncoder(), decoding=Decoding(0)
+            paths, prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=ToyEncoder(), running=Running(0)
         )
 
 
@@ -142,9 +140,7 @@ def test_enums_of_other_categories_become_categories(tmp_path: Path, nested: boo
         column = pl.Series(names, dtype=pl.Enum(names))
         column = column.reshape((2, 1)).arr.to_list() if nested else column
         pl.DataFrame({"image": [picture("red")] * 2, "v": column}).write_parquet(path)
-    classify(
-        paths, prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=ToyEncoder(), decoding=Decoding(0)
-    )
+    classify(paths, prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=ToyEncoder(), running=Running(0))
     went = pl.read_parquet(tmp_path / "out.parquet")["v"]
     assert went.dtype == (pl.List(pl.Categorical) if nested else pl.Categorical)
     assert went.to_list() == ([["a"], ["b"], ["b"], ["c"]] if nested else ["a", "b", "b", "c"])

@@ -10,6 +10,7 @@ from PIL import Image
 
 from rag_clip.data import LabelSet
 from rag_clip.images.labelled import read_labelled
+from rag_clip.images.opening import Images
 from rag_clip.testing import ToyEncoder
 
 ENCODER = ToyEncoder()
@@ -80,4 +81,4 @@ def test_labels_and_images_that_cannot_be_used_are_refused(
 def test_a_missing_column_of_labels_is_named(tmp_path: Path):
     path = write(tmp_path / "a.parquet", [png("red")], ["red thing"])
     with pytest.raises(ValueError, match="no column 'class' of labels; it has image, label"):
-        read_labelled([path], LABELS, encoder=ENCODER, label_column="class")
+        read_labelled(Images([path], label_column="class"), LABELS, encoder=ENCODER)

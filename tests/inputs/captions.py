@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from rag_clip.captions.shards import ShardFolder
 from rag_clip.pipelines.captions import build_index
+from rag_clip.pipelines.running import Running
 from rag_clip.progress import Progress
 from rag_clip.testing import ToyEncoder
 
@@ -61,7 +63,9 @@ def build_killed(folder: str, events: int | None, seconds: float, *, alone: bool
     count(None)
     paths = sorted(Path(folder).glob("*.parquet"))
     encoder = LoggingEncoder(dim=16, log=f"{folder}/embedded.txt")
-    build_index(paths, index=f"{folder}/index", encoder=encoder, shard_rows=50, report=count)
+    build_index(
+        paths, index=f"{folder}/index", encoder=encoder, running=Running(report=count), shards=ShardFolder(rows=50)
+    )
 
 
 def write_captions(path: Path, texts: Sequence[str | None], **columns: Any) -> Path:

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from inputs.captions import CountingEncoder
-from rag_clip.captions.shards import read_manifests
+from rag_clip.captions.shards import ShardFolder, read_manifests
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
 from rag_clip.pipelines.captions import build_index
+from rag_clip.pipelines.running import Running
 from rag_clip.progress import Progress
 from rag_clip.store import caption_id, load_schema, open_store
 from rag_clip.testing import ToyEncoder
@@ -34,7 +35,7 @@ def corpus(tmp_path) -> Path:
 
 def test_captions_are_repaired_embedded_and_found_by_meaning_and_by_word(corpus, tmp_path):
     encoder, events = ToyEncoder(), list[Progress]()
-    summary = build_index([corpus], index=tmp_path / "index", encoder=encoder, report=events.append)
+    summary = build_index([corpus], index=tmp_path / "index", encoder=encoder, running=Running(report=events.append))
     assert (summary.read, summary.kept, summary.added, summary.repeated, summary.count) == (6, 4, 3, 1, 3)
     assert summary.already_there == 0
     assert (summary.dropped, summary.location) == ({"null": 1, "empty": 1}, str(tmp_path / "index"))
@@ -68,7 +69,7 @@ def test_sources_come_from_a_column_or_else_from_the_name_of_the_file(tmp_path):
     write(folder / "a.parquet", {"alt": first, "source": ["x", None]})
     write(folder / "b.parquet", {"alt": pa.array(["one"], pa.large_string())})
     (folder / "notes.txt").write_text("not a caption file")
-    build_index([tmp_path / "corpus"], index=tmp_path / "index", encoder=ToyEncoder(), text_column="alt")
+    build_index([tmp_path / "corpus"], index=tmp_path / "index", encoder=ToyEncoder(), columns="alt")
     with open_store(tmp_path / "index") as store:
         hits = store.sample(10, 0)
     assert {(hit.source, hit.text) for hit in hits} == {("x", "one"), ("a", "two"), ("b", "one")}
@@ -79,27 +80,30 @@ def test_a_build_that_was_killed_goes_on_and_embeds_only_what_has_no_shard(tmp_p
     corpus = write(tmp_path / "big.parquet", {"caption": texts})
     script = f"""
         import os, signal
+        from rag_clip.captions.shards import ShardFolder
         from rag_clip.pipelines.captions import build_index
+        from rag_clip.pipelines.running import Running
         from rag_clip.testing import ToyEncoder
         def kill(event):
             if event.done >= 2048:
                 os.kill(os.getpid(), signal.SIGKILL)
         index = {str(tmp_path / "index")!r}
-        build_index([{str(corpus)!r}], index=index, encoder=ToyEncoder(), shard_rows=500, report=kill)
+        shards, running = ShardFolder(rows=500), Running(report=kill)
+        build_index([{str(corpus)!r}], index=index, encoder=ToyEncoder(), shards=shards, running=running)
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
     assert killed.returncode == -signal.SIGKILL
     finished = [manifest.start for manifest in read_manifests(tmp_path / "index.shards")]
     assert finished[:3] == [0, 500, 1000]
     encoder = CountingEncoder()
-    summary = build_index([corpus], index=tmp_path / "index", encoder=encoder, shard_rows=500)
+    summary = build_index([corpus], index=tmp_path / "index", encoder=encoder, shards=ShardFolder(rows=500))
     left = [start for start in range(0, 3000, 500) if start not in finished]
     assert sorted(encoder.embedded) == sorted(text for start in left for text in texts[start : start + 500])
     assert (summary.added, summary.repeated, summary.already_there, summary.count) == (2900, 100, 0, 2900)
 
 
 def test_the_shards_are_removed_on_request(corpus, tmp_path):
-    summary = build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder(), keep_shards=False)
+    summary = build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder(), shards=ShardFolder(keep=False))
     assert (summary.count, (tmp_path / "index.shards").exists()) == (3, False)
     again = build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder(), shards=tmp_path / "kept")
     assert (again.embedded, again.added, again.count) == (3, 0, 3)
@@ -193,7 +197,7 @@ def test_the_cleaning_of_an_index_is_noted_before_its_first_caption(corpus, tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder(), report=stop)
+        build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder(), running=Running(report=stop))
     with pytest.raises(ValueError, match="max_words was 80, is None"):
         build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder(), cleaning=load_cleaning("none"))
     build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder())

@@ -15,11 +15,13 @@ import torch
 
 import rag_clip.files.features
 from inputs.pictures import COLOURS, LightEncoder, colour_prompts, colours, picture, write_images
+from rag_clip.classifiers.match import Scoring
 from rag_clip.classifiers.prepared import PreparedHead
+from rag_clip.classifiers.reuse import Reuse
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.classify import classify
+from rag_clip.pipelines.running import Running
 from rag_clip.progress import Progress
 from rag_clip.store import caption_id, create_store, load_schema
 from rag_clip.testing import ToyEncoder
@@ -36,7 +38,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(paths: list[Path], output: Path, **settings: Any):
-    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "decoding": Decoding(0)}
+    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "running": Running(0)}
     return classify(paths, output=output, **defaults | settings)
 
 
@@ -44,7 +46,7 @@ def test_every_input_column_is_kept_beside_the_prediction(tmp_path: Path, output
     source = write_images(
         tmp_path / "in.parquet", [picture(name) for name in colours(7)], id=list(range(7)), truth=colours(7)
     )
-    summary = run([source], output, top_k=2)
+    summary = run([source], output, scoring=Scoring(top_k=2))
     written = pq.read_table(output)
     assert written.schema.names == [
         "image", "id", "truth", "label", "score", "top_k_labels", "top_k_scores", "error",
@@ -64,7 +66,7 @@ def test_every_input_column_is_kept_beside_the_prediction(tmp_path: Path, output
 
 
 def test_scores_are_probabilities_over_all_classes(tmp_path: Path, output: Path):
-    run([write_images(tmp_path / "in.parquet", [picture("red")])], output, top_k=9)
+    run([write_images(tmp_path / "in.parquet", [picture("red")])], output, scoring=Scoring(top_k=9))
     scores = pq.read_table(output)["top_k_scores"].to_pylist()[0]
     assert len(scores) == 3
     assert sum(scores) == pytest.approx(1)
@@ -126,9 +128,9 @@ def test_no_rows_give_an_empty_output_with_all_columns(tmp_path: Path, output: P
 def test_shards_and_batches_do_not_show_in_the_output(tmp_path: Path, output: Path):
     images = [None if row in (2, 8) else picture(name) for row, name in enumerate(colours(14))]
     source = write_images(tmp_path / "in.parquet", images)
-    run([source], output, decoding=Decoding(0, 3))
+    run([source], output, running=Running(0, 3))
     whole = tmp_path / "whole.parquet"
-    run([source], whole, decoding=Decoding(0, 256))
+    run([source], whole, running=Running(0, 256))
     assert pq.read_table(output).equals(pq.read_table(whole), check_metadata=True)
 
 
@@ -138,15 +140,17 @@ def test_worker_processes_give_what_this_process_gives(tmp_path: Path, output: P
     source = write_images(tmp_path / "in.parquet", images)
     run([source], output, encoder=LightEncoder())
     parallel = tmp_path / "parallel.parquet"
-    run([source], parallel, encoder=LightEncoder(), decoding=Decoding(2))
+    run([source], parallel, encoder=LightEncoder(), running=Running(2))
     assert pq.read_table(parallel).equals(pq.read_table(output), check_metadata=True)
 
 
 def test_cached_features_serve_other_prompts_without_decoding(tmp_path: Path, output: Path):
     source = write_images(tmp_path / "in.parquet", [picture("red"), b"broken", picture("blue")])
-    first = run([source], output, features_dir=tmp_path / "features")
+    first = run([source], output, reuse=Reuse(features_dir=tmp_path / "features"))
     errors = pq.read_table(output)["error"].to_pylist()
-    second = run([source], output, features_dir=tmp_path / "features", prompts=colour_prompts("blue", "red"))
+    second = run(
+        [source], output, prompts=colour_prompts("blue", "red"), reuse=Reuse(features_dir=tmp_path / "features")
+    )
     assert (first.decoded, first.from_cache) == (3, 0)
     assert (second.decoded, second.from_cache, second.failed) == (0, 3, 1)
     assert "decode" not in second.seconds
@@ -157,18 +161,18 @@ def test_cached_features_serve_other_prompts_without_decoding(tmp_path: Path, ou
 
 def test_a_changed_file_is_decoded_again(tmp_path: Path, output: Path):
     source = write_images(tmp_path / "in.parquet", [picture("red")])
-    run([source], output, features_dir=tmp_path / "features")
+    run([source], output, reuse=Reuse(features_dir=tmp_path / "features"))
     write_images(source, [picture("green", size=(30, 30))])
-    summary = run([source], output, features_dir=tmp_path / "features")
+    summary = run([source], output, reuse=Reuse(features_dir=tmp_path / "features"))
     assert (summary.decoded, pq.read_table(output)["label"].to_pylist()) == (1, ["green"])
 
 
 def test_a_file_that_was_not_there_is_read_on_the_next_run(tmp_path: Path, output: Path):
     (tmp_path / "now.png").write_bytes(picture("red"))
     source = write_images(tmp_path / "in.parquet", ["now.png", "late.png"], pa.string())
-    first = run([source], output, features_dir=tmp_path / "features")
+    first = run([source], output, reuse=Reuse(features_dir=tmp_path / "features"))
     (tmp_path / "late.png").write_bytes(picture("green"))
-    second = run([source], output, features_dir=tmp_path / "features")
+    second = run([source], output, reuse=Reuse(features_dir=tmp_path / "features"))
     assert (first.failed, second.failed, second.decoded) == (1, 0, 2)
     assert pq.read_table(output)["label"].to_pylist() == ["red", "green"]
 
@@ -177,7 +181,7 @@ def test_a_file_that_was_not_there_is_read_on_the_next_run(tmp_path: Path, outpu
 def test_progress_counts_every_row_of_both_stages(tmp_path: Path, output: Path):
     events: list[Progress] = []
     source = write_images(tmp_path / "in.parquet", [picture(name) for name in colours(6)])
-    run([source], output, decoding=Decoding(0, 2), report=events.append)
+    run([source], output, running=Running(0, 2, report=events.append))
     assert [(event.stage, event.done, event.total) for event in events] == [
         ("prompts", 3, 3),
         ("encode", 2, 6), ("encode", 4, 6), ("encode", 6, 6), ("write", 4, 6), ("write", 6, 6),
@@ -190,8 +194,8 @@ def test_an_earlier_output_is_replaced_and_another_file_only_by_force(tmp_path: 
     with pytest.raises(ValueError, match=r"is there, and is not what `rag-clip classify` wrote; .* \(force=True\)"):
         run([source], output)
     assert output.read_bytes() == b"old"
-    run([source], output, force=True)
-    run([source], output, prompts=colour_prompts("blue", "red"), top_k=1)
+    run([source], output, running=Running(force=True))
+    run([source], output, prompts=colour_prompts("blue", "red"), scoring=Scoring(top_k=1))
     assert pq.read_table(output)["top_k_labels"].to_pylist() == [["red"]]
 
 
@@ -205,7 +209,7 @@ def test_prompts_of_another_encoder_are_refused(tmp_path: Path, output: Path):
 def test_settings_out_of_range_are_refused_before_any_work(tmp_path: Path, output: Path):
     source = write_images(tmp_path / "in.parquet", [picture("red")])
     with pytest.raises(ValueError, match="top_k is 0; it must be at least 1"):
-        run([source], output, top_k=0)
+        run([source], output, scoring=Scoring(top_k=0))
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
@@ -255,6 +259,8 @@ def test_captions_of_the_index_are_not_encoded_again(tmp_path: Path, output: Pat
         for name, caption, evidence in zip(labels.names, captions, ids, strict=True)
     )
     source = write_images(tmp_path / "in.parquet", [picture("red"), picture("blue")])
-    run([source], output, prompts=Prompts(labels, texts), encoder=Counting(), index=str(tmp_path / "index"))
+    run(
+        [source], output, prompts=Prompts(labels, texts), encoder=Counting(), reuse=Reuse(index=str(tmp_path / "index"))
+    )
     assert sorted(asked) == ["blue", "red"]
     assert pq.read_table(output)["label"].to_pylist() == ["red", "blue"]

@@ -15,8 +15,8 @@ from inputs.pictures import COLOURS, colour_prompts, colours, picture, write_ima
 from rag_clip.classifiers.prepared import prepare_head
 from rag_clip.data import Features, LabelSet, Support
 from rag_clip.files.support import write_support
-from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.classify import classify
+from rag_clip.pipelines.running import Running
 from rag_clip.testing import ToyEncoder
 
 ENCODER = ToyEncoder()
@@ -56,7 +56,7 @@ def predicted(tmp_path: Path, **settings: Any) -> list[str]:
         prompts=colour_prompts(),
         output=tmp_path / "out.parquet",
         encoder=ENCODER,
-        decoding=Decoding(0),
+        running=Running(0),
         **settings,
     )
     return pq.read_table(tmp_path / "out.parquet")["label"].to_pylist()
@@ -82,7 +82,7 @@ def test_a_second_encoder_sees_the_images_of_the_support_file(tmp_path: Path):
     others = {"second": Second()}
     path = shots(tmp_path / "support.parquet")
     head = prepare_head("como", path, labels=LABELS, encoder=ENCODER, others=others)
-    assert predicted(tmp_path, head=head, others=others) == colours(6)
+    assert predicted(tmp_path, head=head) == colours(6)
     with pytest.raises(ValueError, match="como blends features of several encoders; name a second one"):
         prepare_head("como", path, labels=LABELS, encoder=ENCODER)
     bare = shots(tmp_path / "bare.parquet", images=False)

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from inputs.pictures import COLOURS, LightEncoder, colour_prompts, colours, encoded, picture, write_images
-from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.classify import classify
+from rag_clip.pipelines.running import Running
 from rag_clip.testing import ToyEncoder
 
 PATHS_AND_BYTES = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -22,7 +22,7 @@ PATHS_AND_BYTES = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 def labels_of(source: Path, tmp_path: Path) -> list[tuple[str | None, str | None]]:
     output = tmp_path / "predictions.parquet"
-    summary = classify([source], prompts=colour_prompts(), output=output, encoder=ToyEncoder(), decoding=Decoding(0))
+    summary = classify([source], prompts=colour_prompts(), output=output, encoder=ToyEncoder(), running=Running(0))
     rows = pq.read_table(output, columns=["label", "error"]).to_pylist()
     assert summary.failed == sum(row["error"] is not None for row in rows)
     return [(row["label"], row["error"]) for row in rows]
@@ -32,7 +32,7 @@ def refused(source: Path | list[Path], tmp_path: Path, message: str, error: type
     paths = source if isinstance(source, list) else [source]
     with pytest.raises(error, match=message):
         classify(
-            paths, prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=ToyEncoder(), decoding=Decoding(0)
+            paths, prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=ToyEncoder(), running=Running(0)
         )
     assert not (tmp_path / "out.parquet").exists()
 
@@ -128,7 +128,7 @@ def test_a_path_that_leaves_the_folder_is_refused_by_worker_processes_too(tmp_pa
     images = [{"bytes": picture("red"), "path": None}, {"bytes": None, "path": "../blue.png"}]
     source = write_images(tmp_path / "data/in.parquet", images, PATHS_AND_BYTES)
     output = tmp_path / "out.parquet"
-    classify([source], prompts=colour_prompts(), output=output, encoder=LightEncoder(), decoding=Decoding(1))
+    classify([source], prompts=colour_prompts(), output=output, encoder=LightEncoder(), running=Running(1))
     rows = pq.read_table(output).to_pylist()
     assert [row["label"] for row in rows] == ["red", None]
     assert "lies outside" in rows[1]["error"]
@@ -189,8 +189,7 @@ def test_memory_stays_below_the_size_of_a_giant_row_group(tmp_path: Path):
         prompts=colour_prompts(),
         output=tmp_path / "out.parquet",
         encoder=ToyEncoder(),
-        decoding=Decoding(0),
-        report=lambda event: held.append(pa.total_allocated_bytes() - before),
+        running=Running(0, report=lambda event: held.append(pa.total_allocated_bytes() - before)),
     )
     assert pq.ParquetFile(tmp_path / "in.parquet").num_row_groups == 1
     assert len(held) == 9  # one of the prompts, six of encoding, two of writing

@@ -15,15 +15,15 @@ import pytest
 
 from inputs.kept_types import FAR, arrow_columns, arrow_only_columns, polars_columns
 from inputs.pictures import colour_prompts, picture
-from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.classify import classify
+from rag_clip.pipelines.running import Running
 from rag_clip.testing import ToyEncoder
 
 ARROW, ARROW_ONLY, POLARS = arrow_columns(), arrow_only_columns(), polars_columns()
 
 
 def classified(paths: list[Path], output: Path) -> pa.Table:
-    classify(paths, prompts=colour_prompts(), output=output, encoder=ToyEncoder(), decoding=Decoding(0))
+    classify(paths, prompts=colour_prompts(), output=output, encoder=ToyEncoder(), running=Running(0))
     return pq.read_table(output)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from PIL import Image
 import rag_clip.files.features
 from inputs.pictures import COLOURS, LightEncoder, colour_prompts, colours, encoded, picture, write_images
 from rag_clip.classifiers.como import CoMoSettings
-from rag_clip.classifiers.match import match
+from rag_clip.classifiers.match import Scoring, match
 from rag_clip.classifiers.prepared import PreparedHead
+from rag_clip.classifiers.reuse import Reuse
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Features, Support
-from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.classify import classify
+from rag_clip.pipelines.running import Running
 from rag_clip.testing import ToyEncoder
 
 SECOND = LightEncoder(dim=16, name="second")
@@ -50,7 +51,11 @@ def support(names: Sequence[str]) -> Support:
     )  # fmt: skip
 
 
-HEAD = PreparedHead(lambda text: CoMoSettings(alpha=40, beta=3).build(text, support(list(COLOURS))), {"name": "como"})
+HEAD = PreparedHead(
+    lambda text: CoMoSettings(alpha=40, beta=3).build(text, support(list(COLOURS))),
+    {"name": "como"},
+    others={"second": SECOND},
+)
 
 
 def run(source: Path, output: Path, **settings: Any):
@@ -58,9 +63,8 @@ def run(source: Path, output: Path, **settings: Any):
         "prompts": colour_prompts(),
         "encoder": LightEncoder(),
         "head": HEAD,
-        "others": {"second": SECOND},
     }
-    return classify([source], output=output, **{"decoding": Decoding(0)} | defaults | settings)
+    return classify([source], output=output, **{"running": Running(0)} | defaults | settings)
 
 
 @pytest.fixture
@@ -72,7 +76,10 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_head_gets_each_images_features_by_both_encoders(tmp_path: Path) -> None:
     images = [b"broken" if row in (1, 6) else picture(name) for row, name in enumerate(colours(11))]
     summary = run(
-        write_images(tmp_path / "in.parquet", images), tmp_path / "out.parquet", top_k=3, decoding=Decoding(0, 3)
+        write_images(tmp_path / "in.parquet", images),
+        tmp_path / "out.parquet",
+        running=Running(0, 3),
+        scoring=Scoring(top_k=3),
     )
     good = [image for image in images if image != b"broken"]
     features = Features(ToyEncoder().encode_images(good).pooled, others={"second": SECOND.encode_images(good).pooled})
@@ -91,7 +98,7 @@ def test_the_head_gets_each_images_features_by_both_encoders(tmp_path: Path) -> 
 def test_an_image_that_one_encoder_fails_on_has_its_error(tmp_path: Path) -> None:
     blind = BlindToBlue(dim=16, name="blind")
     source = write_images(tmp_path / "in.parquet", [picture("red"), picture("blue"), b"broken", picture("green")])
-    summary = run(source, tmp_path / "out.parquet", others={"second": blind})
+    summary = run(source, tmp_path / "out.parquet", head=replace(HEAD, others={"second": blind}))
     written = pq.read_table(tmp_path / "out.parquet")
     assert written["label"].to_pylist() == ["red", None, None, "green"]
     assert written["error"].to_pylist()[1] == "second: the encoder's features are not finite; try precision fp32"
@@ -101,8 +108,8 @@ def test_an_image_that_one_encoder_fails_on_has_its_error(tmp_path: Path) -> Non
 
 def test_features_of_both_encoders_are_kept_and_taken_up(tmp_path: Path) -> None:
     source = write_images(tmp_path / "in.parquet", [picture(name) for name in colours(5)])
-    settings = {"features_dir": tmp_path / "features"}
-    alone = run(source, tmp_path / "alone.parquet", head=None, others=None, **settings)
+    settings = {"reuse": Reuse(features_dir=tmp_path / "features")}
+    alone = run(source, tmp_path / "alone.parquet", head=None, **settings)
     both = run(source, tmp_path / "both.parquet", **settings)
     again = run(source, tmp_path / "again.parquet", **settings)
     assert [(done.decoded, done.from_cache) for done in (alone, both, again)] == [(5, 0), (5, 0), (0, 5)]
@@ -112,5 +119,5 @@ def test_features_of_both_encoders_are_kept_and_taken_up(tmp_path: Path) -> None
 def test_a_head_without_its_second_encoder_says_which_it_needs(tmp_path: Path) -> None:
     source = write_images(tmp_path / "in.parquet", [picture("red")])
     with pytest.raises(ValueError, match="needs features of the images by second, and found none"):
-        run(source, tmp_path / "out.parquet", others=None)
+        run(source, tmp_path / "out.parquet", head=replace(HEAD, others={}))
     assert not (tmp_path / "out.parquet").exists()

@@ -17,8 +17,10 @@ import pytest
 
 from inputs.folders import TESTS
 from inputs.pictures import colour_prompts, colours, picture, write_images
-from rag_clip.images.decoding import Decoding
+from rag_clip.classifiers.match import Scoring
+from rag_clip.classifiers.reuse import Reuse
 from rag_clip.pipelines.classify import ClassifySummary, classify
+from rag_clip.pipelines.running import Running
 from rag_clip.progress import Progress, silent
 from rag_clip.testing import ToyEncoder
 
@@ -29,8 +31,8 @@ KILLED_RUN = textwrap.dedent(
     from pathlib import Path
     import rag_clip.files.features
     from inputs.pictures import LightEncoder, colour_prompts
-    from rag_clip.images.decoding import Decoding
     from rag_clip.pipelines.classify import classify
+    from rag_clip.pipelines.running import Running
 
     def die_midway(event):
         if event.done >= 10:
@@ -38,7 +40,7 @@ KILLED_RUN = textwrap.dedent(
 
     rag_clip.files.features.SHARD_ROWS = 4
     classify([sys.argv[1]], prompts=colour_prompts(), output=sys.argv[2], encoder=LightEncoder(),
-             decoding=Decoding(1, 2), report=die_midway)
+             running=Running(1, 2, report=die_midway))
     """
 )
 
@@ -55,7 +57,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def run(source: Path, output: Path, **settings: Any) -> ClassifySummary:
-    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "decoding": Decoding(0, 2)}
+    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "running": Running(0, 2)}
     return classify([source], output=output, **defaults | settings)
 
 
@@ -100,7 +102,7 @@ def test_an_interrupt_leaves_finished_shards_and_no_output(source: Path, tmp_pat
 
     output = tmp_path / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
-        run(source, output, report=interrupt)
+        run(source, output, running=Running(0, 2, report=interrupt))
     assert not output.exists()
     assert shards(tmp_path / "out.parquet.parts") == ["00000.parquet"]
     assert run(source, output).from_cache == SHARD_ROWS
@@ -112,13 +114,16 @@ def test_an_interrupt_while_writing_keeps_the_old_output_and_every_shard(source:
             raise KeyboardInterrupt
 
     output = tmp_path / "out.parquet"
-    run(source, output, top_k=1)
+    run(source, output, scoring=Scoring(top_k=1))
     old = output.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        run(source, output, report=interrupt)
+        run(source, output, running=Running(0, 2, report=interrupt))
     assert output.read_bytes() == old
     assert len(shards(tmp_path / "out.parquet.parts")) == 5
-    assert (run(source, output, report=silent).decoded, pq.read_table(output).num_rows) == (0, 18)
+    assert (run(source, output, running=Running(0, 2, report=silent)).decoded, pq.read_table(output).num_rows) == (
+        0,
+        18,
+    )
 
 
 def test_shards_of_an_interrupted_run_serve_other_prompts_but_not_another_encoder(source: Path, tmp_path: Path):
@@ -128,19 +133,27 @@ def test_shards_of_an_interrupted_run_serve_other_prompts_but_not_another_encode
 
     output = tmp_path / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
-        run(source, output, report=interrupt)
+        run(source, output, running=Running(0, 2, report=interrupt))
     wide = ToyEncoder(dim=64)
-    assert run(source, tmp_path / "x.parquet", features_dir=f"{output}.parts", encoder=wide,
-               prompts=colour_prompts(encoder=wide)).from_cache == 0  # fmt: skip
+    assert (
+        run(
+            source,
+            tmp_path / "x.parquet",
+            encoder=wide,
+            prompts=colour_prompts(encoder=wide),
+            reuse=Reuse(features_dir=f"{output}.parts"),
+        ).from_cache
+        == 0
+    )
     assert run(source, output, prompts=colour_prompts("blue", "red")).from_cache == 16
 
 
 def test_a_full_disk_names_the_output_and_keeps_the_shards(source: Path, tmp_path: Path):
     output = tmp_path / "out.parquet"
-    run(source, output, features_dir=tmp_path / "features")
+    run(source, output, reuse=Reuse(features_dir=tmp_path / "features"))
     output.unlink()
     with room_for(1500), pytest.raises(OSError, match=r"cannot write .*out\.parquet .*finished shards are kept"):
-        run(source, output, features_dir=tmp_path / "features")
+        run(source, output, reuse=Reuse(features_dir=tmp_path / "features"))
     assert not output.exists()
     assert shards(tmp_path / "out.parquet.parts") == []
-    assert run(source, output, features_dir=tmp_path / "features").decoded == 0
+    assert run(source, output, reuse=Reuse(features_dir=tmp_path / "features")).decoded == 0

@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from inputs.pictures import colour_prompts, colours, picture, write_images
+from rag_clip.classifiers.match import Scores, Scoring
 from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.cli import app
 from rag_clip.files.prompts import read_prompts
-from rag_clip.images.decoding import Decoding
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.classify import classify
+from rag_clip.pipelines.running import Running
 from rag_clip.testing import ToyEncoder
 
 SIGLIP = ToyEncoder(bias=-20.0, trained_bias=True)
@@ -42,15 +43,15 @@ def siglip(tmp_path: Path) -> str:
 
 
 def run(images: Path, output: Path, **settings: Any) -> list[dict]:
-    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": SIGLIP, "decoding": Decoding(0)}
+    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": SIGLIP, "running": Running(0)}
     classify([images], output=output, **defaults | settings)
     return pq.read_table(output).to_pylist()
 
 
 def test_sigmoid_scores_are_those_of_the_logits_and_change_no_label(tmp_path: Path):
     images = write_images(tmp_path / "in.parquet", [picture(name) for name in colours(5)])
-    by_sigmoid = run(images, tmp_path / "sigmoid.parquet", scores="sigmoid", top_k=3)
-    by_softmax = run(images, tmp_path / "softmax.parquet", top_k=3)
+    by_sigmoid = run(images, tmp_path / "sigmoid.parquet", scoring=Scoring(top_k=3, scores="sigmoid"))
+    by_softmax = run(images, tmp_path / "softmax.parquet", scoring=Scoring(top_k=3))
     features = SIGLIP.encode_images([picture(name) for name in colours(5)]).pooled
     logits = 20 * features @ SIGLIP.encode_text(["red", "green", "blue"]).T - 20
     for row, (one, other) in enumerate(zip(by_sigmoid, by_softmax, strict=True)):
@@ -62,8 +63,12 @@ def test_sigmoid_scores_are_those_of_the_logits_and_change_no_label(tmp_path: Pa
 
 
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
-def test_predictions_record_their_scores(tmp_path: Path, scores: str):
-    run(write_images(tmp_path / "in.parquet", [picture("red")]), tmp_path / "out.parquet", scores=scores)
+def test_predictions_record_their_scores(tmp_path: Path, scores: Scores):
+    run(
+        write_images(tmp_path / "in.parquet", [picture("red")]),
+        tmp_path / "out.parquet",
+        scoring=Scoring(scores=scores),
+    )
     assert json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"rag_clip"])["scores"] == scores
 
 
@@ -74,11 +79,11 @@ def test_what_has_no_level_is_refused_before_any_work(tmp_path: Path):
     cases: dict[str, dict[str, Any]] = {
         "sigmoid scores need an encoder that was trained with a logit bias": {"encoder": filled},
         "heads and learned prompts are trained with softmax": {"head": head},
-        "scores are 'logits'; choose one of softmax, sigmoid": {"scores": "logits"},
+        "scores are 'logits'; choose one of softmax, sigmoid": {"scoring": Scoring(scores="logits")},  # type: ignore[arg-type]
     }
     for reason, settings in cases.items():
         with pytest.raises(ValueError, match=reason):
-            run(images, tmp_path / "out.parquet", **{"scores": "sigmoid"} | settings)
+            run(images, tmp_path / "out.parquet", **{"scoring": Scoring(scores="sigmoid")} | settings)
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 
 from inputs.pictures import encoded, picture
 from inputs.web_server import Server, serving
-from rag_clip.images.decoding import Decoding
 from rag_clip.images.tars import open_tar
-from rag_clip.pipelines.download import DownloadSummary, download_images
+from rag_clip.pipelines.download import DownloadSummary, Fetching, download_images
 from rag_clip.pipelines.images import index_images
+from rag_clip.pipelines.running import Running
 from rag_clip.testing import ToyEncoder
 
 INSTALLED = importlib.util.find_spec("img2dataset") is not None
@@ -60,11 +60,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         captions = [f"caption of {url.rpartition('/')[2]}" for url in urls]
         pl.DataFrame({"URL": urls, "TEXT": captions}).write_csv(folder / "list.csv")
 
+        fetching = Fetching(timeout=4, processes=1, threads=8, allow_private=True)
+
         def run(**settings: Any) -> DownloadSummary:
             return download_images(
-                [folder / "list.csv"], output=output, caption_column="text", allow_private=True, timeout=4,
-                processes=1, threads=8, **settings,
-            )  # fmt: skip
+                [folder / "list.csv"], output=output, caption_column="text", fetching=fetching, **settings
+            )
 
         first = run()
         asked = server.asked.copy()
@@ -120,7 +121,7 @@ def test_small_images_are_kept_as_they_came_and_large_ones_made_smaller(runs: Ru
 
 @needs_img2dataset
 def test_what_was_downloaded_becomes_an_index(runs: Runs, tmp_path: Path):
-    summary = index_images([runs.output], index=tmp_path / "index", encoder=ToyEncoder(), decoding=Decoding(0))
+    summary = index_images([runs.output], index=tmp_path / "index", encoder=ToyEncoder(), running=Running(0))
     assert (summary.rows, summary.failed, summary.count) == (4, 0, 4)
     [shard, later] = sorted((tmp_path / "index.shards").rglob("0*.parquet"), key=lambda path: -len(pq.read_table(path)))
     assert set(pq.read_table(shard)["source"].to_pylist()) == {"web"}
@@ -132,6 +133,8 @@ def test_private_addresses_are_refused_by_default(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("no_proxy", "*")
     with serving() as server:
         (tmp_path / "list.txt").write_text(server.url("/red") + "\n")
-        summary = download_images([tmp_path / "list.txt"], output=tmp_path / "out", caption_column=None, processes=1)
+        summary = download_images(
+            [tmp_path / "list.txt"], output=tmp_path / "out", caption_column=None, fetching=Fetching(processes=1)
+        )
         assert server.asked == {}
     assert summary.errors == {"127.0.0.1 is a private address; it is refused": 1}

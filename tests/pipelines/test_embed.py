@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from inputs.captions import CountingEncoder, write_captions
+from rag_clip.captions.shards import ShardFolder
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.files.lock import BusyError, locked
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
-from rag_clip.progress import Progress
+from rag_clip.pipelines.running import Running
+from rag_clip.progress import Progress, silent
 from rag_clip.store import caption_id
 from rag_clip.testing import ToyEncoder
 
@@ -29,9 +31,9 @@ def corpus(tmp_path) -> Path:
     return write_captions(tmp_path / "web.parquet", TEXTS)
 
 
-def embed(corpus: Path, encoder=None, **options):
-    options = {"shards": corpus.parent / "shards", "shard_rows": 3, **options}
-    return embed_captions([corpus], encoder=encoder or ToyEncoder(), **options)
+def embed(corpus: Path, encoder=None, report=silent, **options):
+    shards = ShardFolder(**{"path": corpus.parent / "shards", "rows": 3, **options})
+    return embed_captions([corpus], shards=shards, encoder=encoder or ToyEncoder(), running=Running(report=report))
 
 
 def manifests(folder: Path) -> list[dict]:
@@ -79,7 +81,7 @@ def test_captions_are_cleaned_cut_into_shards_and_described(corpus, tmp_path):
 
 
 def test_vectors_are_kept_in_sixteen_bits(corpus, tmp_path):
-    [key] = embed(corpus, shard_rows=100).keys
+    [key] = embed(corpus, rows=100).keys
     table = pq.read_table(tmp_path / "shards" / f"{key}.parquet")
     assert str(table.schema.field("vector").type) == "fixed_size_list<element: halffloat>[32]"
     halves = np.stack(table["vector"].to_numpy())
@@ -122,7 +124,7 @@ def test_a_file_whose_rows_only_reading_can_count_is_finished_too(tmp_path):
     (tmp_path / "shards" / f"{first.keys[1]}.json").unlink()
     embed(corpus, encoder)
     assert sorted(encoder.embedded) == ["caption 3", "caption 4", "caption 5"]
-    parts = [embed(corpus, shards=tmp_path / f"part {part}", part=(part, 2)) for part in range(2)]
+    parts = [embed(corpus, path=tmp_path / f"part {part}", part=(part, 2)) for part in range(2)]
     assert sorted(key for part in parts for key in part.keys) == sorted(first.keys)
 
 
@@ -144,7 +146,7 @@ def test_what_a_file_says_of_its_images_stays_with_its_captions(tmp_path):
 def test_a_repeated_caption_of_a_shard_is_embedded_once(tmp_path):
     corpus = write_captions(tmp_path / "web.parquet", ["one", "two", "one", "one"], source=["x", "x", "x", "y"])
     encoder = CountingEncoder()
-    summary = embed(corpus, encoder, shard_rows=10)
+    summary = embed(corpus, encoder, rows=10)
     assert (summary.kept, summary.repeated) == (3, 1)
     assert [(text, source) for _, text, source in rows(tmp_path / "shards")] == [
         ("one", "x"),
@@ -155,7 +157,7 @@ def test_a_repeated_caption_of_a_shard_is_embedded_once(tmp_path):
 
 def test_dropped_rows_are_sampled_by_reason(tmp_path):
     corpus = write_captions(tmp_path / "web.parquet", ["kept", *[None] * 30, " ", "\n"])
-    [key] = embed(corpus, shard_rows=100).keys
+    [key] = embed(corpus, rows=100).keys
     dropped = pq.read_table(tmp_path / "shards/dropped" / f"{key}.parquet").to_pylist()
     found = [(row["row"], row["text"], row["reason"]) for row in dropped]
     assert found[-2:] == [(31, " ", "empty"), (32, "\n", "empty")]
@@ -163,7 +165,7 @@ def test_dropped_rows_are_sampled_by_reason(tmp_path):
 
 
 def test_other_texts_encoder_or_rows_make_other_shards(corpus, tmp_path):
-    keys = {*embed(corpus).keys, *embed(corpus, ToyEncoder(dim=16)).keys, *embed(corpus, shard_rows=4).keys}
+    keys = {*embed(corpus).keys, *embed(corpus, ToyEncoder(dim=16)).keys, *embed(corpus, rows=4).keys}
     write_captions(corpus, [*TEXTS, "one more"])
     keys |= set(embed(corpus).keys)
     assert len(keys) == 3 + 3 + 2 + 3
@@ -171,13 +173,13 @@ def test_other_texts_encoder_or_rows_make_other_shards(corpus, tmp_path):
 
 def test_parts_share_out_the_shards_and_together_make_them_all(tmp_path):
     corpus = write_captions(tmp_path / "web.parquet", [f"caption {row}" for row in range(100)])
-    whole = embed(corpus, shard_rows=5)
-    parts = [embed(corpus, shard_rows=5, shards=tmp_path / "parts", part=(part, 3)) for part in range(3)]
+    whole = embed(corpus, rows=5)
+    parts = [embed(corpus, rows=5, path=tmp_path / "parts", part=(part, 3)) for part in range(3)]
     assert sorted(key for part in parts for key in part.keys) == sorted(whole.keys)
     assert [part.written for part in parts] in ([7, 7, 6], [7, 6, 7], [6, 7, 7])
     assert rows(tmp_path / "parts") == rows(tmp_path / "shards")
     encoder = CountingEncoder()
-    assert embed(corpus, encoder, shard_rows=5, shards=tmp_path / "parts", part=(1, 3)).written == 0
+    assert embed(corpus, encoder, rows=5, path=tmp_path / "parts", part=(1, 3)).written == 0
     with pytest.raises(ValueError, match="there is no part 3 of 3; parts are counted from 0"):
         embed(corpus, part=(3, 3))
 
@@ -209,7 +211,9 @@ def test_a_damaged_file_keeps_what_could_be_read_and_is_retried_on_request(tmp_p
     assert "bad.parquet" in summary.failures[0]
     again = embed_captions([bad, good], shards=tmp_path / "shards", encoder=ToyEncoder())
     assert (again.written, again.failures) == (0, summary.failures)
-    retried = embed_captions([bad, good], shards=tmp_path / "shards", encoder=ToyEncoder(), retry_failed=True)
+    retried = embed_captions(
+        [bad, good], encoder=ToyEncoder(), shards=ShardFolder(tmp_path / "shards", retry_failed=True)
+    )
     assert (retried.written, retried.failures) == (1, summary.failures)
 
 
@@ -225,7 +229,7 @@ class BlindEncoder(ToyEncoder):
 
 
 def test_captions_without_a_usable_vector_are_dropped_and_counted(corpus, tmp_path):
-    summary = embed(corpus, BlindEncoder(), shard_rows=100)
+    summary = embed(corpus, BlindEncoder(), rows=100)
     assert (summary.kept, summary.repeated) == (2, 1)
     assert summary.dropped == {"null": 1, "empty": 1, "no vector": 2}
     assert [text for _, text, _ in rows(tmp_path / "shards")] == ["a red flag", "a blue flag"]
@@ -254,14 +258,14 @@ def test_a_full_disk_is_told_and_what_was_finished_stays(tmp_path):
     corpus = write_captions(tmp_path / "web.parquet", ["one", None, None, None, None, *map(str, range(5))])
     script = f"""
         import resource, signal
+        from rag_clip.captions.shards import ShardFolder
         from rag_clip.pipelines.embed import embed_captions
         from rag_clip.testing import ToyEncoder
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
         try:
-            embed_captions(
-                [{str(corpus)!r}], shards={str(tmp_path / "shards")!r}, encoder=ToyEncoder(dim=512), shard_rows=5
-            )
+            shards = ShardFolder({str(tmp_path / "shards")!r}, rows=5)
+            embed_captions([{str(corpus)!r}], shards=shards, encoder=ToyEncoder(dim=512))
         except OSError as error:
             print(error)
     """

@@ -15,14 +15,17 @@ from inputs.tasks import CAPTION, ENCODER, LABELS, Counting, colour_task, prompt
 from rag_clip.data import LabelSet, Prompts, PromptText, Support
 from rag_clip.evaluation.head_choices import choose_heads
 from rag_clip.evaluation.image_tasks import ImageTask, read_images
-from rag_clip.evaluation.results import read_results
+from rag_clip.evaluation.results import Result, read_results
 from rag_clip.evaluation.rival_names import Candidates
 from rag_clip.evaluation.runs import PromptFile, read_prompt_files
 from rag_clip.evaluation.settings import CandidateFacts
+from rag_clip.evaluation.shot_runs import Heads
 from rag_clip.files.prompts import write_prompts
 from rag_clip.files.support import write_support
 from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.running import Running
+from rag_clip.progress import Progress
 from rag_clip.prompts.templates import template_prompts
 
 
@@ -44,16 +47,16 @@ def shots(path: Path) -> Path:
 
 
 def test_each_prompts_file_is_a_run_with_its_numbers_and_tier(tmp_path: Path) -> None:
-    seen: list[str] = []
+    events: list[Progress] = []
     summary = evaluate(
         [colour_task(tmp_path)],
         prompts=prompt_files(tmp_path),
         output=tmp_path / "results.parquet",
         encoder=ENCODER,
-        decoding=Decoding(0),
-        on_result=lambda result: seen.append(f"{result.run} {result.tier}"),
+        running=Running(0, report=events.append),
     )
-    assert seen == ["good T0", "bad T1"]
+    results = [event.item for event in events if isinstance(event.item, Result)]
+    assert [f"{result.run} {result.tier}" for result in results] == ["good T0", "bad T1"]
     assert (summary.measured, summary.found, summary.failed) == (2, 0, 0)
     table = pl.read_parquet(tmp_path / "results.parquet")
     names = ["task", "run", "tier", "metric", "item", "value", "low", "high", "settings", "key"]
@@ -76,8 +79,8 @@ def test_heads_are_runs_of_their_own_marked_by_the_labels_they_used(tmp_path: Pa
         prompts=prompt_files(tmp_path)[1:],
         output=output,
         encoder=ENCODER,
-        heads=heads,
-        decoding=Decoding(0),
+        running=Running(0),
+        heads=Heads(choices=heads),
     )
     alone, head = read_results(output)
     assert [(one.run, one.tier) for one in (alone, head)] == [("bad", "T1"), ("bad + tip_adapter", "T1+FS")]
@@ -97,7 +100,7 @@ def test_images_that_cannot_be_used_are_counted_and_the_rest_keep_their_rows(tmp
     assert (images.rows.tolist(), images.failed) == ([0, 1, 2, 3, 4, 5], 1)
     output = tmp_path / "results.parquet"
     summaries = [
-        evaluate([task], prompts=prompt_files(tmp_path), output=output, encoder=ENCODER, decoding=Decoding(0))
+        evaluate([task], prompts=prompt_files(tmp_path), output=output, encoder=ENCODER, running=Running(0))
         for _ in range(2)
     ]
     assert [(one.measured, one.failed) for one in summaries] == [(2, 1), (0, 1)]
@@ -120,7 +123,7 @@ def test_logits_are_put_in_the_order_of_the_tasks_classes(tmp_path: Path) -> Non
         prompts=prompt_files(tmp_path),
         output=tmp_path / "results.parquet",
         encoder=ENCODER,
-        decoding=Decoding(0),
+        running=Running(0),
     )
     assert summary.results[1].series("recall") == {"blue": 1.0, "green": 1.0, "red": 0.0}
 
@@ -146,7 +149,7 @@ def test_bad_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
         choose_heads(["ridge"], support=tmp_path, options={"ridge": {"beta": 1}})
     lone = choose_heads(["como"], support=tmp_path / "s.parquet")
     with pytest.raises(ValueError, match="como needs the images' features by a second encoder too; name one"):
-        evaluate([task], prompts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, heads=lone)
+        evaluate([task], prompts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, heads=Heads(choices=lone))
     with pytest.raises(ValueError, match="would both be called"):
         read_prompt_files([tmp_path / "prompts-good.parquet", tmp_path / "prompts-good.parquet"])
     (tmp_path / "old.parquet").write_bytes((tmp_path / "colours.parquet").read_bytes())
@@ -157,7 +160,9 @@ def test_bad_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_candidate_names_are_measured_beside_texts_alone_and_change_no_other_run(tmp_path: Path) -> None:
     task, texts, output = colour_task(tmp_path), prompt_files(tmp_path)[:1], tmp_path / "results.parquet"
     heads = choose_heads(["tip_adapter"], support=shots(tmp_path / "s.parquet"))
-    job = partial(evaluate, [task], prompts=texts, output=output, encoder=ENCODER, heads=heads, decoding=Decoding(0))
+    job = partial(
+        evaluate, [task], prompts=texts, output=output, encoder=ENCODER, running=Running(0), heads=Heads(choices=heads)
+    )
     plain = job()
     named = job(candidates=Candidates("words.txt", ("reds", "red sea", "sky")))
     other = job(candidates=Candidates("words.txt", ("sea",)))
@@ -185,7 +190,7 @@ def test_a_text_is_encoded_once_for_prompts_and_swaps(tmp_path: Path) -> None:
         prompts=[PromptFile("mixed", tmp_path / "mixed.parquet", mixed)],
         output=tmp_path / "results.parquet",
         encoder=encoder,
-        decoding=Decoding(0),
+        running=Running(0),
     )
     assert encoder.encoded == ["red", "sea", "green", "blue", "scarlet"]
 
@@ -212,7 +217,7 @@ def test_a_run_has_one_name_on_every_task_of_a_suite(tmp_path: Path) -> None:
         prompts=read_prompt_files(places),
         output=tmp_path / "results.parquet",
         encoder=ENCODER,
-        decoding=Decoding(0),
+        running=Running(0),
     )
     assert [(one.task, one.run, one.main.value) for one in summary.results] == [
         ("one", "names", 1.0),

@@ -23,12 +23,12 @@ from rag_clip.evaluation.few_shot import over_draws
 from rag_clip.evaluation.image_tasks import ImageTask, image_task, open_tasks
 from rag_clip.evaluation.protocol import draw_shots
 from rag_clip.evaluation.results import Measure, Result, read_results
-from rag_clip.evaluation.shot_runs import FewShot
+from rag_clip.evaluation.shot_runs import FewShot, Heads
 from rag_clip.evaluation.splits import Train
-from rag_clip.images.decoding import Decoding
 from rag_clip.metrics.accuracy import is_right
 from rag_clip.metrics.uncertainty import mean_interval
 from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.running import Running
 from rag_clip.report.evaluation import write_evaluation
 from rag_clip.testing import ToyEncoder
 
@@ -52,7 +52,7 @@ def answers_by_draw(result: Result) -> dict[int, dict[int, bool]]:
 
 def test_a_head_is_measured_on_each_number_of_shots_as_the_mean_over_its_draws(tmp_path: Path) -> None:
     task, few = pets(tmp_path), FewShot(("ridge", "linear_probe"), (1, 4), floor=False)
-    found = evaluate([task], output=tmp_path / "r.parquet", few_shot=few).results
+    found = evaluate([task], output=tmp_path / "r.parquet", heads=Heads(few_shot=few)).results
     assert [(one.run, one.tier) for one in found] == [
         ("a {}", "T0"),
         ("a {} + ridge, 1 shots", "T0+FS"),
@@ -80,7 +80,7 @@ def test_what_was_drawn_and_measured_is_not_run_again_until_the_protocol_changes
     task, output = pets(tmp_path), tmp_path / "r.parquet"
 
     def measured(few: FewShot) -> int:
-        return evaluate([task], output=output, few_shot=few).measured
+        return evaluate([task], output=output, heads=Heads(few_shot=few)).measured
 
     assert measured(FewShot(("ridge",), (2,))) == 2
     assert measured(FewShot(("ridge",), (2,))) == 0
@@ -98,17 +98,19 @@ def test_what_was_drawn_and_measured_is_not_run_again_until_the_protocol_changes
 def test_a_file_without_splits_gives_its_shots_and_its_other_images_are_measured(tmp_path: Path) -> None:
     place = features_file(tmp_path / "pets.npz", images=10, seed=0)
     task = image_task(*open_tasks([place])[0])
-    found = evaluate([task], output=tmp_path / "r.parquet", few_shot=FewShot(("tip_adapter",), (4,))).results[1]
+    found = evaluate(
+        [task], output=tmp_path / "r.parquet", heads=Heads(few_shot=FewShot(("tip_adapter",), (4,)))
+    ).results[1]
     assert found.counts.images == 3 * (10 - 4)
     assert f"from {place} itself, whose other images were measured" in found.settings.tuned
     with pytest.raises(ValueError, match="10 shots per class take all of the 30 images; draw fewer"):
-        evaluate([task], output=tmp_path / "r.parquet", few_shot=FewShot(("tip_adapter",), (10,)))
+        evaluate([task], output=tmp_path / "r.parquet", heads=Heads(few_shot=FewShot(("tip_adapter",), (10,))))
 
 
 @pytest.mark.parametrize("head", [name for name in HEADS if name not in ("coop", "como", "como_f")])
 def test_every_head_of_features_chooses_by_the_inner_split(tmp_path: Path, head: str) -> None:
     output, few = tmp_path / "r.parquet", FewShot((head,), (5,), seeds=1, validate=True, floor=False)
-    found = evaluate([pets(tmp_path)], output=output, few_shot=few).results[1]
+    found = evaluate([pets(tmp_path)], output=output, heads=Heads(few_shot=few)).results[1]
     assert (found.run, found.tier, found.main.low, found.main.high) == (
         f"a {{}} + {head}, 5 shots",
         "T0+FS",
@@ -128,9 +130,9 @@ def test_images_and_prompts_in_another_order_of_classes_are_drawn_from_too(tmp_p
         [task, turned],
         prompts=texts,
         output=tmp_path / "r.parquet",
-        few_shot=few,
         encoder=ENCODER,
-        decoding=Decoding(0),
+        running=Running(0),
+        heads=Heads(few_shot=few),
     ).results
     assert [(one.task, one.run, one.main.value, one.counts.images) for one in found] == [
         ("colours", "good", 1.0, 6),
@@ -156,7 +158,7 @@ def test_bounds_over_draws_end_where_the_number_does() -> None:
 
 def test_what_the_vocabulary_does_is_counted_over_the_answers_of_all_draws(tmp_path: Path) -> None:
     task, few = pets(tmp_path), FewShot(("ridge",), (2, "all"))
-    _, ridge, whole = evaluate([task], output=tmp_path / "r.parquet", few_shot=few).results
+    _, ridge, whole = evaluate([task], output=tmp_path / "r.parquet", heads=Heads(few_shot=few)).results
     assert ridge.images is not None
     wrong = [row for row in ridge.images.to_pylist() if not row["right"]]
     pairs = Counter(f"{NAMES[row['target']]} ← {NAMES[row['predicted']]}" for row in wrong)
@@ -172,17 +174,22 @@ def test_what_the_vocabulary_does_is_counted_over_the_answers_of_all_draws(tmp_p
 
 def test_encoders_that_a_head_does_not_need_do_not_decide_its_numbers(tmp_path: Path) -> None:
     task, texts, few = colour_task(tmp_path), prompt_files(tmp_path)[:1], FewShot(("ridge",), (1,), seeds=1)
-    job = partial(evaluate, [task], prompts=texts, output=tmp_path / "r.parquet", few_shot=few, decoding=Decoding(0))
-    assert job(encoder=ENCODER).measured == 2
-    assert job(encoder=ENCODER, others={"second": ToyEncoder(dim=8, name="second")}).measured == 0
+    job = partial(evaluate, [task], prompts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, running=Running(0))
+    assert job(heads=Heads(few_shot=few)).measured == 2
+    others = {"second": ToyEncoder(dim=8, name="second")}
+    assert job(heads=Heads(few_shot=few, others=others)).measured == 0
 
 
 def test_what_keeps_train_images_from_use_is_kept(tmp_path: Path) -> None:
     task = replace(colour_task(tmp_path), train=colour_task(tmp_path, name="more", broken=True).paths[0])
     _, ridge = evaluate(
-        task, prompts=prompt_files(tmp_path)[:1], output=tmp_path / "r.parquet", encoder=ENCODER, decoding=Decoding(0),
-        few_shot=FewShot(("ridge",), (1,), seeds=1),
-    ).results  # fmt: skip
+        task,
+        prompts=prompt_files(tmp_path)[:1],
+        output=tmp_path / "r.parquet",
+        encoder=ENCODER,
+        running=Running(0),
+        heads=Heads(few_shot=FewShot(("ridge",), (1,), seeds=1)),
+    ).results
     assert ridge.counts.train is not None
     assert ridge.counts.train.failed == 1
     assert ridge.counts.train.reasons["6"].startswith("not an image of a known format")
@@ -196,7 +203,7 @@ def test_shots_that_repeat_are_refused() -> None:
 
 def test_the_answers_of_every_draw_are_kept_and_pair_with_the_texts_alone(tmp_path: Path) -> None:
     task, few = pets(tmp_path), FewShot(("ridge", "gaussian"), (4,))
-    evaluate([task], output=tmp_path / "r.parquet", few_shot=few)
+    evaluate([task], output=tmp_path / "r.parquet", heads=Heads(few_shot=few))
     alone, ridge, gaussian = read_results(tmp_path / "r.parquet")
     answers = [answers_by_draw(one) for one in (alone, ridge, gaussian)]
     assert [list(one) for one in answers] == [[0], [0, 1, 2], [0, 1, 2]]
@@ -216,7 +223,7 @@ def test_the_answers_of_every_draw_are_kept_and_pair_with_the_texts_alone(tmp_pa
 def test_shots_from_the_file_itself_pair_image_by_image_and_draw_by_draw(tmp_path: Path) -> None:
     place = features_file(tmp_path / "pets.npz", images=10, seed=0)
     task, few = image_task(*open_tasks([place])[0]), FewShot(("ridge",), (2, 4))
-    alone, two, four = evaluate([task], output=tmp_path / "r.parquet", few_shot=few).results
+    alone, two, four = evaluate([task], output=tmp_path / "r.parquet", heads=Heads(few_shot=few)).results
     zero, less, more = map(answers_by_draw, (alone, two, four))
     shared = {row: [(less[draw][row], more[draw][row]) for draw in less if row in more[draw]] for row in zero[0]}
     assert all(set(more[draw]) < set(less[draw]) for draw in range(3))
@@ -244,7 +251,7 @@ def test_runs_of_other_images_do_not_pair(tmp_path: Path) -> None:
 
 def test_all_images_of_the_train_split_are_drawn_once_with_intervals_over_images(tmp_path: Path) -> None:
     task, output = pets(tmp_path), tmp_path / "r.parquet"
-    found = evaluate([task], output=output, few_shot=FewShot(("ridge",), (4, "all"))).results[2]
+    found = evaluate([task], output=output, heads=Heads(few_shot=FewShot(("ridge",), (4, "all")))).results[2]
     train, test = (read_features(tmp_path / f"{name}.npz") for name in ("train", "test"))
     head = build_head("ridge", Train(train.features, train.labels, train.truth).support(), encoder=None)
     right = is_right(head(test.zero_shot())(test.features), one_label("test set", test.truth))
@@ -255,11 +262,13 @@ def test_all_images_of_the_train_split_are_drawn_once_with_intervals_over_images
     assert (found.settings.head.shots, found.settings.head.seeds) == ("all", 1)
     assert found.settings.low_high is None
     assert f"ridge was built on all images of {tmp_path / 'train.npz'}; " in found.settings.tuned
-    assert evaluate([task], output=output, few_shot=FewShot(("ridge",), ("all",), seeds=5)).measured == 0
-    held_out = evaluate([task], output=output, few_shot=FewShot(("ridge",), ("all",), validate=True)).results[1]
+    assert evaluate([task], output=output, heads=Heads(few_shot=FewShot(("ridge",), ("all",), seeds=5))).measured == 0
+    held_out = evaluate(
+        [task], output=output, heads=Heads(few_shot=FewShot(("ridge",), ("all",), validate=True))
+    ).results[1]
     assert "train.npz; its open settings were chosen on the first fifth of each class" in held_out.settings.tuned
     with pytest.raises(ValueError, match="Pets has no train split to take all images of; name one, or a number of"):
-        evaluate([replace(task, train=None)], output=output, few_shot=FewShot(("ridge",), ("all",)))
+        evaluate([replace(task, train=None)], output=output, heads=Heads(few_shot=FewShot(("ridge",), ("all",))))
 
 
 def test_the_command_draws_shots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,12 +21,12 @@ from rag_clip.evaluation.check import check_evaluation
 from rag_clip.evaluation.feature_file import read_features
 from rag_clip.evaluation.image_tasks import ImageTask, image_task, open_tasks
 from rag_clip.evaluation.results import Result
-from rag_clip.evaluation.shot_runs import FewShot
+from rag_clip.evaluation.shot_runs import FewShot, Heads
 from rag_clip.evaluation.splits import Train
 from rag_clip.files.labels import write_labels
-from rag_clip.images.decoding import Decoding
 from rag_clip.metrics.ranking import mean_average_precision
 from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.running import Running
 
 NAMES, WIDTH = ("cat", "dog", "owl", "fox"), 16
 FIXED: dict[str, Any] = {"linear_probe": {"rate": 1e-1, "weight_decay": 1e-4}}
@@ -88,7 +88,7 @@ def run(found: tuple[Result, ...]) -> list[tuple[str, str]]:
 
 def test_a_probe_learns_from_shots_of_several_labels_what_the_text_has_wrong(tmp_path: Path) -> None:
     few = FewShot(("linear_probe",), (2, "all"), seeds=2, options=FIXED)
-    found = evaluate([open_pets(tmp_path)], output=tmp_path / "r.parquet", few_shot=few).results
+    found = evaluate([open_pets(tmp_path)], output=tmp_path / "r.parquet", heads=Heads(few_shot=few)).results
     assert run(found) == [
         ("a {}", "map_11_point"),
         ("a {} + linear_probe, 2 shots", "map_11_point"),
@@ -105,13 +105,13 @@ def test_a_probe_learns_from_shots_of_several_labels_what_the_text_has_wrong(tmp
 
 def test_validation_holds_out_a_fifth_of_every_class(tmp_path: Path) -> None:
     few = FewShot(("linear_probe",), (5,), seeds=1, validate=True, options=FIXED)
-    found = evaluate([open_pets(tmp_path)], output=tmp_path / "r.parquet", few_shot=few).results
+    found = evaluate([open_pets(tmp_path)], output=tmp_path / "r.parquet", heads=Heads(few_shot=few)).results
     assert found[1].main.value > found[0].main.value
 
 
 def test_heads_of_one_label_refuse_the_shots(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"images with several labels.*linear_probe learns from several"):
-        evaluate([open_pets(tmp_path)], output=tmp_path / "r.parquet", few_shot=FewShot(("ridge",), (2,)))
+        evaluate([open_pets(tmp_path)], output=tmp_path / "r.parquet", heads=Heads(few_shot=FewShot(("ridge",), (2,))))
 
 
 def test_a_file_alone_says_by_its_labels_that_images_have_several(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_file_alone_says_by_its_labels_that_images_have_several(tmp_path: Path
     found = evaluate(
         [image_task(*open_tasks([place])[0])],
         output=tmp_path / "r.parquet",
-        few_shot=FewShot(("linear_probe",), (3,), seeds=1, options=FIXED),
+        heads=Heads(few_shot=FewShot(("linear_probe",), (3,), seeds=1, options=FIXED)),
     ).results
     assert run(found) == [("a {}", "map_11_point"), ("a {} + linear_probe, 3 shots", "map_11_point")]
     (drawn,) = found[1].counts.drawn or ()
@@ -146,13 +146,13 @@ def test_images_with_lists_of_labels_are_encoded_ranked_and_learned(tmp_path: Pa
     found = evaluate(
         tasks[:1],
         prompts=prompt_files(tmp_path),
-        few_shot=few,
         output=tmp_path / "r.parquet",
         encoder=ENCODER,
-        decoding=Decoding(0),
+        running=Running(0),
+        heads=Heads(few_shot=few),
     ).results
     alone = evaluate(
-        tasks[1:], prompts=prompt_files(tmp_path), output=tmp_path / "s.parquet", encoder=ENCODER, decoding=Decoding(0)
+        tasks[1:], prompts=prompt_files(tmp_path), output=tmp_path / "s.parquet", encoder=ENCODER, running=Running(0)
     ).results
     assert [one.run for one in found] == [
         "good", "good + linear_probe, all shots", "bad", "bad + linear_probe, all shots",

@@ -14,9 +14,9 @@ from inputs.shots import NAMES, features_file, pets
 from inputs.tasks import ENCODER, colour_task, prompt_files
 from rag_clip.evaluation.check import check_evaluation
 from rag_clip.evaluation.image_tasks import open_tasks
-from rag_clip.evaluation.shot_runs import FewShot
-from rag_clip.images.decoding import Decoding
+from rag_clip.evaluation.shot_runs import FewShot, Heads
 from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.running import Running
 
 
 def uneven_file(path: Path) -> Path:
@@ -29,7 +29,9 @@ def test_shots_are_not_drawn_from_the_file_that_tests(tmp_path: Path) -> None:
     task = pets(tmp_path)
     with pytest.raises(ValueError, match="Pets would draw its shots from the images it tests on"):
         evaluate(
-            [replace(task, train=task.paths[0])], output=tmp_path / "r.parquet", few_shot=FewShot(("ridge",), (1,))
+            [replace(task, train=task.paths[0])],
+            output=tmp_path / "r.parquet",
+            heads=Heads(few_shot=FewShot(("ridge",), (1,))),
         )
 
 
@@ -39,9 +41,13 @@ def test_a_train_split_is_read_before_it_is_drawn_from_and_its_faults_are_named(
 
     def run(place: Path) -> None:
         evaluate(
-            [replace(task, train=place)], prompts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, few_shot=few,
-            decoding=Decoding(0),
-        )  # fmt: skip
+            [replace(task, train=place)],
+            prompts=texts,
+            output=tmp_path / "r.parquet",
+            encoder=ENCODER,
+            running=Running(0),
+            heads=Heads(few_shot=few),
+        )
 
     with pytest.raises(ValueError, match=r"the train split of .*train\.parquet: .* 1 label .* such as 'mauve'"):
         run(train)
@@ -51,7 +57,7 @@ def test_a_train_split_is_read_before_it_is_drawn_from_and_its_faults_are_named(
 
 def test_a_head_of_two_encoders_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="como_f needs the images' features by a second encoder too; name one"):
-        evaluate([pets(tmp_path)], output=tmp_path / "r.parquet", few_shot=FewShot(("como_f",), (1,)))
+        evaluate([pets(tmp_path)], output=tmp_path / "r.parquet", heads=Heads(few_shot=FewShot(("como_f",), (1,))))
     assert not (tmp_path / "r.parquet").exists()
 
 
@@ -102,5 +108,5 @@ def test_protocols_that_cannot_be_are_refused(protocol: dict[str, Any], message:
 
 def test_a_head_that_trains_texts_needs_the_model_before_anything_is_measured(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="coop trains texts through an encoder; name the model"):
-        evaluate([pets(tmp_path)], output=tmp_path / "r.parquet", few_shot=FewShot(("coop",), (1,)))
+        evaluate([pets(tmp_path)], output=tmp_path / "r.parquet", heads=Heads(few_shot=FewShot(("coop",), (1,))))
     assert not (tmp_path / "r.parquet").exists()

@@ -20,11 +20,13 @@ from rag_clip.evaluation.head_choices import choose_heads
 from rag_clip.evaluation.image_tasks import image_task, open_tasks
 from rag_clip.evaluation.results import Measure, Result, read_results
 from rag_clip.evaluation.runs import read_prompt_files, unused_prompts
+from rag_clip.evaluation.shot_runs import Heads
 from rag_clip.files.labels import write_labels
 from rag_clip.files.prompts import write_prompts
 from rag_clip.files.support import write_support
-from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.running import Running
+from rag_clip.progress import Progress
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.report.evaluation import write_comparison
 
@@ -42,11 +44,12 @@ def features_file(path: Path) -> Path:
 def test_a_features_file_is_measured_by_its_own_text_without_an_encoder(tmp_path: Path) -> None:
     opened = open_tasks([features_file(tmp_path / "pets.npz")])
     tasks = [image_task(*one) for one in opened]
-    summary = evaluate(tasks, output=tmp_path / "r.parquet", scale=100.0)
+    scaled = [[replace(task, scale=scale) for task in tasks] for scale in (100.0, 50.0)]
+    summary = evaluate(scaled[0], output=tmp_path / "r.parquet")
     found = [(one.task, one.run, one.tier, one.main.metric, one.main.value) for one in summary.results]
     assert found == [("pets", "a {}", "T0", "accuracy", 1.0), ("pets", "not a {}", "T0", "accuracy", 0.0)]
-    assert evaluate(tasks, output=tmp_path / "r.parquet", scale=100.0).measured == 0
-    assert evaluate(tasks, output=tmp_path / "r.parquet", scale=50.0).measured == 2
+    assert evaluate(scaled[0], output=tmp_path / "r.parquet").measured == 0
+    assert evaluate(scaled[1], output=tmp_path / "r.parquet").measured == 2
     with pytest.raises(ValueError, match="does not say the scale of its encoder; give it \\(--scale 100"):
         evaluate(tasks, output=tmp_path / "r.parquet")
 
@@ -63,7 +66,7 @@ def test_a_task_file_names_files_classes_and_the_metric_that_comes_first(tmp_pat
     with pytest.raises(ValueError, match="name the model"):
         evaluate(tasks, prompts=prompt_files(tmp_path), output=tmp_path / "r.parquet")
     summary = evaluate(
-        tasks, prompts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, decoding=Decoding(0)
+        tasks, prompts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, running=Running(0)
     )
     bad = summary.results[1]
     assert (bad.task, bad.main.metric, bad.main.value) == ("Colours", "mean_per_class", pytest.approx(2 / 3))
@@ -95,11 +98,7 @@ def test_what_cannot_be_measured_is_said_before_any_work(tmp_path: Path) -> None
     empty = replace(colour_task(tmp_path), paths=(tmp_path / "empty.parquet",))
     with pytest.raises(ValueError, match=r"empty\.parquet holds no row; give labelled images"):
         evaluate(
-            [empty],
-            prompts=prompt_files(tmp_path),
-            output=tmp_path / "r.parquet",
-            encoder=ENCODER,
-            decoding=Decoding(0),
+            [empty], prompts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, running=Running(0)
         )
 
 
@@ -121,11 +120,11 @@ def test_a_suite_is_all_of_its_tasks_and_check_says_what_is_missing(tmp_path: Pa
 
 def test_without_prompts_a_task_is_measured_by_its_own_templates(tmp_path: Path) -> None:
     task = replace(colour_task(tmp_path), labels=replace(LABELS, templates=("a {} thing", "{}")))
-    own = evaluate([task], output=tmp_path / "own.parquet", encoder=ENCODER, decoding=Decoding(0)).results
+    own = evaluate([task], output=tmp_path / "own.parquet", encoder=ENCODER, running=Running(0)).results
     write_prompts(template_prompts(task.labels), tmp_path / "prompts-same.parquet")
     texts = read_prompt_files([tmp_path / "prompts-same.parquet"])
     same = evaluate(
-        [task], prompts=texts, output=tmp_path / "same.parquet", encoder=ENCODER, decoding=Decoding(0)
+        [task], prompts=texts, output=tmp_path / "same.parquet", encoder=ENCODER, running=Running(0)
     ).results
     assert [(one.run, one.tier) for one in own] == [("templates", "T0")]
     assert own[0].measures == same[0].measures
@@ -170,12 +169,17 @@ def test_a_support_file_of_other_classes_is_told_before_anything_is_measured(tmp
     )
     opened = open_tasks([task.paths[0]], labels=LABELS)
     assert check_evaluation(opened, texts=texts, heads=heads, encoder=ENCODER.fingerprint) == (said,)
-    found: list[Result] = []
+    events: list[Progress] = []
     with pytest.raises(ValueError, match="stands for other classes than the prompts"):
         evaluate(
-            [task], prompts=texts, output=tmp_path / "r.parquet", encoder=ENCODER, heads=heads, on_result=found.append
+            [task],
+            prompts=texts,
+            output=tmp_path / "r.parquet",
+            encoder=ENCODER,
+            heads=Heads(choices=heads),
+            running=Running(report=events.append),
         )
-    assert found == []
+    assert events == []
 
 
 def test_plain_images_need_a_label_set_and_unknown_places_are_refused(tmp_path: Path) -> None:
@@ -188,7 +192,7 @@ def test_plain_images_need_a_label_set_and_unknown_places_are_refused(tmp_path: 
 def test_two_files_are_compared_run_by_run_on_the_same_images(tmp_path: Path) -> None:
     task, texts = colour_task(tmp_path), prompt_files(tmp_path)
     for name, chosen in (("a", texts), ("b", [replace(texts[0], prompts=texts[1].prompts)])):
-        evaluate([task], prompts=chosen, output=tmp_path / f"{name}.parquet", encoder=ENCODER, decoding=Decoding(0))
+        evaluate([task], prompts=chosen, output=tmp_path / f"{name}.parquet", encoder=ENCODER, running=Running(0))
     found = compare_results(*(read_results(tmp_path / f"{name}.parquet") for name in "ab"))
     assert [pair.name for pair in found.pairs] == ["colours | good [T0 → T1]"]
     change = found.pairs[0].difference
@@ -212,9 +216,8 @@ def test_single_runs_are_compared_whatever_their_names_and_nothing_in_common_is_
 
 
 def test_results_of_another_format_are_refused(tmp_path: Path) -> None:
-    evaluate(
-        [image_task(*open_tasks([features_file(tmp_path / "pets.npz")])[0])], output=tmp_path / "r.parquet", scale=1
-    )
+    task = image_task(*open_tasks([features_file(tmp_path / "pets.npz")])[0])
+    evaluate([replace(task, scale=1)], output=tmp_path / "r.parquet")
     table = pq.read_table(tmp_path / "r.parquet")
     facts = json.dumps({"format": 99, "version": "9.0"})
     pq.write_table(table.replace_schema_metadata({"rag_clip.results": facts}), tmp_path / "new.parquet")

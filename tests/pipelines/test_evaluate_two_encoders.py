@@ -12,6 +12,7 @@ from inputs.pictures import encoded, write_images
 from rag_clip.classifiers.como import CoMoFSettings, CoMoSettings
 from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.heads import HeadSettings
+from rag_clip.classifiers.reuse import Reuse
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.cli import app
 from rag_clip.data import LabelSet
@@ -19,7 +20,7 @@ from rag_clip.evaluation.image_tasks import ImageTask, read_images
 from rag_clip.evaluation.protocol import draw_shots, inner_split
 from rag_clip.evaluation.results import Result
 from rag_clip.evaluation.runs import read_prompt_files
-from rag_clip.evaluation.shot_runs import FewShot
+from rag_clip.evaluation.shot_runs import FewShot, Heads
 from rag_clip.evaluation.splits import Train
 from rag_clip.files.labels import write_labels
 from rag_clip.files.prompts import write_prompts
@@ -27,6 +28,7 @@ from rag_clip.images.decoding import Decoding
 from rag_clip.metrics.accuracy import is_right
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.running import Running
 from rag_clip.prompts.templates import template_prompts
 
 SECOND = "demo:second"
@@ -63,10 +65,14 @@ def measured(folder: Path, few: FewShot) -> tuple[Result, ...]:
     """Return the runs of few shots on the pictures."""
     task = ImageTask("Stripes", (folder / "test.parquet",), LABELS, train=folder / "train.parquet")
     return evaluate(
-        [task], prompts=read_prompt_files([folder / "prompts-plain.parquet"]), output=folder / "r.parquet",
-        encoder=load_encoder("demo", device="cpu"), others={SECOND: load_encoder(SECOND, device="cpu")},
-        few_shot=few, features_dir=folder / "features", decoding=Decoding(0),
-    ).results  # fmt: skip
+        [task],
+        prompts=read_prompt_files([folder / "prompts-plain.parquet"]),
+        output=folder / "r.parquet",
+        encoder=load_encoder("demo", device="cpu"),
+        running=Running(0),
+        reuse=Reuse(features_dir=folder / "features"),
+        heads=Heads(few_shot=few, others={SECOND: load_encoder(SECOND, device="cpu")}),
+    ).results
 
 
 def by_hand(folder: Path, settings: HeadSettings, *, validate: bool) -> list[bool]:

@@ -19,14 +19,14 @@ from rag_clip.data import LabelSet, SeveralLabels
 from rag_clip.evaluation.check import check_evaluation
 from rag_clip.evaluation.image_tasks import image_task, open_tasks
 from rag_clip.files.support import read_support
-from rag_clip.images.decoding import Decoding
 from rag_clip.images.labelled import read_classes, read_labelled
 from rag_clip.images.opening import open_image_files
 from rag_clip.images.rows import partitions
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.images import index_images
-from rag_clip.pipelines.support_shots import support_from_shots
+from rag_clip.pipelines.running import Running
+from rag_clip.pipelines.support_shots import ShotSettings, support_from_shots
 from rag_clip.testing import ToyEncoder
 
 ENCODER = ToyEncoder()
@@ -66,7 +66,7 @@ def top_1(place: Path, folder: Path, **settings: Any) -> float:
         prompts=texts[:1],
         output=folder / "results.parquet",
         encoder=ENCODER,
-        decoding=Decoding(0),
+        running=Running(0),
     )
     found = summary.results[0].get("accuracy") or summary.results[0].get("map_11_point")
     assert found is not None
@@ -75,11 +75,7 @@ def top_1(place: Path, folder: Path, **settings: Any) -> float:
 
 def test_the_folders_of_a_partition_are_columns_of_predictions(tmp_path: Path):
     classify(
-        [hive(tmp_path)],
-        prompts=colour_prompts(),
-        output=tmp_path / "out.parquet",
-        encoder=ENCODER,
-        decoding=Decoding(0),
+        [hive(tmp_path)], prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=ENCODER, running=Running(0)
     )
     rows = pq.read_table(tmp_path / "out.parquet", columns=["label", "year", "predicted_label"]).to_pylist()
     assert rows == [
@@ -92,7 +88,13 @@ def test_the_folders_of_a_partition_are_labels(tmp_path: Path):
     folder = hive(tmp_path)
     assert read_labelled([folder], LABELS, encoder=ENCODER).targets.tolist() == [2, 0]
     support_from_shots(
-        [folder], LABELS, output=tmp_path / "s.parquet", encoder=ENCODER, k=1, views=0, decoding=Decoding(0)
+        [folder],
+        LABELS,
+        output=tmp_path / "s.parquet",
+        encoder=ENCODER,
+        k=1,
+        running=Running(0),
+        settings=ShotSettings(views=0),
     )
     assert read_support(tmp_path / "s.parquet").targets.tolist() == [[0, 0, 1], [1, 0, 0]]
 
@@ -103,7 +105,7 @@ def test_a_partitioned_folder_is_evaluated(tmp_path: Path):
 
 def test_pairs_and_captions_are_read_from_partitions(tmp_path: Path):
     folder = hive(tmp_path)
-    pairs = index_images([folder], index=tmp_path / "index", encoder=ENCODER, decoding=Decoding(0), noise=False)
+    pairs = index_images([folder], index=tmp_path / "index", encoder=ENCODER, noise=False, running=Running(0))
     assert (pairs.rows, pairs.count) == (2, 2)
     captions = [row["text"] for source in find_sources([folder]) for b in read_source(source) for row in b.to_pylist()]
     assert sorted(captions) == ["a blue square", "a red square"]
@@ -141,11 +143,17 @@ def test_numbers_are_classes_by_the_names_in_the_file(tmp_path: Path, labels: Se
     assert marks.tolist() == [[False, False, True], [False, True, False], [True, False, False]]
     assert top_1(path, tmp_path) == 1
     support_from_shots(
-        [path], LABELS, output=tmp_path / "s.parquet", encoder=ENCODER, k=1, views=0, decoding=Decoding(0)
+        [path],
+        LABELS,
+        output=tmp_path / "s.parquet",
+        encoder=ENCODER,
+        k=1,
+        running=Running(0),
+        settings=ShotSettings(views=0),
     )
     assert read_support(tmp_path / "s.parquet").targets.tolist() == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
     summary = classify(
-        [path], prompts=colour_prompts(), output=tmp_path / "o.parquet", encoder=ENCODER, decoding=Decoding(0)
+        [path], prompts=colour_prompts(), output=tmp_path / "o.parquet", encoder=ENCODER, running=Running(0)
     )
     written = pq.read_table(summary.output)
     assert written["label"].to_pylist() == labels

@@ -12,6 +12,8 @@ import pytest
 from inputs.pictures import LightEncoder, colour_prompts, picture
 from inputs.sources import CAPTIONED, COLOURS, SOURCES, listed
 from inputs.tasks import LABELS, prompt_files, value
+from rag_clip.classifiers.match import Scoring
+from rag_clip.classifiers.reuse import Reuse
 from rag_clip.cli.explain import _picture as picture_to_explain
 from rag_clip.evaluation.check import check_evaluation
 from rag_clip.evaluation.image_tasks import image_task, open_tasks
@@ -21,7 +23,8 @@ from rag_clip.images.labelled import read_labelled
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.images import index_images
-from rag_clip.pipelines.support_shots import support_from_shots
+from rag_clip.pipelines.running import Running
+from rag_clip.pipelines.support_shots import ShotSettings, support_from_shots
 from rag_clip.progress import Progress
 from rag_clip.report.examples import _picture
 from rag_clip.support.known import read_known
@@ -34,7 +37,12 @@ each_source = pytest.mark.parametrize("write", SOURCES.values(), ids=SOURCES)
 
 @each_source
 def test_classify_predicts_every_row_beside_the_columns_of_the_source(tmp_path: Path, write: Callable):
-    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "decoding": Decoding(0), "top_k": 1}
+    settings: dict[str, Any] = {
+        "prompts": colour_prompts(),
+        "encoder": ENCODER,
+        "running": Running(0),
+        "scoring": Scoring(1),
+    }
     summary = classify([write(tmp_path)], output=tmp_path / "out.parquet", **settings)
     table = pq.read_table(summary.output)
     assert table[summary.columns[0]].to_pylist() == list(COLOURS)
@@ -51,7 +59,7 @@ def test_evaluate_measures_the_labels_of_every_source(tmp_path: Path, write: Cal
         "prompts": texts,
         "output": tmp_path / "r.parquet",
         "encoder": ENCODER,
-        "decoding": Decoding(0),
+        "running": Running(0),
     }
     first = evaluate(tasks, **settings).results[0]
     assert (value(first, "accuracy"), first.counts.images) == (1, 6)
@@ -67,13 +75,13 @@ def test_shots_are_drawn_from_every_source(tmp_path: Path, write: Callable):
         "output": tmp_path / "s.parquet",
         "encoder": ENCODER,
         "k": 2,
-        "views": 0,
-        "decoding": Decoding(0),
+        "settings": ShotSettings(views=0, with_images=True),
+        "running": Running(0),
     }
     place = write(tmp_path / "data")
-    support_from_shots([place], LABELS, **settings, with_images=True)
+    support_from_shots([place], LABELS, **settings)
     assert read_support(tmp_path / "s.parquet").shares.argmax(1).tolist() == [2, 1, 0]
-    assert support_from_shots([place], LABELS, **settings, with_images=True).reused
+    assert support_from_shots([place], LABELS, **settings).reused
 
 
 @each_source
@@ -94,7 +102,7 @@ def test_index_images_takes_every_source_with_captions(tmp_path: Path, write: Ca
     settings: dict[str, Any] = {
         "index": tmp_path / "index",
         "encoder": ENCODER,
-        "decoding": Decoding(0),
+        "running": Running(0),
         "noise": False,
     }
     place = write(tmp_path / "data")
@@ -105,7 +113,7 @@ def test_index_images_takes_every_source_with_captions(tmp_path: Path, write: Ca
 
 @pytest.mark.parametrize("name", ["folder", "csv", "tar with json", "base64"])
 def test_worker_processes_read_every_kind(tmp_path: Path, name: str):
-    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": LightEncoder(), "decoding": Decoding(1)}
+    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": LightEncoder(), "running": Running(1)}
     summary = classify([SOURCES[name](tmp_path)], output=tmp_path / "out.parquet", **settings)
     assert pq.read_table(summary.output)[summary.columns[0]].to_pylist() == list(COLOURS)
 
@@ -123,7 +131,7 @@ def test_worker_processes_read_every_kind(tmp_path: Path, name: str):
     ],
 )
 def test_the_columns_of_a_source_pass_through(tmp_path: Path, name: str, columns: list[str]):
-    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "decoding": Decoding(0)}
+    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "running": Running(0)}
     summary = classify([SOURCES[name](tmp_path)], output=tmp_path / "out.parquet", **settings)
     assert pq.read_schema(summary.output).names == [*columns, *summary.columns]
 
@@ -135,8 +143,8 @@ def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, name: str, monkeypatch
     settings: dict[str, Any] = {
         "prompts": colour_prompts(),
         "encoder": ENCODER,
-        "decoding": Decoding(0, 2),
-        "features_dir": tmp_path / "features",
+        "running": Running(0, 2),
+        "reuse": Reuse(features_dir=tmp_path / "features"),
     }
 
     def stop(event: Progress) -> None:
@@ -144,7 +152,7 @@ def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, name: str, monkeypatch
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        classify([place], output=tmp_path / "out.parquet", report=stop, **settings)
+        classify([place], output=tmp_path / "out.parquet", **{**settings, "running": Running(0, 2, report=stop)})
     again = classify([place], output=tmp_path / "out.parquet", **settings)
     assert (again.decoded, again.from_cache) == (4, 2)
     assert pq.read_table(again.output)[again.columns[0]].to_pylist() == list(COLOURS)
@@ -155,8 +163,8 @@ def test_a_changed_image_of_a_folder_is_encoded_again(tmp_path: Path):
     settings: dict[str, Any] = {
         "prompts": colour_prompts(),
         "encoder": ENCODER,
-        "decoding": Decoding(0),
-        "features_dir": tmp_path / "features",
+        "running": Running(0),
+        "reuse": Reuse(features_dir=tmp_path / "features"),
     }
     classify([place], output=tmp_path / "out.parquet", **settings)
     Path(place, "blue", "0.png").write_bytes(picture("red", size=(3, 3)))
@@ -174,7 +182,7 @@ def test_rows_that_cannot_be_read_fail_alone(tmp_path: Path):
         "https://x/1.png,red,x",
     ]
     place.write_text("\n".join([place.read_text(), *bad, "/dev/zero,red,x"]))
-    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "decoding": Decoding(0)}
+    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "running": Running(0)}
     summary = classify([place], output=tmp_path / "out.parquet", **settings)
     assert summary.failed == 6
     assert pq.read_table(summary.output)["predicted_error"].to_pylist() == [

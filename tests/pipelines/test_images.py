@@ -14,11 +14,11 @@ import pytest
 from inputs.pairs import caption, colour_pairs, write_pairs, write_tar
 from inputs.pictures import LightEncoder, picture
 from rag_clip.images import shards as image_shards
-from rag_clip.images.decoding import Decoding
-from rag_clip.images.pair_files import PairColumns
+from rag_clip.images.opening import Images
 from rag_clip.images.perceptual import perceptual_hash
 from rag_clip.models.decode import decode_image
 from rag_clip.pipelines.images import ImagesSummary, index_images, load_image_schema
+from rag_clip.pipelines.running import Running
 from rag_clip.progress import Progress
 from rag_clip.store import caption_id, open_store
 from rag_clip.testing import ToyEncoder
@@ -29,8 +29,8 @@ def index(tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def run(paths: list[Path], index: Path, **settings: Any) -> ImagesSummary:
-    defaults: dict[str, Any] = {"encoder": ToyEncoder(), "decoding": Decoding(0), "noise": False}
+def run(paths: list[Path] | Images, index: Path, **settings: Any) -> ImagesSummary:
+    defaults: dict[str, Any] = {"encoder": ToyEncoder(), "running": Running(0), "noise": False}
     return index_images(paths, index=index, **defaults | settings)
 
 
@@ -140,7 +140,7 @@ def test_a_run_that_was_cut_short_goes_on_with_the_next_shard(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run([source], index, report=stop)
+        run([source], index, running=Running(report=stop))
     summary = run([source], index)
     assert (summary.embedded, summary.from_shards, summary.count) == (4, 8, 3)
 
@@ -157,7 +157,7 @@ def test_worker_processes_store_what_this_process_stores(tmp_path: Path, index: 
     images = [picture(name, kind="JPEG") for name in ("red", "green", "blue")] + [b"broken"]
     source = write_pairs(tmp_path / "in.parquet", images, ["a", "b", "c", "d"])
     run([source], index, encoder=LightEncoder())
-    run([source], tmp_path / "parallel", encoder=LightEncoder(), decoding=Decoding(2))
+    run([source], tmp_path / "parallel", encoder=LightEncoder(), running=Running(2))
     assert stored(tmp_path / "parallel") == stored(index)
 
 
@@ -173,7 +173,7 @@ def test_an_image_that_was_not_there_is_read_on_the_next_run(tmp_path: Path, ind
 def test_columns_may_have_other_names(tmp_path: Path, index: Path):
     table = pa.table({"photo": [picture("red")], "alt": ["a red square"], "link": ["http://x"]})
     pq.write_table(table, tmp_path / "in.parquet")
-    run([tmp_path / "in.parquet"], index, columns=PairColumns("photo", "alt", "link"))
+    run(Images([tmp_path / "in.parquet"], image_column="photo", caption_column="alt", url_column="link"), index)
     assert [(row["text"], row["url"]) for row in stored(index)] == [("a red square", "http://x")]
 
 
@@ -193,7 +193,7 @@ def test_folders_of_tars_and_parquet_files_are_taken_together(tmp_path: Path, in
 def test_progress_counts_the_rows_of_both_stages(tmp_path: Path, index: Path):
     events: list[Progress] = []
     source = colour_pairs(tmp_path / "in.parquet", "red", "green", "blue")
-    run([source], index, decoding=Decoding(0, 2), report=events.append)
+    run([source], index, running=Running(0, 2, report=events.append))
     assert [(event.stage, event.done, event.total) for event in events if event.unit == "images"] == [
         ("embed", 2, None), ("embed", 3, None), ("load", 3, 3),
     ]  # fmt: skip

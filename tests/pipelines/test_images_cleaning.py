@@ -11,14 +11,14 @@ import pytest
 from inputs.pairs import colour_pairs, write_pairs
 from inputs.pictures import picture
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
-from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.images import ImagesSummary, index_images
+from rag_clip.pipelines.running import Running
 from rag_clip.store import open_store
 from rag_clip.testing import ToyEncoder
 
 
 def run(paths: list[Path], index: Path, **settings: Any) -> ImagesSummary:
-    defaults: dict[str, Any] = {"encoder": ToyEncoder(), "decoding": Decoding(0), "noise": False}
+    defaults: dict[str, Any] = {"encoder": ToyEncoder(), "running": Running(0), "noise": False}
     return index_images(paths, index=index, **defaults | settings)
 
 

@@ -14,17 +14,18 @@ from PIL import Image
 
 from inputs.pairs import add, add_sample, caption, colour_pairs, write_pairs, write_tar
 from inputs.pictures import encoded, picture
-from rag_clip.images.decoding import Decoding
+from rag_clip.images.opening import Images
 from rag_clip.images.pairs import Pair
 from rag_clip.images.tars import DOTTED, open_tar
 from rag_clip.models.decode import MAX_PIXELS
 from rag_clip.pipelines.images import ImagesSummary, index_images
+from rag_clip.pipelines.running import Running
 from rag_clip.store import open_store
 from rag_clip.testing import ToyEncoder
 
 
-def run(paths: list[Path], index: Path, **settings: Any) -> ImagesSummary:
-    defaults: dict[str, Any] = {"encoder": ToyEncoder(), "decoding": Decoding(0), "noise": False}
+def run(paths: list[Path] | Images, index: Path, **settings: Any) -> ImagesSummary:
+    defaults: dict[str, Any] = {"encoder": ToyEncoder(), "running": Running(0), "noise": False}
     return index_images(paths, index=index, **defaults | settings)
 
 
@@ -140,7 +141,7 @@ def test_paths_in_the_data_must_stay_below_the_root(tmp_path: Path):
     source = write_pairs(folder / "in.parquet", images[:4], ["a", "b", "c", "d"])
     summary = run([source], tmp_path / "index")
     assert (summary.reasons, summary.count) == ({"the image ... lies outside ...": 3}, 1)
-    wider = run([write_pairs(folder / "in.parquet", images, list("abcde"))], tmp_path / "wide", root=tmp_path)
+    wider = run(Images([write_pairs(folder / "in.parquet", images, list("abcde"))], root=tmp_path), tmp_path / "wide")
     assert wider.reasons == {"the image ... lies outside ...": 1, "cannot read ...: No such file or directory": 2}
     assert wider.count == 2
 

@@ -16,8 +16,8 @@ import pytest
 from inputs.folders import TESTS
 from inputs.pictures import colour_prompts, colours, picture, write_images
 from rag_clip.files.prompts import write_prompts
-from rag_clip.images.decoding import Decoding
-from rag_clip.pipelines.support_shots import support_from_shots
+from rag_clip.pipelines.running import Running
+from rag_clip.pipelines.support_shots import ShotSettings, support_from_shots
 from rag_clip.testing import ToyEncoder
 
 KILL_EVERYWHERE = """
@@ -28,8 +28,8 @@ from inputs.pictures import LightEncoder
 from inputs.tasks import LABELS
 from rag_clip.data import LabelSet
 from rag_clip.evaluation.task import Task
-from rag_clip.images.decoding import Decoding
-from rag_clip.images.decoding import Decoding
+from rag_clip.classifiers.reuse import Reuse
+from rag_clip.pipelines.running import Running
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.enhance import enhance_labels
 from rag_clip.pipelines.evaluate import evaluate
@@ -46,22 +46,22 @@ OUT, ENCODER, LABELS = Path("out"), LightEncoder(), LabelSet(("red", "green", "b
 
 def run_classify(**more):
     prompts = read_prompts("p.parquet")
-    classify(["in.parquet"], prompts=prompts, output="out/o.parquet", encoder=ENCODER, decoding=Decoding(0), **more)
+    classify(["in.parquet"], prompts=prompts, output="out/o.parquet", encoder=ENCODER, running=Running(0), **more)
 
 
 def run_evaluate():
     [(task, folder)] = open_tasks(["in.parquet"], labels=LABELS)
     evaluate([image_task(task, folder)], prompts=read_prompt_files([Path("p.parquet")]), output="out/r.parquet",
-             encoder=ENCODER, decoding=Decoding(0))
+             encoder=ENCODER, running=Running(0))
 
 
 JOBS = {
     "classify": run_classify,
-    "classify with features": partial(run_classify, features_dir="out/f"),
+    "classify with features": partial(run_classify, reuse=Reuse(features_dir="out/f")),
     "evaluate": run_evaluate,
     "enhance": lambda: enhance_labels(LABELS, output="out/p.json", encoder=ENCODER, recipe=load_recipe("templates")),
     "support shots": lambda: support_from_shots(["in.parquet"], LABELS, output="out/s.parquet", encoder=ENCODER, k=1,
-                                                validation_output="out/v.parquet", decoding=Decoding(0)),
+                                                validation_output="out/v.parquet", running=Running(0)),
     "support merge": lambda: merge_support_files(["s1.parquet", "s2.parquet"], "out/m.parquet"),
 }
 
@@ -140,9 +140,14 @@ def test_killed_at_a_change_to_files_a_job_is_finished_by_the_next_call(every: i
     write_prompts(prompts, tmp_path / "p.parquet")
     for number in (1, 2):
         support_from_shots(
-            [source], prompts.labels, output=tmp_path / f"s{number}.parquet", encoder=ToyEncoder(), k=1, seed=number,
-            decoding=Decoding(0),
-        )  # fmt: skip
+            [source],
+            prompts.labels,
+            output=tmp_path / f"s{number}.parquet",
+            encoder=ToyEncoder(),
+            k=1,
+            running=Running(0),
+            settings=ShotSettings(seed=number),
+        )
     (tmp_path / "temporary").mkdir()
     environment = os.environ | {"PYTHONPATH": str(TESTS), "TMPDIR": str(tmp_path / "temporary")}
     command = [sys.executable, "-c", KILL_EVERYWHERE, str(every)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from inputs.captions import stored, write_captions
-from rag_clip.captions.shards import newest, read_manifests
+from rag_clip.captions.shards import ShardFolder, newest, read_manifests
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.files.lock import BusyError, locked
 from rag_clip.pipelines.embed import embed_captions
@@ -23,7 +23,7 @@ TEXTS = [f"caption {row % 25}" for row in range(40)]
 @pytest.fixture
 def shards(tmp_path) -> Path:
     corpus = write_captions(tmp_path / "web.parquet", TEXTS)
-    embed_captions([corpus], shards=tmp_path / "shards", encoder=ToyEncoder(), shard_rows=10)
+    embed_captions([corpus], encoder=ToyEncoder(), shards=ShardFolder(tmp_path / "shards", rows=10))
     return tmp_path / "shards"
 
 
@@ -56,7 +56,7 @@ def test_the_index_tells_what_became_of_the_rows_of_the_corpus(tmp_path):
         write_captions(tmp_path / "a.parquet", ["one", None, "two", "one"]),
         write_captions(tmp_path / "b.parquet", [" ", None, "x " * 90]),
     ]
-    embed_captions(paths, shards=tmp_path / "shards", encoder=ToyEncoder(), shard_rows=3)
+    embed_captions(paths, encoder=ToyEncoder(), shards=ShardFolder(tmp_path / "shards", rows=3))
     load_shards(tmp_path / "shards", index=tmp_path / "index")
     with open_store(tmp_path / "index") as store:
         noted = dict(store.card.notes["corpus"])
@@ -91,7 +91,9 @@ def test_an_index_that_was_deleted_or_is_older_than_the_record_is_loaded_again(s
     assert load_shards(shards, index=tmp_path / "index").count == 25
     shutil.rmtree(tmp_path / "index")
     embed_captions(
-        [write_captions(tmp_path / "x.parquet", ["x"])], shards=tmp_path / "one", encoder=ToyEncoder(), shard_rows=10
+        [write_captions(tmp_path / "x.parquet", ["x"])],
+        encoder=ToyEncoder(),
+        shards=ShardFolder(tmp_path / "one", rows=10),
     )
     load_shards(tmp_path / "one", index=tmp_path / "index")
     (tmp_path / "index/card.json").write_text(card)
@@ -100,7 +102,7 @@ def test_an_index_that_was_deleted_or_is_older_than_the_record_is_loaded_again(s
 
 def test_shards_of_an_older_version_of_a_file_are_left_out(shards, tmp_path):
     corpus = write_captions(tmp_path / "web.parquet", ["one", "two"])
-    embed_captions([corpus], shards=shards, encoder=ToyEncoder(), shard_rows=10)
+    embed_captions([corpus], encoder=ToyEncoder(), shards=ShardFolder(shards, rows=10))
     assert load_shards(shards, index=tmp_path / "index").count == 2
 
 
@@ -109,7 +111,7 @@ def test_a_manifest_dated_in_the_future_hides_no_newer_version_of_its_file(shard
         values = {**json.loads(path.read_text()), "created": "2999-01-01T00:00:00+00:00"}
         path.write_text(json.dumps({name: value for name, value in values.items() if name != "checksum"}))
     corpus = write_captions(tmp_path / "web.parquet", ["one", "two"])
-    embed_captions([corpus], shards=shards, encoder=ToyEncoder(), shard_rows=10)
+    embed_captions([corpus], encoder=ToyEncoder(), shards=ShardFolder(shards, rows=10))
     assert sorted({manifest.version for manifest in read_manifests(shards)}) == [0, 1]
     assert [manifest.rows for manifest in newest(read_manifests(shards))] == [2]
     earlier = [replace(manifest, version=0) for manifest in read_manifests(shards)]  # as an earlier release wrote them
@@ -120,7 +122,7 @@ def test_a_manifest_dated_in_the_future_hides_no_newer_version_of_its_file(shard
 def test_what_does_not_belong_in_one_index_is_refused(shards, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there are no shards in .*absent; embed captions first"):
         load_shards(tmp_path / "absent", index=tmp_path / "index")
-    embed_captions([tmp_path / "web.parquet"], shards=shards, encoder=ToyEncoder(dim=16), shard_rows=10)
+    embed_captions([tmp_path / "web.parquet"], encoder=ToyEncoder(dim=16), shards=ShardFolder(shards, rows=10))
     with pytest.raises(ValueError, match=r"the shards in .* are of two encoders, toy .* and toy "):
         load_shards(shards, index=tmp_path / "index")
     assert not (tmp_path / "index").exists()
@@ -130,7 +132,10 @@ def test_shards_that_were_cleaned_in_another_way_are_refused(shards, tmp_path):
     load_shards(shards, index=tmp_path / "index")
     mended = load_cleaning().model_copy(update={"min_words": 2})
     embed_captions(
-        [tmp_path / "web.parquet"], shards=tmp_path / "others", encoder=ToyEncoder(), shard_rows=10, cleaning=mended
+        [tmp_path / "web.parquet"],
+        encoder=ToyEncoder(),
+        cleaning=mended,
+        shards=ShardFolder(tmp_path / "others", rows=10),
     )
     with pytest.raises(ValueError, match=r"were cleaned with other settings \(min_words was 0, is 2\)"):
         load_shards(tmp_path / "others", index=tmp_path / "index")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from rag_clip.captions.shards import ShardFolder
 from rag_clip.progress import Progress
 from rag_clip.testing import ToyEncoder
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 from inputs.captions import write_captions  # noqa: E402
 from rag_clip.captions.shards import read_manifests, read_shard  # noqa: E402
 from rag_clip.pipelines.embed import embed_captions  # noqa: E402
-from rag_clip.pipelines.ray_embed import embed_on_ray  # noqa: E402
+from rag_clip.pipelines.ray_embed import Actors, embed_on_ray  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,9 +32,9 @@ def test_ray_makes_the_shards_that_one_machine_makes_and_makes_none_twice(tmp_pa
         )
         for name in "ab"
     ]
-    alone = embed_captions(paths, shards=tmp_path / "alone", encoder=ToyEncoder(), shard_rows=10)
+    alone = embed_captions(paths, encoder=ToyEncoder(), shards=ShardFolder(tmp_path / "alone", rows=10))
     events: list[Progress] = []
-    options = {"shards": tmp_path / "ray", "load": ToyEncoder, "actors": 2, "gpus": 0, "shard_rows": 10}
+    options: dict[str, Any] = {"shards": ShardFolder(tmp_path / "ray", 10), "actors": Actors(ToyEncoder, 2, gpus=0)}
     summary = embed_on_ray(paths, **options, report=events.append)
     assert summary.seconds.keys() == alone.seconds.keys()
     same: dict[str, Any] = {"shards": alone.shards, "keys": tuple(sorted(alone.keys)), "seconds": {}, "bottleneck": ""}
@@ -53,4 +54,9 @@ def contents(folder) -> list[tuple]:
 
 def test_no_actors_are_refused(tmp_path):
     with pytest.raises(ValueError, match="0 actors cannot embed"):
-        embed_on_ray([tmp_path], shards=tmp_path, load=ToyEncoder, actors=0)
+        Actors(ToyEncoder, 0)
+
+
+def test_a_part_of_the_shards_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"share out the parts of the shards among them; leave out the part \(0, 2\)"):
+        embed_on_ray([tmp_path], shards=ShardFolder(tmp_path, part=(0, 2)), actors=Actors(ToyEncoder, 1))

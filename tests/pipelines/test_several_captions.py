@@ -14,9 +14,9 @@ import pytest
 from inputs.pairs import add
 from inputs.pictures import picture
 from rag_clip.captions.sources.finding import find_sources, read_source
-from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.captions import build_index
 from rag_clip.pipelines.images import ImagesSummary, index_images
+from rag_clip.pipelines.running import Running
 from rag_clip.store import open_store
 from rag_clip.testing import ToyEncoder
 
@@ -28,7 +28,7 @@ def index(path: Path, **settings: Any) -> ImagesSummary:
     """Index pairs, with an encoder that notes each image."""
     defaults: dict[str, Any] = {
         "encoder": ToyEncoder(),
-        "decoding": Decoding(0),
+        "running": Running(0),
         "noise": False,
         "index": path.parent / "index",
     }

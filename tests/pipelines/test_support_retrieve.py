@@ -13,14 +13,14 @@ from PIL import Image
 from inputs.pictures import COLOURS, LightEncoder, colour_prompts, encoded
 from rag_clip.data import Prompts
 from rag_clip.files.support import read_support
-from rag_clip.images.decoding import Decoding
 from rag_clip.images.perceptual import hash_distances
 from rag_clip.pipelines.captions import build_index
 from rag_clip.pipelines.images import index_images
+from rag_clip.pipelines.running import Running
 from rag_clip.pipelines.support_retrieve import retrieve_support
 from rag_clip.support.concentrate import Concentration
 from rag_clip.support.known import read_known
-from rag_clip.support.retrieved import Search
+from rag_clip.support.retrieved import ImageSearch, Search
 from rag_clip.testing import check_support
 
 ENCODER = LightEncoder()
@@ -49,7 +49,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = list(COLOURS) * PER_COLOUR
     captions = [f"a {name} thing {row}" for row, name in enumerate(names)]
     path = write(folder / "pairs.parquet", files_of(names), captions)
-    index_images([path], index=folder / "index", encoder=ENCODER, noise=False, decoding=Decoding(0))
+    index_images([path], index=folder / "index", encoder=ENCODER, noise=False, running=Running(0))
     return folder / "index"
 
 
@@ -60,9 +60,13 @@ LOOSE = Concentration(limit=4, near_cosine=1.0)
 def test_images_found_for_a_class_are_of_it(index: Path, tmp_path: Path, search: Search):
     prompts = colour_prompts()
     summary = retrieve_support(
-        prompts, output=tmp_path / "s.parquet", index=str(index), encoder=ENCODER, search=search, candidates=PER_COLOUR,
+        prompts,
+        output=tmp_path / "s.parquet",
+        index=str(index),
+        encoder=ENCODER,
         settings=LOOSE,
-    )  # fmt: skip
+        search=ImageSearch(search, PER_COLOUR),
+    )
     support = read_support(tmp_path / "s.parquet", encoder=ENCODER.fingerprint)
     check_support(support, prompts.labels)
     assert (summary.images, summary.classes, summary.candidates) == (12, 3, 3 * PER_COLOUR)
@@ -75,9 +79,13 @@ def test_images_found_for_a_class_are_of_it(index: Path, tmp_path: Path, search:
 
 def test_a_name_that_finds_other_things_falls_back_to_its_text(index: Path, tmp_path: Path):
     summary = retrieve_support(
-        colour_prompts("red", "blue", "zebra"), output=tmp_path / "s.parquet", index=str(index), encoder=ENCODER,
-        candidates=PER_COLOUR, settings=LOOSE,
-    )  # fmt: skip
+        colour_prompts("red", "blue", "zebra"),
+        output=tmp_path / "s.parquet",
+        index=str(index),
+        encoder=ENCODER,
+        settings=LOOSE,
+        search=ImageSearch("class", PER_COLOUR),
+    )
     assert (summary.fallen_back, summary.missing, summary.classes) == (("zebra",), ("zebra",), 2)
 
 
@@ -86,9 +94,14 @@ def test_images_to_classify_and_their_copies_are_kept_out(index: Path, tmp_path:
     smaller = encoded(tinted("green", 1).resize((40, 40), Image.Resampling.BICUBIC), "JPEG")
     test = write(tmp_path / "test.parquet", [same, smaller, *files_of(["red", "blue"], start=900)], [""] * 4)
     summary = retrieve_support(
-        colour_prompts(), output=tmp_path / "s.parquet", index=str(index), encoder=ENCODER, candidates=PER_COLOUR,
-        settings=Concentration(near_cosine=1.0), against=[test],
-    )  # fmt: skip
+        colour_prompts(),
+        output=tmp_path / "s.parquet",
+        index=str(index),
+        encoder=ENCODER,
+        settings=Concentration(near_cosine=1.0),
+        against=[test],
+        search=ImageSearch("class", PER_COLOUR),
+    )
     found = summary.containment
     assert found is not None
     assert (found.known, found.contained, found.rate, found.exact) == (4, 2, 0.5, 1)
@@ -131,7 +144,7 @@ def test_an_index_without_images_of_another_encoder_or_without_a_hit_is_refused(
 def test_the_same_image_under_two_captions_counts_once(tmp_path: Path):
     images = files_of(["red", "red"])
     path = write(tmp_path / "pairs.parquet", [images[0], images[0], images[1]], ["red a", "red b", "red c"])
-    index_images([path], index=tmp_path / "index", encoder=ENCODER, noise=False, decoding=Decoding(0))
+    index_images([path], index=tmp_path / "index", encoder=ENCODER, noise=False, running=Running(0))
     summary = retrieve_support(
         colour_prompts("red", "blue"), output=tmp_path / "s.parquet", index=str(tmp_path / "index"), encoder=ENCODER,
         settings=LOOSE,

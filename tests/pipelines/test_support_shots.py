@@ -14,9 +14,9 @@ from PIL import Image
 from inputs.pictures import LightEncoder, encoded, picture, write_images
 from rag_clip.data import LabelSet
 from rag_clip.files.support import read_support, read_support_images
-from rag_clip.images.decoding import Decoding
 from rag_clip.images.views import CopyViews, CropViews
-from rag_clip.pipelines.support_shots import support_from_shots
+from rag_clip.pipelines.running import Running
+from rag_clip.pipelines.support_shots import ShotSettings, support_from_shots
 from rag_clip.testing import check_support
 
 LABELS = LabelSet(("red", "green", "blue", "pink"))
@@ -40,7 +40,13 @@ def test_shots_stand_for_their_classes_and_others_validate(tmp_path: Path):
     path = write(tmp_path / "a.parquet", [speckled(seed) for seed in range(12)], names)
     held_out = tmp_path / "new" / "validation.parquet"
     summary = support_from_shots(
-        [path], LABELS, output=tmp_path / "s.parquet", encoder=ENCODER, k=3, views=2, validation_output=held_out
+        [path],
+        LABELS,
+        output=tmp_path / "s.parquet",
+        encoder=ENCODER,
+        k=3,
+        validation_output=held_out,
+        settings=ShotSettings(views=2),
     )
     support = read_support(tmp_path / "s.parquet", encoder=ENCODER.fingerprint)
     check_support(support, LABELS)
@@ -67,18 +73,24 @@ def test_images_are_kept_on_demand_whether_they_lie_in_the_table_or_in_files(tmp
     inside = write(tmp_path / "inside.parquet", list(content), names)
     outside = write_images(tmp_path / "outside.parquet", [f"{row}.png" for row in range(4)], pa.string(), label=names)
 
-    def make(path: Path, **settings: Any) -> list[bytes | None]:
+    def make(path: Path, *, with_images: bool = False) -> list[bytes | None]:
+        settings = ShotSettings(views=0, with_images=with_images)
         output = tmp_path / "s.parquet"
-        support_from_shots([path], LABELS, output=output, encoder=ENCODER, k=2, views=0, **settings)
+        support_from_shots([path], LABELS, output=output, encoder=ENCODER, k=2, settings=settings)
         return read_support_images(output)
 
     assert make(inside, with_images=True) == make(outside, with_images=True) == [content[0], content[1], content[3]]
     assert make(outside) == [None] * 3
     held_out = tmp_path / "validation.parquet"
     support_from_shots(
-        [inside], LABELS, output=tmp_path / "s.parquet", encoder=ENCODER, k=1, validation_output=held_out,
-        with_images=True,
-    )  # fmt: skip
+        [inside],
+        LABELS,
+        output=tmp_path / "s.parquet",
+        encoder=ENCODER,
+        k=1,
+        validation_output=held_out,
+        settings=ShotSettings(with_images=True),
+    )
     drawn = [int(reference.removeprefix(f"{inside}#")) for reference in read_support(held_out).references]
     assert read_support_images(held_out) == [content[row] for row in drawn]
 
@@ -86,7 +98,14 @@ def test_images_are_kept_on_demand_whether_they_lie_in_the_table_or_in_files(tmp
 def test_the_feature_of_an_image_is_the_mean_of_its_views(tmp_path: Path):
     path = write(tmp_path / "a.parquet", [speckled(1)], ["red"])
     for views in (0, 3):
-        support_from_shots([path], LABELS, output=tmp_path / "s.parquet", encoder=ENCODER, k=1, views=views, seed=5)
+        support_from_shots(
+            [path],
+            LABELS,
+            output=tmp_path / "s.parquet",
+            encoder=ENCODER,
+            k=1,
+            settings=ShotSettings(seed=5, views=views),
+        )
         made = read_support(tmp_path / "s.parquet").features
         crops = CropViews(ENCODER.preprocess, views, 5)(opened(speckled(1)))
         pixels = torch.from_numpy(crops).permute(0, 3, 1, 2)
@@ -103,8 +122,8 @@ def test_workers_and_one_process_make_the_same_support(tmp_path: Path):
             output=tmp_path / f"{workers}.parquet",
             encoder=ENCODER,
             k=18,
-            views=2,
-            decoding=Decoding(workers),
+            running=Running(workers),
+            settings=ShotSettings(views=2),
         )
     alone, shared = read_support(tmp_path / "0.parquet"), read_support(tmp_path / "2.parquet")
     assert torch.equal(alone.features, shared.features)
@@ -114,7 +133,9 @@ def test_workers_and_one_process_make_the_same_support(tmp_path: Path):
 def test_an_image_labelled_twice_stands_once_for_both_and_a_broken_one_is_counted(tmp_path: Path):
     images = [picture("red"), picture("red"), picture("blue"), b"broken", picture("blue")]
     path = write(tmp_path / "a.parquet", images, ["red", "pink", "blue", "blue", "blue"])
-    summary = support_from_shots([path], LABELS, output=tmp_path / "s.parquet", encoder=ENCODER, k=5, views=0)
+    summary = support_from_shots(
+        [path], LABELS, output=tmp_path / "s.parquet", encoder=ENCODER, k=5, settings=ShotSettings(views=0)
+    )
     support = read_support(tmp_path / "s.parquet")
     assert support.targets.tolist() == [[0.5, 0, 0, 0.5], [0, 0, 1, 0]]
     assert (summary.images, summary.repeated, summary.failed, summary.missing) == (2, 2, 1, ("green",))
@@ -183,7 +204,6 @@ def test_copies_of_support_images_do_not_validate_and_are_counted(tmp_path: Path
         ([b"broken"], "red", {}, "none of the 1 images drawn can be used; the first says: not an image"),
         ([picture("red")], "grey", {}, "column 'label': 1 label not among the 4 classes, such as 'grey'"),
         ([picture("red")], "red", {"k": 0}, "k is 0"),
-        ([picture("red")], "red", {"views": -1}, "views is -1"),
         ([picture("red")], "red", {"validation_output": "v.parquet"}, "no image is left to validate"),
         ([picture("red")], "red", {"output": "s.csv"}, "support sets are .parquet files"),
         ([picture("red")], "red", {"validation_output": "v.csv"}, "support sets are .parquet files"),
@@ -203,6 +223,11 @@ def test_what_makes_no_support_is_refused(
     with pytest.raises(ValueError, match=message):
         support_from_shots([path], LABELS, encoder=ENCODER, **asked)
     assert not (tmp_path / "s.parquet").exists()
+
+
+def test_a_negative_number_of_views_is_refused():
+    with pytest.raises(ValueError, match="views is -1; give 0 for the whole image"):
+        ShotSettings(views=-1)
 
 
 def test_crops_depend_on_the_image_and_the_seed_and_keep_at_least_half_of_it():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from PIL import Image
 
 from rag_clip.data import LabelSet
 from rag_clip.files.support import read_support, read_support_images
+from rag_clip.pipelines.running import Running
 from rag_clip.pipelines.support_synthesise import SynthesisedSummary, synthesise_support
 from rag_clip.progress import Progress
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Painter
 from rag_clip.support.painters import PainterError
+from rag_clip.support.synthesised import Synthesis
 from rag_clip.testing import ToyEncoder, check_support
 
 LABELS = LabelSet(("red", "green", "blue"), templates=("{}", "{} paint"))
@@ -50,14 +52,19 @@ class Decorator:
         return Image.new("RGB", self.sides, tuple(value if name == colour else 0 for name in LABELS.names))
 
 
+FEW = Synthesis(per_class=4, keep=2, batch=5)
+
+
 def synthesise(folder: Path, painter: Painter, **options: Any) -> SynthesisedSummary:
-    options = {"per_class": 4, "keep": 2, "batch": 5, **options}
+    options = {"settings": FEW, **options}
     return synthesise_support(PROMPTS, output=folder / "s.parquet", encoder=ToyEncoder(), painter=painter, **options)
 
 
 def test_painted_images_become_a_support_set(tmp_path: Path):
     events: list[Progress] = []
-    summary = synthesise(tmp_path, Decorator(), with_images=True, report=events.append)
+    summary = synthesise(
+        tmp_path, Decorator(), running=Running(report=events.append), settings=replace(FEW, with_images=True)
+    )
     support = read_support(tmp_path / "s.parquet", encoder=ToyEncoder().fingerprint)
     check_support(support, LABELS)
     assert support.shares.sum(0).tolist() == [2, 2, 2]
@@ -93,10 +100,12 @@ def test_what_is_painted_is_not_painted_again_for_another_encoder_or_number(tmp_
     synthesise(tmp_path, Decorator())
     again = Decorator()
     other = ToyEncoder(dim=16)
-    synthesise_support(PROMPTS, output=tmp_path / "s.parquet", encoder=other, painter=again, per_class=4, keep=4)
+    synthesise_support(
+        PROMPTS, output=tmp_path / "s.parquet", encoder=other, painter=again, settings=Synthesis(per_class=4, keep=4)
+    )
     assert again.asked == []
     assert read_support(tmp_path / "s.parquet", encoder=other.fingerprint).features.shape == (12, 16)
-    synthesise(tmp_path, again, per_class=5)
+    synthesise(tmp_path, again, settings=replace(FEW, per_class=5))
     assert again.asked == ["red", "green", "blue"]
     synthesise(tmp_path, slower := Decorator(settings={"steps": 2}))
     assert len(slower.asked) == 12
@@ -126,11 +135,12 @@ def test_a_folder_of_something_else_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match=r"is not empty \(other\.parquet\) and not a folder of paintings; name a new"):
         synthesise(tmp_path, Decorator(), paintings=tmp_path)
     with pytest.raises(ValueError, match=r"other\.parquet holds no painted images .*; remove it, or name another fold"):
-        synthesise(tmp_path, Decorator(), paintings=tmp_path, force=True)
+        synthesise(tmp_path, Decorator(), paintings=tmp_path, running=Running(force=True))
 
 
 def test_numbers_below_one_are_refused_before_anything_is_painted(tmp_path: Path):
-    for options in ({"batch": 0}, {"keep": 0}, {"per_class": 0}):
+    wrong: list[dict[str, Any]] = [{"batch": 0}, {"keep": 0}, {"per_class": 0}]
+    for options in wrong:
         with pytest.raises(ValueError, match="at least 1"):
-            synthesise(tmp_path, Decorator(), **options)
+            synthesise(tmp_path, Decorator(), settings=replace(FEW, **options))
     assert list(tmp_path.iterdir()) == []

@@ -16,8 +16,8 @@ from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.evaluation.results import Measure, Result
 from rag_clip.evaluation.settings import HeadFacts, PromptFacts
 from rag_clip.files.prompts import write_prompts
-from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.running import Running
 from rag_clip.report.class_charts import draw_confusions, draw_gains
 from rag_clip.report.evaluation import write_evaluation
 from rag_clip.report.examples import find_changes
@@ -34,7 +34,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, ...]:
         prompts=prompt_files(folder),
         output=folder / "r.parquet",
         encoder=ENCODER,
-        decoding=Decoding(0),
+        running=Running(0),
     ).results
 
 

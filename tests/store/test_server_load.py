@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from inputs.qdrant_process import QdrantProcess
-from rag_clip.captions.shards import read_manifests
+from rag_clip.captions.shards import ShardFolder, read_manifests
 from rag_clip.files.lock import BusyError
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import LoadSummary, load_into, load_shards
@@ -51,7 +51,7 @@ def shards(tmp_path) -> Path:
 def embedded(folder: Path, texts: list[str]) -> Path:
     folder.mkdir()
     pq.write_table(pa.table({"caption": texts, "source": ["web"] * len(texts)}), folder / "web.parquet")
-    embed_captions([folder / "web.parquet"], shards=folder / "shards", encoder=ENCODER, shard_rows=SHARD_ROWS)
+    embed_captions([folder / "web.parquet"], encoder=ENCODER, shards=ShardFolder(folder / "shards", rows=SHARD_ROWS))
     return folder / "shards"
 
 

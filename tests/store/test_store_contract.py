@@ -10,7 +10,7 @@ import pytest
 from inputs.number_checks import near
 from inputs.stores import CAPTIONS, DIM, ENGINES, IDS, PAIRED, batch, opened, paired_batch
 from rag_clip.data import Hit
-from rag_clip.store import Store, caption_id, load_schema
+from rag_clip.store import Hybrid, Store, caption_id, load_schema
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Payload indexes have no effect:UserWarning",
@@ -93,9 +93,9 @@ def test_a_text_without_known_words_finds_nothing(store, text):
 
 
 def test_hybrid_search_fuses_reciprocal_ranks_with_weights(store):
-    query = {"texts": ["dog"], "vectors": np.array([[1, 0, 0, 0]], np.float32), "mode": "hybrid", "limit": 2}
-    [dense_first] = store.search(**query, weights=(3, 1))
-    [lexical_only] = store.search(**query, weights=(0, 2))
+    query = {"texts": ["dog"], "vectors": np.array([[1, 0, 0, 0]], np.float32), "limit": 2}
+    [dense_first] = store.search(**query, mode=Hybrid(3, 1))
+    [lexical_only] = store.search(**query, mode=Hybrid(0, 2))
     dog_in_dense = [hit.text for hit in store.search(vectors=query["vectors"])[0]].index("a photo of a dog") + 1
     assert [(hit.text, hit.score) for hit in dense_first] == [
         ("a photo of a dog", pytest.approx(3 / (60 + dog_in_dense) + 1 / 61)),
@@ -238,7 +238,6 @@ def test_a_bad_vector_is_refused_with_its_id_and_nothing_is_stored(store, bad):
             "cannot filter by colour; the indexed fields are source",
         ),
         ({"vectors": np.ones((2, 4)), "texts": ["one"], "mode": "hybrid"}, "1 texts for 2 vectors"),
-        ({"vectors": np.ones((1, 4)), "texts": ["one"], "mode": "hybrid", "weights": (-1, 1)}, "neither below zero"),
     ],
 )
 def test_a_wrong_search_says_what_is_wrong(store, arguments, message):
@@ -246,12 +245,18 @@ def test_a_wrong_search_says_what_is_wrong(store, arguments, message):
         store.search(**arguments)
 
 
+@pytest.mark.parametrize("weights", [(-1, 1), (0, 0)])
+def test_wrong_weights_of_hybrid_search_are_refused(weights):
+    with pytest.raises(ValueError, match="give none below zero, and one above"):
+        Hybrid(*weights)
+
+
 def test_a_search_compares_with_the_vector_named_or_the_default(paired):
     query = np.array([[0, 1, 0, 0]], np.float32)
     for vector, nearest in ((None, IDS[2]), ("text", IDS[2]), ("image", IDS[1])):
         [hits] = paired.search(vectors=query, limit=1, vector=vector)
         assert [hit.id for hit in hits] == [nearest]
-    [hits] = paired.search(texts=["dog"], vectors=query, mode="hybrid", weights=(0, 1), vector="image")
+    [hits] = paired.search(texts=["dog"], vectors=query, mode=Hybrid(0, 1), vector="image")
     assert [hit.id for hit in hits] == [IDS[4]]
     with pytest.raises(ValueError, match="no vector 'sound'; name one of image, text"):
         paired.search(vectors=query, vector="sound")

@@ -6,7 +6,7 @@ import torch
 
 from inputs.candidates import candidates
 from rag_clip.data import Hit, LabelSet, Prompts, PromptText
-from rag_clip.support.retrieved import Query, first_of_each, merge_hits, plan_queries, retrieved_support
+from rag_clip.support.retrieved import ImageSearch, Query, first_of_each, merge_hits, plan_queries, retrieved_support
 from rag_clip.testing import check_support
 
 LABELS = LabelSet(("red_fox", "blue jay", "ape"), synonyms=(("vixen", "fox"), (), ()))
@@ -25,11 +25,11 @@ def hits(*names: str) -> list[Hit]:
 
 
 def test_a_class_is_asked_for_by_its_embedding_its_heaviest_texts_or_its_names():
-    assert plan_queries(PROMPTS, search="class", budget=7) == [Query(row, "", 7) for row in range(3)]
-    assert plan_queries(PROMPTS, search="captions", budget=8) == [
+    assert plan_queries(PROMPTS, ImageSearch("class", 7)) == [Query(row, "", 7) for row in range(3)]
+    assert plan_queries(PROMPTS, ImageSearch("captions", 8)) == [
         Query(0, "red fox", 3), Query(0, "vixen", 3), Query(0, "fox", 3), Query(1, "blue jay", 8), Query(2, "ape", 8),
     ]  # fmt: skip
-    texts = plan_queries(PROMPTS, search="texts", budget=25)
+    texts = plan_queries(PROMPTS, ImageSearch("texts", 25))
     assert texts[:3] == [Query(0, "red fur", 13), Query(0, "a fox", 13), Query(1, "a jay", 25)]
     assert texts[3:] == [Query(2, f"ape {number}", 3) for number in range(10)]
 
@@ -58,9 +58,9 @@ def test_the_first_of_each_group_keep_their_order():
 
 def test_settings_out_of_range_and_nothing_found_are_refused():
     with pytest.raises(ValueError, match="unknown search 'names'; known are class, texts, captions"):
-        plan_queries(PROMPTS, search="names", budget=1)  # type: ignore[arg-type]
+        plan_queries(PROMPTS, ImageSearch("names", 1))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the budget is 0 images"):
-        plan_queries(PROMPTS, search="class", budget=0)
+        plan_queries(PROMPTS, ImageSearch("class", 0))
     with pytest.raises(ValueError, match="the limit is 0"):
         retrieved_support(LABELS, candidates([0], torch.eye(1)), limit=0)
     with pytest.raises(ValueError, match="no image was found for any class"):

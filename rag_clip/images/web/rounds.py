@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from rag_clip.files.atomic import replacing
 from rag_clip.files.folders import make_folder
 
 SHARD_PAIRS = 10_000
+SHARD_ROWS = b"rag_clip.shard_rows"
 OPTED_OUT = "Use of image disallowed by X-Robots-Tag directive"
 NO_STATUS = "img2dataset recorded no status"
 PAIR = ("url", "caption")
@@ -41,7 +43,13 @@ class Round:
     @property
     def shards(self) -> int:
         """How many shards the list makes."""
-        return -(-self.rows // SHARD_PAIRS)
+        return -(-self.rows // self.shard_rows)
+
+    @property
+    def shard_rows(self) -> int:
+        """How many addresses make a shard, as the list records."""
+        metadata = pq.read_schema(self.addresses).metadata or {}
+        return int(metadata.get(SHARD_ROWS, SHARD_PAIRS))
 
     @property
     def rows(self) -> int:
@@ -73,12 +81,13 @@ def list_rounds(output: Path) -> list[Round]:
     return [Round(output, number) for number in numbers]
 
 
-def begin_round(output: Path, addresses: pl.DataFrame) -> Round:
-    """Write a new round's list."""
+def begin_round(output: Path, addresses: pl.DataFrame, *, shard_rows: int = SHARD_PAIRS) -> Round:
+    """Write the list of a new round, in shards of `shard_rows` addresses."""
     fresh = Round(output, len(list_rounds(output)))
     make_folder(fresh.folder)
     with replacing(fresh.addresses) as partial:
-        addresses.select(PAIR).write_parquet(partial)
+        table = addresses.select(PAIR).to_arrow()
+        pq.write_table(table.replace_schema_metadata({SHARD_ROWS: str(shard_rows).encode()}), partial)
     return fresh
 
 

@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 
 from rag_clip.files.lock import BusyError, locked
-from rag_clip.images.web import rounds as download_rounds
 from rag_clip.images.web.rounds import (
     NO_STATUS,
     OPTED_OUT,
@@ -50,9 +49,8 @@ def test_the_last_round_counts(tmp_path: Path):
     assert failed_addresses(list_rounds(tmp_path))["url"].to_list() == []
 
 
-def test_an_unfinished_shard_has_no_statuses_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(download_rounds, "SHARD_PAIRS", 2)
-    turn = begin_round(tmp_path, addresses("a", "b", "c"))
+def test_an_unfinished_shard_has_no_statuses_yet(tmp_path: Path):
+    turn = begin_round(tmp_path, addresses("a", "b", "c"), shard_rows=2)
     finish(turn, 0, {"a": None, "b": None})
     (turn.folder / "00001.parquet").write_bytes(b"half written")
     assert (turn.rows, turn.shards, len(turn.done()), last(tmp_path)) == (3, 2, 1, {"a": None, "b": None})

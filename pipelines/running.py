@@ -1,0 +1,37 @@
+"""How a job runs, whatever it computes: processes, what may be replaced, and who hears of its progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rag_clip.images.decoding import Decoding
+from rag_clip.progress import Report
+from rag_clip.progress_line import on_screen
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """How a job runs; nothing here changes its result.
+
+    workers: processes that decode images; 0 decodes in this one, None is one per processor up to 16, or 0 for at most
+        512 images.
+    batch_size: images that the encoder gets at once.
+    force: write even where files of others lie; an input is never written over.
+    report: called with the progress; `rag_clip.silent` shows none.
+
+    Jobs without images pass over `workers` and `batch_size`. Raises ValueError as `Decoding`.
+    """
+
+    workers: int | None = None
+    batch_size: int = 256
+    force: bool = False
+    report: Report = on_screen
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        self.decoding  # noqa: B018
+
+    @property
+    def decoding(self) -> Decoding:
+        """How images are decoded and encoded."""
+        return Decoding(self.workers, self.batch_size)
