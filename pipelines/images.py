@@ -178,7 +178,14 @@ def _embed(
     advance = clock.counting("embed", unit="images")
     with image_engine(encoder, decoding, examine=examine, clock=clock, stage="encode images") as engine:
         for file in pairs:
-            part = open_shards(folder, file, encoder=encoder.fingerprint, dim=encoder.dim, settings=settings)
+            part = open_shards(
+                folder,
+                file,
+                encoder=encoder.fingerprint,
+                dim=encoder.dim,
+                settings=settings,
+                shard_rows=decoding.shard_rows,
+            )
             missing = part.shards.missing()
             embed_pairs(file, part.shards, engine=engine, advance=advance)
             embedded += part.count_pairs(missing)

@@ -18,14 +18,16 @@ class Running:
     batch_size: images that the encoder gets at once.
     force: write even where files of others lie; an input is never written over.
     report: called with the progress; `rag_clip.silent` shows none.
+    shard_rows: rows of a file that are kept at a time; a run that is killed loses the shard that it was at.
 
-    Jobs without images pass over `workers` and `batch_size`. Raises ValueError as `Decoding`.
+    Jobs without images pass over `workers`, `batch_size` and `shard_rows`. Raises ValueError as `Decoding`.
     """
 
     workers: int | None = None
     batch_size: int = 256
     force: bool = False
     report: Report = on_screen
+    shard_rows: int = 1024
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -34,4 +36,4 @@ class Running:
     @property
     def decoding(self) -> Decoding:
         """How images are decoded and encoded."""
-        return Decoding(self.workers, self.batch_size)
+        return Decoding(self.workers, self.batch_size, self.shard_rows)

@@ -24,6 +24,7 @@ SHARED = (  # of method folders, by others
     "rag_clip.prompts.knowledge.names.",
     "rag_clip.prompts.retrieved.",
 )
+MOST_PARAMETERS = 8
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
 
@@ -160,3 +161,22 @@ def test_importing_jobs_loads_no_open_clip() -> None:
     code = f"import sys, {', '.join(jobs)}; print(sorted({{'open_clip', 'torchvision', 'timm'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count the parameters of a function, the object of a method apart."""
+    positional = [*function.args.posonlyargs, *function.args.args]
+    own = bool(positional) and positional[0].arg in ("self", "cls")
+    return len(positional) + len(function.args.kwonlyargs) - own
+
+
+def test_no_function_outside_the_command_line_has_more_than_eight_parameters() -> None:
+    functions = [
+        (f"{name}.{node.name}", parameters(node))
+        for name, (_, tree) in MODULES.items()
+        if not name.startswith("rag_clip.cli.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert len(functions) > 1000
+    assert [each for each in functions if each[1] > MOST_PARAMETERS] == []

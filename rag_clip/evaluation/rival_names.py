@@ -86,17 +86,20 @@ def with_synonyms(labels: LabelSet, told: LabelSet) -> LabelSet:
     return replace(labels, synonyms=tuple(tuple(dict.fromkeys([*own, *more[name]])) for name, own in columns))
 
 
-def read_candidates(place: str | Path, *, phrases: int = PHRASES, report: Report = silent) -> Candidates:
+def read_candidates(
+    place: str | Path, *, phrases: int = PHRASES, large_bytes: int = LARGE_BYTES, report: Report = silent
+) -> Candidates:
     """Read names: one a line of a .txt file, those of a .json, .toml or .parquet label file, or phrases of captions.
 
     Captions lie in a .parquet file without a column `name`, in a .json file that is no label file, in any other file
     that `rag-clip index` reads, or in an index: a folder, or the URL of a server. Their `phrases` most frequent phrases
-    are the names (see frequent_phrases).
+    are the names (see frequent_phrases). A .json file of more than `large_bytes` is searched for captions before it is
+    held in memory.
     Names that differ in case, accents and punctuation only come once. Raises ValueError for a place without a name,
     and FileNotFoundError for a missing one.
     """
     names = dict[str, str]()
-    for name in _read(str(place), phrases, report):
+    for name in _read(str(place), phrases, large_bytes, report):
         if words_of(name):
             names.setdefault(folded(name), name)
     if not names:
@@ -133,7 +136,7 @@ class CandidateTexts:
         return torch.cat(parts)
 
 
-def _read(place: str, phrases: int, report: Report) -> Iterable[str]:
+def _read(place: str, phrases: int, large_bytes: int, report: Report) -> Iterable[str]:
     path = Path(place)
     suffix = path.suffix.lower()
     if Location(place).is_server or path.is_dir():
@@ -143,15 +146,15 @@ def _read(place: str, phrases: int, report: Report) -> Iterable[str]:
     if suffix == ".txt" and _holds_lines(path):
         return _read_lines(path)
     if suffix == ".json":
-        return _read_json(place, phrases, report)
+        return _read_json(place, phrases, large_bytes, report)
     if suffix == ".toml" or (suffix == ".parquet" and "name" in _columns(path)):
         return read_labels(path).names
     return frequent_phrases(_filed_captions(place, report), most=phrases)
 
 
-def _read_json(place: str, phrases: int, report: Report) -> Iterable[str]:
+def _read_json(place: str, phrases: int, large_bytes: int, report: Report) -> Iterable[str]:
     """Read names, or phrases of captions; a large file is looked into for captions before it is held whole."""
-    large = Path(place).stat().st_size > LARGE_BYTES
+    large = Path(place).stat().st_size > large_bytes
     try:
         if not large:
             return read_labels(place).names

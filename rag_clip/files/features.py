@@ -85,18 +85,25 @@ class FeatureCache:
 
 
 def open_features(
-    root: str | Path, *, encoder: Fingerprint, source: FileIdentity, column: str, rows: int, dim: int
+    root: str | Path,
+    *,
+    encoder: Fingerprint,
+    source: FileIdentity,
+    column: str,
+    rows: int,
+    dim: int,
+    shard_rows: int = SHARD_ROWS,
 ) -> FeatureCache:
     """Return the cache, at `root`/encoder key/file identity, for the `rows` images of `column` in a file.
 
     Images that the file only names by path are taken not to change.
     """
-    key = hash_facts([*source.facts, column, rows, SHARD_ROWS])
-    return feature_cache(Path(root) / encoder.key / key, rows=rows, dim=dim)
+    key = hash_facts([*source.facts, column, rows, shard_rows])
+    return feature_cache(Path(root) / encoder.key / key, rows=rows, dim=dim, shard_rows=shard_rows)
 
 
-def feature_cache(folder: Path, *, rows: int, dim: int, shard_rows: int | None = None) -> FeatureCache:
-    """Return the cache of `rows` features in a folder, by default of SHARD_ROWS to a shard."""
+def feature_cache(folder: Path, *, rows: int, dim: int, shard_rows: int = SHARD_ROWS) -> FeatureCache:
+    """Return the cache of `rows` features in a folder, `shard_rows` to a shard."""
     schema = pa.schema({"vector": pa.list_(pa.float32(), dim), "error": pa.string()})
     options = {"compression": "none", "use_dictionary": ["error"]}
-    return FeatureCache(RowShards(Shards(folder, "features"), rows, shard_rows or SHARD_ROWS, schema, options), dim)
+    return FeatureCache(RowShards(Shards(folder, "features"), rows, shard_rows, schema, options), dim)

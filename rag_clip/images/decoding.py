@@ -42,16 +42,23 @@ MOST_WORKERS = 16
 class Decoding:
     """How images are decoded and encoded: in `workers` processes, `batch_size` images at once through the encoder.
 
-    With 0 workers this process decodes; None is one per processor up to 16, or 0 for at most 512 images.
+    With 0 workers this process decodes; None is one per processor up to 16, or 0 for at most 512 images. Features are
+    stored `shard_rows` rows of a file at a time; a run that is killed loses the shard that it was at.
     Raises ValueError for settings out of range.
     """
 
     workers: int | None = None
     batch_size: int = 256
+    shard_rows: int = 1024
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        for name, value, least in (("batch_size", self.batch_size, 1), ("workers", self.workers, 0)):
+        least_values = (
+            ("batch_size", self.batch_size, 1),
+            ("workers", self.workers, 0),
+            ("shard_rows", self.shard_rows, 1),
+        )
+        for name, value, least in least_values:
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
 

@@ -33,7 +33,7 @@ def encode_files(
     cache.
     """
     clock = clock or StageClock()
-    sources = [(file, _open_cache(file, root, encoder)) for file in files]
+    sources = [(file, _open_cache(file, root, encoder, decoding.shard_rows)) for file in files]
     gaps = [cache.missing() for _, cache in sources]
     missing = sum(stop - start for runs in gaps for start, stop in runs)
     advance = clock.counting("encode", missing)
@@ -81,9 +81,15 @@ def read_pieces(file: ImageFile, rows: Sequence[int] | None = None) -> Iterator[
             return
 
 
-def _open_cache(file: ImageFile, root: str | Path, encoder: Encoder) -> FeatureCache:
+def _open_cache(file: ImageFile, root: str | Path, encoder: Encoder, shard_rows: int) -> FeatureCache:
     return open_features(
-        root, encoder=encoder.fingerprint, source=file.identity, column=file.image, rows=file.rows, dim=encoder.dim
+        root,
+        encoder=encoder.fingerprint,
+        source=file.identity,
+        column=file.image,
+        rows=file.rows,
+        dim=encoder.dim,
+        shard_rows=shard_rows,
     )
 
 

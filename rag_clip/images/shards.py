@@ -1,4 +1,4 @@
-"""Shards of embedded image-caption pairs: one Parquet file for each SHARD_ROWS rows of a source file, whole or absent.
+"""Shards of embedded image-caption pairs: a Parquet file for each `shard_rows` rows of a source file, whole or absent.
 
 They lie under the encoder's key and the identity of the source file, so neither another encoder nor a changed file
 ever finds them. Rows that cannot be used are kept with their error, and listed in one file beside the shards.
@@ -73,15 +73,23 @@ class PairShards:
         return sum(pq.read_metadata(self.shards.path(start)).num_rows for start in starts)
 
 
-def open_shards(root: str | Path, file: PairFile, *, encoder: Fingerprint, dim: int, settings: str) -> PairShards:
+def open_shards(
+    root: str | Path,
+    file: PairFile,
+    *,
+    encoder: Fingerprint,
+    dim: int,
+    settings: str,
+    shard_rows: int = SHARD_ROWS,
+) -> PairShards:
     """Return the shards of `file` at `root`/encoder key/identity of the file and of the `settings` it is read with."""
     identity = file.identity
-    key = hash_facts([identity.place, file.source, *identity.state, settings, file.rows, SHARD_ROWS])
+    key = hash_facts([identity.place, file.source, *identity.state, settings, file.rows, shard_rows])
     schema = pair_schema(dim)
     compression = {name: "none" if name in VECTORS else "zstd" for name in schema.names}
     options = {"compression": compression, "use_dictionary": ["source", "error"]}
     shards = Shards(Path(root) / encoder.key / key, "pairs")
-    return PairShards(file.path, RowShards(shards, file.rows, SHARD_ROWS, schema, options), dim)
+    return PairShards(file.path, RowShards(shards, file.rows, shard_rows, schema, options), dim)
 
 
 def list_failures(parts: Sequence[PairShards], path: Path) -> Counter[str]:

@@ -26,13 +26,14 @@ class CausalTower:
     text: Any
     end: int | None
 
-    def encode(self, tokens: torch.Tensor) -> torch.Tensor:
+    def encode(self, tokens: torch.Tensor, *, batch_tokens: int | None = None) -> torch.Tensor:
         """Embed tokens [t, context] as rows [t, d], not normalised, on the tower's device.
 
-        Texts of similar length are computed together, in batches with a bounded number of tokens.
+        Texts of similar length are computed together, in batches of at most `batch_tokens` tokens; by default,
+        as many as the device is fast with.
         """
         on_cpu = self.text.positional_embedding.device.type == "cpu"
-        budget = TOKENS_PER_BATCH_ON_CPU if on_cpu else TOKENS_PER_BATCH
+        budget = batch_tokens or (TOKENS_PER_BATCH_ON_CPU if on_cpu else TOKENS_PER_BATCH)
         ends = tokens.argmax(1) if self.end is None else (tokens == self.end).int().argmax(1)  # [t]
         order = ends.argsort()
         rows = torch.cat([self._forward(tokens[batch], ends[batch]) for batch in _batches(ends, order, budget)])

@@ -148,8 +148,7 @@ def test_one_flipped_bit_of_a_label_is_seen(tmp_path: Path):
         read_file_labels([file], "label")
 
 
-def test_classify_ends_at_a_damaged_page_and_keeps_what_it_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rag_clip.files.features.SHARD_ROWS", 10)
+def test_classify_ends_at_a_damaged_page_and_keeps_what_it_finished(tmp_path: Path):
     whole, places = with_checksums(tmp_path / "in.parquet", use_dictionary=False)
     (tmp_path / "in.parquet").write_bytes(flipped(whole, places[-1]))
     with pytest.raises(OSError, match="CRC"):
@@ -158,7 +157,7 @@ def test_classify_ends_at_a_damaged_page_and_keeps_what_it_finished(tmp_path: Pa
             prompts=colour_prompts(),
             output=tmp_path / "out.parquet",
             encoder=ToyEncoder(),
-            running=Running(0, 10),
+            running=Running(0, 10, shard_rows=10),
             reuse=Reuse(features_dir=tmp_path / "kept"),
         )
     assert not (tmp_path / "out.parquet").exists()

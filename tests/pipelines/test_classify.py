@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import rag_clip.files.features
 from inputs.pictures import COLOURS, LightEncoder, colour_prompts, colours, picture, write_images
 from rag_clip.classifiers.match import Scoring
 from rag_clip.classifiers.prepared import PreparedHead
@@ -30,11 +29,6 @@ from rag_clip.testing import ToyEncoder
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     return tmp_path / "predictions.parquet"
-
-
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rag_clip.files.features, "SHARD_ROWS", 4)
 
 
 def run(paths: list[Path], output: Path, **settings: Any):
@@ -124,23 +118,21 @@ def test_no_rows_give_an_empty_output_with_all_columns(tmp_path: Path, output: P
     assert (summary.rows, summary.failed) == (0, 0)
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_shards_and_batches_do_not_show_in_the_output(tmp_path: Path, output: Path):
     images = [None if row in (2, 8) else picture(name) for row, name in enumerate(colours(14))]
     source = write_images(tmp_path / "in.parquet", images)
-    run([source], output, running=Running(0, 3))
+    run([source], output, running=Running(0, 3, shard_rows=4))
     whole = tmp_path / "whole.parquet"
-    run([source], whole, running=Running(0, 256))
+    run([source], whole, running=Running(0, 256, shard_rows=4))
     assert pq.read_table(output).equals(pq.read_table(whole), check_metadata=True)
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_worker_processes_give_what_this_process_gives(tmp_path: Path, output: Path):
     images = [b"broken" if row == 5 else picture(name, kind="JPEG") for row, name in enumerate(colours(40))]
     source = write_images(tmp_path / "in.parquet", images)
     run([source], output, encoder=LightEncoder())
     parallel = tmp_path / "parallel.parquet"
-    run([source], parallel, encoder=LightEncoder(), running=Running(2))
+    run([source], parallel, encoder=LightEncoder(), running=Running(2, shard_rows=4))
     assert pq.read_table(parallel).equals(pq.read_table(output), check_metadata=True)
 
 
@@ -177,11 +169,10 @@ def test_a_file_that_was_not_there_is_read_on_the_next_run(tmp_path: Path, outpu
     assert pq.read_table(output)["label"].to_pylist() == ["red", "green"]
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_progress_counts_every_row_of_both_stages(tmp_path: Path, output: Path):
     events: list[Progress] = []
     source = write_images(tmp_path / "in.parquet", [picture(name) for name in colours(6)])
-    run([source], output, running=Running(0, 2, report=events.append))
+    run([source], output, running=Running(0, 2, report=events.append, shard_rows=4))
     assert [(event.stage, event.done, event.total) for event in events] == [
         ("prompts", 3, 3),
         ("encode", 2, 6), ("encode", 4, 6), ("encode", 6, 6), ("write", 4, 6), ("write", 6, 6),

@@ -20,9 +20,10 @@ from rag_clip.testing import ToyEncoder
 PATHS_AND_BYTES = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def labels_of(source: Path, tmp_path: Path) -> list[tuple[str | None, str | None]]:
+def labels_of(source: Path, tmp_path: Path, *, shard_rows: int = 1024) -> list[tuple[str | None, str | None]]:
     output = tmp_path / "predictions.parquet"
-    summary = classify([source], prompts=colour_prompts(), output=output, encoder=ToyEncoder(), running=Running(0))
+    running = Running(0, shard_rows=shard_rows)
+    summary = classify([source], prompts=colour_prompts(), output=output, encoder=ToyEncoder(), running=running)
     rows = pq.read_table(output, columns=["label", "error"]).to_pylist()
     assert summary.failed == sum(row["error"] is not None for row in rows)
     return [(row["label"], row["error"]) for row in rows]
@@ -168,11 +169,10 @@ def test_every_kind_of_column_passes_through(tmp_path: Path):
 
 
 @pytest.mark.parametrize("rows_per_group", [1, 7, 1000])
-def test_row_groups_do_not_show_in_the_output(tmp_path: Path, rows_per_group: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rag_clip.files.features.SHARD_ROWS", 5)
+def test_row_groups_do_not_show_in_the_output(tmp_path: Path, rows_per_group: int):
     table = pa.table({"image": [picture(name) for name in colours(23)], "id": list(range(23))})
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=rows_per_group)
-    assert [label for label, _ in labels_of(tmp_path / "in.parquet", tmp_path)] == colours(23)
+    assert [label for label, _ in labels_of(tmp_path / "in.parquet", tmp_path, shard_rows=5)] == colours(23)
     assert pq.read_table(tmp_path / "predictions.parquet", columns=["id"])["id"].to_pylist() == list(range(23))
 
 

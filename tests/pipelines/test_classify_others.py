@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-import rag_clip.files.features
 from inputs.pictures import COLOURS, LightEncoder, colour_prompts, colours, encoded, picture, write_images
 from rag_clip.classifiers.como import CoMoSettings
 from rag_clip.classifiers.match import Scoring, match
@@ -67,18 +66,12 @@ def run(source: Path, output: Path, **settings: Any):
     return classify([source], output=output, **{"running": Running(0)} | defaults | settings)
 
 
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rag_clip.files.features, "SHARD_ROWS", 4)
-
-
-@pytest.mark.usefixtures("small_shards")
 def test_the_head_gets_each_images_features_by_both_encoders(tmp_path: Path) -> None:
     images = [b"broken" if row in (1, 6) else picture(name) for row, name in enumerate(colours(11))]
     summary = run(
         write_images(tmp_path / "in.parquet", images),
         tmp_path / "out.parquet",
-        running=Running(0, 3),
+        running=Running(0, 3, shard_rows=4),
         scoring=Scoring(top_k=3),
     )
     good = [image for image in images if image != b"broken"]

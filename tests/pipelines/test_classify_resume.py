@@ -29,7 +29,6 @@ KILLED_RUN = textwrap.dedent(
     """
     import os, signal, sys
     from pathlib import Path
-    import rag_clip.files.features
     from inputs.pictures import LightEncoder, colour_prompts
     from rag_clip.pipelines.classify import classify
     from rag_clip.pipelines.running import Running
@@ -38,16 +37,10 @@ KILLED_RUN = textwrap.dedent(
         if event.done >= 10:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    rag_clip.files.features.SHARD_ROWS = 4
     classify([sys.argv[1]], prompts=colour_prompts(), output=sys.argv[2], encoder=LightEncoder(),
-             running=Running(1, 2, report=die_midway))
+             running=Running(1, 2, report=die_midway, shard_rows=4))
     """
 )
-
-
-@pytest.fixture(autouse=True)
-def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rag_clip.files.features.SHARD_ROWS", SHARD_ROWS)
 
 
 @pytest.fixture
@@ -57,7 +50,11 @@ def source(tmp_path: Path) -> Path:
 
 
 def run(source: Path, output: Path, **settings: Any) -> ClassifySummary:
-    defaults: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ToyEncoder(), "running": Running(0, 2)}
+    defaults: dict[str, Any] = {
+        "prompts": colour_prompts(),
+        "encoder": ToyEncoder(),
+        "running": Running(0, 2, shard_rows=SHARD_ROWS),
+    }
     return classify([source], output=output, **defaults | settings)
 
 
@@ -102,7 +99,7 @@ def test_an_interrupt_leaves_finished_shards_and_no_output(source: Path, tmp_pat
 
     output = tmp_path / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
-        run(source, output, running=Running(0, 2, report=interrupt))
+        run(source, output, running=Running(0, 2, report=interrupt, shard_rows=SHARD_ROWS))
     assert not output.exists()
     assert shards(tmp_path / "out.parquet.parts") == ["00000.parquet"]
     assert run(source, output).from_cache == SHARD_ROWS
@@ -117,10 +114,13 @@ def test_an_interrupt_while_writing_keeps_the_old_output_and_every_shard(source:
     run(source, output, scoring=Scoring(top_k=1))
     old = output.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        run(source, output, running=Running(0, 2, report=interrupt))
+        run(source, output, running=Running(0, 2, report=interrupt, shard_rows=SHARD_ROWS))
     assert output.read_bytes() == old
     assert len(shards(tmp_path / "out.parquet.parts")) == 5
-    assert (run(source, output, running=Running(0, 2, report=silent)).decoded, pq.read_table(output).num_rows) == (
+    assert (
+        run(source, output, running=Running(0, 2, report=silent, shard_rows=SHARD_ROWS)).decoded,
+        pq.read_table(output).num_rows,
+    ) == (
         0,
         18,
     )
@@ -133,7 +133,7 @@ def test_shards_of_an_interrupted_run_serve_other_prompts_but_not_another_encode
 
     output = tmp_path / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
-        run(source, output, running=Running(0, 2, report=interrupt))
+        run(source, output, running=Running(0, 2, report=interrupt, shard_rows=SHARD_ROWS))
     wide = ToyEncoder(dim=64)
     assert (
         run(

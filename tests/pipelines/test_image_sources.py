@@ -137,13 +137,12 @@ def test_the_columns_of_a_source_pass_through(tmp_path: Path, name: str, columns
 
 
 @pytest.mark.parametrize("name", ["folder", "csv", "tar with cls", "remote tar"])
-def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rag_clip.files.features.SHARD_ROWS", 2)
+def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, name: str):
     place = SOURCES[name](tmp_path / "data")
     settings: dict[str, Any] = {
         "prompts": colour_prompts(),
         "encoder": ENCODER,
-        "running": Running(0, 2),
+        "running": Running(0, 2, shard_rows=2),
         "reuse": Reuse(features_dir=tmp_path / "features"),
     }
 
@@ -152,7 +151,11 @@ def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, name: str, monkeypatch
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        classify([place], output=tmp_path / "out.parquet", **{**settings, "running": Running(0, 2, report=stop)})
+        classify(
+            [place],
+            output=tmp_path / "out.parquet",
+            **{**settings, "running": Running(0, 2, report=stop, shard_rows=2)},
+        )
     again = classify([place], output=tmp_path / "out.parquet", **settings)
     assert (again.decoded, again.from_cache) == (4, 2)
     assert pq.read_table(again.output)[again.columns[0]].to_pylist() == list(COLOURS)

@@ -13,7 +13,6 @@ import pytest
 
 from inputs.pairs import caption, colour_pairs, write_pairs, write_tar
 from inputs.pictures import LightEncoder, picture
-from rag_clip.images import shards as image_shards
 from rag_clip.images.opening import Images
 from rag_clip.images.perceptual import perceptual_hash
 from rag_clip.models.decode import decode_image
@@ -129,10 +128,7 @@ def test_shards_serve_another_index_without_embedding(tmp_path: Path, index: Pat
     assert stored(tmp_path / "other") == stored(index)
 
 
-def test_a_run_that_was_cut_short_goes_on_with_the_next_shard(
-    tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(image_shards, "SHARD_ROWS", 4)
+def test_a_run_that_was_cut_short_goes_on_with_the_next_shard(tmp_path: Path, index: Path):
     source = colour_pairs(tmp_path / "in.parquet", *(["red", "green", "blue"] * 4))
 
     def stop(event: Progress) -> None:
@@ -140,8 +136,8 @@ def test_a_run_that_was_cut_short_goes_on_with_the_next_shard(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run([source], index, running=Running(report=stop))
-    summary = run([source], index)
+        run([source], index, running=Running(report=stop, shard_rows=4))
+    summary = run([source], index, running=Running(0, shard_rows=4))
     assert (summary.embedded, summary.from_shards, summary.count) == (4, 8, 3)
 
 
@@ -216,11 +212,10 @@ def test_pairs_that_do_not_fit_have_a_higher_probability_of_noise(tmp_path: Path
     assert ({int(hit.text.split()[1]) for hit in doubtful}, len(likely)) == (set(wrong), 57)
 
 
-def test_noise_does_not_depend_on_shards(tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch):
+def test_noise_does_not_depend_on_shards(tmp_path: Path, index: Path):
     source = colour_pairs(tmp_path / "in.parquet", *(["red", "green", "blue"] * 3))
     run([source], index, noise=True)
-    monkeypatch.setattr(image_shards, "SHARD_ROWS", 2)
-    run([source], tmp_path / "small", noise=True)
+    run([source], tmp_path / "small", noise=True, running=Running(0, shard_rows=2))
     assert stored(tmp_path / "small") == stored(index)
 
 

@@ -90,12 +90,11 @@ def test_an_image_without_a_usable_caption_is_a_failed_row(tmp_path: Path):
     assert (found.rows, found.count) == (5, 1)
 
 
-def test_a_second_run_embeds_no_caption_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rag_clip.images.shards.SHARD_ROWS", 2)
-    path = lists(pa.list_(pa.string()), tmp_path)
-    index(path)
+def test_a_second_run_embeds_no_caption_again(tmp_path: Path):
+    path, running = lists(pa.list_(pa.string()), tmp_path), Running(0, shard_rows=2)
+    index(path, running=running)
     next((tmp_path / "index.shards").rglob("00001.parquet")).unlink()
-    again = index(path)
+    again = index(path, running=running)
     assert (again.rows, again.embedded, again.from_shards, again.count) == (5, 2, 3, 4)
     assert stored(tmp_path / "index") == PAIRS
 

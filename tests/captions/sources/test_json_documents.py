@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from rag_clip.captions.sources.finding import Columns, SourceError, find_sources, read_source
-from rag_clip.evaluation import rival_names as candidates
 from rag_clip.evaluation.rival_names import read_candidates
 
 COCO = {
@@ -151,14 +150,12 @@ def test_json_in_a_folder_counts_only_where_nothing_else_does(tmp_path):
     assert [Path(source.url).name for source in find_sources([tmp_path])] == ["c.txt"]
 
 
-def test_names_are_those_of_a_label_file_or_phrases_of_captions(tmp_path, monkeypatch):
+def test_names_are_those_of_a_label_file_or_phrases_of_captions(tmp_path):
     captions = write(tmp_path, {"annotations": [{"image_id": 1, "caption": "a red flag"}] * 20}, "captions.json")
     labels = write(tmp_path, ["tench", "red flag"], "labels.json")
     wrong = write(tmp_path, {"hidden_size": 1.5}, "config.json")
     for bound in (1 << 24, 0):
-        monkeypatch.setattr(candidates, "LARGE_BYTES", bound)
-        assert "red flag" in read_candidates(captions).names
-    monkeypatch.undo()
+        assert "red flag" in read_candidates(captions, large_bytes=bound).names
     assert read_candidates(labels).names == ("tench", "red flag")
     with pytest.raises(ValueError, match=r"config\.json"):
         read_candidates(wrong)
