@@ -59,7 +59,7 @@ def test_the_first_of_each_group_keep_their_order():
 def test_settings_out_of_range_and_nothing_found_are_refused():
     with pytest.raises(ValueError, match="unknown search 'names'; known are class, texts, captions"):
         plan_queries(PROMPTS, ImageSearch("names", 1))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="the budget is 0 images"):
+    with pytest.raises(ValueError, match="candidates is 0 images"):
         plan_queries(PROMPTS, ImageSearch("class", 0))
     with pytest.raises(ValueError, match="the limit is 0"):
         retrieved_support(LABELS, candidates([0], torch.eye(1)), limit=0)
