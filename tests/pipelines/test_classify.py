@@ -130,7 +130,7 @@ def test_shards_and_batches_do_not_show_in_the_output(tmp_path: Path, output: Pa
 def test_worker_processes_give_what_this_process_gives(tmp_path: Path, output: Path):
     images = [b"broken" if row == 5 else picture(name, kind="JPEG") for row, name in enumerate(colours(40))]
     source = write_images(tmp_path / "in.parquet", images)
-    run([source], output, encoder=LightEncoder())
+    run([source], output, encoder=LightEncoder(), running=Running(0, shard_rows=4))
     parallel = tmp_path / "parallel.parquet"
     run([source], parallel, encoder=LightEncoder(), running=Running(2, shard_rows=4))
     assert pq.read_table(parallel).equals(pq.read_table(output), check_metadata=True)
