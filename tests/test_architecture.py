@@ -149,11 +149,18 @@ def test_every_name_in_all_exists() -> None:
     ] == []
 
 
-def test_importing_the_command_line_loads_no_engine() -> None:
+def test_the_command_line_and_its_help_load_no_engine() -> None:
     heavy = {"torch", "polars", "open_clip", "qdrant_client", "qdrant_edge", "pyarrow", "numpy"}
-    code = f"import sys, rag_clip.cli; print(sorted({heavy} & set(sys.modules)))"
+    code = f"""
+import sys
+from rag_clip.cli import app
+
+for words in ([], ["index"], ["search"], ["classify"], ["evaluate"]):
+    app([*words, "--help"], result_action="return_value")
+print(sorted({heavy} & set(sys.modules)), file=sys.stderr)
+"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (result.stdout, result.stderr) == ("[]\n", "")
+    assert (result.stdout.count("Usage: rag-clip"), result.stderr) == (5, "[]\n")
 
 
 def test_importing_jobs_loads_no_open_clip() -> None:

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 import rag_clip
+from inputs.photographs import photographs
 from rag_clip import given
 from rag_clip.classifiers.reuse import Reuse
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.demo.concepts import concepts
-from rag_clip.demo.make import photographs
 from rag_clip.pipelines.running import Running
 from rag_clip.pipelines.support_shots import ShotSettings
 from rag_clip.support.painters import load_painter
@@ -325,7 +325,7 @@ def test_support_verbs_take_paths_names_of_models_and_names_of_classes(tmp_path:
     names = [concept.name for concept in concepts()[:3]]
     pairs = tmp_path / "pairs.parquet"
     captions = [f"a photo of {name}" for name in names]
-    pq.write_table(pa.table({"image": photographs(5, 1)[:3], "caption": captions, "label": names}), pairs)
+    pq.write_table(pa.table({"image": photographs(3), "caption": captions, "label": names}), pairs)
     prompts, index = tmp_path / "prompts.json", tmp_path / "index"
     rag_clip.write_prompts(rag_clip.enhance(names, recipe="templates", encoder="demo"), prompts)
     rag_clip.index_images(str(pairs), index=index, encoder="demo", running=Running(0))

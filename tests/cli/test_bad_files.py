@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from inputs.command_line import run
-from rag_clip.demo.make import photographs
+from inputs.photographs import photographs
 from rag_clip.files.support import read_support
 
 DEMO = ("--model", "demo", "--workers", 0)
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     several = [["red"], ["red", "blue"], ["blue"], ["red"], ["blue"], []]
     for place, labels in (("several", several), ("single", ["red", "blue"] * 3)):
         (folder / place).mkdir()
-        pq.write_table(pa.table({"image": photographs(3, 1)[:6], "label": labels}), folder / place / "t.parquet")
+        pq.write_table(pa.table({"image": photographs(6), "label": labels}), folder / place / "t.parquet")
     (folder / "labels.txt").write_text("red\nblue\n")
     assert run("enhance", "labels.txt", "--recipe", "templates", *DEMO[:2], "-o", "p.parquet", folder=folder)[0] == 0
     return folder
@@ -98,6 +98,14 @@ def test_another_column_may_stand_twice(tmp_path: Path) -> None:
     assert (code, json.loads(out)["kept"]) == (0, 2)
 
 
+@pytest.fixture(scope="module")
+def measured(folder: Path) -> Path:
+    """The folder with r.parquet, the results of one run."""
+    options = ("--prompts", "p.parquet", "-o", "r.parquet", *DEMO)
+    assert run("evaluate", "single/t.parquet", *options, folder=folder)[0] == 0
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -111,12 +119,11 @@ def test_another_column_may_stand_twice(tmp_path: Path) -> None:
         ({"value": None}, "r.parquet has no 'value' in row 1; delete the row, or fill it in; it was changed since"),
     ],
 )
-def test_results_that_were_changed_are_refused(folder: Path, change: dict[str, Any], message: str) -> None:
-    run("evaluate", "single/t.parquet", "--prompts", "p.parquet", "-o", "r.parquet", *DEMO, folder=folder)
-    table = pq.read_table(folder / "r.parquet")
+def test_results_that_were_changed_are_refused(measured: Path, change: dict[str, Any], message: str) -> None:
+    table = pq.read_table(measured / "r.parquet")
     rows = [row | change for row in table.to_pylist()]
-    pq.write_table(pa.Table.from_pylist(rows, table.schema), folder / "changed-r.parquet")
-    code, out, errors = run("evaluate", "--compare", "changed-r.parquet", "r.parquet", folder=folder)
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), measured / "changed-r.parquet")
+    code, out, errors = run("evaluate", "--compare", "changed-r.parquet", "r.parquet", folder=measured)
     assert (code, out) == (1, "")
     assert message in errors
 

@@ -20,8 +20,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from inputs.command_line import run
+from inputs.photographs import photographs
 from rag_clip.demo.concepts import concepts
-from rag_clip.demo.make import photographs
 from rag_clip.files.prompts import read_prompts
 
 RAG_CLIP = str(shutil.which("rag-clip", path=Path(sys.executable).parent))
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     captions = [f"{name}: a flag seen in town" for name in NAMES] + ["", None, "a red die"]
     pq.write_table(pa.table({"caption": captions}), folder / "captions.parquet")
     (folder / "labels.txt").write_text("\n".join(NAMES) + "\n")
-    images = [*photographs(5, 1)[: len(NAMES)], b"not an image"]
+    images = [*photographs(len(NAMES)), b"not an image"]
     pq.write_table(pa.table({"image": images, "number": list(range(5))}), folder / "images.parquet")
     built = run("index", "build", "captions.parquet", "--index", "index", "--model", "demo", folder=folder)
     assert built.code == 0

@@ -111,6 +111,15 @@ def results_file(folder: Path, facts: str, table: pa.Table | None = None) -> Non
     pq.write_table(held.replace_schema_metadata({"rag_clip.results": facts}), folder / "other.parquet")
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with r.parquet, the results of one run."""
+    folder = tmp_path_factory.mktemp("measured")
+    write_pets(folder)
+    assert run("evaluate", "pets.npz", "-o", "r.parquet", folder=folder)[0] == 0
+    return folder
+
+
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
@@ -123,12 +132,10 @@ def results_file(folder: Path, facts: str, table: pa.Table | None = None) -> Non
         ("", "other.parquet has no column 'run'; it has task; it was changed since it was written: evaluate again"),
     ],
 )
-def test_results_of_another_version_or_changed_ones_are_not_compared(tmp_path: Path, facts: str, message: str) -> None:
-    write_pets(tmp_path)
-    assert run("evaluate", "pets.npz", "-o", "r.parquet", folder=tmp_path)[0] == 0
-    own = pq.read_schema(tmp_path / "r.parquet").metadata[b"rag_clip.results"].decode()
-    results_file(tmp_path, facts or own)
-    code, out, errors = run("evaluate", "--compare", "r.parquet", "other.parquet", folder=tmp_path)
+def test_results_of_another_version_or_changed_ones_are_not_compared(measured: Path, facts: str, message: str) -> None:
+    own = pq.read_schema(measured / "r.parquet").metadata[b"rag_clip.results"].decode()
+    results_file(measured, facts or own)
+    code, out, errors = run("evaluate", "--compare", "r.parquet", "other.parquet", folder=measured)
     assert (code, out) == (1, "")
     assert errors.startswith(f"rag-clip: {message}")
 

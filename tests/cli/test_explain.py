@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from cyclopts import App
 
+from inputs.photographs import photographs
 from rag_clip.cli.explain import explain
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.demo.concepts import concepts
-from rag_clip.demo.make import photographs
 from rag_clip.files.prompts import write_prompts
 
 FIRST, SECOND = (concept.name for concept in concepts()[:2])
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     caption = PromptText(f"{FIRST}: a flag seen in town", 0.25, "context", "web", "id-1", 0.9, 0)
     groups = ((PromptText(f"a photo of a {FIRST}", 0.75), caption), (PromptText(f"a photo of a {SECOND}", 1.0),))
     write_prompts(Prompts(LabelSet((FIRST, SECOND)), groups), folder / "prompts.parquet")
-    images = photographs(5, 1)[:2]
+    images = photographs(2)
     (folder / "image.png").write_bytes(images[0])
     pq.write_table(pa.table({"image": [*images, None]}), folder / "images.parquet")
     return folder

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inputs.command_line import run
-from rag_clip.demo.make import photographs
+from inputs.photographs import photographs
 
 
 def test_images_are_cleaned_by_the_preset_asked_for_and_info_shows_the_funnel(tmp_path: Path) -> None:
-    images = [*photographs(4, 1)[:3], b"broken"]
+    images = [*photographs(3), b"broken"]
     captions = ["a red flag at sea", "flag", "a blue flag at sea", "a flag"]
     pq.write_table(pa.table({"image": images, "caption": captions}), tmp_path / "in.parquet")
     (tmp_path / "own.toml").write_text("[mine]\nmin_words = 2\n")

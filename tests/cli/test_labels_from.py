@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from inputs.command_line import run
-from rag_clip.demo.make import photographs
+from inputs.photographs import photographs
 from rag_clip.files.prompts import read_prompts
 
 
@@ -21,7 +21,7 @@ def enhance(folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 def write(path: Path, labels: Sequence[object], names: tuple[str, ...] = (), column: str = "label") -> Path:
-    table = pa.table({"image": photographs(len(labels), 1)[: len(labels)], column: labels})
+    table = pa.table({"image": photographs(len(labels)), column: labels})
     feature = {column: {"_type": "ClassLabel", "names": list(names)}} if names else {}
     metadata = {"huggingface": json.dumps({"info": {"features": feature}})}
     pq.write_table(table.replace_schema_metadata(metadata), path)

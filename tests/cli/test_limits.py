@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from inputs.command_line import run
+from inputs.photographs import photographs
 from rag_clip.data import LabelSet
 from rag_clip.demo.concepts import concepts
-from rag_clip.demo.make import photographs
 from rag_clip.files.labels import first_classes
 from rag_clip.files.prompts import read_prompts
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with four classes, their prompts, and six images in two files."""
     folder = tmp_path_factory.mktemp("limits")
     (folder / "labels.txt").write_text("\n".join(NAMES) + "\n")
-    images = photographs(5, 1)[:6]
+    images = photographs(6)
     for name, first in (("a", 0), ("b", 3)):
         rows = {"image": images[first : first + 3], "number": list(range(first, first + 3))}
         pq.write_table(pa.table(rows), folder / f"{name}.parquet")

@@ -8,8 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager, redirect_stdout
+from contextlib import chdir, redirect_stdout
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,11 @@ import torch
 from safetensors import SafetensorError
 
 from inputs.command_line import run
+from inputs.limits import limited
+from inputs.photographs import photographs
 from rag_clip.__main__ import main
 from rag_clip.cli import app
 from rag_clip.cli.failures import explain
-from rag_clip.demo.make import photographs
 from rag_clip.errors import disk_errors, lacks
 
 MORE = (
@@ -33,22 +33,11 @@ MORE = (
 )
 
 
-@contextmanager
-def limited(kind: int, least: int) -> Iterator[None]:
-    """Give this process `least` of a resource."""
-    before = resource.getrlimit(kind)
-    resource.setrlimit(kind, (least, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(kind, before)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two labelled photographs, prompts, a support file, and captions."""
     folder = tmp_path_factory.mktemp("machine")
-    pq.write_table(pa.table({"image": photographs(3, 1)[:2], "label": ["red", "blue"]}), folder / "i.parquet")
+    pq.write_table(pa.table({"image": photographs(2), "label": ["red", "blue"]}), folder / "i.parquet")
     (folder / "labels.txt").write_text("red\nblue\n")
     (folder / "captions.txt").write_text("".join(f"a red flag, the {row}th of many\n" for row in range(2000)))
     (folder / "learn.toml").write_text("schedule = { epochs = 1 }\n")

@@ -19,10 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from inputs.command_line import run
+from inputs.photographs import photographs
 from rag_clip.cli import app
 from rag_clip.cli.run import EncoderOptions
 from rag_clip.demo.concepts import concepts
-from rag_clip.demo.make import photographs
 from rag_clip.files.learned_prompts import read_learned_prompts, write_learned_prompts
 
 NAMES = [concept.name for concept in concepts()[:3]]
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model in a folder, and a file of every kind that it made."""
     folder = tmp_path_factory.mktemp("recorded")
     shutil.copytree(Path(str(files("rag_clip.demo"))) / "assets" / "model", folder / "weights")
-    images = photographs(5, 1)[: len(NAMES)]
+    images = photographs(len(NAMES))
     (folder / "first.png").write_bytes(images[0])
     (folder / "labels.txt").write_text("\n".join(NAMES) + "\n")
     (folder / "coop.toml").write_text("[context]\nlength = 2\n[schedule]\nepochs = 1\n")

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from inputs.command_line import Outcome, run
+from inputs.photographs import photographs
 from rag_clip.demo.concepts import concepts
-from rag_clip.demo.make import photographs
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.images import index_images
 from rag_clip.pipelines.running import Running
@@ -27,7 +27,7 @@ def search(*arguments: object, folder: Path) -> Outcome:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four photographs of the bundled world indexed with their captions, and the first as a file."""
     folder = tmp_path_factory.mktemp("search")
-    images = photographs(5, 1)[: len(NAMES)]
+    images = photographs(len(NAMES))
     captions = [f"a photo of a {name}" for name in NAMES]
     pq.write_table(pa.table({"image": images, "caption": captions}), folder / "pairs.parquet")
     (folder / "first.png").write_bytes(images[0])

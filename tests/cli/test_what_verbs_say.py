@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from inputs.command_line import run
+from inputs.photographs import photographs
 from rag_clip.demo.concepts import concepts
-from rag_clip.demo.make import photographs
 
 NAMES = [concept.name for concept in concepts()[:3]]
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     captions = [f"{NAMES[0]} by the road", f"{NAMES[1]}: a sign by the sea", f"{NAMES[0]} by the road", None]
     pq.write_table(pa.table({"caption": captions}), folder / "captions.parquet")
     (folder / "labels.txt").write_text("\n".join([*NAMES, "quux"]) + "\n")
-    pq.write_table(pa.table({"image": [*photographs(5, 1)[:3], b"none"]}), folder / "images.parquet")
+    pq.write_table(pa.table({"image": [*photographs(3), b"none"]}), folder / "images.parquet")
     built = run("index", "build", "captions.parquet", "--index", "index", "--model", "demo", folder=folder)
     assert built.out.startswith("2 captions in index: 2 added, 1 repeated, 1 dropped of 4 read\n")
     return folder

@@ -7,8 +7,6 @@ import resource
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from inputs.folders import TESTS
+from inputs.limits import limited
 from inputs.pictures import colour_prompts, colours, picture, write_images
 from rag_clip.classifiers.match import Scoring
 from rag_clip.classifiers.reuse import Reuse
@@ -60,17 +59,6 @@ def run(source: Path, output: Path, **settings: Any) -> ClassifySummary:
 
 def shards(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*.parquet"))
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Refuse files that grow beyond `size` bytes, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_killed_run_continues_to_the_output_of_an_undisturbed_one(source: Path, tmp_path: Path):
@@ -152,7 +140,10 @@ def test_a_full_disk_names_the_output_and_keeps_the_shards(source: Path, tmp_pat
     output = tmp_path / "out.parquet"
     run(source, output, reuse=Reuse(features_dir=tmp_path / "features"))
     output.unlink()
-    with room_for(1500), pytest.raises(OSError, match=r"cannot write .*out\.parquet .*finished shards are kept"):
+    with (
+        limited(resource.RLIMIT_FSIZE, 1500),
+        pytest.raises(OSError, match=r"cannot write .*out\.parquet .*finished shards are kept"),
+    ):
         run(source, output, reuse=Reuse(features_dir=tmp_path / "features"))
     assert not output.exists()
     assert shards(tmp_path / "out.parquet.parts") == []

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import textwrap
+import resource
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 
 from inputs.captions import CountingEncoder, write_captions
+from inputs.limits import limited
 from rag_clip.captions.shards import ShardFolder
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.files.lock import BusyError, locked
@@ -256,21 +255,8 @@ def test_a_damaged_manifest_is_named(corpus, tmp_path):
 
 def test_a_full_disk_is_told_and_what_was_finished_stays(tmp_path):
     corpus = write_captions(tmp_path / "web.parquet", ["one", None, None, None, None, *map(str, range(5))])
-    script = f"""
-        import resource, signal
-        from rag_clip.captions.shards import ShardFolder
-        from rag_clip.pipelines.embed import embed_captions
-        from rag_clip.testing import ToyEncoder
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-        try:
-            shards = ShardFolder({str(tmp_path / "shards")!r}, rows=5)
-            embed_captions([{str(corpus)!r}], shards=shards, encoder=ToyEncoder(dim=512))
-        except OSError as error:
-            print(error)
-    """
-    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
-    assert "cannot write captions to" in ran.stdout
-    assert "make room and run again, finished shards are kept" in ran.stdout
+    written = r"cannot write captions to .*make room and run again, finished shards are kept"
+    with limited(resource.RLIMIT_FSIZE, 5000), pytest.raises(OSError, match=written):
+        embed_captions([corpus], shards=ShardFolder(tmp_path / "shards", rows=5), encoder=ToyEncoder(dim=512))
     assert [manifest["kept"] for manifest in manifests(tmp_path / "shards")] == [1]
     assert not list((tmp_path / "shards").glob(".*"))
