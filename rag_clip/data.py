@@ -50,7 +50,10 @@ class LabelSet:
         for column, default in defaults.items():
             values = getattr(self, column) or default
             if len(values) != len(self.names):
-                raise ValueError(f"{column} has {len(values)} entries for {len(self.names)} names; give one per name")
+                raise ValueError(
+                    f"{column} has {counted(len(values), 'entry')} for {counted(len(self.names), 'name')}; give one "
+                    "per name"
+                )
             object.__setattr__(self, column, tuple(values))
         for template in self.templates:
             if "{}" not in template:
@@ -75,7 +78,7 @@ def _check_names(names: Sequence[str]) -> None:
         if not name.strip():
             raise ValueError(f"label {row} is empty; remove it or name the class")
         if len(name) > MAX_NAME_CHARACTERS:
-            found = f"{len(name)} characters ({name[:40]!r}...)"
+            found = f"{counted(len(name), 'character')} ({name[:40]!r}...)"
             raise ValueError(f"label {row} has {found}; the limit is {MAX_NAME_CHARACTERS}")
         if name in seen:
             raise ValueError(f"label {row} repeats label {seen[name]}, {name!r}; class names must differ, or have ids")
@@ -122,7 +125,10 @@ class Prompts:
 
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.labels):
-            raise ValueError(f"{len(self.texts)} groups of texts for {len(self.labels)} classes; give one per class")
+            raise ValueError(
+                f"{counted(len(self.texts), 'group')} of texts for {counted(len(self.labels), 'class')}; give one "
+                "per class"
+            )
         for name, group in zip(self.labels.names, self.texts, strict=True):
             weights = [text.weight for text in group]
             if not group:
@@ -241,7 +247,9 @@ class Support:
         }
         for name, column in columns.items():
             if len(column) != count:
-                raise ValueError(f"the support set has {count} features, but {len(column)} rows of {name}")
+                raise ValueError(
+                    f"the support set has {counted(count, 'feature')}, but {counted(len(column), 'row')} of {name}"
+                )
         shares = self.shares
         if tuple(shares.shape) != (count, len(self.labels)):
             raise ValueError(
@@ -318,11 +326,13 @@ class Validation:
     def __post_init__(self) -> None:
         if not 0 < len(self.targets) == len(self.features.pooled):
             raise ValueError(
-                f"{len(self.targets)} targets for {len(self.features.pooled)} validation images; give one per image, "
-                "and at least one image"
+                f"{counted(len(self.targets), 'target')} for "
+                f"{counted(len(self.features.pooled), 'validation image')}; give one per image, and at least one image"
             )
         if foreign_row("validation", self.targets, len(self.labels)) is not None:
-            raise ValueError(f"a validation target is none of the {len(self.labels)} classes; count them from 0")
+            raise ValueError(
+                f"a validation target is none of the {counted(len(self.labels), 'class')}; count them from 0"
+            )
 
 
 def foreign_row(role: str, targets: Targets, classes: int) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -13,9 +14,12 @@ _STYLE = "text-align:left;vertical-align:top"
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun, as in "1 class" and "2 classes"."""
-    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
-    return f"{count} {noun}{'' if count == 1 else ending}"
+    """Return a number with its noun, as in "1 class", "2 classes" and "3 queries"."""
+    if count == 1:
+        return f"1 {noun}"
+    if re.search("[^aeiou]y$", noun):
+        return f"{count} {noun[:-1]}ies"
+    return f"{count} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -82,7 +82,7 @@ def test_a_support_set_lists_the_classes_without_an_image():
     ("change", "message"),
     [
         ({"features": torch.zeros(0, 3)}, "no image"),
-        ({"references": ("a",)}, "3 features, but 1 rows of references"),
+        ({"references": ("a",)}, "3 features, but 1 row of references"),
         ({"targets": torch.ones(3, 3)}, r"targets are \(3, 3\); expected \[m, c\] = \(3, 2\)"),
         ({"targets": torch.ones(3, 2)}, "does not sum to one"),
         ({"features": torch.full((3, 3), torch.nan)}, "features that are not finite"),
@@ -97,7 +97,7 @@ def test_a_support_set_that_does_not_hold_together_is_refused(change: dict[str, 
 
 @pytest.mark.parametrize(
     ("images", "targets", "message"),
-    [(2, [0], "1 targets for 2 validation images"), (0, [], "at least one image"), (1, [2], "none of the 2 classes")],
+    [(2, [0], "1 target for 2 validation images"), (0, [], "at least one image"), (1, [2], "none of the 2 classes")],
 )
 def test_validation_images_that_do_not_match_their_labels_are_refused(images: int, targets: list[int], message: str):
     with pytest.raises(ValueError, match=message):

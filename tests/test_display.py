@@ -22,7 +22,15 @@ EVIL = "<b>red</b> & co"
 
 @pytest.mark.parametrize(
     ("count", "noun", "said"),
-    [(1, "class", "1 class"), (0, "class", "0 classes"), (2, "text", "2 texts"), (2, "match", "2 matches")],
+    [
+        (1, "class", "1 class"),
+        (0, "class", "0 classes"),
+        (2, "text", "2 texts"),
+        (2, "match", "2 matches"),
+        (1, "query", "1 query"),
+        (3, "query", "3 queries"),
+        (2, "key", "2 keys"),
+    ],
 )
 def test_nouns_are_singular_for_one(count: int, noun: str, said: str) -> None:
     assert counted(count, noun) == said

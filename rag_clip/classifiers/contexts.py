@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rag_clip.display import counted
 from rag_clip.files.learned_prompts import Position
 from rag_clip.models.towers import TwoTowers
 
@@ -36,7 +37,9 @@ class Context:
 
     def __post_init__(self) -> None:
         if self.length < 1:
-            raise ValueError(f"a context of {self.length} vectors cannot be learned; its length must be at least 1")
+            raise ValueError(
+                f"a context of {counted(self.length, 'vector')} cannot be learned; its length must be at least 1"
+            )
 
 
 def start_vectors(encoder: TwoTowers, context: Context, names: Sequence[str], *, seed: int) -> torch.Tensor:

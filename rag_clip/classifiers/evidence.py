@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, SeveralLabels, Support, Targets, Validation
+from rag_clip.display import counted
 
 TEMPERATURES = tuple(10 ** (step / 4) for step in range(-8, 3))
 
@@ -138,8 +139,8 @@ def check_fit(what: str, labels: LabelSet, features: torch.Tensor, zero_shot: Ze
     """Raise ValueError if images have other classes than the classifier, or features [m, d] of another width."""
     if labels.names != zero_shot.labels.names:
         raise ValueError(
-            f"the {what} has {len(labels)} classes that differ from the {len(zero_shot.labels)} of the prompts, or "
-            "another order; make it for the same label set"
+            f"the {what} has {counted(len(labels), 'class')} other than the {len(zero_shot.labels)} of the "
+            "prompts, or another order; make it for the same label set"
         )
     if features.shape[1] != zero_shot.weights.shape[1]:
         raise ValueError(

@@ -13,6 +13,7 @@ from rag_clip.classifiers.coop import CoOp, CoOpSettings
 from rag_clip.classifiers.heads import HEADS, HeadSettings, build_head, describe_settings, head_name, head_settings
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
+from rag_clip.display import counted
 from rag_clip.files.learned_prompts import LearnedPrompts, check_learned_path, write_learned_prompts
 from rag_clip.files.outputs import holding
 from rag_clip.files.support import check_support_labels, read_support, read_support_images
@@ -167,8 +168,8 @@ def _encode(encoder: Encoder, images: list[bytes | None], path: str | Path, repo
     stored = [image for image in images if image is not None]
     if len(stored) < len(images):
         raise ValueError(
-            f"{path} holds {len(stored)} of its {len(images)} images, and {encoder.name} must see each; make it again "
-            "with --with-images, which `rag-clip support shots` and `synthesise` know"
+            f"{path} holds {len(stored)} of its {counted(len(images), 'image')}, and {encoder.name} must see each; "
+            "make it again with --with-images, which `rag-clip support shots` and `synthesise` know"
         )
     parts = []
     for start in range(0, len(stored), IMAGES_AT_ONCE):

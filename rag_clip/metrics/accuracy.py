@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rag_clip.display import counted
+
 
 def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
     """Raise ValueError unless logits [n, c] and targets [n] can be evaluated.
@@ -22,14 +24,17 @@ def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
     if len(logits) == 0:
         raise ValueError("there is no image to evaluate; give at least one row of logits")
     if targets.shape != (len(logits),):
-        raise ValueError(f"targets have shape {tuple(targets.shape)} for {len(logits)} rows of logits; give one each")
+        raise ValueError(
+            f"targets have shape {tuple(targets.shape)} for {counted(len(logits), 'row')} of logits; give one each"
+        )
     if targets.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"targets are {targets.dtype}; give the number of each image's class as int64")
     outside = (targets < 0) | (targets >= logits.shape[1])
     if bool(outside.any()):
         row = int(outside.nonzero()[0])
         raise ValueError(
-            f"the target of row {row} is {int(targets[row])}, outside the {logits.shape[1]} classes; count from 0"
+            f"the target of row {row} is {int(targets[row])}, outside the {counted(logits.shape[1], 'class')}; count "
+            "from 0"
         )
     check_finite(logits)
 

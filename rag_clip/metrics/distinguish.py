@@ -20,6 +20,7 @@ import torch
 from torch.nn.functional import normalize
 
 from rag_clip.data import LabelSet
+from rag_clip.display import counted
 
 CELLS = 1 << 22  # cosines at once
 NEIGHBOURS = 5
@@ -127,7 +128,9 @@ def separation(
 
 def _check(weights: torch.Tensor, labels: LabelSet) -> None:
     if weights.ndim != 2 or len(weights) != len(labels):
-        raise ValueError(f"class weights {tuple(weights.shape)} for {len(labels)} labels; give one row per label")
+        raise ValueError(
+            f"class weights {tuple(weights.shape)} for {counted(len(labels), 'label')}; give one row per label"
+        )
 
 
 def _blocks(weights: torch.Tensor, cells: int) -> Iterator[tuple[int, torch.Tensor]]:

@@ -116,7 +116,8 @@ def check_groups(logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tens
     check_logits(logits, targets)
     if groups.shape != (logits.shape[1],):
         raise ValueError(
-            f"groups have shape {tuple(groups.shape)} for {logits.shape[1]} classes; give the group of every class"
+            f"groups have shape {tuple(groups.shape)} for {counted(logits.shape[1], 'class')}; give the group of "
+            "every class"
         )
     if groups.dtype != torch.int64 or int(groups.min()) < 0:
         raise ValueError(f"groups are {groups.dtype} from {groups.min()}; number them 0, 1, 2, ... as int64")

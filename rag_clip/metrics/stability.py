@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rag_clip.display import counted
 from rag_clip.metrics.accuracy import is_right
 
 BLOCK = 256
@@ -49,9 +50,13 @@ def swap_synonyms(
     """
     count = len(class_weights)
     if len(synonym_weights) == 0 or synonym_classes.shape != (len(synonym_weights),):
-        raise ValueError(f"{tuple(synonym_classes.shape)} classes for {len(synonym_weights)} synonyms; give one each")
+        raise ValueError(
+            f"{tuple(synonym_classes.shape)} classes for {counted(len(synonym_weights), 'synonym')}; give one each"
+        )
     if count < 2 or not 0 <= int(synonym_classes.min()) <= int(synonym_classes.max()) < count:
-        raise ValueError(f"a synonym is of none of the {count} classes, or there are fewer than two; count from 0")
+        raise ValueError(
+            f"a synonym is of none of the {counted(count, 'class')}, or there are fewer than two; count from 0"
+        )
     logits = features @ class_weights.T
     right = is_right(logits, targets)
     swapped = features @ synonym_weights.T

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rag_clip.display import counted
 from rag_clip.metrics.accuracy import is_right
 
 CELLS = 2**25
@@ -98,9 +99,14 @@ def _check(
     features: torch.Tensor, classes: torch.Tensor, candidates: torch.Tensor, speaks: torch.Tensor, count: int
 ) -> None:
     if count < 1 or len(candidates) == 0:
-        raise ValueError(f"{count} names wanted of {len(candidates)} candidates; there must be one of each at least")
+        raise ValueError(
+            f"{counted(count, 'name')} wanted of {counted(len(candidates), 'candidate')}; there must be one of each "
+            "at least"
+        )
     if speaks.shape != (len(candidates),):
-        raise ValueError(f"`speaks` is {tuple(speaks.shape)} for {len(candidates)} candidates; give a class or -1 each")
+        raise ValueError(
+            f"`speaks` is {tuple(speaks.shape)} for {counted(len(candidates), 'candidate')}; give a class or -1 each"
+        )
     widths = [rows.shape[1] for rows in (features, classes, candidates)]
     if len(set(widths)) > 1:
         raise ValueError(f"features, classes and candidates have widths {widths}; encode all with one encoder")

@@ -21,6 +21,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from rag_clip.data import Features, Fingerprint
+from rag_clip.display import counted
 from rag_clip.files.regular import is_regular, open_regular
 from rag_clip.models.decode import decode_image
 from rag_clip.models.hub import fetch
@@ -57,8 +58,8 @@ class VisionEncoder:
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Raise ValueError: the model encodes only images."""
         raise ValueError(
-            f"{self.name!r} has no text tower and cannot encode {len(texts)} texts; give it as a further encoder, "
-            "beside one of images and text"
+            f"{self.name!r} has no text tower and cannot encode {counted(len(texts), 'text')}; give it as a further "
+            "encoder, beside one of images and text"
         )
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from rag_clip.data import Hit, Prompts, PromptText
+from rag_clip.display import counted
 
 LEAST_RANDOM_WORDS = 2
 _CHARACTERS = string.ascii_lowercase + string.digits + "!#%&*+=?@^~"
@@ -87,7 +88,7 @@ def shared_waffle_prompts(like: Prompts, *, seed: int, pairs: int = 15) -> Promp
     are ours. Raises ValueError for no pair.
     """
     if pairs < 1:
-        raise ValueError(f"{pairs} pairs of words and characters; draw at least 1")
+        raise ValueError(f"{counted(pairs, 'pair')} of words and characters; draw at least 1")
     draw = random.Random(seed)
     names = [name.replace("_", " ") for name in like.labels.names]
     split = [name.split() for name in names]

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from rag_clip.data import Hit, LabelSet, PromptText, check_same_encoder
+from rag_clip.display import counted
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.prompts.contrast import KNOWN_WEIGHT, ROUNDS, contrast, trust
 from rag_clip.prompts.known import KNOWN_SHARE, known_share, nearer_names
@@ -88,7 +89,9 @@ class Retrieval:
         if not 0 <= self.weight <= 1:
             raise ValueError(f"the weight of the captions is {self.weight}; give a number from 0 to 1")
         if not 1 <= self.limit <= self.candidates:
-            raise ValueError(f"limit is {self.limit} of {self.candidates} candidates; give 1 <= limit <= candidates")
+            raise ValueError(
+                f"limit is {self.limit} of {counted(self.candidates, 'candidate')}; give 1 <= limit <= candidates"
+            )
         if self.search not in get_args(Search):
             raise ValueError(f"unknown search {self.search!r}; known are {', '.join(get_args(Search))}")
         if "{}" not in self.query:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rag_clip.data import Prompts, PromptText
+from rag_clip.display import counted
 
 Texts = tuple[tuple[PromptText, ...], ...]
 
@@ -25,7 +26,7 @@ def mix(anchors: Prompts, *contexts: Texts) -> Prompts:
     """
     for source in contexts:
         if len(source) != len(anchors.labels):
-            raise ValueError(f"texts for {len(source)} classes cannot be mixed into {len(anchors.labels)}")
+            raise ValueError(f"texts for {counted(len(source), 'class')} cannot be mixed into {len(anchors.labels)}")
     columns = zip(anchors.labels.names, anchors.texts, *contexts, strict=True)
     mixed = tuple(
         _mixed(name, group, [text for source in sources for text in source]) for name, group, *sources in columns

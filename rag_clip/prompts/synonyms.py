@@ -18,6 +18,7 @@ from itertools import groupby
 from typing import Literal, get_args
 
 from rag_clip.data import LabelSet, Prompts, PromptText
+from rag_clip.display import counted
 from rag_clip.prompts.knowledge.candidates import Candidates
 from rag_clip.prompts.knowledge.names import count_alone, folded
 from rag_clip.prompts.knowledge.wordnet import Sense
@@ -84,12 +85,14 @@ def choose_synonyms(
     Raises ValueError for candidates with another number of classes, and for a name that was not counted.
     """
     if len(candidates) != len(labels):
-        raise ValueError(f"{len(candidates)} groups of candidates for {len(labels)} classes; give one per class")
-    counted = _counted(labels, candidates, counts)
+        raise ValueError(
+            f"{counted(len(candidates), 'group')} of candidates for {counted(len(labels), 'class')}; give one per class"
+        )
+    found = _counted(labels, candidates, counts)
     for row, known in (frequencies or {}).items():
         names = [(labels.names[row], OWN), *((name, source) for name, source in candidates[row] if name in known)]
-        counted[row] = [Synonym(name, known.get(name, 0), source) for name, source in dict.fromkeys(names)]
-    chosen = _claimed(labels, counted)
+        found[row] = [Synonym(name, known.get(name, 0), source) for name, source in dict.fromkeys(names)]
+    chosen = _claimed(labels, found)
     if encoder is not None:
         chosen = _near(labels, chosen, encoder, template)
     report = SynonymReport(tuple(map(tuple, chosen)))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from rag_clip.display import counted
 from rag_clip.files.outputs import check_outputs
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.store.interface import StoreError
@@ -81,8 +82,8 @@ def _verify(source: Store, target: Store) -> int:
     expected, found = source.count(), target.count()
     if expected != found:
         raise StoreError(
-            f"{target.location} has {found} rows, {source.location} {expected}; was one of them written to meanwhile, "
-            "or did the target hold others? Copy again into an empty place"
+            f"{target.location} has {counted(found, 'row')}, {source.location} {expected}; was one of them written "
+            "to meanwhile, or did the target hold others? Copy again into an empty place"
         )
     seed = f"{expected}"
     start = str(uuid.UUID(int=random.Random(seed).getrandbits(128)))

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rag_clip.data import Hit
+from rag_clip.display import counted
 from rag_clip.files.locations import shown
 from rag_clip.progress import Report, silent
 from rag_clip.store.card import Card
@@ -281,7 +282,8 @@ class Store:
         lexical = self._rank_texts(texts, deep)
         if len(dense) != len(lexical):
             raise ValueError(
-                f"{len(lexical)} texts for {len(dense)} vectors; hybrid search needs one of each per query"
+                f"{counted(len(lexical), 'text')} for {counted(len(dense), 'vector')}; hybrid search needs one of "
+                "each per query"
             )
         return [fuse(pair, (fusion.dense, fusion.lexical), bounds.limit) for pair in zip(dense, lexical, strict=True)]
 
@@ -294,7 +296,9 @@ class Store:
 
 def _in_batches(rank: Rank, queries: int, bounds: Bounds) -> list[Ranking]:
     if bounds.holding is not None and len(bounds.holding) != queries:
-        raise ValueError(f"`holding` has phrases for {len(bounds.holding)} of {queries} queries; give some for each")
+        raise ValueError(
+            f"`holding` has phrases for {len(bounds.holding)} of {counted(queries, 'query')}; give some for each"
+        )
     starts = range(0, queries, QUERY_BATCH)
     batches = [range(start, min(start + QUERY_BATCH, queries)) for start in starts]
     return [ranking for batch in batches for ranking in settle_ties(rank, batch, bounds.limit)]

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Hit, Prompts
+from rag_clip.display import counted
 from rag_clip.progress import Progress, Report, StageClock, silent
 from rag_clip.prompts.retrieved import contains_phrase
 from rag_clip.protocols import Encoder
@@ -91,8 +92,8 @@ def _look_up(merged: Sequence[Sequence[Hit]], store: Store) -> Candidates:
     bare = [name for name in ids if not {"sha256", "phash"} <= payload.get(name, {}).keys()]
     if bare:
         raise ValueError(
-            f"{len(bare)} images of the index at {store.location} have no hash, such as {bare[0]}; build it with "
-            "`rag-clip index images`"
+            f"the index at {store.location} holds {counted(len(bare), 'image')} without a hash, such as {bare[0]}; "
+            "build it with `rag-clip index images`"
         )
     matrix = np.stack([vectors[hit.id] for _, hit in hits]) if hits else np.zeros((0, store.card.dim), np.float32)
     return Candidates(

@@ -29,6 +29,7 @@ from torch.nn.functional import normalize
 
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features
+from rag_clip.display import counted
 from rag_clip.support.decontaminate import NEAR_BITS, PAIRS_AT_ONCE, near_hashes
 from rag_clip.support.retrieved import Candidates, first_of_each
 
@@ -60,7 +61,7 @@ class Concentration:
 
     def __post_init__(self) -> None:
         if self.limit < 1:
-            raise ValueError(f"the limit is {self.limit} images per class; take at least 1")
+            raise ValueError(f"the limit is {counted(self.limit, 'image')} per class; take at least 1")
         if self.judge not in get_args(Judge):
             raise ValueError(f"unknown judge {self.judge!r}; known are {', '.join(get_args(Judge))}")
         for name in ("most_noise", "near_cosine", "least_agreement", "source_share"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rag_clip.display import counted
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.features import encode_views, read_pieces
 from rag_clip.images.items import Item
@@ -51,7 +52,7 @@ def read_known(
         features.append(torch.from_numpy(piece.vectors).reshape(-1, encoder.dim))
         advance(len(piece.errors))
     if not hashes:
-        raise ValueError(f"none of the {total} images to classify can be used; there is nothing to keep out")
+        raise ValueError(f"none of the {counted(total, 'image')} to classify can be used; there is nothing to keep out")
     known = Known(tuple(hashes), np.array(perceptual, np.uint64), torch.cat(features))
     return known, _make_copies(files, encoder, total)
 
@@ -69,7 +70,9 @@ def _make_copies(files: Sequence[ImageFile], encoder: Encoder, total: int) -> Co
             features.append(torch.from_numpy(piece.vectors))
             hashes += [fact.phash for fact in piece.facts]
     if not hashes:
-        raise ValueError(f"none of {len(wanted)} images to classify, spread over all, can be used; check the files")
+        raise ValueError(
+            f"none of {counted(len(wanted), 'image')} to classify, spread over all, can be used; check the files"
+        )
     return Copies(torch.cat(features), np.array(hashes, np.uint64))
 
 

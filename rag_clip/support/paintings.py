@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image
 
+from rag_clip.display import counted
 from rag_clip.files.folders import make_folder
 from rag_clip.files.identity import hash_facts
 from rag_clip.files.reading import typed_columns
@@ -67,8 +68,8 @@ def paint(
         except Exception as error:  # a model on a device fails in more ways than can be listed
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise PainterError(
-                f"{painter.name} failed after {done} of {len(plan)} images ({reason}); those are kept in {folder}, "
-                "run the same again to go on"
+                f"{painter.name} failed after {done} of {counted(len(plan), 'image')} ({reason}); those are kept in "
+                f"{folder}, run the same again to go on"
             ) from error
         shards.write(part[0], _to_table(part, wanted, images), compression="none")
         done += len(part)
@@ -93,7 +94,7 @@ def _key(painting: Painting, painter: Painter) -> str:
 def _ask(painter: Painter, wanted: Sequence[Painting]) -> list[bytes]:
     images = painter.paint([painting.text for painting in wanted], seeds=[painting.seed for painting in wanted])
     if len(images) != len(wanted):
-        raise ValueError(f"it returned {len(images)} images for {len(wanted)} texts")
+        raise ValueError(f"it returned {counted(len(images), 'image')} for {counted(len(wanted), 'text')}")
     for image, painting in zip(images, wanted, strict=True):
         if image.size != painter.size:
             found, expected = (f"{width} x {height}" for width, height in (image.size, painter.size))

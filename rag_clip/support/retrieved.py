@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from rag_clip.data import Hit, LabelSet, Prompts, Support
+from rag_clip.display import counted
 
 Search = Literal["class", "texts", "captions"]
 SENTENCES = 10
@@ -87,7 +88,7 @@ class ImageSearch:
         if self.by not in get_args(Search):
             raise ValueError(f"unknown search {self.by!r}; known are {', '.join(get_args(Search))}")
         if self.candidates < 1:
-            raise ValueError(f"candidates is {self.candidates} images per class; ask for at least 1")
+            raise ValueError(f"candidates is {self.candidates} per class; ask for at least 1")
 
 
 def plan_queries(prompts: Prompts, asked: ImageSearch) -> list[Query]:
@@ -131,7 +132,7 @@ def retrieved_support(
     and for no candidates at all.
     """
     if limit < 1:
-        raise ValueError(f"the limit is {limit} images per class; take at least 1")
+        raise ValueError(f"the limit is {counted(limit, 'image')} per class; take at least 1")
     if not len(candidates):
         raise ValueError("no image was found for any class; loosen the filters, or classify by text alone")
     chosen = candidates.take(first_of_each(candidates.classes, limit))

@@ -13,6 +13,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from rag_clip.display import counted
+
 MOST_VALIDATION = 4
 ValidationShots = Literal["min(k,4)", "none"]
 
@@ -45,7 +47,7 @@ def choose_shots(labels: Sequence[str], *, k: int, seed: int = 0, validation: Va
         if name:
             rows.setdefault(name, []).append(row)
     if not rows:
-        raise ValueError(f"none of the {len(labels)} rows has a label; name the column that holds them")
+        raise ValueError(f"none of the {counted(len(labels), 'row')} has a label; name the column that holds them")
     support: list[int] = []
     others: list[int] = []
     for name, own in rows.items():
@@ -72,7 +74,7 @@ def choose_shared_shots(labels: Sequence[Sequence[str]], *, k: int, seed: int = 
         for name in names:
             rows.setdefault(name, []).append(row)
     if not rows:
-        raise ValueError(f"none of the {len(labels)} rows has a label; name the column that holds them")
+        raise ValueError(f"none of the {counted(len(labels), 'row')} has a label; name the column that holds them")
     rarest = sorted(rows, key=lambda name: (len(rows[name]), name))
     left = {name: iter([rows[name][position] for position in _order(name, len(rows[name]), seed)]) for name in rarest}
     drawn: dict[int, None] = {}

@@ -26,6 +26,7 @@ from PIL import Image
 
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, Prompts, PromptText, Support
+from rag_clip.display import counted
 from rag_clip.support.retrieved import first_of_each
 
 Wording = Literal["templates", "sentences"]
@@ -96,7 +97,7 @@ def plan_paintings(
     if wording not in get_args(Wording):
         raise ValueError(f"unknown wording {wording!r}; known are {', '.join(get_args(Wording))}")
     if per_class < 1:
-        raise ValueError(f"{per_class} images per class were asked for; paint at least 1")
+        raise ValueError(f"{counted(per_class, 'image')} per class cannot be painted; paint at least 1")
     plan: list[Painting] = []
     for row, (name, group) in enumerate(zip(prompts.labels.names, prompts.texts, strict=True)):
         texts = _texts(group, wording)
@@ -130,7 +131,7 @@ def synthesised_support(
     Classes without an image are listed as missing. Raises ValueError for `keep` below 1, and for no image at all.
     """
     if keep < 1:
-        raise ValueError(f"{keep} images per class were to be kept; keep at least 1")
+        raise ValueError(f"{counted(keep, 'image')} per class cannot be kept; keep at least 1")
     if not len(classes):
         raise ValueError("no image was painted that can be used; try other texts, seeds or another painter")
     pooled = features.float().cpu()

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from rag_clip.display import counted
 from rag_clip.progress import Progress, Report, silent
 from rag_clip.training.checkpoint import Checkpoint, Run, read_run, write_run
 
@@ -149,7 +150,7 @@ def train(
     while run.step < total:
         parts = next(drawn, [])
         if not parts:
-            raise ValueError(f"the batches end after {run.step} of {total} steps; ask for fewer steps")
+            raise ValueError(f"the batches end after {run.step} of {counted(total, 'step')}; ask for fewer steps")
         rate = rate_at(schedule, run.step, total=total, unit=unit)
         weights = [len(part) if isinstance(part, torch.Tensor) else 1 for part in parts]
         try:
@@ -212,7 +213,9 @@ def _row_steps(rows: Rows, schedule: Schedule) -> Iterator[list[torch.Tensor]]:
         else:
             order = rows.sampler(rows.count, generator)
         if len(order) != rows.count:
-            raise ValueError(f"the sampler drew {len(order)} rows for an epoch of {rows.count}; it must draw as many")
+            raise ValueError(
+                f"the sampler drew {counted(len(order), 'row')} for an epoch of {rows.count}; it must draw as many"
+            )
         parts = torch.split(order, schedule.batch_size)
         for start in range(0, len(parts), schedule.accumulate):
             yield list(parts[start : start + schedule.accumulate])

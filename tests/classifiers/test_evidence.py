@@ -73,7 +73,7 @@ def test_validation_images_of_classes_without_support_are_not_judged_by():
 def test_sets_that_do_not_fit_the_prompts_are_refused_with_what_was_found():
     targets: list[list[float]] = [[1.0, 0, 0]] * 4
     other = make_support(targets, [1.0] * 4, ("shot",) * 4, LabelSet(("dog", "cat", "owl")))
-    with pytest.raises(ValueError, match="the support set has 3 classes that differ from the 3 of the prompts"):
+    with pytest.raises(ValueError, match="the support set has 3 classes other than the 3 of the prompts"):
         gather_evidence(TEXT, other)
     wide = ZeroShot(LABELS, torch.eye(3, 5), 10.0)
     with pytest.raises(ValueError, match="the support set is 3 wide, the prompts 5"):

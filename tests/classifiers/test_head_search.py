@@ -147,7 +147,7 @@ def test_validation_that_does_not_fit_is_refused():
         VALIDATION, features=Features(VALIDATION.features.pooled.clone().index_fill_(0, torch.tensor(3), torch.nan))
     )
     for validation, message in (
-        (other, "validation set has .* classes that differ from the .* of the prompts, or another order"),
+        (other, "validation set has .* classes other than the .* of the prompts, or another order"),
         (narrow, "the validation set is 4 wide, the prompts 12; encode both with the same encoder"),
         (broken, "a validation feature is not finite; encode its image again"),
     ):

@@ -238,7 +238,7 @@ def test_the_epoch_kept_is_the_best_on_validation():
 
 def test_support_of_other_classes_or_width_is_refused():
     support = support_of(BALANCED)
-    with pytest.raises(ValueError, match="5 classes that differ from the 5 of the prompts, or another order"):
+    with pytest.raises(ValueError, match="5 classes other than the 5 of the prompts, or another order"):
         TipAdapterSettings().build(text_classifier(), replace(support, labels=permute_labels(LABELS, [1, 0, 2, 3, 4])))
     with pytest.raises(ValueError, match="support set is 8 wide, the prompts 16; encode both with the same encoder"):
         TipAdapterSettings().build(text_classifier(), replace(support, features=support.features[:, :8]))

@@ -82,7 +82,7 @@ def test_accuracies_agree_with_scikit_learn() -> None:
         ([[0.0, float("-inf")], [0, 1]], [0, 1], "row 0 of the logits holds NaN or infinity"),
         ([[0.0, 1], [0, 1]], [0, 2], r"the target of row 1 is 2, outside the 2 classes"),
         ([[0.0, 1], [0, 1]], [-1, 2], r"the target of row 0 is -1"),
-        ([[0.0, 1]], [0, 1], r"targets have shape \(2,\) for 1 rows"),
+        ([[0.0, 1]], [0, 1], r"targets have shape \(2,\) for 1 row"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_by_row(logits: list[list[float]], targets: list[int], message: str) -> None:

@@ -120,7 +120,7 @@ def test_half_precision_stays_close_to_full(tmp_path: Path) -> None:
 
 def test_texts_and_patches_are_refused_with_what_to_do(tmp_path: Path) -> None:
     encoder = load_encoder(f"timm:{write_folder(tmp_path)}", device="cpu")
-    with pytest.raises(ValueError, match="has no text tower and cannot encode 1 texts; give it as a further encoder"):
+    with pytest.raises(ValueError, match="has no text tower and cannot encode 1 text; give it as a further encoder"):
         encoder.encode_text(["a red kite"])
     with pytest.raises(ValueError, match="gives no patch features; encode with patches=False"):
         encoder.encode_images([NOISE], patches=True)

@@ -136,5 +136,5 @@ def test_captions_of_names_with_dots_are_counted(tmp_path: Path, dotted: Path):
 def test_a_tar_of_names_with_dots_alone_is_refused_with_the_reason(tmp_path: Path):
     with tarfile.open(tmp_path / "dots.tar", "w") as tar:
         add(tar, "IMG.2020.txt", b"a flag")
-    with pytest.raises(OSError, match="none of its first 1 rows can be read, the first being dotted_name"):
+    with pytest.raises(OSError, match="none of its first 1 row can be read, the first being dotted_name"):
         find_sources([tmp_path / "dots.tar"])

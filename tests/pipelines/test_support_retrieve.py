@@ -121,7 +121,7 @@ def test_what_is_to_be_classified_is_read_with_its_copies_measured(tmp_path: Pat
     assert copies.features.shape == (4, 6, ENCODER.dim)
     assert copies.phash[:, 0].tolist() == known.phash.tolist()
     assert (hash_distances(copies.phash[0, :1], copies.phash[0]) <= 14).all()
-    with pytest.raises(ValueError, match="none of the 1 images to classify can be used"):
+    with pytest.raises(ValueError, match="none of the 1 image to classify can be used"):
         read_known([write(tmp_path / "bad.parquet", [b"x"], [""])], encoder=ENCODER)
 
 

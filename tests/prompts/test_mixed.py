@@ -44,7 +44,7 @@ def test_a_class_cannot_weigh_more_than_one():
 
 
 def test_texts_of_another_label_set_are_refused():
-    with pytest.raises(ValueError, match="texts for 1 classes cannot be mixed into 2"):
+    with pytest.raises(ValueError, match="texts for 1 class cannot be mixed into 2"):
         mix(ANCHORS, ((),))
 
 

@@ -135,7 +135,7 @@ def test_synonyms_keep_the_contract_of_a_prompt_method():
 
 
 def test_what_does_not_fit_together_is_refused():
-    with pytest.raises(ValueError, match="1 groups of candidates for 2 classes; give one per class"):
+    with pytest.raises(ValueError, match="1 group of candidates for 2 classes; give one per class"):
         choose_synonyms(LABELS, [()], {})
     with pytest.raises(ValueError, match="'vixen' was not counted; count all of names_to_count"):
         choose_synonyms(LABELS, [listed("vixen"), ()], {"red fox": 1, "blue heron": 1})

@@ -237,7 +237,7 @@ def test_a_bad_vector_is_refused_with_its_id_and_nothing_is_stored(store, bad):
             {"vectors": np.ones((1, 4)), "where": {"colour": "red"}},
             "cannot filter by colour; the indexed fields are source",
         ),
-        ({"vectors": np.ones((2, 4)), "texts": ["one"], "mode": "hybrid"}, "1 texts for 2 vectors"),
+        ({"vectors": np.ones((2, 4)), "texts": ["one"], "mode": "hybrid"}, "1 text for 2 vectors"),
     ],
 )
 def test_a_wrong_search_says_what_is_wrong(store, arguments, message):

@@ -87,11 +87,11 @@ def test_the_contract_of_support_holds_where_a_class_has_no_image():
 
 def test_bad_numbers_and_no_image_are_refused_with_what_to_do():
     classifier = ZeroShot(LABELS, torch.eye(3), scale=1.0)
-    with pytest.raises(ValueError, match="0 images per class were asked for; paint at least 1"):
+    with pytest.raises(ValueError, match="0 images per class cannot be painted; paint at least 1"):
         plan_paintings(PROMPTS, per_class=0)
     with pytest.raises(ValueError, match="unknown wording 'poems'; known are templates, sentences"):
         plan_paintings(PROMPTS, per_class=1, wording="poems")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="0 images per class were to be kept; keep at least 1"):
+    with pytest.raises(ValueError, match="0 images per class cannot be kept; keep at least 1"):
         synthesised_support(classifier, torch.eye(3), np.arange(3), ("a", "b", "c"), keep=0)
     with pytest.raises(ValueError, match="no image was painted that can be used; try other texts"):
         synthesised_support(classifier, torch.zeros(0, 3), np.array([], dtype=np.int64), ())

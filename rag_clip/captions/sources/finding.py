@@ -26,6 +26,7 @@ from rag_clip.captions.sources.tar_rows import tar_rows
 from rag_clip.captions.sources.txt_kinds import find_txt_kind
 from rag_clip.captions.sources.values import checked_columns
 from rag_clip.data import Kept
+from rag_clip.display import counted
 from rag_clip.files.locations import shown, without_secrets
 
 __all__ = ["Columns", "SourceError", "SourceFile", "find_sources", "read_source", "unreadable"]
@@ -153,7 +154,7 @@ def _look_into(file: FoundFile, wanted: Columns) -> tuple[pa.Schema, Columns, in
 def _row_schema(rows: Iterator[Row]) -> pa.Schema:
     first = _first_rows(rows)
     if first and all(isinstance(row, str) for row in first):
-        raise ValueError(f"none of its first {len(first)} rows can be read, the first being {first[0]}")
+        raise ValueError(f"none of its first {counted(len(first), 'row')} can be read, the first being {first[0]}")
     return row_schema(first)
 
 

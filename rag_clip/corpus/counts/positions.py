@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from rag_clip.corpus.steps import column_of
+from rag_clip.display import counted
 
 _ROW_BITS = np.uint64(40)
 _ROW_MASK = np.uint64(2**40 - 1)
@@ -29,7 +30,9 @@ class Places:
         names, rows = file_and_row(records)
         unknown = sorted(set(names.unique().to_list()) - set(self.files))
         if unknown:
-            raise ValueError(f"{unknown[0]!r} is not among the {len(self.files)} files counted; count the corpus again")
+            raise ValueError(
+                f"{unknown[0]!r} is not among the {counted(len(self.files), 'file')} counted; count the corpus again"
+            )
         return to_place(names.replace_strict(self._ranks, return_dtype=pl.UInt64).to_numpy(), rows)
 
     def ranks(self, names: Sequence[str]) -> np.ndarray:

@@ -30,6 +30,7 @@ from rag_clip.corpus.counts.repeats import PLACES, REPEATS, RepeatFinder
 from rag_clip.corpus.counts.tokens import caption_keys, spoken
 from rag_clip.corpus.near_duplicates import band_keys
 from rag_clip.corpus.steps import Step
+from rag_clip.display import counted
 from rag_clip.files.atomic import partial_of
 from rag_clip.files.folders import make_folder, sync_folder
 from rag_clip.progress import Progress, Report, silent
@@ -74,7 +75,9 @@ class CorpusCounts:
         wanted = {gram: spoken(gram) for gram in grams}
         for gram, words in wanted.items():
             if len(words) not in NAMES:
-                raise ValueError(f"{gram!r} has {len(words)} words; the sidecar counts 1 and 2, phrase_counts any")
+                raise ValueError(
+                    f"{gram!r} has {counted(len(words), 'word')}; the sidecar counts 1 and 2, phrase_counts any"
+                )
         found: dict[str, int] = {}
         for size in NAMES:
             joined = [" ".join(words) for words in wanted.values() if len(words) == size]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rag_clip.data import LabelSet
+from rag_clip.display import counted
 from rag_clip.words import near_names, spoken, words_of
 
 # Accents of Latin, Greek and Cyrillic; in other scripts such marks are part of the letter.
@@ -58,7 +59,7 @@ def require_match(match: NameMatch, labels: LabelSet, source: str) -> None:
         shown = ", ".join(map(repr, keys[:NEAREST_OF])) + (", ..." if len(keys) > NEAREST_OF else "")
         near = nearest_classes(keys, labels)
         raise ValueError(
-            f"{source} has none of the {len(labels)} classes; it has {shown or 'no names'}"
+            f"{source} has none of the {counted(len(labels), 'class')}; it has {shown or 'no names'}"
             f"{f' ({near})' if near else ''}; give a file of these classes, or its names as synonyms in the label file"
         )
 
