@@ -1,1 +1,1 @@
-"""What lies on disk: labels, prompts, support, features; each read in full or with one sentence about what is wrong."""
+"""The files that users see: labels, prompts, support, features; each is read in full, or refused in one sentence."""

@@ -1,7 +1,7 @@
 """Files that appear whole or not at all.
 
-What is not finished yet (`.NAME.partial`) has a name that follows from the file's, so the next one to write the file
-removes what a killed process left.
+Unfinished content lies in `.NAME.partial`. The name follows from the file's, so whoever writes the file next replaces
+what a killed process left.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from rag_clip.files.lock import locked, open_locked, short_name
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to, and move it there when the block ends without an error.
 
-    Makes the folder where there is none. After an error, a full disk or Ctrl-C, `path` is as it was and nothing is
-    left beside it; what a killed process left is overwritten. A second writer of `path` waits for the first.
+    Makes the folder if it is missing. After an error, a full disk or Ctrl-C, `path` is unchanged and nothing is left
+    beside it; the leftovers of a killed process are overwritten. A second writer of `path` waits for the first.
     """
     make_folder(path.parent)
     partial = partial_of(path)
-    lock = None if sys.platform == "win32" else open_locked(partial, wait=True)  # there, an open file is not moved
+    lock = None if sys.platform == "win32" else open_locked(partial, wait=True)  # Windows does not move open files
     try:
         yield partial
         with partial.open("rb") as file:
@@ -44,12 +44,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def partial_of(path: Path) -> Path:
-    """Return where the unfinished content of `path` lies."""
+    """Return the path of the unfinished content of `path`."""
     return path.with_name(f".{short_name(path)}.partial")
 
 
 def remove_stale(path: Path) -> None:
-    """Delete the unfinished content of `path` that a killed process left; that of a live one stays."""
+    """Delete the unfinished content of `path` that a killed process left, but not that of a running one."""
     partial = partial_of(path)
     if partial.exists() and (file := open_locked(partial)) is not None:
         partial.unlink(missing_ok=True)
@@ -58,7 +58,7 @@ def remove_stale(path: Path) -> None:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Yield a new folder among the temporary files, gone after the block; removes those of killed processes too."""
+    """Yield a new temporary folder, deleted after the block; those of killed processes are deleted first."""
     root, ours = Path(tempfile.gettempdir()), f"rag-clip-{getattr(os, 'getuid', int)()}-"
     for lock in root.glob(f"{ours}*.lock"):
         if (file := open_locked(lock)) is not None:

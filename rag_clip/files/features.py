@@ -1,7 +1,7 @@
-"""A folder of image features, in shards: what an interrupted run continues from, and what spares a second decoding.
+"""A cache of image features, in shards: an interrupted run continues from it, and no image is decoded twice.
 
-Features lie under the encoder's key and the identity of the file they came from, so neither another encoder nor a
-changed file ever finds them. A shard appears whole or not at all.
+The path contains the encoder's key and the identity of the image file, so features of another encoder or of an older
+version of the file are never used. A shard appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SHARD_ROWS = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureRows:
-    """Features of consecutive images: `pooled` float32 [n, d], and per row an error, None where the image is good.
+    """Features of consecutive images: `pooled` float32 [n, d], and the error of each row, None if the image is good.
 
-    `others` are features [n, d'] of the same images by further encoders. Rows that an encoder failed on are zero in its
-    features.
+    `others` are features [n, d'] of the same images from additional encoders, by encoder name. Rows that an encoder
+    failed on are zero.
     """
 
     pooled: np.ndarray
@@ -38,7 +38,7 @@ class FeatureRows:
         return np.flatnonzero([error is None for error in self.errors])
 
     def to_table(self) -> pa.Table:
-        """Return the rows of a shard: `vector`, null where there is an error, and `error`."""
+        """Return the columns of a shard: `vector`, null for images with an error, and `error`."""
         failed = pa.array([error is not None for error in self.errors], pa.bool_())
         values = pa.array(np.ascontiguousarray(self.pooled, dtype=np.float32).reshape(-1))
         vectors = pa.FixedSizeListArray.from_arrays(values, self.pooled.shape[1], mask=failed)
@@ -54,15 +54,15 @@ class FeatureCache:
 
     @property
     def folder(self) -> Path:
-        """Where the shards lie."""
+        """The folder of the shards."""
         return self.shards.folder
 
     def spans(self) -> Iterator[tuple[int, int]]:
-        """First row and end of each shard, in order."""
+        """Return (first row, end) of each shard, in order."""
         return self.shards.spans()
 
     def missing(self) -> list[tuple[int, int]]:
-        """Runs of rows (first, end) that no usable shard holds; adjacent missing shards are one run."""
+        """Return the ranges of rows (first, end) without a usable shard; adjacent ones are joined."""
         return self.shards.missing()
 
     def write(self, start: int, features: FeatureRows, *, settled: bool = True) -> None:
@@ -70,16 +70,16 @@ class FeatureCache:
         self.shards.write(start, features.to_table(), settled=settled)
 
     def read(self, start: int) -> FeatureRows:
-        """Load the shard that begins at row `start`. Raises OSError naming the file where it is gone or damaged."""
+        """Load the shard that begins at row `start`; raises OSError, naming the file, if it is missing or damaged."""
         table = self.shards.read(start)
         vectors = table["vector"].combine_chunks()
-        pooled = np.zeros((len(table), self.dim), dtype=np.float32)
-        values = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
+        pooled = np.zeros((len(table), self.dim), dtype=np.float32)  # [n, d]
+        values = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)  # [good * d]
         pooled[vectors.is_valid().to_numpy(zero_copy_only=False)] = values.reshape(-1, self.dim)
         return FeatureRows(pooled, tuple(table["error"].to_pylist()))
 
     def count_failed(self) -> int:
-        """Add up the errors of all shards, all of which must be there."""
+        """Return the number of images with an error; every shard must exist."""
         shards = (self.read(start) for start, _ in self.spans())
         return sum(len(shard.errors) - len(shard.good) for shard in shards)
 
@@ -94,9 +94,15 @@ def open_features(
     dim: int,
     shard_rows: int = SHARD_ROWS,
 ) -> FeatureCache:
-    """Return the cache, at `root`/encoder key/file identity, for the `rows` images of `column` in a file.
+    """Return the cache of the images in one column of a file.
 
-    Images that the file only names by path are taken not to change.
+    root: the folder of all caches; this one is `root`/encoder key/file identity.
+    encoder: the encoder of the features.
+    source: the image file.
+    column, rows: the image column, and its number of rows.
+    dim: width d of the features.
+
+    If the column holds paths, the image files themselves are assumed not to change.
     """
     key = hash_facts([*source.facts, column, rows, shard_rows])
     return feature_cache(Path(root) / encoder.key / key, rows=rows, dim=dim, shard_rows=shard_rows)

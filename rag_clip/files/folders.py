@@ -1,4 +1,4 @@
-"""Folders that outlive a power cut."""
+"""Folders whose entries survive a power cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF}
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, so that they outlive a power cut; does nothing where it is there."""
+    """Create a folder and its parents so that they survive a power cut; do nothing if it exists."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in reversed(missing):
@@ -19,7 +19,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where its file system can."""
+    """Flush a folder's entries to disk, if its file system supports that."""
     if sys.platform == "win32":
         return
     try:

@@ -1,4 +1,4 @@
-"""The identity of a file: which one, in which state; what was made of another is never taken for what is made of it."""
+"""The identity of a file and its state, so that results of another file, or of an older version, are never reused."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "created")
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """A file or folder as it is now: its `place`, without secrets, and a `state` that changes when its content does."""
+    """A file or folder at present: its `place`, without secrets, and a `state` that changes with its content."""
 
     place: str
     state: tuple[str | int, ...]
 
     @property
     def facts(self) -> tuple[str | int, ...]:
-        """Place and state, of which keys are made (see `hash_facts`)."""
+        """Place and state; keys are hashes of these (see `hash_facts`)."""
         return (self.place, *self.state)
 
     @property
     def digest(self) -> str:
-        """Thirty-two hexadecimal digits over place and state, by which manifests of captions name a file."""
+        """Thirty-two hexadecimal digits of place and state; manifests of captions identify a file by them."""
         return hashlib.sha256(f"{self.place}\n{_words(self.state)}".encode()).hexdigest()[:32]
 
     def __str__(self) -> str:
         return _words(self.facts)
 
     def first_rows(self, rows: int) -> FileIdentity:
-        """Return the identity of the first `rows` rows of the file."""
+        """Return the identity of the file's first `rows` rows."""
         return replace(self, state=(*self.state, f"first {rows} rows"))
 
 
 def identify(path: str | Path) -> FileIdentity:
-    """Return the identity of a file of this machine: resolved place, bytes, nanoseconds of its last change.
+    """Return the identity of a local file: its resolved path, size in bytes and modification time in nanoseconds.
 
     Raises FileNotFoundError.
     """
@@ -50,12 +50,12 @@ def identify(path: str | Path) -> FileIdentity:
 
 
 def identify_remote(url: str, information: Mapping[str, Any]) -> FileIdentity:
-    """Return the identity of a file at an fsspec URL, of what its file system tells of it."""
+    """Return the identity of a file at an fsspec URL, from the `information` that its file system gives."""
     return FileIdentity(shown(url), (remote_state(information),))
 
 
 def file_states(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield files of a folder with their states as words, empty where a file is gone."""
+    """Yield the names with the states of their files in a folder as text; '' for a missing file."""
     for name in names:
         try:
             yield name, _words(_state(folder / name))
@@ -64,14 +64,14 @@ def file_states(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]
 
 
 def remote_state(information: Mapping[str, Any]) -> str:
-    """Return what changes when a remote file does, of what fsspec tells of it."""
+    """Return the part of fsspec's `information` that changes with a file: its size, and its ETag, hash or time."""
     entity = [str(information[key]) for key in ENTITY_KEYS if information.get(key)]
     changed = [str(information[key]) for key in TIME_KEYS if information.get(key)]
     return " ".join([str(information.get("size") or 0), *(entity or changed)])
 
 
 def hash_facts(facts: object, *, digits: int = 16) -> str:
-    """Return hexadecimal digits that name plain values: what is made of them lies under this key."""
+    """Return the first `digits` hexadecimal digits of the SHA-256 of plain values, a key for results made from them."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:digits]
 
 

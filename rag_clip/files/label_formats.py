@@ -1,6 +1,6 @@
-"""How others list class names: numbered lines, WordNet ids, the index of Keras, id2label, categories of COCO.
+"""Class lists as other tools write them: numbered lines, WordNet ids, Keras' class index, id2label, COCO categories.
 
-Each format is told by all of its entries; what is in none of them is returned as it is.
+A format is recognised only if all entries follow it; anything else is returned unchanged.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _SYNSET = re.compile(rf"({WORDNET_ID.pattern})[\s,;:]+(.+)")
 
 
 def read_lines(text: str) -> list[Any]:
-    """Return the entries of a text: names, or objects with a name, one a line; or what it holds as JSON or Python.
+    """Return the entries of a text, names or objects with a `name`: one per line, or from a JSON or Python literal.
 
     Lines are names unless all of them are `0,cat` (or `:`, `;`, tab; counted from 0 or 1), `0 cat` or `cat 0` (from 0),
-    or `n01440764 tench, Tinca tinca`, whose further names are synonyms. Numbers give the order, and are ids.
+    or `n01440764 tench, Tinca tinca`, where names after the first are synonyms. Numbers give the order, and are ids.
     """
     text = text.rstrip()
     if text.lstrip()[:1] in ("{", "[") and (document := _document(text)) is not None:
@@ -37,7 +37,7 @@ def read_lines(text: str) -> list[Any]:
 
 
 def _numbered(lines: Sequence[str]) -> list[Any] | None:
-    """Read numbered lines below a header, and those that a space alone parts from their number, which count from 0."""
+    """Read numbered lines below a header, or `0 cat` and `cat 0`, which count from 0; None for other lines."""
     header = len(lines) > 2 and re.search("[,;\t]", lines[0]) and not _NUMBERED.fullmatch(lines[0])
     headed = _counted(_all(_NUMBERED, lines[1:]), starts=(0, 1)) if header else None
     spaced = _counted(_all(_SPACED, lines), starts=(0,)) if len(lines) > 1 else None
@@ -47,10 +47,10 @@ def _numbered(lines: Sequence[str]) -> list[Any] | None:
 
 
 def to_entries(document: Any) -> Any:
-    """Return the list of entries that a document of another format stands for; any other document as it is.
+    """Return the entries of a document in another tool's format; any other document unchanged.
 
-    Known are {"0": "cat"}, {"0": ["n01440764", "tench"]}, {"n01440764": "tench"}, {"cat": 0}, lists of [id, name], an
-    object with `id2label` (config.json) and one with COCO's `categories`.
+    Formats: {"0": "cat"}, {"0": ["n01440764", "tench"]}, {"n01440764": "tench"}, {"cat": 0}, lists of [id, name], an
+    object with `id2label` (config.json), and one with COCO's `categories`.
     """
     if isinstance(document, Mapping):
         if isinstance(document.get("id2label"), Mapping):
@@ -112,7 +112,7 @@ def _with_synonyms(identity: str, names: Sequence[Any]) -> dict[str, Any]:
 
 
 def _counted(pairs: Sequence[tuple[str, str]] | None, *, starts: Sequence[int]) -> list[Any] | None:
-    """Return the names by their numbers where these count every one from a start."""
+    """Return the names in the order of their numbers, if these are consecutive from one of `starts`; else None."""
     by_number = {int(number): name.strip().strip("\"'").strip() for number, name in pairs or ()}
     if not pairs or len(by_number) < len(pairs) or min(by_number) not in starts:
         return None
@@ -127,7 +127,7 @@ def _all(pattern: re.Pattern[str], lines: Sequence[str]) -> list[tuple[str, str]
 
 
 def _document(text: str) -> Any:
-    """Parse a text as JSON, or as the Python that lists of ImageNet's names are spread in; None where it is neither."""
+    """Parse a text as JSON, or as a Python literal, a common form of ImageNet's class lists; None if it is neither."""
     try:
         return parse_json(text)
     except ValueError:

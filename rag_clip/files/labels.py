@@ -1,7 +1,7 @@
 """Label sets on disk: .txt, .toml, .json and .parquet.
 
-A .txt file holds one name per line, in class order. The others may add to each name an id, synonyms and a group, and
-to the whole set its templates. Lists as others write them are read too (see label_formats).
+A .txt file has one name per line, in class order. The other formats may add an id, synonyms and a group to each name,
+and templates to the whole set. Lists as other tools write them are read too (see label_formats).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ COLUMNS = pa.schema(
 
 
 def read_labels(path: str | Path) -> LabelSet:
-    """Read a label set by its suffix; FILE.parquet:COLUMN takes the distinct names of a column, in order.
+    """Read a label set; the suffix gives the format. FILE.parquet:COLUMN takes a column's distinct names, in order.
 
-    Raises ValueError naming the file and the entry for empty, duplicate or very long names, wrong types, unknown
-    keys and unreadable content; FileNotFoundError where there is no file.
+    Raises ValueError, naming the file and the entry, for empty, duplicate or very long names, wrong types, unknown
+    keys and unreadable content; FileNotFoundError if there is no such file.
     """
     path, column = cut_column(path)
     if column:
@@ -48,7 +48,7 @@ def read_labels(path: str | Path) -> LabelSet:
 
 
 def first_classes(labels: LabelSet, limit: int) -> LabelSet:
-    """Return a label set of its first `limit` classes; raises ValueError for a limit below 1."""
+    """Return the first `limit` classes as a label set; raises ValueError for a limit below 1."""
     if limit < 1:
         raise ValueError(f"the limit is {limit} classes; give at least 1")
     columns = {name: getattr(labels, name)[:limit] for name in ("names", "ids", "synonyms", "groups")}
@@ -56,7 +56,7 @@ def first_classes(labels: LabelSet, limit: int) -> LabelSet:
 
 
 def cut_column(path: str | Path) -> tuple[Path, str]:
-    """Return the file and the column of FILE.parquet:COLUMN, "" for a plain file."""
+    """Split FILE.parquet:COLUMN into the file and the column; the column of another path is ''."""
     file, colon, column = str(path).rpartition(":")
     named = colon and file.lower().endswith(".parquet") and not Path(path).exists()
     return (Path(file), column) if named else (Path(path), "")
@@ -93,7 +93,7 @@ def write_labels(labels: LabelSet, path: str | Path) -> None:
 
 
 def labels_to_document(labels: LabelSet) -> dict[str, Any]:
-    """Return {"templates": [...], "labels": [{"name", "id", "synonyms", "group"}, ...]}, of plain JSON values."""
+    """Return {"templates": [...], "labels": [{"name", "id", "synonyms", "group"}, ...]} as plain JSON values."""
     columns = zip(labels.names, labels.ids, labels.synonyms, labels.groups, strict=True)
     return {
         "templates": list(labels.templates),
@@ -105,16 +105,16 @@ def labels_to_document(labels: LabelSet) -> dict[str, Any]:
 
 
 def labels_from_document(document: object) -> LabelSet:
-    """Build a label set from a list of entries, or {"templates", "labels"}; an entry is a name or an object with one.
+    """Build a label set from a list of entries, or {"templates", "labels"}; an entry is a name, or has a `name`.
 
-    Raises ValueError naming the entry, what was found, and what to do.
+    Raises ValueError that says which entry is wrong, what was found, and what to do.
     """
     document = to_entries(document)
     if isinstance(document, list):
         document = {"labels": document}
     if not isinstance(document, Mapping):
         raise ValueError(
-            f"holds a value {_kind(document)}; give a list of names, or an object with `labels` and `templates`"
+            f"contains a value {_kind(document)}; give a list of names, or an object with `labels` and `templates`"
         )
     _refuse_unknown(document, ("templates", "labels"), "the file")
     entries = document.get("labels")
@@ -150,7 +150,7 @@ def _texts(values: object, where: str) -> tuple[str, ...]:
         raise ValueError(f"the {where} are {_kind(values)}: {values!r}; give a list of texts")
     for value in values:
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"the {where} hold {value!r}; give texts that are not empty")
+            raise ValueError(f"the {where} contain {value!r}; give texts that are not empty")
     return tuple(value.strip() for value in values)
 
 

@@ -1,6 +1,7 @@
-"""Learned prompts and their `.safetensors` files: class vectors, the context they came from, and the encoder.
+"""Learned prompts and their `.safetensors` files: class vectors, the context that they were made with, the encoder.
 
-The vectors classify as they are; a context that all classes share can be put around other names (classifiers.coop).
+The vectors are a classifier by themselves. A context that all classes share also works with other names
+(classifiers.coop).
 """
 
 from __future__ import annotations
@@ -31,11 +32,15 @@ Position = Literal["end", "middle", "front"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LearnedPrompts:
-    """Class vectors `weights` [c, d] of unit length, and the learned `context` around the names.
+    """Class vectors and the learned context around the names.
 
-    `context` is [m, e] where all classes share it, else [c, m, e]: m vectors of the text tower's token width e.
-    `position` says where the name stands: at the end of the context, in its middle or in front of it. Both are float32.
-    `provenance` holds the encoder. Raises ValueError for shapes that do not fit, and values that are not finite.
+    labels: the c classes.
+    weights: unit vectors of the classes, float32 [c, d].
+    context: m vectors of the text tower's token width e, float32: [m, e] if all classes share them, else [c, m, e].
+    position: of the name: at the end of the context, in its middle, or in front of it.
+    provenance: the encoder and the settings that the prompts were learned with.
+
+    Raises ValueError for shapes that do not fit, and values that are not finite.
     """
 
     labels: LabelSet
@@ -59,14 +64,14 @@ class LearnedPrompts:
 
     @property
     def shared(self) -> bool:
-        """Whether all classes share the context, so that it fits other names too."""
+        """Whether all classes share the context, so that it can be used with other names."""
         return self.context.ndim == 2
 
 
 def write_learned_prompts(prompts: LearnedPrompts, path: str | Path) -> None:
-    """Write a `.safetensors` file, replacing it only once it is complete; makes the folder where there is none.
+    """Write a `.safetensors` file, replacing it only once it is complete; makes the folder if it is missing.
 
-    Raises ValueError for another suffix, OSError where the disk is full; the old file is then untouched.
+    Raises ValueError for another suffix, and OSError if the disk is full; an old file then stays as it was.
     """
     path = Path(path)
     check_learned_path(path)
@@ -76,17 +81,17 @@ def write_learned_prompts(prompts: LearnedPrompts, path: str | Path) -> None:
         "provenance": dict(prompts.provenance),
     }
     tensors = {"weights": prompts.weights, "context": prompts.context}
-    held = {name: values.float().cpu().contiguous() for name, values in tensors.items()}
+    tensors = {name: values.float().cpu().contiguous() for name, values in tensors.items()}
     with disk_errors(path), replacing(path) as partial:
         content = json.dumps(facts, ensure_ascii=False)
-        save_file(held, partial, metadata={METADATA: content, SEAL: str(_checksum(content, held))})
+        save_file(tensors, partial, metadata={METADATA: content, SEAL: str(_checksum(content, tensors))})
 
 
 def read_learned_prompts(path: str | Path, *, encoder: Fingerprint | None = None) -> LearnedPrompts:
     """Read learned prompts, their tensors on the CPU.
 
-    Raises ValueError naming the file for what is not one, for what LearnedPrompts refuses, and for prompts of another
-    encoder than `encoder`; FileNotFoundError where there is none.
+    Raises ValueError, naming the file, if it is no such file, has values that LearnedPrompts refuses, or prompts
+    learned with another encoder than `encoder`; FileNotFoundError if there is no such file.
     """
     path = Path(path)
     check_learned_path(path)
@@ -102,7 +107,7 @@ def read_learned_prompts(path: str | Path, *, encoder: Fingerprint | None = None
 
 
 def check_learned_encoder(prompts: LearnedPrompts, encoder: Fingerprint) -> None:
-    """Raise ValueError where the prompts were not learned with this encoder: their vectors mean nothing to another."""
+    """Raise ValueError if the prompts were learned with another encoder, for which their vectors mean nothing."""
     recorded = prompts.provenance.get("encoder")
     if not recorded:
         raise ValueError("the learned prompts do not say what encoder they are for; learn them again")
@@ -118,7 +123,7 @@ def _read(path: Path) -> LearnedPrompts:
             raise ValueError("is not a file of learned prompts; it needs weights, context and their metadata")
         tensors = {name: file.get_tensor(name).float() for name in ("weights", "context")}
     if metadata.get(SEAL, "") not in ("", str(_checksum(content, tensors))):
-        raise ValueError("does not hold what was written (its checksum differs); learn the prompts again")
+        raise ValueError("is damaged (its checksum differs); learn the prompts again")
     facts = parse_json(content)
     if not isinstance(facts, dict) or not isinstance(facts.get("provenance"), dict):
         raise ValueError("has metadata without its provenance; learn the prompts again")

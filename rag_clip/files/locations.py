@@ -1,4 +1,4 @@
-"""Where files lie: a path of this machine, or a URL, which pathlib would mangle."""
+"""Locations of files: a local path, or a URL, which pathlib would change."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ _USER_IS_NO_SECRET = {"github"}  # github://ORG:REPOSITORY@BRANCH/PATH
 
 
 def is_remote(place: str | Path) -> bool:
-    """Tell whether a place is an fsspec URL; a path of this machine never is."""
+    """Return whether a place is an fsspec URL; a Path never is."""
     return isinstance(place, str) and ("://" in place or "::" in place)
 
 
 def shown(place: str | Path) -> str:
-    """Return a place as it may be printed and recorded: an address without user, password, query and fragment.
+    """Return a place as it may be printed and recorded: a URL without user, password, query and fragment.
 
-    What follows the path is told by eight digits of its hash, so that addresses that differ in it stay apart.
+    Query and fragment are replaced by eight digits of their hash, so that URLs that differ in them remain different.
     """
     return without_secrets(place) if isinstance(place, str) and is_remote(place) else str(place)
 
 
 def without_secrets(text: str) -> str:
-    """Return a text with every address in it as `shown`."""
+    """Return a text with every URL in it as by `shown`."""
     return _ADDRESS.sub(lambda address: _open_part(address[1], address[2]), text)
 
 
 def _open_part(scheme: str, rest: str) -> str:
     before, at, after = rest.rpartition("@")
     inside = re.split("[/?#]", before)[0]
-    # A secret may hold a slash where it should not, but a path may hold an @ where it may.
+    # A password may contain an unescaped slash, and a path may contain an @; a colon before the @ marks a password.
     if at and scheme not in _USER_IS_NO_SECRET and (inside == before or re.search(r":(?!\d*$)", inside)):
         rest = after
     path, tail = re.fullmatch(r"([^?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
@@ -41,7 +41,7 @@ def _open_part(scheme: str, rest: str) -> str:
 
 
 def to_place(given: str | Path) -> Place:
-    """Return a URL as it stands and anything else as a path."""
+    """Return a URL unchanged and anything else as a Path."""
     return given if isinstance(given, str) and is_remote(given) else Path(given)
 
 
@@ -51,7 +51,7 @@ def parent(place: Place) -> Place:
 
 
 def below(folder: str | Path, name: str) -> Place:
-    """Return the place of `name`, a URL of its own or a path relative to a folder, which may be a URL."""
+    """Return the place of `name` in a folder, which may be a URL; a `name` that is a URL is returned unchanged."""
     if is_remote(name) or not isinstance(folder, str) or not is_remote(folder):
         return name if is_remote(name) else Path(folder) / name
     return f"{folder.rstrip('/')}/{name}"

@@ -1,7 +1,7 @@
-"""The lock: a place that one process at a time may write to.
+"""Lock files: one process at a time writes to a place.
 
-Locks are the operating system's, on a file beside what is written: the end of a process lets go of them, however it
-ended, and what a killed process left blocks nobody.
+The operating system locks a file beside the output and releases the lock when the process ends, however it ends, so a
+killed process blocks nobody.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 
 class BusyError(RagClipError):
-    """Another process writes to the same place; the message says which, and what to do."""
+    """Another process is writing to the same place; the message says which, and what to do."""
 
 
 @contextmanager
 def locked(path: Path, *, doing: str, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path` inside the block; the last to leave removes it, and the end of a process lets go.
+    """Hold the lock file `path` during the block; the last process to leave deletes it.
 
-    Any number may hold it `shared`, or one alone. Where it is held already, `wait` for it, or raise BusyError saying
-    what cannot be done (`doing`), and who holds it.
+    Any number of processes may hold it `shared`, or one exclusively. If another process holds it, `wait`, or raise
+    BusyError, which says what cannot be done (`doing`) and by whom the lock is held.
     """
     make_folder(path.parent)
     file = open_locked(path, shared=shared, wait=wait)
@@ -65,21 +65,21 @@ def busy(path: Path, doing: str) -> BusyError:
 
 
 def open_locked(path: Path, *, shared: bool = False, wait: bool = False) -> IO[bytes] | None:
-    """Open a file, made where it is missing, and lock it until it is closed; None where another process has it."""
+    """Open a file, created if missing, and lock it until it is closed; None if another process has locked it."""
     while True:
         file = path.open("a+b")
-        held = not try_lock(file.fileno(), shared)
-        if not held and _is_at(path, file):  # else its last holder has moved or removed it meanwhile
+        busy_elsewhere = not try_lock(file.fileno(), shared)
+        if not busy_elsewhere and _is_at(path, file):  # if not, the last holder has moved or deleted it meanwhile
             return file
         file.close()
-        if held and not wait:
+        if busy_elsewhere and not wait:
             return None
-        if held:
+        if busy_elsewhere:
             time.sleep(POLL_SECONDS)
 
 
 def try_lock(descriptor: int, shared: bool) -> bool:
-    """Lock an open file; true also on a file system that knows no locks."""
+    """Try to lock an open file and return whether that worked; true also on a file system without locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -96,7 +96,7 @@ def try_lock(descriptor: int, shared: bool) -> bool:
 
 
 def short_name(path: Path) -> str:
-    """Return a file's name so that it leaves room for more, however long it is."""
+    """Return a file's name, or a hash of it if it is too long to add a prefix and a suffix."""
     if len(os.fsencode(path.name)) <= MOST_NAME_BYTES:
         return path.name
     return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]

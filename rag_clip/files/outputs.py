@@ -1,7 +1,7 @@
-"""What a run may write: never over an input, nor over a file or folder of others, and never beside another run.
+"""Which outputs a run may write: never over an input or over other programs' files, and never while another run writes.
 
-A verb recognises what it wrote by what its files hold: the metadata of Parquet and safetensors files, the keys of
-prompts as JSON, the generator of a page. A folder is ours where it holds nothing but names that we give.
+A verb recognises its own files by their content: the metadata of Parquet and safetensors files, the keys of JSON
+prompts, the generator tag of a page. A folder is ours if all names in it are names that we give.
 """
 
 from __future__ import annotations
@@ -39,22 +39,23 @@ FOLDERS: Mapping[str, re.Pattern[str]] = {
         r"|(index|images)(\.shards)?|features|report\.html|examples\.png|lock|predictions-\w+\.parquet\.parts)"
     ),
 }
-"""The kinds of folders that verbs write to, and what those name in them; other names are of verbs that write files."""
+"""The kinds of folders that verbs write, with the names that occur in each; other makers are verbs that write files."""
 
 Outputs = Sequence[tuple[str | Path | None, str]]
 Inputs = Iterable[str | Path | Iterable[str | Path | None] | None]
 SUPPORT = {"shots": "shots", "retrieved": "retrieve", "synthesised": "synthesise", "merged": "merge"}
 GENERATOR = '<meta name="generator" content="rag-clip {}">'
 _GENERATED = re.compile(rb'<meta name="generator" content="rag-clip ([a-z ]+)">')
-_EVALUATED = re.compile(rb"rag-clip [0-9.]+\w*</p></header>")  # of pages that name no generator yet
+_EVALUATED = re.compile(rb"rag-clip [0-9.]+\w*</p></header>")  # in pages of 0.1.0, which have no generator tag
 _PAGE_HEAD = 1 << 16
 
 
 @contextmanager
 def holding(outputs: Outputs, *, inputs: Inputs = (), force: bool = False) -> Iterator[None]:
-    """Check the outputs as `check_outputs`, and hold the files among them until the block ends.
+    """Check the outputs with `check_outputs`, and lock the files among them until the block ends.
 
-    What a killed run left of them is removed.
+    Unfinished content that a killed run left is deleted. Raises as `check_outputs` does, and BusyError if another run
+    writes one of the files.
     """
     check_outputs(outputs, inputs=inputs, force=force)
     files = sorted(Path(place) for place, maker in outputs if place is not None and maker not in FOLDERS)
@@ -66,11 +67,12 @@ def holding(outputs: Outputs, *, inputs: Inputs = (), force: bool = False) -> It
 
 
 def check_outputs(outputs: Outputs, *, inputs: Inputs = (), force: bool = False) -> None:
-    """Refuse places that a run must not write to, before it does any work.
+    """Refuse outputs that a run must not write, before it does any work.
 
-    `outputs` are places, each with the verb that writes the file ("support shots") or the kind of the folder (see
-    FOLDERS); None and addresses are passed over, among `inputs` too. `inputs` are files, folders whose files are read,
-    patterns of such, and lists of them. `force` allows files and folders of others, but no input.
+    outputs: paths, each with the verb that writes the file ("support shots") or the kind of folder (see FOLDERS); None
+        and URLs are skipped.
+    inputs: files, folders whose files are read, glob patterns, and lists of these; None and URLs are skipped.
+    force: allow overwriting other programs' files and folders, but never an input.
 
     Raises ValueError for an output that is an input, by whatever name, or lies in an input folder; for two outputs that
     are one; for a folder in the place of a file or the reverse; for a file that another verb or another program wrote,
@@ -85,7 +87,7 @@ def check_outputs(outputs: Outputs, *, inputs: Inputs = (), force: bool = False)
         _check_inputs(path, read)
         for other, _ in written[:number]:
             if _is_same(path, other):
-                raise ValueError(f"{path} and {other} would be written to one place; name two")
+                raise ValueError(f"{path} and {other} are the same place; name two different ones")
         _check_parents(path)
         if maker in FOLDERS:
             _check_folder(path, maker, force)
@@ -94,7 +96,7 @@ def check_outputs(outputs: Outputs, *, inputs: Inputs = (), force: bool = False)
 
 
 def remove_folder(folder: Path, kind: str) -> None:
-    """Delete what a folder holds of its kind (see FOLDERS), and the folder where nothing else is left in it."""
+    """Delete the entries of a folder that belong to its kind (see FOLDERS), and the folder if it is then empty."""
     for entry in list(folder.iterdir()):
         if FOLDERS[kind].fullmatch(entry.name) or entry.suffix in (".partial", ".lock"):
             if entry.is_dir() and not entry.is_symlink():
@@ -106,9 +108,9 @@ def remove_folder(folder: Path, kind: str) -> None:
 
 
 def made_by(path: Path) -> str:
-    """Name the verb that wrote a file, such as "support shots"; empty for a file of others, and one that was changed.
+    """Return the verb that wrote a file, such as "support shots"; '' for any other file.
 
-    Of predictions with rows or columns changed the maker is not known any more.
+    Predictions whose rows or columns were changed are no longer recognised.
     """
     try:
         with path.open("rb") as file:
@@ -133,17 +135,17 @@ def _made_parquet(path: Path) -> str:
         whole = pq.read_metadata(path)
     except pa.ArrowException:
         return ""
-    held: Mapping[bytes, bytes] = whole.metadata or {}
-    facts = _facts(held, b"rag_clip")
+    metadata: Mapping[bytes, bytes] = whole.metadata or {}
+    facts = _facts(metadata, b"rag_clip")
     if "prompts" in facts and "columns" in facts:
         columns = whole.schema.to_arrow_schema().names
         same = columns[-len(facts["columns"]) :] == facts["columns"] and facts.get("rows") == whole.num_rows
         return "classify" if same else ""
-    if b"rag_clip.results" in held:
+    if b"rag_clip.results" in metadata:
         return "evaluate"
-    if b"rag_clip.prompts" in held:
+    if b"rag_clip.prompts" in metadata:
         return "enhance"
-    method = _facts(held, b"rag_clip.support").get("provenance", {}).get("method")
+    method = _facts(metadata, b"rag_clip.support").get("provenance", {}).get("method")
     return f"support {SUPPORT[method]}" if method in SUPPORT else ""
 
 
@@ -153,15 +155,15 @@ def _facts(metadata: Mapping[bytes, bytes], key: bytes) -> dict[str, Any]:
 
 
 def _flat(inputs: Inputs) -> Iterator[str | Path]:
-    for one in inputs:
-        if isinstance(one, str | Path):
-            yield one
-        elif one is not None:
-            yield from _flat(one)
+    for place in inputs:
+        if isinstance(place, str | Path):
+            yield place
+        elif place is not None:
+            yield from _flat(place)
 
 
 def _expand(place: str | Path) -> list[Path]:
-    """Return a file or folder, and of a pattern the files it names, or the folder it searches to any depth."""
+    """Return the path itself; for a glob pattern the files that it matches, or for `**` the folder that it searches."""
     path = Path(place)
     if os.path.lexists(path) or not set("*?[") & set(str(place)):
         return [path]
@@ -175,7 +177,7 @@ def _is_same(path: Path, other: Path) -> bool:
     if os.path.realpath(path) == os.path.realpath(other):
         return True
     try:
-        return path.samefile(other)  # a hard link, or a file system that takes other spellings for it
+        return path.samefile(other)  # true for hard links, and on file systems that ignore case
     except OSError:
         return False
 
@@ -186,7 +188,7 @@ def _check_inputs(path: Path, inputs: Sequence[Path]) -> None:
         if _is_same(path, other):
             raise ValueError(f"the output {path} is one of the inputs, {other}; name another place")
         if other.is_dir() and real.is_relative_to(os.path.realpath(other)):
-            raise ValueError(f"the output {path} lies in {other}, which is read; name a place outside of it")
+            raise ValueError(f"the output {path} lies in the input folder {other}; name a place outside it")
 
 
 def _check_parents(path: Path) -> None:
@@ -194,7 +196,7 @@ def _check_parents(path: Path) -> None:
     if not there.is_dir():
         raise ValueError(f"the output {path} cannot lie in {there}, which is a file; name another place")
     if not os.access(there, os.W_OK | os.X_OK) and not path.is_dir():
-        raise PermissionError(f"cannot write {path}: {there} may not be written to; name another place")
+        raise PermissionError(f"cannot write {path}: {there} is not writable; name another place")
 
 
 def _check_file(path: Path, verb: str, force: bool) -> None:
@@ -207,7 +209,7 @@ def _check_file(path: Path, verb: str, force: bool) -> None:
             pass
     if path.exists() and not force and made_by(path) != verb:
         raise ValueError(
-            f"{path} is there, and is not what `rag-clip {verb}` wrote; name another file, or replace it with --force "
+            f"{path} exists and was not written by `rag-clip {verb}`; name another file, or replace it with --force "
             "(force=True)"
         )
 

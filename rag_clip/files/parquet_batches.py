@@ -1,6 +1,6 @@
-"""Read Parquet in batches bounded by what their rows unpack to, with the checksums of pages verified.
+"""Read Parquet in batches of bounded memory, verifying the checksums of pages.
 
-The sizes in a file say nothing of that: a dictionary or a run stores a value once, however many rows hold it.
+The sizes recorded in a file are no bound: dictionary and run-length encoding store a value once for many rows.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ GROWTH = 4
 
 
 def open_pages(source: object, *, int96: str = "ns") -> pq.ParquetFile:
-    """Open a file to read page after page, where pyarrow's defaults read whole column chunks ahead.
+    """Open a file to be read page by page; pyarrow's defaults would read whole column chunks ahead.
 
-    A page with a checksum that does not fit is an OSError where it is read. `int96` is the unit in which such
-    timestamps are read. Raises OSError or pyarrow's exceptions for
-    what is not Parquet.
+    `int96` is the unit in which INT96 timestamps are read. Raises OSError or pyarrow's exceptions if the file is not
+    Parquet; reading a page with a wrong checksum raises OSError.
     """
     return pq.ParquetFile(
         source,
@@ -39,11 +38,18 @@ def bounded_batches(
     most_bytes: int,
     use_threads: bool = True,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of row groups in batches of at most `most_rows`, and about `most_bytes` once unpacked.
+    """Yield the rows of some row groups in batches of bounded size.
 
-    The first batch is one row, and each has up to `GROWTH` times the rows of the one before, as many as would hold
-    `most_bytes` if they were as large as that one's. No batch spans two row groups: a dictionary inside a list or
-    struct could not be read across them. Raises OSError or pyarrow's exceptions where the file is damaged.
+    file: an open file, see `open_pages`.
+    groups, columns: the row groups to read, and their columns.
+    most_rows: the largest number of rows of a batch.
+    most_bytes: about the largest size of a batch in memory, unpacked.
+    use_threads: decode the columns of a batch in parallel.
+
+    The first batch has one row. Each later one has up to `GROWTH` times the rows of the one before, but no more than
+    fit in `most_bytes` if its rows are as large as those before. No batch spans two row groups, because a dictionary
+    inside a list or struct could not be read across them. Raises OSError or pyarrow's exceptions if the file is
+    damaged.
     """
     rows = 1
     for group in groups:
@@ -51,11 +57,11 @@ def bounded_batches(
             yield batch
             affordable = most_bytes * batch.num_rows // max(1, unpacked_bytes(batch))
             rows = max(1, min(most_rows, GROWTH * rows, affordable))
-            file.reader.set_batch_size(rows)  # holds from the next batch of a row group that is under way
+            file.reader.set_batch_size(rows)  # takes effect from the next batch of the current row group
 
 
 def unpacked_bytes(batch: pa.RecordBatch) -> int:
-    """Return the bytes of a batch; a dictionary's values count for each row that holds one, as they would unpacked."""
+    """Return the bytes of a batch, where each row of a dictionary column counts as the mean size of its values."""
     return sum(map(_column_bytes, batch.columns))
 
 

@@ -1,8 +1,8 @@
 """Prompts on disk: one Parquet row per text, or JSON to edit by hand; both read back to equal Prompts.
 
-A person may delete rows, reorder them and change weights; the weights of each class are then rescaled to sum to one.
-The label set and the provenance lie in the Parquet schema metadata. Where a tool dropped them, the classes are rebuilt
-from the rows, and nothing is known of the encoder any more.
+A person may delete rows, reorder them and change weights; reading rescales the weights of each class to sum to one.
+The label set and the provenance are in the Parquet schema metadata. If another tool dropped the metadata, the classes
+are rebuilt from the rows, and the encoder is unknown.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _OMITTED = {"evidence": "", "score": None, "rank": None}
 def write_prompts(prompts: Prompts, path: str | Path) -> None:
     """Write `.parquet` (a row per text) or `.json` (a list per class), replacing the file only once it is complete.
 
-    Makes the folder where there is none. Raises ValueError for another suffix, OSError where the disk is full; the old
-    file is then untouched.
+    Makes the folder if it is missing. Raises ValueError for another suffix, and OSError if the disk is full; an old
+    file then stays as it was.
     """
     path = Path(path)
     suffix = check_prompts_path(path)
@@ -61,8 +61,9 @@ def write_prompts(prompts: Prompts, path: str | Path) -> None:
 def read_prompts(path: str | Path) -> Prompts:
     """Read prompts, rescaling the weights of each class to sum to one.
 
-    Raises ValueError naming the file, and the class or row, for a class without texts, a weight that is negative or
-    not a number, a class whose weights are all zero, an unknown class or role, and what is not a prompts file.
+    Raises ValueError, naming the file and the class or row, for a class without texts, a weight that is negative or
+    not a number, a class whose weights are all zero, an unknown class or role, and any other file; FileNotFoundError
+    if there is no such file.
     """
     path = Path(path)
     suffix = check_prompts_path(path)
@@ -117,7 +118,7 @@ def _from_table(table: pa.Table) -> Prompts:
 
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Class names in the order of the `class` column; without one, in order of appearance."""
+    """Return class names in the order of the `class` column; without that column, in order of appearance."""
     order: dict[str, int] = {}
     for row in rows:
         order.setdefault(row["label"], row.get("class", len(order)))
@@ -127,7 +128,7 @@ def _names(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def _to_json(prompts: Prompts) -> str:
-    """JSON with one text per line, so that a person can delete or change lines."""
+    """Return JSON with one text per line, so that a person can delete or change lines."""
     document = labels_to_document(prompts.labels)
     head = {"provenance": dict(prompts.provenance), "templates": document["templates"]}
     classes = [

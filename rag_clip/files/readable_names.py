@@ -1,4 +1,4 @@
-"""Names as a person would say them, and what in a label set a user should look at."""
+"""Class names as words that a person would say, and notes on names that will not work well."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def readable_names(labels: LabelSet) -> LabelSet:
-    """Return the label set with names as words: "fire_truck", "AnnualCrop", and "001.Laysan_Albatross" of CUB.
+    """Return the label set with names as words, for "fire_truck", "AnnualCrop" or CUB's "001.Laysan_Albatross".
 
-    Underscores become spaces and joined words are parted; a number before every name goes. A class that has no id of
-    its own keeps its former name as one, so that images labelled by it are still of the class. Raises ValueError where
-    two names would become one.
+    Underscores become spaces, joined words are separated, and a number is removed if every name begins with one. A
+    class without an id keeps its old name as its id, so that images labelled by it are still found. Raises ValueError
+    if two names would become the same.
     """
     leading = _numbered(labels)
     names = tuple(readable_name(_LEADING.sub("", name) if leading else name) for name in labels.names)
@@ -35,13 +35,13 @@ def readable_names(labels: LabelSet) -> LabelSet:
 
 
 def readable_name(name: str) -> str:
-    """Return a name with spaces for underscores and between joined words."""
+    """Return a name with spaces in place of underscores and between joined words."""
     words = " ".join(re.sub(r"_+", " ", name).split())
     return _HUMP.sub(" ", words) if _CAMEL.fullmatch(name.strip()) else words or name
 
 
 def name_notes(labels: LabelSet) -> tuple[str, ...]:
-    """Return what a user should know of the names, a sentence each; () for names like any other."""
+    """Return one sentence for each problem with the names, such as underscores; () if there is none."""
     return tuple(_notes(labels))
 
 
@@ -51,16 +51,19 @@ def _notes(labels: LabelSet) -> Iterator[str]:
         if "," in name:
             yield f"there is one class, {name!r}; if these are several names, put each on a line of its own"
         else:
-            yield f"there is one class, {name!r}, and every image will be of it; give a second, such as what it is not"
-    for what, (advice, is_so) in _LOOKS.items():
-        held = [name for name in labels.names if is_so(name)]
-        if held:
-            yield f"{_some(held, len(labels))} {what}; {advice}"
+            yield f"there is one class, {name!r}, so every image gets it; add a second, such as a class for the rest"
+    for problem, (advice, has_problem) in _PROBLEMS.items():
+        names = [name for name in labels.names if has_problem(name)]
+        if names:
+            yield f"{_some(names, len(labels))} {problem}; {advice}"
     if _numbered(labels):
         yield f"every name begins with a number, such as {labels.names[0]!r}; {_READABLE}"
-    told = [name for name in labels.names if spoken(name) != name]
-    if told:
-        yield f"{_some(told, len(labels))} share their names and differ by id alone; call them apart, or give synonyms"
+    repeated = [name for name in labels.names if spoken(name) != name]
+    if repeated:
+        yield (
+            f"{_some(repeated, len(labels))} share their names and differ only by id; give them different names, or "
+            "synonyms"
+        )
 
 
 def _numbered(labels: LabelSet) -> bool:
@@ -72,17 +75,17 @@ def _some(names: list[str], count: int) -> str:
     return f"{len(names)} of {count} names ({shown}{', ...' if len(names) > NAMES_SHOWN else ''})"
 
 
-def _controls(name: str) -> bool:
+def _has_invisible(name: str) -> bool:
     return any(
         unicodedata.category(letter) in ("Cc", "Cf", "Co", "Cn") and letter not in "\u200c\u200d" for letter in name
     )
 
 
-_READABLE = "--readable-names says them as words"
-_LOOKS: Mapping[str, tuple[str, Callable[[str], bool]]] = {
-    "hold a character that is not seen, such as a control character": ("write them anew", _controls),
-    "hold an underscore": (_READABLE, lambda name: "_" in name),
+_READABLE = "--readable-names turns them into words"
+_PROBLEMS: Mapping[str, tuple[str, Callable[[str], bool]]] = {
+    "contain an invisible character, such as a control character": ("type them again", _has_invisible),
+    "contain an underscore": (_READABLE, lambda name: "_" in name),
     "join words": (_READABLE, lambda name: _CAMEL.fullmatch(name) is not None),
-    "are ids of WordNet": ("give the names with them", lambda name: WORDNET_ID.fullmatch(name) is not None),
+    "are WordNet ids": ("add the names", lambda name: WORDNET_ID.fullmatch(name) is not None),
     "are numbers": ("give the names of the classes", str.isdecimal),
 }

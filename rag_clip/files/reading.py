@@ -1,7 +1,7 @@
-"""Read JSON, TOML, Parquet and .npz files: whatever is wrong with one is a ValueError, in one sentence.
+"""Read JSON, TOML, Parquet and .npz files; anything wrong with a file raises ValueError with one sentence.
 
-Who reads a file that a person or a tool wrote goes through here, so that a damaged or hostile one ends in no other
-exception. The sentences go on after the file's name, which the caller knows.
+Every file that a person or another tool wrote is read by these functions, so that damaged or hostile content raises no
+other exception. Messages continue a sentence that begins with the file's name, which the caller adds.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 from rag_clip.files.regular import open_regular, read_regular
 
 MOST_LEVELS = 100
-# tomllib takes the square of the parts of a dotted key: a file of 30 kB could hold it for seconds.
+# tomllib's time is quadratic in the parts of a dotted key: a file of 30 kB could take seconds.
 _LONG_KEY = re.compile(
     rf"""(?:^|[{{,])[\s\[]*(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')\s*\.\s*){{{MOST_LEVELS}}}""", re.MULTILINE
 )
 
 
 def decode_utf8(content: bytes) -> str:
-    """Return the text of UTF-8 without its mark; raises ValueError naming the first byte that is none."""
+    """Decode UTF-8, without a byte order mark; raises ValueError that names the first invalid byte."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -36,10 +36,10 @@ def decode_utf8(content: bytes) -> str:
 
 
 def parse_json(content: str | bytes, *, pairs: Callable[[Sequence[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Parse JSON; `pairs` makes the value of an object of its pairs, as in `json.loads`.
+    """Parse JSON; `pairs` builds the value of an object from its pairs, as `object_pairs_hook` of `json.loads`.
 
-    Raises ValueError for what is not JSON or UTF-8, for values nested deeper than `MOST_LEVELS`, and for texts that are
-    no Unicode (half a surrogate pair).
+    Raises ValueError for content that is not JSON or UTF-8, for values nested deeper than `MOST_LEVELS`, and for texts
+    with half a surrogate pair, which are not valid Unicode.
     """
     text = decode_utf8(content) if isinstance(content, bytes) else content
     try:
@@ -68,7 +68,7 @@ def parse_toml(content: bytes) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file; raises ValueError naming it, OSError where it cannot be read."""
+    """Parse a TOML file; raises ValueError, naming the file, and OSError if it cannot be read."""
     try:
         return parse_toml(read_regular(path))
     except ValueError as error:
@@ -78,8 +78,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet file, or some of its columns.
 
-    Raises ValueError, without the file's name, where it is damaged, lacks a column or has one twice; OSError where it
-    cannot be opened.
+    Raises ValueError, without the file's name, if it is damaged, lacks a column or has one twice; OSError if it cannot
+    be opened.
     """
     schema = read_schema(path)
     missing = [name for name in columns or () if name not in schema.names]
@@ -115,17 +115,18 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                 return {name: arrays[name] for name in arrays}
         except OSError:
             raise
-        except Exception as error:  # damaged headers raise what zipfile, tokenize and ast have, and MemoryError
+        except Exception as error:  # damaged headers raise errors of zipfile, tokenize and ast, and MemoryError
             if "allow_pickle" in str(error) or isinstance(error, AttributeError):
-                raise ValueError("is no .npz file of plain arrays; objects of Python are not loaded") from error
+                raise ValueError("is not an .npz file of plain arrays; save it without Python objects") from error
             reason = f"{type(error).__name__}: {_line(error)[:200]}"
             raise ValueError(f"is not a readable .npz file ({reason}); write it again") from error
 
 
 def typed_columns(table: pa.Table, schema: pa.Schema, *, optional: Sequence[str] = ()) -> pa.Table:
-    """Return the columns of `schema` in its types, and the metadata of `table`; those `optional` may be missing.
+    """Return the columns of `schema`, cast to its types, with the metadata of `table`; `optional` ones may be missing.
 
-    Raises ValueError for a column that is missing, or holds other values; where a field may not be null, for nulls.
+    Raises ValueError for a missing column, for values that cannot be cast, and for nulls in a field that is not
+    nullable.
     """
     columns = {}
     for field in schema:
@@ -144,9 +145,9 @@ def typed_columns(table: pa.Table, schema: pa.Schema, *, optional: Sequence[str]
 
 
 def metadata_document(schema: pa.Schema, key: bytes) -> dict[str, Any] | None:
-    """Return the JSON object under a key of a Parquet file's metadata, None where it has no such key.
+    """Return the JSON object under a key of a Parquet file's metadata; None if there is no such key.
 
-    Raises ValueError where it is something else.
+    Raises ValueError if the value is not a JSON object.
     """
     content = (schema.metadata or {}).get(key)
     if content is None:
@@ -156,12 +157,12 @@ def metadata_document(schema: pa.Schema, key: bytes) -> dict[str, Any] | None:
     except ValueError as error:
         raise ValueError(f"its metadata {key.decode()!r} {error}") from error
     if not isinstance(document, dict):
-        raise ValueError(f"its metadata {key.decode()!r} is no JSON object; write the file again")
+        raise ValueError(f"its metadata {key.decode()!r} is not a JSON object; write the file again")
     return document
 
 
 def _check_document(document: object) -> None:
-    """Refuse values nested too deep, which repr and json could not write, and texts that no file can hold."""
+    """Refuse values nested too deeply for repr and json, and texts that cannot be encoded."""
     level = [document]
     for _ in range(MOST_LEVELS):
         below: list[object] = []
@@ -185,13 +186,13 @@ def _check_text(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"holds the text {text[:40]!a}, which is no Unicode: half a surrogate pair at character {error.start}; "
-            "write the whole character"
+            f"contains the text {text[:40]!a}, which is not valid Unicode: half a surrogate pair at character "
+            f"{error.start}; write the whole character"
         ) from error
 
 
 def _damaged(error: Exception) -> Exception:
-    """Return a ValueError for what Arrow says of a file, and an error of the machine as it is."""
+    """Return a ValueError for Arrow's error about a file; a system error is returned unchanged."""
     if isinstance(error, OSError) and error.errno:
         return error
     return ValueError(f"is not a readable Parquet file ({_line(error)}); write it again")

@@ -1,6 +1,6 @@
-"""Parquet files of our own with a checksum over all they hold: a flipped byte is found wherever it lies.
+"""Parquet files with a checksum over their whole content, so that any flipped byte is found.
 
-Parquet's checksums cover pages, not the footer, whose damage may change names, types and numbers of rows.
+Parquet's own checksums cover pages but not the footer, where damage may change names, types and row counts.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ SEAL = b"rag_clip.checksum"
 
 
 def write_sealed(table: pa.Table, path: Path, **options: Any) -> None:
-    """Write a table with its checksum, replacing the file only once it is complete; `options` are pyarrow's."""
+    """Write a table with its checksum, replacing the file only once it is complete; `options` are of `write_table`."""
     metadata = {**(table.schema.metadata or {}), SEAL: str(checksum(table))}
     with replacing(path) as partial:
         pq.write_table(table.replace_schema_metadata(metadata), partial, write_page_checksum=True, **options)
 
 
 def read_sealed(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a table, or some of its columns, after verifying the whole; one without a checksum passes.
+    """Verify a table and return it, or some of its columns; a table without a checksum passes.
 
-    Raises ValueError, without the file's name, where it is damaged; OSError where it cannot be opened.
+    Raises ValueError, without the file's name, if it is damaged; OSError if it cannot be opened.
     """
     table = read_table(path)
     metadata = dict(table.schema.metadata or {})
-    if (sealed := metadata.pop(SEAL, None)) is not None:
+    if (recorded := metadata.pop(SEAL, None)) is not None:
         table = table.replace_schema_metadata(metadata)
-        if sealed != str(checksum(table)).encode():
-            raise ValueError("does not hold what was written (its checksum differs)")
+        if recorded != str(checksum(table)).encode():
+            raise ValueError("is damaged (its checksum differs)")
     missing = [name for name in columns or () if name not in table.column_names]
     if missing:
         raise ValueError(f"has no column {missing[0]!r}; it has {', '.join(table.column_names)}")
@@ -54,9 +54,9 @@ def file_checksum(path: Path) -> int:
 
 
 def checksum(table: pa.Table) -> int:
-    """Return the CRC-32 of a table: of its metadata, and of the names, types, nulls and values of its columns."""
+    """Return the CRC-32 of a table's metadata and of the names, types, nulls and values of its columns."""
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    # Parquet calls the values of a list another name than Arrow, where both are the same type.
+    # Parquet and Arrow use different names for the values of a list, although the type is the same.
     kinds = [[field.name, str(field.type).replace("<element: ", "<item: ")] for field in table.schema]
     crc = zlib.crc32(json.dumps([table.num_rows, sorted(metadata.items()), kinds]).encode())
     for column in table.columns:

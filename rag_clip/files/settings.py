@@ -1,7 +1,7 @@
-"""Values that a file holds, checked against a pydantic model or a dataclass: what is wrong is said in one sentence.
+"""Check values from a file against a pydantic model or a dataclass, and describe each problem in one sentence.
 
-It names the key, what was found there and what to write; for an unknown key the known ones, the nearest first. The
-sentences go on after the file's name, which the caller knows.
+The sentence gives the key, what was found, and what to write; for an unknown key it suggests the nearest ones and lists
+all. Messages continue a sentence that begins with the file's name, which the caller adds.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ _WANTED: Mapping[str, str] = {
 
 
 def check_settings(kind: type[Kind], values: object) -> Kind:
-    """Return a table of values as a pydantic model or a dataclass.
+    """Build a pydantic model or a dataclass, `kind`, from a table of values.
 
-    Raises ValueError for what is no table, for keys that are unknown or missing, and for wrong values.
+    Raises ValueError if the values are not a table, for unknown or missing keys, and for wrong values.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"is {values!r}; write a table")
-    if dataclasses.is_dataclass(kind):  # a model says itself whether it takes others
+    if dataclasses.is_dataclass(kind):  # a pydantic model decides itself whether to accept unknown keys
         refuse_unknown(values, _fields(kind))
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         problems = error.errors()
-        inner = [one for one in problems if not any(_is_above(one["loc"], other["loc"]) for other in problems)]
+        inner = [each for each in problems if not any(_is_above(each["loc"], other["loc"]) for other in problems)]
         raise ValueError("; also ".join(_describe(problem, kind, values) for problem in inner)) from None
 
 
 def refuse_unknown(keys: Iterable[str], known: Iterable[str], *, what: str = "key") -> None:
-    """Raise ValueError for the first key that is not known, naming those that are."""
+    """Raise ValueError for the first unknown key; the message lists the known ones."""
     known = tuple(known)
     for key in keys:
         if key not in known:
@@ -67,15 +67,15 @@ def _unknown(what: str, key: str, known: Sequence[str], table: str = "") -> str:
 
 
 def _describe(problem: Any, kind: type, values: Mapping[str, Any]) -> str:
-    """Say in words what pydantic found wrong."""
+    """Return a clause that describes a problem found by pydantic."""
     fault, found, context = problem["type"], problem["input"], problem.get("ctx", {})
     *way, last = problem["loc"] or ("",)
-    if last == "[key]":  # of a mapping, whose last part is said to be the key
+    if last == "[key]":  # pydantic's mark for a wrong key of a mapping; the part before it is the key
         *way, last = way
         fault, found = "extra_forbidden", last
     tables, models = _follow(kind, values, way)
     table = "".join(f"{part}." for part in tables)
-    if fault == "value_error":  # the words of a model of ours
+    if fault == "value_error":  # the message is ours, from a model's own check
         return f"{table}{last}: {context['error']}" if problem["loc"] else str(context["error"])
     if fault == "extra_forbidden":
         expected = re.findall("'([^']*)'", context.get("expected", ""))
@@ -94,9 +94,9 @@ def _is_above(way: Sequence[str | int], other: Sequence[str | int]) -> bool:
 
 
 def _follow(kind: type, values: Any, way: Sequence[str | int]) -> tuple[list[str | int], list[type]]:
-    """Follow a path of pydantic's: return the keys of it that the values have, and the models where it ends.
+    """Follow one of pydantic's paths: return its keys that occur in the values, and the models where it ends.
 
-    What the values lack are the tags that pydantic puts in for the members of a union.
+    Other parts of the path are tags, which pydantic inserts for the members of a union.
     """
     models, keys = [kind], []
     for part in way:
@@ -111,7 +111,7 @@ def _follow(kind: type, values: Any, way: Sequence[str | int]) -> tuple[list[str
 
 
 def _models(annotation: Any) -> list[type]:
-    """List the models and dataclasses in an annotation, such as those of a union or of a tuple's items."""
+    """List the models and dataclasses in an annotation, such as the members of a union or the items of a tuple."""
     if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)):
         return [annotation]
     return [each for argument in get_args(annotation) for each in _models(argument)]

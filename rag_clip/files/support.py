@@ -1,8 +1,8 @@
-"""Support sets on disk: one Parquet row per image, with its features; its bytes too, where they were kept.
+"""Support sets on disk: one Parquet row per image, with its features and optionally the bytes of its file.
 
 Columns: `reference`, `origin`, `classes` (names) and their `shares`, `relevance`, `features` [d] float32, a column
-`features:NAME` for each further encoder, and `image`. The label set and the provenance lie in the schema metadata, and
-`several`: whether images have several classes, each in full. A person may delete rows; nothing else depends on them.
+`features:NAME` for each additional encoder, and `image`. The schema metadata contain the label set, the provenance, and
+`several`: whether the set is multi-label. A person may delete rows; nothing else depends on them.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ SCHEMA = pa.schema(
 def write_support(support: Support, path: str | Path, *, images: Sequence[bytes | None] | None = None) -> None:
     """Write a `.parquet` file, with the bytes of the `images` if given, replacing it only once it is complete.
 
-    Makes the folder where there is none. Raises ValueError for another suffix or number of images, OSError where the
-    disk is full; the old file is then untouched.
+    Makes the folder if it is missing. Raises ValueError for another suffix or number of images, and OSError if the disk
+    is full; an old file then stays as it was.
     """
     path = Path(path)
     check_support_path(path)
@@ -60,8 +60,8 @@ def write_support(support: Support, path: str | Path, *, images: Sequence[bytes 
 def read_support(path: str | Path, *, encoder: Fingerprint | None = None) -> Support:
     """Read a support set, its tensors on the CPU.
 
-    Raises ValueError naming the file for what is not a support file, values that Support refuses, classes that its
-    label set does not have, and features of another encoder than `encoder`; FileNotFoundError where there is none.
+    Raises ValueError, naming the file, if it is not a support file, has values that Support refuses, classes that are
+    not in its label set, or features of another encoder than `encoder`; FileNotFoundError if there is no such file.
     """
     path = Path(path)
     check_support_path(path)
@@ -76,7 +76,7 @@ def read_support(path: str | Path, *, encoder: Fingerprint | None = None) -> Sup
 
 
 def read_support_images(path: str | Path) -> list[bytes | None]:
-    """Return the bytes of each image of a support file, None where they were not kept."""
+    """Return the bytes of each image of a support file; None for images stored without them."""
     table = _read(Path(path))
     if "image" not in table.column_names:
         return [None] * table.num_rows
@@ -96,17 +96,17 @@ def check_support_path(path: Path) -> None:
 
 
 def check_support_labels(path: str | Path, support: Support, labels: LabelSet) -> None:
-    """Raise ValueError where the support set of a file stands for other classes, in whatever order."""
+    """Raise ValueError if the support set of a file has other classes than `labels`; their order may differ."""
     foreign = sorted(set(support.labels.names) ^ set(labels.names))
     if foreign:
         raise ValueError(
-            f"{path} stands for other classes than the prompts ({foreign[0]!r} is in one of them only); "
+            f"{path} has other classes than the prompts ({foreign[0]!r} is in one of them only); "
             "make it for this label set"
         )
 
 
 def check_support_encoder(support: Support, encoder: Fingerprint) -> None:
-    """Raise ValueError where the features are known to be another encoder's; unknown ones pass."""
+    """Raise ValueError if the features were made with another encoder; a set that records none passes."""
     if recorded := support.provenance.get("encoder"):
         advice = "make it again with this encoder"
         check_same_encoder(read_fingerprint(recorded), encoder, what="the support set was made", advice=advice)
@@ -115,10 +115,10 @@ def check_support_encoder(support: Support, encoder: Fingerprint) -> None:
 def merge_supports(parts: Sequence[Support]) -> tuple[Support, tuple[tuple[int, int], ...]]:
     """Join support sets of the same classes and encoder; return also (part, row) of each image kept.
 
-    Classes are those of the first part, in its order. An image is its reference and origin: where it comes again it is
-    kept once, and where it stands for other classes there, its targets become the mean, or with several labels all of
-    them. Relevance is then the least. Raises ValueError for no parts, parts of which some have several labels, classes
-    or widths that differ, and features of different encoders.
+    The classes are in the order of the first part. Images with the same reference and origin are one image, kept once:
+    its targets are the mean of theirs, or their union if the sets are multi-label, and its relevance is the lowest.
+    Raises ValueError for no parts, for single-label beside multi-label parts, for classes or widths that differ, and
+    for features of different encoders.
     """
     if not parts:
         raise ValueError("there is nothing to merge; give at least one support set")
@@ -127,9 +127,9 @@ def merge_supports(parts: Sequence[Support]) -> tuple[Support, tuple[tuple[int, 
     for number, part in enumerate(aligned):
         for row, key in enumerate(zip(part.origin, part.references, strict=True)):
             places.setdefault(key, []).append((number, row))
-    kept = tuple(found[0] for found in places.values())
-    shares = torch.stack([_shares_of(aligned, found) for found in places.values()])
-    relevance = torch.stack([_least(aligned, found) for found in places.values()])
+    kept = tuple(same[0] for same in places.values())
+    shares = torch.stack([_shares_of(aligned, same) for same in places.values()])  # [m, c]
+    relevance = torch.stack([_lowest_relevance(aligned, same) for same in places.values()])  # [m]
     first = aligned[0]
     merged = replace(
         first,
@@ -150,10 +150,10 @@ def merge_supports(parts: Sequence[Support]) -> tuple[Support, tuple[tuple[int, 
 
 
 def merge_support_files(paths: Sequence[str | Path], output: str | Path, *, force: bool = False) -> tuple[int, int]:
-    """Merge support files, with the bytes of their images; return how many images there are, and how many repeated.
+    """Merge support files with the bytes of their images; return the numbers of images and of repeated ones dropped.
 
-    Raises ValueError as `read_support` and `merge_supports` do, and for an output that is an input or, but with
-    `force`, is of others; BusyError where another process writes it.
+    Raises ValueError as `read_support` and `merge_supports` do, for an output that is an input, and, without `force`,
+    for an output that another program wrote; BusyError if another process is writing it.
     """
     check_support_path(Path(output))
     with holding([(output, "support merge")], inputs=[paths], force=force):
@@ -170,26 +170,26 @@ def _merge(paths: Sequence[str | Path], output: str | Path) -> tuple[int, int]:
 
 
 def _shares_of(parts: Sequence[Support], places: Sequence[tuple[int, int]]) -> torch.Tensor:
-    held = torch.stack([parts[part].shares[row] for part, row in places])
-    return held.any(0) if parts[0].several else held.mean(0)
+    shares = torch.stack([parts[part].shares[row] for part, row in places])  # [repeats, c]
+    return shares.any(0) if parts[0].several else shares.mean(0)
 
 
-def _least(parts: Sequence[Support], places: Sequence[tuple[int, int]]) -> torch.Tensor:
+def _lowest_relevance(parts: Sequence[Support], places: Sequence[tuple[int, int]]) -> torch.Tensor:
     return torch.stack([parts[part].relevance[row] for part, row in places]).min()
 
 
 def _align(part: Support, first: Support) -> Support:
-    """Return `part` with its classes in the order of `first`, after checking that they belong together."""
+    """Return `part` with its classes in the order of `first`, after checking that the two can be merged."""
     names, expected = part.labels.names, first.labels.names
     if set(names) != set(expected):
         differing = sorted(set(names) ^ set(expected))
         raise ValueError(f"the support sets have different classes, such as {differing[0]!r}; make them for the same")
     if part.several != first.several:
-        raise ValueError("some of the support sets have images of several labels, others of one; merge sets of a kind")
+        raise ValueError("some of the support sets are multi-label and others are not; merge sets of one kind")
     if part.features.shape[1] != first.features.shape[1] or part.others.keys() != first.others.keys():
         raise ValueError(
-            f"features are {part.features.shape[1]} wide beside {first.features.shape[1]}, by further encoders "
-            f"{sorted(part.others)} beside {sorted(first.others)}; make the sets with the same encoders"
+            f"the support sets have features of width {part.features.shape[1]} and {first.features.shape[1]}, and "
+            f"additional encoders {sorted(part.others)} and {sorted(first.others)}; make them with the same encoders"
         )
     recorded = first.provenance.get("encoder")
     if recorded:
@@ -198,14 +198,16 @@ def _align(part: Support, first: Support) -> Support:
 
 
 def _to_table(support: Support, images: Sequence[bytes | None] | None) -> pa.Table:
-    targets = support.shares.float().cpu().numpy()
-    held = [np.flatnonzero(row) for row in targets]
+    targets = support.shares.float().cpu().numpy()  # [m, c]
+    classes = [np.flatnonzero(row) for row in targets]
     names = np.array(support.labels.names, dtype=object)
     columns = {
         "reference": pa.array(support.references, pa.string()),
         "origin": pa.array(support.origin, pa.string()),
-        "classes": pa.array([list(names[places]) for places in held], pa.list_(pa.string())),
-        "shares": pa.array([row[places] for row, places in zip(targets, held, strict=True)], pa.list_(pa.float32())),
+        "classes": pa.array([list(names[present]) for present in classes], pa.list_(pa.string())),
+        "shares": pa.array(
+            [row[present] for row, present in zip(targets, classes, strict=True)], pa.list_(pa.float32())
+        ),
         "relevance": pa.array(support.relevance.float().cpu().numpy(), pa.float32()),
         "features": _vectors(support.features),
         **{f"{OTHER}{name}": _vectors(values) for name, values in support.others.items()},
@@ -279,6 +281,6 @@ def _shares(labels: LabelSet, table: pa.Table) -> torch.Tensor:
             )
         for name, share in zip(names, shares, strict=True):
             if name not in columns:
-                raise ValueError(f"row {row + 1} stands for {name!r}, which its label set does not have")
+                raise ValueError(f"row {row + 1} has the class {name!r}, which is not in its label set")
             targets[row, columns[name]] += share
     return targets

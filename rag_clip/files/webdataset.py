@@ -1,6 +1,6 @@
-"""Read webdataset tars as img2dataset writes them, KEY.txt, KEY.json and KEY.jpg side by side: consecutive samples.
+"""Read webdataset tars as img2dataset writes them: consecutive members KEY.txt, KEY.json and KEY.jpg are one sample.
 
-A tar is read forwards, from any stream, and nothing is ever unpacked to disk. Memory holds one sample.
+A tar is read forwards from any stream, and nothing is unpacked to disk. One sample at a time is in memory.
 """
 
 from __future__ import annotations
@@ -15,14 +15,19 @@ TEXTS = (".txt", ".json")
 
 
 class DamagedTarError(OSError):
-    """A tar has no valid header where one must be, or no end."""
+    """A tar lacks a valid header where one must be, or its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member that is no folder: `size` bytes from `offset` on, `regular` (no link or device), perhaps `sparse`.
+    """A member of a tar that is not a folder.
 
-    `content` is that of a text, where texts are asked for and it has at most 1 MiB.
+    name: the member's path.
+    ending: what follows the first dot of its file name, lower case.
+    offset, size: the position of its content in the tar, and its length, in bytes.
+    regular: whether it is a file, not a link or device.
+    sparse: whether it is a sparse file.
+    content: of a text of at most 1 MiB, if texts are asked for; else None.
     """
 
     name: str
@@ -35,18 +40,18 @@ class Member:
 
     @property
     def is_text(self) -> bool:
-        """Whether the name ends as that of a caption or of facts."""
+        """Whether the name ends with .txt or .json."""
         return self.name.lower().endswith(TEXTS)
 
     @property
     def leads_out(self) -> bool:
-        """Whether the name is absolute or climbs out with `..`, on any system."""
+        """Whether the name is absolute or contains `..`, on any operating system."""
         return self.name.startswith(("/", "\\")) or ".." in self.name.replace("\\", "/").split("/")
 
 
 @dataclass(slots=True)
 class Sample:
-    """Consecutive members of one key; not `whole` where damage comes right after them."""
+    """Consecutive members with the same key; not `whole` if the tar is damaged right after them."""
 
     key: str
     members: list[Member] = field(default_factory=list)
@@ -54,9 +59,9 @@ class Sample:
 
 
 def read_samples(stream: IO[bytes], *, texts: bool) -> Iterator[Sample]:
-    """Yield the samples of an uncompressed tar, with the contents of `texts` if they are asked for.
+    """Yield the samples of an uncompressed tar; with `texts`, .txt and .json members have their content.
 
-    Raises tarfile.ReadError for what is no tar, and DamagedTarError after the samples before the damage.
+    Raises tarfile.ReadError if the stream is not a tar, and DamagedTarError after the samples before the damage.
     """
     sample: Sample | None = None
     try:
@@ -77,14 +82,14 @@ def read_samples(stream: IO[bytes], *, texts: bool) -> Iterator[Sample]:
 
 
 def sample_key(name: str) -> tuple[str, str]:
-    """Cut the name of a member into the key of its sample and its ending, as webdataset: at the first dot."""
+    """Split a member's name at the first dot, as webdataset does, into its sample's key and its ending."""
     folder, _, last = name.rpartition("/")
     stem, _, ending = last.partition(".")
     return f"{folder}/{stem}" if folder else stem, ending.lower()
 
 
 def dotted_names(key: str, endings: Iterable[str]) -> list[str]:
-    """Return the names that a sample whose endings all have dots would have up to the last dot; [] for another."""
+    """Return the names up to the last dot, if all endings of a sample contain a dot; else []."""
     endings = list(endings)
     if not all("." in ending for ending in endings):
         return []
@@ -94,27 +99,27 @@ def dotted_names(key: str, endings: Iterable[str]) -> list[str]:
 def _members(stream: IO[bytes], *, texts: bool) -> Iterator[Member]:
     forward = _Forward(stream)
     with tarfile.open(fileobj=forward, mode="r:") as tar:  # type: ignore[call-overload]
-        found = tar.next()
-        while found is not None:
-            if not found.isdir():
+        header = tar.next()
+        while header is not None:
+            if not header.isdir():
                 member = Member(
-                    found.name,
-                    sample_key(found.name)[1],
-                    found.offset_data,
-                    found.size,
-                    regular=found.isreg(),
-                    sparse=found.issparse(),
+                    header.name,
+                    sample_key(header.name)[1],
+                    header.offset_data,
+                    header.size,
+                    regular=header.isreg(),
+                    sparse=header.issparse(),
                 )
                 if texts and member.regular and member.is_text and member.size <= MAX_TEXT_BYTES:
-                    content = tar.extractfile(found)
+                    content = tar.extractfile(header)
                     member = replace(member, content=content.read() if content else None)
                 yield member
-            tar.members.clear()
-            found = _next_member(tar)
+            tar.members.clear()  # TarFile would keep the headers of all members in memory
+            header = _next_header(tar)
 
 
-def _next_member(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
-    """Read the next header. TarFile.next() would take damage in the middle for the end of the archive."""
+def _next_header(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    """Read the next header; TarFile.next() would mistake damage in the middle for the end of the archive."""
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     try:
@@ -126,7 +131,7 @@ def _next_member(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
 
 
 class _Forward:
-    """A stream that can be sought forwards, and hands out no more at once than a header or a text may hold."""
+    """A stream that can seek forwards, and refuses reads larger than any header or text may be."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream

@@ -176,7 +176,7 @@ def test_a_file_of_others_is_replaced_only_by_force(verb: str, option: str, fold
     before = content(folder)
     code, said = call(verb, row.command(**{option: place}), folder)
     assert (code, content(folder)) == (1, before)
-    assert f"{place} is there, and is not what `rag-clip {verb.removesuffix(' --compare')}` wrote" in said
+    assert f"{place} exists and was not written by `rag-clip {verb.removesuffix(' --compare')}`" in said
     assert "mine" not in call(verb, [*row.command(**{option: place}), "--force"], folder)[1]
 
 

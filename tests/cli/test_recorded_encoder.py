@@ -182,7 +182,7 @@ def test_the_weights_that_a_record_names_are_not_written_over(folder: Path) -> N
     words = f"learn support.parquet --prompts prompts.json -o {weights}".split()
     code, out, errors = run(*words, "--force", folder=folder)
     assert (code, out, weights.read_bytes() == before) == (1, "", True)
-    assert errors.endswith("lies in weights, which is read; name a place outside of it\n")
+    assert errors.endswith("lies in the input folder weights; name a place outside it\n")
     assert "loading" not in errors
 
 

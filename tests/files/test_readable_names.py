@@ -49,29 +49,29 @@ def test_names_that_would_become_one_are_refused() -> None:
         ),
         (
             ("cat",),
-            ("there is one class, 'cat', and every image will be of it; give a second, such as what it is not",),
+            ("there is one class, 'cat', so every image gets it; add a second, such as a class for the rest",),
         ),
         (
             ("ca\x07t", "dog\u200b", "owl"),
             (
-                "2 of 3 names ('ca\\x07t', 'dog\\u200b') hold a character that is not seen, such as a control "
-                "character; write them anew",
+                "2 of 3 names ('ca\\x07t', 'dog\\u200b') contain an invisible character, such as a control "
+                "character; type them again",
             ),
         ),
         (
             ("fire_truck", "AnnualCrop", "cat"),
             (
-                "1 of 3 names ('fire_truck') hold an underscore; --readable-names says them as words",
-                "1 of 3 names ('AnnualCrop') join words; --readable-names says them as words",
+                "1 of 3 names ('fire_truck') contain an underscore; --readable-names turns them into words",
+                "1 of 3 names ('AnnualCrop') join words; --readable-names turns them into words",
             ),
         ),
         (
             ("001.cat", "002.dog"),
-            ("every name begins with a number, such as '001.cat'; --readable-names says them as words",),
+            ("every name begins with a number, such as '001.cat'; --readable-names turns them into words",),
         ),
         (
             ("n01440764", "n01443537"),
-            ("2 of 2 names ('n01440764', 'n01443537') are ids of WordNet; give the names with them",),
+            ("2 of 2 names ('n01440764', 'n01443537') are WordNet ids; add the names",),
         ),
         (("1", "7"), ("2 of 2 names ('1', '7') are numbers; give the names of the classes",)),
     ],
@@ -83,8 +83,8 @@ def test_what_is_odd_about_names_is_said(names: tuple[str, ...], notes: tuple[st
 def test_names_that_differ_by_id_alone_are_said() -> None:
     notes = name_notes(LabelSet(("crane", "crane", "ibis"), ids=("n1", "n2", "n3")))
     assert notes == (
-        "2 of 3 names ('crane (id n1)', 'crane (id n2)') share their names and differ by id alone; call them apart, "
-        "or give synonyms",
+        "2 of 3 names ('crane (id n1)', 'crane (id n2)') share their names and differ only by id; give them "
+        "different names, or synonyms",
     )
 
 
@@ -97,7 +97,7 @@ def enhance(folder: Path, *options: str) -> None:
 def test_enhance_says_what_is_odd_and_makes_names_readable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "labels.txt").write_text("fire_truck\nAnnualCrop\n")
     enhance(tmp_path)
-    assert "note: 1 of 2 names ('fire_truck') hold an underscore; --readable-names" in capsys.readouterr().out
+    assert "note: 1 of 2 names ('fire_truck') contain an underscore; --readable-names" in capsys.readouterr().out
     assert read_prompts(tmp_path / "p.parquet").labels.names == ("fire_truck", "AnnualCrop")
     enhance(tmp_path, "--readable-names")
     assert "note:" not in capsys.readouterr().out

@@ -56,7 +56,7 @@ def test_toml_keys_of_many_parts_are_refused_before_they_take_seconds(content: s
     [
         (b"{", "is not valid JSON: Expecting property name"),
         (b"\xff\xfe{}", "is not UTF-8, byte 0 is 0xff; save it as UTF-8"),
-        (b'["\\ud800x"]', r"holds the text '\\ud800x', which is no Unicode: half a surrogate pair at character 0"),
+        (b'["\\ud800x"]', r"contains the text '\\ud800x', which is not valid Unicode: half a surrogate pair at character 0"),
         (b'{"a": {"\\udfff": 1}}', "half a surrogate pair"),
     ],
 )
@@ -130,7 +130,7 @@ def test_metadata_is_an_object_or_refused() -> None:
 
     assert read('{"a": 1}') == {"a": 1}
     assert metadata_document(pa.schema([]), b"k") is None
-    for content, message in (("[1]", "'k' is no JSON object"), ("{", "its metadata 'k' is not valid JSON")):
+    for content, message in (("[1]", "'k' is not a JSON object"), ("{", "its metadata 'k' is not valid JSON")):
         with pytest.raises(ValueError, match=message):
             read(content)
 
@@ -147,7 +147,7 @@ def test_arrays_come_back_and_objects_are_never_loaded(tmp_path: Path) -> None:
     assert {name: values.tolist() for name, values in read_arrays(path).items()} == {"image": [[1, 0], [0, 1]]}
     for content in (npz(image=np.array([{}], dtype=object)), b"\x80\x04]\x94."):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"no \.npz file of plain arrays; objects of Python are not loaded"):
+        with pytest.raises(ValueError, match=r"not an \.npz file of plain arrays; save it without Python objects"):
             read_arrays(path)
 
 

@@ -93,7 +93,7 @@ def test_a_class_that_the_label_set_does_not_have_is_named(tmp_path: Path):
     place = table.column_names.index("classes")
     column = pa.array([["red"], ["green"], ["red", "blue"]])
     pq.write_table(table.set_column(place, "classes", column), path)
-    with pytest.raises(ValueError, match=r"row 2 stands for 'green', which its label set does not have"):
+    with pytest.raises(ValueError, match=r"row 2 has the class 'green', which is not in its label set"):
         read_support(path)
 
 
@@ -118,8 +118,8 @@ def test_sets_that_do_not_belong_together_are_refused():
     other_encoder = support(provenance={"encoder": asdict(replace(ENCODER.fingerprint, weights="else"))})
     for second, message in (
         (other_classes, "different classes, such as 'none such'"),
-        (support(features=torch.eye(5)[:3]), "features are 5 wide beside 4"),
-        (support(others={}), "by further encoders [] beside ['timm:x']"),
+        (support(features=torch.eye(5)[:3]), "features of width 5 and 4"),
+        (support(others={}), "additional encoders [] and ['timm:x']"),
         (other_encoder, "made with toy (no tag, weights else), but the encoder is toy (no tag, weights toy-4)"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -146,7 +146,7 @@ def test_several_labels_come_back_and_merge_as_all_of_them(tmp_path: Path):
     )
     merged, _ = merge_supports([several, other])
     assert merged.targets.tolist() == [[True, True, True], [False, True, False], [True, False, False]]
-    with pytest.raises(ValueError, match="some of the support sets have images of several labels, others of one"):
+    with pytest.raises(ValueError, match="some of the support sets are multi-label and others are not"):
         merge_supports([several, support()])
 
 
@@ -154,7 +154,7 @@ def test_several_labels_come_back_and_merge_as_all_of_them(tmp_path: Path):
     ("column", "values", "message"),
     [
         ("classes", [["red"], None, ["blue"]], "has no 'classes' in row 2; delete the row, or fill it in"),
-        ("classes", [["red"], [None], ["blue"]], "row 2 stands for None, which its label set does not have"),
+        ("classes", [["red"], [None], ["blue"]], "row 2 has the class None, which is not in its label set"),
         ("classes", [["red"], ["red", "blue"], ["blue"]], r"row 2 has 2 classes and the shares \[1.0\]; give one"),
         ("shares", [[1.0], [None], [1.0]], r"row 2 has 1 class and the shares \[None\]; give one per class"),
         ("features", [[1.0] * 4, None, [1.0] * 4], "has no 'features' in row 2; delete the row, or fill it in"),
@@ -178,7 +178,7 @@ def test_nulls_and_other_values_are_named_with_their_row(tmp_path: Path, column:
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ("[]", "its metadata 'rag_clip.support' is no JSON object"),
+        ("[]", "its metadata 'rag_clip.support' is not a JSON object"),
         ("{}", "`labels` is missing; give a list of names"),
         ('{"templates": [], "labels": ["red", "blue"], "provenance": 3}', "its provenance is of type int"),
         (

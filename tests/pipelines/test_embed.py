@@ -249,7 +249,7 @@ def test_an_error_of_the_encoder_keeps_the_shards_before_it(corpus, tmp_path):
 def test_a_damaged_manifest_is_named(corpus, tmp_path):
     [key, *_] = embed(corpus).keys
     (tmp_path / "shards" / f"{key}.json").write_text("{")
-    with pytest.raises(ValueError, match=rf"{key}\.json is not the manifest of a shard .*: delete it"):
+    with pytest.raises(ValueError, match=rf"{key}\.json is not the manifest of a shard .*; delete it"):
         embed(corpus)
 
 

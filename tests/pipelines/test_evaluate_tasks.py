@@ -165,7 +165,7 @@ def test_a_support_file_of_other_classes_is_told_before_anything_is_measured(tmp
     write_support(Support(labels, features, torch.eye(2), torch.ones(2), ("shot",) * 2, ("0", "1")), path)
     heads = choose_heads(["ridge"], support=path)
     said = (
-        f"{path} stands for other classes than the prompts ('blue' is in one of them only); make it for this label set"
+        f"{path} has other classes than the prompts ('blue' is in one of them only); make it for this label set"
     )
     opened = open_tasks([task.paths[0]], labels=LABELS)
     assert check_evaluation(opened, texts=texts, heads=heads, encoder=ENCODER.fingerprint) == (said,)

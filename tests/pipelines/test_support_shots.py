@@ -211,7 +211,7 @@ def test_copies_of_support_images_do_not_validate_and_are_counted(tmp_path: Path
             [picture("red")],
             "red",
             {"output": "v.parquet", "validation_output": "./v.parquet"},
-            "v.parquet would be written to one place; name two",
+            "v.parquet are the same place; name two different ones",
         ),
     ],
 )
