@@ -1,1 +1,1 @@
-"""Images on their way in: rows, pairs, decoding, views and features."""
+"""From image files to embeddings: rows, pairs, decoding, views and features."""

@@ -1,7 +1,7 @@
-"""Which embedded pairs an index gets: those whose row could be used and whose caption the cleaning keeps.
+"""Choose which embedded pairs go into an index: those without an error whose caption the cleaning keeps.
 
-Shards hold what was embedded, cleaned or not, so other settings embed nothing again. An image whose caption is dropped
-is dropped with it, as in ALIGN and Wukong.
+Shards contain all embedded pairs, before cleaning, so other cleaning settings need no second embedding. An image is
+dropped together with its caption, as in ALIGN and Wukong.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ DROPPED = "dropped"
 
 @dataclass(frozen=True, slots=True)
 class CleanPairs:
-    """The pairs to index: the rows of `parts` where `kept`, bool [rows] for each; `dropped` counts the others' reasons.
+    """The pairs to index: the rows of each of `parts` that `kept`, bool [rows], marks; `dropped` counts reasons.
 
-    Rows that could not be used are neither kept nor counted.
+    Rows with an error are neither kept nor counted.
     """
 
     parts: tuple[PairShards, ...]
@@ -58,16 +58,18 @@ class CleanPairs:
 
 
 def check_pair_cleaning(settings: CleaningSettings) -> None:
-    """Refuse rules that read what pairs do not have; raises ValueError."""
+    """Raise ValueError for rules that need a column which pairs do not have."""
     if settings.languages:
-        raise ValueError(f"pairs have no language to keep {', '.join(settings.languages)} by; leave out `languages`")
+        raise ValueError(
+            f"`languages` is {', '.join(settings.languages)}, but pairs record no language; leave out `languages`"
+        )
 
 
 def clean_pairs(parts: Sequence[PairShards], settings: CleaningSettings, folder: Path, report: Report) -> CleanPairs:
-    """Apply the cleaning to the pairs of all files; images are told apart by their SHA-256.
+    """Clean the pairs of all files; images are the same if their SHA-256 is.
 
-    `folder`/dropped gets at most 20 dropped rows for each reason and shard, a file for each of `parts`. Rules over the
-    whole corpus count it in a folder that is gone at the end, or with the next call after a kill.
+    Writes a sample of at most 20 dropped rows per reason and shard into `folder`/dropped, one file for each of `parts`.
+    Rules over the whole corpus count it in a folder that is deleted at the end, or by the next call after a kill.
     """
     space = partial_of(folder / "counts")
     try:
@@ -88,7 +90,7 @@ def _prepare(parts: Sequence[PairShards], settings: CleaningSettings, sidecar: P
 
 
 def _clean_part(part: PairShards, step: Step, folder: Path) -> tuple[np.ndarray, Counter[str]]:
-    """Return which rows of a file are kept, and how many are dropped for each reason; write a sample of those."""
+    """Return which rows of a file are kept, and the count of each drop reason; write a sample of dropped rows."""
     mask, counts, samples = np.zeros(part.count_pairs(), bool), Counter[str](), []
     for records in _records(part):
         kept = step(records)
@@ -106,7 +108,7 @@ def _clean_part(part: PairShards, step: Step, folder: Path) -> tuple[np.ndarray,
 
 
 def _records(part: PairShards) -> Iterator[pa.Table]:
-    """Yield the usable rows as records of a corpus: with columns `file` and `row`."""
+    """Yield the rows without an error as records of a corpus, with the columns `file` and `row`."""
     start = 0
     for table in part.read(READ):
         rows = pa.array(range(start, start + len(table)), pa.int64())

@@ -1,4 +1,4 @@
-"""Which column of a file holds its images, labels or captions, where it is not called as expected."""
+"""Find the column of images, labels or captions in a file under any of its usual names."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CAPTIONS = ("caption", "captions", "text", "txt", "sentences", "sentence")
 
 
 def choose(names: Sequence[str], wanted: str, known: Sequence[str]) -> str | None:
-    """Return the column `wanted`; where it is the default, known[0], and missing, the first of `known` that is there.
+    """Return the column `wanted`; if it is missing and the default, known[0], the first of `known` that exists.
 
-    Names are compared without regard to case. None where there is none.
+    The names in `known` match in upper or lower case. Returns None if no column matches.
     """
     if wanted in names or known[:1] != (wanted,):
         return wanted if wanted in names else None

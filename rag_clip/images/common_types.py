@@ -1,4 +1,4 @@
-"""Types that hold every value of others: how the columns of several files become one."""
+"""Common types of columns, so that the columns of several files can be written as one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _DECIMAL128_DIGITS = 38
 
 
 def common_type(first: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Return a type that holds every value of both as it is, None where there is none; the first where they are equal.
+    """Return a type that represents every value of both types exactly; None if there is none.
 
-    Nulls take any type, numbers of one kind the wider one, texts, bytes and lists the one with 64-bit offsets;
-    dictionaries, and fields of lists, structs and maps, are joined in the same way.
+    A null type becomes the other type. Signed integers, unsigned integers and floats get the wider type of their kind;
+    texts, bytes and lists get 64-bit offsets. Dictionaries, and the fields of lists, structs and maps, are joined by
+    the same rules.
     """
     if first.equals(other, check_metadata=True):
         return first
@@ -38,7 +39,7 @@ def common_type(first: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def replace_types(field: pa.Field, replace: Callable[[pa.Field], pa.DataType]) -> pa.Field:
-    """Return a field whose type, and those of all fields in it, are what `replace` says, the innermost first."""
+    """Return a field with `replace` applied to it and to all fields in its type, the innermost first."""
     kind = field.type
     if types.is_struct(kind) or _is(kind, _LISTS) or types.is_fixed_size_list(kind) or types.is_map(kind):
         field = field.with_type(_rebuilt(kind, [replace_types(each, replace) for each in _fields(kind)]))
@@ -46,12 +47,12 @@ def replace_types(field: pa.Field, replace: Callable[[pa.Field], pa.DataType]) -
 
 
 def shared_notes(first: pa.Field, other: pa.Field) -> dict[bytes, bytes] | None:
-    """Return what the metadata of both fields say, such as the categories of a column."""
+    """Return the metadata that both fields have, such as the categories of a column."""
     return dict((first.metadata or {}).items() & (other.metadata or {}).items()) or None
 
 
 def any_type(kind: pa.DataType, test: Callable[[pa.DataType], bool]) -> bool:
-    """Tell whether `test` holds for a type, or for one in it at any depth."""
+    """Return whether `test` is true for a type or for any type nested in it."""
     return test(kind) or any(any_type(each.type, test) for each in _fields(kind))
 
 
@@ -77,7 +78,7 @@ def _rebuilt(kind: pa.DataType, fields: list[pa.Field]) -> pa.DataType:
 
 
 def _dictionary(first: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Join the values; a dictionary stays one where both are, and its categories have the same meaning of order."""
+    """Join the types of the values; two dictionaries give a dictionary, if both or neither have ordered categories."""
     kinds = (first, other)
     values = common_type(*(kind.value_type if types.is_dictionary(kind) else kind for kind in kinds))
     if values is None or not all(map(types.is_dictionary, kinds)):
@@ -113,14 +114,14 @@ def _nested(first: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def _common_fields(first: pa.DataType, other: pa.DataType, *, named: bool) -> list[pa.Field] | None:
-    """Join the fields one by one, in the order of the first; None where some cannot be, or have other names."""
+    """Join the fields pairwise; None if some have no common type, or, if `named`, different names."""
     pairs = list(zip(_fields(first), _fields(other), strict=False))
-    if first.num_fields != other.num_fields or (named and any(one.name != two.name for one, two in pairs)):
+    if first.num_fields != other.num_fields or (named and any(left.name != right.name for left, right in pairs)):
         return None
-    joined = [common_type(one.type, two.type) for one, two in pairs]
+    joined = [common_type(left.type, right.type) for left, right in pairs]
     if any(kind is None for kind in joined):
         return None
     return [
-        pa.field(one.name, kind, one.nullable or two.nullable, shared_notes(one, two))
-        for (one, two), kind in zip(pairs, joined, strict=True)
+        pa.field(left.name, kind, left.nullable or right.nullable, shared_notes(left, right))
+        for (left, right), kind in zip(pairs, joined, strict=True)
     ]

@@ -1,7 +1,7 @@
-"""Decode and preprocess images in worker processes that hold no model.
+"""Decode and preprocess images in worker processes without a model.
 
-A worker is a plain interpreter fed through its standard input, so a script needs no `__main__` guard, nothing is
-forked beside the threads of torch, and a worker ends when its parent does, however that happens.
+A worker is a plain interpreter that reads from its standard input. So a script needs no `__main__` guard, no process is
+forked while threads of torch run, and a worker ends when its parent does, however that happens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rag_clip.errors import RagClipError
 from rag_clip.images.items import Item, read_image
 from rag_clip.models.decode import ImageError, decode_image
 
-if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a worker does without
+if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a worker does not load
     from rag_clip.protocols import Preprocess
 
 Examine = Callable[[bytes, Image.Image], Any]
@@ -40,7 +40,11 @@ MOST_WORKERS = 16
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How images are decoded and encoded: in `workers` processes, `batch_size` images at once through the encoder.
+    """How images are decoded and encoded.
+
+    workers: number of decoding processes; 0 decodes in this process; None starts one per processor, at most 16, and
+        none for up to 512 images.
+    batch_size: number of images that the encoder gets at once.
 
     With 0 workers this process decodes; None is one per processor up to 16, or 0 for at most 512 images. Features are
     stored `shard_rows` rows of a file at a time; a run that is killed loses the shard that it was at.
@@ -63,7 +67,7 @@ class Decoding:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
 
     def processes(self, images: int | None) -> int:
-        """Return how many processes decode `images`, None where their number is unknown."""
+        """Return the number of processes that decode `images` images; `images` is None if unknown."""
         if images == 0:
             return 0
         if self.workers is not None:
@@ -73,15 +77,18 @@ class Decoding:
 
 
 class DecodeError(RagClipError):
-    """A decoding process died; the message says how, and what to do."""
+    """A decoding process died; the message gives its exit code and what to do."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """Pixels of the good images, uint8 [m, height, width, 3] (None where m is 0), and one entry of `errors` per image.
+    """Decoded images, of which m are good.
 
-    `unreadable` tells that a file could not be read, or memory ran out, which may pass; `seconds` is the time it took.
-    `facts` are what the pool's `examine` found of each good image; empty where there is none.
+    pixels: of the good images, uint8 [m, height, width, 3]; None if m is 0.
+    errors: the error of each image; None for a good one.
+    unreadable: whether a file could not be read or memory ran out, errors that may be temporary.
+    seconds: the time spent.
+    facts: the results of the pool's `examine` for the good images; empty without `examine`.
     """
 
     pixels: np.ndarray | None
@@ -92,10 +99,7 @@ class Decoded:
 
 
 def decode_items(items: Sequence[Item], preprocess: Preprocess, examine: Examine | None = None) -> Decoded:
-    """Decode images given as bytes or as paths of files; what is wrong with one never stops the others.
-
-    An ImageError in the place of an image is its error.
-    """
+    """Decode images, given as bytes, paths, or an ImageError, which becomes the image's error; no error is raised."""
     start = time.perf_counter()
     pixels: list[np.ndarray] = []
     errors: list[str | None] = []
@@ -105,27 +109,27 @@ def decode_items(items: Sequence[Item], preprocess: Preprocess, examine: Examine
         try:
             content = read_image(item)
             image = decode_image(content)
-            found = [] if examine is None else [examine(content, image)]
+            examined = [] if examine is None else [examine(content, image)]
             pixels.append(preprocess(image))
-            facts += found
+            facts += examined
             errors.append(None)
         except OSError as error:
             unreadable = True
             errors.append(f"cannot read {item!r}: {error.strerror}" if error.strerror else str(error))
         except MemoryError:
             unreadable = True
-            errors.append("memory ran out over this image; run again with fewer workers")
-        except Exception as error:  # a preprocess may fail on an odd image in its own ways
+            errors.append("memory ran out while this image was decoded; run again with fewer workers")
+        except Exception as error:  # a preprocess may raise any error for an unusual image
             errors.append(str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}")
     stacked = np.stack(pixels) if pixels else None
     return Decoded(stacked, tuple(errors), unreadable, time.perf_counter() - start, tuple(facts))
 
 
 class DecodePool:
-    """Decodes in `workers` processes; with 0, in this one when the result is asked for. Use it as a context manager.
+    """A pool of `workers` decoding processes, to be used as a context manager; with 0, this process decodes.
 
-    `examine`, where given, also looks at each good image: (its bytes, the decoded image) -> facts.
-    Raises DecodeError where a worker dies, and TypeError where `preprocess` cannot be pickled.
+    `examine`, if given, is called with the bytes of each good image and the decoded image, and its result is kept.
+    Raises DecodeError if a worker dies, and TypeError if `preprocess` cannot be pickled.
     """
 
     def __init__(self, preprocess: Preprocess, *, workers: int, examine: Examine | None = None) -> None:
@@ -134,7 +138,7 @@ class DecodePool:
         self._examine = examine
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         self._processes: list[subprocess.Popen[bytes]] = []
-        # One thread per worker carries the data to and fro, so that no pipe ever blocks the caller.
+        # One thread per worker moves the data both ways, so that a full pipe never blocks the caller.
         self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
 
     def __enter__(self) -> DecodePool:
@@ -155,7 +159,7 @@ class DecodePool:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Stop the workers; what they have not finished is lost."""
+        """Kill the workers; unfinished work is lost."""
         for process in self._processes:
             process.kill()
         self._threads.shutdown(cancel_futures=True)
@@ -163,7 +167,7 @@ class DecodePool:
             process.communicate()
 
     def submit(self, items: Sequence[Item]) -> Callable[[], Decoded]:
-        """Begin to decode `items`; the function returned waits for the result."""
+        """Start decoding `items`, and return a function that waits for the result."""
         if not self.workers:
             return lambda: decode_items(items, self._preprocess, self._examine)
         future: Future[Decoded] = self._threads.submit(self._ask, items)
@@ -188,7 +192,7 @@ class DecodePool:
 
 def serve() -> None:
     """Run a worker: read preprocess and examine, then lists of items, from standard input; answer with Decoded."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of the group; the parent stops workers
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder may print must not mix with the answers
     try:

@@ -21,9 +21,9 @@ MAX_CAPTION_CHARACTERS = 10_000
 
 
 def embed_pairs(file: PairFile, shards: RowShards, *, engine: ImageEngine, advance: Callable[[int], None]) -> None:
-    """Embed the rows that `shards` miss; the engine must examine images with `views.examine`.
+    """Embed the rows that are missing in `shards`; the engine must examine images with `views.examine`.
 
-    A row that cannot be used gets its error and stops no other. `advance` is called with the rows of each batch.
+    A row that cannot be used is stored with its error. `advance` is called with the number of rows of each batch.
     """
     clock = engine.clock
     finished = engine.encode_shards(
@@ -41,14 +41,14 @@ def embed_pairs(file: PairFile, shards: RowShards, *, engine: ImageEngine, advan
 
 
 def _to_piece(pairs: Sequence[Pair]) -> Piece[list[Pair]]:
-    """Return the images, None where no caption can be used, and beside each its pairs, one for each caption."""
+    """Return the images, None if no caption of one can be used, each with its pairs, one per caption."""
     checked = [[_check_caption(each) for each in _captioned(pair)] for pair in pairs]
     images = [None if all(pair.problem for pair in each) else each[0].image for each in checked]
     return Piece(images, [[pair._replace(image=None) for pair in each] for each in checked])
 
 
 def _captioned(pair: Pair) -> list[Pair]:
-    """Return a pair for each caption of an image."""
+    """Return one pair per caption of an image."""
     if not isinstance(pair.caption, list):
         return [pair]
     if not pair.caption:
@@ -57,7 +57,7 @@ def _captioned(pair: Pair) -> list[Pair]:
 
 
 def _check_caption(pair: Pair) -> Pair:
-    """Repair the caption, or name what is wrong with it."""
+    """Repair the caption, or set the pair's problem."""
     if not isinstance(pair.caption, str):
         problem = "the caption is null" if pair.caption is None else f"the caption is {pair.caption!r:.80}, not a text"
         return pair._replace(caption=None, problem=pair.problem or problem)
@@ -71,8 +71,8 @@ def _check_caption(pair: Pair) -> Pair:
 
 
 def _embed(batch: Encoded[list[Pair]], engine: ImageEngine, source: str) -> pa.Table:
-    """Make the rows of a batch, in the columns of `pair_schema`."""
-    places = np.cumsum([error is None for error in batch.errors]) - 1  # of each image among the good ones
+    """Return the rows of a batch, with the columns of `pair_schema`."""
+    places = np.cumsum([error is None for error in batch.errors]) - 1  # row of each image among the good ones
     rows = [(image, pair) for image, pairs in enumerate(batch.beside) for pair in pairs]
     pairs = [pair for _, pair in rows]
     errors = [pair.problem or batch.errors[image] for image, pair in rows]
@@ -84,14 +84,14 @@ def _embed(batch: Encoded[list[Pair]], engine: ImageEngine, source: str) -> pa.T
     for place in np.flatnonzero(~usable):
         errors[good[place]] = NOT_FINITE
     kept = {row: batch.facts[places[rows[row][0]]] for place, row in enumerate(good) if usable[place]}
-    found: list[ImageFacts | None] = [kept.get(row) for row in range(len(pairs))]
+    facts: list[ImageFacts | None] = [kept.get(row) for row in range(len(pairs))]  # None for rows with an error
     columns = {
         "key": [pair.key for pair in pairs],
-        "id": [fact and caption_id(fact.sha256, pair.caption or "") for fact, pair in zip(found, pairs, strict=True)],
+        "id": [fact and caption_id(fact.sha256, pair.caption or "") for fact, pair in zip(facts, pairs, strict=True)],
         "text": [pair.caption for pair in pairs],
         "source": [source] * len(pairs),
         "url": [pair.url for pair in pairs],
-        **{name: [fact and getattr(fact, name) for fact in found] for name in ImageFacts._fields},
+        **{name: [fact and getattr(fact, name) for fact in facts] for name in ImageFacts._fields},
         **{
             name: _to_column(vectors[usable], list(kept), len(pairs))
             for name, vectors in zip(VECTORS, (images, captions), strict=True)
@@ -106,13 +106,13 @@ def _encode_captions(captions: Sequence[str], encoder: Encoder) -> np.ndarray:
     if not captions:
         return np.zeros((0, encoder.dim), np.float32)
     distinct = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
-    vectors = encoder.encode_text(list(distinct)).float().cpu().numpy()
-    rows: np.ndarray = vectors[[distinct[caption] for caption in captions]]
+    vectors = encoder.encode_text(list(distinct)).float().cpu().numpy()  # [distinct, d]
+    rows: np.ndarray = vectors[[distinct[caption] for caption in captions]]  # [t, d]
     return rows
 
 
 def _to_column(vectors: np.ndarray, rows: Sequence[int], count: int) -> pa.Array:
-    """Put vectors [m, d] into the rows named, out of `count`, as float16; the other rows are null."""
+    """Return a float16 column of `count` rows with the vectors [m, d] in `rows`, and null elsewhere."""
     filled = np.zeros((count, vectors.shape[1]), np.float16)
     filled[list(rows)] = vectors
     empty = np.ones(count, bool)

@@ -1,6 +1,6 @@
-"""The one way from images to vectors: read, decode in workers, copy to the device, encode in batches, all in order.
+"""The encode engine: read images, decode them in workers, copy them to the device and encode them in batches, in order.
 
-Features of image files, image-caption pairs and views of images differ in what their rows are and where results go.
+It serves features of image files, image-caption pairs and views of images, which differ in their rows and outputs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 
 class Piece(NamedTuple, Generic[T]):
-    """Consecutive images that one worker decodes at once; what is `beside` each stays here until it is encoded."""
+    """Consecutive images for one call of a worker; the values `beside` each image stay in this process."""
 
     items: Sequence[Item]
     beside: Sequence[T] = ()
@@ -39,10 +39,13 @@ class Piece(NamedTuple, Generic[T]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded(Generic[T]):
-    """Consecutive images, one of `errors` each (None where it is good), and what came `beside` them.
+    """Consecutive encoded images, of which m are good.
 
-    `vectors` are those of the m good images, float32 [m, d], or [m, v, d] of v views each; `facts` what `examine` made
-    of them. `unreadable` says that an error may pass, as of a file that is not there yet.
+    vectors: of the good images, float32 [m, d], or [m, v, d] for v views of each.
+    errors: the error of each image; None for a good one.
+    facts: the results of `examine` for the good images.
+    beside: the values beside each image.
+    unreadable: whether an error may be temporary, such as a missing file.
     """
 
     vectors: np.ndarray
@@ -53,7 +56,7 @@ class Encoded(Generic[T]):
 
 
 class EncodedShard(NamedTuple, Generic[R]):
-    """Rows [start, stop), as what was made of each batch; `settled` says that none of their errors may pass."""
+    """Rows [start, stop) as one of `parts` per batch; `settled` if none of their errors may be temporary."""
 
     start: int
     stop: int
@@ -63,7 +66,7 @@ class EncodedShard(NamedTuple, Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class ImageEngine:
-    """An encoder with the workers that decode for it; `clock` adds up its seconds, `stage` names those of encoding."""
+    """An encoder with its decode workers; `clock` sums the seconds of stages, and `stage` names that of encoding."""
 
     encoder: Encoder
     pool: DecodePool
@@ -72,9 +75,9 @@ class ImageEngine:
     stage: str
 
     def encode(self, pieces: Iterable[Piece[T]], batches: Iterable[int] | None = None) -> Iterator[Encoded[T]]:
-        """Yield images in order, as many at once through the encoder as each of `batches` says, or piece by piece.
+        """Yield images in order, encoded in batches of the sizes in `batches`, or else one piece at a time.
 
-        A piece lies within one batch. Workers are about two batches ahead, or four pieces, and at most 128 MiB.
+        No piece spans two batches. Workers decode about two batches, or four pieces, ahead, and at most 128 MiB.
         """
         ahead = PIECES_AHEAD * PIECE_ROWS if batches is None else 2 * self.batch_size
         decoded = _decode_ahead(self.clock.timed("read", pieces), self.pool, rows=ahead)
@@ -82,7 +85,7 @@ class ImageEngine:
             batch = _take(decoded, rows)
             if not batch:
                 return
-            seconds = sum(found.seconds for found, _ in batch)
+            seconds = sum(piece.seconds for piece, _ in batch)
             self.clock.add("decode", seconds / max(1, self.pool.workers))
             with self.clock.stage(self.stage):
                 encoded = _encode(batch, self.encoder)
@@ -98,13 +101,16 @@ class ImageEngine:
         row_bytes: int,
         advance: Callable[[int], None],
     ) -> Iterator[EncodedShard[R]]:
-        """Yield the shards of `runs` of rows [start, stop), as what `make` makes of each batch.
+        """Encode ranges of rows, and yield them shard by shard.
 
-        Batches are cut at the same rows whether or not a run was interrupted, so that it continues to the same numbers.
+        runs: ranges of rows [start, stop).
+        shard_rows: the number of rows per shard.
+        read: yields pieces with the given numbers of rows from a start row on, or smaller ones if rows are large.
+        make: turns an encoded batch into a part of its shard.
+        row_bytes: bytes of the largest row; a piece has at most 32 rows and about 4 MiB.
+        advance: called with the number of rows of each batch.
 
-        read: yields pieces of as many rows as each number says (or fewer, where they are large), from a row on.
-        row_bytes: size of the largest rows; a piece has at most 32 of them and about 4 MiB.
-        advance: is called with the rows of each batch.
+        Batches begin at the same rows whether or not a run was interrupted, so its results are the same numbers.
         """
         piece_rows = max(1, min(PIECE_ROWS, PIECE_BYTES // max(1, row_bytes)))
         for first, last in runs:
@@ -132,10 +138,17 @@ def image_engine(
     clock: StageClock | None = None,
     stage: str = "encode",
 ) -> Iterator[ImageEngine]:
-    """Start the workers for `images` (None where their number is unknown), and stop them at the end.
+    """Start decode workers, and stop them after the block.
 
-    views: makes pixels [v, height, width, 3] of an image; by default the encoder's preprocess makes [height, width, 3].
-    examine: see DecodePool, which also says what is raised.
+    encoder: encodes the images.
+    decoding: the number of workers and the batch size.
+    images: how many there are; None if unknown.
+    views: returns pixels [v, height, width, 3] of an image; by default the encoder's preprocess, [height, width, 3].
+    examine: see DecodePool.
+    clock: sums the seconds of the stages.
+    stage: the name of the encoding stage.
+
+    Raises as DecodePool does.
     """
     workers = decoding.processes(images)
     with DecodePool(views or encoder.preprocess, workers=workers, examine=examine) as pool:
@@ -147,7 +160,7 @@ def _sizes(start: int, stop: int, size: int) -> list[int]:
 
 
 def _decode_ahead(pieces: Iterable[Piece[T]], pool: DecodePool, *, rows: int) -> Iterator[tuple[Decoded, Sequence[T]]]:
-    """Decode in order, keeping the workers at most `rows` images or `WAITING_BYTES` ahead of the encoder."""
+    """Decode in order, at most `rows` images or `WAITING_BYTES` ahead of the encoder."""
     waiting: deque[tuple[Callable[[], Decoded], Sequence[T], int, int]] = deque()
     waiting_rows = waiting_bytes = 0
     for items, beside in pieces:
@@ -164,7 +177,7 @@ def _decode_ahead(pieces: Iterable[Piece[T]], pool: DecodePool, *, rows: int) ->
 
 
 def _take(pieces: Iterator[tuple[Decoded, Sequence[T]]], rows: int) -> list[tuple[Decoded, Sequence[T]]]:
-    """Take as many pieces as make up `rows`."""
+    """Take the next pieces, until they have `rows` rows."""
     taken = []
     while rows > 0 and (piece := next(pieces, None)) is not None:
         taken.append(piece)

@@ -1,4 +1,4 @@
-"""Features of image files: in caches, where those that are there stay; and of several views of each image."""
+"""Features of image files, kept in caches, and features of several views of each image."""
 
 from __future__ import annotations
 
@@ -29,8 +29,13 @@ def encode_files(
 ) -> tuple[list[Source], int]:
     """Fill a cache below `root` for each file; return files with their caches, and the number of rows encoded now.
 
-    An image that cannot be used becomes an error of its row. Raises BusyError where another process fills the same
-    cache.
+    files: the images.
+    root: the folder of the caches; rows that are there already are not encoded again.
+    encoder: encodes the images.
+    decoding: the number of workers and the batch size.
+    clock: sums the seconds of the stages, and reports the progress.
+
+    An image that cannot be used becomes an error of its row. Raises BusyError if another process fills the same cache.
     """
     clock = clock or StageClock()
     sources = [(file, _open_cache(file, root, encoder, decoding.shard_rows)) for file in files]
@@ -56,16 +61,21 @@ def encode_views(
     images: int,
     examine: Examine | None = None,
 ) -> Iterator[Encoded[None]]:
-    """Yield the features [m, v, d] of each piece of `images` in all; `views` makes [v, height, width, 3] of an image.
+    """Yield the features [m, v, d] of each piece.
 
-    `examine` also looks at each image; see DecodePool.
+    pieces: lists of images.
+    views: returns pixels [v, height, width, 3] of an image.
+    encoder: encodes the views.
+    decoding: the number of workers.
+    images: the number of images in all pieces.
+    examine: also called for each image; see DecodePool.
     """
     with image_engine(encoder, decoding, images=images, views=views, examine=examine) as engine:
         yield from engine.encode(Piece[None](items) for items in pieces)
 
 
 def read_pieces(file: ImageFile, rows: Sequence[int] | None = None) -> Iterator[list[Item]]:
-    """Yield the images of a file in pieces, all of them or the `rows` named, ascending."""
+    """Yield the images of a file in pieces: all, or those of `rows`, in ascending order."""
     wanted = range(file.rows) if rows is None else rows
     sizes = [stop - start for start, stop in spans(0, file.rows, PIECE_ROWS)]
     place = first = 0
@@ -94,7 +104,7 @@ def _open_cache(file: ImageFile, root: str | Path, encoder: Encoder, shard_rows:
 
 
 def _fill(file: ImageFile, cache: FeatureCache, engine: ImageEngine, advance: Callable[[int], None]) -> None:
-    """Encode and store the shards that are missing by now."""
+    """Encode and store the missing shards; another process may have written some since they were first listed."""
 
     def read(sizes: Sequence[int], start: int) -> Iterator[Piece[None]]:
         return (Piece[None](items) for items in read_items(file, sizes, start=start))

@@ -1,4 +1,4 @@
-"""Images in a table in memory, such as a polars or pandas frame, a row each."""
+"""Images in a table in memory, such as a polars or pandas frame, one per row."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NAME = "the frame"
 
 
 def open_frame(table: pa.Table, *, image_column: str) -> ImageFile:
-    """Open a table whose `image_column` holds images, or names of files that start at the working directory.
+    """Open a table whose `image_column` contains images, or file names relative to the working directory.
 
-    Other usual names of the column are found too. Its identity is a digest of that column, so that features kept of
-    equal images are found again. Raises ValueError where no column can hold images.
+    Other usual names of the column are found too. The identity is a digest of the column, so that features of equal
+    images are found in a cache. Raises ValueError if no column can contain images.
     """
     if len(set(table.column_names)) < len(table.column_names):
         raise ValueError(f"{NAME} names a column twice ({', '.join(table.column_names)}); rename one")
@@ -37,7 +37,7 @@ def open_frame(table: pa.Table, *, image_column: str) -> ImageFile:
 
 
 def _digest(table: pa.Table) -> str:
-    """Return the SHA-256 of the values of a table, however they lie in memory."""
+    """Return the SHA-256 of the values of a table, independent of their layout in memory."""
     digest = hashlib.sha256()
     for batch in table.combine_chunks().to_batches():
         digest.update(batch.serialize())

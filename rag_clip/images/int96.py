@@ -1,6 +1,6 @@
-"""INT96 timestamps, as Spark, Hive and Impala write them: nanoseconds, of years far beyond what 64 bits hold of these.
+"""INT96 timestamps, as Spark, Hive and Impala write them: nanoseconds, of dates that may exceed 64 bits.
 
-pyarrow reads them as nanoseconds, in which dates before 1677 and after 2262 become others.
+pyarrow reads them as 64-bit nanoseconds, which overflow: dates before 1677 and after 2262 turn into other dates.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ NANOSECONDS_END = np.iinfo(np.int64).max // 1000  # microseconds from 1970
 
 
 def with_far_timestamps(files: Sequence[ImageFile]) -> list[ImageFile]:
-    """Return files whose INT96 timestamps are read as microseconds, where some do not fit into 64 bits of nanoseconds.
+    """Return the files, with INT96 timestamps as microseconds if some do not fit into 64-bit nanoseconds.
 
-    All INT96 columns of all files are read to find out. Raises ValueError naming a column with dates that far and one
-    with parts of a microsecond, which nothing holds together.
+    All INT96 columns of all files are read to find out. Raises ValueError, naming the columns, if one has such dates
+    and another has fractions of a microsecond, because no type can represent both.
     """
     far, fine = "", ""
     for file in files:
@@ -35,14 +35,14 @@ def with_far_timestamps(files: Sequence[ImageFile]) -> list[ImageFile]:
                     fine = fine or f"{column!r} of {file.path}"
     if far and fine:
         raise ValueError(
-            f"column {far} has INT96 timestamps before 1677 or after 2262, and column {fine} parts of a microsecond; "
-            "no type holds both, so leave one out or round it"
+            f"column {far} has INT96 timestamps before 1677 or after 2262, and column {fine} has fractions of a "
+            "microsecond; no type can represent both, so leave one out or round it"
         )
     return [_in_microseconds(file) if _int96_columns(file) else file for file in files] if far else list(files)
 
 
 def _int96_columns(file: ImageFile) -> list[str]:
-    """Return the columns that hold INT96 values, at any depth."""
+    """Return the columns that contain INT96 values, at any depth."""
     if file.batches is not parquet_batches:
         return []
     with opened(file.path) as parquet:
@@ -52,7 +52,7 @@ def _int96_columns(file: ImageFile) -> list[str]:
 
 
 def _readings(file: ImageFile, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the INT96 values of a column as nanoseconds, modulo 2^64, and as microseconds, both int64."""
+    """Yield the INT96 values of a column as nanoseconds modulo 2^64 and as microseconds, both int64."""
     with opened(file.path) as fine, opened(file.path, int96="us") as coarse:
         readings = (
             bounded_batches(each, range(each.num_row_groups), [column], most_rows=MAX_READ_ROWS, most_bytes=READ_BYTES)
@@ -60,9 +60,9 @@ def _readings(file: ImageFile, column: str) -> Iterator[tuple[np.ndarray, np.nda
         )
         for batches in zip(*readings, strict=True):
             in_ns, in_us = (list(_timestamps(batch.column(column))) for batch in batches)
-            for one, two in zip(in_ns, in_us, strict=True):
-                if one.type != two.type:
-                    yield one.cast(pa.int64()).to_numpy(), two.cast(pa.int64()).to_numpy()
+            for nanoseconds, microseconds in zip(in_ns, in_us, strict=True):
+                if nanoseconds.type != microseconds.type:  # equal types are of other timestamps than INT96
+                    yield nanoseconds.cast(pa.int64()).to_numpy(), microseconds.cast(pa.int64()).to_numpy()
 
 
 def _timestamps(column: pa.Array) -> Iterator[pa.Array]:

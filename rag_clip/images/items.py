@@ -1,4 +1,4 @@
-"""One image as a row has it: bytes, base64, or the place of a file, and what is wrong with it; imports no pyarrow."""
+"""The image of a row: bytes, base64, the path of a file, or an error. Decode workers import this, without pyarrow."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b
 
 
 def locate(name: str, root: Place, *, confined: bool) -> Item:
-    """Return the image that a text stands for: the bytes that it holds as base64, or the place of the file it names.
+    """Return the image that a text refers to: the bytes that it encodes as base64, or the path of a file.
 
-    A relative name starts at `root`. Returns an ImageError where `confined` and the file lies outside it, links
-    followed, and for an address, which is not fetched.
+    A relative name starts at `root`. Returns an ImageError if `confined` and the file, with links resolved, lies
+    outside `root`; and for a web address, because nothing is downloaded.
     """
     embedded = embedded_image(name)
     if embedded is not None:
         return embedded
     if is_remote(name) and (confined or name.startswith(("http://", "https://"))):
-        return ImageError(f"the image {name[:SHOWN]!r} is an address, and nothing is fetched here; download it first")
+        return ImageError(f"the image {name[:SHOWN]!r} is a URL, which is not fetched; download it first")
     if is_remote(str(root)) or is_remote(name):
         if not is_remote(name) and (name.startswith("/") or ".." in name.split("/")):
             return ImageError(f"the image {name!r} lies outside '{root}'; it is not read")
@@ -40,19 +40,19 @@ def locate(name: str, root: Place, *, confined: bool) -> Item:
 
 
 def embedded_image(text: str) -> bytes | ImageError | None:
-    """Return the bytes that a data: URI or the base64 of an image stands for; None for any other text."""
+    """Decode a data: URI or the base64 of an image; None for any other text."""
     header, comma, body = text.partition(",")
     if header[:5].lower() == "data:" and comma:
         if not header.lower().endswith(";base64"):
-            return ImageError(f"the data URI {header[:SHOWN]!r} is not base64; encode its image so")
-        return _decoded(body) or ImageError("the data URI holds no valid base64; encode its image again")
+            return ImageError(f"the data URI {header[:SHOWN]!r} is not base64; encode its image as base64")
+        return _decoded(body) or ImageError("the data URI has no valid base64; encode its image again")
     if len(text) < 40 or not _is_image(_decoded(text[:24])) or not _BASE64.fullmatch(text):
         return None
     return _decoded(text)
 
 
 def read_image(item: Item) -> bytes:
-    """Return an image as bytes, reading the file where it is named.
+    """Return the bytes of an image, reading its file if it is a path.
 
     Raises ImageError for an image that is null or wrong, and OSError where it cannot be read, or is no regular file.
     """
@@ -64,7 +64,7 @@ def read_image(item: Item) -> bytes:
         return item
     if is_remote(item):
         from rag_clip.captions.sources.files import (
-            open_file,  # a worker that reads no URL does without fsspec and pyarrow
+            open_file,  # imported here so that a worker that reads no URL loads neither fsspec nor pyarrow
         )
 
         with open_file(item) as stream:
@@ -85,9 +85,9 @@ def _is_image(start: bytes | None) -> bool:
 
 
 def leaves(path: str | Path, root: Path) -> bool:
-    """Tell whether a path leads out of the folder `root`, links followed; what cannot be a path leads nowhere."""
+    """Return whether a path, with links resolved, lies outside the folder `root`; False for an invalid path."""
     folder = Path(os.path.realpath(root))
-    # A snapshot in the Hugging Face cache is a folder of links to the blobs beside it.
+    # A snapshot in the Hugging Face cache is a folder of links into the folder "blobs" beside it.
     blobs = [above.parent / "blobs" for above in (folder, *folder.parents) if above.name == "snapshots"]
     try:
         return not any(Path(os.path.realpath(path)).is_relative_to(place) for place in (folder, *blobs))

@@ -1,4 +1,4 @@
-"""Features of the same images by several encoders: a cache for each, joined row by row as they are read."""
+"""Features of the same images from several encoders: one cache per encoder, joined row by row when they are read."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from rag_clip.protocols import Encoder
 
 @dataclass(frozen=True, slots=True)
 class JoinedFeatures:
-    """The caches of one image file: that of the main encoder, and those of the `others` by name."""
+    """The feature caches of one image file: of the main encoder, and of the `others` by encoder name."""
 
     main: FeatureCache
     others: Mapping[str, FeatureCache]
 
     def spans(self) -> Iterator[tuple[int, int]]:
-        """First row and end of each shard, in order; the same in every cache."""
+        """Return (first row, end) of each shard, in order; the same in every cache."""
         return self.main.spans()
 
     def read(self, start: int) -> FeatureRows:
-        """Load the shard that begins at row `start`; a row has an error where it has one in any cache.
+        """Load the shard that begins at row `start`; a row with an error in any cache has an error.
 
-        Raises OSError or ValueError where a shard is gone or damaged.
+        Raises OSError or ValueError if a shard is missing or damaged.
         """
         main, others = self.main.read(start), {name: cache.read(start) for name, cache in self.others.items()}
         errors = list(main.errors)
-        for name, found in others.items():
-            for row, error in enumerate(found.errors):
+        for name, features in others.items():
+            for row, error in enumerate(features.errors):
                 if errors[row] is None and error is not None:
                     errors[row] = f"{name}: {error}"
-        return FeatureRows(main.pooled, tuple(errors), {name: found.pooled for name, found in others.items()})
+        return FeatureRows(main.pooled, tuple(errors), {name: features.pooled for name, features in others.items()})
 
     def count_failed(self) -> int:
-        """Add up the rows with an error in all shards, all of which must be there."""
+        """Return the number of rows with an error; every shard must exist."""
         if not self.others:
             return self.main.count_failed()
         shards = (self.read(start) for start, _ in self.spans())
@@ -55,15 +55,16 @@ def encode_by_all(
     decoding: Decoding,
     clock: StageClock | None = None,
 ) -> tuple[list[tuple[ImageFile, JoinedFeatures]], int]:
-    """Do as `encode_files` for `encoder` and each of the `others`; images are decoded once for each.
+    """Fill the caches of `encoder` and of each of the `others`, as `encode_files` does; return them by file.
 
-    The second number is of the rows that were encoded now, by the encoder that lacked most.
+    The parameters are those of `encode_files`. Every encoder decodes the images again, with its own preprocessing. The
+    second value is the largest number of rows that an encoder encoded now.
     """
     lists, missing = [], []
     for each in (encoder, *others.values()):
-        sources, lacking = encode_files(files, root, encoder=each, decoding=decoding, clock=clock)
+        sources, encoded = encode_files(files, root, encoder=each, decoding=decoding, clock=clock)
         lists.append([cache for _, cache in sources])
-        missing.append(lacking)
+        missing.append(encoded)
     by_file = zip(*lists, strict=True)
     joined = [JoinedFeatures(main, dict(zip(others, rest, strict=True))) for main, *rest in by_file]
     return list(zip(files, joined, strict=True)), max(missing)

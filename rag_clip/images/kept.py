@@ -1,4 +1,4 @@
-"""The columns that pass from images to their predictions: in one type for all files, each value as it came."""
+"""The columns that are copied from image files to predictions, with one type for all files and unchanged values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rag_clip.images.rows import ImageFile, read_rows, spans
 
 TRIED_ROWS = 8
 SCANNED_ROWS = 1 << 16
-# Each lists all columns, and what reads it would refuse or hide those of predictions.
+# Each of these lists all columns, so readers that use it would refuse or hide the columns of predictions.
 _LISTS_OF_COLUMNS = (
     b"org.apache.spark.sql.parquet.row.metadata",
     b"parquet.avro.schema",
@@ -26,15 +26,15 @@ _LISTS_OF_COLUMNS = (
     b"iceberg.schema",
 )
 _HUGGING_FACE = b"huggingface"
-_ENUM = b"_PL_ENUM"  # polars' note of all categories: their number is fixed, and it reads no other index inside lists
+_ENUM = b"_PL_ENUM"  # polars' metadata of an enum, inside lists of which polars reads no other index type
 
 
 def keep_columns(files: Sequence[ImageFile]) -> tuple[list[ImageFile], pa.Schema]:
-    """Return the files as their columns must be read, and the schema in which those of all files are written.
+    """Return the files, set up to read their columns, and the schema to write the columns of all files.
 
-    The columns are the first file's, nullable, in types that hold the values of all files. Indices of dictionaries have
-    32 bits: what fits 8 in each row group may not fit them in a file. Raises ValueError naming the column for one that
-    could not be read or written as it is, and OSError for a damaged file.
+    The columns are those of the first file, nullable, with types that fit the values of all files. Dictionary indices
+    get 32 bits, because categories that fit 8 bits in each row group may not in a whole file. Raises ValueError, naming
+    the column, for one that cannot be read or written unchanged, and OSError for a damaged file.
     """
     files = with_far_timestamps(files)
     schema = _prepared(reduce(_joined, [file.schema for file in files]))
@@ -48,14 +48,14 @@ def keep_columns(files: Sequence[ImageFile]) -> tuple[list[ImageFile], pa.Schema
 
 
 def to_kept(table: pa.Table, schema: pa.Schema) -> list[pa.ChunkedArray]:
-    """Return the columns of `schema` in its types; raises pyarrow's exceptions where a value does not fit."""
+    """Return the columns of `schema`, cast to its types; raises pyarrow's exceptions if a value does not fit."""
     return [_cast(table[field.name], field.type) for field in schema]
 
 
 def with_features(metadata: dict[bytes, bytes], schema: pa.Schema, added: Sequence[pa.Field]) -> dict[bytes, bytes]:
-    """Return the metadata of a file once it has the columns `added`, less what would contradict them.
+    """Return the metadata of a file with the columns `added`, without entries that would contradict them.
 
-    Names of classes that Hugging Face notes stay, beside its types of the columns added.
+    Hugging Face's class names remain, and its types of the added columns are added.
     """
     kept = {key: value for key, value in metadata.items() if key not in (*_LISTS_OF_COLUMNS, _HUGGING_FACE)}
     try:
@@ -92,12 +92,12 @@ def _is_narrow(kind: pa.DataType) -> bool:
 
 
 def _may_fail(kind: pa.DataType) -> bool:
-    """Tell of types whose values may not be readable, or not be readable again, though the first are."""
+    """Return whether later values of a type may be unreadable, before or after writing, although the first are not."""
     return _is_narrow(kind) or bool(types.is_fixed_size_list(kind) and kind.list_size == 0)
 
 
 def _joined(first: pa.Schema, other: pa.Schema) -> pa.Schema:
-    """Join the types of two files that agree; of notes on columns, such as categories and names, what both say."""
+    """Join the types of two files that agree, and keep the metadata that both have, such as categories and names."""
     fields = []
     for field in first:
         twin = other.field(field.name)
@@ -132,9 +132,9 @@ def _check(file: ImageFile, field: pa.Field, attempt: Callable[[], None]) -> Non
 
 
 def _scan(file: ImageFile, name: str) -> None:
-    """Read a column from end to end; raises what reading it raises."""
+    """Read a whole column, so that reading raises its errors now."""
     if any_type(file.schema.field(name).type, lambda kind: types.is_fixed_size_list(kind) and kind.list_size == 0):
-        raise pa.ArrowInvalid("Parquet holds no lists of exactly 0 values")
+        raise pa.ArrowInvalid("Parquet has no lists of fixed size 0")
     for _ in read_rows(file, _sizes(file.rows), columns=[name]):
         pass
 
@@ -144,7 +144,7 @@ def _sizes(rows: int) -> Iterator[int]:
 
 
 def _try_columns(file: ImageFile, schema: pa.Schema) -> None:
-    """Write and read the first rows; where that fails, column by column, to name the one that cannot be kept."""
+    """Write and read the first rows; if that fails, do it column by column, to name the one that cannot be kept."""
     try:
         _try(file, list(schema))
     except (pa.ArrowException, OSError):

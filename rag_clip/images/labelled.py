@@ -1,4 +1,4 @@
-"""Labelled images for measuring and choosing: the names of classes that files hold, and the features of the images."""
+"""Labelled images, to evaluate on or to choose settings on: their class names from files, and their features."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ LABELS_AT_ONCE = 4096
 
 @dataclass(frozen=True, slots=True)
 class FileLabels:
-    """The names of the classes of each row, and the number that the file has for a name, where it has numbers."""
+    """The class names of each row, and the number of each name if the file numbers its classes."""
 
     rows: list[tuple[str, ...]]
     numbers: Mapping[str, str] = field(default_factory=dict)
 
     def classes(self, labels: LabelSet) -> list[list[int]]:
-        """Return the classes of each row; raises ValueError as `class_numbers`."""
-        names = dict.fromkeys(name for held in self.rows for name in held)
-        place = dict(zip(names, class_numbers(list(names), labels, self.numbers), strict=True))
-        return [[place[name] for name in held] for held in self.rows]
+        """Return the class numbers of each row; raises ValueError as `class_numbers` does."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        number = dict(zip(names, class_numbers(list(names), labels, self.numbers), strict=True))
+        return [[number[name] for name in row] for row in self.rows]
 
 
 def join_labels(parts: Sequence[FileLabels]) -> FileLabels:
-    """Return the labels of several files in their order, with their numbers where all have the same."""
+    """Return the labels of several files in their order, with the numbers of names if these are the same in all."""
     numbers = parts[0].numbers if all(part.numbers == parts[0].numbers for part in parts) else {}
     return FileLabels([row for part in parts for row in part.rows], numbers)
 
 
 def class_numbers(names: Sequence[str], labels: LabelSet, numbers: Mapping[str, str] | None = None) -> list[int]:
-    """Return the class of each name: by name, by the `id` that the label set gives it, or else by its words.
+    """Return the class number of each name, matched with the label set by name, by `id`, or else by words.
 
-    Where names are none of the classes, the `numbers` that a file has for all of them may be ids as well. Raises
-    ValueError naming those that are none.
+    If a name matches no class, and the file's `numbers` of all names are ids of classes, these decide. Raises
+    ValueError that shows the names without a class.
     """
     ids = {normalize("NFC", identity): row for row, identity in enumerate(labels.ids)}
     rows = {name: row for row, name in enumerate(labels.names)}
@@ -64,7 +64,7 @@ def class_numbers(names: Sequence[str], labels: LabelSet, numbers: Mapping[str, 
         if own in rows or own in ids:
             rows[each] = rows.get(own, ids.get(own, -1))
             continue
-        # apart, since a name would keep its synonyms from matching
+        # one by one: a name that matches a class would keep its synonyms from matching it
         found = match_names(labels, [each]).rows or match_names(labels, [readable_name(each)]).rows
         rows |= dict.fromkeys([each], next(iter(found.values()))) if found else {}
     unknown = [name for name in dict.fromkeys(names) if name not in rows]
@@ -81,9 +81,9 @@ def class_numbers(names: Sequence[str], labels: LabelSet, numbers: Mapping[str, 
 
 
 def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
-    """Return the names of a column of numbers (ClassLabel, or a list of them) as Hugging Face notes them in a file.
+    """Return the class names of a column of numbers, from Hugging Face's metadata (ClassLabel, or a list of it).
 
-    () where the file notes none.
+    Returns () if the file has no such metadata.
     """
     try:
         feature: Any = (metadata_document(schema, b"huggingface") or {})["info"]["features"][column]
@@ -95,24 +95,25 @@ def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
 
 
 def to_labels(values: Sequence[Any], names: Sequence[str], column: str) -> FileLabels:
-    """Turn the values of a column into names of classes: a name or number each, or a list; null, -1 and "" are none.
+    """Turn the values of a column into class names: a name, a number or a list of these; null, -1 and "" are no label.
 
-    Numbers count from 0 in `names`, and stand for themselves where there are none. Raises ValueError for other values.
+    Numbers are positions in `names`, from 0, or are class names themselves if `names` is empty. `column` is for
+    messages. Raises ValueError for other values.
     """
     rows = []
     for row, value in enumerate(values):
-        held = value if isinstance(value, list) else [value]
+        labels = value if isinstance(value, list) else [value]
         try:
-            found = [_to_name(one, names) for one in held]
+            texts = [_to_name(label, names) for label in labels]
         except (OverflowError, TypeError, IndexError):
-            known = f"of the {len(names)} that the file names" if names else "of classes"
-            raise ValueError(f"column {column!r} holds {value!r} in row {row}; give names {known}") from None
-        rows.append(tuple(name for name in found if name))
+            known = f"of the {counted(len(names), 'class')} in the file's metadata" if names else "of classes"
+            raise ValueError(f"column {column!r} has {value!r} in row {row}; give names {known}") from None
+        rows.append(tuple(text for text in texts if text))
     return FileLabels(rows, {name: str(number) for number, name in enumerate(names)})
 
 
 def _to_name(value: Any, names: Sequence[str]) -> str:
-    if value is None or value != value or value == -1:
+    if value is None or value != value or value == -1:  # NaN differs from itself
         return ""
     if isinstance(value, str):
         return value
@@ -124,18 +125,18 @@ def _to_name(value: Any, names: Sequence[str]) -> str:
 
 
 def read_names(path: Path, column: str) -> FileLabels:
-    """Return the labels of every row of a Parquet file, whose column holds names or numbers, or lists of them.
+    """Return the labels of every row of a Parquet file, whose column contains names or numbers, or lists of these.
 
-    Raises ValueError where the column is not there or holds something else.
+    Raises ValueError if the column is missing or has other values.
     """
     table = read_table(path, [column])
     return to_labels(table[column].to_pylist(), class_names(table.schema, column), column)
 
 
 def holds_several(path: str | Path, label_column: str = "label") -> bool:
-    """Tell whether images of a file, or of the first Parquet file of a folder, may have several labels, by their type.
+    """Return whether the label column of a file, or of the first Parquet file of a folder, is multi-label by its type.
 
-    A file that is not there or not readable holds none; what reads it says so.
+    False for a missing or unreadable file, for which reading it raises the error.
     """
     path = Path(path)
     try:
@@ -149,17 +150,19 @@ def holds_several(path: str | Path, label_column: str = "label") -> bool:
 
 
 def lists_labels(schema: pa.Schema, column: str) -> bool:
-    """Tell whether a column is there and holds lists."""
+    """Return whether a column exists and its type is a list."""
     kind = schema.field(column).type if column in schema.names else pa.null()
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Features of the n images that could be used, before it is said what for.
+    """Features and classes of the n usable images, before they become a validation set or a task.
 
-    `targets` are their classes int64 [n], or SeveralLabels where images may have several; `rows` int64 [n] is their
-    place among all rows of the files. `errors` say by row why other images could not be used.
+    features: of the n images.
+    targets: their classes, int64 [n], or SeveralLabels if they are multi-label.
+    rows: their row numbers among all rows of the files, int64 [n].
+    errors: why other images cannot be used, by row number.
     """
 
     features: Features
@@ -169,7 +172,7 @@ class Labelled:
 
     @property
     def failed(self) -> int:
-        """How many images could not be used."""
+        """The number of images that cannot be used."""
         return len(self.errors)
 
 
@@ -192,8 +195,16 @@ def read_labelled(
     decoding: the number of processes and the batch size.
     report: called with the progress.
 
-    Where the labels are lists of names, an image may have several.
-    Raises ValueError for labels that are not in the label set, naming some, and as `encode_labelled`.
+    paths: the files of the images, see `open_image_files`.
+    labels: the classes.
+    encoder: encodes the images.
+    others: additional encoders by name.
+    image_column, label_column: the columns of images and labels; lists of labels are multi-label.
+    features_dir: a folder that keeps features between runs.
+    decoding: the number of workers and the batch size.
+    report: called with the progress.
+
+    Raises ValueError for labels that are not in the label set, and as `encode_labelled` does.
     """
     images = images if isinstance(images, Images) else Images(images)
     files = images.open()
@@ -218,10 +229,17 @@ def encode_labelled(
     decoding: Decoding = Decoding(),  # noqa: B008
     report: Report = silent,
 ) -> Labelled:
-    """Encode the images of files, whose rows have `targets` in their order.
+    """Encode the images of files and join them with their targets.
 
-    `others` are further encoders, whose features come along under their names. Features stay in `features_dir`, if
-    given, where `classify` finds them too. Raises ValueError where no image can be used.
+    files: the images.
+    targets: the class of each row, in the order of the files.
+    encoder: encodes the images.
+    others: additional encoders by name; their features are added under these names.
+    features_dir: a folder that keeps features between runs, shared with `classify`; by default a temporary one.
+    decoding: the number of workers and the batch size.
+    report: called with the progress.
+
+    Raises ValueError if no image can be used.
     """
     others = others or {}
     with ExitStack() as stack:
@@ -230,25 +248,28 @@ def encode_labelled(
             files, root, encoder=encoder, others=others, decoding=decoding, clock=StageClock(report=report)
         )
         shards = [cache.read(start) for _, cache in sources for start, _ in cache.spans()]
-    said = [error for shard in shards for error in shard.errors]
-    if not said:
-        raise ValueError(f"{', '.join(str(file.path) for file in files)} holds no row; give labelled images")
-    errors = {row: error for row, error in enumerate(said) if error is not None}
-    if len(errors) == len(said):
-        raise ValueError(f"none of {counted(len(said), 'image')} can be used; the first says: {errors[0]}")
-    good = np.array([error is None for error in said])
+    of_rows = [error for shard in shards for error in shard.errors]
+    if not of_rows:
+        raise ValueError(f"{', '.join(str(file.path) for file in files)} has no rows; give labelled images")
+    errors = {row: error for row, error in enumerate(of_rows) if error is not None}
+    if len(errors) == len(of_rows):
+        raise ValueError(f"none of {counted(len(of_rows), 'image')} can be used; the first error is: {errors[0]}")
+    good = np.array([error is None for error in of_rows])
     columns = {"": [shard.pooled for shard in shards]}
     columns |= {name: [shard.others[name] for shard in shards] for name in others}
-    held = {name: torch.from_numpy(np.concatenate(parts)[good]).to(encoder.device) for name, parts in columns.items()}
-    rows = torch.from_numpy(np.flatnonzero(good))
-    features = Features(held.pop(""), ids=tuple(map(str, rows.tolist())), others=held)
+    vectors = {
+        name: torch.from_numpy(np.concatenate(parts)[good]).to(encoder.device)  # [n, d]
+        for name, parts in columns.items()
+    }
+    rows = torch.from_numpy(np.flatnonzero(good))  # [n]
+    features = Features(vectors.pop(""), ids=tuple(map(str, rows.tolist())), others=vectors)
     return Labelled(features, targets[rows].to(encoder.device), rows, errors)
 
 
 def read_targets(files: Sequence[ImageFile], labels: LabelSet, label_column: str = "label") -> Targets:
-    """Return the class of every row of the files int64 [n], or SeveralLabels where the column holds lists of names.
+    """Return the class of every row of the files, int64 [n], or SeveralLabels if the column contains lists.
 
-    Raises ValueError for labels that are not in the label set, naming some, and for files without the column.
+    Raises ValueError for labels that are not in the label set, and for files without the column.
     """
     if any(lists_labels(file.schema, choose_label(file, label_column)) for file in files):
         return read_several_classes(files, labels, label_column)
@@ -256,45 +277,42 @@ def read_targets(files: Sequence[ImageFile], labels: LabelSet, label_column: str
 
 
 def read_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str = "label") -> list[int]:
-    """Return the class of every row of the files, in their order.
+    """Return the class number of every row of the files, in their order.
 
-    Raises ValueError for labels that are not in the label set, naming some, for rows of none or of several, and for
-    files without the column.
+    Raises ValueError for labels that are not in the label set, for rows without a label or with several, and for files
+    without the column.
     """
-    held = read_file_labels(files, label_column)
-    if bare := sum(not names for names in held.rows):
+    file_labels = read_file_labels(files, label_column)
+    if unlabelled := sum(not names for names in file_labels.rows):
         raise ValueError(
-            f"{counted(bare, 'image')} without a label in column {label_column!r}; label all images, "
+            f"{counted(unlabelled, 'image')} without a label in column {label_column!r}; label all images, "
             "or leave such images out"
         )
-    if several := [row for row, names in enumerate(held.rows) if len(names) > 1]:
+    if several := [row for row, names in enumerate(file_labels.rows) if len(names) > 1]:
         raise ValueError(
             f"{counted(len(several), 'image')} with several labels in column {label_column!r}, "
-            f"row {several[0]} the first; "
-            "give one each, or leave them out"
+            f"the first in row {several[0]}; "
+            "give one label to each, or leave them out"
         )
-    return [row for rows in _classes(held, labels, label_column) for row in rows]
+    return [number for numbers in _classes(file_labels, labels, label_column) for number in numbers]
 
 
 def read_several_classes(files: Sequence[ImageFile], labels: LabelSet, label_column: str) -> SeveralLabels:
-    """Return the classes of every row of files whose column may hold lists; else as `read_classes`.
-
-    A row may have no label.
-    """
-    held = read_file_labels(files, label_column)
-    targets = torch.zeros(len(held.rows), len(labels), dtype=torch.bool)
-    for row, classes in enumerate(_classes(held, labels, label_column)):
+    """Return the classes of every row, which may have several labels or none; raises ValueError as `read_targets`."""
+    file_labels = read_file_labels(files, label_column)
+    targets = torch.zeros(len(file_labels.rows), len(labels), dtype=torch.bool)  # [n, c]
+    for row, classes in enumerate(_classes(file_labels, labels, label_column)):
         targets[row, classes] = True
     return SeveralLabels(targets)
 
 
 def read_file_labels(files: Sequence[ImageFile], label_column: str = "label") -> FileLabels:
-    """Return the labels of every row of the files, in their order; raises ValueError as `read_classes`."""
+    """Return the labels of every row of the files, in their order; raises ValueError for files without the column."""
     return join_labels([_read_labels(file, label_column) for file in files])
 
 
 def choose_label(file: ImageFile, label_column: str) -> str:
-    """Return the column of labels, another name that people have for it included; "" where there is none."""
+    """Return the column of labels under any of its usual names; '' if there is none."""
     texts = ("txt",) if str(file.path).lower().endswith(".tar") else ()
     return choose(file.schema.names, label_column, (*LABELS, *texts)) or ""
 
@@ -311,25 +329,25 @@ def _read_labels(file: ImageFile, column: str) -> FileLabels:
         raise ValueError(f"{file.path}: {error}") from None
 
 
-def _classes(held: FileLabels, labels: LabelSet, column: str) -> list[list[int]]:
+def _classes(file_labels: FileLabels, labels: LabelSet, column: str) -> list[list[int]]:
     try:
-        return held.classes(labels)
+        return file_labels.classes(labels)
     except ValueError as error:
         raise ValueError(f"column {column!r}: {error}") from None
 
 
 def labels_from(paths: Sequence[str | Path], *, label_column: str = "label", image_column: str = "image") -> LabelSet:
-    """Return the classes of labelled images: the names that Hugging Face notes in the files, or else those of the rows.
+    """Return the classes of labelled images: from Hugging Face's metadata, or else the names in the rows.
 
-    Noted names come in the order of their numbers, which are their ids; the others come sorted. Raises ValueError for
-    numbers without names, and where there is no label.
+    Names from metadata are in the order of their numbers, which become ids; names from rows are sorted. Raises
+    ValueError for numbers without names, and if there is no label.
     """
     files = open_image_files(paths, image_column=image_column)
-    noted = {class_names(file.schema, choose_label(file, label_column)) for file in files}
-    if len(noted) == 1 and (names := noted.pop()):
+    recorded = {class_names(file.schema, choose_label(file, label_column)) for file in files}
+    if len(recorded) == 1 and (names := recorded.pop()):
         return LabelSet(names, ids=tuple(map(str, range(len(names)))))
-    found = sorted({name for row in read_file_labels(files, label_column).rows for name in row})
-    if not found or all(name.isdecimal() for name in found):
-        held = f"numbers without names, such as {found[0]}" if found else "no label"
-        raise ValueError(f"column {label_column!r} of {files[0].path} holds {held}; give a label file")
-    return LabelSet(tuple(found))
+    distinct = sorted({name for row in read_file_labels(files, label_column).rows for name in row})
+    if not distinct or all(name.isdecimal() for name in distinct):
+        content = f"numbers without names, such as {distinct[0]}" if distinct else "no label"
+        raise ValueError(f"column {label_column!r} of {files[0].path} has {content}; give a label file")
+    return LabelSet(tuple(distinct))

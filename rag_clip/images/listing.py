@@ -1,6 +1,7 @@
-"""Images that lie in files of their own: lists of their names (CSV, TSV, JSON lines), and folders of them.
+"""Images in files of their own: lists of file names (CSV, TSV, JSON lines), and folders of images.
 
-A list is kept in a file that is mapped into memory and gone when the process is, so that memory does not grow with it.
+The rows of a list are written to a temporary file that is mapped into memory, so that memory does not grow with their
+number; the file disappears with the process.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ Record = dict[str, Any] | str
 
 
 def is_image(name: str) -> bool:
-    """Tell whether a file's name ends as those of images do."""
+    """Return whether a file name has the suffix of an image."""
     return name.rpartition(".")[2].lower() in ENDINGS
 
 
 def open_list(place: Place, identity: FileIdentity, *, image_column: str, root: Place | None) -> ImageFile:
-    """Open a CSV, TSV or JSON lines file that names images, or holds them as base64, a row each.
+    """Open a CSV, TSV or JSON lines file with the name or the base64 of one image per row.
 
-    The images are in `image_column`, or where there is none in the column that people call path, file, file_name ...;
-    all columns pass through. Relative names start at `root`, by default the list's folder; names lead where they lead,
-    since a list is made by a person. A row that cannot be read is an image that cannot. Raises ValueError for a file
-    without such a column.
+    The images are in `image_column` or, if it is missing, in a column with a usual name such as path, file or
+    file_name; all columns are copied to outputs. Relative names start at `root`, by default the list's folder. They may
+    lie outside it, because a person wrote the list. A row that cannot be read becomes an image with an error. Raises
+    ValueError for a file without such a column.
     """
     schema, records = _read_list(place)
     column = choose(schema.names, image_column, IMAGES)
@@ -64,7 +65,7 @@ def open_list(place: Place, identity: FileIdentity, *, image_column: str, root: 
 
 
 def open_metadata(folder: Place, names: Sequence[str], identity: FileIdentity) -> ImageFile:
-    """Open the images that the metadata files `names` in a folder list, by names relative to each file's place."""
+    """Open the images that metadata files list, by names relative to each metadata file; `names` are those files."""
     parts = [(name, *_read_list(below(folder, name))) for name in names]
     schema = pa.unify_schemas([schema for _, schema, _ in parts], promote_options="permissive")
     column = "file_name" if "file_name" in schema.names else choose(schema.names, IMAGES[0], IMAGES)
@@ -82,9 +83,9 @@ def open_metadata(folder: Place, names: Sequence[str], identity: FileIdentity) -
 
 
 def open_folder(folder: Place, files: Iterable[tuple[str, str]]) -> ImageFile:
-    """Open the images of a folder, given as (path in it, state): columns `path`, and `label`, the folder right above.
+    """Open the images of a folder, given as (path in it, state), with the columns `path` and `label`.
 
-    There is no label where all images lie in the folder itself.
+    The label is the name of the folder directly above an image; without sub-folders there is no such column.
     """
     digest = hashlib.sha256()
     labelled = False
@@ -104,7 +105,7 @@ def open_folder(folder: Place, files: Iterable[tuple[str, str]]) -> ImageFile:
 
 
 def walk(folder: Path) -> Iterator[str]:
-    """Yield the files below a folder by their paths in it, sorted, without those hidden by a dot or an underscore."""
+    """Yield the sorted relative paths of files in a folder, without names that begin with a dot or an underscore."""
     for directory, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
         inside = Path(directory).relative_to(folder)
@@ -112,7 +113,7 @@ def walk(folder: Path) -> Iterator[str]:
 
 
 def mapped_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Table:
-    """Write batches to a file without a name, and return them mapped into memory."""
+    """Write batches to a temporary file, and return them as a table mapped into memory; the name is removed at once."""
     with tempfile.NamedTemporaryFile(prefix="rag-clip-") as file:
         with pa.ipc.new_file(file, schema) as writer:
             for batch in batches:
@@ -122,20 +123,20 @@ def mapped_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Tab
 
 
 def check_some(file: ImageFile, column: str) -> None:
-    """Refuse images of which none of the first rows names a file of this machine, before each row fails for itself."""
+    """Raise ValueError if none of the first rows names an existing file, before every row becomes an error."""
     first = next(read_items(file, [min(file.rows, SNIFFED_ROWS)]))
     if isinstance(file.root, Path) and not any(isinstance(item, bytes) or _is_there(item) for item in first):
-        found = next((str(item) for item in first if item is not None), "null")
+        example = next((str(item) for item in first if item is not None), "null")
         raise ValueError(
-            f"column {column!r} of {file.path} names no file in its first {counted(len(first), 'row')} (the first is "
-            f"{found[:100]!r}); relative names start at '{file.root}'"
+            f"column {column!r} of {file.path} names no existing file in its first {counted(len(first), 'row')} (the "
+            f"first is {example[:100]!r}); relative names start at '{file.root}'"
         )
 
 
 def _is_there(item: Item) -> bool:
     try:
         return isinstance(item, str) and (is_remote(item) or Path(item).is_file())
-    except (OSError, ValueError):  # too long for a name, or a null character
+    except (OSError, ValueError):  # a name that is too long, or has a null character
         return False
 
 
@@ -151,7 +152,7 @@ def _listed(place: Place, table: pa.Table, *, root: Place, identity: FileIdentit
 
 
 def _spill(schema: pa.Schema, named: Iterator[tuple[Record, Any]]) -> pa.Table:
-    """Return the records with the names of their images, which are the last column."""
+    """Return the records as a table whose last column has the names of the images."""
     image = next(name for name in ("image file", *map(str, range(len(schema) + 1))) if name not in schema.names)
     whole = schema.append(pa.field(image, IMAGE))
 
@@ -169,14 +170,14 @@ def _to_table(named: Sequence[tuple[Record, Any]], schema: pa.Schema) -> pa.Tabl
         problem = record if isinstance(record, str) else None
         if problem is None and not isinstance(name, str):
             problem = "the image is null" if name is None else f"the image is {name!r:.80}, not the name of a file"
-        held = record if isinstance(record, dict) else {}
-        rows.append({**held, image: {"path": None if problem else name, "problem": problem}})
+        values = record if isinstance(record, dict) else {}
+        rows.append({**values, image: {"path": None if problem else name, "problem": problem}})
     try:
         return pa.Table.from_pylist(rows, schema=schema)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError):
         if len(named) > 1:
-            return pa.concat_tables([_to_table([one], schema) for one in named])
-        return _to_table([("a value of the row is of another type than those of the first rows", None)], schema)
+            return pa.concat_tables([_to_table([each], schema) for each in named])
+        return _to_table([("a value of the row has another type than in the first rows", None)], schema)
 
 
 def _read_list(place: Place) -> tuple[pa.Schema, Iterator[Record]]:
@@ -185,7 +186,7 @@ def _read_list(place: Place) -> tuple[pa.Schema, Iterator[Record]]:
     records = _json_records(place) if suffix == ".jsonl" else _csv_records(place, tabs=suffix == ".tsv")
     first = list(islice(records, SNIFFED_ROWS))
     if not any(isinstance(record, dict) for record in first):
-        raise ValueError(f"{place} holds no row that names an image; give a header and a row for each image")
+        raise ValueError(f"{place} has no row that names an image; give a header and one row per image")
     if suffix != ".jsonl":
         names = dict.fromkeys(name for record in first if isinstance(record, dict) for name in record)
         return pa.schema([(name, pa.string()) for name in names]), chain(first, records)
@@ -197,7 +198,7 @@ def _json_records(place: Place) -> Iterator[Record]:
         for line in read_lines(stream):
             if line is None or line.strip():
                 parsed = "oversized" if line is None else parse_json(line)
-                yield parsed if isinstance(parsed, dict) else f"the row is {parsed}; give a JSON object a line"
+                yield parsed if isinstance(parsed, dict) else f"the row is {parsed}; give one JSON object per line"
 
 
 def _csv_records(place: Place, *, tabs: bool) -> Iterator[Record]:
@@ -216,11 +217,12 @@ def _csv_records(place: Place, *, tabs: bool) -> Iterator[Record]:
             elif len(row) == len(names):
                 yield {name: cell or None for name, cell in zip(names, row, strict=True)}
             elif row:
-                yield f"the row has {len(row)} cells for {len(names)} columns; quote cells that hold the delimiter"
+                cells, columns = counted(len(row), "cell"), counted(len(names), "column")
+                yield f"the row has {cells} for {columns}; quote cells that contain the delimiter"
 
 
 def _csv_rows(text: TextIO, *, tabs: bool) -> tuple[list[str], Iterator[list[str] | str]]:
-    """Return the first row and the others; one that cannot be parsed is the reason."""
+    """Return the first row, and an iterator of the others, where a row that cannot be parsed is its error message."""
     line = text.readline()
     delimiter = "\t" if tabs else max(",;|\t", key=line.count)
     reader = csv.reader(chain([line], text), delimiter=delimiter)
@@ -240,7 +242,7 @@ def _csv_rows(text: TextIO, *, tabs: bool) -> tuple[list[str], Iterator[list[str
 
 
 def _header(cells: list[str]) -> list[str]:
-    """Return the names of the columns: the first row, or where one of its cells names an image, path, label ..."""
+    """Return the column names: the first row, unless one of its cells names an image; then path, label and so on."""
     known = {*IMAGES, *LABELS}
     if known & {cell.lower() for cell in cells} or not any(map(is_image, cells)):
         return cells
@@ -254,7 +256,7 @@ def _header(cells: list[str]) -> list[str]:
 
 @contextmanager
 def _long_cells() -> Iterator[None]:
-    """Let a cell hold the base64 of an image, which is longer than csv's own limit."""
+    """Raise csv's limit on the size of a cell, so that a cell can contain the base64 of an image."""
     limit = csv.field_size_limit(LONGEST_CELL)
     try:
         yield

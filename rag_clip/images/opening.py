@@ -1,4 +1,4 @@
-"""Open what people have of images: Parquet, tars, lists and folders, of this machine or behind an fsspec URL."""
+"""Open images in any form: Parquet files, tars, lists and folders, local or at an fsspec URL."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILES = (".parquet", ".tar", *LISTS)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One file, with its `identity`; or a folder, with the `names` in it and what changes with each of these."""
+    """A file with its `identity`; or a folder of images, with functions that list its `names` and their `states`."""
 
     place: Place
     identity: FileIdentity | None = None
@@ -62,13 +62,17 @@ class Images:
 def open_image_files(
     paths: str | Path | Sequence[str | Path | pa.Table], *, image_column: str, root: str | Path | None = None
 ) -> list[ImageFile]:
-    """Open images, whatever they lie in, tables in memory included, and check that the files agree in their columns.
+    """Open images in any form, also tables in memory, and check that the columns of all files agree.
 
-    A folder stands for its tars; where it has none, for its Parquet files, those below it where it has none itself;
-    else for the images that its metadata.jsonl or metadata.csv lists, or for all images, whose sub-folder is their
-    label. Columns may come in another order; the first file's order counts. Where the images of Parquet files are
-    strings, some of the first must name files below `root`, by default the folder of their file. Raises
-    FileNotFoundError for a missing file, and ValueError for everything else that is wrong with the files, naming them.
+    paths: files, folders, fsspec URLs or tables.
+    image_column: the column of the images; if it is the default and missing, another usual name is found.
+    root: where relative names of image files start, by default the folder of their file.
+
+    In a folder, the first of these that exists is opened: its tars; its own Parquet files; the Parquet files below it;
+    the images listed by its metadata.jsonl or metadata.csv; all its images, with the sub-folder as their label. Files
+    may have their columns in different orders; that of the first file is used. If a Parquet column of images contains
+    strings, at least one of the first rows must name a file below `root`. Raises FileNotFoundError for a missing file,
+    and ValueError, naming the file, for any other problem.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
     if not paths:
@@ -86,9 +90,9 @@ def open_image_files(
 
 
 def find_images(path: str | Path) -> list[Found]:
-    """Return the files, or the one folder of images, that a place stands for.
+    """Return the files of a place, or the place itself if it is a folder of images; see `open_image_files`.
 
-    Raises FileNotFoundError and ValueError where there are none, naming the place.
+    Raises FileNotFoundError if the place does not exist, and ValueError if it has no images.
     """
     place = to_place(path)
     if isinstance(place, str):
@@ -104,7 +108,7 @@ def find_images(path: str | Path) -> list[Found]:
 
 
 def open_images(found: Found, *, image_column: str, root: str | Path | None = None) -> ImageFile:
-    """Open what was found; raises ValueError where it holds no images, or none in `image_column`."""
+    """Open a file or a folder of images; raises ValueError if it has no images, or none in `image_column`."""
     place, base = found.place, None if root is None else to_place(root)
     if found.names and found.states:
         lists = [name for name in found.names() if PurePosixPath(name).name in METADATA]
@@ -120,13 +124,12 @@ def open_images(found: Found, *, image_column: str, root: str | Path | None = No
     if suffix in LISTS:
         return open_list(place, found.identity, image_column=image_column, root=base)
     if is_image(suffix):
-        held = [(PurePosixPath(name).name, str(found.identity))]
-        return open_folder(parent(place), held)
+        return open_folder(parent(place), [(PurePosixPath(name).name, str(found.identity))])
     return open_parquet(place, found.identity, image_column=image_column, root=base)
 
 
 def _gathered(found: Sequence[Found | pa.Table]) -> Iterator[Found | pa.Table]:
-    """Yield what was found, image files of one folder that follow one another as a folder of these."""
+    """Yield the entries, with consecutive image files of one folder joined into one folder of these files."""
     for folder, group in groupby(found, _folder_of_image):
         members = list(group)
         if folder is None or len(members) == 1:
@@ -137,29 +140,29 @@ def _gathered(found: Sequence[Found | pa.Table]) -> Iterator[Found | pa.Table]:
 
 def _folder_of(folder: Place, files: Sequence[Found]) -> Found:
     states = {PurePosixPath(each.place).name: str(each.identity) for each in files}
-    names = [PurePosixPath(each.place).name for each in files]  # one may be given twice
+    names = [PurePosixPath(each.place).name for each in files]  # the same file may be given twice
     return Found(folder, names=lambda: names, states=lambda wanted: ((name, states[name]) for name in wanted))
 
 
 def _folder_of_image(found: Found | pa.Table) -> Place | None:
-    """Return the folder of one image file, None for anything else."""
+    """Return the folder of an image file; None for anything else."""
     if isinstance(found, pa.Table) or found.names or not is_image(str(found.place)):
         return None
     return parent(found.place)
 
 
 def _chosen(names: Iterable[str]) -> list[str]:
-    """Choose the files that a folder stands for: its tars, or else its Parquet files; [] for a folder of images."""
+    """Return the tars of a folder, or else its Parquet files; [] for a folder of images."""
     known = [name for name in names if name.endswith((".tar", ".parquet"))]
     tars = [name for name in known if name.endswith(".tar")]
     return tars or [name for name in known if "/" not in name] or known
 
 
 def _folder(found: Found) -> Found:
-    """Return the folder where it holds images."""
+    """Return the folder unchanged; raises ValueError if it has no images."""
     assert found.names
     if not any(is_image(name) or PurePosixPath(name).name in METADATA for name in found.names()):
-        raise ValueError(f"the folder {shown(found.place)} holds no .parquet file, no .tar and no image; give {KINDS}")
+        raise ValueError(f"the folder {shown(found.place)} has no .parquet file, no .tar and no image; give {KINDS}")
     return found
 
 

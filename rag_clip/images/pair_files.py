@@ -1,4 +1,4 @@
-"""Find files of image-caption pairs: webdataset tars, and images of every kind with a column of captions."""
+"""Open files of image-caption pairs: webdataset tars, and images in any form with a column of captions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rag_clip.models.decode import ImageError
 
 @dataclass(frozen=True, slots=True)
 class PairColumns:
-    """The columns that hold images, captions and, where there is such a column, addresses."""
+    """The names of the columns of images, captions and, if the file has them, web addresses."""
 
     image: str = "image"
     caption: str = "caption"
@@ -43,26 +43,26 @@ class ImagePairs:
 
     @property
     def identity(self) -> FileIdentity:
-        """What changes when the file does."""
+        """The file's identity, which changes with its content."""
         return self.file.identity
 
     @property
     def source(self) -> str:
-        """The file's name without its ending."""
+        """The file's name without its suffix."""
         return PurePosixPath(self.path).stem
 
     @property
     def rows(self) -> int:
-        """Rows of the file."""
+        """The number of rows of the file."""
         return self.file.rows
 
     @property
     def row_bytes(self) -> int:
-        """Bytes per row in the row group with the largest."""
+        """Bytes per row in the row group with the largest rows."""
         return self.file.row_bytes
 
     def read(self, sizes: Sequence[int], *, start: int) -> Iterator[list[Pair]]:
-        """Yield as many rows at a time as `sizes` says, from row `start` on."""
+        """Yield lists of pairs of the given sizes, from row `start` on."""
         image, caption = self.file.image, self.columns.caption
         has_url = self.columns.url in self.file.schema.names
         names = list(dict.fromkeys([image, caption, *([self.columns.url] if has_url else [])]))
@@ -85,14 +85,16 @@ class ImagePairs:
 def open_pair_files(
     paths: Sequence[str | Path], *, columns: PairColumns, root: str | Path | None = None
 ) -> Iterator[PairFile]:
-    """Yield the files of pairs, in order, each opened when it is its turn.
+    """Yield the files of pairs, in order; a tar is opened only when it is its turn.
 
-    A place stands for what `open_image_files` finds there. The source of pairs in tars is the name of the folder. Where
-    a file names images by path, paths start at `root`, by default the file's own folder, and those of a Parquet file
-    must lie below it.
+    paths: files, folders or fsspec URLs, searched as by `open_image_files`.
+    columns: the names of the columns.
+    root: where relative names of image files start, by default the folder of their file; names in a Parquet file must
+        lie below it.
 
-    All files but tars are checked before the first is yielded. Raises FileNotFoundError for a missing path, and
-    ValueError for a folder without such files, for wrong columns, and for what is no kind of images.
+    The source of pairs from tars is the name of the folder. All files except tars are checked before the first is
+    yielded. Raises FileNotFoundError for a missing path, and ValueError for a folder without images, for wrong columns,
+    and for files of other kinds.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
     found = {each.place: (each, _source(path, each)) for path in paths for each in find_images(path)}
@@ -106,7 +108,7 @@ def open_pair_files(
 
 
 def _source(path: str | Path, found: Found) -> str:
-    """Return the name of the folder that a file was found in."""
+    """Return the name of the folder in which a file was found."""
     if isinstance(found.place, str):
         return PurePosixPath(found.place).parent.name
     folder = Path(path).resolve()
@@ -123,7 +125,7 @@ def _open(found: Found, columns: PairColumns, root: str | Path | None) -> ImageP
     if caption is None:
         raise ValueError(
             f"{file.path} has no column {columns.caption!r}; its columns are {', '.join(file.schema.names)}. "
-            "Name the one with the captions"
+            "Give the name of the column with the captions"
         )
     kind = value = file.schema.field(caption).type
     if is_list(value):

@@ -1,4 +1,4 @@
-"""Rows of image-caption pairs, and what a file of them offers, whatever its format."""
+"""Image-caption pairs, and the protocol of a file of pairs in any format."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from rag_clip.images.items import Item
 
 
 class Pair(NamedTuple):
-    """One row: the image as bytes or as a path, its caption or captions, its address, and what is wrong, if known.
+    """One row of a file of pairs.
 
-    `key` names the row in its file: the number of a Parquet row, or the key of a webdataset sample.
+    image: the image as bytes, as a path, or as an error.
+    caption: its caption or a list of captions.
+    url: its web address, or ''.
+    key: identifies the row in its file: the number of a Parquet row, or the key of a webdataset sample.
+    problem: why the row cannot be used, if known.
     """
 
     image: Item
@@ -24,27 +28,27 @@ class Pair(NamedTuple):
 
 
 class PairFile(Protocol):
-    """A file of `rows` pairs, stored under the name `source`; its largest rows have about `row_bytes`."""
+    """A file of image-caption pairs."""
 
     @property
     def path(self) -> Place:
-        """Where it lies."""
+        """The path or URL of the file."""
 
     @property
     def identity(self) -> FileIdentity:
-        """Which file it is, in which state."""
+        """The file's identity, which changes with its content."""
 
     @property
     def source(self) -> str:
-        """The name its pairs are stored under."""
+        """The source under which an index stores its pairs."""
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """The number of rows."""
 
     @property
     def row_bytes(self) -> int:
-        """About the size of its largest rows."""
+        """The approximate size of the largest rows, in bytes."""
 
     def read(self, sizes: Sequence[int], *, start: int) -> Iterator[list[Pair]]:
-        """Yield as many rows at a time as `sizes` says, from row `start` on. Raises OSError for a damaged file."""
+        """Yield lists of pairs of the given sizes, from row `start` on; raises OSError for a damaged file."""

@@ -13,28 +13,28 @@ HASH_SIDE = 8
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """Hash an image to 64 bits, unchanged or nearly so by scaling, recompression and changes of brightness.
+    """Hash an image to 64 bits that hardly change with scaling, recompression and brightness.
 
-    The image is made grey, 32 x 32, and transformed by a two-dimensional DCT-II. Each of the 64 lowest frequencies
-    (1 to 8 in both directions, so that the mean brightness plays no part) sets its bit where it exceeds their median;
-    the first row is the most significant byte. An image of one colour is 0.
+    The image is converted to grey, resized to 32 x 32 and transformed by a two-dimensional DCT-II. Each of 64 low
+    frequencies sets a bit if its coefficient exceeds their median. These are 1 to 8 in both directions, so the mean
+    brightness has no effect. The first row is the most significant byte. The hash of an image of one colour is 0.
     """
     grey = image.convert("L").resize((GREY_SIDE, GREY_SIDE), Image.Resampling.LANCZOS)
-    values = np.asarray(grey, dtype=np.float64)
-    basis = _cosines()
-    spectrum = basis @ values @ basis.T
-    # A flat image has only rounding errors here, which would set bits by chance.
+    values = np.asarray(grey, dtype=np.float64)  # [32, 32]
+    basis = _cosines()  # [8, 32]
+    spectrum = basis @ values @ basis.T  # [8, 8]
+    # The coefficients of an image of one colour are rounding errors, which would set bits at random.
     spectrum[np.abs(spectrum) < 1e-6] = 0
     bits = (spectrum > np.median(spectrum)).reshape(-1)
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def hash_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Count the bits in which hashes differ (0 to 64): uint64 [n] and [m] give uint8 [n, m].
+    """Return the number of bits in which hashes differ (0 to 64): uint64 [n] and [m] give uint8 [n, m].
 
     Measured on 200 photographs of the bundled micro world: copies at half or twice the size, at JPEG quality 30 or at
-    0.8 of the brightness differ in at most 6 bits, without a border of one pixel in at most 8; different photographs
-    in 32 on average and in no fewer than 14.
+    0.8 of the brightness differ in at most 6 bits; copies without a border of one pixel differ in at most 8; different
+    photographs differ in 32 on average, and in at least 14.
     """
     distances: np.ndarray = np.bitwise_count(first.astype(np.uint64)[:, None] ^ second.astype(np.uint64)[None, :])
     return distances

@@ -1,6 +1,6 @@
-"""Images as rows, whatever they lie in, and Parquet files of them, read a bounded number of bytes at a time.
+"""Images as rows, in any form, and Parquet files of images, read a bounded number of bytes at a time.
 
-A page is the least that Parquet can read: memory holds about two pages of the widest column beyond what is asked for.
+Parquet cannot read less than a page, so memory has about two pages of the widest column beyond the rows asked for.
 """
 
 from __future__ import annotations
@@ -41,12 +41,18 @@ _IMAGE_TYPES = (
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """Images as rows: those of a file, or of a folder, with the columns of `schema` beside them.
+    """The images of a file, a folder or a table, one per row, with other columns.
 
-    `image` is the column of the images: bytes, {bytes, path} structs, or names of files. Relative names start at
-    `root`, and no name leads out of it where they are `confined`. The column is not in `schema` where it is not to pass
-    through. `row_bytes` is about the size of the largest rows. `identity` changes when the file does. `constants` are
-    the columns that the names of its folders hold. `batches` reads columns from a row on.
+    path: the file or folder.
+    schema: the columns that are copied to outputs; the column of the images may be missing from it.
+    rows: the number of rows.
+    row_bytes: the approximate size of the largest rows, in bytes.
+    image: the column of the images: bytes, {bytes, path} structs, or names of files.
+    root: where relative names start.
+    identity: changes with the content of the file.
+    batches: called with this file, a start row and columns; yields batches from that row on.
+    constants: columns given by the names of folders above the file.
+    confined: whether names must lie below `root`.
     """
 
     path: Place
@@ -62,11 +68,11 @@ class ImageFile:
 
     @property
     def read_rows(self) -> int:
-        """The most rows to read at once: about `READ_BYTES` on disk in the row group with the largest rows."""
+        """The number of rows to read at once, so that they have at most about `READ_BYTES` on disk."""
         return max(1, min(MAX_READ_ROWS, READ_BYTES // max(1, self.row_bytes)))
 
     def items(self, column: pa.ChunkedArray) -> list[Item]:
-        """Return each image of a column as bytes or as the place of a file, or else as what is wrong with it."""
+        """Return each image of a column as bytes, as a path, or as an error."""
         return [self._item(value) for value in column.to_pylist()]
 
     def _item(self, value: Any) -> Item:
@@ -79,7 +85,7 @@ class ImageFile:
 
 
 def first_rows(files: Sequence[ImageFile], limit: int | None) -> list[ImageFile]:
-    """Return the files of the first `limit` rows of all, None for every row; a file that is cut has its own identity.
+    """Return the files with the first `limit` rows of all; None keeps all rows. A shortened file has its own identity.
 
     Raises ValueError for a limit below 1.
     """
@@ -98,7 +104,7 @@ def first_rows(files: Sequence[ImageFile], limit: int | None) -> list[ImageFile]
 
 
 def spans(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
-    """Cut [start, stop) into pieces of `size`, the last one shorter."""
+    """Divide [start, stop) into ranges of `size`; the last may be shorter."""
     return ((first, min(first + size, stop)) for first in range(start, stop, size))
 
 
@@ -110,20 +116,25 @@ def read_rows(
     columns: Sequence[str] | None = None,
     most_bytes: int = READ_BYTES,
 ) -> Iterator[pa.Table]:
-    """Yield tables of the numbers of rows in `sizes`, one after the other from row `start`; all columns by default.
+    """Yield consecutive tables of a file.
 
-    Rows that hold more than `most_bytes` come in several tables. Raises OSError naming the file where it is damaged or
-    has changed.
+    file: the images.
+    sizes: the number of rows of each table.
+    start: the first row.
+    columns: the columns to read; by default those of the file's schema.
+    most_bytes: a table that would be larger is divided into several.
+
+    Raises OSError, naming the file, if it is damaged or was changed.
     """
     batches = file.batches(file, start, list(columns or file.schema.names))
-    held = next(batches, None)
+    batch = next(batches, None)
     for size in sizes:
         parts: list[pa.RecordBatch] = []
         filled = 0
         while size:
-            if held is None:
+            if batch is None:
                 raise OSError(f"{file.path} has lost some of its {file.rows} rows; leave it unchanged during the run")
-            part = held.slice(0, size)
+            part = batch.slice(0, size)
             part_bytes = unpacked_bytes(part)
             if parts and filled + part_bytes > most_bytes:
                 yield pa.Table.from_batches(parts)
@@ -131,20 +142,21 @@ def read_rows(
             parts.append(part)
             filled += part_bytes
             size -= part.num_rows
-            held = held.slice(part.num_rows) if part.num_rows < held.num_rows else next(batches, None)
+            batch = batch.slice(part.num_rows) if part.num_rows < batch.num_rows else next(batches, None)
         yield pa.Table.from_batches(parts)
 
 
 def read_items(file: ImageFile, sizes: Iterable[int], *, start: int = 0) -> Iterator[list[Item]]:
-    """Yield the images of as many rows as `sizes` says, one after the other from row `start`; as `read_rows`."""
+    """Yield lists of images of the given sizes, from row `start` on; raises as `read_rows` does."""
     return (file.items(table[file.image]) for table in read_rows(file, sizes, start=start, columns=[file.image]))
 
 
 def open_parquet(path: Place, identity: FileIdentity, *, image_column: str, root: Place | None = None) -> ImageFile:
-    """Open a Parquet file of images; `KEY=VALUE` folders right above it are columns, as Spark and polars write them.
+    """Open a Parquet file of images; `KEY=VALUE` folders directly above it are columns, as Spark and polars write them.
 
-    Where there is no such column, and it is one that images are often in, another of these is taken. Raises ValueError
-    for what is not Parquet and where no column can hold images.
+    `image_column` is the column of the images; if it is the default and missing, another usual name is found. Relative
+    names start at `root`, by default the file's folder. Raises ValueError if the file is not Parquet, or if no column
+    can contain images.
     """
     try:
         with opened(path) as parquet:
@@ -168,7 +180,7 @@ def open_parquet(path: Place, identity: FileIdentity, *, image_column: str, root
 
 
 def holds_names(kind: pa.DataType) -> bool:
-    """Return whether a column of this type holds strings, which may name files."""
+    """Return whether a column of this type contains strings, which may name files."""
     if isinstance(kind, pa.BaseExtensionType):
         return holds_names(kind.storage_type)
     if pa.types.is_dictionary(kind):
@@ -178,7 +190,7 @@ def holds_names(kind: pa.DataType) -> bool:
 
 @contextmanager
 def opened(place: Place, *, int96: str = "ns") -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file of this machine, or behind a URL, by parts; `int96` is the unit of such timestamps."""
+    """Open a local Parquet file, or one at a URL, to be read by parts; `int96` is the unit of INT96 timestamps."""
     if isinstance(place, str):
         with open_file(place) as stream, open_pages(pa.PythonFile(stream, "r"), int96=int96) as parquet:
             yield parquet
@@ -188,7 +200,7 @@ def opened(place: Place, *, int96: str = "ns") -> Iterator[pq.ParquetFile]:
 
 
 def _wide_columns(path: Place) -> list[str]:
-    """Return the columns of integers of 128 bits, for which Arrow reads nothing of a file, and polars does."""
+    """Return the columns of 128-bit integers, because of which Arrow cannot read any column of a file."""
     try:
         return [name for name, kind in pl.read_parquet_schema(path).items() if "Int128" in str(kind)]
     except (pl.exceptions.PolarsError, OSError):
@@ -196,18 +208,18 @@ def _wide_columns(path: Place) -> list[str]:
 
 
 def partitions(path: Place) -> dict[str, str | None]:
-    """Read the columns off the `KEY=VALUE` folders right above a file; Hive's name for null is None."""
-    found: dict[str, str | None] = {}
+    """Return the columns given by the `KEY=VALUE` folders directly above a file; Hive's name for null is None."""
+    columns: dict[str, str | None] = {}
     for folder in PurePosixPath(path if isinstance(path, str) else path.absolute()).parents:
         name, equals, value = folder.name.partition("=")
         if not (name and equals):
             break
-        found = {unquote(name): None if value == HIVE_NULL else unquote(value), **found}
-    return found
+        columns = {unquote(name): None if value == HIVE_NULL else unquote(value), **columns}
+    return columns
 
 
 def check_agreement(first: ImageFile, other: ImageFile) -> None:
-    """Refuse files whose columns differ in more than the width of a type; raises ValueError naming both and what."""
+    """Raise ValueError, naming both files, if their columns differ by more than the width of a type."""
     expected, found = ({field.name: field.type for field in file.schema} for file in (first, other))
     for file, fields in ((first, expected), (other, found)):
         if len(fields) < len(file.schema):
@@ -220,20 +232,21 @@ def check_agreement(first: ImageFile, other: ImageFile) -> None:
     if differences:
         raise ValueError(
             f"{first.path} and {other.path} differ in their columns: {'; '.join(differences)}; "
-            "classify them one by one, or make their columns the same"
+            "classify them separately, or make their columns the same"
         )
 
 
 def choose_images(schema: pa.Schema, image_column: str, path: Place) -> str:
-    """Return the column of the images, another name that people have for it included.
+    """Return the column of the images under any of its usual names.
 
-    Raises ValueError, naming `path`, where there is none, or it cannot hold images.
+    Raises ValueError, naming `path`, if there is none, or if it cannot contain images.
     """
     usable = [field.name for field in schema if _holds_images(field.type)]
     name = choose(schema.names, image_column, ()) or choose(usable, image_column, IMAGES) or image_column
     if name not in schema.names:
         raise ValueError(
-            f"{path} has no column {name!r}; its columns are {', '.join(schema.names)}. Name the one with the images"
+            f"{path} has no column {name!r}; its columns are {', '.join(schema.names)}. Give the name of the column "
+            "with the images"
         )
     if name not in usable:
         raise ValueError(
@@ -244,19 +257,17 @@ def choose_images(schema: pa.Schema, image_column: str, path: Place) -> str:
 
 
 def _check_names(names: Sequence[str], path: str, column: str, root: Path) -> None:
-    """Refuse the first values of a column where none names a file below `root`, before each row fails for itself.
-
-    Raises ValueError saying what to do, for addresses in particular.
-    """
+    """Raise ValueError if none of a column's first values names a file below `root`, before every row is an error."""
     if not names or any(embedded_image(name) is not None or _is_inside(root / name, root) for name in names):
         return
     advice = (
-        "nothing is fetched here: `rag-clip index download` does, and its tars go into `rag-clip index images`"
+        "URLs are not fetched: get the images with `rag-clip index download`, and give its tars to `rag-clip index "
+        "images`"
         if "://" in names[0]
         else "give bytes, {bytes, path} structs, base64 texts, or paths of files in that folder"
     )
     raise ValueError(
-        f"column {column!r} of {path} holds strings, and none of the first {len(names)} names a file below '{root}' "
+        f"column {column!r} of {path} contains strings, and none of the first {len(names)} names a file below '{root}' "
         f"(the first is {names[0][:100]!r}); {advice}"
     )
 
@@ -264,18 +275,18 @@ def _check_names(names: Sequence[str], path: str, column: str, root: Path) -> No
 def _is_inside(path: Path, root: Path) -> bool:
     try:
         return path.is_file() and not leaves(path, root)
-    except (OSError, ValueError):  # too long for a name, or a null character
+    except (OSError, ValueError):  # a name that is too long, or has a null character
         return False
 
 
 def _first_values(file: ImageFile, column: str) -> list[str]:
-    """Return the first values that are not null, `LOOKED_AT` of them."""
-    found: list[str] = []
+    """Return the first `LOOKED_AT` values that are not null."""
+    values: list[str] = []
     for batch in parquet_batches(file, 0, [column]):
-        found += [value for value in batch.column(0).to_pylist() if value is not None]
-        if len(found) >= LOOKED_AT:
+        values += [value for value in batch.column(0).to_pylist() if value is not None]
+        if len(values) >= LOOKED_AT:
             break
-    return found[:LOOKED_AT]
+    return values[:LOOKED_AT]
 
 
 def _holds_images(kind: pa.DataType) -> bool:
@@ -293,7 +304,7 @@ def _holds_images(kind: pa.DataType) -> bool:
 def parquet_batches(
     file: ImageFile, start: int, columns: Sequence[str], *, int96: str = "ns"
 ) -> Iterator[pa.RecordBatch]:
-    """Yield batches that begin at row `start`; row groups that end before it are not read."""
+    """Yield batches from row `start` on; row groups that end before it are not read."""
     names = [name for name in columns if name not in file.constants]
     unused = 0
     try:
@@ -305,7 +316,7 @@ def parquet_batches(
                     yield _with_constants(file, batch.slice(skip), columns)
                 skip = max(0, skip - batch.num_rows)
                 unused += batch.nbytes
-                if unused >= READ_BYTES:  # to give pages back and to fault them in again costs more than to read them
+                if unused >= READ_BYTES:  # releasing after every batch would cost more time than reading
                     pa.default_memory_pool().release_unused()
                     unused = 0
     except (pa.ArrowException, OSError) as error:

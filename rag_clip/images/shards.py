@@ -1,7 +1,8 @@
 """Shards of embedded image-caption pairs: a Parquet file for each `shard_rows` rows of a source file, whole or absent.
 
-They lie under the encoder's key and the identity of the source file, so neither another encoder nor a changed file
-ever finds them. Rows that cannot be used are kept with their error, and listed in one file beside the shards.
+The path contains the encoder's key and the identity of the source file, so shards of another encoder or of an older
+version of the file are never used. Rows that cannot be used are kept with their error, and listed in one file beside
+the shards.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _QUOTED_OR_NUMBER = re.compile(r"'.*?'|\d+(?:,\d+)*")
 
 
 def pair_schema(dim: int) -> pa.Schema:
-    """Columns of a shard: `key` names the row in its file; id, facts and vectors are null where there is an error."""
+    """Return the columns of a shard: `key` identifies the row in its file; rows with an error have no id or vectors."""
     texts = ("key", "id", "text", "source", "url", "sha256", "phash")
     return pa.schema(
         [
@@ -47,7 +48,7 @@ def pair_schema(dim: int) -> pa.Schema:
 
 @dataclass(frozen=True, slots=True)
 class PairShards:
-    """The embedded pairs of the file `path`, in shards of its rows, which are images; a pair is a row of a shard."""
+    """The embedded pairs of the file `path`, in shards of its rows, which are images; each row of a shard is a pair."""
 
     path: Place
     shards: RowShards
@@ -55,16 +56,16 @@ class PairShards:
 
     @property
     def folder(self) -> Path:
-        """Where the shards lie."""
+        """The folder of the shards."""
         return self.shards.folder
 
     def read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield columns of the shards in order, vectors as float16. Raises OSError where one is gone or damaged."""
+        """Yield columns of the shards in order, vectors as float16; raises OSError if one is missing or damaged."""
         for start, _ in self.shards.spans():
             yield self.shards.read_columns(start, columns)
 
     def count_pairs(self, runs: Iterable[tuple[int, int]] | None = None) -> int:
-        """Add up the pairs of all shards, or of those in `runs` of rows, all of which must be there."""
+        """Return the number of pairs in all shards, or in those of the row ranges `runs`; every shard must exist."""
         starts = [
             start
             for first, end in ([(0, self.shards.rows)] if runs is None else runs)
@@ -93,7 +94,7 @@ def open_shards(
 
 
 def list_failures(parts: Sequence[PairShards], path: Path) -> Counter[str]:
-    """Write the rows that could not be used to `path`; count them by reason, what is particular to one row left out."""
+    """Write the rows that cannot be used to `path`, and return their number per reason, without details of a row."""
     reasons = Counter[str]()
     kind = pa.schema([(name, pa.string()) for name in _FAILED])
     with replacing(path) as partial, pq.ParquetWriter(partial, kind, write_page_checksum=True) as writer:
@@ -108,12 +109,12 @@ def list_failures(parts: Sequence[PairShards], path: Path) -> Counter[str]:
 
 
 def _kind(error: str) -> str:
-    """Leave out of an error what is particular to its row, and what to do about it."""
+    """Return an error without what is specific to its row, and without the advice after it."""
     return re.split(r"; | \(", _QUOTED_OR_NUMBER.sub("...", error))[0]
 
 
 def unit_rows(column: pa.ChunkedArray, dim: int) -> np.ndarray:
-    """Return a vector column without nulls as float32 unit rows [n, d]; float16 cost them a little length."""
+    """Return a vector column without nulls as float32 unit rows [n, d], normalised again after float16 rounding."""
     values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     rows: np.ndarray = values.reshape(-1, dim).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The images of a webdataset tar as rows, with the texts beside each: KEY.cls, KEY.txt, and the values in KEY.json."""
+"""The images of a webdataset tar as rows, with the texts of each sample: KEY.cls, KEY.txt, and values of KEY.json."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ PLACE = {"image offset": pa.int64(), "image size": pa.int64(), "image problem": 
 
 
 def open_tar_images(place: Place, identity: FileIdentity) -> ImageFile:
-    """Open a tar as images with the columns `key`, `cls` and `txt` where a sample has them, and those of its JSON.
+    """Open the images of a tar with the columns `key`, `cls` and `txt`, if samples have them, and those of its JSON.
 
-    Values of JSON are texts, or lists of texts; others than numbers, texts and lists of them are left out. The images
-    do not pass through. A sample that cannot be read is an image that cannot. Raises ValueError for what is no tar.
+    JSON values become texts or lists of texts; values other than numbers, texts and lists of these are left out. The
+    images themselves are not copied to outputs. A sample that cannot be read becomes an image with an error. Raises
+    ValueError if the file is not a tar.
     """
     samples = open_tar(place, source="", identity=identity).samples
     with open_file(str(place)) as file:
@@ -77,13 +78,13 @@ def _row(file: IO[bytes], sample: Sample, schema: pa.Schema) -> dict[str, Any]:
 
 
 def _facts(file: IO[bytes], sample: Sample) -> tuple[Mapping[str, Any], str | None]:
-    """Return the values in a sample's JSON, and what is wrong with the sample."""
+    """Return the values of a sample's JSON, and the sample's problem or None."""
     if sample.problem:
         return {}, sample.problem
     try:
         return read_facts(file, sample), None
     except (ValueError, RecursionError) as error:
-        return {}, f"the facts of the sample cannot be read ({error})"
+        return {}, f"the JSON of the sample cannot be read ({error})"
 
 
 def _kind(value: object) -> pa.DataType | None:
@@ -99,7 +100,7 @@ def _value(value: Any, kind: pa.DataType) -> Any:
 
 
 def _text(value: str) -> str:
-    return value.encode("utf-8", "replace").decode()  # JSON may hold halves of characters
+    return value.encode("utf-8", "replace").decode()  # JSON may contain half a surrogate pair
 
 
 def _images(file: IO[bytes], batch: pa.RecordBatch) -> pa.Array:

@@ -1,6 +1,6 @@
 """Webdataset tars of image-caption pairs, as img2dataset writes them: KEY.jpg, KEY.txt, KEY.json.
 
-Members are read in place and never extracted; what lies beyond a cut is one row that says so.
+Members are read in place and never extracted. If a tar is cut short, its last row is an error that says so.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DOTTED = "has a dot, and webdataset ends a name at its first dot; rename the fil
 
 @dataclass(slots=True)
 class Sample:
-    """The members of one key: (offset, size) by ending, the image's separately, and what is wrong with them."""
+    """The members of one key: (offset, size) of the image and, by ending, of the other `parts`; and its problem."""
 
     key: str
     image: tuple[int, int] | None = None
@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class TarPairs:
-    """The samples of one tar, in its order; a PairFile."""
+    """The samples of a tar, in its order; a PairFile."""
 
     path: Place
     source: str
@@ -45,7 +45,7 @@ class TarPairs:
 
     @property
     def rows(self) -> int:
-        """How many samples the tar has, and one more where it is cut short."""
+        """The number of samples, and one more if the tar is cut short."""
         return len(self.samples)
 
     @property
@@ -54,7 +54,7 @@ class TarPairs:
         return max((sample.image[1] for sample in self.samples if sample.image), default=0)
 
     def read(self, sizes: Sequence[int], *, start: int) -> Iterator[list[Pair]]:
-        """Yield as many samples at a time as `sizes` says, from sample `start` on."""
+        """Yield lists of pairs of the given sizes, from sample `start` on."""
         with open_file(str(self.path)) as file:
             for size in sizes:
                 yield [_to_pair(file, sample) for sample in self.samples[start : start + size]]
@@ -62,29 +62,29 @@ class TarPairs:
 
 
 def open_tar(path: Place, *, source: str, identity: FileIdentity | None = None) -> TarPairs:
-    """List the samples of a tar; consecutive members with the same key are one.
+    """Read the list of samples of a tar; consecutive members with the same key are one sample.
 
-    Raises ValueError where the file is no uncompressed tar.
+    `source` is stored with the pairs. Raises ValueError if the file is not an uncompressed tar.
     """
     samples: list[Sample] = []
     with open_file(str(path)) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         try:
-            for found in read_samples(file, texts=False):
-                samples += _to_samples(found, size)
+            for members in read_samples(file, texts=False):
+                samples += _to_samples(members, size)
         except tarfile.ReadError as error:
             raise ValueError(f"{path} is not a tar, or compressed ({error}); give uncompressed tars") from None
         except DamagedTarError:
-            lost = "the tar is cut short or damaged here; what followed is lost, fetch it again"
+            lost = "the tar is cut short or damaged here, and the rest is lost; download it again"
             samples.append(Sample("", problem=lost))
     return TarPairs(path, source, identity or identify(path), samples)
 
 
-def _to_samples(found: webdataset.Sample, size: int) -> list[Sample]:
-    """Return the sample, or one with its problem for each name of one that has dots in all of its names."""
-    sample = Sample(found.key)
-    for member in found.members:
+def _to_samples(members: webdataset.Sample, size: int) -> list[Sample]:
+    """Return the sample; or, if all its names contain a dot, one sample with a problem for each of these names."""
+    sample = Sample(members.key)
+    for member in members.members:
         _add(sample, member, size)
     if sample.problem or sample.image or not (names := dotted_names(sample.key, sample.parts)):
         return [sample]
@@ -96,7 +96,7 @@ def _add(sample: Sample, member: Member, size: int) -> None:
     if member.leads_out:
         sample.problem = f"member {member.name!r} points outside the tar; it is not read"
     elif not member.regular or member.sparse:
-        sample.problem = f"member {member.name!r} is a link, a device or sparse, not a plain file; it is not read"
+        sample.problem = f"member {member.name!r} is a link, a device or sparse, not a regular file; it is not read"
     elif member.offset + member.size > size:
         sample.problem = f"member {member.name!r} is cut short"
     elif member.size > (MAX_IMAGE_BYTES if is_image else MAX_TEXT_BYTES):
@@ -118,19 +118,19 @@ def _to_pair(file: IO[bytes], sample: Sample) -> Pair:
         facts = read_facts(file, sample)
         caption = read_text(file, sample.parts["txt"]) if "txt" in sample.parts else facts.get("caption")
     except ValueError as error:
-        return Pair(None, None, "", sample.key, f"the caption or facts of the sample cannot be read ({error})")
+        return Pair(None, None, "", sample.key, f"the caption or JSON of the sample cannot be read ({error})")
     url = facts.get("url")
     return Pair(read_slice(file, sample.image), caption, url if isinstance(url, str) else "", sample.key)
 
 
 def read_facts(file: IO[bytes], sample: Sample) -> dict[str, Any]:
-    """Return the values of a sample's JSON, {} where it has none; raises ValueError where it cannot be read."""
+    """Return the values of a sample's JSON, {} if it has none; raises ValueError if it cannot be read."""
     facts = json.loads(read_text(file, sample.parts["json"])) if "json" in sample.parts else {}
     return facts if isinstance(facts, dict) else {}
 
 
 def read_text(file: IO[bytes], place: tuple[int, int]) -> str:
-    """Return a member as text; raises ValueError where it is not UTF-8."""
+    """Return a member as text; raises ValueError if it is not UTF-8."""
     return read_slice(file, place).decode("utf-8")
 
 

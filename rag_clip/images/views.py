@@ -1,4 +1,4 @@
-"""What decode workers make of an image: views of it, such as random crops and copies, and facts; imports no torch."""
+"""Views of an image, such as random crops and copies, and facts about it; for decode workers, so without torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from rag_clip.images.perceptual import perceptual_hash
 from rag_clip.models.decode import image_size
 
-if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a decode worker does without
+if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a decode worker does not load
     from rag_clip.protocols import Preprocess
 
 LEAST_AREA = 0.5
@@ -22,7 +22,7 @@ CROP_TRIALS = 10
 
 
 class ImageFacts(NamedTuple):
-    """SHA-256 of the bytes, the perceptual hash as 16 hexadecimal digits, and the upright size before any reduction."""
+    """SHA-256 of the bytes, perceptual hash as 16 hexadecimal digits, and size in pixels after rotation by EXIF."""
 
     sha256: str
     phash: str
@@ -31,17 +31,17 @@ class ImageFacts(NamedTuple):
 
 
 def examine(data: bytes, image: Image.Image) -> ImageFacts:
-    """Describe an image given as bytes and as what they decode to."""
+    """Return the facts of an image, given as the bytes of its file and decoded."""
     width, height = image_size(data)
     return ImageFacts(hashlib.sha256(data).hexdigest(), f"{perceptual_hash(image):016x}", width, height)
 
 
 @dataclass(frozen=True, slots=True)
 class CropViews:
-    """`count` random crops of an image, each mirrored half of the time: [count, height, width, 3]; 0 views it whole.
+    """`count` random crops of an image, each mirrored with probability 1/2; with a count of 0 the whole image.
 
-    A crop has half to all of the area and an aspect from 3:4 to 4:3 relative to square. What is drawn depends on the
-    image's pixels and `seed` alone, not on the order of images.
+    A crop has 50 to 100 % of the area and an aspect ratio from 3:4 to 4:3. The random numbers depend only on the
+    image's pixels and `seed`, not on the order of images.
     """
 
     preprocess: Preprocess
@@ -49,7 +49,7 @@ class CropViews:
     seed: int = 0
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """Return uint8 [count, height, width, 3], or [1, height, width, 3] of the whole image."""
+        """Return uint8 [count, height, width, 3], or [1, height, width, 3] for the whole image."""
         if not self.count:
             return self.preprocess(image)[None]
         content = hashlib.sha256(image.tobytes()).digest()[:8]
@@ -59,9 +59,9 @@ class CropViews:
 
 @dataclass(frozen=True, slots=True)
 class CopyViews:
-    """An image and five copies that a person would call the same: [6, height, width, 3].
+    """An image and five copies that a person would call the same.
 
-    Half and twice the size, JPEG at quality 30, 0.8 of the brightness, and without a border of one pixel in forty.
+    Half and twice the size, JPEG at quality 30, 80 % of the brightness, and without a border of 1/40 of each side.
     """
 
     preprocess: Preprocess
@@ -79,7 +79,7 @@ class CopyFacts(NamedTuple):
 
 
 def examine_copies(data: bytes, image: Image.Image) -> CopyFacts:
-    """Describe an image, given as bytes and as what they decode to, and its copies."""
+    """Return the facts of an image and its copies, given as the bytes of its file and decoded."""
     hashes = tuple(perceptual_hash(view) for view in (image, *copies_of(image)))
     return CopyFacts(hashlib.sha256(data).hexdigest(), hashes)
 
@@ -111,7 +111,7 @@ def _crop(image: Image.Image, draw: np.random.Generator) -> Image.Image:
 
 
 def _box(size: tuple[int, int], draw: np.random.Generator) -> tuple[int, int, int, int]:
-    """Draw left, top, width and height; the largest square in the middle where no draw fits."""
+    """Draw left, top, width and height of a crop; if no draw fits, return the largest square in the middle."""
     for _ in range(CROP_TRIALS):
         area = size[0] * size[1] * draw.uniform(LEAST_AREA, 1)
         aspect = np.exp(draw.uniform(*np.log(ASPECTS)))

@@ -35,10 +35,10 @@ def rows(file: ImageFile) -> list[dict[str, Any]]:
     ("name", "text", "message"),
     [
         ("a.csv", "name,kind\nx,y", "has no column 'image'; its columns are name, kind"),
-        ("a.csv", "path,label\ngone.png,red\n,blue", "names no file in its first 2 rows .*gone.png"),
+        ("a.csv", "path,label\ngone.png,red\n,blue", "names no existing file in its first 2 rows .*gone.png"),
         ("a.csv", "path,path\na.png,b.png", r"names a column twice \(path, path\); rename one"),
-        ("a.csv", "", "holds no row that names an image"),
-        ("a.jsonl", "[1]\nnothing", "holds no row that names an image"),
+        ("a.csv", "", "has no row that names an image"),
+        ("a.jsonl", "[1]\nnothing", "has no row that names an image"),
         ("metadata.csv", "name,kind\nx,y", "has no column 'file_name'; it has name, kind"),
     ],
 )
@@ -114,7 +114,7 @@ def test_samples_that_cannot_be_read_are_rows_with_their_reason(tmp_path: Path):
         picture("red"),
         "the texts of the sample cannot be read",
         "the sample has no image",
-        "the facts of the sample cannot be read",
+        "the JSON of the sample cannot be read",
         "the name 'a.b' has a dot, and webdataset ends a name at its first dot; rename the files in the tar",
         b"x",
     ]

@@ -68,7 +68,7 @@ def test_further_encoders_see_the_same_images(tmp_path: Path):
             ["red thing", None],
             "1 image without a label in column 'label'; label all images, or leave",
         ),
-        ([b"broken"], ["red thing"], "none of 1 image can be used; the first says: "),
+        ([b"broken"], ["red thing"], "none of 1 image can be used; the first error is: "),
     ],
 )
 def test_labels_and_images_that_cannot_be_used_are_refused(

@@ -99,9 +99,7 @@ def test_settings_can_be_chosen_by_a_validation_file(tmp_path: Path):
 
 def test_files_of_other_labels_or_another_encoder_are_refused(tmp_path: Path):
     path = shots(tmp_path / "support.parquet", ("red", "green"))
-    with pytest.raises(
-        ValueError, match="has other classes than the prompts \\('blue' is in one of them only\\)"
-    ):
+    with pytest.raises(ValueError, match="has other classes than the prompts \\('blue' is in one of them only\\)"):
         prepare_head("priming", path, labels=LABELS, encoder=ENCODER)
     with pytest.raises(ValueError, match="encoder"):
         prepare_head("priming", path, labels=LABELS, encoder=replace(ENCODER, name="other"))

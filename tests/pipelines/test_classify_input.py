@@ -138,7 +138,7 @@ def test_a_path_that_leaves_the_folder_is_refused_by_worker_processes_too(tmp_pa
 @pytest.mark.parametrize(
     ("values", "advice"),
     [
-        ([None, "http://example.org/1.jpg"], r"the first is 'http://example.org/1.jpg'\); nothing is fetched here"),
+        ([None, "http://example.org/1.jpg"], r"the first is 'http://example.org/1.jpg'\); URLs are not fetched"),
         (
             ["a red flag", "gone.png", "long " * 99, "nul\0"],
             r"none of the first 4 names a file .*'a red flag'\); give bytes",
@@ -246,7 +246,7 @@ def test_a_folder_stands_for_its_parquet_files(tmp_path: Path):
 
 
 def test_a_folder_without_parquet_files_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"holds no \.parquet file"):
+    with pytest.raises(ValueError, match=r"has no \.parquet file"):
         classify([tmp_path], prompts=colour_prompts(), output=tmp_path / "out.parquet", encoder=LightEncoder())
 
 

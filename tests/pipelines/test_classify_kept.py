@@ -154,7 +154,7 @@ def test_int96_timestamps_far_in_one_file_are_of_one_unit_in_all(tmp_path: Path)
 def test_int96_timestamps_both_far_and_fine_are_refused(tmp_path: Path):
     fine = int96(tmp_path / "a.parquet", [1], pa.timestamp("ns"))
     far = int96(tmp_path / "b.parquet", FAR, pa.timestamp("us"))
-    refused([fine, far], r"'when' of .*b\.parquet has INT96 .* 'when' of .*a\.parquet parts of a microsecond")
+    refused([fine, far], r"'when' of .*b\.parquet has INT96 .* 'when' of .*a\.parquet has fractions of a microsecond")
 
 
 def test_a_list_of_no_values_is_refused_by_its_column(tmp_path: Path):

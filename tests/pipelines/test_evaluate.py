@@ -153,7 +153,7 @@ def test_bad_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="would both be called"):
         read_prompt_files([tmp_path / "prompts-good.parquet", tmp_path / "prompts-good.parquet"])
     (tmp_path / "old.parquet").write_bytes((tmp_path / "colours.parquet").read_bytes())
-    with pytest.raises(ValueError, match=r"old\.parquet holds no results of rag-clip; this version reads format 2"):
+    with pytest.raises(ValueError, match=r"old\.parquet is not a results file of format 2"):
         read_results(tmp_path / "old.parquet")
 
 
@@ -172,7 +172,7 @@ def test_candidate_names_are_measured_beside_texts_alone_and_change_no_other_run
     assert head.series("adversarial_name") == plain.results[0].series("adversarial_name") == {}
     assert alone.settings.candidates == CandidateFacts("words.txt", names=3, left_out=1)
     assert head.settings.candidates is None
-    with pytest.raises(ValueError, match=r"all 1 names of words\.txt are those of the classes; give others"):
+    with pytest.raises(ValueError, match=r"words\.txt has no names except those of the classes; give others"):
         job(candidates=Candidates("words.txt", ("Blue",)))
     with pytest.raises(
         ValueError, match="names are added to the classes of prompts files; give prompts, and the model"

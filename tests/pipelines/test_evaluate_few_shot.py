@@ -68,7 +68,7 @@ def test_a_head_is_measured_on_each_number_of_shots_as_the_mean_over_its_draws(t
     assert found[0].main.value < 0.5 < found[4].main.value
     assert (
         found[4].settings.low_high
-        == "the mean over the draws -/+ their sample standard deviation, within the range of the number"
+        == "the mean over the draws -/+ their sample standard deviation, within the range of the metric"
     )
     facts = found[4].settings.head
     assert facts is not None
@@ -197,7 +197,7 @@ def test_what_keeps_train_images_from_use_is_kept(tmp_path: Path) -> None:
 
 
 def test_shots_that_repeat_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"shots are \(4, 4\), one of them twice; name each number once"):
+    with pytest.raises(ValueError, match=r"shots are \(4, 4\), one of them twice; give each number once"):
         FewShot(("ridge",), (4, 4))
 
 
@@ -281,4 +281,4 @@ def test_the_command_draws_shots(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "pets | a {} [T0]", "pets | a {} + ridge, 2 shots [T0+FS]", "pets | a {} + ridge, 4 shots [T0+FS]",
     ]  # fmt: skip
     assert app(["evaluate", str(place), "--validate"], result_action="return_value") == 1
-    assert "--validate holds out a fifth of the --shots; say how many" in capsys.readouterr().err
+    assert "--validate holds out a fifth of the shots; add --shots" in capsys.readouterr().err

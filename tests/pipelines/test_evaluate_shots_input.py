@@ -27,7 +27,7 @@ def uneven_file(path: Path) -> Path:
 
 def test_shots_are_not_drawn_from_the_file_that_tests(tmp_path: Path) -> None:
     task = pets(tmp_path)
-    with pytest.raises(ValueError, match="Pets would draw its shots from the images it tests on"):
+    with pytest.raises(ValueError, match=r"the train split .* of Pets is also its test split"):
         evaluate(
             [replace(task, train=task.paths[0])],
             output=tmp_path / "r.parquet",
@@ -51,7 +51,7 @@ def test_a_train_split_is_read_before_it_is_drawn_from_and_its_faults_are_named(
 
     with pytest.raises(ValueError, match=r"the train split of .*train\.parquet: .* 1 label .* such as 'mauve'"):
         run(train)
-    with pytest.raises(FileNotFoundError, match=r"there is no train split .*gone\.parquet of colours; put it there"):
+    with pytest.raises(FileNotFoundError, match=r"split .*gone\.parquet of colours does not exist; put it there"):
         run(tmp_path / "gone.parquet")
 
 
@@ -96,8 +96,8 @@ def test_check_finds_a_train_split_that_tests(tmp_path: Path) -> None:
     [
         ({"heads": (), "shots": (1,)}, "few shots need a head and a number of shots"),
         ({"heads": ("rigde",), "shots": (1,)}, "unknown head 'rigde'; known are"),
-        ({"heads": ("ridge",), "shots": (0,)}, r"shots are \(0,\) and seeds 3; give one at least"),
-        ({"heads": ("ridge",), "shots": (4, 1), "validate": True}, "none can be held out to choose by; draw two"),
+        ({"heads": ("ridge",), "shots": (0,)}, r"shots are \(0,\) and seeds 3; give numbers of at least 1"),
+        ({"heads": ("ridge",), "shots": (4, 1), "validate": True}, "none can be held out for validation; draw two"),
         ({"heads": ("ridge",), "shots": (1,), "options": {"tip_x": {}}}, "settings for 'tip_x', which is none of"),
     ],
 )

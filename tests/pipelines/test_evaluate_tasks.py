@@ -96,7 +96,7 @@ def test_what_cannot_be_measured_is_said_before_any_work(tmp_path: Path) -> None
         )  # fmt: skip
     pq.write_table(pq.read_table(tmp_path / "colours.parquet").slice(0, 0), tmp_path / "empty.parquet")
     empty = replace(colour_task(tmp_path), paths=(tmp_path / "empty.parquet",))
-    with pytest.raises(ValueError, match=r"empty\.parquet holds no row; give labelled images"):
+    with pytest.raises(ValueError, match=r"empty\.parquet has no rows; give labelled images"):
         evaluate(
             [empty], prompts=prompt_files(tmp_path), output=tmp_path / "r.parquet", encoder=ENCODER, running=Running(0)
         )
@@ -164,9 +164,7 @@ def test_a_support_file_of_other_classes_is_told_before_anything_is_measured(tmp
     features = ENCODER.encode_text(["red", "green"])
     write_support(Support(labels, features, torch.eye(2), torch.ones(2), ("shot",) * 2, ("0", "1")), path)
     heads = choose_heads(["ridge"], support=path)
-    said = (
-        f"{path} has other classes than the prompts ('blue' is in one of them only); make it for this label set"
-    )
+    said = f"{path} has other classes than the prompts ('blue' is in one of them only); make it for this label set"
     opened = open_tasks([task.paths[0]], labels=LABELS)
     assert check_evaluation(opened, texts=texts, heads=heads, encoder=ENCODER.fingerprint) == (said,)
     events: list[Progress] = []
@@ -221,5 +219,5 @@ def test_results_of_another_format_are_refused(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "r.parquet")
     facts = json.dumps({"format": 99, "version": "9.0"})
     pq.write_table(table.replace_schema_metadata({"rag_clip.results": facts}), tmp_path / "new.parquet")
-    with pytest.raises(ValueError, match=r"holds format 99 of rag-clip 9\.0; this version reads format 2"):
+    with pytest.raises(ValueError, match=r"has format 99 of rag-clip 9\.0, and this version reads format 2"):
         read_results(tmp_path / "new.parquet")

@@ -111,6 +111,6 @@ def test_captions_that_are_all_dropped_make_no_index(tmp_path: Path, index: Path
 
 def test_cleaning_by_language_is_refused_before_anything_is_embedded(tmp_path: Path, index: Path):
     source = colour_pairs(tmp_path / "in.parquet", "red")
-    with pytest.raises(ValueError, match="pairs have no language to keep en by; leave out `languages`"):
+    with pytest.raises(ValueError, match="`languages` is en, but pairs record no language; leave out `languages`"):
         run([source], index, cleaning=CleaningSettings(languages=("en",)))
     assert not (tmp_path / "index.shards").exists()

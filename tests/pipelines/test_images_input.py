@@ -69,7 +69,7 @@ def test_what_a_truncated_tar_still_holds_is_kept_and_the_cut_is_reported(tmp_pa
     cut.write_bytes(path.read_bytes()[: second + end])
     summary = run([cut], tmp_path / "index")
     assert (summary.usable, summary.count) == (count, count)
-    assert errors(summary)[-1] == "the tar is cut short or damaged here; what followed is lost, fetch it again"
+    assert errors(summary)[-1] == "the tar is cut short or damaged here, and the rest is lost; download it again"
 
 
 def test_garbage_between_members_ends_the_tar_with_a_reason(tmp_path: Path):
@@ -81,7 +81,7 @@ def test_garbage_between_members_ends_the_tar_with_a_reason(tmp_path: Path):
     path.write_bytes(content)
     assert [pair.problem for pair in read(path)] == [
         None,
-        "the tar is cut short or damaged here; what followed is lost, fetch it again",
+        "the tar is cut short or damaged here, and the rest is lost; download it again",
     ]
 
 
@@ -107,7 +107,7 @@ def test_members_that_point_outside_or_are_links_are_not_read(tmp_path: Path):
     summary = run([tmp_path / "in.tar"], tmp_path / "index")
     assert summary.reasons == {
         "member ... points outside the tar": 3,
-        "member ... is a link, a device or sparse, not a plain file": 3,
+        "member ... is a link, a device or sparse, not a regular file": 3,
     }
     assert summary.count == 1
 
@@ -120,7 +120,7 @@ def test_a_broken_caption_costs_its_own_sample_only(tmp_path: Path):
         add(tar, "1.json", b'{"caption": ')
         add_sample(tar, "2", "red")
     summary = run([tmp_path / "in.tar"], tmp_path / "index")
-    assert summary.reasons == {"the caption or facts of the sample cannot be read": 2}
+    assert summary.reasons == {"the caption or JSON of the sample cannot be read": 2}
     assert summary.count == 1
 
 
@@ -185,7 +185,7 @@ def test_what_is_no_file_of_images_is_refused_by_name(tmp_path: Path):
     (tmp_path / "text.tar").write_text("hello")
     with pytest.raises(FileNotFoundError, match=r"no file or folder .*absent"):
         run([tmp_path / "absent"], tmp_path / "index")
-    with pytest.raises(ValueError, match=r"empty holds no .parquet file, no .tar and no image"):
+    with pytest.raises(ValueError, match=r"empty has no .parquet file, no .tar and no image"):
         run([tmp_path / "empty"], tmp_path / "index")
     with pytest.raises(ValueError, match=r"text.tar is not a tar, or compressed \(.*\); give uncompressed tars"):
         run([tmp_path / "text.tar"], tmp_path / "index")
