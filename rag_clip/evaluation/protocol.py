@@ -1,13 +1,12 @@
-"""Published protocols of few shots: which images are drawn, which of them judge, and what trained numbers cost.
+"""Published few-shot protocols: which images are drawn, which are held out, and the cost of trained parameters.
 
-ELEVATER (Li et al., NeurIPS 2022, arXiv 2204.08790) draws 5, 20 and 50 images of every class, three times, and holds
-the first fifth of each class out to choose by; official validation splits stay unused. CoOp (Zhou et al., 2022, arXiv
-2109.01134) draws 1 to 16, three times. All of the training images are one more setting (full-shot).
+ELEVATER (Li et al., NeurIPS 2022, arXiv 2204.08790) draws 5, 20 and 50 images of every class, with three seeds, and
+holds out the first fifth of each class to choose settings; official validation splits remain unused. CoOp (Zhou et
+al., 2022, arXiv 2109.01134) draws 1 to 16, with three seeds. All training images are one more setting (full-shot).
 
-Asked for one shot of each class, ELEVATER's code draws two, trains on one and chooses by the other. Here one shot is
-one labelled image, and nothing can be held out of it: heads fall back on settings they name, or say that they cannot.
-Of images with several labels ELEVATER draws and splits greedily, without saying how; `draw_shots` and `inner_split` say
-how it is done here.
+For one shot per class, ELEVATER's code draws two images, trains on one and chooses settings on the other. Here one shot
+is one labelled image, and none can be held out: heads use their default settings, or raise an error. For multi-label
+images ELEVATER draws and splits greedily, without publishing the rule; `draw_shots` and `inner_split` state ours.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ REFERENCE_PARAMETERS = 1e8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draw:
-    """The images `train` drawn by `seed`, `shots` of each class, or all that a class has if fewer."""
+    """The images `train` drawn with `seed`: `shots` of each class, or all images of a class that has fewer."""
 
     shots: int
     seed: int
@@ -40,44 +39,49 @@ class Draw:
 
 
 def few_shot(train: Train, *, shots: Sequence[int], seeds: Sequence[int] = SEEDS) -> Iterator[Draw]:
-    """Draw for every number of shots and every seed; of one seed, fewer shots are the first of more."""
+    """Draw for every number of shots and every seed; with the same seed, a smaller draw is part of a larger one."""
     return (Draw(count, seed, draw_shots(train, shots=count, seed=seed)) for count in shots for seed in seeds)
 
 
 def draw_shots(train: Train, *, shots: int, seed: int) -> Train:
     """Draw `shots` images of every class without replacement (support.shots), class by class.
 
-    Where images have several labels, an image counts for all of its classes, and some get more. Raises ValueError for
-    fewer than one.
+    A multi-label image counts for all of its classes, so some classes get more. Raises ValueError for fewer than one.
     """
     return train.take(torch.tensor(_drawn(train.labels, train.targets, shots, seed)))
 
 
 def inner_split(train: Train) -> tuple[Train, Validation]:
-    """Hold out the first ceil(0.2 n_k) images of each class to choose by; a class of one image keeps it to train.
+    """Hold out the first ceil(0.2 n_k) of the n_k images of each class to choose settings; a single image stays.
 
-    Where images have several labels, greedily (see `inner_split.judging_rows`). Raises ValueError where no class has
-    two images.
+    Multi-label images are split greedily (see `inner_split.judging_rows`). Raises ValueError if no class has two
+    images.
     """
     judges = judging_rows(train.targets)
     if not bool(judges.any()):
         raise ValueError("no class has two images, so none can be held out; draw two shots or fix the settings")
-    held = Validation(take_features(train.features, judges), train.labels, train.targets[judges])
-    return train.take(~judges), held
+    held_out = Validation(take_features(train.features, judges), train.labels, train.targets[judges])
+    return train.take(~judges), held_out
 
 
 def draw_from_whole(
     features: Features, labels: LabelSet, targets: Targets, *, shots: int, seed: int
 ) -> tuple[Train, Test]:
-    """Draw shots from labelled images that have no split, and test on all the others.
+    """Draw shots from labelled images without a split, and return all other images as the test set.
 
-    Raises ValueError where nothing is left to test on.
+    features: of n images.
+    labels: the c classes.
+    targets: the classes of the images, int64 [n] or SeveralLabels.
+    shots: images per class.
+    seed: of the draw.
+
+    Raises ValueError if no image is left to test on.
     """
     drawn = torch.zeros(len(targets), dtype=torch.bool)
     drawn[_drawn(labels, targets, shots, seed)] = True
     if bool(drawn.all()):
         raise ValueError(
-            f"{counted(shots, 'shot')} per class take all of the {len(targets)} images; draw fewer, "
+            f"{counted(shots, 'shot')} per class would use all {counted(len(targets), 'image')}; draw fewer, "
             "so that some are left to test on"
         )
     drawn = drawn.to(targets.device)
@@ -86,18 +90,18 @@ def draw_from_whole(
 
 
 def parameter_efficiency(score: float, parameters: int) -> float:
-    """Return ELEVATER's score * exp(-log10(parameters / 1e8 + 1)): what is trained costs little below 1e8 numbers.
+    """Return ELEVATER's score * exp(-log10(parameters / 1e8 + 1)), which hardly lowers scores far below 1e8 parameters.
 
-    Raises ValueError for a negative count.
+    Raises ValueError for a negative number of parameters.
     """
     if parameters < 0:
-        raise ValueError(f"{parameters} parameters were trained; a count is not negative")
+        raise ValueError(f"the number of trained parameters is {parameters}; give one of at least 0")
     return score * math.exp(-math.log10(parameters / REFERENCE_PARAMETERS + 1))
 
 
 def _drawn(labels: LabelSet, targets: Targets, shots: int, seed: int) -> list[int]:
     if isinstance(targets, SeveralLabels):
-        held = [[labels.names[column] for column in row.nonzero()[:, 0].tolist()] for row in targets.marks]
-        return list(choose_shared_shots(held, k=shots, seed=seed).support)
+        names_of = [[labels.names[column] for column in row.nonzero()[:, 0].tolist()] for row in targets.marks]
+        return list(choose_shared_shots(names_of, k=shots, seed=seed).support)
     names = [labels.names[target] for target in targets.tolist()]
     return list(choose_shots(names, k=shots, seed=seed, validation="none").support)

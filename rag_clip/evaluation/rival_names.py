@@ -1,4 +1,4 @@
-"""Names that could be classes too, from a word list, a label file, or what the captions of a corpus say often."""
+"""Candidate names of further classes, from a word list, a label file, or frequent phrases of captions."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ _ENDINGS = ("s", "es")
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Names that could be classes too, each once, and the `place` they were read from."""
+    """Distinct names that could be classes too, and the `place` that they were read from."""
 
     place: str
     names: tuple[str, ...]
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits over the names."""
+        """Sixteen hexadecimal digits that identify the names."""
         return hash_facts(self.names)
 
 
 @dataclass(frozen=True, slots=True)
 class Rivals:
-    """The candidates that may be added to some classes: their places, and the class that each speaks of, or ""."""
+    """The candidates that may be added to some classes: their rows, and the class whose name each contains, or ''."""
 
     rows: tuple[int, ...]
     speaks: tuple[str, ...]
@@ -59,29 +59,27 @@ class Rivals:
 
 @lru_cache(maxsize=8)
 def rivals_of(labels: LabelSet, candidates: Candidates) -> Rivals:
-    """Leave out names and synonyms of the classes, whatever case, accents and plural, and what speaks of several.
+    """Return the candidates except names and synonyms of the classes, in any case, accents or number.
 
-    A candidate speaks of a class whose whole name it holds, as "pink flamingo" does of "flamingo". Raises ValueError
-    where none is left.
+    Candidates that contain the names of several classes are left out too. One that contains the name of one class, such
+    as "pink flamingo" for "flamingo", is kept with that class in `speaks`. Raises ValueError if no candidate is left.
     """
     spoken = (folded(name) for group in (labels.names, *labels.synonyms) for name in group)
     taken = {form for name in spoken for form in _forms(name)}
     mentions = Mentions(labels)
-    held = [
+    mentioned = [
         (row, tuple(mentions.names(name))) for row, name in enumerate(candidates.names) if folded(name) not in taken
     ]
-    kept = [(row, "".join(classes)) for row, classes in held if len(classes) < 2]
+    kept = [(row, "".join(classes)) for row, classes in mentioned if len(classes) < 2]
     if not kept:
-        raise ValueError(
-            f"all {len(candidates.names)} names of {candidates.place} are those of the classes; give others"
-        )
+        raise ValueError(f"{candidates.place} has no names except those of the classes; give others")
     rows, speaks = zip(*kept, strict=True)
     return Rivals(rows, speaks)
 
 
-def with_synonyms(labels: LabelSet, told: LabelSet) -> LabelSet:
-    """Return the classes with the synonyms that another label set has for them as well."""
-    more = dict(zip(told.names, told.synonyms, strict=True))
+def with_synonyms(labels: LabelSet, other: LabelSet) -> LabelSet:
+    """Return the classes with the synonyms of another label set of the same classes added."""
+    more = dict(zip(other.names, other.synonyms, strict=True))
     columns = zip(labels.names, labels.synonyms, strict=True)
     return replace(labels, synonyms=tuple(tuple(dict.fromkeys([*own, *more[name]])) for name, own in columns))
 
@@ -103,12 +101,12 @@ def read_candidates(
         if words_of(name):
             names.setdefault(folded(name), name)
     if not names:
-        raise ValueError(f"{shown(place)} holds no name; give a word list, a label file, captions, or an index")
+        raise ValueError(f"{shown(place)} has no names; give a word list, a label file, captions, or an index")
     return Candidates(shown(place), tuple(names.values()))
 
 
 class CandidateTexts:
-    """Candidates put into templates; each set of templates is encoded once."""
+    """Encodes candidates in templates, once for each set of templates."""
 
     def __init__(self, candidates: Candidates, encoder: Encoder, *, report: Report = silent) -> None:
         self.candidates = candidates
@@ -116,7 +114,7 @@ class CandidateTexts:
         self._weights: dict[tuple[str, ...], torch.Tensor] = {}
 
     def weights(self, templates: tuple[str, ...]) -> torch.Tensor:
-        """Return unit rows [v, d], the mean of the filled templates, as the weights of classes are made."""
+        """Return unit rows [v, d] of the v candidates: the normalised mean over templates, as for class weights."""
         if templates not in self._weights:
             self._weights[templates] = self._encode(templates)
         return self._weights[templates]
@@ -127,11 +125,11 @@ class CandidateTexts:
         advance = counting("candidates", self._report, len(names) * len(templates), unit="texts")
         parts = []
         for start in range(0, len(names), NAMES_AT_ONCE):
-            some = names[start : start + NAMES_AT_ONCE]
-            total = torch.zeros(len(some), self._encoder.dim, device=self._encoder.device)
+            batch = names[start : start + NAMES_AT_ONCE]
+            total = torch.zeros(len(batch), self._encoder.dim, device=self._encoder.device)  # [b, d]
             for template in templates:
-                total += self._encoder.encode_text([fill(template, name) for name in some]).float()
-                advance(len(some))
+                total += self._encoder.encode_text([fill(template, name) for name in batch]).float()
+                advance(len(batch))
             parts.append(functional.normalize(total, dim=1))
         return torch.cat(parts)
 
@@ -174,7 +172,7 @@ def _holds_lines(path: Path) -> bool:
         try:
             return find_txt_kind(stream) == "txt"
         except ValueError as error:
-            raise ValueError(f"{path} is no word list: {error}") from error
+            raise ValueError(f"{path} is not a word list: {error}") from error
 
 
 def _columns(path: Path) -> list[str]:
@@ -202,15 +200,15 @@ def _filed_captions(place: str, report: Report) -> Iterator[pl.Series]:
 
 
 def _gathered(batches: Iterable[pa.RecordBatch], advance: Callable[[int], None]) -> Iterator[pl.Series]:
-    held: list[pa.Array] = []
+    texts: list[pa.Array] = []
     for batch in batches:
-        held.append(batch.column("text"))
+        texts.append(batch.column("text"))
         advance(batch.num_rows)
-        if sum(map(len, held)) >= CAPTIONS_AT_ONCE:
-            yield _series(held)
-            held = []
-    if held:
-        yield _series(held)
+        if sum(map(len, texts)) >= CAPTIONS_AT_ONCE:
+            yield _series(texts)
+            texts = []
+    if texts:
+        yield _series(texts)
 
 
 def _series(arrays: Sequence[pa.Array]) -> pl.Series:

@@ -1,4 +1,4 @@
-"""A run: a prompts file on a task, with a head or without, and what decides its numbers."""
+"""Runs: a prompts file evaluated on a task, with or without a head, and a key of everything its numbers depend on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from rag_clip.data import Fingerprint, LabelSet, Prompts
+from rag_clip.display import counted
 from rag_clip.evaluation.head_choices import HeadChoice, head_facts, others_of, tuning
 from rag_clip.evaluation.image_tasks import ImageTask, place_of
 from rag_clip.evaluation.results import FORMAT
@@ -24,7 +25,7 @@ PROVENANCE = ("method", "settings", "index")
 
 @dataclass(frozen=True, slots=True)
 class PromptFile:
-    """Prompts read from a file, under the name that runs have by it."""
+    """Prompts with the file that they were read from, and the name that their runs get."""
 
     name: str
     path: Path
@@ -33,7 +34,7 @@ class PromptFile:
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """Text features that a features file holds: row `row`, at the encoder's `scale`, of a template that is `known`."""
+    """Text features in a features file: row number `row`, with the encoder's `scale`; `known` if its template is."""
 
     name: str
     row: int
@@ -43,7 +44,15 @@ class TextRow:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One thing to measure; `key` names all that decides its numbers, `settings` are for the reader."""
+    """A run that is planned: texts on a task, alone or with a head.
+
+    name: of the run in results.
+    tier: the information that it uses (see tiers).
+    key: a hash of everything that its numbers depend on.
+    settings: how it is made, for readers of the results.
+    texts: a prompts file, or text features of the task's file.
+    head: the head; None for the texts alone.
+    """
 
     name: str
     tier: str
@@ -54,10 +63,10 @@ class Run:
 
 
 def read_prompt_files(paths: Sequence[str | Path]) -> list[PromptFile]:
-    """Read prompts files, each named after its file without "prompts-"; by its folder too where names agree.
+    """Read prompts files; the name of each is its file name without "prompts-", with the folder if names repeat.
 
-    Files of other classes may share a name: they are of other tasks, and so one name stands for a run on every task.
-    Raises ValueError for no file, for two of the same name and classes, and for what is not prompts.
+    Files with different classes may have the same name: they belong to different tasks, where runs then have the same
+    name. Raises ValueError for no file, for two of the same name and classes, and for a file that is not prompts.
     """
     if not paths:
         raise ValueError("there is nothing to evaluate; give at least one prompts file")
@@ -77,9 +86,9 @@ def read_prompt_files(paths: Sequence[str | Path]) -> list[PromptFile]:
 
 
 def unused_prompts(texts: Sequence[PromptFile], tasks: Sequence[ImageTask]) -> list[PromptFile]:
-    """Return the prompts files whose classes are those of no task, so that no run measures them."""
-    held = {frozenset(task.labels.names) for task in tasks}
-    return [one for one in texts if frozenset(one.prompts.labels.names) not in held]
+    """Return the prompts files whose classes are those of no task, so that no run evaluates them."""
+    task_classes = {frozenset(task.labels.names) for task in tasks}
+    return [file for file in texts if frozenset(file.prompts.labels.names) not in task_classes]
 
 
 def plan_runs(
@@ -91,7 +100,7 @@ def plan_runs(
     others: Mapping[str, Fingerprint] | None = None,
     index: str | None = None,
 ) -> list[Run]:
-    """List the runs of a task: each prompts file of its classes alone, then with each head; then its own text features.
+    """List the runs of a task: each prompts file of its classes alone and with each head, then its own text features.
 
     Where there is neither a prompts file nor a text of its own, its templates are measured in the place of a file.
     `index` has the vectors of captions, rounded more than the encoder's, and so affects the numbers of prompts that
@@ -108,20 +117,22 @@ def plan_runs(
             )
         fitting = [PromptFile("templates", Path(f"{task.name}: templates"), template_prompts(task.labels))]
     if not fitting and not own:
-        raise ValueError(f"no prompts file has the {len(task.labels)} classes of {task.name}; enhance its label set")
+        raise ValueError(
+            f"no prompts file has the {counted(len(task.labels), 'class')} of {task.name}; enhance its label set"
+        )
     if fitting and encoder is None:
-        raise ValueError(f"prompts are texts to encode ({fitting[0].path}); name the model")
+        raise ValueError(f"the prompts of {fitting[0].path} must be encoded; name the model")
     decides = [version("rag-clip"), FORMAT, task.digest]
     beside = [_beside(head, task.labels, others_of(head.name, others or {})) for head in heads if fitting]
-    alone = [_run(task, one, encoder, decides, index) for one in fitting if encoder]
+    alone = [_run(task, file, encoder, decides, index) for file in fitting if encoder]
     prompted = (run for each in alone for run in (each, *(with_head(each) for with_head in beside)))
     return [*prompted, *(_text_run(task, row, decides) for row in own)]
 
 
 def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) -> Run:
-    """Return a run whose key and settings know the candidate names; only texts alone from a prompts file meet them.
+    """Return a run with the candidate names in its key and settings; only prompts files without a head use them.
 
-    Raises ValueError where every name is that of a class.
+    Raises ValueError if every candidate is the name of a class.
     """
     if candidates is None or run.head or not isinstance(run.texts, PromptFile):
         return run
@@ -142,9 +153,9 @@ def _text_rows(task: ImageTask) -> list[TextRow]:
             f"{task.paths[0]} does not say the scale of its encoder; give it (--scale 100 for OpenAI's CLIP; in "
             "Python, the scale of its ImageTask)"
         )
-    names = [*held.templates, *(f"text {row}" for row in range(len(held.templates), len(held.text)))]
+    names = [*features.templates, *(f"text {row}" for row in range(len(features.templates), len(features.text)))]
     named = [name if names.count(name) == 1 else f"{name} ({row})" for row, name in enumerate(names)]
-    return [TextRow(name, row, scale, known=row < len(held.templates)) for row, name in enumerate(named)]
+    return [TextRow(name, row, scale, known=row < len(features.templates)) for row, name in enumerate(named)]
 
 
 def _is_npz(task: ImageTask) -> bool:
@@ -188,7 +199,7 @@ def _run(task: ImageTask, texts: PromptFile, encoder: Fingerprint, decides: Sequ
 
 
 def _beside(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerprint]) -> Callable[[Run], Run]:
-    """Return what puts a head beside texts; its files are read once."""
+    """Return a function that adds `head` to a run of texts alone; the head's files are read once."""
     facts = head_facts(head, labels, others)
     files = [identify(path).facts for path in (head.support, head.validation) if path]
     marks = {name: each.identity for name, each in others.items()}

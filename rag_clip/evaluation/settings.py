@@ -1,4 +1,4 @@
-"""What a run was made of, as values; they are JSON in files alone (`settings_to_document`, `read_settings`)."""
+"""The settings of a run as dataclasses; files store them as JSON (`settings_to_document`, `read_settings`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rag_clip.data import Fingerprint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFacts:
-    """The files that were measured on, their columns, how many classes there are, and the metric that ranks runs."""
+    """The files of a task, their columns, the number of classes, and the metric that ranks runs."""
 
     files: tuple[str, ...]
     image_column: str
@@ -26,7 +26,7 @@ class TaskFacts:
 
 @dataclass(frozen=True, slots=True)
 class PromptFacts:
-    """Where the texts come from: a prompts file with what it records, or `row` of the text features in a file."""
+    """The source of texts: a prompts file with its provenance, or `row` of the text features in a file."""
 
     path: str = ""
     method: Any = None
@@ -37,7 +37,7 @@ class PromptFacts:
 
 @dataclass(frozen=True, slots=True)
 class SupportFacts:
-    """A support file, its images, and how many classes have none."""
+    """A support file, its number of images, and the number of classes without one."""
 
     path: str
     images: int
@@ -46,11 +46,14 @@ class SupportFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadFacts:
-    """A head, with its settings as they were given, and the images it was built on.
+    """A head, and the images that it was built on: a support file, or shots.
 
-    They are those of a `support` file, of which `origins` counts the kinds, or `shots` of each class (or "all"), drawn
-    `seeds` times from the file `shots_from`. `validation` says what chose open settings, empty for nothing; `others`
-    are further encoders.
+    name, settings, floor: the head, its settings as the user gave them, and whether its use is limited by held-out
+        images (see classifiers.floor).
+    support, origins: the support file, and its number of images of each origin.
+    shots_from, shots, seeds: the file that shots were drawn from, how many of each class (or "all"), and how often.
+    validation: the images on which open settings were chosen; '' for none.
+    others: names of additional encoders.
     """
 
     name: str
@@ -67,7 +70,7 @@ class HeadFacts:
 
 @dataclass(frozen=True, slots=True)
 class CandidateFacts:
-    """Where names beside the classes come from, how many there are, and how many were left out as names of classes."""
+    """The source of candidate names, their number, and the number left out because they are names of classes."""
 
     place: str
     names: int
@@ -76,10 +79,13 @@ class CandidateFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
-    """What is measured and how, known before anything is; `tuned` says in words what was chosen on which images.
+    """What is evaluated and how; known before the run.
 
-    `vectors` is the index whose vectors stand for captions, `scale` that of text features in a file. `low_high` says
-    what bounds are, where they are not 95 % intervals over images.
+    task, prompts, encoder, head, candidates: the parts of the run; None where it has no such part.
+    vectors: the index whose vectors are used for captions.
+    scale: the encoder's scale for text features in a file.
+    tuned: a sentence that says which settings were chosen on which images.
+    low_high: what the bounds are, if they are not 95 % intervals over images.
     """
 
     task: TaskFacts
@@ -95,7 +101,7 @@ class RunSettings:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """How many images could not be used, and why: the reason of each row, of the first ones."""
+    """The number of images that cannot be used, and the reasons by row, for the first of them."""
 
     failed: int = 0
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -103,9 +109,12 @@ class Unusable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageCounts:
-    """How many images were measured, and why others could not be.
+    """The number of images that were measured, and why others could not be.
 
-    Of shots, `drawn` are the images of each draw, and `train` what of the train split could not be used.
+    images: the measured images.
+    failed, reasons: as in `Unusable`.
+    drawn: with shots, the number of images of each draw.
+    train: with shots, the images of the train split that cannot be used.
     """
 
     images: int = 0
@@ -116,7 +125,7 @@ class ImageCounts:
 
 
 def settings_to_document(settings: RunSettings, counts: ImageCounts) -> dict[str, Any]:
-    """Return what a file keeps of a run, as one JSON object; what a run does not have is left out."""
+    """Return the settings and counts of a run as one JSON object, without values that are None."""
     document = asdict(settings) | asdict(counts)
     document["prompts"] = _prompts_document(settings.prompts)
     document["head"] = head_to_document(settings.head) if settings.head else {}
@@ -124,7 +133,7 @@ def settings_to_document(settings: RunSettings, counts: ImageCounts) -> dict[str
 
 
 def head_to_document(head: HeadFacts) -> dict[str, Any]:
-    """Return the facts of a head as plain values."""
+    """Return the facts of a head as plain values, without those that are None."""
     return {key: value for key, value in asdict(head).items() if value is not None}
 
 
@@ -134,7 +143,7 @@ def _prompts_document(prompts: PromptFacts) -> dict[str, Any]:
 
 
 def read_settings(document: Mapping[str, Any]) -> tuple[RunSettings, ImageCounts]:
-    """Return the settings and counts that a file keeps; raises ValueError where one is missing or of another type."""
+    """Return the settings and counts in a document; raises ValueError if one is missing or has another type."""
     content = json.dumps({**document, "head": document.get("head") or None})
     settings, counts = _adapters()
     return settings.validate_json(content, strict=True), counts.validate_json(content, strict=True)

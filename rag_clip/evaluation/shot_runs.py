@@ -1,4 +1,4 @@
-"""Which heads are measured on how many shots, as runs beside those of the texts alone."""
+"""Few-shot runs: heads built on numbers of shots, beside the runs of the texts alone."""
 
 from __future__ import annotations
 
@@ -18,16 +18,22 @@ from rag_clip.protocols import Encoder
 
 Shots = int | Literal["all"]
 ALL: Literal["all"] = "all"
-BOUNDS = "the mean over the draws -/+ their sample standard deviation, within the range of the number"
+BOUNDS = "the mean over the draws -/+ their sample standard deviation, within the range of the metric"
 
 
 @dataclass(frozen=True, slots=True)
 class FewShot:
-    """Heads to measure on `shots` images of each class, each number of them drawn `seeds` times, "all" of them once.
+    """Heads to evaluate on drawn shots.
 
-    `options` are settings by head. With `validate`, the first fifth of each class is held out of training and chooses
-    the settings; with `floor`, no more of a head is used than held-out images bear out. Raises ValueError as
-    `check_heads`, for no heads, counts below one or repeated, and one shot to train and choose by.
+    heads: the names of the heads.
+    shots: numbers of images per class, or "all".
+    seeds: how often each number is drawn; "all" is taken once.
+    options: settings by head.
+    validate: hold out the first fifth of each class from training, and choose settings on it.
+    floor: limit the use of a head to what held-out images support (see classifiers.floor).
+
+    Raises ValueError as `check_heads` does, for no heads, for numbers below one or repeated, and for `validate` with
+    one shot.
     """
 
     heads: tuple[str, ...]
@@ -42,21 +48,23 @@ class FewShot:
         if not self.heads or not self.shots:
             raise ValueError("few shots need a head and a number of shots; name at least one of each")
         if len(set(self.shots)) < len(self.shots):
-            raise ValueError(f"shots are {self.shots}, one of them twice; name each number once")
+            raise ValueError(f"shots are {self.shots}, one of them twice; give each number once")
         if min([self.seeds, *self.counts]) < 1:
-            raise ValueError(f"shots are {self.shots} and seeds {self.seeds}; give one at least")
+            raise ValueError(f"shots are {self.shots} and seeds {self.seeds}; give numbers of at least 1")
         if self.validate and 1 in self.counts:
-            raise ValueError("of one shot per class none can be held out to choose by; draw two, or do not validate")
+            raise ValueError(
+                "with one shot per class none can be held out for validation; draw two, or do not validate"
+            )
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """The numbers of shots that are not all."""
+        """The numbers of shots, without "all"."""
         return tuple(count for count in self.shots if count != ALL)
 
 
 @dataclass(frozen=True, slots=True)
 class ShotRun:
-    """A head on so many shots, drawn `draws` times, beside the texts of `alone`; the rest as of a Run."""
+    """A run of a head on `shots` images per class, drawn `draws` times, with the texts of `alone`; else as a Run."""
 
     name: str
     tier: str
@@ -69,7 +77,7 @@ class ShotRun:
 
     @property
     def draws(self) -> int:
-        """How many times they are drawn."""
+        """The number of draws."""
         return 1 if self.shots == ALL else self.protocol.seeds
 
 
@@ -104,10 +112,16 @@ def plan_shots(
     encoder: Fingerprint | None,
     others: Mapping[str, Fingerprint],
 ) -> list[Run | ShotRun]:
-    """List the runs of a task, after each of texts alone those of few shots, if there is a protocol.
+    """List the runs of a task, with the few-shot runs of `protocol` after each run of texts alone.
 
-    Raises FileNotFoundError for a train split that is missing, ValueError for one that is the test split, for all
-    images of a task that has none, and for heads without the encoders that they need.
+    task: the task.
+    runs: its runs without shots.
+    protocol: the few-shot heads; None adds no runs.
+    encoder: the encoder.
+    others: additional encoders by name, for heads that need one.
+
+    Raises FileNotFoundError if the train split is missing; ValueError if it is the test split, for "all" shots of a
+    task without a train split, and for heads without the encoders that they need.
     """
     if protocol is None:
         return [*runs]
@@ -123,11 +137,13 @@ def plan_shots(
 
 def _check_pool(task: ImageTask, protocol: FewShot) -> None:
     if task.train is None and ALL in protocol.shots:
-        raise ValueError(f"{task.name} has no train split to take all images of; name one, or a number of shots")
+        raise ValueError(f"{task.name} has no train split to use all images of; name one, or give a number of shots")
     if isinstance(task.train, Path) and not task.train.exists():
-        raise FileNotFoundError(f"there is no train split {task.train} of {task.name}; put it there, or cut it out")
+        raise FileNotFoundError(
+            f"the train split {task.train} of {task.name} does not exist; put it there, or remove it from the task"
+        )
     if task.train and Path(task.train).resolve() in [Path(place_of(path)).resolve() for path in task.paths]:
-        raise ValueError(f"{task.name} would draw its shots from the images it tests on, {task.train}; split the file")
+        raise ValueError(f"the train split {task.train} of {task.name} is also its test split; split the file")
 
 
 def _beside(
@@ -148,7 +164,7 @@ def _beside(
         for shots in protocol.shots:
             seeds = 1 if shots == ALL else protocol.seeds
             drawn = replace(facts, seeds=seeds, shots=shots)
-            own = head_to_document(replace(drawn, shots_from=None))  # what the images are, their identity says
+            own = head_to_document(replace(drawn, shots_from=None))  # the key has the images' identity instead
             settings = replace(
                 alone.settings,
                 head=drawn,
@@ -161,7 +177,7 @@ def _beside(
 
 
 def _train_identity(task: ImageTask) -> object:
-    """Name the images that shots are drawn from, by their file where they are one."""
+    """Return the identity of the images that shots are drawn from."""
     assert task.train is not None
     one_file = isinstance(task.train, Path) and task.train.is_file()
     return identify(task.train).facts if one_file else replace(task, paths=(task.train,), train=None).digest

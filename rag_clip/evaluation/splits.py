@@ -1,7 +1,7 @@
-"""Labelled images by what they may be used for, as types: to train, to choose (data.Validation), or to score.
+"""Types of labelled images by their use: training, choosing settings (data.Validation), or scoring.
 
-What trains or chooses reads `targets`, and a `Test` has none: its labels are `truth`, for scoring alone. So a test set
-that gets into a search by mistake fails the type check, and fails when run.
+Functions that train or choose settings read `targets`. A `Test` has no `targets`: its labels are `truth`, for scoring
+only. So passing a test set to a search by mistake fails the type check, and fails at run time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from rag_clip.data import Features, LabelSet, SeveralLabels, Support, Targets, f
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Train:
-    """Images to train on: `features` of n images, `targets` int64 [n] of `labels`, or SeveralLabels.
+    """Training images: `features` of n images, and `targets`: their classes, int64 [n], or SeveralLabels.
 
-    Raises ValueError for no image, targets of another length, and classes that the label set does not have.
+    Raises ValueError for no image, targets of another length, and classes outside the label set.
     """
 
     features: Features
@@ -36,10 +36,10 @@ class Train:
         return Train(take_features(self.features, rows), self.labels, self.targets[rows])
 
     def support(self) -> Support:
-        """Return them as shots of full relevance, each of one class or of several in full, for heads."""
+        """Return the images as a support set of shots with relevance 1, for heads."""
         count, targets = len(self), self.targets
         if not isinstance(targets, SeveralLabels):
-            targets = torch.nn.functional.one_hot(targets, len(self.labels)).to(self.features.pooled)
+            targets = torch.nn.functional.one_hot(targets, len(self.labels)).to(self.features.pooled)  # [n, c]
         references = self.features.ids or tuple(map(str, range(count)))
         return Support(
             self.labels,
@@ -54,12 +54,12 @@ class Train:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Test:
-    """Images to score on: `features` of n images and their `truth`, int64 [n], or SeveralLabels.
+    """Test images: `features` of n images, and `truth`: their classes, int64 [n], or SeveralLabels.
 
-    Nothing that trains or chooses takes one. Raises ValueError as `Train` does.
+    No function that trains or chooses settings accepts a Test. Raises ValueError as `Train` does.
     """
 
-    __test__ = False  # not a test of pytest's
+    __test__ = False  # keeps pytest from collecting the class
 
     features: Features
     labels: LabelSet
@@ -73,8 +73,8 @@ class Test:
 
     @property
     def targets(self) -> NoReturn:
-        """Refuse: raises TypeError, since labels of test images are read as `truth`, by what scores."""
-        raise TypeError("labels of test images are for scoring alone (`truth`); train on Train, choose on Validation")
+        """Raise TypeError: only scoring may read the labels of test images, as `truth`."""
+        raise TypeError("labels of test images are only for scoring (`truth`); train on Train, choose on Validation")
 
 
 def take_features(features: Features, rows: torch.Tensor) -> Features:
@@ -96,5 +96,5 @@ def _check(role: str, features: Features, labels: LabelSet, targets: Targets) ->
     row = foreign_row(role, targets, len(labels))
     if row is not None and not isinstance(targets, SeveralLabels):
         raise ValueError(
-            f"{role} image {row} has class {int(targets[row])}, which is none of the {len(labels)}; count them from 0"
+            f"{role} image {row} has class {int(targets[row])} of {len(labels)}; number the classes from 0"
         )

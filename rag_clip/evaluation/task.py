@@ -1,4 +1,4 @@
-"""A task: what is measured, on which files, with which classes, as a TOML file says it.
+"""Tasks: the files, classes and metric of an evaluation, as a TOML file defines them.
 
     name = "EuroSAT"                      metric = "accuracy"
     label_column = "label"                labels = "labels.json", or a list of names, or of {name, group} tables
@@ -6,9 +6,9 @@
     [splits]      train = "train.parquet"    validation = "validation.parquet"    test = "test.parquet"
     [expected]    classes = 10    groups = 1    train = 5000    validation = 5000    test = 5000
 
-Only `name`, `metric`, `labels` and `splits.test` must be there. Splits are Parquet files of images, or of features, or
-.npz files of features; their paths, and that of the labels, are relative to a folder that is given when they are read,
-for the bundled tasks too: those describe public benchmarks, whose data the user brings.
+Required are `name`, `metric`, `labels` and `splits.test`. Splits are Parquet files of images or features, or .npz files
+of features. Their paths, and that of the labels, are relative to a folder that is given when they are read. Bundled
+tasks describe public benchmarks; the user provides their data.
 """
 
 from __future__ import annotations
@@ -37,10 +37,18 @@ BUNDLED = "tasks"
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is measured on which files: paths per role, the classes or the file that holds them, the counts expected.
+    """A task.
 
-    `labels` is a LabelSet, or the path of a file that the user brings, whose templates `templates` go before. `note`
-    says in words what the counts and metric follow. Raises ValueError for another metric and where no split tests.
+    name: of the task in results.
+    metric: that ranks runs.
+    splits: the path of each split: test, and optionally train and validation.
+    labels: the classes, or the path of a label file that the user provides.
+    label_column, image_column: the columns of the splits.
+    templates: used in place of those of the label file, if given.
+    expected: the numbers of classes, groups and images of each split, to check the files.
+    note: a sentence on the source of the counts and the metric.
+
+    Raises ValueError for an unknown metric, split or count, and without a test split.
     """
 
     name: str
@@ -57,7 +65,7 @@ class Task:
         if self.metric not in get_args(Metric):
             raise ValueError(f"unknown metric {self.metric!r}; known are {', '.join(get_args(Metric))}")
         if "test" not in self.splits:
-            raise ValueError("no split tests; give splits.test, the file to measure on")
+            raise ValueError("there is no test split; give splits.test, the file to evaluate on")
         for what, names, known in (("split", self.splits, ROLES), ("expected count", self.expected or {}, COUNTS)):
             unknown = [name for name in names if name not in known]
             if unknown:
@@ -65,20 +73,20 @@ class Task:
 
     @property
     def multilabel(self) -> bool:
-        """Whether an image may have several labels: a list of names in its label column."""
+        """Whether the task is multi-label: its label column contains lists of names."""
         return self.metric == "map_11_point"
 
     def path(self, role: Role, folder: str | Path) -> Place:
-        """Return the file of a split in `folder`, a path or a URL; raises ValueError where there is no such split."""
+        """Return the file of a split in `folder`, a path or a URL; raises ValueError if there is no such split."""
         if role not in self.splits:
             raise ValueError(f"task {self.name!r} has no {role} split; it has {', '.join(self.splits)}")
         return below(folder, self.splits[role])
 
 
 def read_task(place: str | Path) -> Task:
-    """Read a task from a TOML file, or by the name of a bundled one, such as "elevater/eurosat".
+    """Read a task from a TOML file, or a bundled task by its name, such as "elevater/eurosat".
 
-    Raises ValueError naming the file and what is wrong in it, FileNotFoundError where there is neither.
+    Raises ValueError, naming the file, for invalid content; FileNotFoundError if there is neither file nor task.
     """
     path, bundled = Path(place), files("rag_clip.evaluation") / BUNDLED / f"{place}.toml"
     if not is_regular(path) and not bundled.is_file():
@@ -106,17 +114,15 @@ def bundled_tasks() -> tuple[str, ...]:
 
 
 def task_labels(task: Task, folder: str | Path) -> LabelSet:
-    """Return the classes of a task, read from `folder` where it names a file; its own templates come first.
+    """Return the classes of a task, read from `folder` if they are in a file; the task's own templates replace others.
 
-    Raises FileNotFoundError where the file is not there, ValueError for what `read_labels` refuses.
+    Raises FileNotFoundError if there is no such file, and ValueError as `read_labels` does.
     """
     labels = task.labels
     if isinstance(labels, str):
         place = below(folder, labels)
         if isinstance(place, str):
-            raise ValueError(
-                f"the labels of {task.name} are at {place}; download them, and name a path of this machine"
-            )
+            raise ValueError(f"the labels of {task.name} are at {place}; download them, and give a local path")
         labels = read_labels(place)
     return replace(labels, templates=task.templates or labels.templates)
 

@@ -1,7 +1,7 @@
-"""What the vocabulary does to a run.
+"""How accuracy changes with the vocabulary: as classes are added, and with other names.
 
-From its logits: accuracy as classes are added, which classes are confused, and by what margin. From its texts alone:
-how they lie, which names would take images, and what synonyms change.
+From the logits of a run: accuracy as classes are added, which classes are confused, and by what margin. From its texts
+alone: alignment and uniformity, adversarial names, and the effect of synonyms.
 """
 
 from __future__ import annotations
@@ -47,45 +47,52 @@ def measure_texts(
     known: Mapping[str, np.ndarray] | None = None,
     report: Report = silent,
 ) -> tuple[Measure, ...]:
-    """Return the numbers of texts alone: `alignment` and `uniformity`, and what other names would do.
+    """Return the measures of texts alone: `alignment`, `uniformity`, and the effect of other names.
 
-    With `candidates`, `adversarial_name` is the accuracy left when one of the 20 worst names is added,
-    `adversarial_set` that after each of a set chosen greedily, `certified` what no candidate can take; a name that
-    holds that of a class takes no image of it. Where classes of `prompts` or `test` have synonyms, `swap_kept`,
-    `swap_accuracy`, `swap_recall_before` and `swap_recall` are means over the swaps of one name, the last by swap too.
-    Texts whose vector is `known` are not encoded again. `prompts` are those of `alone`, None for text features of a
-    file. Nothing for images with several labels, or one class.
+    alone: the zero-shot classifier.
+    test: the test images.
+    prompts: the prompts of `alone`; None for text features of a file.
+    encoder: encodes other names; None to measure `alignment` and `uniformity` only.
+    candidates: names to add. `adversarial_name` is the accuracy after adding one of the 20 worst, `adversarial_set`
+        that after each of a greedily chosen set, and `certified` the accuracy that no set of candidates can lower. A
+        candidate that contains the name of a class takes no images of that class.
+    known: unit vectors [d] of texts, which are then not encoded.
+    report: called with the progress.
+
+    If classes of `prompts` or `test` have synonyms, one name is swapped at a time: `swap_kept`, `swap_accuracy`,
+    `swap_recall_before` and `swap_recall` are means over the swaps, the last also by swap. Returns () for multi-label
+    images and for a single class.
     """
     truth = test.truth
     if isinstance(truth, SeveralLabels) or len(alone.labels) < 2:
         return ()
-    features = test.features.pooled
-    held = {name: row for row, name in enumerate(alone.labels.names)}
-    weights = alone.weights[[held[name] for name in test.labels.names]].to(features)
-    found = [
+    features = test.features.pooled  # [n, d]
+    rows = {name: row for row, name in enumerate(alone.labels.names)}
+    weights = alone.weights[[rows[name] for name in test.labels.names]].to(features)  # [c, d]
+    measures = [
         Measure("alignment", "", alignment(features, truth, weights)),
         Measure("uniformity", "", uniformity(weights)),
     ]
     if prompts is None or encoder is None:
-        return tuple(found)
+        return tuple(measures)
     named = replace(prompts, labels=with_synonyms(prompts.labels, test.labels))
     if candidates is not None:
-        found += _adversarial(test, weights, named, candidates)
-    return (*found, *_swaps(test, weights, named, encoder, known, report))
+        measures += _adversarial(test, weights, named, candidates)
+    return (*measures, *_swaps(test, weights, named, encoder, known, report))
 
 
 def _adversarial(test: Test, weights: torch.Tensor, named: Prompts, texts: CandidateTexts) -> Iterator[Measure]:
     features, rivals = test.features.pooled, rivals_of(named.labels, texts.candidates)
     names = [texts.candidates.names[row] for row in rivals.rows]
-    others = texts.weights(shared_templates(named))[list(rivals.rows)].to(features)
-    place = {name: row for row, name in enumerate(test.labels.names)}
-    speaks = torch.tensor([place.get(name, -1) for name in rivals.speaks], device=features.device)
-    found = adversarial_names(features, one_label("test set", test.truth), weights, others, speaks=speaks, count=WORST)
-    for row, left in zip(found.worst.tolist(), found.single_accuracy.tolist(), strict=True):
-        yield Measure("adversarial_name", names[row], left)
-    for row, left in zip(found.chosen.tolist(), found.set_accuracy.tolist(), strict=True):
-        yield Measure("adversarial_set", names[row], left)
-    yield Measure("certified", "", found.certified)
+    others = texts.weights(shared_templates(named))[list(rivals.rows)].to(features)  # [v, d]
+    class_of = {name: row for row, name in enumerate(test.labels.names)}
+    speaks = torch.tensor([class_of.get(name, -1) for name in rivals.speaks], device=features.device)  # [v]
+    worst = adversarial_names(features, one_label("test set", test.truth), weights, others, speaks=speaks, count=WORST)
+    for row, accuracy in zip(worst.worst.tolist(), worst.single_accuracy.tolist(), strict=True):
+        yield Measure("adversarial_name", names[row], accuracy)
+    for row, accuracy in zip(worst.chosen.tolist(), worst.set_accuracy.tolist(), strict=True):
+        yield Measure("adversarial_set", names[row], accuracy)
+    yield Measure("certified", "", worst.certified)
 
 
 def _swaps(
@@ -101,47 +108,53 @@ def _swaps(
         return
     features = test.features.pooled
     renamed = zero_shot(swaps.prompts, encoder, known=known, report=report)
-    place = {name: row for row, name in enumerate(test.labels.names)}
-    classes = torch.tensor([place[named.labels.names[row]] for row in swaps.classes], device=features.device)
+    class_of = {name: row for row, name in enumerate(test.labels.names)}
+    classes = torch.tensor([class_of[named.labels.names[row]] for row in swaps.classes], device=features.device)
     truth = one_label("test set", test.truth)
-    found = swap_synonyms(features, truth, weights, renamed.weights.to(features), classes)
+    swapped = swap_synonyms(features, truth, weights, renamed.weights.to(features), classes)
     for metric, values in (
-        ("swap_kept", found.kept),
-        ("swap_accuracy", found.accuracy),
-        ("swap_recall_before", found.recall_before),
-        ("swap_recall", found.recall),
+        ("swap_kept", swapped.kept),
+        ("swap_accuracy", swapped.accuracy),
+        ("swap_recall_before", swapped.recall_before),
+        ("swap_recall", swapped.recall),
     ):
-        mean = float(values.nanmean())
+        mean = float(values.nanmean())  # classes without images are NaN
         if not math.isnan(mean):
             yield Measure(metric, "", mean)
-    for name, value in zip(swaps.prompts.labels.names, found.recall.tolist(), strict=True):
+    for name, value in zip(swaps.prompts.labels.names, swapped.recall.tolist(), strict=True):
         if not math.isnan(value):
             yield Measure("swap_recall", name, value)
 
 
 def measure_vocabulary(logits: torch.Tensor, truth: Targets, labels: LabelSet) -> tuple[Measure, ...]:
-    """Return what logits [n, c] say of the vocabulary, for the one label `truth` int64 [n] of each image.
+    """Return the measures of the vocabulary, from logits [n, c] and the classes `truth`, int64 [n].
 
-    `accuracy_by_classes` has at most 40 sizes, `taken` the 50 pairs "label ← thief" of the greatest share of the
-    label's images, three of a label at most, `margin_last` the quantiles of the label's logit less the best other one,
-    and its mean. Where the classes are in groups, also `thieves_mean` by class, `taken_by_group` for up to 30 groups,
-    and `margin_first`, within the own group, of the images that have another class there. Nothing for one class alone,
-    or where images have several labels. Raises ValueError for logits that are not finite.
+    `accuracy_by_classes`: accuracy for at most 40 vocabulary sizes.
+    `taken`: the 50 pairs "label ← thief" with the largest share of the label's images for which the thief scores at
+        least as high, at most three per label.
+    `margin_last`: mean and quantiles of the margin, the label's logit minus the best other logit.
+
+    If the classes are in groups, also:
+    `thieves_mean`: by class, the mean number of other groups that score at least as high as the label.
+    `taken_by_group`: share of a group's images for which a group scores at least as high, for up to 30 groups.
+    `margin_first`: quantiles of the margin within the label's group, if it has another class.
+
+    Returns () for a single class and for multi-label images. Raises ValueError for logits that are not finite.
     """
     if isinstance(truth, SeveralLabels) or len(labels) < 2:
         return ()
     grouped = label_groups(labels)
     names, groups = grouped or number_groups(labels.names)
     groups = groups.to(truth.device)
-    found = margins(logits, truth, groups)
-    mean = mean_interval(found.last)
+    of_images = margins(logits, truth, groups)
+    mean = mean_interval(of_images.last)
     return (
         *_curve(logits, truth),
         *_taken(logits, truth, labels),
         *(_by_group(find_thieves(logits, truth, groups), truth, labels, names, groups) if grouped else ()),
-        *(_quantiles("margin_first", found.first[found.first.isfinite()]) if grouped else ()),
+        *(_quantiles("margin_first", of_images.first[of_images.first.isfinite()]) if grouped else ()),
         Measure("margin_last", "", mean.value, mean.low, mean.high),
-        *_quantiles("margin_last", found.last),
+        *_quantiles("margin_last", of_images.last),
     )
 
 
@@ -150,7 +163,7 @@ def _curve(logits: torch.Tensor, truth: torch.Tensor) -> Iterator[Measure]:
     classes = len(curve.sizes)
     steps = torch.logspace(0, 1, SIZES, base=classes, dtype=torch.float64).round().long()
     for size in sorted(set(steps.clamp(1, classes).tolist())):
-        accuracy = min(1.0, float(curve.accuracy[size - 1]))  # weights sum to one but for rounding
+        accuracy = min(1.0, float(curve.accuracy[size - 1]))  # weights sum to one only up to rounding
         yield Measure("accuracy_by_classes", str(size), accuracy)
 
 
@@ -171,11 +184,11 @@ def _by_group(
     counts = torch.zeros_like(thieves.groups[: len(names)]).index_add_(
         0, groups, thieves.groups.nan_to_num() * images[:, None]
     )
-    held = torch.bincount(groups, weights=images.double(), minlength=len(names))
+    group_images = torch.bincount(groups, weights=images.double(), minlength=len(names))  # [groups]
     for row, own in enumerate(names):
         for column, thief in enumerate(names):
-            if held[row]:
-                yield Measure("taken_by_group", f"{own} ← {thief}", float(counts[row, column] / held[row]))
+            if group_images[row]:
+                yield Measure("taken_by_group", f"{own} ← {thief}", float(counts[row, column] / group_images[row]))
 
 
 def _quantiles(metric: str, values: torch.Tensor) -> Iterator[Measure]:

@@ -1,4 +1,4 @@
-"""Tiers of information: what a run knew beside the class names, so that unlike runs never share a row unmarked."""
+"""Tiers of information: what a run used besides class names, so that results show which runs are comparable."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ TIERS: Mapping[str, str] = {
     "T2": "and the unlabelled images of the whole batch",
     "T3": "and a second image encoder",
     "FS": "and labelled support or validation images",
-    "T?": "unknown: the prompts do not say what they were made of",
+    "T?": "unknown: the prompts do not record how they were made",
 }
 _CORPUS_ORIGINS = {"retrieved"}
 
 
 def tier_of(prompts: Prompts | None, head: HeadFacts | None = None) -> str:
-    """Return the marks that hold, such as "T0", "T1", or "T1+T3+FS"; T0, T1 and T? exclude one another.
+    """Return the tier of a run as marks, such as "T0", "T1", or "T1+T3+FS"; only one of T0, T1 and T? occurs.
 
-    `head` are the facts of a head on a support file; prompts are None where text features were given as they are.
-    A corpus was used where the prompts name an index, or quote captions, or images were retrieved. Labels were used
-    where a support image is a shot, or where validation images chose settings.
+    `head` is the head's facts, if there is a head; `prompts` is None for text features of a file. A run used a corpus
+    if the prompts record an index or quote captions, or if support images were retrieved. It used labels if a support
+    image is a shot, or if settings were chosen on validation images.
     """
     origins = set(head.origins or ()) if head else set()
     marks = [_text_tier(prompts)]
@@ -37,7 +37,7 @@ def tier_of(prompts: Prompts | None, head: HeadFacts | None = None) -> str:
 
 
 def describe_tier(tier: str) -> str:
-    """Return the marks of a tier in words."""
+    """Return a tier in words."""
     return ", ".join(TIERS[mark] for mark in tier.split("+"))
 
 

@@ -88,7 +88,7 @@ def test_validation_images_judge_and_a_test_set_is_refused():
     tuned = LinearProbeSettings(weight_decay=1e-4).build(TEXT, support, validation=held).tuned
     assert (tuned.by, tuned.weight_decay) == ("validation", 1e-4)
     test = Test(held.features, held.labels, held.targets)
-    with pytest.raises(TypeError, match="labels of test images are for scoring alone"):
+    with pytest.raises(TypeError, match="labels of test images are only for scoring"):
         LinearProbeSettings().build(TEXT, support, validation=test)  # type: ignore[arg-type]
 
 

@@ -30,12 +30,12 @@ def test_train_images_become_shots_of_their_class():
 def test_no_head_chooses_by_a_test_set(name: str):
     support = replace(TRAIN.support(), others={"second": torch.eye(4)})
     build = build_head(name, support, encoder=ENCODER, validation=cast(Validation, TEST))
-    with pytest.raises(TypeError, match="labels of test images are for scoring alone"):
+    with pytest.raises(TypeError, match="labels of test images are only for scoring"):
         build(ZeroShot(LABELS, torch.eye(2, 4), 10.0))
 
 
 def test_nothing_can_be_made_of_a_test_set_that_trains_or_chooses():
-    with pytest.raises(TypeError, match="scoring alone"):
+    with pytest.raises(TypeError, match="only for scoring"):
         Validation(TEST.features, TEST.labels, TEST.targets)
     with pytest.raises(AttributeError, match="support"):
         TEST.support()  # type: ignore[attr-defined]
@@ -45,7 +45,7 @@ def test_nothing_can_be_made_of_a_test_set_that_trains_or_chooses():
     ("targets", "message"),
     [
         (torch.tensor([0, 1]), "2 labels for 4 train images; give one per image"),
-        (torch.tensor([0, 1, 2, 0]), "train image 2 has class 2, which is none of the 2; count them from 0"),
+        (torch.tensor([0, 1, 2, 0]), "train image 2 has class 2 of 2; number the classes from 0"),
         (torch.tensor([0, -1, 2, 0]), "train image 1 has class -1"),
         (torch.ones(4, 2), r"labels of train images are torch.float32 \(4, 2\); give int64"),
         (torch.ones(4, 2, dtype=torch.bool), r"\(4, 2\); give int64 \[n\], or SeveralLabels of bool \[n, 2\] where"),
