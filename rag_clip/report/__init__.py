@@ -1,1 +1,1 @@
-"""The pages that show results, and their charts."""
+"""HTML reports of results, and their charts."""

@@ -1,4 +1,4 @@
-"""Reliability diagrams as SVG text: accuracy against confidence, and how many images have which."""
+"""Reliability diagrams as SVG: accuracy against confidence, and the share of images in each bin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from rag_clip.report.charts import FAINT, PERCENT, style, to_svg
 
 
 def draw_reliability(runs: Mapping[str, tuple[str, np.ndarray, np.ndarray]], bins: int = 15) -> str:
-    """Draw accuracy against confidence, and how many images have which; `runs` are (colour, confidence, right)."""
+    """Draw accuracy against confidence, and the share of images in each of `bins`, for several runs.
+
+    runs: by name, the colour, the confidence float [n], and whether each prediction is right, bool [n].
+    """
     rows = -(-len(runs) // 5)
     columns = -(-len(runs) // rows)
     with style():
@@ -39,19 +42,19 @@ def draw_reliability(runs: Mapping[str, tuple[str, np.ndarray, np.ndarray]], bin
 def _reliability_panel(
     axes: Axes, below: Axes, name: str, colour: str, confidence: np.ndarray, right: np.ndarray, bins: int
 ) -> None:
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    count = np.bincount(place, minlength=bins)
-    accuracy = np.bincount(place, weights=right, minlength=bins) / np.maximum(count, 1)
-    sure = np.bincount(place, weights=confidence, minlength=bins) / np.maximum(count, 1)
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # [n]
+    count = np.bincount(bin_of, minlength=bins)  # [bins]
+    accuracy = np.bincount(bin_of, weights=right, minlength=bins) / np.maximum(count, 1)
+    mean = np.bincount(bin_of, weights=confidence, minlength=bins) / np.maximum(count, 1)
     left, width = np.arange(bins) / bins, 1 / bins
-    held = count > 0
+    filled = count > 0
     axes.set_visible(True)
-    met, gap = np.minimum(accuracy, sure), np.abs(accuracy - sure)
-    # What is missing to the confidence is red; what is above it is a lighter shade of the run's colour.
-    shades = [to_rgba("#c2334d", 0.16) if low else to_rgba(colour, 0.4) for low in (accuracy < sure)[held]]
+    lower, gap = np.minimum(accuracy, mean), np.abs(accuracy - mean)
+    # Accuracy missing below the confidence is red; accuracy above it is a lighter shade of the run's colour.
+    shades = [to_rgba("#c2334d", 0.16) if low else to_rgba(colour, 0.4) for low in (accuracy < mean)[filled]]
     frame: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 0.6}
-    axes.bar(left[held], met[held], width, color=to_rgba(colour, 0.88), **frame)
-    axes.bar(left[held], gap[held], width, bottom=met[held], color=shades, **frame)
+    axes.bar(left[filled], lower[filled], width, color=to_rgba(colour, 0.88), **frame)
+    axes.bar(left[filled], gap[filled], width, bottom=lower[filled], color=shades, **frame)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (3, 3)))
     error = float((gap * count).sum() / count.sum())
     axes.set_title(name, fontsize=9.5)

@@ -1,4 +1,4 @@
-"""The report's sections on classes and images: which are confused, and what changed from one run to another."""
+"""The report's sections on confused classes, and on what changed from one run to another."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
+from rag_clip.display import counted
 from rag_clip.evaluation.compare import difference
 from rag_clip.evaluation.results import Result
 from rag_clip.metrics.difference import Difference
@@ -21,25 +22,25 @@ LEAST_PROBABILITY = 1e-9
 
 
 def confusions(kept: Sequence[Shown]) -> Markup:
-    """Return the map of the worst confusions of the first run and the most accurate other; runs must hold images."""
+    """Return the confusion matrices of the first run and the best other one; the runs must have their images."""
     labels = kept[0].result.labels
     assert labels is not None
-    matrices = {one.name(): _matrix(one.result, len(labels)) for one in first_and_best(kept)}
+    matrices = {run.name(): _matrix(run.result, len(labels)) for run in first_and_best(kept)}
     classes = _confused(np.sum(list(matrices.values()), axis=0))
     if not classes:
         return Markup()
     parts = {run: matrix[np.ix_(classes, classes)] for run, matrix in matrices.items()}
-    drawn = " Of shots, the first draw." if any(one.result.settings.low_high for one in kept) else ""
+    drawn = " For shots, the first draw is shown." if any(run.result.settings.low_high for run in kept) else ""
     return section(
-        "Which classes are taken for which",
-        f"The classes of the worst pairs in {' and '.join(matrices)} together, counted in images; blue is right, red "
-        f"is wrong.{drawn}",
+        "Which classes are confused",
+        f"The classes of the most frequent confusions in {' and '.join(matrices)} together; cells count images, blue "
+        f"is right, red is wrong.{drawn}",
         figure(draw_confusions(parts, [labels.names[row] for row in classes]), "Confusions."),
     )
 
 
 def _confused(matrix: np.ndarray) -> list[int]:
-    """Return the classes of the most frequent wrong pairs, up to CONFUSED of them, those of a pair side by side."""
+    """Return up to CONFUSED classes of the most frequent confusions, with the two classes of a pair side by side."""
     wrong = matrix - np.diag(np.diag(matrix))
     classes: dict[int, None] = {}
     for cell in np.argsort(-wrong, axis=None, kind="stable"):
@@ -51,10 +52,10 @@ def _confused(matrix: np.ndarray) -> list[int]:
 
 
 def change(before: Result, after: Result, encoder: Encoder | None, *, opened: bool) -> Markup:
-    """Return what became of classes and images from one run to another, folded up unless `opened`."""
+    """Return how classes and images changed from one run to another; collapsed unless `opened`."""
     labels, paired = after.labels, difference(before, after)
     assert labels is not None
-    recalls = [one.series("recall") for one in (before, after)]
+    recalls = [run.series("recall") for run in (before, after)]
     names = [name for name in labels.names if name in recalls[0] and name in recalls[1]]
     values = [np.array([recall[name] for name in names]) for recall in recalls]
     sentence = "" if paired is None else _sentence(before, after, paired)
@@ -67,23 +68,23 @@ def change(before: Result, after: Result, encoder: Encoder | None, *, opened: bo
 
 def _sentence(before: Result, after: Result, change: Difference) -> str:
     likely = f"{change.probability:.2g}" if change.probability >= LEAST_PROBABILITY else f"below {LEAST_PROBABILITY}"
-    unlike = "" if before.tier == after.tier else f" The runs are of unlike tiers, {before.tier} and {after.tier}."
+    unlike = "" if before.tier == after.tier else f" The runs have different tiers, {before.tier} and {after.tier}."
     return (
-        f"{after.run} is right on {change.gained} images that {before.run} got wrong, and wrong on {change.lost} that "
-        f"it got right: {change.value:+.1%} ({change.low:+.1%} … {change.high:+.1%}). If neither were better, a split "
-        f"this uneven had probability {likely}.{unlike}"
+        f"{after.run} is right on {counted(change.gained, 'image')} that {before.run} got wrong, and wrong on "
+        f"{change.lost} that it got right: {change.value:+.1%} ({change.low:+.1%} … {change.high:+.1%}). If neither "
+        f"were better, a split at least this uneven would have probability {likely}.{unlike}"
     )
 
 
 def _examples(title: str, examples: Sequence[Example]) -> Markup:
     if not examples:
         return Markup()
-    if not any(one.picture for one in examples):
-        return paragraph(f"{title}: the images are not at hand to be shown.", small=True)
+    if not any(example.picture for example in examples):
+        return paragraph(f"{title}: the image files are missing, so none is shown.", small=True)
     return piece("examples", title, examples)
 
 
 def _matrix(result: Result, classes: int) -> np.ndarray:
-    said = answers(result)
-    cells = said["target"].to_numpy().astype(np.int64) * classes + said["predicted"].to_numpy()
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+    table = answers(result)
+    cells = table["target"].to_numpy().astype(np.int64) * classes + table["predicted"].to_numpy()
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)  # [c, c], label by prediction

@@ -1,4 +1,4 @@
-"""The style of the report's charts, and the chart of accuracies, as SVG text."""
+"""The style of the report's charts, and the chart of accuracies, as SVG."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ PERCENT = FuncFormatter(lambda value, _place: f"{100 * value:.4g}%")
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in the report's style; names in scripts that the layout font lacks cost no warning."""
+    """Draw in the report's style during the block, without warnings for characters missing from the font."""
     with rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def to_svg(figure: Figure) -> str:
-    """Return a figure as SVG text, the same for the same figure."""
+    """Return a figure as SVG; equal figures give equal text."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", bbox_inches="tight", pad_inches=0.06, metadata={"Date": None})
     return stream.getvalue()
 
 
 def key_above(figure: Figure, lines: Mapping[str, str]) -> None:
-    """Put the key of a figure above its panels: names, and their colours."""
+    """Draw the legend of a figure above its panels; `lines` are colours by name."""
     columns = max(1, min(4, int(13 * figure.get_figwidth() / (8 + max(map(len, lines), default=0)))))
     handles = [Line2D([], [], color=colour, linewidth=3, solid_capstyle="butt") for colour in lines.values()]
     figure.legend(
@@ -79,7 +79,7 @@ def key_above(figure: Figure, lines: Mapping[str, str]) -> None:
 
 
 def _spread(values: Sequence[float], least: float, top: float) -> list[float]:
-    """Move values so that each is `least` from the next and none above `top`; their order stays, their place nearly."""
+    """Move values as little as possible, in their order, so that they are `least` apart and none is above `top`."""
     order = sorted(range(len(values)), key=lambda row: values[row])
     places = list(values)
     for _ in range(200):
@@ -95,7 +95,7 @@ def _spread(values: Sequence[float], least: float, top: float) -> list[float]:
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
-    """Write each line's last value beside its end (x, y, colour), apart from one another."""
+    """Write each line's last value beside its end (x, y, colour), without overlap."""
     low, high = axes.get_ylim()
     places = _spread([value for _, value, _ in ends], (high - low) / 20, high)
     for (across, value, colour), place in zip(ends, places, strict=True):
@@ -113,9 +113,9 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
 
 
 def draw_accuracies(bars: Sequence[Shown], *, title: str = "top-1") -> str:
-    """Draw the main number, `title`, with its bounds; beside it Acc-C, Acc-E and Acc-S where runs have them.
+    """Draw the main number, `title`, with its bounds, and beside it Acc-C, Acc-E and Acc-S if runs have them.
 
-    Many runs are points on an axis from the least to the greatest, for bars from zero would all look alike.
+    Many runs are drawn as points on an axis from the lowest to the highest, because bars from zero would look alike.
     """
     opened = any(bar.result.get("acc_e") for bar in bars)
     with style():
@@ -158,9 +158,9 @@ def _draw_bounds(axes: Axes, bar: Shown, place: int, colour: str, *, thick: floa
 
 
 def _edge(bar: Shown) -> float:
-    """Return where a run's mark ends on the right."""
-    one = bar.result.main
-    return one.value if one.high is None else one.high
+    """Return the right end of a run's bar or interval."""
+    main = bar.result.main
+    return main.value if main.high is None else main.high
 
 
 def _name_rows(axes: Axes, bars: Sequence[Shown]) -> None:

@@ -1,4 +1,4 @@
-"""Charts of single classes as SVG text: which are taken for which, and which gain or lose from one run to another."""
+"""Charts of single classes as SVG: which are confused, and which gain or lose from one run to another."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from rag_clip.display import counted
 from rag_clip.report.charts import FAINT, INK, PERCENT, style, to_svg
 from rag_clip.report.shown import shorten
 
@@ -18,7 +19,7 @@ SIDE_BY_SIDE = 13
 
 
 def draw_confusions(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> str:
-    """Draw the matrices [k, k] of some k classes side by side: images by label (rows) and prediction, by run."""
+    """Draw confusion matrices of some classes side by side, one per run: images [c, c] by label and prediction."""
     size = len(names)
     with style():
         figure = Figure(figsize=(1.9 + 0.33 * size * len(matrices), 1.7 + 0.31 * size), layout="constrained")
@@ -49,7 +50,7 @@ def draw_confusions(matrices: Mapping[str, np.ndarray], names: Sequence[str]) ->
 
 
 def draw_thefts(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> str:
-    """Draw the shares [g, g] of a group's images (rows) that each group (columns) takes, by run; NaN is left white."""
+    """Draw, by run, the shares [g, g] of a group's images (rows) that each group (columns) takes; NaN stays white."""
     size = len(names)
     beside = size <= SIDE_BY_SIDE
     panels, width, height = len(matrices), 0.4 if beside else 0.32, 0.31 if beside else 0.25
@@ -86,7 +87,11 @@ def draw_thefts(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> str
 
 
 def draw_gains(names: Sequence[str], before: np.ndarray, after: np.ndarray) -> str:
-    """Draw the change of every class's recall, sorted, and the classes with the largest gains and losses by name."""
+    """Draw the sorted changes of recall of all classes, and the classes with the largest gains and losses by name.
+
+    names: of the c classes.
+    before, after: their recalls, float [c].
+    """
     change = after - before
     order = np.argsort(-change, kind="stable")
     with style():
@@ -98,9 +103,10 @@ def draw_gains(names: Sequence[str], before: np.ndarray, after: np.ndarray) -> s
             left.stairs(part, edges, fill=True, color=colour, alpha=0.85, linewidth=0)
         left.axhline(0, color=FAINT, linewidth=0.8)
         left.set_title(
-            f"{int((change > 0).sum())} classes gain, {int((change < 0).sum())} lose, {int((change == 0).sum())} stay"
+            f"{counted(int((change > 0).sum()), 'class')} better, {int((change < 0).sum())} worse, "
+            f"{int((change == 0).sum())} the same"
         )
-        left.set(xlabel="classes, sorted by their change", ylabel="change of recall", xlim=(0, len(change)))
+        left.set(xlabel="classes, sorted by change", ylabel="change of recall", xlim=(0, len(change)))
         left.xaxis.get_major_locator().set_params(integer=True)
         left.yaxis.set_major_formatter(PERCENT)
         left.grid(axis="y")
@@ -138,7 +144,7 @@ def _ends(order: np.ndarray, change: np.ndarray) -> list[int]:
 
 
 def _shade(share: np.ndarray, colour: str) -> np.ndarray:
-    """Return RGBA [k, 4] from white, at 0, to the colour, at 1."""
+    """Return RGBA [k, 4] for shares [k]: from white at 0 to the colour at 1."""
     full = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
     mixed = 1 + np.clip(share, 0, 1)[:, None] * (full - 1)
     return np.concatenate([mixed, np.ones((len(share), 1))], axis=1)

@@ -1,4 +1,4 @@
-"""Charts of curves as SVG text: openness, margins, and accuracy against shots."""
+"""Charts of curves as SVG: openness, margins, and accuracy against the number of shots."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rag_clip.report.charts import FAINT, INK, PERCENT, key_above, label_ends, s
 from rag_clip.report.shown import Shown
 
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
-OPENNESS = {"accuracy_by_groups": "groups of classes known", "accuracy_by_classes": "classes known, one by one"}
-MARGINS = {"margin_first": "among its own group", "margin_last": "among all classes"}
+OPENNESS = {"accuracy_by_groups": "groups in the vocabulary", "accuracy_by_classes": "classes in the vocabulary"}
+MARGINS = {"margin_first": "within its own group", "margin_last": "among all classes"}
 
 
 @dataclass(frozen=True, slots=True)
 class ShotLine:
-    """What a head makes of each number of shots, None for all images; the numbers rise."""
+    """The main number of a head by number of shots, in ascending order; None stands for all images."""
 
     name: str
     colour: str
@@ -31,7 +31,7 @@ class ShotLine:
 
 @dataclass(frozen=True, slots=True)
 class ShotPanel:
-    """Heads beside one text, and what the text is worth alone."""
+    """The heads beside one text, and the main number of the text alone."""
 
     name: str
     alone: float | None
@@ -39,46 +39,46 @@ class ShotPanel:
 
 
 def draw_openness(shown: Sequence[Shown]) -> str:
-    """Draw expected accuracy against the number of groups known, and of single classes, for runs that have a curve."""
-    metrics = [metric for metric in OPENNESS if any(one.result.series(metric) for one in shown)]
+    """Draw expected accuracy against the number of groups and of classes, for runs with such a curve."""
+    metrics = [metric for metric in OPENNESS if any(run.result.series(metric) for run in shown)]
     with style():
         figure = Figure(figsize=(10.2 if len(metrics) > 1 else 7.2, 4.3), layout="constrained")
         panels = figure.subplots(1, len(metrics), squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
-            curves = {one.colour: one.result.series(metric) for one in shown if one.result.series(metric)}
+            curves = {run.colour: run.result.series(metric) for run in shown if run.result.series(metric)}
             _curves(axes, curves, by_size=metric == "accuracy_by_classes")
             axes.set(xlabel=OPENNESS[metric])
         panels[0].set_ylabel("expected accuracy")
-        key_above(figure, {one.name(): one.colour for one in shown})
+        key_above(figure, {run.name(): run.colour for run in shown})
         return to_svg(figure)
 
 
 def draw_margins(shown: Sequence[Shown]) -> str:
-    """Draw which share of the images has a margin below each value, at the first and the last step of a vocabulary."""
-    metrics = [metric for metric in MARGINS if any(one.result.series(metric) for one in shown)]
+    """Draw the share of images with a margin below each value, within the group and among all classes."""
+    metrics = [metric for metric in MARGINS if any(run.result.series(metric) for run in shown)]
     with style():
         figure = Figure(figsize=(10.2 if len(metrics) > 1 else 7.2, 3.9), layout="constrained")
         panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True, sharex=True)[0]
-        ends = [value for one in shown for metric in metrics for value in one.result.series(metric).values()]
+        ends = [value for run in shown for metric in metrics for value in run.result.series(metric).values()]
         for axes, metric in zip(panels, metrics, strict=True):
             axes.axvspan(-1e6, 0, color="#c2334d", alpha=0.05, linewidth=0)
             axes.axvline(0, color=FAINT, linewidth=0.9)
-            for one in shown:
-                _margins(axes, one.result.series(metric), one.colour)
-            # Where every margin is zero, an axis of no length would warn.
+            for run in shown:
+                _margins(axes, run.result.series(metric), run.colour)
+            # If every margin is zero, an axis of length zero would cause a warning.
             axes.set(xlim=(min(-1e-9, *ends) * 1.03, max(1e-9, *ends) * 1.03), ylim=(0, 1))
             axes.set_xlabel(f"margin {MARGINS[metric]}, in logits")
             for side, word in (("right", "wrong "), ("left", " right")):
                 axes.text(0, 1.01, word, transform=axes.get_xaxis_transform(), ha=side, fontsize=8.5, color=FAINT)
             axes.yaxis.set_major_formatter(PERCENT)
             axes.grid(axis="both")
-        panels[0].set_ylabel("images with less")
-        key_above(figure, {one.name(): one.colour for one in shown})
+        panels[0].set_ylabel("images with a lower margin")
+        key_above(figure, {run.name(): run.colour for run in shown})
         return to_svg(figure)
 
 
 def draw_shots(panels: Sequence[ShotPanel], *, title: str) -> str:
-    """Draw the main number, `title`, against the shots of each head, a panel for each text; dashed, the text alone."""
+    """Draw the main number, `title`, of each head against shots, one panel per text; the text alone is dashed."""
     counts = sorted({count for panel in panels for line in panel.lines for count in line.points if count is not None})
     every = log2(counts[-1]) + 1 if counts else 0.0
     places: dict[int | None, float] = {count: log2(count) for count in counts}
@@ -95,7 +95,7 @@ def draw_shots(panels: Sequence[ShotPanel], *, title: str) -> str:
 
 
 def _margins(axes: Axes, quantiles: Mapping[str, float], colour: str) -> None:
-    """Draw one curve, thin where it runs out to the least and the greatest margin, with a dot at its error."""
+    """Draw one curve, thin in the outer 5 % at both ends, with a dot at its error (the height at margin 0)."""
     if not quantiles:
         return
     values, shares = list(quantiles.values()), [float(share) for share in quantiles]
@@ -107,10 +107,10 @@ def _margins(axes: Axes, quantiles: Mapping[str, float], colour: str) -> None:
 def _shot_panel(axes: Axes, panel: ShotPanel, places: Mapping[int | None, float]) -> None:
     for line in panel.lines:
         across = [places[count] for count in line.points]
-        held = list(line.points.values())
-        values = [one.value for one in held]
-        lows = [one.value if one.low is None else one.low for one in held]
-        highs = [one.value if one.high is None else one.high for one in held]
+        measures = list(line.points.values())
+        values = [measure.value for measure in measures]
+        lows = [measure.value if measure.low is None else measure.low for measure in measures]
+        highs = [measure.value if measure.high is None else measure.high for measure in measures]
         axes.fill_between(across, lows, highs, color=line.colour, alpha=0.14, linewidth=0)
         axes.plot(across, values, color=line.colour, linewidth=2, marker="o", markersize=4)
     edge = axes.get_xlim()[1]
@@ -122,7 +122,7 @@ def _shot_panel(axes: Axes, panel: ShotPanel, places: Mapping[int | None, float]
     label_ends(axes, ends)
     axes.set_title(panel.name)
     axes.set_xticks(list(places.values()), ["all" if count is None else str(count) for count in places])
-    axes.set(xlabel="images of each class")
+    axes.set(xlabel="images per class")
     axes.yaxis.set_major_formatter(PERCENT)
     axes.grid(axis="y")
 

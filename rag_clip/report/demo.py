@@ -1,4 +1,4 @@
-"""The demo's page: the table, the seconds, and a sheet of photographs with the captions that decided."""
+"""The demo's page: the table, the seconds, and example photographs with the captions that decided."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COLUMNS, _CELL, _PICTURE = 2, (640, 150), 128
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A photograph whose prediction retrieval changed, and the captions that weighed most for the new one."""
+    """A photograph whose prediction changed with retrieval, and the captions with the most weight for the new one."""
 
     image: bytes
     label: str
@@ -33,9 +33,9 @@ class Example:
 
 
 def find_examples(out: Path, *, prompts: Prompts, encoder: Encoder, count: int = 12) -> list[Example]:
-    """Pick photographs that templates got wrong, spread over the groups: right now, but for every sixth.
+    """Choose photographs that templates got wrong, spread over the groups; five sixths are right with retrieval.
 
-    The captions shown are the two of the predicted class with the largest weight * cosine to the photograph.
+    The captions are the two of the predicted class with the largest weight * cosine to the photograph.
     """
     table = _changed(out)
     right, wrong = table.filter(pl.col("label") == pl.col("after")), table.filter(pl.col("label") != pl.col("after"))
@@ -59,7 +59,7 @@ def _changed(out: Path) -> pl.DataFrame:
 
 
 def _spread(table: pl.DataFrame, prompts: Prompts, count: int) -> pl.DataFrame:
-    """Take `count` rows, one per group of classes in turn."""
+    """Take `count` rows, from one group of classes after the other."""
     groups = pl.DataFrame({"label": prompts.labels.names, "group": prompts.labels.groups})
     turn = pl.int_range(pl.len()).over("group").alias("turn")
     return table.join(groups, on="label").with_columns(turn).sort("turn", "group").head(count)
@@ -111,7 +111,15 @@ def write_report(
     prompts: Prompts,
     encoder: Encoder,
 ) -> None:
-    """Write the page, and examples.png beside it. `table` holds formatted cells per row."""
+    """Write the page, and examples.png beside it.
+
+    path: the page.
+    table: formatted cells by row and column.
+    seconds: of each stage.
+    facts: a line about the run.
+    prompts: those of the retrieved run, whose captions the examples quote.
+    encoder: ranks these captions.
+    """
     buffer = io.BytesIO()
     draw_sheet(find_examples(path.parent, prompts=prompts, encoder=encoder)).save(buffer, format="PNG", optimize=True)
     page = render_page(

@@ -1,4 +1,4 @@
-"""The report of an evaluation as one HTML file that needs nothing else: charts, tables, and examples with evidence."""
+"""The report of an evaluation as one self-contained HTML file: charts, tables, and examples with evidence."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from rag_clip.display import counted
 from rag_clip.evaluation.compare import Comparison
 from rag_clip.evaluation.results import Result
 from rag_clip.evaluation.tiers import TIERS
@@ -39,23 +40,29 @@ def write_evaluation(
     content: str = "",
     force: bool = False,
 ) -> None:
-    """Write the report of results, task by task; the first run of a task is what its others are compared with.
+    """Write the report of results, task by task; the other runs of a task are compared with its first.
 
-    `encoder` weighs the captions of the examples by their image; `content` says what the page holds, by default how
-    many runs and tasks. Raises ValueError for no results and, but with `force`, for a file that is no report; OSError
-    where the file cannot be written, which appears whole or not at all.
+    path: the page, which appears whole or not at all.
+    results: the runs.
+    encoder: ranks the captions of examples by their image; without it they are ranked by weight alone.
+    title: of the page.
+    content: the line under the title; by default the numbers of runs and tasks.
+    force: replace a file that is not a report.
+
+    Raises ValueError for no results and, without `force`, for a file that is not a report; OSError if the file cannot
+    be written.
     """
     if not results:
         raise ValueError("there is no result to report; evaluate at least one run")
     path = Path(path)
     check_outputs([(path, "evaluate")], force=force)
     tasks = dict.fromkeys(result.task for result in results)
-    tuned = dict.fromkeys(one.settings.tuned for one in results)
+    tuned = dict.fromkeys(result.settings.tuned for result in results)
     page = render_page(
         "evaluation.html",
         "evaluate",
         title=title,
-        content=content or f"{_counted(len(results), 'run')} on {_counted(len(tasks), 'task')}",
+        content=content or f"{counted(len(results), 'run')} on {counted(len(tasks), 'task')}",
         version=version("rag-clip"),
         tiers=_tiers(results),
         across=across_tasks(results),
@@ -76,25 +83,21 @@ def write_evaluation(
 def write_comparison(
     path: str | Path, comparison: Comparison, *, title: str = "Comparison", force: bool = False
 ) -> None:
-    """Write the report of two results files: of each pair, the run before and the run after; as `write_evaluation`."""
+    """Write the report of a comparison, with both runs of each pair; raises as `write_evaluation` does."""
     results = []
     for pair in comparison.pairs:
         sides = (("before", pair.before), ("after", pair.after))
         task = pair.name.rpartition(" [")[0]
-        results += [replace(one, task=task, run=f"{one.run} ({when})") for when, one in sides]
-    content = f"{_counted(len(comparison.pairs), 'run')}, before and after"
+        results += [replace(run, task=task, run=f"{run.run} ({when})") for when, run in sides]
+    content = f"{counted(len(comparison.pairs), 'run')}, before and after"
     write_evaluation(path, results, title=title, content=content, force=force)
 
 
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
-
-
 def _tasks(results: Sequence[Result], encoder: Encoder | None) -> list[tuple[str, Markup, bool]]:
-    """Return the name and part of each task, and whether it is folded up: of many tasks all but the first."""
+    """Return the name and content of each task, and whether it is collapsed: with many tasks, all but the first."""
     tasks = list(dict.fromkeys(result.task for result in results))
     return [
-        (task, _task([one for one in results if one.task == task], encoder), place > 0 and len(tasks) > MOST_TASKS)
+        (task, _task([run for run in results if run.task == task], encoder), place > 0 and len(tasks) > MOST_TASKS)
         for place, task in enumerate(tasks)
     ]
 
@@ -102,8 +105,8 @@ def _tasks(results: Sequence[Result], encoder: Encoder | None) -> list[tuple[str
 def _task(results: Sequence[Result], encoder: Encoder | None) -> Markup:
     shown = paint(results)
     some = (
-        f"Of {len(results)} runs the charts below show {len(shown)}: the first, a few texts without a head, "
-        "and others spread evenly from the best to the worst; a chart leaves out those that lack its numbers."
+        f"The charts below show {len(shown)} of {len(results)} runs: the first, a few texts without a head, "
+        "and others spread evenly from the best to the worst. A chart leaves out runs without its numbers."
     )
     parts = [
         paragraph(_facts(results[0])),
@@ -118,26 +121,30 @@ def _task(results: Sequence[Result], encoder: Encoder | None) -> Markup:
         synonym_swaps(holding(shown, results, "swap_kept")),
         _reliability(shown),
     ]
-    kept = [one for one in shown if one.result.images is not None]
+    kept = [run for run in shown if run.result.images is not None]
     if len(kept) < len(shown) and results[0].main.metric != "map_11_point":
-        parts.append(paragraph("The answers to single images were not kept beside these results, so there is no more."))
+        parts.append(
+            paragraph(
+                "The predictions of some runs for single images were not kept, so these runs are not shown below."
+            )
+        )
     if kept:
         parts.append(confusions(kept))
     if len(kept) > 1:
-        first, *others = [one.result for one in kept]
-        furthest = sorted(others, key=lambda one: -abs(one.main.value - first.main.value))[:MOST_PAIRS]
-        furthest.sort(key=lambda one: -one.main.value)
-        parts += [change(first, one, encoder, opened=place == 0) for place, one in enumerate(furthest)]
+        first, *others = [run.result for run in kept]
+        furthest = sorted(others, key=lambda result: -abs(result.main.value - first.main.value))[:MOST_PAIRS]
+        furthest.sort(key=lambda result: -result.main.value)
+        parts += [change(first, result, encoder, opened=place == 0) for place, result in enumerate(furthest)]
     return Markup().join(parts)
 
 
 def _accuracies(results: Sequence[Result], shown: Sequence[Shown]) -> Markup:
-    """Return the bars of all runs, those of charts below in their colours.
+    """Return the bars of all runs; runs in later charts have their colours.
 
-    Many are ordered from the best to the worst, without those of few shots, which have a chart of their own.
+    Many runs are sorted from the best to the worst, without few-shot runs, which have their own chart.
     """
-    colours = {one.result.run: one.colour for one in shown}
-    bars = [Shown(one, colours.get(one.run, PALE)) for one in results]
+    colours = {run.result.run: run.colour for run in shown}
+    bars = [Shown(result, colours.get(result.run, PALE)) for result in results]
     if len(bars) > FEW:
         bars = [bar for bar in bars if not bar.result.settings.head or bar.result.settings.head.shots is None] or bars
         bars.sort(key=lambda bar: -bar.result.main.value)
@@ -152,34 +159,34 @@ def _facts(result: Result) -> str:
     labels = result.labels
     groups = len(set(labels.groups) - {""}) if labels else 0
     failed = f", {counts.failed} more could not be used" if counts.failed else ""
-    grouped = f" in {groups} groups" if groups else ""
+    grouped = f" in {counted(groups, 'group')}" if groups else ""
     absent = 0 if result.images is None else task.classes - len(result.images["target"].unique())
-    lack = f", {absent} of them without an image and in no mean" if absent else ""
+    lack = f", {absent} of them without an image and not in the means" if absent else ""
     files = ", ".join(task.files)
-    return f"{counts.images} images{failed}; {task.classes} classes{grouped}{lack}. {files}"
+    return f"{counted(counts.images, 'image')}{failed}; {counted(task.classes, 'class')}{grouped}{lack}. {files}"
 
 
 def _reliability(shown: Sequence[Shown]) -> Markup:
-    held = {
-        f"{shorten(one.result.run, 26)}\n[{one.result.tier}]": (
-            one.colour,
+    panels = {
+        f"{shorten(run.result.run, 26)}\n[{run.result.tier}]": (
+            run.colour,
             images["confidence"].to_numpy().astype(float),
             images["right"].to_numpy(),
         )
-        for one in shown
-        if (images := one.result.images) is not None
+        for run in shown
+        if (images := run.result.images) is not None
     }
-    if not held:
+    if not panels:
         return Markup()
     return section(
-        "How far its probabilities can be trusted",
-        "Bars are the accuracy of the images with that confidence; red is what is missing to the confidence, pale what "
-        "is above it. On the dashed line a classifier is right as often as it says. Below: the share of images.",
-        figure(draw_reliability(held), "Reliability."),
+        "How reliable the probabilities are",
+        "Bars are the accuracy of the images with that confidence. Red: accuracy is that much below the confidence; "
+        "pale: above it. On the dashed line the two are equal. Below: the share of images.",
+        figure(draw_reliability(panels), "Reliability."),
     )
 
 
 def _tiers(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """Return the marks of the runs' tiers, and what each says that a run knew."""
-    marks = dict.fromkeys(mark for one in results for mark in one.tier.split("+"))
+    """Return the marks of the runs' tiers, with the information that each stands for."""
+    marks = dict.fromkeys(mark for result in results for mark in result.tier.split("+"))
     return [(mark, TIERS[mark]) for mark in sorted(marks, key=list(TIERS).index)]

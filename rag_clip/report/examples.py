@@ -1,4 +1,4 @@
-"""Images that a second run judged otherwise, in both directions, with the captions that speak for its answer."""
+"""Images whose prediction became right or wrong in a second run, with the captions that support the prediction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CAPTIONS = 2
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image as a data URI (empty where it is gone), its label, both answers, and captions of the second answer."""
+    """An image as a data URI ('' if its file is missing), its label, both predictions, and captions of the second."""
 
     picture: str
     label: str
@@ -37,48 +37,48 @@ class Example:
 
     @property
     def quotes(self) -> list[str]:
-        """The captions with their source and place in the index, for people."""
-        return [f"“{one.text}”" + (f" ({one.source})" if one.source else "") for one in self.captions]
+        """The captions in quotation marks, with their source."""
+        return [f"“{caption.text}”" + (f" ({caption.source})" if caption.source else "") for caption in self.captions]
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Images that the second run gets right and the first did not, and those it lost."""
+    """Images that only the second run gets right, and images that only the first run gets right."""
 
     gained: tuple[Example, ...]
     lost: tuple[Example, ...]
 
 
 def find_changes(before: Result, after: Result, *, encoder: Encoder | None = None, count: int = 6) -> Changes:
-    """Pick up to `count` images of each kind, spread over the classes' groups in the order of the files.
+    """Choose up to `count` images gained and lost, spread over the groups of classes, in the order of the files.
 
-    With `encoder`, the captions are those of the answer with the largest weight * cosine to the image; without, those
-    of the largest weight. Where images or prompts are gone or no longer fit, their place is empty. Raises ValueError
-    for runs without images, or of other images.
+    The captions are those of the predicted class with the largest weight, times the cosine to the image if `encoder` is
+    given. Images and prompts that are missing or no longer fit are left empty. Raises ValueError for runs without
+    images, or of different images.
     """
     if before.images is None or after.images is None or after.labels is None:
         raise ValueError(f"the images of {before.run!r} and {after.run!r} were not kept; evaluate again")
-    pair = [answers(one) for one in (before, after)]
+    pair = [answers(run) for run in (before, after)]
     was = pair[0].select("row", "target", before="predicted", was="right")
     both = pair[1].join(was, on=["row", "target"], maintain_order="left")
     if both.is_empty():
         raise ValueError(
-            f"{before.run!r} and {after.run!r} measured other images of {after.task!r}; evaluate both again"
+            f"{before.run!r} and {after.run!r} were measured on different images of {after.task!r}; evaluate both again"
         )
     prompts = _prompts(after)
     kinds = (both.filter(pl.col("right") & ~pl.col("was")), both.filter(~pl.col("right") & pl.col("was")))
     groups = pl.DataFrame(
         {"target": pl.arange(len(after.labels), eager=True, dtype=pl.Int32), "group": after.labels.groups}
     )
-    found = [
+    gained, lost = (
         tuple(_example(row, after, prompts, encoder) for row in _spread(kind, groups, count).iter_rows(named=True))
         for kind in kinds
-    ]
-    return Changes(*found)
+    )
+    return Changes(gained, lost)
 
 
 def answers(result: Result) -> pl.DataFrame:
-    """Return what a run with images said of each; of shots that were drawn several times, what the first draw said."""
+    """Return the predictions of a run, one row per image; with several draws of shots, those of the first draw."""
     return pl.DataFrame(pl.from_arrow(result.images)).unique("row", keep="first", maintain_order=True)
 
 
@@ -101,18 +101,18 @@ def _captions(
     answer: str, prompts: Prompts, picture: Image.Image | None, encoder: Encoder | None
 ) -> tuple[PromptText, ...]:
     group = prompts.texts[prompts.labels.names.index(answer)]
-    held = list({text.text: text for text in group if text.role == "context"}.values())
-    if not held:
+    captions = list({text.text: text for text in group if text.role == "context"}.values())
+    if not captions:
         return ()
-    shares = torch.tensor([text.weight for text in held])
+    shares = torch.tensor([caption.weight for caption in captions])  # [t]
     if encoder is not None and picture is not None:
-        image = encoder.encode_images([picture]).pooled[0]
-        shares = shares * (encoder.encode_text([text.text for text in held]) @ image).float().cpu()
-    return tuple(held[place] for place in shares.topk(min(CAPTIONS, len(held))).indices.tolist())
+        image = encoder.encode_images([picture]).pooled[0]  # [d]
+        shares = shares * (encoder.encode_text([caption.text for caption in captions]) @ image).float().cpu()
+    return tuple(captions[row] for row in shares.topk(min(CAPTIONS, len(captions))).indices.tolist())
 
 
 def _prompts(result: Result) -> Prompts | None:
-    """Read the prompts of a run; None where they are gone, or those of other classes or damaged since."""
+    """Read the prompts of a run; None if the file is missing, damaged, or has other classes."""
     path = Path(result.settings.prompts.path)
     if result.labels is None or not path.is_file() or path.suffix == ".npz":
         return None
@@ -124,7 +124,7 @@ def _prompts(result: Result) -> Prompts | None:
 
 
 def _picture(result: Result, row: int) -> Image.Image | None:
-    """Decode one image of a run's files; None where the files or the image are gone."""
+    """Decode one image of a run's files; None if the files or the image are missing."""
     task = result.settings.task
     try:
         files = open_image_files(task.files, image_column=task.image_column)

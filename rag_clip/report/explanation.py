@@ -1,4 +1,4 @@
-"""An explanation as one HTML file that needs nothing else: the picture, bars for every text, and sums that add up."""
+"""An explanation as one self-contained HTML file: the image, bars for every text, and their sums."""
 
 from __future__ import annotations
 
@@ -28,10 +28,17 @@ def write_page(
     count: int = 25,
     force: bool = False,
 ) -> None:
-    """Write what was explained to `path`, the picture inside it; `count` texts of a class have a row of their own.
+    """Write an explanation as a page.
 
-    The file appears whole or not at all. Raises ValueError, but with `force`, for a file that is no such page, OSError
-    where it cannot be written, BusyError where another process does, and ImageError for a broken picture.
+    path: the page, which appears whole or not at all.
+    label: the explanation of a class.
+    image: the explanation of an image.
+    picture: the image, or the bytes of its file, shown in the page.
+    count: number of texts of a class that have their own row.
+    force: replace a file that is not such a page.
+
+    Raises ValueError for such a file without `force`, OSError if the page cannot be written, BusyError if another
+    process is writing it, and ImageError for a broken picture.
     """
     path = Path(path)
     written = [(path, "explain")]
@@ -48,7 +55,7 @@ def explanation_html(
     picture: Image.Image | bytes | None = None,
     count: int = 10,
 ) -> str:
-    """Return the page for a notebook, in a frame of its own, so that its style does not reach the notebook's."""
+    """Return the page for a notebook, in an iframe, so that its style does not change that of the notebook."""
     page = html.escape(_page(label, image, picture, count))
     return f'<iframe srcdoc="{page}" style="width:100%;height:36rem;border:0"></iframe>'
 
@@ -62,7 +69,7 @@ def _page(
 
 
 def _picture(picture: Image.Image | bytes | None) -> str:
-    """Return a picture as base64 of PNG, no side longer than PICTURE_SIDE; empty for none."""
+    """Return a picture as base64 of PNG, with sides of at most PICTURE_SIDE pixels; '' for None."""
     if picture is None:
         return ""
     shown = (decode_image(picture) if isinstance(picture, bytes) else picture).convert("RGB")

@@ -1,6 +1,6 @@
-"""HTML of the pages from the files in templates/, and the pieces that sections of a page are put together from.
+"""Render HTML pages from templates/, and the pieces that sections of a page consist of.
 
-Texts are escaped where they are put in; `Markup`, which the pieces return, stays as it is.
+Templates escape texts; `Markup`, which the pieces return, is inserted unchanged.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from rag_clip.files.outputs import GENERATOR
 
 @cache
 def _templates() -> Environment:
-    found = Environment(
+    environment = Environment(
         loader=PackageLoader("rag_clip.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["plain_json"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
-    return found
+    environment.filters["plain_json"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
+    return environment
 
 
 def render_page(template: str, verb: str, **values: Any) -> str:
-    """Return a whole page of `verb`, by which its file is known again; `values` are those of the template."""
+    """Render a template with `values` as a page; `verb` is recorded in it, so that the file is recognised later."""
     return _templates().get_template(template).render(generator=Markup(GENERATOR.format(verb)), **values)
 
 
 def piece(name: str, *values: Any, **named: Any) -> Markup:
-    """Return the macro `name` of templates/pieces.html, filled."""
-    made: Markup = getattr(_templates().get_template("pieces.html").module, name)(*values, **named)
-    return made
+    """Call the macro `name` of templates/pieces.html."""
+    rendered: Markup = getattr(_templates().get_template("pieces.html").module, name)(*values, **named)
+    return rendered
 
 
 def paragraph(text: str, *, small: bool = False) -> Markup:
@@ -48,25 +48,25 @@ def paragraph(text: str, *, small: bool = False) -> Markup:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    """Return a table of texts."""
+    """Return a table with these headings and rows."""
     return piece("table", heads, rows)
 
 
 def figure(svg: str, name: str) -> Markup:
-    """Return an SVG as an image in the page; apart from it, so that the ids of two figures cannot meet."""
+    """Return an SVG as an image; not as part of the page, so that ids of two figures cannot collide."""
     return piece("figure", base64.b64encode(svg.encode()).decode(), name)
 
 
 def section(title: str, text: str, content: Markup) -> Markup:
-    """Return a titled piece with a paragraph that says how to read it."""
+    """Return a section with a title and a paragraph on how to read its content."""
     return piece("section", title, text, content)
 
 
 def name_of(*results: Result) -> Markup:
-    """Return the name of a run with its tier, or those that it has on several tasks."""
+    """Return the name of a run with its tier, or with all tiers that it has on several tasks."""
     return piece("name_of", results)
 
 
 def folded(title: str, content: Markup, *, when: bool = True) -> Markup:
-    """Return a piece folded up under a title where it is long, as it is otherwise."""
+    """Return a piece collapsed under a title; unchanged if not `when`."""
     return piece("folded", title, content) if when else content

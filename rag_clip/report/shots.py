@@ -1,4 +1,4 @@
-"""The report's section on few shots: what each head makes of more labelled images."""
+"""The report's section on few shots: the accuracy of each head against the number of labelled images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from rag_clip.display import counted
 from rag_clip.evaluation.results import Result
 from rag_clip.report.curve_charts import ShotLine, ShotPanel, draw_shots
 from rag_clip.report.page import figure, section
@@ -24,30 +25,31 @@ class Legend(NamedTuple):
 
 
 def few_shots(results: Sequence[Result], *, title: str) -> Markup:
-    """Return accuracy against shots, for heads beside each text; nothing where no run drew shots.
+    """Return the main number, `title`, against shots for heads beside each text; nothing without few-shot runs.
 
-    Runs that were named anew, as those of a comparison, are no curve. Of many texts the first and the best are shown,
-    of many heads those with the best last value.
+    Renamed runs, such as those of a comparison, are left out. Of many texts the first and the best are shown, of many
+    heads those with the best last value.
     """
     texts: dict[str, dict[str, dict[int | None, Result]]] = {}
-    for one in results:
-        head = one.settings.head
-        if head and head.shots is not None and one.run.endswith(" shots"):
-            text = one.run.rpartition(", ")[0].removesuffix(f" + {head.name}")
-            texts.setdefault(text, {}).setdefault(head.name, {})[_count(head.shots)] = one
+    for result in results:
+        head = result.settings.head
+        if head and head.shots is not None and result.run.endswith(" shots"):
+            text = result.run.rpartition(", ")[0].removesuffix(f" + {head.name}")
+            texts.setdefault(text, {}).setdefault(head.name, {})[_count(head.shots)] = result
     if not texts:
         return Markup()
-    alone = {one.run: one for one in results}
+    alone = {result.run: result for result in results}
     chosen = _texts(list(texts), alone)
     heads = _heads([texts[text] for text in chosen])
     panels = [_panel(text, alone.get(text), texts[text], heads) for text in chosen]
     left = len(texts) - len(chosen), len({head for each in texts.values() for head in each}) - len(heads)
-    whole = " Of all images there is one draw, with its 95 % interval." if _drew_all(texts) else ""
-    some = f" {left[0]} more texts and {left[1]} more heads are in the table alone." if any(left) else ""
+    whole = ' "all" is a single run, with its 95 % interval.' if _drew_all(texts) else ""
+    more = f"{counted(left[0], 'more text')} and {counted(left[1], 'more head')}"
+    some = f" Only in the table: {more}." if any(left) else ""
     return section(
-        "What labelled images are worth",
-        "Heads on images drawn from each class, beside the text alone (dashed, no image). Lines are the mean over the "
-        f"draws, bands one standard deviation either way.{whole}{some}",
+        "How much labelled images help",
+        "Heads built on images drawn from each class, beside the text alone (dashed, without images). Lines are the "
+        f"mean over the draws, bands plus and minus one standard deviation.{whole}{some}",
         figure(draw_shots(panels, title=title), "Shots."),
     )
 
@@ -66,7 +68,7 @@ def _texts(names: Sequence[str], alone: dict[str, Result]) -> list[str]:
 
 
 def _heads(panels: Sequence[dict[str, dict[int | None, Result]]]) -> dict[str, Legend]:
-    """Return the heads to draw, with the tiers that they have beside any text."""
+    """Return the heads to draw, with all tiers of their runs, and their colours."""
     last: dict[str, float] = {}
     tiers: dict[str, dict[str, None]] = {}
     for head, points in (item for panel in panels for item in panel.items()):
@@ -81,12 +83,12 @@ def _heads(panels: Sequence[dict[str, dict[int | None, Result]]]) -> dict[str, L
 
 
 def _panel(
-    text: str, alone: Result | None, held: dict[str, dict[int | None, Result]], heads: dict[str, Legend]
+    text: str, alone: Result | None, by_head: dict[str, dict[int | None, Result]], heads: dict[str, Legend]
 ) -> ShotPanel:
     lines = tuple(
-        ShotLine(head.name, head.colour, {count: one.main for count, one in _in_order(held[key])})
+        ShotLine(head.name, head.colour, {count: result.main for count, result in _in_order(by_head[key])})
         for key, head in heads.items()
-        if key in held
+        if key in by_head
     )
     name = shorten(text, 20) + (f" [{alone.tier}]" if alone else "")
     return ShotPanel(name, alone.main.value if alone else None, lines)

@@ -1,4 +1,4 @@
-"""What a run predicted, counted as it goes: images per class, the mean score, and the rows with the lowest scores."""
+"""A summary of predictions, updated during a run: images per class, mean score, and the rows with the lowest scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOWEST = 5
 
 @dataclass(frozen=True, slots=True)
 class Unsure:
-    """A row of the output, from 0, its label, and its score."""
+    """A row number of the output, from 0, with its label and score."""
 
     row: int
     label: str
@@ -24,7 +24,7 @@ class Unsure:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """Images per class, most first, those without left out; the mean score (None without images); the least sure."""
+    """Images per class, most first, without unused classes; the mean score (None without images); the lowest scores."""
 
     classes: Mapping[str, int]
     mean_score: float | None
@@ -33,7 +33,7 @@ class Predicted:
 
 @dataclass(slots=True)
 class Tally:
-    """Adds up predictions in the order of the rows."""
+    """Sums predictions in the order of the rows."""
 
     rows: int = 0
     classes: Counter[str] = field(default_factory=Counter)
@@ -41,16 +41,18 @@ class Tally:
     lowest: list[Unsure] = field(default_factory=list)
 
     def add(self, labels: pa.Array, scores: pa.Array) -> None:
-        """Add the labels [n] and scores [n] of the next rows; null where a row failed."""
+        """Add the labels [n] and scores [n] of the next rows; failed rows are null."""
         first, self.rows = self.rows, self.rows + len(labels)
         self.classes.update(labels.drop_null().to_pylist())
         self.total += pc.sum(scores.cast(pa.float64())).as_py() or 0.0
         least = pc.array_sort_indices(scores, order="ascending", null_placement="at_end")[:LOWEST].to_pylist()
-        found = [Unsure(first + row, labels[row].as_py(), scores[row].as_py()) for row in least if scores[row].is_valid]
-        self.lowest = nsmallest(LOWEST, [*self.lowest, *found], key=lambda each: (each.score, each.row))
+        lowest = [
+            Unsure(first + row, labels[row].as_py(), scores[row].as_py()) for row in least if scores[row].is_valid
+        ]
+        self.lowest = nsmallest(LOWEST, [*self.lowest, *lowest], key=lambda each: (each.score, each.row))
 
     def report(self, order: Sequence[str]) -> Predicted:
-        """Return what was added; classes with as many images as another keep the order of the label set."""
+        """Return the summary; classes with equal numbers of images are in the `order` of the label set."""
         images = self.classes.total()
         counts = {name: self.classes[name] for name in order if name in self.classes}
         ranked = dict(sorted(counts.items(), key=lambda each: -each[1]))

@@ -1,4 +1,4 @@
-"""The report's sections on words: names that would take images if they were added, and synonyms in place of names."""
+"""The report's sections on adversarial names and synonyms."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ SWAPS = 8
 
 
 def adversarial_names(shown: Sequence[Shown]) -> Markup:
-    """Return what further names take, singly and as a set; nothing where no run was measured against candidates."""
-    held = [one for one in shown if one.result.get("certified")]
-    if not held:
+    """Return the charts of adversarial names, alone and as a set; nothing if no run was measured with candidates."""
+    runs = [run for run in shown if run.result.get("certified")]
+    if not runs:
         return Markup()
-    pair = [one for one in first_and_best(held) if one.result.series("adversarial_name")]
+    pair = [run for run in first_and_best(runs) if run.result.series("adversarial_name")]
     single = figure(draw_single_names(pair), "The worst single names.") if pair else ""
     return section(
-        "Which further names would take the most images",
-        "Candidate names were put into the same templates and added to the vocabulary; images that were right are lost "
-        "where a candidate scores as high as the label. Above, one name at a time: the accuracy that it leaves. Below, "
-        "a set that grows by the name that takes most of what is left; dashed, what all candidates together leave.",
-        single + figure(draw_name_sets(held), "The worst set of names."),
+        "Adversarial names: which names would take the most images",
+        "Candidate names were put into the same templates and added to the vocabulary. A correct image is lost if a "
+        "candidate scores at least as high as its label. Above: the accuracy left after adding one name. Below: a set "
+        "that grows by the name that takes the most remaining images; dashed: the accuracy certified against all "
+        "candidates.",
+        single + figure(draw_name_sets(runs), "The worst set of names."),
     )
 
 
 def synonym_swaps(shown: Sequence[Shown]) -> Markup:
-    """Return what happens where a class is called by a synonym; nothing where no class has one."""
-    held = [one for one in shown if one.result.get("swap_kept")]
-    if not held:
+    """Return the effect of synonyms in place of names; nothing if no class has one."""
+    runs = [run for run in shown if run.result.get("swap_kept")]
+    if not runs:
         return Markup()
     return section(
         "What changes when a class is called by a synonym",
         "One class at a time is called by one of its synonyms; the others keep their names. Means over all swaps.",
-        figure(draw_swaps(held), "Synonyms.") + _worst(first_and_best(held)),
+        figure(draw_swaps(runs), "Synonyms.") + _worst(first_and_best(runs)),
     )
 
 
-def _worst(held: Sequence[Shown]) -> Markup:
-    """Return a table of the swaps that cost a class most, by its recall before and after."""
-    after = [one.result.series("swap_recall") for one in held]
+def _worst(runs: Sequence[Shown]) -> Markup:
+    """Return a table of the swaps that lower the recall of their class most, with the recall before and after."""
+    after = [run.result.series("swap_recall") for run in runs]
     lost = {
-        swap: max(_recall(one.result, swap) - each[swap] for one, each in zip(held, after, strict=True) if swap in each)
+        swap: max(_recall(run.result, swap) - each[swap] for run, each in zip(runs, after, strict=True) if swap in each)
         for swap in {swap for each in after for swap in each}
     }
     worst = [swap for swap in sorted(lost, key=lambda swap: (-lost[swap], swap)) if lost[swap] > 0][:SWAPS]
@@ -56,15 +57,15 @@ def _worst(held: Sequence[Shown]) -> Markup:
         [
             swap,
             *(
-                f"{_recall(one.result, swap):.0%} → {each[swap]:.0%}" if swap in each else "–"
-                for one, each in zip(held, after, strict=True)
+                f"{_recall(run.result, swap):.0%} → {each[swap]:.0%}" if swap in each else "–"
+                for run, each in zip(runs, after, strict=True)
             ),
         ]
         for swap in worst
     ]
-    return table(["recall, class → synonym", *(one.name() for one in held)], rows)
+    return table(["recall, class → synonym", *(run.name() for run in runs)], rows)
 
 
 def _recall(result: Result, swap: str) -> float:
-    found = result.get("recall", swap.partition(" → ")[0])
-    return found.value if found else 0.0
+    recall = result.get("recall", swap.partition(" → ")[0])
+    return recall.value if recall else 0.0

@@ -23,7 +23,11 @@ from rag_clip.report.evaluation import write_evaluation
 from rag_clip.report.examples import find_changes
 from rag_clip.report.shown import choose_shown
 
-GROWTH = ("How accuracy holds while the vocabulary grows", "How far the label leads", "Who takes whose images")
+GROWTH = (
+    "How accuracy changes as the vocabulary grows",
+    "How far the label is ahead",
+    "Which classes take whose images",
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +49,14 @@ def test_the_page_is_whole_in_itself_and_names_runs_tiers_and_what_was_tuned(
     page = (tmp_path / "report.html").read_text()
     assert "<title>Red &amp; blue</title>" in page
     assert "6 images; 3 classes in 2 groups." in page
-    assert "<th>less good</th>" in page
+    assert "<th>minus good</th>" in page
     assert re.findall(r"<h3>(.*?)</h3>", page) == [
         *GROWTH,
-        "How far its probabilities can be trusted",
-        "Which classes are taken for which",
+        "How reliable the probabilities are",
+        "Which classes are confused",
     ]
     assert "bad is right on 0 images that good got wrong, and wrong on 2 that it got right: -33.3%" in page
-    assert "The runs are of unlike tiers, T0 and T1." in page
+    assert "The runs have different tiers, T0 and T1." in page
     assert "Nothing was tuned: the settings are those of the recipe as given." in page
     assert re.findall(r'src="(?!data:)|href=|url\(|@import', page) == []
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
@@ -87,7 +91,7 @@ def test_examples_say_so_where_the_images_are_gone(results: tuple[Result, ...], 
     ]
     assert [one.picture for one in find_changes(*moved).lost] == ["", ""]
     write_evaluation(tmp_path / "report.html", moved)
-    assert (tmp_path / "report.html").read_text().count("the images are not at hand to be shown") == 1
+    assert (tmp_path / "report.html").read_text().count("the image files are missing, so none is shown") == 1
 
 
 @pytest.mark.parametrize("content", [b"no Parquet", b""])
@@ -108,14 +112,17 @@ def test_classes_without_an_image_are_counted(results: tuple[Result, ...], tmp_p
     assert images is not None
     some = replace(results[0], images=images.filter(pc.field("target") != 2))
     write_evaluation(tmp_path / "report.html", [some])
-    assert "3 classes in 2 groups, 1 of them without an image and in no mean." in (tmp_path / "report.html").read_text()
+    assert (
+        "3 classes in 2 groups, 1 of them without an image and not in the means."
+        in (tmp_path / "report.html").read_text()
+    )
 
 
 def test_without_the_answers_to_single_images_the_numbers_remain(results: tuple[Result, ...], tmp_path: Path) -> None:
     bare = [replace(one, images=None) for one in results]
     write_evaluation(tmp_path / "report.html", bare)
     page = (tmp_path / "report.html").read_text()
-    assert "The answers to single images were not kept beside these results" in page
+    assert "The predictions of some runs for single images were not kept" in page
     assert re.findall(r"<h3>(.*?)</h3>", page) == [*GROWTH]
     with pytest.raises(ValueError, match="the images of 'good' and 'bad' were not kept"):
         find_changes(*bare)
@@ -143,6 +150,6 @@ def test_charts_of_classes_show_names_and_counts() -> None:
         "a cat", "&lt;dog&gt;", "predicted", "a cat", "&lt;dog&gt;", "label", "3", "1", "7", "one run",
     ]  # fmt: skip
     svg = draw_gains(["up", "same", "down"], np.array([0.1, 0.5, 0.9]), np.array([0.4, 0.5, 0.2]))
-    assert "<!-- 1 classes gain, 1 lose, 1 stay -->" in svg
+    assert "<!-- 1 class better, 1 worse, 1 the same -->" in svg
     assert "<!-- same -->" not in svg
     assert re.findall(r"<!-- (\d+) -->", svg) == ["0", "1", "2", "3"]

@@ -93,8 +93,8 @@ def test_sections_without_their_numbers_are_empty() -> None:
 
 def test_openness_is_drawn_by_groups_and_by_single_classes_on_a_logarithmic_axis() -> None:
     words = drawn(openness(paint([TEMPLATES])))["Openness."]
-    assert words[:4] == ["1", "2", "groups of classes known", "50%"]
-    assert words[words.index("50.0%") :][1:5] == ["1", "2", "4", "classes known, one by one"]
+    assert words[:4] == ["1", "2", "groups in the vocabulary", "50%"]
+    assert words[words.index("50.0%") :][1:5] == ["1", "2", "4", "classes in the vocabulary"]
     assert words[-1] == "templates [T0]"
     text = openness(paint([run("classes", 0.5, *series("accuracy_by_classes", {"1": 1.0, "2": 0.5}))]))
     assert "Groups of classes" not in text
@@ -106,7 +106,7 @@ def test_margins_are_drawn_at_the_first_and_the_last_step() -> None:
     words = drawn(page)["Margins."]
     assert "Means among all classes, with 95 % intervals: templates [T0] 0.25 (0.12 … 0.38)." in page
     assert [word for word in words if word.startswith("margin")] == [
-        "margin among its own group, in logits",
+        "margin within its own group, in logits",
         "margin among all classes, in logits",
     ]
 
@@ -123,7 +123,7 @@ def test_thefts_show_shares_by_group_and_the_worst_pairs_with_a_dash_for_what_wa
         ["a ← &lt;c&gt;", "50.0%", "37.5%"],
         ["b ← a", "25.0%", "–"],
     ]
-    assert "most other groups take, with how many take an image in the mean: templates [T0]: a (0.75)." in page
+    assert "the most other groups, with the mean number of groups per image: templates [T0]: a (0.75)." in page
 
 
 def test_adversarial_names_show_what_each_name_and_the_growing_set_leave() -> None:
@@ -149,9 +149,9 @@ def test_few_shots_are_drawn_beside_their_text_alone_with_all_images_last() -> N
         *shots("templates", "tip_adapter", {1: 0.55, 4: 0.6}),
     ]
     page = few_shots(results, title="top-1")
-    assert "Of all images there is one draw, with its 95 % interval." in page
+    assert "is a single run, with its 95 % interval." in page
     words = drawn(page)["Shots."]
-    assert words[:4] == ["1", "4", "all", "images of each class"]
+    assert words[:4] == ["1", "4", "all", "images per class"]
     assert words[-7:] == [
         "top-1", "90.0%", "60.0%", "50.0%", "templates [T0]", "linear_probe [T0+FS]", "tip_adapter [T0+FS]",
     ]  # fmt: skip
@@ -165,7 +165,7 @@ def test_shots_of_two_files_compared_are_no_curve() -> None:
 def test_of_many_texts_and_heads_the_section_of_shots_says_what_it_leaves_out() -> None:
     results = [run(f"text {place}", place / 10) for place in range(5)]
     results += [one for place in range(5) for one in shots(f"text {place}", "como", {1: 0.5})]
-    assert "2 more texts and 0 more heads are in the table alone." in few_shots(results, title="top-1")
+    assert "Only in the table: 2 more texts and 0 more heads." in few_shots(results, title="top-1")
 
 
 def test_the_table_across_tasks_has_the_mean_of_runs_that_every_task_has() -> None:
@@ -179,7 +179,7 @@ def test_the_table_across_tasks_has_the_mean_of_runs_that_every_task_has() -> No
         ["default T1 T1+FS", "70.0%", "60.0%", "80.0%"],
         ["templates T0", "60.0%", "50.0%", "70.0%"],
     ]
-    assert "1 of 3 runs lack a task, and so have no mean." in page
+    assert "1 of 3 runs have no result for some task, and so no mean." in page
 
 
 def test_the_table_across_tasks_names_each_task_s_metric_where_they_are_unlike() -> None:
@@ -220,7 +220,7 @@ def test_openness_has_whole_steps_of_percent_below_it() -> None:
 def test_an_interval_without_width_is_left_out_and_said_to_be_no_certainty() -> None:
     page = numbers([run("templates", 0.5, Measure("acc_c", "", 0.95, 0.95, 0.95), Measure("ece", "", 0.1, 0.05, 0.2))])
     assert "<td>95.0%</td><td>10.0%<small>5.0 … 20.0</small></td>" in page
-    assert "show no spread, which is no certainty." in page
+    assert "to show any spread prove nothing." in page
     assert "no certainty" not in numbers([run("templates", 0.5)])
 
 
@@ -236,7 +236,7 @@ def test_many_runs_are_points_between_the_least_and_the_greatest_number() -> Non
 def test_of_many_tasks_all_but_the_first_are_folded_up(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "r.html", [run("templates", 0.5, task=name) for name in ("pets", "cars", "dtd", "sun")])
     page = (tmp_path / "r.html").read_text()
-    assert re.findall(r"<h2>(.*?)</h2>", page) == ["pets", "Settings, and what was tuned on what"]
+    assert re.findall(r"<h2>(.*?)</h2>", page) == ["pets", "Settings, and how they were chosen"]
     assert re.findall(r"<details><summary>(\w+)</summary>", page) == ["cars", "dtd", "sun"]
 
 
