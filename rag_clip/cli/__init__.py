@@ -36,12 +36,12 @@ VERBS: Mapping[str, str] = {
 }
 GROUPS: Mapping[str, str] = {
     "index": "Build, inspect, check and copy indexes.",
-    "support": "Find images that stand for class names, for `classify --support`.",
+    "support": "Make support sets, example images of classes, for `classify --support`.",
 }
 
 
 def build_app(verbs: Mapping[str, str] = VERBS) -> App:
-    """Return the parser of a table of verbs."""
+    """Return the command-line parser for a table of verbs."""
     app = App(
         name="rag-clip",
         help="Turn class names and a corpus of captions into an image classifier, and see its evidence.",
@@ -68,7 +68,7 @@ def main() -> None:
     """Run the command line; the exit code is the verb's."""
     try:
         code = app(result_action="return_value")
-    except OSError as error:  # of help and version; a verb ends with a code
+    except OSError as error:  # from printing help or the version; a verb handles its own errors
         from rag_clip.cli.failures import explain
 
         sys.stderr.write(f"rag-clip: {explain(error)}\n")

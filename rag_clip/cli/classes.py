@@ -1,4 +1,4 @@
-"""The classes that a verb is given, and what a user should know of their names."""
+"""Read the classes of a verb, and print notes on problems with their names."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ ReadableNames = Annotated[
     Parameter(
         name="--readable-names",
         negative=(),
-        help="Say names as words: spaces for underscores and inside CamelCase, no number before every name.",
+        help="Turn names into words: spaces for underscores and inside CamelCase, no leading numbers.",
     ),
 ]
 
 
 def read_classes(path: Path, console: Console, *, readable: bool = False) -> LabelSet:
-    """Read a label file, made readable if so wanted, and say what is odd about its names."""
+    """Read a label file, if `readable` with names as words, and print notes on problems with its names."""
     from rag_clip.files.labels import read_labels
 
     return noted(read_labels(path), console, readable=readable)
 
 
 def noted(labels: LabelSet, console: Console, *, readable: bool = False) -> LabelSet:
-    """Return the classes, made readable if so wanted, and say what is odd about their names."""
+    """Return the classes, if `readable` with names as words, and print notes on problems with their names."""
     from rag_clip.files.readable_names import name_notes, readable_names
 
     labels = readable_names(labels) if readable else labels

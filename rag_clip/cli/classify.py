@@ -1,4 +1,4 @@
-"""`rag-clip classify`: images to labels; `rag-clip heads`: what can use a support set."""
+"""The verbs `rag-clip classify`, `learn` (CoOp) and `heads` (the list of few-shot heads)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from rag_clip.cli.console import Console
 from rag_clip.cli.recorded_encoder import RECORDED, RecordedEncoder, find_encoder, records_of
 from rag_clip.cli.run import HEAD, IMAGES, SHOWN, Force, ImageColumn, Shown, Workers, model_files, run
+from rag_clip.display import counted
 
 if TYPE_CHECKING:
     from rag_clip.data import Prompts
@@ -17,55 +18,58 @@ if TYPE_CHECKING:
     from rag_clip.report.tally import Predicted
 
 CLASSES_SHOWN = 10
-WRITE_SECONDS = 1e-4  # per row, matching included: 0.3 s for 3,240 rows, on two cores
+WRITE_SECONDS = 1e-4  # per row, including matching: 0.3 s for 3,240 rows, on two cores
 
 
 def classify(
     images: Annotated[list[str], Parameter(negative=(), help=IMAGES)],
     /,
     *,
-    prompts: Annotated[Path, Parameter(help="Prompts of `enhance`, or learned ones of `learn`.")],
+    prompts: Annotated[Path, Parameter(help="A prompts file from `enhance`, or learned prompts from `learn`.")],
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="predictions.parquet")],
     encoder: RecordedEncoder = RECORDED,
     index: Annotated[
-        str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")
+        str | None, Parameter(help="The index of the prompts; its vectors spare encoding their captions again.")
     ] = None,
     support: Annotated[Path | None, Parameter(group=HEAD, help="A support file, for the head.")] = None,
     head: Annotated[
-        str | None, Parameter(group=HEAD, help="How to use it; ridge by default, `rag-clip heads` lists them.")
+        str | None,
+        Parameter(group=HEAD, help="The head that uses the support file; default ridge, see `rag-clip heads`."),
     ] = None,
-    head_options: Annotated[Path | None, Parameter(group=HEAD, help="TOML with settings of the head.")] = None,
+    head_options: Annotated[Path | None, Parameter(group=HEAD, help="A TOML file with settings of the head.")] = None,
     validation: Annotated[
         Path | None,
         Parameter(
             group=HEAD,
-            help="A support file to choose the head's settings by, such as `support shots --validation` writes.",
+            help="A support file to choose the head's settings on, such as `support shots --validation` writes.",
         ),
     ] = None,
     second: Annotated[
         list[str] | None,
-        Parameter(group=HEAD, negative=(), help="Further encoders whose features the head needs (timm:NAME)."),
+        Parameter(group=HEAD, negative=(), help="Additional encoders whose features the head needs (timm:NAME)."),
     ] = None,
     floor: Annotated[
         bool,
         Parameter(
-            group=HEAD, help="Use no more of the head than images held out of its support bear out, at worst none."
+            group=HEAD, help="Limit the weight of the head, down to none, to what held-out support images justify."
         ),
     ] = True,
     image_column: ImageColumn = "image",
-    limit: Annotated[int | None, Parameter(help="Classify and write the first rows alone, to try a command.")] = None,
-    top_k: Annotated[int, Parameter(help="Classes listed per image.")] = 5,
+    limit: Annotated[int | None, Parameter(help="Classify and write only the first rows, to try a command.")] = None,
+    top_k: Annotated[int, Parameter(help="Number of classes listed per image.")] = 5,
     scores: Annotated[
         Literal["softmax", "sigmoid"],
-        Parameter(help="Probabilities that sum to one, or, of an encoder like SigLIP, one for each class by itself."),
+        Parameter(help="Probabilities that sum to one, or (for encoders like SigLIP) independent for each class."),
     ] = "softmax",
-    features: Annotated[Path | None, Parameter(help="Keep image features here, for other prompts.")] = None,
+    features: Annotated[
+        Path | None, Parameter(help="Folder that keeps image features, for use with other prompts.")
+    ] = (None),
     workers: Workers = None,
-    batch_size: Annotated[int, Parameter(help="Images encoded at once.")] = 256,
+    batch_size: Annotated[int, Parameter(help="Number of images encoded at once.")] = 256,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
-    """Classify images; every input column stays, with label, score, top-k and error beside."""
+    """Classify images; the output has every input column, and the label, score, top-k and error of each image."""
 
     def job(console: Console) -> object:
         from rag_clip.classifiers.heads import DEFAULT_HEAD, read_options
@@ -89,7 +93,7 @@ def classify(
         others = {name: encoder.load(console, name) for name in second or ()}
         options = read_options(head_options) if head_options else None
         if name and not head:
-            console.say(f"head: {name}, the default for a support file (`rag-clip heads` lists others)")
+            console.say(f"head: {name}, the default with a support file (`rag-clip heads` lists others)")
         chosen = None
         if name and support:
             chosen = prepare_head(
@@ -129,10 +133,11 @@ def _show_predicted(console: Console, predicted: Predicted, count: int) -> None:
     shown = dict(list(predicted.classes.items())[:CLASSES_SHOWN])
     console.table("predicted", {name: {"images": str(n), "share": f"{n / images:.1%}"} for name, n in shown.items()})
     if others := len(predicted.classes) - len(shown):
-        console.say(f"  and {others} other classes: {images - sum(shown.values())} images")
+        rest = counted(images - sum(shown.values()), "image")
+        console.say(f"  and {counted(others, 'other class')}: {rest}")
     if unused := count - len(predicted.classes):
-        console.say(f"  {unused} of {count} classes got no image")
-    lowest = ", ".join(f"row {one.row} ({one.label} {one.score:.3f})" for one in predicted.lowest)
+        console.say(f"  {unused} of {counted(count, 'class')} got no image")
+    lowest = ", ".join(f"row {each.row} ({each.label} {each.score:.3f})" for each in predicted.lowest)
     console.say(f"mean score {predicted.mean_score:.3f}; lowest: {lowest}")
 
 
@@ -144,21 +149,23 @@ def _read_prompts(path: Path) -> Prompts | LearnedPrompts:
 
 
 def learn(
-    support: Annotated[Path, Parameter(help="The support file to learn on, of any `support` verb.")],
+    support: Annotated[Path, Parameter(help="The support file to learn from, made by any `support` verb.")],
     /,
     *,
-    prompts: Annotated[Path, Parameter(help="Whose classes, and the text of those without an image.")],
+    prompts: Annotated[Path, Parameter(help="A prompts file with the classes, and texts for those without an image.")],
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="learned.safetensors, for `classify --prompts`.")],
     encoder: RecordedEncoder = RECORDED,
     validation: Annotated[
         Path | None,
-        Parameter(help="A support file to choose the epoch by, such as `support shots --validation` writes."),
+        Parameter(help="A support file to choose the epoch on, such as `support shots --validation` writes."),
     ] = None,
-    options: Annotated[Path | None, Parameter(help="TOML with settings of coop: [context] and [schedule].")] = None,
+    options: Annotated[
+        Path | None, Parameter(help="A TOML file with settings of coop: [context] and [schedule].")
+    ] = None,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
-    """Learn the words around the class names on a support file (CoOp), as a prompt file of its own."""
+    """Learn the context around the class names from a support file (CoOp), and write it as learned prompts."""
 
     def job(console: Console) -> object:
         from rag_clip.classifiers.heads import read_options
@@ -182,14 +189,15 @@ def learn(
             report=console.report,
         )
         kind = "one context for all classes" if made.shared else "a context for each class"
-        console.say(f"{output}: {len(made.labels)} classes, {kind} of {made.context.shape[-2]} vectors")
+        vectors = counted(made.context.shape[-2], "vector")
+        console.say(f"{output}: {counted(len(made.labels), 'class')}, {kind} of {vectors}")
         return {"output": output, "classes": len(made.labels), "context": list(made.context.shape)}
 
     return run(job, shown)
 
 
 def heads(*, shown: Shown = SHOWN) -> int:
-    """List the heads that use a support set: paper, what each needs, and its settings with their defaults."""
+    """List the heads that use a support set, with their papers, requirements, settings and defaults."""
 
     def job(console: Console) -> object:
         from rag_clip.classifiers.heads import HEADS

@@ -1,4 +1,4 @@
-"""What the command line shows: a progress bar on a terminal, plain lines with rate and time left elsewhere."""
+"""The output of the command line: a progress line on a terminal; elsewhere plain lines with rate and time left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rag_clip.progress_line import ProgressLine
 
 
 class Console:
-    """Progress goes to standard error, results to standard output, each if wanted, and all to a log if there is one."""
+    """Writes `progress` to standard error and `results` to standard output, unless switched off, and all to a `log`."""
 
     def __init__(self, *, results: bool = True, progress: bool = True, log: Log | None = None) -> None:
         self._results, self._progress, self._log = results, progress, log
@@ -35,16 +35,16 @@ class Console:
         self._line.end()
 
     def plan(self, *stages: tuple[str, float]) -> None:
-        """Take the stages of the run, each with about the seconds per item, to say the time left to its end."""
+        """Set the stages of the run with approximate seconds per item, to estimate the time left."""
         self._line.plan(*stages)
 
     def report(self, event: Progress) -> None:
-        """Show an event: at once on a terminal, elsewhere at the end of a stage and every few seconds."""
+        """Show an event: immediately on a terminal; elsewhere at the end of a stage and every few seconds."""
         self._line.report(event)
 
     @contextmanager
     def loading(self, what: str) -> Iterator[None]:
-        """Say what is loaded, such as a model: at once on a terminal, and in how many seconds once it is there."""
+        """Print what is being loaded, such as a model, and the seconds it took."""
         self._line.end()
         start, line = time.monotonic(), f"loading {what}"
         on_terminal = self._progress and sys.stderr.isatty()
@@ -69,7 +69,7 @@ class Console:
             self._out.print(line)
 
     def fail(self, line: str) -> None:
-        """Print what went wrong."""
+        """Print an error message to standard error."""
         self._note(line)
         sys.stderr.write(f"{line}\n")
 
@@ -78,12 +78,12 @@ class Console:
             self._log.write(text)
 
     def stages(self, seconds: Mapping[str, float]) -> None:
-        """Print the seconds of each stage, and which took longest."""
+        """Print the seconds of each stage, and the stage that took longest."""
         spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
         self.say(f"{spent}; bottleneck: {max(seconds, key=lambda name: seconds[name], default='none')}")
 
     def table(self, corner: str, cells: Mapping[str, Mapping[str, str]]) -> None:
-        """Print rows of formatted cells."""
+        """Print a table of formatted cells, by row and column; `corner` is the title of the first column."""
         table = Table(corner, box=None, pad_edge=False)
         for head in next(iter(cells.values())):
             table.add_column(head, justify="right")

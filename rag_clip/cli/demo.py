@@ -1,4 +1,4 @@
-"""The verb `rag-clip demo`: all of it on the bundled world."""
+"""The verb `rag-clip demo`: all steps on the bundled micro world."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def demo(
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
-    """Run index, enhance and classify on the bundled world, and compare templates, retrieval and its control."""
+    """Run index, enhance and classify on the bundled micro world; compare templates, retrieval and its control."""
 
     def job(console: Console) -> object:
         from rag_clip.files.outputs import check_outputs

@@ -1,4 +1,4 @@
-"""`rag-clip enhance`: class names to prompts, by a recipe."""
+"""The verb `rag-clip enhance`: turn class names into prompts with a recipe."""
 
 from __future__ import annotations
 
@@ -30,79 +30,86 @@ if TYPE_CHECKING:
     from rag_clip.prompts.recipe import Recipe
 
 
-OPTIONS = {"limit": "captions"}  # of retrieval, where the option has another name
+OPTIONS = {"limit": "captions"}  # settings of retrieval whose option has another name
 
 
 @Parameter(name="*", group=CAPTIONS)
 @dataclass(frozen=True)
 class Overrides:
-    """Settings of retrieval that take the place of the recipe's."""
+    """Settings of retrieval that replace those of the recipe."""
 
-    weight: Annotated[float | None, Parameter(help="Weight of the captions together; the templates have the rest.")] = (
-        None
-    )
-    limit: Annotated[int | None, Parameter(name="--captions", help="Captions per class, at most.")] = None
+    weight: Annotated[
+        float | None, Parameter(help="Total weight of the captions of a class; the templates have the rest.")
+    ] = None
+    limit: Annotated[int | None, Parameter(name="--captions", help="Maximum number of captions per class.")] = None
     search: Annotated[
         Literal["dense", "lexical", "hybrid"] | None,
         Parameter(help="How captions are searched: by meaning, by words, or by both."),
     ] = None
-    candidates: Annotated[int | None, Parameter(help="Captions searched per class, before the filter.")] = None
+    candidates: Annotated[int | None, Parameter(help="Captions retrieved per class, before the filter.")] = None
     keep: Annotated[
-        Literal["token", "substring", "phrase"] | None, Parameter(help="How a caption must hold the class name.")
+        Literal["token", "substring", "phrase"] | None, Parameter(help="How a caption must contain the class name.")
     ] = None
     names: Annotated[
-        Literal["kept", "dropped"] | None, Parameter(help="Class names in captions: as published, or left out.")
+        Literal["kept", "dropped"] | None,
+        Parameter(help="Whether class names stay in captions, as published, or are removed."),
     ] = None
     modality: Annotated[
         Literal["text", "image"] | None,
-        Parameter(help="Whether captions are found by their own vector or their image's."),
+        Parameter(help="Whether captions are found by their own vector or by that of their image."),
     ] = None
 
 
 def enhance(
     labels: Annotated[
-        Path | None, Parameter(help="The label file, or FILE.parquet:COLUMN; or else --labels-from.")
+        Path | None, Parameter(help="The label file, or FILE.parquet:COLUMN; alternatively --labels-from.")
     ] = None,
     /,
     *,
     labels_from: Annotated[
         str | None,
-        Parameter(help="Take the classes of labelled images, PLACE[:COLUMN]: their names in a Hugging Face dataset."),
+        Parameter(help="Read the classes from labelled images, PLACE[:COLUMN], such as a Hugging Face dataset."),
     ] = None,
     readable_names: ReadableNames = False,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="prompts.parquet, or prompts.json to edit.")],
+    output: Annotated[
+        Path, Parameter(name=["--output", "-o"], help="prompts.parquet, or prompts.json to edit by hand.")
+    ],
     encoder: RecordedEncoder = RECORDED,
     index: Annotated[str | None, Parameter(help="The caption index; not needed for templates.")] = None,
     recipe: Annotated[
         str,
         Parameter(
-            help="A name of index/recipes.toml (templates, repe, repe_published, default), FILE.toml or FILE.toml:NAME."
+            help="A name in index/recipes.toml (templates, repe, repe_published, default), FILE.toml or FILE.toml:NAME."
         ),
     ] = "default",
-    limit: Annotated[int | None, Parameter(help="Take the first classes alone, to try a command.")] = None,
+    limit: Annotated[int | None, Parameter(help="Use only the first classes, to try a command.")] = None,
     overrides: Overrides | None = None,
     control: Annotated[
         Literal["random", "waffle", "waffle_shared"] | None,
         Parameter(
             group=COMPARING,
-            help="Put random captions or words in the place of the texts found, or, as WaffleCLIP was published, words "
-            "that all classes share in the place of all texts.",
+            help="Replace the retrieved texts by random captions (random) or random words (waffle), or all texts by "
+            "random words that all classes share (waffle_shared, WaffleCLIP as published).",
         ),
     ] = None,
     seed: Annotated[int, Parameter(group=COMPARING, help="Seed of the controls.")] = 0,
     compare: Annotated[
         list[str] | None,
         Parameter(
-            group=COMPARING, negative=(), help="Labelled images, as for evaluate: score templates and controls too."
+            group=COMPARING,
+            negative=(),
+            help="Labelled images, as for evaluate, to compare the accuracy of these prompts, templates and controls.",
         ),
     ] = None,
     image_column: ImageColumn = "image",
     label_column: LabelColumn = "label",
-    format: Annotated[Literal["parquet", "json"] | None, Parameter(help="By the output's suffix by default.")] = None,
+    format: Annotated[
+        Literal["parquet", "json"] | None, Parameter(help="The format; by default the output's suffix.")
+    ] = None,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
-    """Turn a label file (.txt, .toml, .json, .parquet) into prompts: templates, and texts found for each class."""
+    """Turn a label file (.txt, .toml, .json, .parquet) into prompts: templates, and texts retrieved for each class."""
 
     def job(console: Console) -> object:
         from rag_clip.files.labels import cut_column
@@ -119,7 +126,7 @@ def enhance(
         chosen = _override(load_recipe(recipe), overrides)
         label_set = _limited(_read_classes(labels, labels_from), limit, console)
         if limit is not None and compare:
-            raise ValueError("--compare measures all classes; leave out --limit")
+            raise ValueError("--compare needs all classes; leave out --limit")
         label_set = noted(label_set, console, readable=readable_names)
         found = find_encoder(encoder, records_of(index=index))
         read = [
@@ -155,7 +162,7 @@ def enhance(
 
 def _read_classes(labels: Path | None, labels_from: str | None) -> LabelSet:
     if (labels is None) == (labels_from is None):
-        raise ValueError("give the classes once: a label file, or --labels-from IMAGES[:COLUMN]")
+        raise ValueError("give the classes in one way: a label file, or --labels-from IMAGES[:COLUMN]")
     if labels is not None:
         from rag_clip.files.labels import read_labels
 
@@ -172,12 +179,12 @@ def _limited(labels: LabelSet, limit: int | None, console: Console) -> LabelSet:
 
     if limit is None or limit >= len(labels):
         return labels
-    console.say(f"a trial on the first {limit} of {len(labels)} classes (--limit)")
+    console.say(f"a trial with the first {limit} of {len(labels)} classes (--limit)")
     return first_classes(labels, limit)
 
 
 def _place(labels_from: str | None) -> tuple[str | None, str]:
-    """Cut PLACE:COLUMN; a place may hold colons of its own, as URLs do."""
+    """Split PLACE:COLUMN; a place may contain colons, as URLs do."""
     place, _, column = (labels_from or "").rpartition(":")
     if labels_from is None or not place or "/" in column or Path(labels_from).exists():
         return labels_from, "label"
@@ -185,32 +192,33 @@ def _place(labels_from: str | None) -> tuple[str | None, str]:
 
 
 def _override(recipe: Recipe, overrides: Overrides | None) -> Recipe:
-    given = {key: value for key, value in asdict(overrides or Overrides()).items() if value is not None}
-    if not given:
+    settings = {key: value for key, value in asdict(overrides or Overrides()).items() if value is not None}
+    if not settings:
         return recipe
     if recipe.retrieved is None:
-        first = next(iter(given))
+        first = next(iter(settings))
         raise ValueError(
-            f"recipe {recipe.name!r} retrieves no captions, so --{OPTIONS.get(first, first)} says nothing to it"
+            f"recipe {recipe.name!r} retrieves no captions, so --{OPTIONS.get(first, first)} has no effect; leave it "
+            "out, or choose another recipe"
         )
-    if given.get("limit", 0) > recipe.retrieved.candidates:
-        given.setdefault("candidates", given["limit"])
-    return replace(recipe, retrieved=replace(recipe.retrieved, **given))
+    if settings.get("limit", 0) > recipe.retrieved.candidates:
+        settings.setdefault("candidates", settings["limit"])
+    return replace(recipe, retrieved=replace(recipe.retrieved, **settings))
 
 
 def _show(console: Console, summary: EnhanceSummary) -> None:
     console.say(str(summary))
     for note in summary.provenance["notes"]:
         console.say(f"  {note}")
-    judged = {"templates": summary.before, "these prompts": summary.after}
+    separations = {"templates": summary.before, "these prompts": summary.after}
     console.table(
-        "told apart (lower is better)",
+        "class separation (lower is better)",
         {
             name: {
-                "uniformity": "-" if one.uniformity is None else f"{one.uniformity:.3f}",
-                "expected confusion": f"{one.confusion:.4f}",
+                "uniformity": "-" if each.uniformity is None else f"{each.uniformity:.3f}",
+                "expected confusion": f"{each.confusion:.4f}",
             }
-            for name, one in judged.items()
+            for name, each in separations.items()
         },
     )
     label, texts = summary.sample
@@ -218,10 +226,11 @@ def _show(console: Console, summary: EnhanceSummary) -> None:
     for text in texts:
         console.say(f"  {text.weight:.4f}  {text.text}")
     if summary.compared:
-        numbers = {name: asdict(one) for name, one in summary.compared.items()}
+        numbers = {name: asdict(scores) for name, scores in summary.compared.items()}
         title = "top-1, %" if "images" in next(iter(numbers.values())) else "mean average precision, %"
         cells = {
-            name: {key.replace("_", " "): f"{value:.1f}" for key, value in one.items()} for name, one in numbers.items()
+            name: {key.replace("_", " "): f"{value:.1f}" for key, value in scores.items()}
+            for name, scores in numbers.items()
         }
         console.table(title, cells)
     console.stages(summary.seconds)

@@ -1,4 +1,4 @@
-"""`rag-clip evaluate`: measure prompts and heads on labelled images, and compare what was measured before."""
+"""The verb `rag-clip evaluate`: evaluate prompts and heads on labelled images, and compare earlier results."""
 
 from __future__ import annotations
 
@@ -55,28 +55,32 @@ def evaluate(
     prompts: PromptPaths = None,
     encoder: AnyEncoder = ENCODER,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="results.parquet")] = Path("results.parquet"),
-    page: Annotated[Path | None, Parameter(name="--report", help="The page; by default beside the output.")] = None,
+    page: Annotated[
+        Path | None, Parameter(name="--report", help="The HTML report; by default beside the output.")
+    ] = None,
     compare: Annotated[list[Path] | None, Many, Parameter(help="Compare two results files instead.")] = None,
-    check: Annotated[bool, Parameter(negative=(), help="Only say what is missing or does not fit.")] = False,
+    check: Annotated[bool, Parameter(negative=(), help="Only list what is missing or does not fit.")] = False,
     places: Places = PLACES,
     heads: Heads = HEADS,
-    scale: Annotated[float | None, Parameter(help="Of the encoder of a features file that does not say it.")] = None,
+    scale: Annotated[
+        float | None, Parameter(help="The encoder's logit scale, for a features file that does not record it.")
+    ] = None,
     index: Index = None,
     names: Names = None,
-    features: Annotated[Path | None, Parameter(help="Keep image features here.")] = None,
+    features: Annotated[Path | None, Parameter(help="Folder that keeps image features.")] = None,
     workers: Workers = None,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
-    """Measure every prompts file, alone and with every head, on every task; what is finished is not run again.
+    """Evaluate every prompts file, alone and with every head, on every task; finished runs are not repeated.
 
     A task is labelled images (Parquet, a webdataset tar, a list .csv, a folder or URL of these or of images), a file of
     features (.parquet, .npz), a task file .toml, or the name of a bundled task or suite, such as elevater/eurosat or
-    elevater. OUTPUT has a row per number; a page with charts lies beside it. With --shots, heads are measured on images
-    drawn from the train split of the task, or from its one file, whose other images are measured; a run is the mean
-    over the draws, -/+ their standard deviation. --shots all takes the whole train split, once. With --names, the names
-    that would take most images from prompts are found: lines of a .txt file, names of a label file, or the 20,000 most
-    frequent phrases of captions.
+    elevater. OUTPUT has one row per number; a page with charts is written beside it. With --shots, heads are built on
+    images drawn from the train split of the task, or from its only file, and the other images of that file are the test
+    set; a run is the mean over the draws, -/+ their standard deviation. --shots all uses the whole train split, once.
+    With --names, adversarial names are found: the names that would take most images from the classes, among the lines
+    of a .txt file, the names of a label file, or the 20,000 most frequent phrases of captions.
     """
 
     def job(console: Console) -> object:
@@ -112,7 +116,7 @@ def evaluate(
         for one in unused_prompts(texts, found):
             console.say(f"{one.path} is not measured: no task has its {len(one.prompts.labels)} classes")
         summary = evaluate_runs(
-            found,
+            image_tasks,
             prompts=texts,
             output=output,
             encoder=loaded,
@@ -141,14 +145,17 @@ def _saying_results(console: Console) -> Report:
 def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: Encoder | None, force: bool) -> object:
     from rag_clip.report.evaluation import write_evaluation
 
-    named = {one.task: one.settings.candidates for one in summary.results if one.settings.candidates}
-    for task, facts in named.items():
-        console.say(f"{facts.names} names of {facts.place}, {facts.left_out} left out as those of {task}")
-    for one in {one.task: one for one in summary.results if one.counts.failed}.values():
-        row, reason = next(iter(one.counts.reasons.items()))
-        console.say(f"{counted(one.counts.failed, 'image')} of {one.task} cannot be used, such as row {row}: {reason}")
-    for name in dict.fromkeys(one.run for one in summary.results):
-        scores = [one.main.value for one in summary.results if one.run == name]
+    results = summary.results
+    candidates = {result.task: result.settings.candidates for result in results if result.settings.candidates}
+    for task, facts in candidates.items():
+        left_out = f"{facts.left_out} left out as names of classes of {task}"
+        console.say(f"{counted(facts.names, 'name')} from {facts.place}, {left_out}")
+    for result in {result.task: result for result in results if result.counts.failed}.values():
+        row, reason = next(iter(result.counts.reasons.items()))
+        failed = counted(result.counts.failed, "image")
+        console.say(f"{failed} of {result.task} cannot be used, such as row {row}: {reason}")
+    for name in dict.fromkeys(result.run for result in results):
+        scores = [result.main.value for result in results if result.run == name]
         if len(scores) > 1:
             console.say(f"{name}: mean of {len(scores)} tasks {sum(scores) / len(scores):.1%}")
     console.say(str(summary))
@@ -175,15 +182,16 @@ def _compare(console: Console, paths: list[Path], page: Path | None, force: bool
     from rag_clip.report.evaluation import write_comparison
 
     if len(paths) != 2:
-        raise ValueError(f"--compare takes two results files, before and after; found {len(paths)}")
+        raise ValueError(f"--compare needs two results files, before and after; found {len(paths)}")
     check_outputs([(page, "evaluate")], inputs=[paths, map(runs_folder, paths)], force=force)
     found = compare_results(*(read_results(path) for path in paths))
     for pair in found.pairs:
         console.table(pair.name, _cells(pair))
         if change := pair.difference:
             console.say(
-                f"paired: {change.value:+.1%} [{change.low:+.1%}, {change.high:+.1%}], {change.gained} images gained, "
-                f"{change.lost} lost, probability {change.probability:.2g} if neither were better\n"
+                f"paired: {change.value:+.1%} [{change.low:+.1%}, {change.high:+.1%}], "
+                f"{counted(change.gained, 'image')} gained, {change.lost} lost, "
+                f"probability {change.probability:.2g} if neither were better\n"
             )
     for names, path in ((found.only_before, paths[0]), (found.only_after, paths[1])):
         if names:
@@ -205,31 +213,31 @@ def _say_problems(console: Console, count: int, problems: tuple[str, ...]) -> ob
     for problem in problems:
         console.say(problem)
     if problems:
-        raise ValueError(f"{len(problems)} problems in {count} tasks; mend them and check again")
-    console.say(f"{count} tasks can be measured")
+        raise ValueError(f"{counted(len(problems), 'problem')} in {counted(count, 'task')}; fix them and check again")
+    console.say(f"{counted(count, 'task')} can be evaluated")
     return {"tasks": count, "problems": []}
 
 
 def _cells(pair: Pair) -> dict[str, dict[str, str]]:
     cells = {}
     for metric, title in METRICS.items():
-        one, two = pair.before.get(metric), pair.after.get(metric)
-        if one and two:
-            change = f"{two.value - one.value:+.1%}"
-            cells[title] = {"before": f"{one.value:.1%}", "after": f"{two.value:.1%}", "change": change}
+        before, after = pair.before.get(metric), pair.after.get(metric)
+        if before and after:
+            change = f"{after.value - before.value:+.1%}"
+            cells[title] = {"before": f"{before.value:.1%}", "after": f"{after.value:.1%}", "change": change}
     return cells
 
 
 def _line(result: Result) -> str:
-    """Say a run in one line: task, run, tier, and its main numbers in percent with their intervals."""
+    """Return a run as one line: task, run, tier, and its main numbers in percent with their intervals."""
     cells = [f"{result.task} | {result.run} [{result.tier}]"]
     for metric, title in METRICS.items():
-        if one := result.get(metric):
-            bounds = " [{:.1%}, {:.1%}]".format(*one.bounds) if one.bounds else ""
-            cells.append(f"{title} {one.value:.1%}{bounds}")
+        if measure := result.get(metric):
+            bounds = " [{:.1%}, {:.1%}]".format(*measure.bounds) if measure.bounds else ""
+            cells.append(f"{title} {measure.value:.1%}{bounds}")
     return "  ".join(cells)
 
 
 def _facts(result: Result) -> dict[str, object]:
-    whole = {one.metric: [one.value, one.low, one.high] for one in result.measures if not one.item}
+    whole = {each.metric: [each.value, each.low, each.high] for each in result.measures if not each.item}
     return {"task": result.task, "run": result.run, "tier": result.tier, "key": result.key, "measures": whole}

@@ -1,4 +1,4 @@
-"""Options of `rag-clip evaluate` that belong together: the encoder, where tasks lie, and the heads."""
+"""Groups of options of `rag-clip evaluate`: the encoder, the files of tasks, and the heads."""
 
 from __future__ import annotations
 
@@ -23,32 +23,36 @@ if TYPE_CHECKING:
 
 Many = Parameter(negative=(), consume_multiple=True)
 PromptPaths = Annotated[
-    list[Path] | None, Many, Parameter(help="Prompts files, each a run; the page compares with the first.")
+    list[Path] | None,
+    Many,
+    Parameter(help="Prompts files, each a run; the report compares the others with the first."),
 ]
-Index = Annotated[str | None, Parameter(help="The index of the prompts: its captions are not encoded again.")]
+Index = Annotated[
+    str | None, Parameter(help="The index of the prompts; its vectors spare encoding their captions again.")
+]
 Names = Annotated[
     str | None,
-    Parameter(help="Further names to be mistaken for: a word list, a label file, captions, or an index of them."),
+    Parameter(help="Candidates for adversarial names: a word list, a label file, captions, or a caption index."),
 ]
 
 
 @Parameter(name="*", group=ENCODER_GROUP)
 @dataclass(frozen=True)
 class AnyEncoder(EncoderOptions):
-    """The options of an encoder that features in files do without."""
+    """The options of an encoder, which is not needed for features in files."""
 
-    model: Annotated[str, Parameter(help="The encoder, as for classify; none for features alone.")] = ""
-    device: Device = None  # again, since the types are looked up in this module
+    model: Annotated[str, Parameter(help="The encoder, as for classify; not needed for features only.")] = ""
+    device: Device = None  # repeated here, because cyclopts looks up the types in this module
     precision: Precision = None
-    second: Annotated[list[str] | None, Many, Parameter(help="Further encoders that heads need.")] = None
+    second: Annotated[list[str] | None, Many, Parameter(help="Additional encoders that heads need.")] = None
 
     @property
     def files(self) -> list[str]:
-        """The files and folders that the models are read from."""
+        """The files and folders of the models."""
         return model_files(self.model, *(self.second or ()))
 
     def load_second(self, console: Console) -> dict[str, Encoder]:
-        """Load the further encoders by their names."""
+        """Load the additional encoders, by name."""
         return {name: self.load(console, name) for name in self.second or ()}
 
 
@@ -57,18 +61,21 @@ class AnyEncoder(EncoderOptions):
 class Places:
     """Where tasks are read from."""
 
-    data: Annotated[str, Parameter(help="Folder of the files of tasks, or its URL.")] = "."
-    labels: Annotated[Path | None, Parameter(help="Classes and groups of plain files; else the prompts'.")] = None
+    data: Annotated[str, Parameter(help="Folder or URL of the files of tasks.")] = "."
+    labels: Annotated[
+        Path | None,
+        Parameter(help="A label file for tasks given as images or features; default: the prompts' classes."),
+    ] = None
     image_column: ImageColumn = "image"
     label_column: LabelColumn = "label"
 
     def open(self, tasks: Sequence[str], texts: Sequence[PromptFile]) -> list[tuple[Task, Place]]:
-        """Open tasks, plain files with the classes of `labels` or of the first texts."""
+        """Open tasks; those given as images or features get the classes of `labels` or of the first texts."""
         from rag_clip.evaluation.image_tasks import open_tasks
         from rag_clip.files.labels import read_labels
 
         if not tasks:
-            raise ValueError("there is nothing to measure on; give labelled images, features or tasks")
+            raise ValueError("there is nothing to evaluate on; give labelled images, features or tasks")
         classes = read_labels(self.labels) if self.labels else texts[0].prompts.labels if texts else None
         columns = {"image_column": self.image_column, "label_column": self.label_column}
         opened: list[tuple[Task, Place]] = open_tasks(tasks, folder=self.data, labels=classes, **columns)
@@ -78,26 +85,32 @@ class Places:
 @Parameter(name="*", group=HEAD)
 @dataclass(frozen=True)
 class Heads:
-    """Which heads are measured beside the texts, and on which images of support."""
+    """Which heads are evaluated beside the texts, and on which support images they are built."""
 
-    head: Annotated[list[str] | None, Many, Parameter(help="Also measure these heads on each prompts file.")] = None
+    head: Annotated[list[str] | None, Many, Parameter(help="Also evaluate these heads with each prompts file.")] = None
     support: Annotated[Path | None, Parameter(help="A support file, for the heads.")] = None
-    head_options: Annotated[Path | None, Parameter(help="TOML with settings, a table per head.")] = None
+    head_options: Annotated[Path | None, Parameter(help="A TOML file with settings, one table per head.")] = None
     shots: Annotated[
-        list[int | Literal["all"]] | None, Many, Parameter(help="Images per class to draw for the heads, or all.")
+        list[int | Literal["all"]] | None,
+        Many,
+        Parameter(help="Numbers of images per class to draw for the heads, or all."),
     ] = None
-    seeds: Annotated[int, Parameter(help="How many times shots are drawn.")] = 3
-    validate: Annotated[bool, Parameter(negative=(), help="Choose settings by a fifth of the shots.")] = False
-    validation: Annotated[Path | None, Parameter(help="A support file that heads may choose settings by.")] = None
-    floor: Annotated[bool, Parameter(help="Use no more of a head than held-out images bear out, at worst none.")] = True
+    seeds: Annotated[int, Parameter(help="How often shots are drawn.")] = 3
+    validate: Annotated[
+        bool, Parameter(negative=(), help="Hold out a fifth of the shots, and choose settings on it.")
+    ] = False
+    validation: Annotated[Path | None, Parameter(help="A support file on which heads may choose settings.")] = None
+    floor: Annotated[
+        bool, Parameter(help="Limit the weight of a head, down to none, to what held-out images justify.")
+    ] = True
 
     @property
     def files(self) -> list[Path | None]:
-        """The files that are read."""
+        """The input files."""
         return [self.support, self.head_options, self.validation]
 
     def choose(self) -> tuple[list[HeadChoice], FewShot | None]:
-        """Return the heads on the support file, and those on shots."""
+        """Return the heads to build on the support file, and those to build on shots."""
         from rag_clip.classifiers.heads import read_options
         from rag_clip.evaluation.head_choices import choose_heads
         from rag_clip.evaluation.shot_runs import FewShot
@@ -108,7 +121,7 @@ class Heads:
             FewShot(names, tuple(self.shots), self.seeds, options, self.validate, self.floor) if self.shots else None
         )
         if self.validate and not few_shot:
-            raise ValueError("--validate holds out a fifth of the --shots; say how many, or give --validation a file")
+            raise ValueError("--validate holds out a fifth of the shots; add --shots, or use --validation FILE instead")
         if few_shot and not self.support:
             return [], few_shot
         chosen = choose_heads(

@@ -1,4 +1,4 @@
-"""An example of each verb: under its help, and where an option is missing."""
+"""An example of each verb, shown under its help and when an option is missing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from cyclopts import App
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 could not go on (the message says why), 2 the command was not understood, "
-    "3 done, but some rows failed, 130 interrupted (run the same command again to go on)."
+    "Exit codes: 0 done, 1 failed (the message says why), 2 the command was not understood, "
+    "3 done, but some rows failed, 130 interrupted (run the same command again to continue)."
 )
 EXAMPLES: Mapping[str, str] = {
     "index build": "rag-clip index build captions.parquet --index captions-index --model demo",
@@ -39,7 +39,7 @@ EXAMPLES: Mapping[str, str] = {
 
 
 def verbs(app: App, *names: str) -> Iterator[tuple[str, App]]:
-    """Yield the name and the app of every verb of an app, those under other verbs too."""
+    """Yield the name and the app of every verb, also of those under groups."""
     for name in app:
         if not name.startswith("-"):
             under = app[name]
@@ -48,5 +48,5 @@ def verbs(app: App, *names: str) -> Iterator[tuple[str, App]]:
 
 
 def example_of(verb: str) -> str:
-    """Return what stands under the help of a verb: its example, and the exit codes."""
+    """Return the text under the help of a verb: its example and the exit codes."""
     return f"Example: {EXAMPLES[verb]}\n\n{EXIT_CODES}"

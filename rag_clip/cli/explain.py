@@ -1,4 +1,4 @@
-"""The verb `rag-clip explain`: what a class is made of, and which texts decided for an image."""
+"""The verb `rag-clip explain`: the texts of a class, and the texts that decided the prediction for an image."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def explain(
     ] = None,
     image_column: ImageColumn = "image",
     before: Annotated[
-        Path | None, Parameter(help="Prompts to compare the nearest classes with; the templates alone by default.")
+        Path | None, Parameter(help="Prompts to compare the nearest classes with; default: the templates alone.")
     ] = None,
-    count: Annotated[int, Parameter(help="Texts and classes to show.")] = 10,
-    html: Annotated[Path | None, Parameter(help="Also write a page with the picture, and bars.")] = None,
+    count: Annotated[int, Parameter(help="Number of texts and classes to show.")] = 10,
+    html: Annotated[Path | None, Parameter(help="Also write an HTML page with the picture and bars.")] = None,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
     """Show the texts of LABEL and its nearest classes; for an image, the texts that decided between two classes.
 
-    An image is explained by the class it gets against the second, or against LABEL where one is given.
+    The two classes are the predicted one and the second best, or LABEL if it is given.
     """
 
     def job(console: Console) -> object:
@@ -48,7 +48,7 @@ def explain(
         if label is None and image is None and images is None:
             raise ValueError("there is nothing to explain; give a class name, --image FILE, or --images FILE --row N")
         if count < 1:
-            raise ValueError(f"--count is {count}; show at least one text")
+            raise ValueError(f"--count is {count}; give at least 1")
 
         from rag_clip.files.outputs import check_outputs
 
@@ -121,7 +121,7 @@ def _show_image(console: Console, found: ImageExplanation, count: int) -> None:
         console.table(f"{_shortened(effect.label)} ({effect.probability:.1%})", _effects(effect, found.bias, count))
     console.say(
         f"{found.winner.label} {found.winner.logit:.4f} - {found.rival.label} {found.rival.logit:.4f} "
-        f"= gap {found.gap:.4f}, the sum of its lifts less those of {found.rival.label}"
+        f"= gap {found.gap:.4f}, the sum of its lifts minus those of {found.rival.label}"
     )
 
 
@@ -132,7 +132,7 @@ def _effects(effect: ClassEffect, bias: float, count: int) -> dict[str, dict[str
     }
     if rest := effect.texts[count:]:
         lift, contribution = sum(text.lift for text in rest), sum(text.contribution for text in rest)
-        rows[f"{len(rest)} other texts"] = _effect(lift, contribution)
+        rows[counted(len(rest), "other text")] = _effect(lift, contribution)
     if bias:
         rows["bias of the model"] = {"lift": "", "contributes": f"{bias:.4f}", "cosine": ""}
     return {**rows, "sum": _effect(sum(text.lift for text in effect.texts), effect.logit)}

@@ -1,4 +1,4 @@
-"""What went wrong: bad input or a bad world, whose sentence is the answer, or a fault of ours, whose trace is."""
+"""Error messages: a sentence for errors of the input or the system; None for bugs, which get a traceback."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ LONGEST = 1000
 
 
 def explain(error: Exception) -> str | None:
-    """Return what to say of an error in one line, None for a fault of ours.
+    """Return the message of an error as one line; None for a bug.
 
-    Bad input is a ValueError or a RagClipError, a bad world an OSError; what a machine lacks comes in any type.
+    Errors of the input are ValueError or RagClipError, errors of the system OSError; a lack of memory, disk, file
+    handles or threads may have any type.
     """
     lacking = lacks(error)
     if lacking:
         return _line(lacking)
     if isinstance(error, UnicodeEncodeError):
         shown = error.object[max(0, error.start - 20) : error.end + 20]
-        return f"the name or text {shown!a} is no Unicode at character {error.start}; rename the file, or mend the text"
+        return f"the text {shown!a} is not valid Unicode at character {error.start}; rename the file, or fix the text"
     return _line(str(error)) if isinstance(error, RagClipError | ValueError | OSError) else None
 
 

@@ -1,4 +1,4 @@
-"""The verbs under `rag-clip index` that deal with images: download them, and index them with their captions."""
+"""The verbs `rag-clip index download` and `index images`: download images, and index them with their captions."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ def images(
     image_column: ImageColumn = "image",
     caption_column: Annotated[str, Parameter(group=COLUMNS, help="The column of the captions.")] = "caption",
     cleaning: Cleaning = "default",
-    noise: Annotated[bool, Parameter(help="Judge how likely each caption is not its image's (NLIP).")] = True,
-    shards: Annotated[Path | None, Parameter(help="Keep what is embedded here.")] = None,
+    noise: Annotated[
+        bool, Parameter(help="Estimate the probability that each caption does not match its image (NLIP).")
+    ] = True,
+    shards: Annotated[Path | None, Parameter(help="Folder of the embedded pairs; default INDEX.shards.")] = None,
     schema: Schema = None,
     workers: Workers = None,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
-    """Write image-caption pairs to an index of images, with a vector of the image and one of the caption."""
+    """Write image-caption pairs to an index, each with a vector of the image and one of the caption."""
 
     def job(console: Console) -> object:
         from rag_clip.files.outputs import check_outputs
@@ -53,7 +55,7 @@ def images(
         for reason, count in summary.reasons.items():
             console.say(f"  failed, {reason}: {count}")
         if summary.failed:
-            console.say(f"  each failed row: {summary.failures}")
+            console.say(f"  all failed rows: {summary.failures}")
         say_dropped(console, summary.dropped)
         console.stages(summary.seconds)
         return summary
@@ -62,16 +64,16 @@ def images(
 
 
 def download(
-    lists: Annotated[list[Path], Parameter(negative=(), help="Parquet, CSV or text files of image addresses.")],
+    lists: Annotated[list[Path], Parameter(negative=(), help="Parquet, CSV or text files of image URLs.")],
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder of the webdataset tars.")],
-    url_column: Annotated[str, Parameter(group=COLUMNS, help="The column of the addresses.")] = "url",
+    url_column: Annotated[str, Parameter(group=COLUMNS, help="The column of the URLs.")] = "url",
     caption_column: Annotated[
         str | None, Parameter(group=COLUMNS, help="The column of the captions, if there is one.")
     ] = "caption",
     retry_failed: Retry = False,
-    allow_private: Annotated[bool, Parameter(negative=(), help="Also ask addresses of private networks.")] = False,
+    allow_private: Annotated[bool, Parameter(negative=(), help="Also download from private networks.")] = False,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:

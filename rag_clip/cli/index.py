@@ -1,4 +1,4 @@
-"""The verbs under `rag-clip index`: build an index in one go or in two stages, look at it, check it, copy it."""
+"""The verbs under `rag-clip index`: build an index in one step or two, inspect it, check it, copy it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.run import COLUMNS, SHOWN, EncoderOptions, Force, Seed, Shown, run, toml_files
+from rag_clip.display import counted
 
 if TYPE_CHECKING:
     from rag_clip.captions.sources.columns import Columns
     from rag_clip.captions.sources.finding import SourceFile
     from rag_clip.corpus.cleaning import CleaningSettings
 
-LOAD_SECONDS = 1.1e-4  # per caption, of 57,368 at width 128 into a folder, on two cores
+LOAD_SECONDS = 1.1e-4  # per caption; measured on 57,368 of width 128 into a folder, on two cores
 
 Captions = Annotated[
     list[str],
@@ -25,14 +26,18 @@ Captions = Annotated[
 ]
 Index = Annotated[str, Parameter(help="A folder, or http://HOST:6333[/COLLECTION] of a Qdrant server.")]
 TextColumn = Annotated[
-    str | None, Parameter(group=COLUMNS, help="Recognised by default; dots reach into nested columns.")
+    str | None,
+    Parameter(group=COLUMNS, help="The column of the captions; found by default. Dots name nested columns."),
 ]
-SourceColumn = Annotated[str | None, Parameter(group=COLUMNS, help="Recognised by default, or else the file's name.")]
+SourceColumn = Annotated[
+    str | None,
+    Parameter(group=COLUMNS, help="The column of the source; found by default, otherwise the file's name is used."),
+]
 Cleaning = Annotated[
-    str, Parameter(help="default, align, wukong or none (see index/cleaning.toml), or FILE.toml[:PRESET] of your own.")
+    str, Parameter(help="default, align, wukong or none (see index/cleaning.toml), or your own FILE.toml[:PRESET].")
 ]
-Schema = Annotated[Path | None, Parameter(help="A TOML like index/captions.toml.")]
-Retry = Annotated[bool, Parameter(negative=(), help="Try again what could not be read before.")]
+Schema = Annotated[Path | None, Parameter(help="A TOML file like index/captions.toml.")]
+Retry = Annotated[bool, Parameter(negative=(), help="Try again what could not be read in an earlier run.")]
 
 
 def build(
@@ -45,8 +50,10 @@ def build(
     source_column: SourceColumn = None,
     cleaning: Cleaning = "default",
     schema: Schema = None,
-    shards: Annotated[Path | None, Parameter(help="Keep embedded captions here; INDEX.shards by default.")] = None,
-    keep_shards: Annotated[bool, Parameter(help="Without them, another schema means embedding again.")] = True,
+    shards: Annotated[Path | None, Parameter(help="Folder of the embedded captions; default INDEX.shards.")] = None,
+    keep_shards: Annotated[
+        bool, Parameter(help="Keep the shards; without them, another schema needs embedding again.")
+    ] = True,
     retry_failed: Retry = False,
     force: Force = False,
     dry_run: Annotated[
@@ -54,7 +61,7 @@ def build(
     ] = False,
     shown: Shown = SHOWN,
 ) -> int:
-    """Clean captions, embed them, and write them to an index; run again to go on or to add."""
+    """Clean captions, embed them, and write them to an index; run again to continue, or to add captions."""
 
     def job(console: Console) -> object:
         from rag_clip.captions.shards import ShardFolder
@@ -99,12 +106,12 @@ def embed(
     text_column: TextColumn = None,
     source_column: SourceColumn = None,
     cleaning: Cleaning = "default",
-    part: Annotated[str, Parameter(help="I/N: the I-th of N parts, from 1, for one of N machines.")] = "1/1",
+    part: Annotated[str, Parameter(help="I/N: part I of N, from 1, to share the work among N machines.")] = "1/1",
     retry_failed: Retry = False,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
-    """Do the first half of build: embed captions into shards, on one machine or as one of many."""
+    """Do the first half of build: embed captions into shards, on one machine or as a part on one of many."""
 
     def job(console: Console) -> object:
         from rag_clip.captions.shards import ShardFolder
@@ -131,14 +138,14 @@ def embed(
 
 
 def load(
-    shards: Annotated[Path, Parameter(help="The folder of `index embed`, or of several machines brought together.")],
+    shards: Annotated[Path, Parameter(help="The folder of `index embed`, or those of several machines in one folder.")],
     /,
     *,
     index: Index,
     schema: Schema = None,
     shown: Shown = SHOWN,
 ) -> int:
-    """Do the second half of build: write shards to an index. Another schema needs no embedding."""
+    """Do the second half of build: write shards to an index; for another schema, run only this."""
 
     def job(console: Console) -> object:
         from rag_clip.files.outputs import check_outputs
@@ -157,7 +164,7 @@ def load(
 
 
 def info(index: Index, /, *, shown: Shown = SHOWN) -> int:
-    """Say what an index holds, with which encoder it was built, and whether it is ready."""
+    """Show what is in an index, which encoder it was built with, and whether it is ready."""
 
     def job(console: Console) -> object:
         from rag_clip.store import open_store
@@ -175,13 +182,13 @@ def check(
     index: Index,
     /,
     *,
-    queries: Annotated[int, Parameter(help="Stored vectors to search near.")] = 200,
-    k: Annotated[int, Parameter(help="Nearest neighbours of each that are compared.")] = 100,
+    queries: Annotated[int, Parameter(help="Number of stored vectors to search with.")] = 200,
+    k: Annotated[int, Parameter(help="Number of nearest neighbours to compare for each.")] = 100,
     seed: Seed = 0,
-    search: Annotated[Literal["auto", "hnsw"], Parameter(help="How the index is served.")] = "auto",
+    search: Annotated[Literal["auto", "hnsw"], Parameter(help="How the index is searched.")] = "auto",
     shown: Shown = SHOWN,
 ) -> int:
-    """Measure recall@k of the served search against exact search, and note it in the index."""
+    """Measure recall@k of the normal search against exact search, and record it in the index."""
 
     def job(console: Console) -> object:
         from rag_clip.store import check_index, open_store
@@ -199,7 +206,7 @@ def check(
 
 
 def copy(source: Index, target: Index, /, *, schema: Schema = None, shown: Shown = SHOWN) -> int:
-    """Copy an index to a folder or a server, and verify the copy."""
+    """Copy an index to a folder or to a server, and verify the copy."""
 
     def job(console: Console) -> object:
         from rag_clip.files.outputs import check_outputs
@@ -209,14 +216,15 @@ def copy(source: Index, target: Index, /, *, schema: Schema = None, shown: Shown
         with open_store(source) as store:
             chosen = load_schema(schema) if schema else None
             copied = copy_store(store, target, schema=chosen, report=console.report)
-        console.say(f"{copied.count} rows in {copied.target}, {copied.verified} of them compared with {copied.source}")
+        rows = counted(copied.count, "row")
+        console.say(f"{rows} in {copied.target}, {copied.verified} of them compared with {copied.source}")
         return copied
 
     return run(job, shown)
 
 
 def load_named_cleaning(name: str) -> Any:
-    """Load a preset, or FILE.toml[:PRESET]."""
+    """Load cleaning settings: a preset by name, or FILE.toml[:PRESET]."""
     from rag_clip.corpus.cleaning import load_cleaning
 
     path, _, preset = name.rpartition(":") if ".toml:" in name else (name, "", "default")
@@ -231,7 +239,7 @@ def _parse_part(part: str) -> tuple[int, int]:
 
 
 def say_dropped(console: Console, dropped: Mapping[str, int]) -> None:
-    """Say how many captions were dropped, by reason."""
+    """Print the number of dropped captions by reason."""
     for reason, count in dropped.items():
         console.say(f"  dropped, {reason}: {count}")
 
@@ -243,12 +251,12 @@ def _say_lost(console: Console, dropped: Mapping[str, int], failures: tuple[str,
 
 
 def _describe(facts: Mapping[str, Any]) -> list[str]:
-    """Say the facts of an index in a few lines; --json has them all."""
+    """Return the main facts of an index as lines; --json prints all."""
     card, memory, checked = facts["card"], facts["memory"], facts["check"]
     encoder, corpus = card["encoder"], card["notes"].get("corpus")
     size = "" if facts["bytes"] is None else f", {facts['bytes'] / 1e6:.1f} MB on disk"
     lines = [
-        f"{facts['count']} captions in {facts['location']}: {facts['status']}",
+        f"{counted(facts['count'], 'caption')} in {facts['location']}: {facts['status']}",
         f"engine: {facts['engine']}{size}, {memory['resident'] / 1e6:.1f} MB to hold in memory",
         f"encoder: {encoder['model']} ({encoder['pretrained'] or 'no tag'}, weights {encoder['weights'][:12]}), "
         f"width {card['dim']}, created {card['created']}",
@@ -269,7 +277,7 @@ def _describe(facts: Mapping[str, Any]) -> list[str]:
 def _show_preview(
     console: Console, captions: Sequence[str], *, columns: Columns, cleaning: CleaningSettings, index: str
 ) -> dict[str, Any]:
-    """Show what a build would begin with; raises what it would raise for paths, columns and an index in the way."""
+    """Show the first rows of a build; raises the errors that the build would raise for paths, columns and the index."""
     from rag_clip.captions.sources.finding import find_sources
     from rag_clip.captions.sources.preview import preview
     from rag_clip.corpus.cleaning import row_rules
@@ -280,13 +288,14 @@ def _show_preview(
     for file in seen.files:
         console.say(_describe_file(file))
     if len(seen.files) < len(sources):
-        console.say(f"and {len(sources) - len(seen.files)} files that were not looked into")
+        console.say(f"and {counted(len(sources) - len(seen.files), 'file')} not opened for this preview")
     for row in seen.rows.to_pylist():
         fate = f"dropped, {row['dropped']}" if row["dropped"] else row["cleaned"]
         console.say(f"  row {row['row']}: {row['text']!r} -> {fate}")
     if cleaning.corpus_rules:
-        console.say(f"not shown, for they count the whole corpus first: {', '.join(cleaning.corpus_rules)}")
-    console.say(f"of the first {seen.read} rows {seen.kept} would be kept; dropped: {dict(seen.dropped) or 'none'}")
+        console.say(f"not shown, because they need counts of the whole corpus: {', '.join(cleaning.corpus_rules)}")
+    dropped = dict(seen.dropped) or "none"
+    console.say(f"of the first {counted(seen.read, 'row')}, {seen.kept} would be kept; dropped: {dropped}")
     for damage in seen.damaged:
         console.say(f"  {damage}")
     return {
@@ -300,7 +309,7 @@ def _show_preview(
 
 
 def _check_index(index: str, cleaning: CleaningSettings) -> None:
-    """Refuse an index that was cleaned in another way; where there is none, one would be made."""
+    """Raise ValueError if the index exists and has other cleaning settings."""
     from rag_clip.captions.filter import check_cleaning
     from rag_clip.store import open_store
 
@@ -316,5 +325,5 @@ def _describe_file(file: SourceFile) -> str:
         role: f"column {name!r}" for role, name in asdict(file.columns).items() if name and role != "image"
     }
     named = "; ".join(f"{role}: {columns[role]}" for role in asdict(file.columns) if role in columns)
-    others = f"; not taken: {', '.join(file.candidates)}" if file.candidates else ""
+    others = f"; not used: {', '.join(file.candidates)}" if file.candidates else ""
     return f"{file.address}: {file.format}; {named}{others}"

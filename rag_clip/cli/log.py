@@ -1,4 +1,4 @@
-"""The file of `--log`: what a verb showed, each line with its time; it grows by a run, and is never another file."""
+"""The file of `--log`: everything that a verb printed, each line with its time; runs append to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OURS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d # rag-clip: "
 
 @dataclass(frozen=True)
 class Log:
-    """Lines with their time at the end of a file, there as soon as they are written."""
+    """Appends lines with their time to a file, and flushes each."""
 
     file: TextIO
 
@@ -31,9 +31,9 @@ class Log:
 
 @contextmanager
 def opened_log(path: Path | None) -> Iterator[Log | None]:
-    """Open a log to write on, with the command as its first line; None without a path.
+    """Open a log to append to, and write the command as its first line; yields None without a path.
 
-    Raises ValueError for a file that is no log of ours, OSError where it cannot be written.
+    Raises ValueError for a file that is not a log of rag-clip, and OSError if it cannot be written.
     """
     if path is None:
         yield None
@@ -41,7 +41,7 @@ def opened_log(path: Path | None) -> Iterator[Log | None]:
     from rag_clip.files.locations import without_secrets
 
     if path.exists() and not _is_log(path):
-        raise ValueError(f"{path} is there, and is no log of rag-clip; name another file for --log")
+        raise ValueError(f"{path} exists and is not a log of rag-clip; name another file for --log")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         log = Log(file)

@@ -1,4 +1,4 @@
-"""What is said of a command that was not understood: one sentence, with all that is missing and an example."""
+"""The message for a command that was not understood: one sentence with everything missing and an example."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ PLACEHOLDER = "x"
 
 
 def explain_misunderstood(error: CycloptsError, app: App) -> Text:
-    """Return the line for standard error."""
+    """Return the message for standard error."""
     verb = " ".join(error.command_chain or ())
     name = f"rag-clip {verb}".strip()
     if isinstance(error, MissingArgumentError):
-        lacking = list(_missing(error, app))
-        what = " and ".join([", ".join(lacking[:-1]), lacking[-1]] if lacking[1:] else lacking)
-        said = f"{what} {'are' if lacking[1:] else 'is'} missing"
+        missing = list(_missing(error, app))
+        names = " and ".join([", ".join(missing[:-1]), missing[-1]] if missing[1:] else missing)
+        problem = f"{names} {'are' if missing[1:] else 'is'} missing"
         advice = f"for example: {EXAMPLES[verb]}" if verb in EXAMPLES else f"see {name} --help"
     elif isinstance(error, UnusedCliTokensError):
-        said, advice = f"{' '.join(error.unused_tokens or ())!r} is more than it takes", f"see {name} --help"
+        problem, advice = f"unexpected argument {' '.join(error.unused_tokens or ())!r}", f"see {name} --help"
     else:
-        said, advice = str(error).strip().rstrip(",. "), f"see {name} --help"
-        said = said[:1].lower() + said[1:]
-    return Text(f"{name}: {said}{'' if said.endswith('?') else ';'} {advice}")
+        problem, advice = str(error).strip().rstrip(",. "), f"see {name} --help"
+        problem = problem[:1].lower() + problem[1:]
+    return Text(f"{name}: {problem}{'' if problem.endswith('?') else ';'} {advice}")
 
 
 def _missing(error: CycloptsError, app: App) -> Iterator[str]:
-    """Yield what is missing: what the parser says of the command with the rest filled in."""
+    """Yield every missing argument: fill in the one that the parser reports, and parse again."""
     tokens: Sequence[str] = error.root_input_tokens or []
     while isinstance(error, MissingArgumentError) and error.argument is not None:
-        if error.keyword is not None:  # the option is there, its value is not
+        if error.keyword is not None:  # the option is given, but its value is missing
             yield f"the value of {error.keyword}"
             tokens = [*tokens, PLACEHOLDER]
         else:

@@ -1,6 +1,7 @@
-"""The encoder of a verb whose files record it, so that --model may be left out.
+"""The encoder that the input files of a verb record, so that --model may be left out.
 
-A fingerprint names the model as it was given; what is loaded by that name must have the same fingerprint.
+A recorded fingerprint contains the model as the user named it; the encoder loaded by that name must have the same
+fingerprint.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ Record = tuple[str, Mapping[str, Any]]
 @Parameter(name="*", group=ENCODER)
 @dataclass(frozen=True)
 class RecordedEncoder(EncoderOptions):
-    """The options of an encoder that files of the command record."""
+    """The options of an encoder that the input files of a verb may record."""
 
     model: Annotated[
         str,
-        Parameter(help="As for `index build`; by default the one that the prompts, support or index record."),
+        Parameter(help="As for `index build`; by default the one recorded by the prompts, support or index."),
     ] = ""
-    device: Device = None  # again, since the types are looked up in this module
+    device: Device = None  # repeated here, because cyclopts looks up the types in this module
     precision: Precision = None
 
 
@@ -40,7 +41,7 @@ RECORDED = RecordedEncoder()
 
 @dataclass(frozen=True)
 class FoundEncoder:
-    """An encoder to load: the one that is named, else the one that `place` records as `made_with`, else none."""
+    """An encoder to load: the one that the user named, or else `made_with`, which `place` records."""
 
     options: EncoderOptions
     place: str = ""
@@ -48,18 +49,18 @@ class FoundEncoder:
 
     @property
     def files(self) -> list[str]:
-        """The file or folder that the model is read from, if it is one."""
+        """The file or folder of the model, if it has one."""
         return self.options.files
 
     def load(self, console: Console) -> Encoder:
         """Load the encoder.
 
-        Raises ValueError where none was found, or another than the one recorded comes of its name now; EncoderError
-        where it cannot be loaded.
+        Raises ValueError if none was found, or if the name now gives another encoder than the recorded one;
+        EncoderError if it cannot be loaded.
         """
         if not self.options.model:
-            unsaid = f", and none is recorded by {self.place}" if self.place else ""
-            raise ValueError(f"--model is missing{unsaid}; give it, such as --model demo or --model ViT-B-32:openai")
+            unrecorded = f", and {self.place} records none" if self.place else ""
+            raise ValueError(f"--model is missing{unrecorded}; add it, such as --model demo or --model ViT-B-32:openai")
         if self.made_with is None:
             return self.options.load(console)
 
@@ -68,41 +69,41 @@ class FoundEncoder:
         try:
             encoder = self.options.load(console)
         except EncoderError as error:
-            raise EncoderError(f"{error}; this model is recorded by {self.place}: give --model if it moved") from error
+            raise EncoderError(f"{error}; {self.place} records this model, so give --model if it has moved") from error
         if not encoder.fingerprint.agrees_with(self.made_with):
             raise ValueError(
-                f"{self.options.model} is {encoder.fingerprint} now, but {self.made_with} in {self.place}, which "
-                "recorded it; give the --model that was meant, or make the file again"
+                f"{self.options.model} is now {encoder.fingerprint}, but {self.place} was made with {self.made_with}; "
+                "give the right --model, or make the file again"
             )
         return encoder
 
 
 def find_encoder(options: EncoderOptions, records: Iterable[Record]) -> FoundEncoder:
-    """Return the encoder of the options, or the first that `records` name: (what records it, a fingerprint as read).
+    """Return the encoder of the options, or the first one in `records`, pairs of a place and a recorded fingerprint.
 
-    Records are read only as far as they are needed. Raises ValueError for one that is no fingerprint.
+    Reads no more records than necessary. Raises ValueError for a record that is not a fingerprint.
     """
     if options.model:
         return FoundEncoder(options)
 
     from rag_clip.data import read_fingerprint
 
-    asked = []
+    places = []
     for place, record in records:
-        asked.append(place)
+        places.append(place)
         try:
             made_with = read_fingerprint(record) if record else None
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
         if made_with is not None and made_with.spec:
             return FoundEncoder(replace(options, model=made_with.spec), place, made_with)
-    return FoundEncoder(options, " and ".join(asked))
+    return FoundEncoder(options, " and ".join(places))
 
 
 def records_of(
     *, prompts: Sequence[Path] = (), supports: Sequence[Path | None] = (), index: str | None = None
 ) -> Iterator[Record]:
-    """Yield what prompts, support files and an index record of their encoder, {} where nothing; None are left out."""
+    """Yield the encoder that prompts, support files and an index record, {} if none; None is skipped."""
     for path in prompts:
         yield f"the prompts {path}", _provenance(path).get("encoder") or {}
     for support in supports:

@@ -1,4 +1,4 @@
-"""Run a verb: catch what a user can mend, print the summary for machines, and choose the exit code."""
+"""Run a verb: turn errors that a user can fix into messages, print the JSON summary, and choose the exit code."""
 
 from __future__ import annotations
 
@@ -26,34 +26,38 @@ ENCODER, HEAD, CAPTIONS = Group("Encoder", sort_key=2), Group("Head", sort_key=3
 FILTERS, TASKS, COMPARING = Group("Filters", sort_key=4), Group("Tasks", sort_key=4), Group("Comparing", sort_key=5)
 COLUMNS, RUNNING = Group("Columns", sort_key=6), Group("Running", sort_key=9)
 IMAGES = "Parquet files, webdataset tars, lists of images (.csv, .tsv, .jsonl), folders of these or of images, or URLs."
-Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; chosen by default.")]
-Precision = Annotated[Literal["fp32", "bf16", "fp16"] | None, Parameter(help="Chosen by device by default.")]
+Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 or mps; by default the fastest one available.")]
+Precision = Annotated[Literal["fp32", "bf16", "fp16"] | None, Parameter(help="By default it depends on the device.")]
 Force = Annotated[
     bool,
     Parameter(
         name="--force",
         negative=(),
         group=RUNNING,
-        help="Write even where files of others lie; an input is never written over.",
+        help="Overwrite files of other verbs and programs too; an input is never overwritten.",
     ),
 ]
-ImageColumn = Annotated[str, Parameter(group=COLUMNS, help="The column of the images; found by other usual names too.")]
-LabelColumn = Annotated[str, Parameter(group=COLUMNS, help="The column of the labels; found by other usual names too.")]
-Seed = Annotated[int, Parameter(help="Seed of what is drawn at random.")]
-Workers = Annotated[int | None, Parameter(group=RUNNING, help="Decoding processes; 0 decodes in this one.")]
+ImageColumn = Annotated[
+    str, Parameter(group=COLUMNS, help="The column of the images; other usual names are found too.")
+]
+LabelColumn = Annotated[
+    str, Parameter(group=COLUMNS, help="The column of the labels; other usual names are found too.")
+]
+Seed = Annotated[int, Parameter(help="Seed of the random numbers.")]
+Workers = Annotated[
+    int | None, Parameter(group=RUNNING, help="Number of decoding processes; 0 decodes in the main process.")
+]
 
 
 @Parameter(name="*", group=RUNNING)
 @dataclass(frozen=True)
 class Shown:
-    """What a verb shows of its work, and where it writes it down."""
+    """How a verb prints its progress and results, and the log file."""
 
     as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print the summary as JSON.")] = False
-    quiet: Annotated[bool, Parameter(negative=(), help="Show no progress and no summary, only what went wrong.")] = (
-        False
-    )
+    quiet: Annotated[bool, Parameter(negative=(), help="Print no progress and no summary, only errors.")] = False
     log: Annotated[
-        Path | None, Parameter(help="Write progress, summary and errors at the end of this file too, with the time.")
+        Path | None, Parameter(help="Also append progress, summary and errors to this file, with the time.")
     ] = None
 
 
@@ -72,7 +76,7 @@ class EncoderOptions:
     precision: Precision = None
 
     def load(self, console: Console, model: str | None = None) -> Encoder:
-        """Load the encoder, or another `model` in the same way, and say how long it took."""
+        """Load the encoder, or another `model` with the same options, and print how long it took."""
         with console.loading(f"the model {model or self.model}"):
             from rag_clip.models.open_clip import load_encoder
 
@@ -80,23 +84,23 @@ class EncoderOptions:
 
     @property
     def files(self) -> list[str]:
-        """The file or folder that the model is read from, if it is one."""
+        """The file or folder of the model, if it has one."""
         return model_files(self.model)
 
 
 def model_files(*models: str) -> list[str]:
-    """Return the files and folders that models name: PLACE of KIND:PLACE and of NAME:TAG@PLACE."""
+    """Return the files and folders that models name: PLACE in KIND:PLACE and in NAME:TAG@PLACE."""
     places = [model.partition(":")[2] for model in models]
-    return [one for place in places for one in (place, place.partition("@")[2]) if one]
+    return [path for place in places for path in (place, place.partition("@")[2]) if path]
 
 
 def toml_files(*names: str) -> list[str]:
-    """Return the files of FILE.toml and FILE.toml:NAME."""
+    """Return FILE.toml for each name of the form FILE.toml or FILE.toml:NAME."""
     return [f"{name.partition('.toml')[0]}.toml" for name in names if ".toml" in name]
 
 
 def run(job: Callable[[Console], object], shown: Shown = SHOWN) -> int:
-    """Call a verb's job with a console; return its exit code. A summary that counts `failed` rows ends with 3."""
+    """Call a verb's job with a console, and return the exit code: 3 if its summary counts `failed` rows."""
     try:
         with opened_log(shown.log) as log:
             return _run(job, shown, log)
@@ -114,17 +118,17 @@ def _run(job: Callable[[Console], object], shown: Shown, log: Log | None) -> int
         if shown.as_json:
             print(json.dumps({**facts, "wall_seconds": round(time.perf_counter() - start, 3)}, default=str))
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+    except BrokenPipeError:  # the program that reads our output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
-        console.fail("interrupted; what is finished is kept, run the same command again to go on")
+        console.fail("interrupted; finished work is kept, run the same command again to continue")
         return INTERRUPTED
     except Exception as error:
         reason = explain(error)
         if reason is None:
             if log:
-                log.write(f"a fault of rag-clip: {error!r}")
+                log.write(f"a bug in rag-clip: {error!r}")
             raise
         from rag_clip.files.locations import without_secrets
 

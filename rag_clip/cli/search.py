@@ -1,4 +1,4 @@
-"""The verb `rag-clip search`: what an index holds for a text, an image, or both."""
+"""The verb `rag-clip search`: search an index by a text, an image, or both."""
 
 from __future__ import annotations
 
@@ -26,19 +26,24 @@ def search_index(
         str | None, Parameter(help="An image file or its URL; with texts, each is looked for together with it.")
     ] = None,
     weight: Annotated[
-        float, Parameter(help="Weight of the text beside the image's 1; negative: the image without the text.")
+        float,
+        Parameter(help="Weight of the text, if the image has 1; negative finds the image without what the text says."),
     ] = 2.0,
     over: Annotated[
-        Literal["text", "image"] | None, Parameter(help="Vectors of captions or of images; the index's by default.")
+        Literal["text", "image"] | None,
+        Parameter(help="Search vectors of captions or of images; the default depends on the index."),
     ] = None,
     mode: Annotated[
         Literal["dense", "lexical", "hybrid"] | None,
-        Parameter(help="Dense with --model or an image, else lexical."),
+        Parameter(help="By vectors, by words, or both; default: dense with --model or an image, otherwise lexical."),
     ] = None,
-    limit: Annotated[int, Parameter(help="Results per search, at most.")] = 10,
+    limit: Annotated[int, Parameter(help="Maximum number of results per search.")] = 10,
     where: Annotated[
         list[str] | None,
-        Parameter(negative=(), help="FIELD=VALUE, several for any of them, or FIELD=LEAST:GREATEST of a number."),
+        Parameter(
+            negative=(),
+            help="A filter, FIELD=VALUE (repeat it to accept several values) or FIELD=LEAST:GREATEST for numbers.",
+        ),
     ] = None,
     encoder: RecordedEncoder = RECORDED,
     shown: Shown = SHOWN,
@@ -71,7 +76,7 @@ def search_index(
 
 
 def _parse_where(conditions: Sequence[str], schema: CollectionSchema) -> dict[str, Any]:
-    """Read FIELD=VALUE and FIELD=LEAST:GREATEST, either bound left out; a number alone is both bounds."""
+    """Parse FIELD=VALUE and FIELD=LEAST:GREATEST, where a bound may be missing; a single number is both bounds."""
     filters: dict[str, Any] = {}
     for condition in conditions:
         field, equals, value = condition.partition("=")
@@ -91,12 +96,12 @@ def _number(text: str, condition: str) -> float | None:
     try:
         return float(text) if text else None
     except ValueError:
-        raise ValueError(f"condition {condition!r} is not FIELD=LEAST:GREATEST in numbers") from None
+        raise ValueError(f"condition {condition!r} is not FIELD=LEAST:GREATEST with numbers") from None
 
 
 def _show(console: Console, answer: Mapping[str, Any]) -> None:
-    asked = [repr(answer["text"])] if answer["text"] else []
-    console.say(" and ".join([str(answer["image"]), *asked] if answer["image"] else asked))
+    query = [repr(answer["text"])] if answer["text"] else []
+    console.say(" and ".join([str(answer["image"]), *query] if answer["image"] else query))
     rows = answer["hits"]
     if not rows:
         console.say("  nothing found")

@@ -1,4 +1,4 @@
-"""The verbs under `rag-clip support`: images that stand for class names, labelled or found, and sets of them merged."""
+"""The verbs under `rag-clip support`: support sets from labelled, retrieved or painted images, and their union."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Output = Annotated[Path, Parameter(name=["--output", "-o"], help="support.parquet")]
 WithImages = Annotated[
-    bool, Parameter(negative=(), help="Put the images into the support file, for heads of a second encoder.")
+    bool, Parameter(negative=(), help="Store the images in the support file, for heads that need a second encoder.")
 ]
 MOST_NAMES = 5
 
@@ -41,19 +41,19 @@ MOST_NAMES = 5
 @Parameter(name="*", group=FILTERS)
 @dataclass(frozen=True)
 class Filters:
-    """What an image found must be to stay; see rag_clip/support/concentrate.py."""
+    """The filters that a retrieved image must pass; see rag_clip/support/concentrate.py."""
 
-    limit: Annotated[int, Parameter(help="Images per class, at most.")] = 16
-    most_noise: Annotated[float, Parameter(help="Highest probability that its caption is wrong.")] = 0.5
-    near_cosine: Annotated[float, Parameter(help="From here on, two images are one.")] = 0.995
+    limit: Annotated[int, Parameter(help="Maximum number of images per class.")] = 16
+    most_noise: Annotated[float, Parameter(help="Maximum probability that an image's caption is wrong.")] = 0.5
+    near_cosine: Annotated[float, Parameter(help="Cosine from which on two images count as the same.")] = 0.995
     judge: Annotated[
         Literal["text", "images", "nothing"],
-        Parameter(help="What an image must look like its class by: the class's text, or the other images found."),
+        Parameter(help="Whether an image must look like the class's text, like the other images, or neither."),
     ] = "text"
     least_agreement: Annotated[
-        float, Parameter(help="Share of a class's images that must look like it; below, it has none.")
+        float, Parameter(help="Minimum share of a class's images that look like it; below, the class gets none.")
     ] = 0.3
-    source_share: Annotated[float, Parameter(help="Largest share of a class's limit from one source.")] = 1.0
+    source_share: Annotated[float, Parameter(help="Maximum share of a class's limit from one source.")] = 1.0
 
 
 def shots(
@@ -63,13 +63,13 @@ def shots(
     labels: Annotated[Path, Parameter(help="The label file: .txt, .toml, .json or .parquet.")],
     output: Output,
     encoder: EncoderOptions,
-    k: Annotated[int, Parameter(name=["--shots", "-k"], help="Images per class.")] = 16,
+    k: Annotated[int, Parameter(name=["--shots", "-k"], help="Number of images per class.")] = 16,
     seed: Seed = 0,
-    views: Annotated[int, Parameter(help="Random crops averaged per image; 0 takes the whole image once.")] = 10,
+    views: Annotated[int, Parameter(help="Random crops averaged per image; 0 uses the whole image.")] = 10,
     validation: Annotated[
         Path | None,
         Parameter(
-            help="Write min(k, 4) other images per class here: a support file, for `--validation` of `classify`, "
+            help="Also write a support file of min(k, 4) other images per class, for `--validation` of `classify`, "
             "`learn` and `evaluate`."
         ),
     ] = None,
@@ -104,13 +104,14 @@ def shots(
         )
         console.say(str(summary))
         if summary.validation:
-            console.say(f"{validation}: {counted(summary.validation, 'image')} to validate")
+            console.say(f"{validation}: {counted(summary.validation, 'image')} for validation")
         if summary.failed:
-            console.say(f"  {counted(summary.failed, 'image')} drawn cannot be used")
+            console.say(f"  {counted(summary.failed, 'drawn image')} cannot be used")
         if summary.repeated:
-            console.say(f"  {counted(summary.repeated, 'image')} drawn again; each stands once, for all its classes")
+            console.say(f"  {counted(summary.repeated, 'repeated image')}; each is kept once, with all its classes")
         if summary.copies:
-            console.say(f"  {counted(summary.copies, 'image')} drawn to validate, as copies of the support's, left out")
+            copies = counted(summary.copies, "validation image")
+            console.say(f"  {copies} left out, being the same as support images")
         say_classes(console, f"fewer than {k} images", summary.short)
         say_classes(console, "no image", summary.missing)
         return summary
@@ -119,7 +120,9 @@ def shots(
 
 
 def retrieve(
-    prompts: Annotated[Path, Parameter(help="Prompts of `rag-clip enhance`: the classes, and the texts to ask with.")],
+    prompts: Annotated[
+        Path, Parameter(help="A prompts file of `rag-clip enhance`: the classes, and the texts to search with.")
+    ],
     /,
     *,
     index: Annotated[str, Parameter(help="An index of images: a folder, or http://HOST:6333/COLLECTION.")],
@@ -127,20 +130,20 @@ def retrieve(
     encoder: RecordedEncoder = RECORDED,
     search: Annotated[
         Literal["class", "texts", "captions"],
-        Parameter(help="Ask by the class's embedding, by each of its texts, or for captions that say its name."),
+        Parameter(help="Search by the class's vector, by each of its texts, or for captions that contain its name."),
     ] = "class",
-    candidates: Annotated[int, Parameter(help="Images asked for per class.")] = 100,
+    candidates: Annotated[int, Parameter(help="Number of images retrieved per class, before the filters.")] = 100,
     filters: Filters | None = None,
     against: Annotated[
         list[str] | None,
-        Parameter(negative=(), help="What is about to be classified: its images are kept out."),
+        Parameter(negative=(), help="The images that will be classified; copies of them are left out."),
     ] = None,
     image_column: ImageColumn = "image",
     workers: Workers = None,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
-    """Find images for class names in an index, keep those that are different and look right (SuS-LC)."""
+    """Retrieve images for class names from an index; keep those that look like the class and differ (SuS-LC)."""
 
     def job(console: Console) -> object:
         from rag_clip.files.outputs import Inputs, check_outputs
@@ -178,13 +181,13 @@ def merge(
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
-    """Join support files; an image that is in several is kept once."""
+    """Merge support files; an image in several of them is kept once."""
 
     def job(console: Console) -> object:
         from rag_clip.files.support import merge_support_files
 
         images, repeated = merge_support_files(supports, output, force=force)
-        console.say(f"{output}: {images} images, {repeated} more were repeated")
+        console.say(f"{output}: {counted(images, 'image')}; {counted(repeated, 'repeated image')} dropped")
         return {"output": output, "images": images, "repeated": repeated}
 
     return run(job, shown)
@@ -195,7 +198,7 @@ def _show_retrieved(console: Console, summary: RetrievedSummary) -> None:
     for reason, count in summary.dropped.items():
         console.say(f"  dropped, {reason}: {count}")
     say_agreement(console, summary.agreement)
-    say_classes(console, "too few images that look like them, so text alone", summary.fallen_back)
+    say_classes(console, "too few images look like them, so they use text alone", summary.fallen_back)
     say_classes(console, "no image", summary.missing)
     if summary.containment:
         console.say(f"  {_describe(summary.containment)}")
@@ -204,21 +207,22 @@ def _show_retrieved(console: Console, summary: RetrievedSummary) -> None:
 
 def _describe(found: Containment) -> str:
     return (
-        f"{found.contained} of {found.known} images to classify ({found.rate:.1%}) are among those found: "
-        f"{found.exact} copies by their bytes, {found.perceptual} by their hash, {found.cosine} by a cosine from "
-        f"{found.threshold:.4f} on; of copies made to measure on, {found.recall:.0%} are found"
+        f"{found.contained} of {found.known} images to classify ({found.rate:.1%}) are among the retrieved ones: "
+        f"{found.exact} with the same bytes, {found.perceptual} with a near hash, {found.cosine} with a cosine of at "
+        f"least {found.threshold:.4f}; this finds {found.recall:.0%} of copies made as a test"
     )
 
 
 def say_agreement(console: Console, agreement: Mapping[str, float]) -> None:
-    """Say the mean share of a class's images that look like it; nothing where none was measured."""
+    """Print the mean share of a class's images that look like it; nothing if none was measured."""
     if agreement:
         mean = sum(agreement.values()) / len(agreement)
-        console.say(f"  images that look like their class: {mean:.0%} in the mean over {len(agreement)} classes")
+        classes = counted(len(agreement), "class")
+        console.say(f"  images that look like their class: {mean:.0%}, the mean over {classes}")
 
 
 def say_classes(console: Console, what: str, names: Iterable[str]) -> None:
-    """Say how many classes are in this case, and the first of them; nothing where there are none."""
+    """Print the number of classes in a case and the first names; nothing if there are none."""
     listed = list(names)
     if listed:
         more = ", ..." if len(listed) > MOST_NAMES else ""
@@ -226,34 +230,36 @@ def say_classes(console: Console, what: str, names: Iterable[str]) -> None:
 
 
 def synthesise(
-    prompts: Annotated[Path, Parameter(help="Prompts of `rag-clip enhance`: the classes, and the texts to paint.")],
+    prompts: Annotated[
+        Path, Parameter(help="A prompts file of `rag-clip enhance`: the classes, and the texts to paint.")
+    ],
     /,
     *,
     output: Output,
     encoder: RecordedEncoder = RECORDED,
     painter: Annotated[str, Parameter(help="demo, or a text-to-image model of diffusers: a hub id or a folder.")],
-    per_class: Annotated[int, Parameter(help="Images painted per class.")] = 16,
-    keep: Annotated[int, Parameter(help="Images of them kept per class, those nearest to its embedding.")] = 8,
+    per_class: Annotated[int, Parameter(help="Number of images painted per class.")] = 16,
+    keep: Annotated[int, Parameter(help="Number of these kept per class, the nearest to the class's vector.")] = 8,
     wording: Annotated[
         Literal["templates", "sentences"], Parameter(help="Paint the templates, or the descriptions and captions.")
     ] = "templates",
     guidance: Annotated[
-        float | None, Parameter(help="How far to follow the text; 9.5 for diffusers, few-step models want 0.")
+        float | None, Parameter(help="Guidance scale; default 9.5 for diffusers; few-step models need 0.")
     ] = None,
     steps: Annotated[
-        int | None, Parameter(help="Denoising steps; 85 for diffusers, few-step models want 1 to 4.")
+        int | None, Parameter(help="Denoising steps; default 85 for diffusers; few-step models need 1 to 4.")
     ] = None,
-    size: Annotated[tuple[int, int] | None, Parameter(help="Width and height; the model's own by default.")] = None,
+    size: Annotated[tuple[int, int] | None, Parameter(help="Width and height; by default those of the model.")] = None,
     seed: Seed = 0,
-    batch: Annotated[int, Parameter(help="Images painted at once.")] = 8,
+    batch: Annotated[int, Parameter(help="Number of images painted at once.")] = 8,
     paintings: Annotated[
-        Path | None, Parameter(help="Folder that keeps every image painted; by default the output without .parquet.")
+        Path | None, Parameter(help="Folder of all painted images; by default the output without .parquet.")
     ] = None,
     with_images: WithImages = False,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
-    """Paint images for class names, keep those that look most like them (SuS-SD)."""
+    """Paint images for class names; keep those that look most like the class (SuS-SD)."""
 
     def job(console: Console) -> object:
         from rag_clip.files.outputs import check_outputs
@@ -282,10 +288,10 @@ def synthesise(
         )
         console.say(str(summary))
         if summary.black:
-            console.say(f"  withheld by the painter, black: {summary.black}")
+            console.say(f"  black images, withheld by the painter: {summary.black}")
         say_agreement(console, summary.agreement)
         say_classes(console, "no image", summary.missing)
-        console.say(f"  all images painted are in {summary.paintings}")
+        console.say(f"  all painted images are in {summary.paintings}")
         console.stages(summary.seconds)
         return summary
 

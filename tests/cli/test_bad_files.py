@@ -109,14 +109,14 @@ def measured(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tier": "T9"}, "the run 'p' begins with 'accuracy' and is of tier 'T9'; its rows were changed"),
-        ({"metric": "x"}, "the run 'p' begins with 'x' and is of tier 'T0'; its rows were changed"),
+        ({"tier": "T9"}, "the run 'p' begins with 'accuracy' and is of tier 'T9', so its rows were changed"),
+        ({"metric": "x"}, "the run 'p' begins with 'x' and is of tier 'T0', so its rows were changed"),
         (
             {"settings": "{}"},
             r"the settings of the run 'p' are damaged (2 validation errors for RunSettings task Field",
         ),
         ({"settings": "["}, "the settings of the run 'p' are damaged (is not valid JSON"),
-        ({"value": None}, "r.parquet has no 'value' in row 1; delete the row, or fill it in; it was changed since"),
+        ({"value": None}, "r.parquet has no 'value' in row 1; delete the row, or fill it in; it was changed after"),
     ],
 )
 def test_results_that_were_changed_are_refused(measured: Path, change: dict[str, Any], message: str) -> None:

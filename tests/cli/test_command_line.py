@@ -97,7 +97,7 @@ def test_the_three_verbs_classify_images_and_report_the_broken_one(folder: Path)
     assert made.code == 0
     assert made.out.startswith(
         "prompts.parquet: 4 classes, 8 texts, 4 of them mixed in; 0 classes without captions, 0 without any to trust\n"
-        "told apart (lower is better)  uniformity  expected confusion\n"
+        "class separation (lower is better)  uniformity  expected confusion\n"
     )
     assert "bottleneck: " in made.out
     done = run(
@@ -179,7 +179,7 @@ def test_a_head_on_labelled_images_classifies(supported: Path) -> None:
     assert run("classify", "shots.parquet", *options, *headed, folder=folder).code == 0
     assert pl.read_parquet(folder / "headed.parquet")["label"].to_list() == NAMES
     default = run("classify", "shots.parquet", *options, folder=folder)
-    assert (default.code, "head: ridge, the default for a support file" in default.out) == (0, True)
+    assert (default.code, "head: ridge, the default with a support file" in default.out) == (0, True)
     lone = run("classify", "shots.parquet", *options[:4], "--head", "ridge", "-o", "lone.parquet", folder=folder)
     assert (lone.code, "the head 'ridge' needs a support file; give --support" in lone.errors) == (1, True)
     listed = json.loads(run("heads", "--json", folder=folder).out)

@@ -36,11 +36,11 @@ def test_what_is_shown_is_what_the_build_does(folder: Path) -> None:
 def test_columns_are_shown_and_the_rules_that_only_the_build_can_apply(folder: Path) -> None:
     lines = build(folder, "--dry-run", "--cleaning", "align")[1].splitlines()
     expected = "web.parquet: parquet; text: column 'alt'; source: 'web' for all rows; url: column 'image_url'"
-    assert lines[0].endswith(f"{expected}; not taken: title")
+    assert lines[0].endswith(f"{expected}; not used: title")
     assert lines[1] == "  row 0: 'a red flag at sea' -> a red flag at sea"
     assert lines[-2:] == [
-        "not shown, for they count the whole corpus first: max_texts, vocabulary, max_images",
-        "of the first 5 rows 4 would be kept; dropped: {'null': 1}",
+        "not shown, because they need counts of the whole corpus: max_texts, vocabulary, max_images",
+        "of the first 5 rows, 4 would be kept; dropped: {'null': 1}",
     ]
 
 

@@ -67,7 +67,7 @@ def test_names_that_would_take_images_are_found_and_those_of_classes_left_out(tm
     job = ("toys.npz", "--prompts", "plain.parquet", "--model", "demo", "-o", "r.parquet")
     code, out, _ = run("evaluate", *job, "--names", "words.txt", folder=tmp_path)
     assert (code, "certified 50.0%" in out) == (0, True)
-    assert "3 names of words.txt, 1 left out as those of toys\n" in out
+    assert "3 names from words.txt, 1 left out as names of classes of toys\n" in out
     found = read_results(tmp_path / "r.parquet")[0]
     assert set(found.series("adversarial_name")) == {"flag", "qqqqq"}
     assert [value(found, metric) for metric in ("accuracy", "certified")] == [1.0, 0.5]
@@ -88,8 +88,8 @@ def test_a_text_on_several_tasks_has_its_mean_over_them(folder: Path) -> None:
 def test_check_says_what_is_missing_and_ends_with_one(folder: Path) -> None:
     code, out, errors = run("evaluate", "elevater/eurosat", "--check", folder=folder)
     assert (code, "there is no file" in out) == (1, True)
-    assert errors.endswith("problems in 1 tasks; mend them and check again\n")
-    assert run("evaluate", "pets.npz", "--check", folder=folder)[:2] == (0, "1 tasks can be measured\n")
+    assert errors.endswith("problems in 1 task; fix them and check again\n")
+    assert run("evaluate", "pets.npz", "--check", folder=folder)[:2] == (0, "1 task can be evaluated\n")
     code, out, _ = run("evaluate", "pets.npz", "--check", "--head", "ridge", "--shots", "1", "3", "all", folder=folder)
     assert (code, out) == (
         1,
@@ -102,11 +102,11 @@ def test_check_says_what_is_missing_and_ends_with_one(folder: Path) -> None:
     ("arguments", "message"),
     [
         ((), "there is nothing to measure on; give labelled images, features or tasks"),
-        (("--compare", "r.parquet"), "--compare takes two results files, before and after; found 1"),
+        (("--compare", "r.parquet"), "--compare needs two results files, before and after; found 1"),
         (("--compare", "a.parquet", "b.parquet"), "there is no results file a.parquet"),
         (
             ("pets.npz", "--names", "gone.txt"),
-            "there are no names at gone.txt; give a word list, a label file, captions",
+            "there is no file gone.txt; give a word list, a label file, captions",
         ),
         (("pets.npz", "--head", "ridge"), "the head 'ridge' needs a support file"),
     ],
@@ -124,7 +124,7 @@ def test_prompts_that_fit_no_task_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "toys.npz", image=rows, label=["card", "die"], classes=["card", "die"])
     job = ("toys.npz", "--prompts", "card.parquet", "cat.parquet", "--model", "demo", "-o", "r.parquet")
     code, out, _ = run("evaluate", *job, folder=tmp_path)
-    assert (code, out.splitlines()[0]) == (0, "cat.parquet is not measured: no task has its 3 classes")
+    assert (code, out.splitlines()[0]) == (0, "cat.parquet is not evaluated: no task has its 3 classes")
     assert [one.run for one in read_results(tmp_path / "r.parquet")] == ["card"]
 
 

@@ -125,11 +125,11 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (
             '{"format": 99, "version": "9.0"}',
-            "other.parquet holds format 99 of rag-clip 9.0; this version reads format",
+            "other.parquet has format 99 of rag-clip 9.0, and this version reads format",
         ),
-        ("{broken", "other.parquet holds no results of rag-clip; this version reads format"),
-        ("[]", "other.parquet holds no results of rag-clip; this version reads format"),
-        ("", "other.parquet has no column 'run'; it has task; it was changed since it was written: evaluate again"),
+        ("{broken", "other.parquet is not a results file of format"),
+        ("[]", "other.parquet is not a results file of format"),
+        ("", "other.parquet has no column 'run'; it has task; it was changed after it was written, so evaluate again"),
     ],
 )
 def test_results_of_another_version_or_changed_ones_are_not_compared(measured: Path, facts: str, message: str) -> None:

@@ -111,7 +111,7 @@ def test_an_image_and_a_label_are_written_to_one_page(run, folder: Path):
         (("--image", "image.png", "--images", "images.parquet", "--row", "0"), "explain one image"),
         (("--images", "images.parquet", "--row", "3"), "images.parquet has no row 3; it holds 3 rows, counted from 0"),
         (("--images", "images.parquet", "--row", "-1"), "has no row -1"),
-        (("--images", "images.parquet", "--row", "2"), "holds no image"),
+        (("--images", "images.parquet", "--row", "2"), "has no image"),
         ((FIRST, "--count", "0"), "show at least one text"),
     ],
 )

@@ -55,7 +55,7 @@ def test_the_help_of_a_verb_describes_each_argument_and_ends_with_example_and_ex
             ["enhance", "--modl", "x"],
             "enhance: unknown option: --modl. Did you mean --model? see rag-clip enhance --help",
         ),
-        (["index", "info", "a", "b"], "index info: 'b' is more than it takes; see rag-clip index info --help"),
+        (["index", "info", "a", "b"], "index info: unexpected argument 'b'; see rag-clip index info --help"),
         (
             ["index", "check", "a", "--k", "two"],
             'index check: invalid value for --k: unable to convert "two" into int; see rag-clip index check --help',

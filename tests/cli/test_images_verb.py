@@ -22,7 +22,7 @@ def test_images_are_cleaned_by_the_preset_asked_for_and_info_shows_the_funnel(tm
     assert shown.splitlines()[:4] == [
         "2 images in index: 2 usable of 4 rows",
         "  failed, not an image of a known format: 1",
-        "  each failed row: index.shards/failed.parquet",
+        "  all failed rows: index.shards/failed.parquet",
         "  dropped, few_words: 1",
     ]
     _, info, _ = run("index", "info", "index", folder=tmp_path)

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_enhance_tries_the_first_classes_and_says_so(folder: Path) -> None:
     made = run("enhance", "labels.txt", *OPTIONS, "--limit", 2, "-o", "two.json", folder=folder)
-    assert made.out.startswith("a trial on the first 2 of 4 classes (--limit)\ntwo.json: 2 classes, 2 texts")
+    assert made.out.startswith("a trial with the first 2 of 4 classes (--limit)\ntwo.json: 2 classes, 2 texts")
     assert read_prompts(folder / "two.json").labels.names == tuple(NAMES[:2])
     whole = run("enhance", "labels.txt", *OPTIONS, "--limit", 4, "-o", "four.json", folder=folder)
     assert whole.out.startswith("four.json: 4 classes")
@@ -54,7 +54,7 @@ def test_a_limit_below_one_is_refused(limit: int, folder: Path) -> None:
 def test_a_limit_beside_a_comparison_is_refused(folder: Path) -> None:
     options = (*OPTIONS, "--limit", 2, "--compare", "a.parquet", "-o", "none.json")
     made = run("enhance", "labels.txt", *options, folder=folder)
-    assert (made.code, made.errors) == (1, "rag-clip: --compare measures all classes; leave out --limit\n")
+    assert (made.code, made.errors) == (1, "rag-clip: --compare needs all classes; leave out --limit\n")
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 9])

@@ -122,7 +122,7 @@ def test_memory_that_torch_cannot_get_is_said() -> None:
         (OSError(errno.ENOSPC, "cannot write a; make room"), "[Errno 28] cannot write a; make room"),
         (
             UnicodeEncodeError("utf-8", "a\udce9.parquet", 1, 2, "surrogates not allowed"),
-            r"the name or text 'a\udce9.parquet' is no Unicode at character 1; rename the file, or mend the text",
+            r"the text 'a\udce9.parquet' is not valid Unicode at character 1; rename the file, or fix the text",
         ),
         (ValueError("one\n two\n"), "one; two"),
     ],
@@ -167,7 +167,7 @@ def start(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     ("module", "verb", "said"),
     [
         ("rich.console", ["heads"], "interrupted before anything was done\n"),
-        ("torch", ["heads"], "interrupted; what is finished is kept, run the same command again to go on\n"),
+        ("torch", ["heads"], "interrupted; finished work is kept, run the same command again to continue\n"),
     ],
 )
 def test_ctrl_c_while_modules_load_is_a_sentence(module: str, verb: list[str], said: str) -> None:

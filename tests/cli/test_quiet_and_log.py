@@ -57,7 +57,7 @@ def test_a_file_that_is_no_log_is_left_as_it_is(name: str, folder: Path) -> None
     before = (folder / "captions.parquet").read_bytes()
     refused = run(*BUILD, "--log", name, folder=folder)
     assert (refused.code, refused.out) == (1, "")
-    assert refused.errors == f"rag-clip: {name} is there, and is no log of rag-clip; name another file for --log\n"
+    assert refused.errors == f"rag-clip: {name} exists and is not a log of rag-clip; name another file for --log\n"
     assert (folder / "captions.parquet").read_bytes() == before
     assert not (folder / "index").exists()
 

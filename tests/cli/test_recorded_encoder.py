@@ -144,10 +144,10 @@ def trained_on(folder: Path) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "old files": (without_spec, r"--model is missing, and none is recorded by the \w+.* --model ViT-B-32:openai$|"
-                  r"prompts are texts to encode \(prompts.json\); name the model$|^rag-clip: there are no prompts to"),
-    "moved": (moved, r"no model in 'weights'.*; this model is recorded by the .*: give --model if it moved$"),
-    "another model": (trained_on, r"local-dir:weights is config .* now, but config .* in the .*; give the --model"),
+    "old files": (without_spec, r"--model is missing, and the \w+ .*records none.* --model ViT-B-32:openai$|"
+                  r"the prompts of prompts.json must be encoded; name the model$|^rag-clip: there are no prompts to"),
+    "moved": (moved, r"no model in 'weights'.*; the .* records this model, so give --model if it has moved$"),
+    "another model": (trained_on, r"local-dir:weights is now config .*, but the .* was made with config .*; give"),
 }  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def test_nothing_found_is_said(folder: Path) -> None:
     [
         ((), "the query is empty; give a text, an image, or both"),
         (("--text", "flag", "--where", "width"), "condition 'width' is not FIELD=VALUE, such as source=web"),
-        (("--text", "flag", "--where", "width=a:b"), "condition 'width=a:b' is not FIELD=LEAST:GREATEST in numbers"),
+        (("--text", "flag", "--where", "width=a:b"), "condition 'width=a:b' is not FIELD=LEAST:GREATEST with numbers"),
         (("--text", "flag", "--where", "width=1:", "--where", "width=:9"), "width has two ranges; give one"),
         (("--text", "flag", "--where", "licence=by"), "cannot filter by licence; the indexed fields are source, url"),
         (("--image", "nowhere.png"), "No such file or directory: 'nowhere.png'"),

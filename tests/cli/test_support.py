@@ -61,7 +61,7 @@ def test_shots_are_drawn_validated_by_others_and_merged(folder: Path) -> None:
         0,
         [
             "a.parquet: 3 images of 3 classes",
-            "v.parquet: 3 images to validate",
+            "v.parquet: 3 images for validation",
             "  no image: 1 class (no such thing)",
         ],
     )

@@ -29,7 +29,7 @@ def test_images_are_painted_for_names_and_the_best_kept(tmp_path: Path) -> None:
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "s.parquet: 2 images of 2 classes, of 4 painted"
-    assert lines[2] == "  all images painted are in s"
+    assert lines[2] == "  all painted images are in s"
     support = read_support(tmp_path / "s.parquet")
     check_support(support, LABELS)
     assert support.targets.tolist() == [[1, 0], [0, 1]]
