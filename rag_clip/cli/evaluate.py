@@ -112,9 +112,9 @@ def evaluate(
             mark = loaded.fingerprint if loaded else None
             problems = check_evaluation(opened, texts=texts, heads=chosen, few_shot=few_shot, encoder=mark)
             return _say_problems(console, len(opened), problems)
-        found = [replace(image_task(task, folder), scale=scale) for task, folder in opened]
-        for one in unused_prompts(texts, found):
-            console.say(f"{one.path} is not measured: no task has its {len(one.prompts.labels)} classes")
+        image_tasks = [replace(image_task(task, folder), scale=scale) for task, folder in opened]
+        for file in unused_prompts(texts, image_tasks):
+            console.say(f"{file.path} is not evaluated: no task has its {counted(len(file.prompts.labels), 'class')}")
         summary = evaluate_runs(
             image_tasks,
             prompts=texts,

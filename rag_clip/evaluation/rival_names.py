@@ -140,7 +140,7 @@ def _read(place: str, phrases: int, large_bytes: int, report: Report) -> Iterabl
     if Location(place).is_server or path.is_dir():
         return frequent_phrases(_stored_captions(place, report), most=phrases)
     if not is_regular(path):
-        raise FileNotFoundError(f"there are no names at {place}; give a word list, a label file, captions, or an index")
+        raise FileNotFoundError(f"there is no file {place}; give a word list, a label file, captions, or an index")
     if suffix == ".txt" and _holds_lines(path):
         return _read_lines(path)
     if suffix == ".json":
@@ -151,7 +151,7 @@ def _read(place: str, phrases: int, large_bytes: int, report: Report) -> Iterabl
 
 
 def _read_json(place: str, phrases: int, large_bytes: int, report: Report) -> Iterable[str]:
-    """Read names, or phrases of captions; a large file is looked into for captions before it is held whole."""
+    """Read names, or phrases of captions; a large file is tried as captions first, since labels load it as a whole."""
     large = Path(place).stat().st_size > large_bytes
     try:
         if not large:

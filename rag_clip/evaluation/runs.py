@@ -102,12 +102,18 @@ def plan_runs(
 ) -> list[Run]:
     """List the runs of a task: each prompts file of its classes alone and with each head, then its own text features.
 
-    Where there is neither a prompts file nor a text of its own, its templates are measured in the place of a file.
-    `index` has the vectors of captions, rounded more than the encoder's, and so affects the numbers of prompts that
-    quote them. Raises ValueError where no text has the
-    classes of the task, for prompts without an encoder, and for heads of two encoders where there is one.
+    task: the task.
+    texts: prompts files; those of other classes are skipped. If there is none, and the task's file has no text
+        features, the task's templates are evaluated.
+    heads: the heads to build beside each prompts file.
+    encoder: the encoder of images and prompts; None to evaluate text features of a file only.
+    others: additional encoders by name, for heads that need one.
+    index: the index whose vectors are used for the captions that prompts quote; they are rounded, so it is in the key.
+
+    Raises ValueError if no text has the classes of the task, for prompts without an encoder, and for heads that need an
+    additional encoder if there is none.
     """
-    fitting = [one for one in texts if set(one.prompts.labels.names) == set(task.labels.names)]
+    fitting = [file for file in texts if set(file.prompts.labels.names) == set(task.labels.names)]
     own = _text_rows(task) if task.holds_features else []
     if not texts and not own:
         if encoder is None:
@@ -144,13 +150,13 @@ def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) ->
 
 
 def _text_rows(task: ImageTask) -> list[TextRow]:
-    held = task.read_features() if _is_npz(task) else None
-    if held is None or held.text is None:
+    features = task.read_features() if _is_npz(task) else None
+    if features is None or features.text is None:
         return []
-    scale = task.scale if task.scale is not None else held.scale
+    scale = task.scale if task.scale is not None else features.scale
     if scale is None:
         raise ValueError(
-            f"{task.paths[0]} does not say the scale of its encoder; give it (--scale 100 for OpenAI's CLIP; in "
+            f"{task.paths[0]} does not record the scale of its encoder; give it (--scale 100 for OpenAI's CLIP; in "
             "Python, the scale of its ImageTask)"
         )
     names = [*features.templates, *(f"text {row}" for row in range(len(features.templates), len(features.text)))]

@@ -101,6 +101,7 @@ def open_features(
     source: the image file.
     column, rows: the image column, and its number of rows.
     dim: width d of the features.
+    shard_rows: the number of rows per shard.
 
     If the column holds paths, the image files themselves are assumed not to change.
     """

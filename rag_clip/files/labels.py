@@ -166,7 +166,7 @@ def _kind(value: object) -> str:
 
 
 def _read_txt(path: Path) -> LabelSet:
-    # Line numbers are class numbers elsewhere, so a gap among the names is refused and not skipped.
+    # Other tools take line numbers as class numbers, so an empty line between names is refused, not skipped.
     entries = read_lines(decode_utf8(read_regular(path)))
     if all(isinstance(entry, str) for entry in entries):
         return LabelSet(tuple(entries))

@@ -95,7 +95,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """Return the columns of a Parquet file and its metadata; raises as `read_table` does."""
+    """Return the schema of a Parquet file with its metadata; raises as `read_table` does."""
     with open_regular(path) as file:
         try:
             schema = pq.read_schema(file)
@@ -108,7 +108,10 @@ def read_schema(path: Path) -> pa.Schema:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an .npz file; raises ValueError, without its name, for another or damaged one, and objects."""
+    """Read the arrays of an .npz file.
+
+    Raises ValueError, without the file's name, for any other file, a damaged one, and one that holds Python objects.
+    """
     with open_regular(path) as file:
         try:
             with np.load(file, allow_pickle=False) as arrays:

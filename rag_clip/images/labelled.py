@@ -186,20 +186,12 @@ def read_labelled(
     decoding: Decoding = Decoding(),  # noqa: B008
     report: Report = silent,
 ) -> Labelled:
-    """Encode labelled images, and match their labels to class names without case or punctuation.
+    """Encode labelled images, and match their labels to class names, ignoring case and punctuation.
 
-    images: paths, or `Images` where columns are not called `image` and `label`.
-    labels: the classes.
-    encoder, others: the main encoder, and further ones by name.
-    features_dir: a folder in which the features are kept.
-    decoding: the number of processes and the batch size.
-    report: called with the progress.
-
-    paths: the files of the images, see `open_image_files`.
+    images: paths, or `Images` if columns are not called `image` and `label`; lists of labels are multi-label.
     labels: the classes.
     encoder: encodes the images.
     others: additional encoders by name.
-    image_column, label_column: the columns of images and labels; lists of labels are multi-label.
     features_dir: a folder that keeps features between runs.
     decoding: the number of workers and the batch size.
     report: called with the progress.

@@ -83,7 +83,15 @@ def open_shards(
     settings: str,
     shard_rows: int = SHARD_ROWS,
 ) -> PairShards:
-    """Return the shards of `file` at `root`/encoder key/identity of the file and of the `settings` it is read with."""
+    """Return the shards of a file of pairs.
+
+    root: the folder of all shards; these are at `root`/encoder key/hash of the file's identity and `settings`.
+    file: the file of pairs.
+    encoder: the encoder of the vectors.
+    dim: width d of the vectors.
+    settings: how the file is read, as text.
+    shard_rows: the number of rows of the file per shard.
+    """
     identity = file.identity
     key = hash_facts([identity.place, file.source, *identity.state, settings, file.rows, shard_rows])
     schema = pair_schema(dim)

@@ -15,9 +15,10 @@ from rag_clip.report.charts import FAINT, PERCENT, style, to_svg
 
 
 def draw_reliability(runs: Mapping[str, tuple[str, np.ndarray, np.ndarray]], bins: int = 15) -> str:
-    """Draw accuracy against confidence, and the share of images in each of `bins`, for several runs.
+    """Draw accuracy against confidence, and the share of images in each bin, for several runs.
 
     runs: by name, the colour, the confidence float [n], and whether each prediction is right, bool [n].
+    bins: the number of bins.
     """
     rows = -(-len(runs) // 5)
     columns = -(-len(runs) // rows)

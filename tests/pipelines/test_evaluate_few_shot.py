@@ -103,7 +103,7 @@ def test_a_file_without_splits_gives_its_shots_and_its_other_images_are_measured
     ).results[1]
     assert found.counts.images == 3 * (10 - 4)
     assert f"from {place} itself, whose other images were measured" in found.settings.tuned
-    with pytest.raises(ValueError, match="10 shots per class take all of the 30 images; draw fewer"):
+    with pytest.raises(ValueError, match="10 shots per class would use all 30 images; draw fewer"):
         evaluate([task], output=tmp_path / "r.parquet", heads=Heads(few_shot=FewShot(("tip_adapter",), (10,))))
 
 

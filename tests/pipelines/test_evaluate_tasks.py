@@ -50,7 +50,7 @@ def test_a_features_file_is_measured_by_its_own_text_without_an_encoder(tmp_path
     assert found == [("pets", "a {}", "T0", "accuracy", 1.0), ("pets", "not a {}", "T0", "accuracy", 0.0)]
     assert evaluate(scaled[0], output=tmp_path / "r.parquet").measured == 0
     assert evaluate(scaled[1], output=tmp_path / "r.parquet").measured == 2
-    with pytest.raises(ValueError, match="does not say the scale of its encoder; give it \\(--scale 100"):
+    with pytest.raises(ValueError, match="does not record the scale of its encoder; give it \\(--scale 100"):
         evaluate(tasks, output=tmp_path / "r.parquet")
 
 
@@ -168,7 +168,7 @@ def test_a_support_file_of_other_classes_is_told_before_anything_is_measured(tmp
     opened = open_tasks([task.paths[0]], labels=LABELS)
     assert check_evaluation(opened, texts=texts, heads=heads, encoder=ENCODER.fingerprint) == (said,)
     events: list[Progress] = []
-    with pytest.raises(ValueError, match="stands for other classes than the prompts"):
+    with pytest.raises(ValueError, match="has other classes than the prompts"):
         evaluate(
             [task],
             prompts=texts,

@@ -192,8 +192,8 @@ def test_rows_that_cannot_be_read_fail_alone(tmp_path: Path):
         *[None] * 6,
         f"cannot read {str(tmp_path / 'data' / 'gone.png')!r}: No such file or directory",
         "the image is null",
-        "the row has 4 cells for 3 columns; quote cells that hold the delimiter",
-        "the data URI 'data:image/png' is not base64; encode its image so",
-        "the image 'https://x/1.png' is an address, and nothing is fetched here; download it first",
+        "the row has 4 cells for 3 columns; quote cells that contain the delimiter",
+        "the data URI 'data:image/png' is not base64; encode its image as base64",
+        "the image 'https://x/1.png' is a URL, which is not fetched; download it first",
         "/dev/zero is a pipe, a socket or a device, which is not read; write its content to a file",
     ]
