@@ -12,8 +12,6 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.captions.shards import ShardFolder as ShardFolder
     from rag_clip.captions.sources.columns import Columns as Columns
     from rag_clip.classifiers.match import Scoring as Scoring
-    from rag_clip.classifiers.prepared import learn_prompts as learn_prompts
-    from rag_clip.classifiers.prepared import prepare_head as prepare_head
     from rag_clip.classifiers.reuse import Reuse as Reuse
     from rag_clip.data import Hit as Hit
     from rag_clip.data import LabelSet as LabelSet
@@ -35,6 +33,8 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.enhance import enhance as enhance
     from rag_clip.pipelines.evaluate import evaluate as evaluate
     from rag_clip.pipelines.explain import explain as explain
+    from rag_clip.pipelines.heads import learn_prompts as learn_prompts
+    from rag_clip.pipelines.heads import prepare_head as prepare_head
     from rag_clip.pipelines.images import index_images as index_images
     from rag_clip.pipelines.running import Running as Running
     from rag_clip.pipelines.search import search as search
@@ -84,13 +84,13 @@ _HOMES = {
     "evaluate": "rag_clip.pipelines.evaluate",
     "explain": "rag_clip.pipelines.explain",
     "index_images": "rag_clip.pipelines.images",
-    "learn_prompts": "rag_clip.classifiers.prepared",
+    "learn_prompts": "rag_clip.pipelines.heads",
     "load_encoder": "rag_clip.models.open_clip",
     "load_painter": "rag_clip.support.painters",
     "load_recipe": "rag_clip.prompts.recipe",
     "merge_support_files": "rag_clip.files.support",
     "open_store": "rag_clip.store",
-    "prepare_head": "rag_clip.classifiers.prepared",
+    "prepare_head": "rag_clip.pipelines.heads",
     "read_labels": "rag_clip.files.labels",
     "read_prompts": "rag_clip.files.prompts",
     "read_support": "rag_clip.files.support",

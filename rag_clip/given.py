@@ -106,6 +106,15 @@ def to_encoder(given: Encoder | str | None, *, recorded: Mapping[str, Any] | Non
     return encoder
 
 
+def to_encoders(given: Mapping[str, Encoder] | Sequence[str]) -> Mapping[str, Encoder]:
+    """Return encoders by name: these, or those of the names of models; raises TypeError for one name alone."""
+    if isinstance(given, Mapping):
+        return given
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise _refused("others", given, "a list of names of models, or a mapping from names to encoders")
+    return {name: to_encoder(name) for name in given}
+
+
 def to_recipe(given: AnyRecipe) -> Recipe:
     """Return a recipe: this one, or the one of a name or a TOML file."""
     if isinstance(given, Recipe):

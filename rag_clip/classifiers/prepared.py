@@ -9,16 +9,12 @@ from typing import Any
 
 import torch
 
-from rag_clip.classifiers.coop import CoOp, CoOpSettings
 from rag_clip.classifiers.heads import HEADS, HeadSettings, build_head, describe_settings, head_name, head_settings
-from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
-from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
+from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.display import counted
-from rag_clip.files.learned_prompts import LearnedPrompts, check_learned_path, write_learned_prompts
-from rag_clip.files.outputs import holding
 from rag_clip.files.support import check_support_labels, read_support, read_support_images
-from rag_clip.progress import Progress, Report
-from rag_clip.progress_line import on_screen
+from rag_clip.progress import Progress, Report, silent
 from rag_clip.protocols import Classifier, Encoder
 
 IMAGES_AT_ONCE = 256
@@ -42,7 +38,6 @@ class PreparedHead:
         return replace(self, build=self.whole or self.build, facts={**self.facts, "floor": False}, whole=None)
 
 
-@on_screen.job()
 def prepare_head(
     head: str | HeadSettings,
     support: str | Path,
@@ -52,7 +47,7 @@ def prepare_head(
     others: Mapping[str, Encoder] | None = None,
     validation: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
-    report: Report = on_screen,
+    report: Report = silent,
 ) -> PreparedHead:
     """Return a head on a support file, for `classify`.
 
@@ -96,51 +91,6 @@ def prepare_head(
         "validation": {"path": str(validation), "images": len(judged.targets)} if judged else {},
     }
     return PreparedHead(build, facts, whole, others)
-
-
-@on_screen.job()
-def learn_prompts(
-    prompts: Prompts,
-    support: str | Path,
-    *,
-    output: str | Path,
-    encoder: Encoder,
-    validation: str | Path | None = None,
-    options: Mapping[str, Any] | CoOpSettings | None = None,
-    force: bool = False,
-    report: Report = on_screen,
-) -> LearnedPrompts:
-    """Learn a context around the class names (CoOp) on a support file, and write it for `classify`.
-
-    prompts: the prompts whose classes are learned.
-    support: the support file.
-    output: the .safetensors file to write.
-    encoder: the encoder; it must have a text tower.
-    validation: a support file of other images, on which the epoch is chosen.
-    options: settings as in TOML, or as a value.
-    force: replace a file that another program wrote.
-    report: called with the progress.
-
-    Raises ValueError as `prepare_head`, if the output is not .safetensors, is an input or (without `force`) belongs to
-    another program, and for an encoder without a text tower; BusyError if another process writes the output.
-    """
-    check_learned_path(Path(output))
-    coop, given = (options, None) if isinstance(options, CoOpSettings) else ("coop", options)
-    with holding([(output, "learn")], inputs=[support, validation], force=force):
-        head = prepare_head(
-            coop,
-            support,
-            labels=prompts.labels,
-            encoder=encoder,
-            validation=validation,
-            options=given,
-            report=report,
-        ).without_floor()
-        learned = head.build(zero_shot(prompts, encoder, report=report))
-        assert isinstance(learned, CoOp)
-        made = replace(learned.prompts, provenance={**learned.prompts.provenance, "method": "coop", "head": head.facts})
-        write_learned_prompts(made, output)
-    return made
 
 
 def _read(

@@ -169,10 +169,11 @@ def learn(
 
     def job(console: Console) -> object:
         from rag_clip.classifiers.heads import read_options
-        from rag_clip.classifiers.prepared import learn_prompts
         from rag_clip.files.learned_prompts import check_learned_path
         from rag_clip.files.outputs import check_outputs
         from rag_clip.files.prompts import read_prompts
+        from rag_clip.pipelines.heads import learn_prompts
+        from rag_clip.pipelines.running import Running
 
         check_learned_path(output)
         found = find_encoder(encoder, records_of(prompts=[prompts], supports=[support, validation]))
@@ -185,8 +186,7 @@ def learn(
             encoder=found.load(console),
             validation=validation,
             options=read_options(options) if options else None,
-            force=force,
-            report=console.report,
+            running=Running(force=force, report=console.report),
         )
         kind = "one context for all classes" if made.shared else "a context for each class"
         vectors = counted(made.context.shape[-2], "vector")
