@@ -141,7 +141,7 @@ def write_bundled(out: Path) -> None:
 
 def _enhance(labels: LabelSet, index: Path, encoder: Encoder, report: Report) -> dict[str, Prompts]:
     with open_store(index, encoder=encoder.fingerprint) as store:
-        ask = partial(enhance, labels, encoder=encoder, store=store, report=report)
+        ask = partial(enhance, labels, encoder=encoder, store=store, clock=StageClock(report=report))
         found = ask()
         return {
             "templates": ask(recipe=load_recipe("templates")),

@@ -100,9 +100,9 @@ def embed_sources(
     report: Report = silent,
 ) -> EmbedSummary:
     """Do as `embed_captions`, with files already found."""
-    clock, folder, part = StageClock(), shards.place, shards.part
+    clock, folder, part = StageClock(report=report), shards.place, shards.part
     with _holding(folder, part):
-        rules = prepare_filter(cleaning, sources, folder, clock, report)
+        rules = prepare_filter(cleaning, sources, folder, clock)
         there = {manifest.key: manifest for manifest in read_manifests(folder)}
         plan = Plan(rules.key, encoder.fingerprint, shards, there)
         made: dict[str, Manifest] = {}

@@ -127,7 +127,13 @@ def enhance(
         store = None if index is None else stack.enter_context(opened(index))
         loaded = to_encoder(encoder, recorded=_record(store))
         return find_prompts(
-            labels, encoder=loaded, recipe=recipe, store=store, control=control, seed=seed, report=report
+            labels,
+            encoder=loaded,
+            recipe=recipe,
+            store=store,
+            control=control,
+            seed=seed,
+            clock=StageClock(report=report),
         )
 
 
@@ -153,7 +159,7 @@ def enhance_labels(
     BusyError if another process writes it.
     """
     labelled, control, report = comparison.labelled, comparison.control, running.report
-    output, clock, labels, recipe = Path(output), StageClock(), to_labels(labels), to_recipe(recipe)
+    output, clock, labels, recipe = Path(output), StageClock(report=report), to_labels(labels), to_recipe(recipe)
     check_prompts_path(output)
     with ExitStack() as stack:
         stack.enter_context(
@@ -161,7 +167,7 @@ def enhance_labels(
         )
         store = None if index is None else stack.enter_context(opened(index))
         encoder = to_encoder(encoder, recorded=_record(store))
-        found = find_prompts(labels, encoder=encoder, recipe=recipe, store=store, clock=clock, report=report)
+        found = find_prompts(labels, encoder=encoder, recipe=recipe, store=store, clock=clock)
         controlled = partial(control_prompts, found, store=store, seed=comparison.seed)
         prompts = controlled(control) if control else found
         chosen = found.provenance.get("known", {}).get("templates")

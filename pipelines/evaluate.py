@@ -99,7 +99,7 @@ def evaluate(
     `force`) not of an earlier call; FileNotFoundError for a missing file, PermissionError for a place that may not be
     written to, and BusyError where another process writes `output`.
     """
-    texts, clock, report = to_prompt_files(prompts), StageClock(), running.report
+    texts, clock, report = to_prompt_files(prompts), StageClock(report=running.report), running.report
     tasks = to_tasks(tasks, labels=texts[0].prompts.labels if texts else None)
     output, let_go = scratch_output(output, "results.parquet")
     written = evaluate_outputs(output, reuse.features_dir)
@@ -117,7 +117,7 @@ def evaluate(
         decoding=running.decoding,
         report=report,
     )
-    measure = Measuring(encoder, heads.others, reuse=reuse, candidates=candidates, clock=clock, report=report)
+    measure = Measuring(encoder, heads.others, reuse=reuse, candidates=candidates, clock=clock)
     results: list[Result] = []
     tables: list[pa.Table] = []
     measured = 0

@@ -33,7 +33,7 @@ from rag_clip.images.pair_files import PairColumns, open_pair_files
 from rag_clip.images.pairs import PairFile
 from rag_clip.images.shards import FAILURES, VECTORS, PairShards, list_failures, open_shards, unit_rows
 from rag_clip.images.views import examine
-from rag_clip.progress import Report, StageClock, counting
+from rag_clip.progress import StageClock
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
@@ -138,7 +138,7 @@ def index_images(
         with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
             check_cleaning(store, cleaning)
             store.note(CORPUS_NOTE, _describe(kept, reasons, cleaning))
-            _fill(store, kept, probabilities, clock, report)
+            _fill(store, kept, probabilities, clock)
             count = store.count()
     noisy = None if probabilities is None else int((probabilities >= NOISY).sum())
     rows, failed = _count_rows(parts), reasons.total()
@@ -203,11 +203,11 @@ def choose_shards(index: str | Path, shards: str | Path | None) -> Path:
     return location.beside(".shards")
 
 
-def _fill(store: Store, pairs: CleanPairs, noise: np.ndarray | None, clock: StageClock, report: Report) -> None:
+def _fill(store: Store, pairs: CleanPairs, noise: np.ndarray | None, clock: StageClock) -> None:
     with clock.stage("load"):
-        _load(pairs, store, noise, counting("load", report, len(pairs), unit="images"))
+        _load(pairs, store, noise, clock.counting("load", len(pairs), unit="images"))
     with clock.stage("optimise"):
-        store.optimise(report)
+        store.optimise(clock.report)
 
 
 def _load(pairs: CleanPairs, store: Store, noise: np.ndarray | None, advance: Callable[[int], None]) -> None:

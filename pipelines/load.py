@@ -111,14 +111,14 @@ def load_into(store: Store, folder: Path, manifests: Sequence[Manifest], *, repo
     """
     for cleaning in manifests[:1]:
         check_cleaning(store, _settings(cleaning))
-    clock, before = StageClock(), store.count()
+    clock, before = StageClock(report=report), store.count()
     record = folder / "loaded" / f"{_name(store)}.txt"
     with locked(record.with_suffix(".lock"), doing=f"load {folder} into {store.location}"):
         with clock.stage("look up"):
             loaded = _loaded(record, store, manifests)
         left = [manifest for manifest in manifests if manifest.key not in loaded]
         with record.open("a", encoding="utf-8") as file:
-            written = _load_all(store, folder, left, file, clock, report)
+            written = _load_all(store, folder, left, file, clock)
         with clock.stage("optimise"):
             store.optimise(report)
         _note_corpus(store, _on_record(record, newest(read_manifests(folder))))
@@ -190,9 +190,7 @@ def _line(manifest: Manifest) -> str:
     return f"{manifest.key} {manifest.rows} {manifest.kept} {manifest.status}"
 
 
-def _load_all(
-    store: Store, folder: Path, manifests: Sequence[Manifest], record: IO[str], clock: StageClock, report: Report
-) -> int:
+def _load_all(store: Store, folder: Path, manifests: Sequence[Manifest], record: IO[str], clock: StageClock) -> int:
     written, total = 0, sum(manifest.kept for manifest in manifests)
     for manifest in manifests:
         with ahead(read_shard(folder, manifest, UPSERT_ROWS), depth=GROUP_ROWS // UPSERT_ROWS) as batches:
@@ -204,7 +202,7 @@ def _load_all(
                 with clock.stage("write"):
                     store.upsert(batch)
                 written += batch.num_rows
-                report(Progress("load", written, total, "captions"))
+                clock.report(Progress("load", written, total, "captions"))
         record.write(_line(manifest) + "\n")
         record.flush()
     return written

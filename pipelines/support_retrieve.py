@@ -101,7 +101,7 @@ def retrieve_support(
     or (without `force`) belongs to others, and if nothing is left; StoreError if the index is in use, BusyError if
     another process writes the output.
     """
-    output, clock, report = Path(output), StageClock(), running.report
+    output, clock, report = Path(output), StageClock(report=running.report), running.report
     asked = search if isinstance(search, ImageSearch) else ImageSearch(search)
     check_support_path(output)
     prompts, against, place = to_texts(prompts), to_places(against, "against"), str(index_place(index))
@@ -111,7 +111,7 @@ def retrieve_support(
             check_encoder(store.card, encoder.fingerprint, store.location)
             with clock.stage("encode texts"):
                 classifier = zero_shot(prompts, encoder, report=report)
-            candidates = find_candidates(prompts, classifier, store, encoder, asked=asked, clock=clock, report=report)
+            candidates = find_candidates(prompts, classifier, store, encoder, asked=asked, clock=clock)
         if not len(candidates):
             raise ValueError(f"the index at {place} holds no image for any class by {asked.by!r}; ask in another way")
         clean, containment = candidates, None

@@ -26,7 +26,7 @@ from rag_clip.evaluation.settings import ImageCounts
 from rag_clip.evaluation.shot_runs import ShotRun
 from rag_clip.evaluation.text_measures import measure_texts, measure_vocabulary
 from rag_clip.images.labelled import Labelled
-from rag_clip.progress import Report, StageClock
+from rag_clip.progress import StageClock
 from rag_clip.protocols import Classifier, Encoder
 
 
@@ -65,11 +65,10 @@ class Measuring:
         reuse: Reuse,
         candidates: Candidates | None,
         clock: StageClock,
-        report: Report,
     ) -> None:
         self._encoder, self._others, self._reuse = encoder, others, reuse
-        self._clock, self._report = clock, report
-        self._names = CandidateTexts(candidates, encoder, report=report) if candidates and encoder else None
+        self._clock, self._report = clock, clock.report
+        self._names = CandidateTexts(candidates, encoder, report=clock.report) if candidates and encoder else None
         self._vectors: dict[Path, TextVectors] = {}
 
     def __call__(self, run: Run | ShotRun, images: TaskImages) -> Result:

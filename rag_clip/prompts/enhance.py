@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 from rag_clip.data import LabelSet, Prompts
-from rag_clip.progress import Report, StageClock, silent
+from rag_clip.progress import StageClock
 from rag_clip.prompts.contrast import KNOWN_WEIGHT
 from rag_clip.prompts.control import random_prompts, shared_waffle_prompts, waffle_prompts
 from rag_clip.prompts.described import described_texts
@@ -55,7 +55,6 @@ def enhance(
     control: Control | None = None,
     seed: int = 0,
     clock: StageClock | None = None,
-    report: Report = silent,
 ) -> Prompts:
     """Turn a label set into prompts with a recipe (see prompts.recipe).
 
@@ -66,7 +65,7 @@ def enhance(
     control: replaces the texts that the recipe mixes in by as many random captions of the store (`random`) or random
         words (`waffle`), with the same weights; `waffle_shared` is WaffleCLIP as published.
     seed: of the control.
-    clock, report: collect seconds per stage, and receive progress events.
+    clock: collects seconds per stage, and passes progress events on.
 
     Provenance holds the recipe, the number of classes without captions, the number of classes whose captions were not
     trusted, what was decided about the names under `known` (see prompts.known), and notes for the user, such as names
@@ -76,7 +75,7 @@ def enhance(
     """
     recipe, clock = recipe or load_recipe("default"), clock or StageClock()
     _check_needs(recipe, store, control)
-    found = _find_texts(labels, recipe, encoder, store, clock, report)
+    found = _find_texts(labels, recipe, encoder, store, clock)
     prompts = mix(found.anchors, *found.contexts)
     facts = {
         "encoder": asdict(encoder.fingerprint),
@@ -118,9 +117,7 @@ def control_prompts(prompts: Prompts, control: Control, *, store: Store | None =
     return random_prompts(prompts, captions, seed=seed)
 
 
-def _find_texts(
-    labels: LabelSet, recipe: Recipe, encoder: Encoder, store: Store | None, clock: StageClock, report: Report
-) -> _Found:
+def _find_texts(labels: LabelSet, recipe: Recipe, encoder: Encoder, store: Store | None, clock: StageClock) -> _Found:
     templates, known = recipe.templates.choose(), labels
     contexts: list[Texts] = []
     notes: list[str] = []
@@ -129,12 +126,10 @@ def _find_texts(
     named = gathered = None
     if recipe.synonyms and store:
         with clock.stage("count names"):
-            named = name_classes(labels, recipe.synonyms, encoder=encoder, store=store, report=report)
+            named = name_classes(labels, recipe.synonyms, encoder=encoder, store=store, report=clock.report)
         known, notes = named.labels, [*named.notes]
     if recipe.retrieved and store:
-        every = find_captions(
-            known, encoder=encoder, store=store, retrieval=recipe.retrieved, clock=clock, report=report
-        )
+        every = find_captions(known, encoder=encoder, store=store, retrieval=recipe.retrieved, clock=clock)
         gathered = trusted_captions(
             every, known, encoder=encoder, retrieval=recipe.retrieved, templates=templates, clock=clock
         )

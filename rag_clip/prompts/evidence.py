@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from rag_clip.data import Hit, LabelSet, PromptText, check_same_encoder
 from rag_clip.display import counted
-from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.progress import Progress, StageClock
 from rag_clip.prompts.contrast import KNOWN_WEIGHT, ROUNDS, contrast, trust
 from rag_clip.prompts.known import KNOWN_SHARE, known_share, nearer_names
 from rag_clip.prompts.mentions import Mentions
@@ -136,7 +136,6 @@ def gather(
     retrieval: Retrieval | None = None,
     templates: Sequence[str] | None = None,
     clock: StageClock | None = None,
-    report: Report = silent,
 ) -> Texts:
     """Return the context texts of each class, in class order; () for a class without trusted captions.
 
@@ -145,13 +144,13 @@ def gather(
     store: the index.
     retrieval: how captions are retrieved and chosen.
     templates: those that the captions will be mixed into, which trust compares with; by default the label set's.
-    clock, report: collect seconds per stage, and receive progress events.
+    clock: collects seconds per stage, and passes progress events on.
 
     Raises ValueError for a store without captions, a store with vectors of another encoder, and a store without the
     vectors or payload fields that `retrieval` needs.
     """
     retrieval, clock = retrieval or Retrieval(), clock or StageClock()
-    found = find_captions(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock, report=report)
+    found = find_captions(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock)
     return trusted_captions(found, labels, encoder=encoder, retrieval=retrieval, templates=templates, clock=clock).texts
 
 
@@ -162,7 +161,6 @@ def find_captions(
     store: Store,
     retrieval: Retrieval,
     clock: StageClock,
-    report: Report = silent,
 ) -> Texts:
     """Return the captions of each class that pass the filter, with equal shares of the weight; () where none does.
 
@@ -172,7 +170,7 @@ def find_captions(
     _check_store(store, encoder, retrieval)
     return retrieved_texts(
         labels,
-        _search(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock, report=report),
+        _search(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock),
         weight=retrieval.weight,
         limit=retrieval.limit,
         keep=_filter(labels, retrieval),
@@ -308,7 +306,7 @@ def _given(group: Sequence[tuple[PromptText, float]], total: float) -> tuple[Pro
 
 
 def _search(
-    labels: LabelSet, *, encoder: Encoder, store: Store, retrieval: Retrieval, clock: StageClock, report: Report
+    labels: LabelSet, *, encoder: Encoder, store: Store, retrieval: Retrieval, clock: StageClock
 ) -> Iterator[list[Hit]]:
     """Yield the captions retrieved for each class, best first, with one search per batch of classes.
 
@@ -346,7 +344,7 @@ def _search(
             with clock.stage("filter"):
                 yield from found
             done += len(found)
-            report(Progress("retrieve", done, len(labels), "classes"))
+            clock.report(Progress("retrieve", done, len(labels), "classes"))
 
 
 def _required_phrases(labels: LabelSet) -> list[list[str]]:

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Hit, Prompts
 from rag_clip.display import counted
-from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.progress import Progress, Report, StageClock
 from rag_clip.prompts.retrieved import contains_phrase
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store
@@ -29,7 +29,6 @@ def find_candidates(
     *,
     asked: ImageSearch,
     clock: StageClock | None = None,
-    report: Report = silent,
 ) -> Candidates:
     """Return the images of the store for each class that are asked for, with their vectors, hashes and noise.
 
@@ -39,7 +38,7 @@ def find_candidates(
     encoder: the one that the index was built with.
     asked: how many, and what to search with: the "class" weights, its "texts", or its names in "captions". Captions
         must contain the whole name or a whole synonym.
-    clock, report: collect seconds per stage, and receive progress events.
+    clock: collects seconds per stage, and passes progress events on.
 
     Raises ValueError where images have no hash.
     """
@@ -52,7 +51,7 @@ def find_candidates(
         with clock.stage("encode texts"):
             vectors = encoder.encode_text([query.text for query in queries]).float().cpu().numpy()
     with clock.stage("search"):
-        hits = _search(queries, vectors, store, report)
+        hits = _search(queries, vectors, store, clock.report)
     by_class = [
         [found for query, found in pairs]
         for _, pairs in itertools.groupby(zip(queries, hits, strict=True), key=lambda pair: pair[0].row)

@@ -257,10 +257,8 @@ def test_enhancing_keeps_the_contract_of_a_prompt_method(store: Store, recipe: R
 def test_more_classes_than_a_search_takes_get_what_each_gets_alone(store: Store):
     names = (*(f"filler {number}" for number in range(70)), "zorp", "blick")
     events: list[Progress] = []
-    clock = StageClock()
-    many = enhance(
-        LabelSet(names), encoder=ENCODER, store=store, recipe=by_captions(), clock=clock, report=events.append
-    )
+    clock = StageClock(report=events.append)
+    many = enhance(LabelSet(names), encoder=ENCODER, store=store, recipe=by_captions(), clock=clock)
     assert many.texts[70:] == enhance(LABELS, encoder=ENCODER, store=store, recipe=by_captions()).texts[:2]
     assert events == [Progress("retrieve", 64, 72, "classes"), Progress("retrieve", 72, 72, "classes")]
     assert set(clock.seconds) == {"encode queries", "search", "filter"}

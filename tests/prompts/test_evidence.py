@@ -202,9 +202,10 @@ def test_gathered_captions_keep_the_contract_of_a_prompt_method(store: Store, ch
 
 
 def test_stages_and_progress_are_reported(store: Store):
-    clock, events = StageClock(), list[Progress]()
+    events: list[Progress] = []
+    clock = StageClock(report=events.append)
     retrieval = Retrieval(contrast="weigh")
-    gather(LABELS, encoder=ENCODER, store=store, retrieval=retrieval, clock=clock, report=events.append)
+    gather(LABELS, encoder=ENCODER, store=store, retrieval=retrieval, clock=clock)
     assert set(clock.seconds) == {"encode queries", "search", "filter", "weigh"}
     assert events == [Progress("retrieve", 4, 4, "classes")]
 
