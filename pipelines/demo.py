@@ -24,7 +24,7 @@ from rag_clip.demo.pictures import write_pictures
 from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import read_labels
 from rag_clip.files.lock import locked
-from rag_clip.files.outputs import check_outputs
+from rag_clip.files.outputs import check_outputs, made_by
 from rag_clip.files.prompts import write_prompts
 from rag_clip.progress import Report, StageClock
 from rag_clip.progress_line import on_screen
@@ -96,8 +96,20 @@ def run_demo(out: str | Path, *, encoder: Encoder, force: bool = False, report: 
     `force`, holds files of others, OSError where it cannot be written, and BusyError where another process does.
     """
     check_outputs([(out, "demo")], force=force)
+    check_pages(Path(out), force=force)
     with locked(Path(out) / "lock", doing=f"run the demo in {out}"):
         return _run_demo(Path(out), encoder, report)
+
+
+def check_pages(out: Path, *, force: bool) -> None:
+    """Raise ValueError, but with `force`, where the report or its examples would be written over files of others."""
+    page, sheet = out / "report.html", out / "examples.png"
+    other = next((path for path in (page, sheet) if path.exists()), None)
+    if other is not None and not force and made_by(page) != "demo":
+        raise ValueError(
+            f"{other} is there, and is not what `rag-clip demo` wrote; name another folder, or replace it with --force "
+            "(force=True)"
+        )
 
 
 def _run_demo(out: Path, encoder: Encoder, report: Report) -> DemoSummary:

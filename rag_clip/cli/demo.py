@@ -22,9 +22,10 @@ def demo(
     def job(console: Console) -> object:
         from rag_clip.files.outputs import check_outputs
         from rag_clip.models.open_clip import load_encoder
-        from rag_clip.pipelines.demo import run_demo
+        from rag_clip.pipelines.demo import check_pages, run_demo
 
         check_outputs([(out, "demo")], force=force)
+        check_pages(out, force=force)
         with console.loading("the model demo"):
             encoder = load_encoder("demo", device="cpu")
         summary = run_demo(out, encoder=encoder, force=force, report=console.report)

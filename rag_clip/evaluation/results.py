@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rag_clip.data import LabelSet
 from rag_clip.display import counted
@@ -194,12 +195,20 @@ def _results(table: pa.Table, path: Path, runs: Shards) -> list[Result]:
         raise ValueError(f"{path} has {found}, and this version reads format {FORMAT}; evaluate again")
     try:
         rows = typed_columns(table, _FILLED)
+        _check_bounds(rows)
     except ValueError as error:
         raise ValueError(f"{path} {error}; it was changed after it was written, so evaluate again") from error
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows.to_pylist():
         groups.setdefault((row["task"], row["run"], row["key"]), []).append(row)
     return [_result(rows, runs) for rows in groups.values()]
+
+
+def _check_bounds(rows: pa.Table) -> None:
+    """Raise ValueError for an interval with one end only."""
+    one_end = pc.xor(rows["low"].is_null(), rows["high"].is_null())
+    if pc.any(one_end).as_py():
+        raise ValueError(f"has only one end of the interval in row {one_end.index(True).as_py() + 1}")
 
 
 def _facts(table: pa.Table) -> dict[str, Any]:

@@ -131,6 +131,6 @@ def write_report(
         picture=base64.b64encode(buffer.getvalue()).decode(),
         seconds=seconds,
     )
-    for place, content in ((path.parent / "examples.png", buffer.getvalue()), (path, page.encode())):
+    for place, content in ((path, page.encode()), (path.parent / "examples.png", buffer.getvalue())):
         with replacing(place) as partial:
             partial.write_bytes(content)

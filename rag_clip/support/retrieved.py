@@ -88,7 +88,7 @@ class ImageSearch:
         if self.by not in get_args(Search):
             raise ValueError(f"unknown search {self.by!r}; known are {', '.join(get_args(Search))}")
         if self.candidates < 1:
-            raise ValueError(f"candidates is {self.candidates} per class; ask for at least 1")
+            raise ValueError(f"candidates is {counted(self.candidates, 'image')} per class; ask for at least 1")
 
 
 def plan_queries(prompts: Prompts, asked: ImageSearch) -> list[Query]:

@@ -116,6 +116,7 @@ def measured(folder: Path) -> Path:
             r"the settings of the run 'p' are damaged (2 validation errors for RunSettings task Field",
         ),
         ({"settings": "["}, "the settings of the run 'p' are damaged (is not valid JSON"),
+        ({"low": None, "high": 0.5}, "r.parquet has only one end of the interval in row 1; it was changed after"),
         ({"value": None}, "r.parquet has no 'value' in row 1; delete the row, or fill it in; it was changed after"),
     ],
 )

@@ -225,3 +225,21 @@ def test_the_lock_of_a_killed_run_blocks_nobody_and_is_removed(folder: Path) -> 
     assert (killed.returncode, lock.read_text()[:8]) == (-9, "process ")
     code, said = call("classify", VERBS["classify"].command(), folder)
     assert (code, "is at it" in said, lock.exists()) == (1, False, False)
+
+
+@pytest.mark.parametrize("name", ["report.html", "examples.png"])
+def test_pages_of_others_are_not_replaced_by_those_of_the_demo(name: str, folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / name).write_text("<h1>my own</h1>")
+    before = content(folder)
+    code, said = call("demo", ["--out", "out"], folder)
+    assert (code, content(folder)) == (1, before)
+    assert f"out/{name} is there, and is not what `rag-clip demo` wrote; name another folder" in said
+
+
+def test_the_page_of_evaluate_beside_its_output_is_not_written_over_one_of_others(folder: Path) -> None:
+    (folder / "new0.html").write_text("<h1>my own</h1>")
+    before = content(folder)
+    code, said = call("evaluate", [*VERBS["evaluate"].arguments, "-o", "new0.parquet"], folder)
+    assert (code, content(folder)) == (1, before)
+    assert "new0.html is there, and is not what `rag-clip evaluate` wrote" in said

@@ -89,7 +89,10 @@ def explained(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ValueError(f"{shown(url)} needs one more package: {error}") from None
+        named = re.search(r"[Ii]nstall (\w+)", str(error))
+        raise ValueError(
+            f"{shown(url)} needs one more package: {f'pip install {named[1]}' if named else error}"
+        ) from None
     except (FileNotFoundError, SourceError, ValueError) as error:
         raise type(error)(without_secrets(str(error))) from None
     except Exception as error:  # storage clients raise their own types, for example without credentials
