@@ -1,4 +1,4 @@
-"""What a prompt or a notebook shows of a value: one line, and a table of which every cell is escaped."""
+"""How values are shown in a Python prompt or notebook: as one line, and as an HTML table with escaped cells."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def counted(count: int, noun: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
+    """Return the first names as a list, and the number of the others."""
     more = len(names) - MOST_NAMES
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def html_table(line: str, rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a line and its first rows as HTML; the columns are those of the first."""
+    """Return a line and the first rows of a table as HTML; the columns are those of the first row."""
     shown = list(islice(rows, MOST_ROWS + 1))
     heads = "".join(f"<th>{html.escape(str(name))}</th>" for name in (shown[0] if shown else ()))
     lines = "".join(

@@ -1,7 +1,7 @@
-"""What a person has at hand, turned into the values that jobs work on: names to labels, paths to prompts, frames.
+"""Conversions of user arguments into the values that jobs need: names into labels, paths into prompts, frames.
 
-Each function returns what is such a value already as it is, and raises TypeError, which says what to pass, for what it
-cannot take. Every job begins with these, and nothing else converts its arguments.
+Each function returns a value of the right type unchanged. For a value that it cannot convert, it raises a TypeError
+that says what to pass. Every job begins with these functions, and nothing else converts its arguments.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Summary = TypeVar("Summary")
 
 
 class Frame(Protocol):
-    """A table in memory that speaks Arrow: a polars or pandas frame, or a pyarrow table."""
+    """A table in memory with Arrow's C interface: a polars or pandas frame, or a pyarrow table."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return its rows as a stream of Arrow's C interface."""
@@ -55,7 +55,7 @@ AnyImages = OneImage | Frame | Sequence[OneImage | Frame] | Images
 
 
 def to_labels(given: AnyLabels) -> LabelSet:
-    """Return a label set: one, the file of one, or a list of names."""
+    """Return a label set, given itself, the path of a label file, or a list of names."""
     if isinstance(given, LabelSet):
         return given
     if isinstance(given, str | Path):
@@ -66,7 +66,7 @@ def to_labels(given: AnyLabels) -> LabelSet:
 
 
 def to_prompts(given: AnyPrompts) -> Prompts | LearnedPrompts:
-    """Return prompts, or learned ones: these, or the file of such."""
+    """Return prompts or learned prompts, given themselves or the path of their file."""
     if isinstance(given, Prompts | LearnedPrompts):
         return given
     if isinstance(given, str | Path):
@@ -75,7 +75,7 @@ def to_prompts(given: AnyPrompts) -> Prompts | LearnedPrompts:
 
 
 def to_texts(given: Prompts | str | Path) -> Prompts:
-    """Return prompts that are texts: these, or the file of such; raises ValueError for the file of learned ones."""
+    """Return prompts, given themselves or the path of their file; raises ValueError for learned prompts."""
     if isinstance(given, Prompts):
         return given
     if isinstance(given, str | Path):
@@ -84,15 +84,15 @@ def to_texts(given: Prompts | str | Path) -> Prompts:
 
 
 def to_encoder(given: Encoder | str | None, *, recorded: Mapping[str, Any] | None = None) -> Encoder:
-    """Return an encoder: this one, or the one of a model's name; without either, the one `recorded` in a provenance.
+    """Return an encoder, given itself or the name of a model; given None, the one `recorded` in a provenance.
 
-    Raises ValueError where none is recorded, and where the model of that name is another now.
+    Raises ValueError if none is recorded, and if the recorded name now gives another model.
     """
     if given is not None and not isinstance(given, str):
         if hasattr(given, "encode_pixels"):
             return given
         raise _refused("encoder", given, "the name of a model, such as 'demo' or 'ViT-B-32:openai', or an Encoder")
-    from rag_clip.models.open_clip import load_encoder  # takes seconds to import, and an Encoder needs it not
+    from rag_clip.models.open_clip import load_encoder  # its import takes seconds, and is not needed for an Encoder
 
     if given is not None:
         return load_encoder(given)
@@ -116,7 +116,7 @@ def to_encoders(given: Mapping[str, Encoder] | Sequence[str]) -> Mapping[str, En
 
 
 def to_recipe(given: AnyRecipe) -> Recipe:
-    """Return a recipe: this one, or the one of a name or a TOML file."""
+    """Return a recipe, given itself, its name, or a TOML file."""
     if isinstance(given, Recipe):
         return given
     if isinstance(given, str | Path):
@@ -125,7 +125,7 @@ def to_recipe(given: AnyRecipe) -> Recipe:
 
 
 def index_place(given: AnyIndex | None) -> str | None:
-    """Return where an index lies: the folder or address, or the location of an open store."""
+    """Return the location of an index, given as a folder, a URL or an open store."""
     if given is None or isinstance(given, str | Path | Store):
         return given.location if isinstance(given, Store) else None if given is None else str(given)
     raise _refused("index", given, "the folder of an index, the address of a Qdrant server, or an open Store")
@@ -133,7 +133,7 @@ def index_place(given: AnyIndex | None) -> str | None:
 
 @contextmanager
 def opened(given: AnyIndex) -> Iterator[Store]:
-    """Yield an open store: this one, left open, or the index of a place, closed after the block."""
+    """Yield an open store; a store stays open after the block, and an index opened from its location is closed."""
     if isinstance(given, Store):
         yield given
     else:
@@ -142,7 +142,7 @@ def opened(given: AnyIndex) -> Iterator[Store]:
 
 
 def to_images(given: AnyImages, name: str = "images") -> Images:
-    """Return images whose `paths` are a list of places and tables: of paths, frames, PIL images and bytes, or several.
+    """Return images whose `paths` are a list of paths and tables, given paths, frames, PIL images or bytes.
 
     `name` is the argument's, for the message.
     """
@@ -159,15 +159,15 @@ def to_images(given: AnyImages, name: str = "images") -> Images:
 
 
 def to_places(given: AnyImages, name: str) -> Images:
-    """Return images in files alone; `name` is the argument's, for the message."""
+    """Return images that are in files only; `name` is the argument's name in messages."""
     images = given if isinstance(given, Images) else Images(given)
     return replace(images, paths=to_paths(images.paths, name))
 
 
 def to_prompt_files(given: AnyTexts) -> list[PromptFile]:
-    """Return prompts under the names of their runs: a mapping's keys, the names of files, or the methods of Prompts.
+    """Return prompts with the names of their runs: the keys of a mapping, names of files, or methods of Prompts.
 
-    Raises ValueError for two of one name.
+    Raises ValueError if two have the same name.
     """
     if isinstance(given, Mapping):
         return [PromptFile(name, Path(name), to_texts(each)) for name, each in given.items()]
@@ -193,9 +193,9 @@ def _named(prompts: Prompts) -> PromptFile:
 
 
 def to_tasks(given: AnyTasks, *, labels: LabelSet | None) -> list[ImageTask]:
-    """Return what to measure on: tasks, then those of places (see `open_tasks`), then frames of labelled images.
+    """Return the tasks to evaluate on: given tasks, then those of paths (see `open_tasks`), then frames.
 
-    Raises ValueError where there is none, and where nothing says which classes images are of.
+    Raises ValueError if there is none, and if the classes of a frame's images are unknown.
     """
     alone = isinstance(given, str | Path | ImageTask) or _is_frame(given)
     listed: Any = [given] if alone else given
@@ -203,7 +203,7 @@ def to_tasks(given: AnyTasks, *, labels: LabelSet | None) -> list[ImageTask]:
     if not isinstance(listed, Sequence) or not all(isinstance(each, known) or _is_frame(each) for each in listed):
         raise _refused("tasks", given, "paths of labelled images or features, names of bundled tasks, or frames")
     if not listed:
-        raise ValueError("there is nothing to measure on; give labelled images, features or tasks")
+        raise ValueError("there is nothing to evaluate on; give labelled images, features or tasks")
     opened = open_tasks([each for each in listed if isinstance(each, str | Path)], labels=labels)
     frames = [_to_table(each) for each in listed if not isinstance(each, known)]
     if frames and labels is None:
@@ -217,7 +217,7 @@ def to_tasks(given: AnyTasks, *, labels: LabelSet | None) -> list[ImageTask]:
 
 
 def to_image(given: OneImage) -> bytes:
-    """Return the file of one image: of a path, a PIL image, or these bytes."""
+    """Return the bytes of an image file, given its path, a PIL image, or the bytes themselves."""
     if isinstance(given, str | Path):
         return read_image(given) if isinstance(given, str) else read_regular(given)
     if isinstance(given, Image.Image):
@@ -228,7 +228,7 @@ def to_image(given: OneImage) -> bytes:
 
 
 def to_queries(given: str | Query | Sequence[str | Query], *, image: bytes | None = None) -> list[Query]:
-    """Return queries: of texts, one or several, each together with the `image` if there is one; or of it alone."""
+    """Return one query per text, each with the `image` if there is one; without texts, one query of the image."""
     asked = [given] if isinstance(given, str | Query) else given
     if not isinstance(asked, Sequence) or not all(isinstance(each, str | Query) for each in asked):
         raise _refused("queries", given, "a text, a Query, or a list of these")
@@ -238,7 +238,7 @@ def to_queries(given: str | Query | Sequence[str | Query], *, image: bytes | Non
 
 
 def to_paths(given: str | Path | Sequence[str | Path], name: str) -> list[str | Path]:
-    """Return paths or URLs: one, or a list of them; `name` is the argument's, for the message."""
+    """Return a list of paths or URLs, given one or several; `name` is the argument's name in messages."""
     paths = [given] if isinstance(given, str | Path) else given
     if isinstance(paths, Sequence) and all(isinstance(path, str | Path) for path in paths):
         return list(paths)
@@ -246,18 +246,18 @@ def to_paths(given: str | Path | Sequence[str | Path], name: str) -> list[str | 
 
 
 def image_files(images: Images) -> list[str | Path]:
-    """Return the places among images, which are inputs that an output must not replace."""
+    """Return the paths among images: the input files that an output must not replace."""
     return [each for each in images.paths if isinstance(each, str | Path)]
 
 
 def scratch_output(output: str | Path | None, name: str) -> tuple[Path, ExitStack]:
-    """Return where to write, and what to close once nobody reads it: the output, or a temporary file of that name."""
+    """Return the output path, or a temporary file of that name, with a stack that deletes the temporary file."""
     stack = ExitStack()
     return (Path(output) if output is not None else stack.enter_context(scratch_folder()) / name), stack
 
 
 def kept_with(summary: Summary, stack: ExitStack) -> Summary:
-    """Return a summary whose end, by garbage collection, closes a stack such as that of `scratch_output`."""
+    """Return the summary, and close the stack, such as that of `scratch_output`, when it is garbage-collected."""
     weakref.finalize(summary, stack.close)
     return summary
 
@@ -276,7 +276,7 @@ def _to_source(given: object, name: str) -> str | Path | pa.Table:
 
 
 def _is_frame(given: object) -> bool:
-    """Return whether a value has rows of several columns, which a polars or pandas Series has not."""
+    """Return whether a value is a table with named columns, unlike a polars or pandas Series."""
     return hasattr(given, "__arrow_c_stream__") and hasattr(given, "columns")
 
 
@@ -303,5 +303,5 @@ def _refused(name: str, given: object, wanted: str) -> TypeError:
     found = f"of type {type(given).__name__}"
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):
         other = next((type(each).__name__ for each in given if not isinstance(each, str | Path)), "")
-        found += f", and holds a value of type {other}" if other else ""
+        found += f", and contains a value of type {other}" if other else ""
     return TypeError(f"{name} is {found}; give {wanted}")

@@ -1,4 +1,4 @@
-"""Progress as a line: redrawn on a terminal or in a notebook, and a new one now and then elsewhere."""
+"""Progress as one line, redrawn on a terminal or in a notebook; elsewhere a new line every few seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class ProgressLine:
-    """Writes events to standard error while it is `visible`, and every line that is due to `note`, such as a log."""
+    """Writes events to standard error if `visible`, and calls `note`, such as a log's writer, with each line."""
 
     def __init__(self, *, visible: bool = True, note: Callable[[str], object] = lambda _line: None) -> None:
         self._visible, self._note = visible, note
@@ -24,11 +24,11 @@ class ProgressLine:
         self._later: list[tuple[str, float]] = []
 
     def plan(self, *stages: tuple[str, float]) -> None:
-        """Take the stages of the run, each with about the seconds per item, to say the time left to its end."""
+        """Set the stages of the run with approximate seconds per item, to estimate the time left."""
         self._later = list(stages)
 
     def report(self, event: Progress) -> None:
-        """Show an event: at once where the line can be redrawn, else at the end of a stage and every few seconds."""
+        """Show an event: immediately if the line can be redrawn, else at the end of a stage and every few seconds."""
         now = time.monotonic()
         if event.whole:
             self._whole, self._begun = event, now if self._whole is None else self._begun
@@ -55,15 +55,15 @@ class ProgressLine:
             self.end()
 
     def draw(self, line: str) -> None:
-        """Put a line in the place of the one that was drawn last."""
-        line = line[: _columns() - 1]  # a line that wraps is erased in its last row alone
-        blank = "\x1b[K" if sys.stderr.isatty() else ""  # a notebook knows no such code: spaces cover a longer line
+        """Replace the line that was drawn last."""
+        line = line[: _columns() - 1]  # of a wrapped line, only the last row would be erased
+        blank = "\x1b[K" if sys.stderr.isatty() else ""  # notebooks ignore this code, so spaces cover a longer line
         sys.stderr.write(f"\r{blank}{line}{'' if blank else ' ' * (self._width - len(line))}")
         sys.stderr.flush()
         self._width = len(line)
 
     def end(self) -> None:
-        """Leave the line that was drawn as it is; what follows begins below it, and is a stage of its own."""
+        """Keep the line that was drawn last; the next event begins a new line and a new stage."""
         if self._width:
             sys.stderr.write("\n")
         self._stage, self._width = "", 0
@@ -82,7 +82,7 @@ class ProgressLine:
         return f"{event.stage}: {event.done}{of} {event.unit}{speed}{left}"
 
     def _to_the_end(self, event: Progress, left: float, each: float, now: float) -> str:
-        """Say the seconds to the end of the run: of what follows this stage, or of the runs that are not finished."""
+        """Return the estimated time to the end of the run, from later stages or from the runs not yet finished."""
         whole = self._whole
         if event.whole or event.total is None:
             return ""
@@ -96,7 +96,7 @@ class ProgressLine:
 
 
 def _columns() -> int:
-    """Return how wide the terminal is; without end where there is none to ask."""
+    """Return the width of the terminal in characters; sys.maxsize without a terminal."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or sys.maxsize
     except (OSError, ValueError, AttributeError):
@@ -104,7 +104,7 @@ def _columns() -> int:
 
 
 def can_redraw() -> bool:
-    """Return whether standard error is a terminal, or the output of a notebook's cell."""
+    """Return whether standard error is a terminal or the output of a notebook's cell."""
     stream = sys.stderr
     return stream is not None and (stream.isatty() or type(stream).__module__.startswith("ipykernel"))
 
@@ -116,7 +116,7 @@ class OnScreen:
         self._line, self._jobs = ProgressLine(), 0
 
     def __call__(self, event: Progress) -> None:
-        """Draw an event, if somebody can see it."""
+        """Draw an event on a terminal or in a notebook."""
         if can_redraw():
             self._line.report(event)
 
@@ -125,7 +125,7 @@ class OnScreen:
 
     @contextmanager
     def job(self) -> Iterator[None]:
-        """Begin with a new line, and end it, with the outermost of the jobs that this decorates."""
+        """Begin a new line with the outermost decorated job, and end the line with it."""
         self._jobs += 1
         try:
             yield

@@ -45,7 +45,7 @@ class Encoder(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that it computes on."""
 
     @property
     def fingerprint(self) -> Fingerprint:

@@ -262,7 +262,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "labels of a number": (lambda: given.to_labels(3), "labels is of type int; give a list of names"),  # type: ignore[arg-type]
     "a list with a number": (
         lambda: given.to_labels(["red", 3]),  # type: ignore[list-item]
-        "labels is of type list, and holds a value of type int; give a list of names, the path of a label file, or a",
+        "labels is of type list, and contains a value of type int; give a list of names, the path of a label file",
     ),
     "labels for prompts": (
         lambda: given.to_prompts(LabelSet(COLOURS)),  # type: ignore[arg-type]
@@ -282,7 +282,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "labels to evaluate": (
         lambda: given.to_prompt_files([LabelSet(COLOURS)]),  # type: ignore[list-item]
-        "prompts is of type list, and holds a value of type LabelSet; give paths of prompts files, Prompts, or a",
+        "prompts is of type list, and contains a value of type LabelSet; give paths of prompts files, Prompts, or a",
     ),
     "a number for tasks": (
         lambda: given.to_tasks(3, labels=None),  # type: ignore[arg-type]

@@ -112,7 +112,7 @@ def _picture(image: str | None, images: str | None, row: int | None, column: str
         wanted -= file.rows
     item = next(read_items(file, [1], start=wanted))[0]
     if item is None:
-        raise ValueError(f"row {wanted} of {file.path} holds no image; choose another")
+        raise ValueError(f"row {wanted} of {file.path} has no image; choose another")
     return read_image(item)
 
 

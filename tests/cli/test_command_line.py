@@ -70,7 +70,7 @@ def test_a_dry_run_shows_rows_and_writes_nothing(folder: Path) -> None:
     shown = run("index", "build", "captions.parquet", *options, folder=folder)
     assert shown.code == 0
     assert "row 6: 'a red die' -> a red die\n" in shown.out
-    assert shown.out.endswith("of the first 7 rows 5 would be kept; dropped: {'empty': 1, 'null': 1}\n")
+    assert shown.out.endswith("of the first 7 rows, 5 would be kept; dropped: {'empty': 1, 'null': 1}\n")
     assert not (folder / "dry").exists()
 
 

@@ -101,7 +101,7 @@ def test_check_says_what_is_missing_and_ends_with_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "there is nothing to measure on; give labelled images, features or tasks"),
+        ((), "there is nothing to evaluate on; give labelled images, features or tasks"),
         (("--compare", "r.parquet"), "--compare needs two results files, before and after; found 1"),
         (("--compare", "a.parquet", "b.parquet"), "there is no results file a.parquet"),
         (

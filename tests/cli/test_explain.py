@@ -112,7 +112,7 @@ def test_an_image_and_a_label_are_written_to_one_page(run, folder: Path):
         (("--images", "images.parquet", "--row", "3"), "images.parquet has no row 3; it holds 3 rows, counted from 0"),
         (("--images", "images.parquet", "--row", "-1"), "has no row -1"),
         (("--images", "images.parquet", "--row", "2"), "has no image"),
-        ((FIRST, "--count", "0"), "show at least one text"),
+        ((FIRST, "--count", "0"), "--count is 0; give at least 1"),
     ],
 )
 def test_what_cannot_be_explained_is_refused_with_a_reason(run, arguments: tuple[str, ...], message: str):
