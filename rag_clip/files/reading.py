@@ -6,6 +6,7 @@ other exception. Messages continue a sentence that begins with the file's name, 
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import tomllib
@@ -116,9 +117,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays}
-        except OSError:
-            raise
         except Exception as error:  # damaged headers raise errors of zipfile, tokenize and ast, and MemoryError
+            if isinstance(error, OSError) and error.errno not in (
+                None,
+                errno.EINVAL,
+            ):  # EINVAL: a seek before its start
+                raise
             if "allow_pickle" in str(error) or isinstance(error, AttributeError):
                 raise ValueError("is not an .npz file of plain arrays; save it without Python objects") from error
             reason = f"{type(error).__name__}: {_line(error)[:200]}"

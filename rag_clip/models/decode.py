@@ -34,7 +34,7 @@ def decode_image(data: bytes) -> Image.Image:
     (no agreed range), and for more than `MAX_PIXELS` pixels to decode.
     """
     if not data:
-        raise ImageError("the image is empty (zero bytes)")
+        raise ImageError("the image is empty (zero bytes); copy or download it again")
     try:
         image = _open(data)
         _bound(image)

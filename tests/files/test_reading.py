@@ -158,8 +158,12 @@ def test_a_damaged_npz_file_is_refused(tmp_path: Path, header: str) -> None:
         packed.writestr("image.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
     with pytest.raises(ValueError, match=r"is not a readable .npz file \([^\n]+\); write it again"):
         read_arrays(path)
-    path.write_bytes(path.read_bytes()[:-30])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
     with pytest.raises(ValueError, match=r"is not a readable \.npz file .BadZipFile: File is not a zip file"):
+        read_arrays(path)
+    path.write_bytes(whole[:-6] + b"\x7b\x3b\x25\xc8\0\0")  # the directory would begin before the file
+    with pytest.raises(ValueError, match=r"is not a readable \.npz file \("):
         read_arrays(path)
 
 
