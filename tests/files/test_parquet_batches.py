@@ -15,7 +15,6 @@ from inputs.pairs import caption
 from inputs.pictures import colour_prompts, picture
 from rag_clip.classifiers.reuse import Reuse
 from rag_clip.files.parquet_batches import bounded_batches, open_pages, unpacked_bytes
-from rag_clip.images.decoding import Decoding
 from rag_clip.images.labelled import read_file_labels
 from rag_clip.images.opening import open_image_files
 from rag_clip.images.rows import read_rows
@@ -102,7 +101,7 @@ def test_repeated_images_are_classified_and_indexed_in_bounded_memory(tmp_path: 
     path = repeated(tmp_path / "in.parquet", MIB, 200, caption=[caption("red")] * 200)
     before, held = pa.total_allocated_bytes(), list[int]()
     note = lambda event: held.append(pa.total_allocated_bytes() - before)  # noqa: E731
-    common: dict[str, Any] = {"encoder": ToyEncoder(), "decoding": Decoding(0, 8), "report": note}
+    common: dict[str, Any] = {"encoder": ToyEncoder(), "running": Running(0, 8, report=note)}
     classify([path], prompts=colour_prompts(), output=tmp_path / "out.parquet", **common)
     classified = max(held)
     held.clear()
