@@ -60,7 +60,7 @@ def test_the_column_may_be_named_and_the_images_compared(tmp_path: Path):
     ("arguments", "message"),
     [
         ((), "give the classes in one way: a label file, or --labels-from IMAGES"),
-        (("labels.txt", "--labels-from", "in.parquet"), "give the classes once"),
+        (("labels.txt", "--labels-from", "in.parquet"), "give the classes in one way"),
         (("--labels-from", "in.parquet"), "column 'label' of in.parquet has numbers without names, such as 0"),
         (("--labels-from", "in.parquet:fine"), "in.parquet has no column 'fine' of labels; it has image, label"),
         (("--labels-from", "nosuch://bucket/in.parquet"), "Protocol not known: nosuch"),
