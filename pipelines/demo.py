@@ -107,7 +107,7 @@ def check_pages(out: Path, *, force: bool) -> None:
     other = next((path for path in (page, sheet) if path.exists()), None)
     if other is not None and not force and made_by(page) != "demo":
         raise ValueError(
-            f"{other} is there, and is not what `rag-clip demo` wrote; name another folder, or replace it with --force "
+            f"{other} exists and was not written by `rag-clip demo`; name another folder, or replace it with --force "
             "(force=True)"
         )
 

@@ -234,7 +234,7 @@ def test_pages_of_others_are_not_replaced_by_those_of_the_demo(name: str, folder
     before = content(folder)
     code, said = call("demo", ["--out", "out"], folder)
     assert (code, content(folder)) == (1, before)
-    assert f"out/{name} is there, and is not what `rag-clip demo` wrote; name another folder" in said
+    assert f"out/{name} exists and was not written by `rag-clip demo`; name another folder" in said
 
 
 def test_the_page_of_evaluate_beside_its_output_is_not_written_over_one_of_others(folder: Path) -> None:
@@ -242,4 +242,4 @@ def test_the_page_of_evaluate_beside_its_output_is_not_written_over_one_of_other
     before = content(folder)
     code, said = call("evaluate", [*VERBS["evaluate"].arguments, "-o", "new0.parquet"], folder)
     assert (code, content(folder)) == (1, before)
-    assert "new0.html is there, and is not what `rag-clip evaluate` wrote" in said
+    assert "new0.html exists and was not written by `rag-clip evaluate`" in said
