@@ -19,13 +19,14 @@ from typing import Any
 import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
+import torch
 
 from rag_clip.classifiers.coop import learned_zero_shot
 from rag_clip.classifiers.match import Scoring, check_scores
 from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.reuse import NOTHING, Reuse
-from rag_clip.classifiers.zero_shot import zero_shot
-from rag_clip.data import Prompts
+from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
+from rag_clip.data import Features, Prompts
 from rag_clip.display import MOST_ROWS, counted, html_table
 from rag_clip.files.features import FeatureRows
 from rag_clip.files.folders import make_folder, sync_folder
@@ -34,23 +35,27 @@ from rag_clip.files.outputs import check_outputs, holding, remove_folder
 from rag_clip.given import (
     AnyEncoder,
     AnyImages,
-    AnyPrompts,
+    ManyPrompts,
     image_files,
     kept_with,
     scratch_output,
+    to_candidates,
     to_encoder,
     to_images,
-    to_prompts,
 )
-from rag_clip.images.joined import encode_by_all
+from rag_clip.images.joined import JoinedFeatures, encode_by_all
 from rag_clip.images.kept import keep_columns
+from rag_clip.images.rows import ImageFile
 from rag_clip.models.towers import two_towers
 from rag_clip.progress import Report, StageClock
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Classifier, Encoder, has_trained_bias
+from rag_clip.refinement.batch import RefinementFacts, images_to_refine, refine
+from rag_clip.refinement.choose_prompts import choose_prompts, images_to_choose
+from rag_clip.refinement.sampling import sample_images
 from rag_clip.report.tally import Predicted, Tally
 
-from .predictions import output_schema, predict_rows, prediction_columns, write_predictions
+from .predictions import images_of, output_schema, predict_rows, prediction_columns, write_predictions
 from .running import Running
 
 
@@ -58,9 +63,11 @@ from .running import Running
 class ClassifySummary:
     """What `classify` did: counts of rows, the names of the columns it added, and seconds per stage.
 
-    `failed` rows have an error and no label. `decoded` rows were encoded now, `from_cache` rows had features from an
-    earlier run. `predicted` says how many images each class got, and which are least sure. `seconds["decode"]` is the
-    mean over the worker processes; `seconds["write"]` includes reading the rows once more.
+    `chosen` says which texts the images chose, where several prompts were given, and `refined` what the whole file was
+    evidence of, where that was asked. `failed` rows have an error and no label. `decoded` rows were encoded now,
+    `from_cache` rows had features from an earlier run. `predicted` says how many images each class got, and which are
+    least sure. `seconds["decode"]` is the mean over the worker processes; `seconds["write"]` includes reading the rows
+    once more.
     """
 
     output: Path
@@ -70,6 +77,8 @@ class ClassifySummary:
     from_cache: int
     columns: tuple[str, ...]
     predicted: Predicted
+    chosen: Mapping[str, Any]
+    refined: RefinementFacts | None
     seconds: Mapping[str, float]
     bottleneck: str
 
@@ -95,7 +104,7 @@ class ClassifySummary:
 def classify(
     images: AnyImages,
     *,
-    prompts: AnyPrompts,
+    prompts: ManyPrompts,
     output: str | Path | None = None,
     encoder: AnyEncoder | None = None,
     head: PreparedHead | None = None,
@@ -106,12 +115,14 @@ def classify(
     """Write the rows of `images` to `output` with label, score, top_k_labels, top_k_scores and error beside them.
 
     images: paths, a frame, or images in memory; `Images` where a column has another name, or the first rows are enough.
-    prompts: prompts, learned ones (CoOp) included, or their file.
+    prompts: prompts, learned ones (CoOp) included, or their file. Several, in a list or a mapping from names, have the
+        same classes, and the images choose among them: see `refinement.choose_texts`.
     output: a Parquet file; without it, the predictions are in a temporary file for as long as the summary exists.
     encoder: an encoder or the name of a model; by default the one that the prompts record.
     head: builds the classifier from the zero-shot one; see `prepare_head`. An image on which one of the head's further
         encoders fails has an error.
-    scoring: how many classes each image gets, and what their scores mean. Sigmoid scores are for texts alone, with an
+    scoring: how many classes each image gets, what their scores mean, and whether all images of the file are evidence
+        for each. Sigmoid scores are for texts alone, with an
         encoder that was trained with a logit bias; the labels and their order are the same.
     reuse: a folder that keeps image features for other prompts, and the index whose captions are already encoded.
     running: processes, batch size, `force` and progress.
@@ -124,19 +135,21 @@ def classify(
     (without `force`) not of an earlier call; FileNotFoundError for a missing file, OSError where a file is damaged or
     cannot be written, and BusyError where another process writes `output`.
     """
-    images, prompts, report = to_images(images), to_prompts(prompts), running.report
+    images, candidates, report = to_images(images), to_candidates(prompts), running.report
+    first = next(iter(candidates.values()))
     files, clock, others = images.open(), StageClock(report=report), head.others if head else {}
     output, let_go = scratch_output(output, "predictions.parquet")
     written = classify_outputs(output, reuse.features_dir)
     check_outputs(written, inputs=[image_files(images), reuse.place], force=running.force)
-    encoder = to_encoder(encoder, recorded=prompts.provenance)
-    texts_alone = head is None and not isinstance(prompts, LearnedPrompts)
+    encoder = to_encoder(encoder, recorded=first.provenance)
+    texts_alone = head is None and not isinstance(first, LearnedPrompts)
     check_scores(scoring.scores, trained_bias=has_trained_bias(encoder), texts_alone=texts_alone)
-    columns = prediction_columns(files[0].schema.names)
+    columns = prediction_columns(files[0].schema.names, refined=scoring.refine)
     files, kept = keep_columns(files)
     with holding(written, force=running.force):
         with clock.stage("prompts"):
-            classifier = _build(prompts, encoder, head, reuse, report)
+            texts = _text_classifiers(candidates, encoder, reuse, report)
+            classifier = _with_head(head, texts[0])
         sources, missing = encode_by_all(
             files,
             reuse.features_dir or parts_of(output),
@@ -146,7 +159,22 @@ def classify(
             clock=clock,
         )
         rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
-        facts = _run_facts(prompts, encoder, others, head)
+        sampled = _Sampled(sources, encoder)
+        used, text = first, texts[0]
+        if len(texts) > 1:
+            with clock.stage("choose"):
+                chosen = choose_prompts(
+                    _texts_of(candidates), texts, sampled(images_to_choose(len(text.labels))).pooled
+                )
+            used, text = chosen.prompts, chosen.classifier
+            classifier = _with_head(head, text)
+        refinement = None
+        if scoring.refine:
+            with clock.stage("refine"):
+                classifier = refine(classifier, sampled(images_to_refine(len(text.labels))), text.weights)
+            refinement = classifier.facts
+        facts = _run_facts(used, encoder, others, head)
+        facts |= {"refined": None if refinement is None else asdict(refinement)}
         facts |= {"image_column": files[0].image, **asdict(scoring), "rows": rows, "failed": failed}
         schema, advance = output_schema(kept, columns, facts), clock.counting("write", rows)
         tally = Tally()
@@ -159,7 +187,9 @@ def classify(
             return predicted
 
         with _replacing(output, parts_of(output)) as unfinished:
-            write_predictions(unfinished, sources, schema=schema, predict=predict, clock=clock, advance=advance)
+            write_predictions(
+                unfinished, sources, schema=schema, kept=kept, predict=predict, clock=clock, advance=advance
+            )
     summary = ClassifySummary(
         output,
         rows,
@@ -167,21 +197,50 @@ def classify(
         missing,
         rows - missing,
         columns,
-        tally.report(prompts.labels.names),
+        tally.report(text.labels.names),
+        dict(used.provenance.get("chosen", {})),
+        refinement,
         dict(clock.seconds),
         clock.bottleneck,
     )
     return kept_with(summary, let_go)
 
 
-def _build(
-    prompts: Prompts | LearnedPrompts, encoder: Encoder, head: PreparedHead | None, reuse: Reuse, report: Report
-) -> Classifier:
-    if isinstance(prompts, LearnedPrompts):
-        classifier = learned_zero_shot(prompts, two_towers(encoder))
-    else:
-        classifier = zero_shot(prompts, encoder, known=reuse.vectors([prompts], encoder), report=report)
-    return head.build(classifier) if head else classifier
+def _text_classifiers(
+    candidates: Mapping[str, Prompts | LearnedPrompts], encoder: Encoder, reuse: Reuse, report: Report
+) -> list[ZeroShot]:
+    learned = [each for each in candidates.values() if isinstance(each, LearnedPrompts)]
+    if learned:
+        return [learned_zero_shot(each, two_towers(encoder)) for each in learned]
+    texts = list(_texts_of(candidates).values())
+    return zero_shots(texts, encoder, known=reuse.vectors(texts, encoder), report=report)
+
+
+def _texts_of(candidates: Mapping[str, Prompts | LearnedPrompts]) -> dict[str, Prompts]:
+    return {name: each for name, each in candidates.items() if isinstance(each, Prompts)}
+
+
+def _with_head(head: PreparedHead | None, text: ZeroShot) -> Classifier:
+    return head.build(text) if head else text
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampled:
+    """Images of encoded files, by a hash of their features."""
+
+    sources: Sequence[tuple[ImageFile, JoinedFeatures]]
+    encoder: Encoder
+
+    def __call__(self, count: int) -> Features:
+        """Return so many images, or all if there are fewer."""
+        images = sample_images(self._parts(), count)
+        return images if images is not None else Features(torch.empty(0, self.encoder.dim, device=self.encoder.device))
+
+    def _parts(self) -> Iterator[Features]:
+        for _, cache in self.sources:
+            for start, _ in cache.spans():
+                features = cache.read(start)
+                yield images_of(features, features.good, self.encoder.device)
 
 
 def parts_of(output: Path) -> Path:
@@ -220,6 +279,7 @@ def _run_facts(
     prompts: Prompts | LearnedPrompts, encoder: Encoder, others: Mapping[str, Encoder], head: PreparedHead | None
 ) -> dict[str, Any]:
     provenance = {key: prompts.provenance.get(key) for key in ("method", "settings", "index")}
+    provenance |= {key: prompts.provenance[key] for key in ("chosen",) if key in prompts.provenance}
     return {
         "version": version("rag-clip"),
         "encoder": asdict(encoder.fingerprint),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from rag_clip.classifiers.match import Scoring, match
+from rag_clip.classifiers.match import Matches, Scoring, match, rank
 from rag_clip.data import Features
 from rag_clip.files.features import FeatureRows
 from rag_clip.images.joined import JoinedFeatures
@@ -22,6 +21,7 @@ from rag_clip.images.kept import to_kept, with_features
 from rag_clip.images.rows import ImageFile, read_rows, spans
 from rag_clip.progress import StageClock
 from rag_clip.protocols import Classifier
+from rag_clip.refinement.batch import Refined
 
 ROW_GROUP_BYTES = 32 << 20
 COLUMNS = {
@@ -31,23 +31,26 @@ COLUMNS = {
     "top_k_scores": pa.list_(pa.float32()),
     "error": pa.string(),
 }
+REFINED_COLUMNS = {**COLUMNS, "label_alone": pa.string()}
 
 
-def prediction_columns(taken: Sequence[str]) -> tuple[str, ...]:
+def prediction_columns(taken: Sequence[str], *, refined: bool = False) -> tuple[str, ...]:
     """Name the columns of predictions; all take the prefix `predicted_` where the input has a column of such a name.
 
-    Input columns keep their names. Raises ValueError where the prefixed names are taken as well.
+    Refined predictions have one column more. Input columns keep their names. Raises ValueError where the prefixed names
+    are taken as well.
     """
-    for names in (tuple(COLUMNS), tuple(f"predicted_{name}" for name in COLUMNS)):
+    columns = tuple(REFINED_COLUMNS if refined else COLUMNS)
+    for names in (columns, tuple(f"predicted_{name}" for name in columns)):
         if not set(names) & set(taken):
             return names
-    clash = ", ".join(name for name in taken if name in (*COLUMNS, *(f"predicted_{column}" for column in COLUMNS)))
+    clash = ", ".join(name for name in taken if name in (*columns, *(f"predicted_{column}" for column in columns)))
     raise ValueError(f"the input already has the columns {clash}; rename or drop those that begin with predicted_")
 
 
 def output_schema(schema: pa.Schema, columns: Sequence[str], facts: Mapping[str, Any]) -> pa.Schema:
     """Append `columns` to the input's schema, and the run's facts to its metadata, as JSON under the key rag_clip."""
-    added = [pa.field(name, kind) for name, kind in zip(columns, COLUMNS.values(), strict=True)]
+    added = [pa.field(name, kind) for name, kind in zip(columns, REFINED_COLUMNS.values(), strict=False)]
     metadata = with_features(schema.metadata or {}, schema, added)
     metadata[b"rag_clip"] = json.dumps({**facts, "columns": columns}, sort_keys=True, default=str).encode()
     return pa.schema([*schema, *added], metadata=metadata)
@@ -58,16 +61,16 @@ def write_predictions(
     sources: Iterable[tuple[ImageFile, JoinedFeatures]],
     *,
     schema: pa.Schema,
+    kept: pa.Schema,
     predict: Callable[[FeatureRows], list[pa.Array]],
     clock: StageClock,
     advance: Callable[[int], None],
 ) -> None:
     """Write the rows of every file beside their predictions to `path`.
 
-    `schema` is the input's with the columns of predictions after it. Memory holds one row group, of about
-    `ROW_GROUP_BYTES`.
+    `schema` is `kept`, that of the input, with the columns of predictions after it. Memory holds one row group, of
+    about `ROW_GROUP_BYTES`.
     """
-    kept = pa.schema(list(schema)[: -len(COLUMNS)])
     with pq.ParquetWriter(path, schema) as writer:
         for file, cache in sources:
             sizes = [stop - start for start, stop in cache.spans()]
@@ -96,16 +99,15 @@ def predict_rows(
     batch_size: int,
     device: torch.device,
 ) -> list[pa.Array]:
-    """Return the columns of `COLUMNS` for the rows of a shard; rows with an error have nulls and their error."""
+    """Return the columns of `COLUMNS` for the rows of a shard; rows with an error have nulls and their error.
+
+    Those of a refined classifier are the columns of `REFINED_COLUMNS`.
+    """
     good = features.good
     names = pa.array(classifier.labels.names, pa.string())
-
-    def of(rows: np.ndarray) -> Features:
-        pooled, *rest = (torch.from_numpy(v[rows]).to(device) for v in (features.pooled, *features.others.values()))
-        return Features(pooled, others=dict(zip(features.others, rest, strict=True)))
-
-    batches = spans(0, len(good), batch_size)
-    matches = [match(classifier, of(good[first:end]), **asdict(scoring)) for first, end in batches]
+    batches = [images_of(features, good[first:end], device) for first, end in spans(0, len(good), batch_size)]
+    pairs = [_match(classifier, batch, scoring) for batch in batches]
+    matches = [refined for refined, _ in pairs]
     k = min(scoring.top_k, len(names))
     labels = np.concatenate([np.empty((0, k), np.int64), *(part.labels.cpu().numpy() for part in matches)])  # [n, k]
     values = np.concatenate([np.empty((0, k), np.float32), *(part.scores.cpu().numpy() for part in matches)])
@@ -119,4 +121,25 @@ def predict_rows(
         pa.ListArray.from_arrays(offsets, names.take(pa.array(labels.reshape(-1)))),
         pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1))),
     ]
-    return [*(column.take(rows) for column in columns), pa.array(features.errors, pa.string())]
+    columns = [*(column.take(rows) for column in columns), pa.array(features.errors, pa.string())]
+    if isinstance(classifier, Refined):
+        alone = np.concatenate([np.empty(0, np.int64), *(labels.cpu().numpy() for _, labels in pairs)])  # [n]
+        columns.append(names.take(pa.array(alone)).take(rows))
+    return columns
+
+
+def images_of(features: FeatureRows, rows: np.ndarray, device: torch.device) -> Features:
+    """Return the features of some rows [n], on a device."""
+    pooled, *rest = (torch.from_numpy(v[rows]).to(device) for v in (features.pooled, *features.others.values()))
+    return Features(pooled, others=dict(zip(features.others, rest, strict=True)))
+
+
+def _match(classifier: Classifier, images: Features, scoring: Scoring) -> tuple[Matches, torch.Tensor]:
+    """Return the ranked classes, and the best class [n] of the images, each alone."""
+    top_k, scores, labels = scoring.top_k, scoring.scores, classifier.labels
+    if not isinstance(classifier, Refined):
+        matches = match(classifier, images, top_k=top_k, scores=scores)
+        return matches, matches.labels[:, 0]
+    alone = classifier.alone(images)
+    matches = rank(alone + classifier.added(images.pooled), images, labels, top_k=top_k, scores=scores)
+    return matches, rank(alone, images, labels, top_k=1).labels[:, 0]

@@ -30,6 +30,7 @@ from rag_clip.images.items import read_image
 from rag_clip.images.opening import Images
 from rag_clip.prompts.recipe import Recipe, load_recipe, recipe_names
 from rag_clip.protocols import Encoder
+from rag_clip.refinement.choose_prompts import align_prompts
 from rag_clip.store import Store, open_store
 from rag_clip.store.queries import Query
 
@@ -46,6 +47,7 @@ class Frame(Protocol):
 AnyLabels = LabelSet | str | Path | Sequence[str]
 AnyEncoder = Encoder | str
 AnyPrompts = Prompts | LearnedPrompts | str | Path
+ManyPrompts = AnyPrompts | Sequence[str | Path | Prompts] | Mapping[str, Any]
 AnyRecipe = Recipe | str | Path
 AnyIndex = Store | str | Path
 OneImage = str | Path | bytes | Image.Image
@@ -72,6 +74,14 @@ def to_prompts(given: AnyPrompts) -> Prompts | LearnedPrompts:
     if isinstance(given, str | Path):
         return read_learned_prompts(given) if Path(given).suffix.lower() == SUFFIX else read_prompts(given)
     raise _refused("prompts", given, "the path of a prompts file, or Prompts, such as enhance(labels, ...) returns")
+
+
+def to_candidates(given: ManyPrompts) -> dict[str, Prompts | LearnedPrompts]:
+    """Return prompts by name: one set, possibly learned, or several of the same classes, of which images choose."""
+    if isinstance(given, Prompts | LearnedPrompts | str | Path):
+        prompts = to_prompts(given)
+        return {str(prompts.provenance.get("method", "prompts")): prompts}
+    return dict(align_prompts({file.name: file.prompts for file in to_prompt_files(given)}))
 
 
 def to_texts(given: Prompts | str | Path) -> Prompts:

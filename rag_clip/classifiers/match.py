@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 
 from rag_clip.classifiers.zero_shot import ZeroShot
-from rag_clip.data import Features
+from rag_clip.data import Features, LabelSet
 from rag_clip.protocols import Classifier
 
 Scores = Literal["softmax", "sigmoid"]
@@ -18,16 +18,20 @@ Scores = Literal["softmax", "sigmoid"]
 class Scoring:
     """What is said of each image: the best `top_k` classes, each with a score (see `match`).
 
-    Raises ValueError for `top_k` below 1.
+    With `refine`, all images of the file are evidence beside what is said of each alone (see refinement.batch), and the
+    label of each image alone is said too. Raises ValueError for `top_k` below 1, and for sigmoid scores with `refine`.
     """
 
     top_k: int = 5
     scores: Scores = "softmax"
+    refine: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings."""
         if self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; it must be at least 1")
+        if self.refine and self.scores == "sigmoid":
+            raise ValueError("refined scores are shares of the classes, which sum to one; use softmax scores")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,8 +65,15 @@ def match(classifier: Classifier, features: Features, *, top_k: int = 5, scores:
     )
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; ask for at least one class per image")
-    logits = classifier(features).float()
-    expected = (len(features.pooled), len(classifier.labels))
+    return rank(classifier(features), features, classifier.labels, top_k=top_k, scores=scores)
+
+
+def rank(
+    logits: torch.Tensor, features: Features, labels: LabelSet, *, top_k: int = 5, scores: Scores = "softmax"
+) -> Matches:
+    """Rank the classes of each image by logits [n, c] that are there, as `match` does; raises ValueError as it does."""
+    logits = logits.float()
+    expected = (len(features.pooled), len(labels))
     if logits.shape != expected:
         raise ValueError(f"the classifier returned logits {tuple(logits.shape)}; expected [n, c] = {expected}")
     if (

@@ -13,8 +13,7 @@ from rag_clip.cli.run import HEAD, IMAGES, SHOWN, Force, ImageColumn, Shown, Wor
 from rag_clip.display import counted
 
 if TYPE_CHECKING:
-    from rag_clip.data import Prompts
-    from rag_clip.files.learned_prompts import LearnedPrompts
+    from rag_clip.pipelines.classify import ClassifySummary
     from rag_clip.report.tally import Predicted
 
 CLASSES_SHOWN = 10
@@ -25,7 +24,14 @@ def classify(
     images: Annotated[list[str], Parameter(negative=(), help=IMAGES)],
     /,
     *,
-    prompts: Annotated[Path, Parameter(help="A prompts file from `enhance`, or learned prompts from `learn`.")],
+    prompts: Annotated[
+        list[Path],
+        Parameter(
+            negative=(),
+            consume_multiple=True,
+            help="Prompts of `enhance`, or learned ones of `learn`. Of several of the same classes, the images choose.",
+        ),
+    ],
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="predictions.parquet")],
     encoder: RecordedEncoder = RECORDED,
     index: Annotated[
@@ -61,6 +67,10 @@ def classify(
         Literal["softmax", "sigmoid"],
         Parameter(help="Probabilities that sum to one, or (for encoders like SigLIP) independent for each class."),
     ] = "softmax",
+    refine: Annotated[
+        bool,
+        Parameter(negative=(), help="Use all images of the file as evidence for each; keeps label_alone beside label."),
+    ] = False,
     features: Annotated[
         Path | None, Parameter(help="Folder that keeps image features, for use with other prompts.")
     ] = (None),
@@ -77,19 +87,22 @@ def classify(
         from rag_clip.classifiers.prepared import prepare_head
         from rag_clip.classifiers.reuse import Reuse
         from rag_clip.files.outputs import Inputs, check_outputs
+        from rag_clip.given import to_candidates
         from rag_clip.images.opening import Images
         from rag_clip.pipelines.classify import classify as classify_images
         from rag_clip.pipelines.classify import classify_outputs
         from rag_clip.pipelines.running import Running
 
-        found = find_encoder(encoder, records_of(prompts=[prompts], supports=[support, validation], index=index))
-        read: Inputs = [images, prompts, index, support, head_options, validation, found.files]
+        found = find_encoder(encoder, records_of(prompts=prompts, supports=[support, validation], index=index))
+        read: Inputs = [images, *prompts, index, support, head_options, validation, found.files]
         written = classify_outputs(output, features)
         check_outputs(written, inputs=[*read, model_files(*second or ())], force=force)
         if head and support is None:
             raise ValueError(f"the head {head!r} needs a support file; give --support")
         name = (head or DEFAULT_HEAD) if support else None
-        texts, loaded = _read_prompts(prompts), found.load(console)
+        texts, loaded = to_candidates(prompts if len(prompts) > 1 else prompts[0]), found.load(console)
+        first, *rest = texts.values()
+        labels = first.labels
         others = {name: encoder.load(console, name) for name in second or ()}
         options = read_options(head_options) if head_options else None
         if name and not head:
@@ -99,7 +112,7 @@ def classify(
             chosen = prepare_head(
                 name,
                 support,
-                labels=texts.labels,
+                labels=labels,
                 encoder=loaded,
                 others=others,
                 validation=validation,
@@ -110,20 +123,34 @@ def classify(
         console.plan(*[("encode", 0.0)] * (1 + len(others)), ("write", WRITE_SECONDS))
         summary = classify_images(
             Images(images, image_column, limit=limit),
-            prompts=texts,
+            prompts=texts if rest else first,
             output=output,
             encoder=loaded,
             head=chosen,
-            scoring=Scoring(top_k, scores),
+            scoring=Scoring(top_k, scores, refine),
             reuse=Reuse(index, features),
             running=Running(workers, batch_size, force, console.report),
         )
         console.say(str(summary))
-        _show_predicted(console, summary.predicted, len(texts.labels))
+        _show_evidence(console, summary, len(labels))
+        _show_predicted(console, summary.predicted, len(labels))
         console.stages(summary.seconds)
         return summary
 
     return run(job, shown)
+
+
+def _show_evidence(console: Console, summary: ClassifySummary, count: int) -> None:
+    if chosen := summary.chosen:
+        texts = ", ".join(f"{name} for {number}" for name, number in chosen["classes"].items())
+        console.say(f"{counted(chosen['images'], 'image')} chose the texts of {texts} of {counted(count, 'class')}")
+    if refined := summary.refined:
+        console.say(
+            f"refined by {counted(refined.images, 'image')}: {refined.changed:.1%} of their labels changed, "
+            f"{refined.predicted} of {counted(count, 'class')} predicted"
+        )
+        if warning := refined.warning(count):
+            console.say(warning)
 
 
 def _show_predicted(console: Console, predicted: Predicted, count: int) -> None:
@@ -139,13 +166,6 @@ def _show_predicted(console: Console, predicted: Predicted, count: int) -> None:
         console.say(f"  {unused} of {counted(count, 'class')} got no image")
     lowest = ", ".join(f"row {each.row} ({each.label} {each.score:.3f})" for each in predicted.lowest)
     console.say(f"mean score {predicted.mean_score:.3f}; lowest: {lowest}")
-
-
-def _read_prompts(path: Path) -> Prompts | LearnedPrompts:
-    from rag_clip.files.learned_prompts import SUFFIX, read_learned_prompts
-    from rag_clip.files.prompts import read_prompts
-
-    return read_learned_prompts(path) if path.suffix.lower() == SUFFIX else read_prompts(path)
 
 
 def learn(

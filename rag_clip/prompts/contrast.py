@@ -117,6 +117,7 @@ def trust(
     *,
     scale: float,
     weight: float,
+    least_sure: float = LEAST_SURE,
 ) -> torch.Tensor:
     """Return the weight of each class's captions, [c], from 0 to `weight`.
 
@@ -125,13 +126,25 @@ def trust(
     shares: of the captions in their classes, [t], as returned by `contrast`.
     scale: the encoder's scale.
     weight: the largest weight.
+    least_sure: captions of classes below it are not trusted.
     """
     count = len(templates)
     means = class_means(vectors, classes, shares, count=count)  # [c, d]
     known = log_probabilities(templates, torch.arange(count, device=classes.device), means, scale=scale).exp()  # [c]
+    weights = known * min(weight, KNOWN_WEIGHT) + (1 - known) * weight
+    return weights.masked_fill(confirmed(vectors, classes, shares, count=count, scale=scale) < least_sure, 0)
+
+
+@torch.no_grad()
+def confirmed(
+    vectors: torch.Tensor, classes: torch.Tensor, shares: torch.Tensor, *, count: int, scale: float
+) -> torch.Tensor:
+    """Return sure_c [c]: how surely the captions of a class are told from those of the others, each by the rest.
+
+    It is 0 for a class with a single caption or none. The parameters are those of `trust`, for `count` classes.
+    """
+    means = class_means(vectors, classes, shares, count=count)  # [c, d]
     alone = torch.bincount(classes, minlength=count)[classes] == 1  # [t]
     # Without caption k the mean of a single-caption class is zero or rounding noise; its probability means nothing.
-    confirmed = log_probabilities(vectors, classes, means, scale=scale, left_out=shares).exp().masked_fill(alone, 0)
-    sure = torch.zeros_like(known).index_add_(0, classes, shares * confirmed)  # [c]
-    weights = known * min(weight, KNOWN_WEIGHT) + (1 - known) * weight
-    return weights.masked_fill(sure < LEAST_SURE, 0)
+    own = log_probabilities(vectors, classes, means, scale=scale, left_out=shares).exp().masked_fill(alone, 0)  # [t]
+    return torch.zeros(count, dtype=own.dtype, device=own.device).index_add_(0, classes, shares * own)

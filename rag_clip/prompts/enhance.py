@@ -88,10 +88,12 @@ def enhance(
     }
     if recipe.described and recipe.described.average == "cosines":
         facts["average"] = "cosines"
-    if found.gathered and found.gathered.known is not None:
+    if found.gathered and (names := found.gathered.names):
+        unknown = [name for name, known in zip(labels.names, names.known.tolist(), strict=True) if not known]
         facts["known"] = {
-            "share": found.gathered.known,
-            "chosen": "names" if found.gathered.by_names else "captions",
+            "share": names.share,
+            "chosen": "captions" if not names.known.any() else "both" if unknown else "names",
+            "unknown": unknown if names.known.any() else [],
             "templates": list(choose_templates(labels, found.gathered.templates)),
         }
     prompts = replace(prompts, provenance=facts)
@@ -139,7 +141,7 @@ def _find_texts(labels: LabelSet, recipe: Recipe, encoder: Encoder, store: Store
             name for name, texts, kept in zip(labels.names, every, gathered.texts, strict=True) if texts and not kept
         ]
         contexts.append(gathered.texts)
-        notes += [*_decision(gathered, recipe.retrieved), *_captionless(alone, untrusted)]
+        notes += [*_decision(gathered, recipe.retrieved, labels), *_captionless(alone, untrusted)]
     anchors = (
         synonym_prompts(labels, named.report, templates=templates, use=recipe.synonyms.use)
         if recipe.synonyms and named
@@ -184,18 +186,23 @@ def _unmatched(file: Sentences, match: NameMatch, labels: LabelSet) -> Iterator[
         yield f"{file.source} has {_some(match.unmatched_keys)}, not in the label set{f' ({near})' if near else ''}"
 
 
-def _decision(gathered: Gathered, retrieval: Retrieval) -> Iterator[str]:
-    if gathered.by_names:
-        weight = min(retrieval.weight, KNOWN_WEIGHT)
-        yield (
-            f"the encoder knows these names ({gathered.known:.2f}): captions weigh {weight:g} beside an ensemble of "
-            "templates"
-        )
-    elif gathered.known is not None:
-        yield (
-            f"the encoder does not know these names well ({gathered.known:.2f}): captions weigh up to "
-            f"{retrieval.weight:g}, each class by its own evidence"
-        )
+def _decision(gathered: Gathered, retrieval: Retrieval, labels: LabelSet) -> Iterator[str]:
+    if gathered.names is None:
+        return
+    share, known = gathered.names.share, gathered.names.known.tolist()
+    weight = min(retrieval.weight, KNOWN_WEIGHT)
+    beside = f"captions weigh {weight:g} beside an ensemble of templates"
+    if all(known):
+        yield f"the encoder knows these names ({share:.2f}): {beside}"
+        return
+    evidence = f"captions weigh up to {retrieval.weight:g}, each class by its own evidence"
+    if not any(known):
+        yield f"the encoder does not know these names well ({share:.2f}): {evidence}"
+        return
+    unknown = [name for name, each in zip(labels.names, known, strict=True) if not each]
+    yield (
+        f"the encoder knows {sum(known)} of {len(known)} names ({share:.2f}): {beside}; of {_some(unknown)}, {evidence}"
+    )
 
 
 def _captionless(alone: Sequence[str], untrusted: Sequence[str]) -> Iterator[str]:

@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 from rag_clip.data import Hit, LabelSet, PromptText, check_same_encoder
 from rag_clip.display import counted
 from rag_clip.progress import Progress, StageClock
-from rag_clip.prompts.contrast import KNOWN_WEIGHT, ROUNDS, contrast, trust
-from rag_clip.prompts.known import KNOWN_SHARE, known_share, nearer_names
+from rag_clip.prompts.contrast import KNOWN_WEIGHT, LEAST_SURE, ROUNDS, class_means, confirmed, contrast, trust
+from rag_clip.prompts.known import KnownNames, known_names, nearer_names
 from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.mixed import Texts
 from rag_clip.prompts.retrieved import (
@@ -67,10 +67,11 @@ class Retrieval:
     trust: "evidence" gives the captions of each class their own total weight, up to `weight` (see prompts.contrast).
     where: filters by payload (see `Store.search`).
 
-    With `trust` "known" the captions decide first whether the encoder knows the names (see prompts.known): if so,
-    captions share at most 0.25 equally, names kept, beside an ensemble of templates; if not, `contrast` and `names`
-    apply, and trust is "evidence". Trust without contrast, and contrast with a weight of 0.75 or less, lowered accuracy
-    (tests/benchmarks/recipes.py --full), so the defaults use neither. Raises ValueError for a value out of range.
+    With `trust` "known" the captions decide first which names the encoder knows (see prompts.known): captions of these
+    share at most 0.25 equally, names kept, beside an ensemble of templates; to those of the others `contrast` and
+    `names` apply, and trust is "evidence". Trust without contrast, and contrast with a weight of 0.75 or less, lowered
+    accuracy (tests/benchmarks/recipes.py --full), so the defaults use neither. Raises ValueError for a value out of
+    range.
     """
 
     weight: float = 0.25
@@ -114,18 +115,13 @@ class Retrieval:
 class Gathered:
     """Context texts of each class, () without trusted captions, and how they were weighed.
 
-    `templates` are those to mix them into, None for the label set's own; `known` is the share of names that the encoder
-    knows (see prompts.known), None where it was not asked or no caption was found.
+    `templates` are those to mix them into, None for the label set's own. `names` says which names the encoder knows
+    (see prompts.known), in the order of the label set; None where that was not asked or no caption was found.
     """
 
     texts: Texts
     templates: tuple[str, ...] | None
-    known: float | None = None
-
-    @property
-    def by_names(self) -> bool:
-        """Whether the names were found to be known, so that captions weigh little."""
-        return self.known is not None and self.known >= KNOWN_SHARE
+    names: KnownNames | None = None
 
 
 def gather(
@@ -198,15 +194,18 @@ def trusted_captions(
     with clock.stage("weigh"):
         if retrieval.trust != "known":
             return Gathered(_weigh(_encoded(found, labels, encoder), labels, encoder, retrieval, given), given)
-        bare = _rewritten(found, labels, without_name)
-        captions = _encoded(bare, labels, encoder)
+        bare = _encoded(_rewritten(found, labels, without_name), labels, encoder)
         ensemble = given or labels.templates or GENERAL
-        known = _known_share(captions, labels, encoder, ensemble)
-        if known >= KNOWN_SHARE:
-            return Gathered(_shared(found, min(retrieval.weight, KNOWN_WEIGHT)), ensemble, known)
-        if retrieval.names == "kept":
-            captions = _encoded(found, labels, encoder)
-        return Gathered(_weigh(captions, labels, encoder, retrieval, given), given, known)
+        names = _known_names(bare, labels, encoder, ensemble)
+        shared = _shared(found, min(retrieval.weight, KNOWN_WEIGHT))
+        if names.known.all():
+            return Gathered(shared, ensemble, names)
+        chosen = ensemble if names.known.any() else given
+        captions = _encoded(found, labels, encoder) if retrieval.names == "kept" else bare
+        least = 0.0 if names.meaningless else LEAST_SURE
+        weighed = _weigh(captions, labels, encoder, retrieval, chosen, least_sure=least)
+        texts = zip(names.known.tolist(), shared, weighed, strict=True)
+        return Gathered(tuple(of_known if known else rest for known, of_known, rest in texts), chosen, names)
 
 
 def _filter(labels: LabelSet, retrieval: Retrieval) -> Keep:
@@ -272,15 +271,29 @@ def _anchors(order: Sequence[int], labels: LabelSet, encoder: Encoder, templates
     return normalize(filled.float().view(len(labels), len(templates), -1).mean(1), dim=-1)
 
 
-def _known_share(captions: _Encoded, labels: LabelSet, encoder: Encoder, templates: Sequence[str]) -> float:
-    anchors = _anchors(captions.order, labels, encoder, templates)
-    numbers = torch.bincount(captions.classes, minlength=len(labels))
-    nearer = nearer_names(anchors, captions.vectors, captions.classes, scale=encoder.scale)
-    return round(known_share(nearer, numbers), 6)
+def _known_names(captions: _Encoded, labels: LabelSet, encoder: Encoder, templates: Sequence[str]) -> KnownNames:
+    count, scale, vectors, classes = len(labels), encoder.scale, captions.vectors, captions.classes
+    numbers = torch.bincount(classes, minlength=count)
+    shares = contrast(vectors, classes, count=count, scale=scale)
+    nearer = nearer_names(
+        _anchors(captions.order, labels, encoder, templates), class_means(vectors, classes, shares, count=count)
+    )
+    several = confirmed(vectors, classes, shares, count=count, scale=scale)[numbers > 1]
+    sure = float(several.mean()) if len(several) else 0.0
+    found = known_names(nearer, numbers, sure=sure)
+    known = torch.empty_like(found.known)
+    known[captions.order] = found.known
+    return KnownNames(round(found.share, 6), known)
 
 
 def _weigh(
-    captions: _Encoded, labels: LabelSet, encoder: Encoder, retrieval: Retrieval, templates: Sequence[str] | None
+    captions: _Encoded,
+    labels: LabelSet,
+    encoder: Encoder,
+    retrieval: Retrieval,
+    templates: Sequence[str] | None,
+    *,
+    least_sure: float = LEAST_SURE,
 ) -> Texts:
     """Set the weight of each caption by contrast and trust, and leave out those that come to next to nothing."""
     vectors, classes = captions.vectors, captions.classes
@@ -289,7 +302,9 @@ def _weigh(
     totals = [retrieval.weight] * len(labels)
     if retrieval.trust != "equal":
         anchors = _anchors(captions.order, labels, encoder, choose_templates(labels, templates))
-        found = trust(anchors, vectors, classes, shares, scale=encoder.scale, weight=retrieval.weight)
+        found = trust(
+            anchors, vectors, classes, shares, scale=encoder.scale, weight=retrieval.weight, least_sure=least_sure
+        )
         totals = [round(total, 6) for total in found.tolist()]
     share = iter(shares.tolist())
     weighed = {

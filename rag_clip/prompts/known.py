@@ -5,38 +5,45 @@ them. With t_c the unit vectors of the names in their templates, m_c the mean of
 names left out and weighed by contrast (see prompts.contrast), and c classes in all:
 
     b_c      = number of names c' with cos(t_c', m_c) > cos(t_c, m_c)             0 where the own name is the nearest
-    p_c      = q_c exp(-b_c / tau) / Z + (1 - q_c) / c                            if the name is known
+    p_c      = q_c exp(-b_c / tau_c) / Z_c + (1 - q_c) / c                        if the name is known
     u        = 1 / c                                                              if it is not: any rank is as likely
-    tau      = max(0.7, 0.02 c)      Z = sum_{b < c} exp(-b / tau)
-    q_c      = 0.85 n_c / (n_c + 1.5)                                             few captions say little
+    tau_c    = max(0.7, 0.02 c) (1 + 4 / n_c)      Z_c = sum_{b < c} exp(-b / tau_c)
+    q_c      = 0.95 n_c / (n_c + 2)                                               few captions say little
 
     K        = the share of known names: the fixed point of K = mean_c K p_c / (K p_c + (1 - K) u), by EM from 1/2
 
-over the classes that have captions. Two kinds of label set are told apart by one number, because a rank alone says
-little of a single class: an unknown name is the nearest by chance, and a known one has a bad caption mean now and then.
-Known are label sets with K >= 0.8 (docs/decisions.md has what was measured).
+over the classes that have captions. A rank says little of a single class, because an unknown name is the nearest by
+chance, and a known one has a bad caption mean now and then, so the set decides first: with K >= 0.8 every name counts
+as known, and with K <= 0.3 none. Between them none does if the captions describe the classes so well that each is told
+from those of other classes by the rest of its own (sure_c of prompts.contrast, 0.75 on average): they beat known names
+too. Else a name counts as unknown where its posterior K p_c / (K p_c + (1 - K) u) is below 0.3: a known name that is
+taken for unknown loses more than an unknown one that is taken for known. With K <= 0.15 the names say nothing at all,
+and even a single caption is better than its name. docs/decisions.md has what was measured.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
-from rag_clip.prompts.contrast import blocks, class_means, contrast
+from rag_clip.prompts.contrast import blocks
 
 KNOWN_SHARE = 0.8
+UNKNOWN_SHARE = 0.3
+MEANINGLESS_SHARE = 0.15
+LEAST_POSTERIOR = 0.3
+DESCRIPTIVE = 0.75
 ROUNDS = 1000
 
 
 @torch.no_grad()
-def nearer_names(names: torch.Tensor, vectors: torch.Tensor, classes: torch.Tensor, *, scale: float) -> torch.Tensor:
-    """Return b [c]: how many names lie nearer to the mean of a class's captions than its own; 0 without captions.
+def nearer_names(names: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+    """Return b [c]: how many of the unit `names` [c, d] lie nearer to the mean of a class's captions than its own.
 
-    `names` [c, d] and caption `vectors` [t, d] are unit rows, `classes` [t] is the class of each caption, and `scale`
-    is the encoder's.
+    `means` [c, d] may have any length; b is 0 for a class without captions, whose mean is zero.
     """
     count = len(names)
-    shares = contrast(vectors, classes, count=count, scale=scale)
-    means = class_means(vectors, classes, shares, count=count)
     nearer = torch.zeros(count, dtype=torch.long, device=names.device)
     for rows in blocks(count, count):
         cosines = means[rows] @ names.T  # [c, c] up to the length of each mean, which changes no order
@@ -45,20 +52,44 @@ def nearer_names(names: torch.Tensor, vectors: torch.Tensor, classes: torch.Tens
     return nearer
 
 
-def known_share(nearer: torch.Tensor, captions: torch.Tensor) -> float:
-    """Return K, from 0 (no name is known) to 1, for b [c] and the number of captions [c] of each class.
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownNames:
+    """What captions say of the names: the `share` K of known ones, and which count as `known`, bool [c]."""
 
-    Without captions, or with a single class, nothing is learned: K stays 1/2.
+    share: float
+    known: torch.Tensor
+
+    @property
+    def meaningless(self) -> bool:
+        """Whether next to no name is known, so that any caption is better."""
+        return self.share <= MEANINGLESS_SHARE
+
+
+def known_names(nearer: torch.Tensor, captions: torch.Tensor, *, sure: float = 0.0) -> KnownNames:
+    """Decide which names the encoder knows.
+
+    nearer: b of each class, [c].
+    captions: how many captions each class has, [c].
+    sure: how surely captions of the classes are told apart, from 0 to 1, the mean over classes with several.
+
+    Where names are told apart one by one, one without captions counts as known. Without any caption, or with a single
+    class, nothing is learned: K stays 1/2.
     """
     count, found = len(nearer), captions > 0
     if not found.any():
-        return 0.5
-    spread = max(0.7, 0.02 * count)
-    ranks = torch.arange(count, dtype=torch.float64)
+        return KnownNames(0.5, torch.ones(count, dtype=torch.bool))
     n, b = (column[found].double().cpu() for column in (captions, nearer))
-    q = 0.85 * n / (n + 1.5)
-    odds = count * q * (-b / spread).exp() / (-ranks / spread).exp().sum() + 1 - q  # p / u
+    spread = max(0.7, 0.02 * count) * (1 + 4 / n)
+    near = (1 - (-1 / spread).exp()) / (1 - (-count / spread).exp()) * (-b / spread).exp()  # exp(-b / tau) / Z
+    q = 0.95 * n / (n + 2)
+    odds = count * q * near + 1 - q  # p / u
     share = 0.5
     for _ in range(ROUNDS):
-        share = float((share * odds / (share * odds + 1 - share)).mean())
-    return share
+        posterior = share * odds / (share * odds + 1 - share)
+        share = float(posterior.mean())
+    known = torch.ones(count, dtype=torch.bool)
+    if share <= UNKNOWN_SHARE or (share < KNOWN_SHARE and sure >= DESCRIPTIVE):
+        known[:] = False
+    elif share < KNOWN_SHARE:
+        known[found.cpu()] = posterior >= LEAST_POSTERIOR
+    return KnownNames(share, known)

@@ -12,8 +12,10 @@ from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import LabelSet
 from rag_clip.files.prompts import read_prompts, write_prompts
 from rag_clip.progress import Progress, StageClock
+from rag_clip.prompts import evidence
 from rag_clip.prompts.enhance import enhance
 from rag_clip.prompts.evidence import Retrieval
+from rag_clip.prompts.known import KnownNames
 from rag_clip.prompts.recipe import Described, Recipe, Synonyms, Templates
 from rag_clip.prompts.templates import GENERAL, template_prompts
 from rag_clip.store import CollectionSchema, Store, caption_id, create_store, load_schema, open_store
@@ -105,6 +107,7 @@ def test_what_was_decided_about_the_names_is_noted_and_chooses_the_templates(sto
     assert prompts.provenance["known"] == {
         "share": pytest.approx(1, abs=1e-2),
         "chosen": "names",
+        "unknown": [],
         "templates": list(GENERAL),
     }
     assert prompts.provenance["notes"][0] == (
@@ -123,11 +126,29 @@ def test_names_that_the_encoder_does_not_know_keep_the_label_sets_templates(stor
     assert prompts.provenance["known"] == {
         "share": pytest.approx(0, abs=1e-2),
         "chosen": "captions",
+        "unknown": [],
         "templates": ["a photo of a {}."],
     }
     assert prompts.provenance["notes"][0] == (
         "the encoder does not know these names well (0.00): captions weigh up to 0.95, each class by its own evidence"
     )
+
+
+def test_the_names_of_a_mixed_set_are_decided_one_by_one(monkeypatch: pytest.MonkeyPatch, store: Store):
+    settings: dict[str, Any] = {"keep": "phrase", "names": "dropped", "contrast": "weigh", "trust": "known"}
+    recipe = by_captions(search="lexical", weight=0.95, **settings)
+    labels = LabelSet(("thing red", "red flies"), synonyms=(("zorp",), ("blick",)))
+    mixed = KnownNames(0.5, torch.tensor([False, True]))  # in the order of the names
+    monkeypatch.setattr(evidence, "known_names", lambda nearer, captions, sure: mixed)
+    prompts = enhance(labels, encoder=ENCODER, recipe=recipe, store=store)
+    assert prompts.provenance["known"]["chosen"] == "both"
+    assert prompts.provenance["known"]["unknown"] == ["red flies"]
+    assert prompts.provenance["notes"][0] == (
+        "the encoder knows 1 of 2 names (0.50): captions weigh 0.25 beside an ensemble of templates; "
+        "of 'red flies', captions weigh up to 0.95, each class by its own evidence"
+    )
+    captions = [text for text in prompts.texts[0] if text.role == "context"]
+    assert sum(text.weight for text in captions) == pytest.approx(0.25)
 
 
 def test_nothing_is_decided_where_no_caption_is_found(store: Store):

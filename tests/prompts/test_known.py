@@ -4,54 +4,50 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from rag_clip.prompts.contrast import contrast
-from rag_clip.prompts.known import known_share, nearer_names
+from rag_clip.prompts.known import known_names, nearer_names
 
 
 def share(nearer: list[int], captions: list[int]) -> float:
-    return known_share(torch.tensor(nearer), torch.tensor(captions))
+    return known_names(torch.tensor(nearer), torch.tensor(captions)).share
 
 
 def test_names_nearer_to_a_caption_mean_than_its_own_are_counted():
     angles = torch.deg2rad(torch.tensor([0.0, 60.0, 90.0], dtype=torch.float64))
     names = torch.stack([angles.cos(), angles.sin()], 1)
-    # As good as without contrast, class 0 has captions at 60 and 90 degrees, their mean at 75: both other names are
-    # nearer. The caption of class 2 is its own name's.
-    found = nearer_names(names, names[[1, 2, 2]], torch.tensor([0, 0, 2]), scale=1e-6)
-    assert found.tolist() == [2, 0, 0]
+    # The captions of class 0 lie at 60 and 90 degrees, their mean at 75: both other names are nearer. The caption of
+    # class 2 is its own name's, and class 1 has none.
+    means = torch.stack([names[1] + names[2], torch.zeros(2, dtype=torch.float64), names[2]])
+    assert nearer_names(names, means).tolist() == [2, 0, 0]
 
 
 def test_the_count_agrees_with_one_class_at_a_time():
     draw = torch.Generator().manual_seed(0)
-    names, vectors = (normalize(torch.randn(rows, 6, generator=draw), dim=1) for rows in (9, 40))
-    classes = torch.randint(0, 9, (40,), generator=draw)
-    shares = contrast(vectors, classes, count=9, scale=9.0)
-    expected = []
-    for row in range(9):
-        cosines = names @ (shares[:, None] * vectors)[classes == row].sum(0)
-        expected.append(sum(float(one) > float(cosines[row]) for one in cosines))
-    assert nearer_names(names, vectors, classes, scale=9.0).tolist() == expected
+    names, means = (normalize(torch.randn(9, 6, generator=draw), dim=1) for _ in range(2))
+    expected = [sum(float(one @ means[row]) > float(names[row] @ means[row]) for one in names) for row in range(9)]
+    assert nearer_names(names, means).tolist() == expected
 
 
-def test_the_share_of_three_classes_by_hand():
-    # tau = 0.7 and Z = 1 + exp(-1 / 0.7) + exp(-2 / 0.7) = 1.2970; 6 captions have q = 0.85 * 6 / 7.5 = 0.68, so that
-    # p / u = 3 * 0.68 / Z + 0.32 = 1.8929 for b = 0, and 3 * 0.68 * 0.2397 / Z + 0.32 = 0.6969 for b = 1. K makes
-    # (1 + 0.8929 K)^2 (1 - 0.3031 K) largest, which is at (2 * 0.8929 - 0.3031) / (3 * 0.8929 * 0.3031) above 1.
-    assert share([0, 0, 1], [6, 6, 6]) == pytest.approx(1, abs=1e-3)
-    # With two that are second, (1 + 0.8929 K) (1 - 0.3031 K)^2 is largest at (0.8929 - 0.6062) / (3 * 0.8929 * 0.3031).
-    assert share([0, 1, 1], [6, 6, 6]) == pytest.approx(0.3532, abs=1e-3)
+def odds(nearer: int, captions: int, count: int) -> tuple[float, float]:
+    """Return the likelihoods of a rank if the name is known, and if it is not."""
+    tau = max(0.7, 0.02 * count) * (1 + 4 / captions)
+    whole = sum(math.exp(-b / tau) for b in range(count))
+    q = 0.95 * captions / (captions + 2)
+    return q * math.exp(-nearer / tau) / whole + (1 - q) / count, 1 / count
 
 
-def test_the_share_is_the_most_likely_one():
-    nearer, captions = [0, 0, 0, 1, 0, 4, 7, 2, 0, 9], [200, 20, 5, 1, 3, 200, 40, 9, 2, 30]
-    whole = sum(math.exp(-b / 0.7) for b in range(10))
+@pytest.mark.parametrize(
+    ("nearer", "captions"),
+    [
+        ([0, 0, 2, 2, 1, 2], [60] * 6),
+        ([0, 0, 0, 1, 0, 4, 7, 2, 0, 9], [200, 20, 5, 1, 3, 200, 40, 9, 2, 30]),
+        ([0] * 60 + list(range(0, 60)), [30] * 120),
+    ],
+)
+def test_the_share_is_the_most_likely_one(nearer: list[int], captions: list[int]):
+    pairs = [odds(b, n, len(nearer)) for b, n in zip(nearer, captions, strict=True)]
 
     def likelihood(known: float) -> float:
-        total = 0.0
-        for b, n in zip(nearer, captions, strict=True):
-            q = 0.85 * n / (n + 1.5)
-            total += math.log(known * (q * math.exp(-b / 0.7) / whole + (1 - q) / 10) + (1 - known) / 10)
-        return total
+        return sum(math.log(known * p + (1 - known) * u) for p, u in pairs)
 
     best = max((step / 1000 for step in range(1001)), key=likelihood)
     assert 0.1 < best < 0.9
@@ -78,3 +74,36 @@ def test_classes_without_captions_do_not_count():
 def test_few_captions_say_less():
     # With q near 0 both likelihoods are alike, so that a second-nearest name speaks less against the others.
     assert share([0, 1, 1], [100, 1, 1]) > share([0, 1, 1], [100, 100, 100])
+
+
+def known(nearer: list[int], captions: list[int]) -> list[bool]:
+    found: list[bool] = known_names(torch.tensor(nearer), torch.tensor(captions)).known.tolist()
+    return found
+
+
+def test_a_set_that_is_known_as_a_whole_keeps_every_name():
+    nearer = [0] * 18 + [15, 19]
+    assert share(nearer, [50] * 20) > 0.8
+    assert all(known(nearer, [50] * 20))
+
+
+def test_a_set_that_is_unknown_as_a_whole_keeps_no_name():
+    nearer = [0, 1, *range(2, 20)]
+    assert share(nearer, [50] * 19 + [0]) <= 0.3
+    assert known(nearer, [50] * 19 + [0]) == [False] * 20
+
+
+def test_names_of_a_mixed_set_are_told_apart_one_by_one():
+    nearer, captions = [0] * 10 + [12] * 10, [50] * 20
+    assert 0.3 < share(nearer, captions) < 0.8
+    assert known(nearer, captions) == [True] * 10 + [False] * 10
+    # A single caption says too little against a name.
+    assert known(nearer, [50] * 19 + [1])[-1]
+    assert known(nearer, [50] * 19 + [0])[-1]
+
+
+def test_captions_that_tell_all_classes_apart_beat_the_names_of_a_mixed_set_alone():
+    mixed, captions = torch.tensor([0] * 10 + [12] * 10), torch.full((20,), 50)
+    assert not known_names(mixed, captions, sure=0.8).known.any()
+    assert known_names(mixed, captions, sure=0.7).known.any()
+    assert known_names(torch.zeros(20, dtype=torch.long), captions, sure=1.0).known.all()

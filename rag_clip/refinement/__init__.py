@@ -1,0 +1,1 @@
+"""What the unlabelled images of a whole file tell of its classes."""

@@ -1,0 +1,145 @@
+"""What the images of a file decide together: which texts their classes have, and what each label is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from inputs.command_line import run as command
+from inputs.pictures import COLOURS, colour_prompts
+from rag_clip.classifiers.match import Scoring
+from rag_clip.data import Prompts, PromptText
+from rag_clip.files.prompts import write_prompts
+from rag_clip.pipelines.classify import ClassifySummary, classify
+from rag_clip.pipelines.running import Running
+from rag_clip.testing import ToyEncoder
+
+NAMES = ("red", "green", "blue")
+
+
+def noisy_images(folder: Path, count: int = 240, seed: int = 0, order: int | None = None) -> Path:
+    """Write noisy squares of three colours, under the true name."""
+    draw = np.random.default_rng(seed)
+    truth = [NAMES[row % 3] for row in range(count)]
+    images = [
+        np.clip(np.array(COLOURS[name]) * 0.5 + draw.normal(90, 70, (4, 4, 3)), 0, 255).astype(np.uint8)
+        for name in truth
+    ]
+    rows = np.random.default_rng(order).permutation(count) if order is not None else np.arange(count)
+    table = pa.table({"image": [_png(images[row]) for row in rows], "truth": [truth[row] for row in rows]})
+    pq.write_table(table, folder / "images.parquet")
+    return folder / "images.parquet"
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from io import BytesIO
+
+    from PIL import Image
+
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def run(source: Path, output: Path, **settings: Any) -> ClassifySummary:
+    defaults: dict[str, Any] = {"prompts": colour_prompts(*NAMES), "encoder": ToyEncoder(), "running": Running(0)}
+    return classify(source, output=output, **defaults | settings)
+
+
+def meaningless() -> Prompts:
+    """Return prompts of the same classes with texts that the encoder reads as one and the same."""
+    labels = colour_prompts(*NAMES).labels
+    return Prompts(labels, tuple((PromptText("something", 1.0),) for _ in NAMES), {"method": "meaningless"})
+
+
+def test_refined_predictions_keep_the_label_of_each_image_alone_and_say_what_changed(tmp_path: Path) -> None:
+    source = noisy_images(tmp_path)
+    plain = run(source, tmp_path / "plain.parquet")
+    summary = run(source, tmp_path / "refined.parquet", scoring=Scoring(refine=True))
+    before, after = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("plain", "refined"))
+    assert after.schema.names == [*before.schema.names, "label_alone"]
+    assert after["label_alone"].equals(before["label"])
+    changed = np.mean(np.array(after["label"].to_pylist()) != np.array(before["label"].to_pylist()))
+    assert summary.refined is not None
+    assert summary.refined.images == 240
+    assert summary.refined.changed == pytest.approx(changed)
+    assert plain.refined is None
+    facts = json.loads(after.schema.metadata[b"rag_clip"])
+    assert facts["refined"]["images"] == 240
+    assert 0 < facts["refined"]["weight"] <= 1 / 50
+    assert json.loads(before.schema.metadata[b"rag_clip"])["refined"] is None
+
+
+def test_rows_in_another_order_and_in_smaller_parts_get_the_same_labels(tmp_path: Path) -> None:
+    tables = []
+    for name, order, running in (("a", None, Running(0)), ("b", 3, Running(0, batch_size=7, shard_rows=50))):
+        (tmp_path / name).mkdir()
+        source = noisy_images(tmp_path / name, order=order)
+        run(source, tmp_path / name / "out.parquet", scoring=Scoring(refine=True), running=running)
+        tables.append({row["image"]: row for row in pq.read_table(tmp_path / name / "out.parquet").to_pylist()})
+    for image, row in tables[0].items():
+        assert row["label"] == tables[1][image]["label"]
+        assert row["score"] == pytest.approx(tables[1][image]["score"], abs=1e-5)
+
+
+def test_labels_of_the_file_change_nothing(tmp_path: Path) -> None:
+    source = noisy_images(tmp_path)
+    table = pq.read_table(source)
+    shuffled = table.set_column(1, "truth", table["truth"].take(pa.array(np.random.default_rng(0).permutation(240))))
+    pq.write_table(shuffled, tmp_path / "shuffled.parquet")
+    candidates = {"names": colour_prompts(*NAMES), "nothing": meaningless()}
+    for name in ("images", "shuffled"):
+        output = tmp_path / f"{name}-out.parquet"
+        run(tmp_path / f"{name}.parquet", output, prompts=candidates, scoring=Scoring(refine=True))
+    first, second = (pq.read_table(tmp_path / f"{name}-out.parquet") for name in ("images", "shuffled"))
+    assert first.drop_columns("truth").equals(second.drop_columns("truth"))
+
+
+def test_the_images_choose_the_texts_of_several_prompts(tmp_path: Path) -> None:
+    source = noisy_images(tmp_path)
+    candidates = {"nothing": meaningless(), "names": colour_prompts(*NAMES)}
+    summary = run(source, tmp_path / "out.parquet", prompts=candidates)
+    assert summary.chosen["best"] == "names"
+    assert summary.chosen["classes"] == {"nothing": 0, "names": 3}
+    plain = run(source, tmp_path / "plain.parquet")
+    assert plain.chosen == {}
+    assert pq.read_table(summary.output)["label"].equals(pq.read_table(plain.output)["label"])
+    facts = json.loads(pq.read_schema(summary.output).metadata[b"rag_clip"])
+    assert facts["prompts"]["chosen"]["best"] == "names"
+
+
+def test_a_file_with_failed_rows_and_one_without_any_good_row_are_written(tmp_path: Path) -> None:
+    table = pq.read_table(noisy_images(tmp_path, count=30))
+    broken = pa.table({"image": [b"no image"] * 3, "truth": ["red"] * 3}, schema=table.schema)
+    for name, rows in (("some", pa.concat_tables([broken, table])), ("none", broken)):
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+        candidates = {"nothing": meaningless(), "names": colour_prompts(*NAMES)}
+        output = tmp_path / f"{name}-out.parquet"
+        run(tmp_path / f"{name}.parquet", output, prompts=candidates, scoring=Scoring(refine=True))
+        written = pq.read_table(output).to_pylist()
+        assert [row["label_alone"] for row in written[:3]] == [None] * 3
+        assert all(row["error"] for row in written[:3])
+        assert all(row["label"] for row in written[3:])
+
+
+def test_sigmoid_scores_cannot_be_refined() -> None:
+    with pytest.raises(ValueError, match="use softmax scores"):
+        Scoring(scores="sigmoid", refine=True)
+
+
+def test_the_command_takes_several_prompts_and_refines(tmp_path: Path) -> None:
+    source = noisy_images(tmp_path, count=60)
+    for name, prompts in (("names", colour_prompts(*NAMES)), ("nothing", meaningless())):
+        write_prompts(Prompts(prompts.labels, prompts.texts, {"method": name}), tmp_path / f"prompts-{name}.parquet")
+    arguments = ["classify", source.name, "--prompts", "prompts-names.parquet", "prompts-nothing.parquet"]
+    found = command(*arguments, "-o", "out.parquet", "--model", "demo", "--refine", "--workers", "0", folder=tmp_path)
+    assert found.code == 0, found.errors
+    assert "60 images chose the texts of names for " in found.out
+    assert "refined by 60 images: " in found.out
+    assert "label_alone" in pq.read_schema(tmp_path / "out.parquet").names
