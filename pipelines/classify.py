@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,13 @@ from typing import Any
 import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
-import torch
 
 from rag_clip.classifiers.coop import learned_zero_shot
 from rag_clip.classifiers.match import Scoring, check_scores
 from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.reuse import NOTHING, Reuse
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
-from rag_clip.data import Features, Prompts
+from rag_clip.data import Prompts
 from rag_clip.display import MOST_ROWS, counted, html_table
 from rag_clip.files.features import FeatureRows
 from rag_clip.files.folders import make_folder, sync_folder
@@ -43,20 +43,19 @@ from rag_clip.given import (
     to_encoder,
     to_images,
 )
-from rag_clip.images.joined import JoinedFeatures, encode_by_all
+from rag_clip.images.joined import encode_by_all
 from rag_clip.images.kept import keep_columns
-from rag_clip.images.rows import ImageFile
 from rag_clip.models.towers import two_towers
 from rag_clip.progress import Report, StageClock
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Classifier, Encoder, has_trained_bias
 from rag_clip.refinement.batch import RefinementFacts, images_to_refine, refine
 from rag_clip.refinement.choose_prompts import choose_prompts, images_to_choose
-from rag_clip.refinement.sampling import sample_images
 from rag_clip.report.tally import Predicted, Tally
 
-from .predictions import images_of, output_schema, predict_rows, prediction_columns, write_predictions
+from .predictions import output_schema, predict_rows, prediction_columns, write_predictions
 from .running import Running
+from .unlabelled import sample_sources
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -159,7 +158,7 @@ def classify(
             clock=clock,
         )
         rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
-        sampled = _Sampled(sources, encoder)
+        sampled = partial(sample_sources, sources, encoder)
         used, text = first, texts[0]
         if len(texts) > 1:
             with clock.stage("choose"):
@@ -222,25 +221,6 @@ def _texts_of(candidates: Mapping[str, Prompts | LearnedPrompts]) -> dict[str, P
 
 def _with_head(head: PreparedHead | None, text: ZeroShot) -> Classifier:
     return head.build(text) if head else text
-
-
-@dataclass(frozen=True, slots=True)
-class _Sampled:
-    """Images of encoded files, by a hash of their features."""
-
-    sources: Sequence[tuple[ImageFile, JoinedFeatures]]
-    encoder: Encoder
-
-    def __call__(self, count: int) -> Features:
-        """Return so many images, or all if there are fewer."""
-        images = sample_images(self._parts(), count)
-        return images if images is not None else Features(torch.empty(0, self.encoder.dim, device=self.encoder.device))
-
-    def _parts(self) -> Iterator[Features]:
-        for _, cache in self.sources:
-            for start, _ in cache.spans():
-                features = cache.read(start)
-                yield images_of(features, features.good, self.encoder.device)
 
 
 def parts_of(output: Path) -> Path:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
-from rag_clip.data import Prompts, PromptText, SeveralLabels
+from rag_clip.data import LabelSet, Prompts, PromptText, SeveralLabels
 from rag_clip.display import counted
 from rag_clip.files.outputs import holding
 from rag_clip.files.prompts import check_prompts_path, write_prompts
 from rag_clip.given import (
     AnyEncoder,
+    AnyImages,
     AnyIndex,
     AnyLabels,
     AnyRecipe,
@@ -30,12 +31,15 @@ from rag_clip.metrics.distinguish import Distinguishability, Separation, disting
 from rag_clip.metrics.ranking import mean_average_precision
 from rag_clip.progress import Report, StageClock
 from rag_clip.progress_line import on_screen
-from rag_clip.prompts.enhance import Control, control_prompts
+from rag_clip.prompts.enhance import Control, control_prompts, rival_recipes
 from rag_clip.prompts.enhance import enhance as find_prompts
+from rag_clip.prompts.recipe import Recipe
 from rag_clip.prompts.templates import template_prompts
+from rag_clip.refinement.choose_prompts import choose_prompts, describe_choice, images_to_choose
 from rag_clip.store import Store
 
 from .running import Running
+from .unlabelled import Unlabelled
 
 CONTROLS: tuple[Control, ...] = ("random", "waffle", "waffle_shared")
 SAMPLES = 3
@@ -114,27 +118,24 @@ def enhance(
     index: AnyIndex | None = None,
     control: Control | None = None,
     seed: int = 0,
+    images: AnyImages | Unlabelled | None = None,
     report: Report = on_screen,
 ) -> Prompts:
     """Turn class names into prompts by a recipe, and return them; `write_prompts` writes them to a file.
 
     `labels` are a list of names, the path of a label file, or a LabelSet; `recipe` is a name of index/recipes.toml, a
     TOML file, or a Recipe. `index` is a place or an open store, which records the encoder that `encoder` is by default.
-    Raises TypeError for what it cannot take, and ValueError as `rag_clip.prompts.enhance.enhance`.
+    `images` without labels choose, as for `enhance_labels`. Raises TypeError for what it cannot take, and ValueError as
+    `rag_clip.prompts.enhance.enhance`.
     """
     labels, recipe = to_labels(labels), to_recipe(recipe)
+    clock, running = StageClock(report=report), Running(report=report)
     with ExitStack() as stack:
         store = None if index is None else stack.enter_context(opened(index))
         loaded = to_encoder(encoder, recorded=_record(store))
-        return find_prompts(
-            labels,
-            encoder=loaded,
-            recipe=recipe,
-            store=store,
-            control=control,
-            seed=seed,
-            clock=StageClock(report=report),
-        )
+        find = partial(find_prompts, labels, encoder=loaded, store=store, clock=clock)
+        found = find(recipe=recipe) if images is None else _chosen(labels, recipe, find, images, running)
+        return control_prompts(found, control, store=store, seed=seed) if control else found
 
 
 @on_screen.job()
@@ -146,6 +147,7 @@ def enhance_labels(
     recipe: AnyRecipe = "default",
     index: AnyIndex | None = None,
     comparison: Comparison = Comparison(),
+    images: AnyImages | Unlabelled | None = None,
     running: Running = Running(),  # noqa: B008
 ) -> EnhanceSummary:
     """Write the prompts of a recipe to `output`, and compare them with the templates alone.
@@ -153,7 +155,9 @@ def enhance_labels(
     labels, encoder, recipe, index: as for `enhance`.
     output: .parquet, or .json to edit.
     comparison: a control to write instead, and labelled images to score all on.
-    running: `force` and progress.
+    images: images without labels, such as those to classify. They choose the texts of each class among templates alone
+        and those of the recipe (see `rival_recipes`, and `refinement.choose_texts`).
+    running: processes, batch size, `force` and progress.
 
     Raises ValueError as `enhance` and `write_prompts`, and (without `force`) for an `output` that belongs to others;
     BusyError if another process writes it.
@@ -161,13 +165,19 @@ def enhance_labels(
     labelled, control, report = comparison.labelled, comparison.control, running.report
     output, clock, labels, recipe = Path(output), StageClock(report=report), to_labels(labels), to_recipe(recipe)
     check_prompts_path(output)
+    kept = images.features_dir if isinstance(images, Unlabelled) else None
     with ExitStack() as stack:
         stack.enter_context(
-            holding([(output, "enhance")], inputs=[index_place(index), *recipe.files], force=running.force)
+            holding(
+                [(output, "enhance"), (kept, "features")],
+                inputs=[index_place(index), *recipe.files],
+                force=running.force,
+            )
         )
         store = None if index is None else stack.enter_context(opened(index))
         encoder = to_encoder(encoder, recorded=_record(store))
-        found = find_prompts(labels, encoder=encoder, recipe=recipe, store=store, clock=clock)
+        find = partial(find_prompts, labels, encoder=encoder, store=store, clock=clock)
+        found = find(recipe=recipe) if images is None else _chosen(labels, recipe, find, images, running)
         controlled = partial(control_prompts, found, store=store, seed=comparison.seed)
         prompts = controlled(control) if control else found
         chosen = found.provenance.get("known", {}).get("templates")
@@ -200,6 +210,24 @@ def enhance_labels(
         dict(clock.seconds),
         clock.bottleneck,
     )
+
+
+def _chosen(
+    labels: LabelSet, recipe: Recipe, find: partial[Prompts], images: AnyImages | Unlabelled, running: Running
+) -> Prompts:
+    """Return the prompts that images choose among those of the recipe and templates alone, all found by `find`."""
+    encoder, clock = find.keywords["encoder"], find.keywords["clock"]
+    images = images if isinstance(images, Unlabelled) else Unlabelled(images)
+    candidates = {name: find(recipe=rival) for name, rival in rival_recipes(recipe, labels).items()}
+    sample = images.sample(images_to_choose(len(labels)), encoder, running=running, clock=clock)
+    with clock.stage("encode texts"):
+        texts = zero_shots(list(candidates.values()), encoder, report=clock.report)
+    with clock.stage("choose"):
+        chosen = choose_prompts(candidates, texts, sample.pooled).prompts
+    *_, last = candidates.values()
+    counts = {key: last.provenance[key] for key in ("without_captions", "untrusted")}
+    notes = [describe_choice(chosen), *last.provenance["notes"]]
+    return replace(chosen, provenance={**chosen.provenance, **counts, "notes": notes})
 
 
 def _record(store: Store | None) -> Mapping[str, Any]:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.support_shots import ShotSettings as ShotSettings
     from rag_clip.pipelines.support_shots import support_from_shots as support_from_shots
     from rag_clip.pipelines.support_synthesise import synthesise_support as synthesise_support
+    from rag_clip.pipelines.unlabelled import Unlabelled as Unlabelled
     from rag_clip.progress import Progress as Progress
     from rag_clip.progress import silent as silent
     from rag_clip.prompts.recipe import Recipe as Recipe
@@ -78,6 +79,7 @@ _HOMES = {
     "ShotSettings": "rag_clip.pipelines.support_shots",
     "Support": "rag_clip.data",
     "Synthesis": "rag_clip.support.synthesised",
+    "Unlabelled": "rag_clip.pipelines.unlabelled",
     "build_index": "rag_clip.pipelines.captions",
     "classify": "rag_clip.pipelines.classify",
     "enhance": "rag_clip.pipelines.enhance",
@@ -125,6 +127,7 @@ __all__ = [
     "ShotSettings",
     "Support",
     "Synthesis",
+    "Unlabelled",
     "__version__",
     "build_index",
     "classify",

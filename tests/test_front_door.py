@@ -12,7 +12,7 @@ import pytest
 import rag_clip
 
 VALUES = {"Encoder", "Hit", "LabelSet", "PromptText", "Prompts", "Query", "Recipe", "Support"}
-OF_JOBS = {"Columns", "Heads", "Images", "Reuse", "Running", "Scoring", "ShardFolder"}
+OF_JOBS = {"Columns", "Heads", "Images", "Reuse", "Running", "Scoring", "ShardFolder", "Unlabelled"}
 OF_SUPPORT = {"Concentration", "ImageSearch", "ShotSettings", "Synthesis"}
 READING = {"load_encoder", "load_painter", "load_recipe", "open_store", "read_labels", "read_prompts", "read_support"}
 WRITING = {"write_labels", "write_prompts"}

@@ -20,6 +20,7 @@ from rag_clip.cli.run import (
     ImageColumn,
     LabelColumn,
     Shown,
+    Workers,
     run,
     toml_files,
 )
@@ -101,6 +102,18 @@ def enhance(
             help="Labelled images, as for evaluate, to compare the accuracy of these prompts, templates and controls.",
         ),
     ] = None,
+    images: Annotated[
+        list[str] | None,
+        Parameter(
+            negative=(),
+            help="Images to classify later, whose labels are not read: they choose, class by class, between templates "
+            "alone and the texts of the recipe.",
+        ),
+    ] = None,
+    features: Annotated[
+        Path | None, Parameter(help="Folder that keeps the features of --images, for `classify --features`.")
+    ] = None,
+    workers: Workers = None,
     image_column: ImageColumn = "image",
     label_column: LabelColumn = "label",
     format: Annotated[
@@ -119,6 +132,7 @@ def enhance(
         from rag_clip.images.opening import Images
         from rag_clip.pipelines.enhance import Comparison, enhance_labels
         from rag_clip.pipelines.running import Running
+        from rag_clip.pipelines.unlabelled import Unlabelled
         from rag_clip.prompts.recipe import load_recipe
 
         path = output.with_suffix(f".{format}") if format else output
@@ -134,11 +148,14 @@ def enhance(
             _place(labels_from)[0],
             index,
             compare,
+            images,
             found.files,
             toml_files(recipe),
             chosen.files,
         ]
-        check_outputs([(path, "enhance")], inputs=read, force=force)
+        if features and not images:
+            raise ValueError("--features keeps the features of --images; give these too, or leave it out")
+        check_outputs([(path, "enhance"), (features, "features")], inputs=read, force=force)
         loaded = found.load(console)
         labelled = compare and read_labelled(
             Images(compare, image_column, label_column), label_set, encoder=loaded, report=console.report
@@ -150,7 +167,8 @@ def enhance(
             recipe=chosen,
             index=index,
             comparison=Comparison(control, seed, labelled or None),
-            running=Running(force=force, report=console.report),
+            images=Unlabelled(Images(images, image_column), features) if images else None,
+            running=Running(workers, force=force, report=console.report),
         )
         _show(console, summary)
         known = f" --index {quote(index)}" if index else ""

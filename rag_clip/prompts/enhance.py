@@ -16,9 +16,9 @@ from rag_clip.prompts.knowledge.names import NameMatch, nearest_classes
 from rag_clip.prompts.knowledge.sentences import Sentences, read_sentences
 from rag_clip.prompts.mixed import Texts, mix
 from rag_clip.prompts.naming import name_classes
-from rag_clip.prompts.recipe import Recipe, load_recipe
+from rag_clip.prompts.recipe import Recipe, Templates, load_recipe
 from rag_clip.prompts.synonyms import synonym_prompts
-from rag_clip.prompts.templates import choose_templates, template_prompts
+from rag_clip.prompts.templates import GENERAL, choose_templates, template_prompts
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store
 
@@ -101,6 +101,24 @@ def enhance(
         with clock.stage("sample"):
             prompts = control_prompts(prompts, control, store=store, seed=seed)
     return prompts
+
+
+def rival_recipes(recipe: Recipe, labels: LabelSet) -> dict[str, Recipe]:
+    """Return the recipes that images choose among: templates alone, and the recipe, by name.
+
+    A recipe in which captions decide whether the encoder knows the names is two: "names", as if it knew all, and
+    "captions", as if it knew none.
+    """
+    retrieved = recipe.retrieved
+    sets = {"templates": Recipe("templates", templates=recipe.templates)}
+    if retrieved is None or retrieved.trust != "known":
+        return sets | ({recipe.name: recipe} if recipe.retrieved or recipe.described or recipe.synonyms else {})
+    ensemble = recipe.templates.choose() or labels.templates or GENERAL
+    return {
+        "templates": Recipe("templates", templates=Templates(texts=ensemble)),
+        "names": replace(recipe, name="names", retrieved=replace(retrieved, trust="names")),
+        "captions": replace(recipe, name="captions", retrieved=replace(retrieved, trust="evidence")),
+    }
 
 
 def control_prompts(prompts: Prompts, control: Control, *, store: Store | None = None, seed: int = 0) -> Prompts:

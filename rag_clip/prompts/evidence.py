@@ -36,7 +36,7 @@ from rag_clip.words import spoken, words_of
 Search = Literal["dense", "lexical", "hybrid"]
 Modality = Literal["text", "image"]
 Contrast = Literal["none", "drop", "weigh"]
-Trust = Literal["equal", "evidence", "known"]
+Trust = Literal["equal", "evidence", "known", "names"]
 FILTERS: Mapping[str, Keep] = {
     "token": contains_token,
     "substring": contains_substring,
@@ -67,11 +67,11 @@ class Retrieval:
     trust: "evidence" gives the captions of each class their own total weight, up to `weight` (see prompts.contrast).
     where: filters by payload (see `Store.search`).
 
-    With `trust` "known" the captions decide first which names the encoder knows (see prompts.known): captions of these
-    share at most 0.25 equally, names kept, beside an ensemble of templates; to those of the others `contrast` and
-    `names` apply, and trust is "evidence". Trust without contrast, and contrast with a weight of 0.75 or less, lowered
-    accuracy (tests/benchmarks/recipes.py --full), so the defaults use neither. Raises ValueError for a value out of
-    range.
+    With `trust` "names" captions share at most 0.25 equally, names kept, beside an ensemble of templates, as fits an
+    encoder that knows the names. With "known" the captions decide first which names the encoder knows (see
+    prompts.known): those of known names share as with "names"; to those of the others `contrast` and `names` apply,
+    and trust is "evidence". Trust without contrast, and contrast with a weight of 0.75 or less, lowered accuracy
+    (tests/benchmarks/recipes.py --full), so the defaults use neither. Raises ValueError for a value out of range.
     """
 
     weight: float = 0.25
@@ -170,7 +170,7 @@ def find_captions(
         weight=retrieval.weight,
         limit=retrieval.limit,
         keep=_filter(labels, retrieval),
-        rewrite=_whole_if_rest if retrieval.trust == "known" else REWRITES[retrieval.names],
+        rewrite=_whole_if_rest if retrieval.trust in ("known", "names") else REWRITES[retrieval.names],
     )
 
 
@@ -191,6 +191,9 @@ def trusted_captions(
     given = tuple(templates) if templates else None
     if not any(found) or (retrieval.contrast != "weigh" and retrieval.trust == "equal"):
         return Gathered(found, given)
+    if retrieval.trust == "names":
+        ensemble = given or labels.templates or GENERAL
+        return Gathered(_shared(found, min(retrieval.weight, KNOWN_WEIGHT)), ensemble)
     with clock.stage("weigh"):
         if retrieval.trust != "known":
             return Gathered(_weigh(_encoded(found, labels, encoder), labels, encoder, retrieval, given), given)

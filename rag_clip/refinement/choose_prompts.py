@@ -10,6 +10,7 @@ import torch
 
 from rag_clip.classifiers.zero_shot import ZeroShot, averages_cosines
 from rag_clip.data import Prompts
+from rag_clip.display import counted
 from rag_clip.refinement.choose_texts import ChosenTexts, choose_texts
 
 LEAST_IMAGES, IMAGES_A_CLASS, MOST_IMAGES = 2500, 10, 10_000
@@ -112,8 +113,11 @@ def choose_prompts(
     return ChosenPrompts(prompts, replace(classifiers[choice.best], labels=prompts.labels, weights=weights), choice)
 
 
-def describe_choice(chosen: ChosenPrompts) -> str:
-    """Return what was chosen, in one line."""
-    facts = chosen.prompts.provenance["chosen"]
-    counts = ", ".join(f"{name} for {count}" for name, count in facts["classes"].items())
-    return f"{facts['images']} images chose the texts of {counts} of {len(chosen.prompts.labels)} classes"
+def describe_choice(prompts: Prompts) -> str:
+    """Return what images chose, in one line; prompts that they did not choose have nothing to say."""
+    facts = prompts.provenance.get("chosen")
+    if not facts:
+        return ""
+    texts = ", ".join(f"{name} for {count}" for name, count in facts["classes"].items())
+    classes = counted(len(prompts.labels), "class")
+    return f"{counted(facts['images'], 'image')} chose the texts of {texts} of {classes}"

@@ -5,8 +5,9 @@
 ENCODER.py has `RealEncoder` (an Encoder of texts), `SETS`, `photographs(name)` (class names, unit image features
 [n, d], targets [n], and how often each name stood in training) and `coined(names)` (an invented name for each). The
 captions are indexed once, in known-names-index of the working directory. With `--coined`, that share of the classes has
-its invented name, and the true one as its synonym. A recipe is `ensemble`, a name, or FILE.toml:NAME. Prints top-1 in
-percent, with the 95 % interval over images of the difference from the first recipe, and the share K of known names that
+its invented name, and the true one as its synonym, by which captions are found; the encoder reads the invented one in
+its place. A recipe is `ensemble`, a name, or FILE.toml:NAME; `images` lets the photographs, without labels, choose among
+the ways of the default and the ensemble. Prints top-1 in percent, with the 95 % interval over images of the difference from the first recipe, and the share K of known names that
 the captions tell (`rag_clip/prompts/known.py`).
 """
 
@@ -14,17 +15,23 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import runpy
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from rag_clip.classifiers.zero_shot import zero_shot
-from rag_clip.data import Features, LabelSet
+from rag_clip.classifiers.zero_shot import zero_shot, zero_shots
+from rag_clip.data import Features, LabelSet, Prompts
 from rag_clip.pipelines.captions import build_index
-from rag_clip.prompts.enhance import enhance
+from rag_clip.prompts.enhance import enhance, rival_recipes
 from rag_clip.prompts.recipe import Recipe, Templates, load_recipe
-from rag_clip.store import open_store
+from rag_clip.protocols import Encoder
+from rag_clip.refinement.choose_prompts import choose_prompts, images_to_choose
+from rag_clip.refinement.sampling import sample_images
+from rag_clip.store import Store, open_store
 
 INDEX = "known-names-index"
 RESAMPLES = 1000
@@ -41,21 +48,66 @@ def main() -> None:
     bench = runpy.run_path(str(options.encoder))
     encoder = bench["RealEncoder"]()
     build_index(options.captions, index=INDEX, encoder=encoder)
-    recipes = [ENSEMBLE if name == "ensemble" else load_recipe(name) for name in options.recipes]
     with open_store(INDEX) as store:
         for name in bench["SETS"]:
             names, features, targets, _ = bench["photographs"](name)
             labels = mixed(names, bench["coined"](names), options.coined)
+            reading = Blind(encoder, labels)
             first: torch.Tensor | None = None
-            for recipe in recipes:
-                prompts = enhance(labels, encoder=encoder, recipe=recipe, store=store)
-                right = (zero_shot(prompts, encoder)(Features(features)).argmax(1) == targets).float()
+            for recipe in options.recipes:
+                prompts, weights = texts(recipe, labels, reading, store, Features(features))
+                right = ((features @ weights.T).argmax(1) == targets).float()
                 first = right if first is None else first
                 known = prompts.provenance.get("known", {}).get("share", "")
                 print(
-                    f"{name:14} {recipe.name:10} {100 * right.mean():5.1f}  {interval(right - first)}  {known}",
+                    f"{name:14} {options.coined:4} {Path(recipe).name:14} {100 * right.mean():5.1f}  "
+                    f"{interval(right - first)}  {known}",
                     flush=True,
                 )
+
+
+class Blind:
+    """An encoder that reads the invented names in the place of the true ones, and is the given one otherwise."""
+
+    def __init__(self, encoder: Encoder, labels: LabelSet) -> None:
+        self._encoder = encoder
+        self._known: dict[str, torch.Tensor] = {}
+        self._names = [
+            (re.compile(rf"\b{re.escape(true).replace('_', '[ _]')}(s|es)?\b", re.IGNORECASE), name)
+            for name, synonyms in zip(labels.names, labels.synonyms, strict=True)
+            for true in synonyms
+        ]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        """Embed texts as the encoder does, each once."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known |= dict(zip(new, self._encoder.encode_text([self._read(text) for text in new]), strict=True))
+        return torch.stack([self._known[text] for text in texts])
+
+    def _read(self, text: str) -> str:
+        for true, name in self._names:
+            text = true.sub(name, text)
+        return text
+
+
+def texts(
+    recipe: str, labels: LabelSet, encoder: Encoder, store: Store, images: Features
+) -> tuple[Prompts, torch.Tensor]:
+    """Return prompts and class weights [c, d] of a recipe, or of the choice that images make."""
+    if recipe != "images":
+        chosen = ENSEMBLE if recipe == "ensemble" else load_recipe(recipe)
+        prompts = enhance(labels, encoder=encoder, recipe=chosen, store=store)
+        return prompts, zero_shot(prompts, encoder).weights
+    rivals = rival_recipes(load_recipe("default"), labels)
+    candidates = {name: enhance(labels, encoder=encoder, recipe=each, store=store) for name, each in rivals.items()}
+    sample = sample_images([images], images_to_choose(len(labels)))
+    assert sample is not None
+    found = choose_prompts(candidates, zero_shots(list(candidates.values()), encoder), sample.pooled)
+    return found.prompts, found.classifier.weights
 
 
 def mixed(names: list[str], coined: list[str], share: float) -> LabelSet:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from inputs.command_line import run as command
-from inputs.pictures import COLOURS, colour_prompts
+from inputs.pictures import colour_prompts, noisy_pictures, write_images
 from rag_clip.classifiers.match import Scoring
 from rag_clip.data import Prompts, PromptText
 from rag_clip.files.prompts import write_prompts
@@ -23,28 +23,10 @@ from rag_clip.testing import ToyEncoder
 NAMES = ("red", "green", "blue")
 
 
-def noisy_images(folder: Path, count: int = 240, seed: int = 0, order: int | None = None) -> Path:
-    """Write noisy squares of three colours, under the true name."""
-    draw = np.random.default_rng(seed)
-    truth = [NAMES[row % 3] for row in range(count)]
-    images = [
-        np.clip(np.array(COLOURS[name]) * 0.5 + draw.normal(90, 70, (4, 4, 3)), 0, 255).astype(np.uint8)
-        for name in truth
-    ]
+def noisy_images(folder: Path, count: int = 240, order: int | None = None) -> Path:
+    images, truth = noisy_pictures(count)
     rows = np.random.default_rng(order).permutation(count) if order is not None else np.arange(count)
-    table = pa.table({"image": [_png(images[row]) for row in rows], "truth": [truth[row] for row in rows]})
-    pq.write_table(table, folder / "images.parquet")
-    return folder / "images.parquet"
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    from io import BytesIO
-
-    from PIL import Image
-
-    stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
+    return write_images(folder / "images.parquet", [images[row] for row in rows], truth=[truth[row] for row in rows])
 
 
 def run(source: Path, output: Path, **settings: Any) -> ClassifySummary:

@@ -1,0 +1,54 @@
+"""Images without labels that decide for their classes: a sample of encoded files, by a hash of their features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rag_clip.data import Features
+from rag_clip.files.atomic import scratch_folder
+from rag_clip.given import AnyImages, to_images
+from rag_clip.images.joined import JoinedFeatures, encode_by_all
+from rag_clip.images.rows import ImageFile
+from rag_clip.progress import StageClock
+from rag_clip.protocols import Encoder
+from rag_clip.refinement.sampling import sample_images
+
+from .predictions import images_of
+from .running import Running
+
+
+@dataclass(frozen=True, slots=True)
+class Unlabelled:
+    """Images whose labels nobody reads, and a folder that keeps their features for later runs, such as `classify`."""
+
+    images: AnyImages
+    features_dir: str | Path | None = None
+
+    def sample(self, count: int, encoder: Encoder, *, running: Running, clock: StageClock) -> Features:
+        """Encode all images, and return a sample of so many.
+
+        Raises ValueError, FileNotFoundError and OSError as `classify` does for images that cannot be used.
+        """
+        with ExitStack() as stack:
+            root = self.features_dir or stack.enter_context(scratch_folder())
+            files = to_images(self.images).open()
+            sources, _ = encode_by_all(files, root, encoder=encoder, others={}, decoding=running.decoding, clock=clock)
+            return sample_sources(sources, encoder, count)
+
+
+def sample_sources(sources: Sequence[tuple[ImageFile, JoinedFeatures]], encoder: Encoder, count: int) -> Features:
+    """Return `count` images of encoded files, on the encoder's device, or all if there are fewer."""
+    images = sample_images(_parts(sources, encoder), count)
+    return images if images is not None else Features(torch.empty(0, encoder.dim, device=encoder.device))
+
+
+def _parts(sources: Sequence[tuple[ImageFile, JoinedFeatures]], encoder: Encoder) -> Iterator[Features]:
+    for _, cache in sources:
+        for start, _ in cache.spans():
+            features = cache.read(start)
+            yield images_of(features, features.good, encoder.device)
