@@ -6,9 +6,9 @@ ENCODER.py has `RealEncoder` (an Encoder of texts), `SETS`, `photographs(name)` 
 [n, d], targets [n], and how often each name stood in training) and `coined(names)` (an invented name for each). The
 captions are indexed once, in known-names-index of the working directory. With `--coined`, that share of the classes has
 its invented name, and the true one as its synonym, by which captions are found; the encoder reads the invented one in
-its place. A recipe is `ensemble`, a name, or FILE.toml:NAME; `images` lets the photographs, without labels, choose among
-the ways of the default and the ensemble. Prints top-1 in percent, with the 95 % interval over images of the difference from the first recipe, and the share K of known names that
-the captions tell (`rag_clip/prompts/known.py`).
+its place. A recipe is `ensemble`, a name, or FILE.toml:NAME; with `images` the photographs, without labels, choose
+among the ways of the default and the ensemble. Prints top-1 in percent, with the 95 % interval over images of the
+difference from the first recipe, and the share K of known names that the captions tell (`rag_clip/prompts/known.py`).
 """
 
 from __future__ import annotations
