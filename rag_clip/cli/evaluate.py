@@ -62,6 +62,13 @@ def evaluate(
     check: Annotated[bool, Parameter(negative=(), help="Only list what is missing or does not fit.")] = False,
     places: Places = PLACES,
     heads: Heads = HEADS,
+    choose: Annotated[
+        bool,
+        Parameter(negative=(), help="Also evaluate the texts that unlabelled images choose among the prompts files."),
+    ] = False,
+    refine: Annotated[
+        bool, Parameter(negative=(), help="Also evaluate each run with all images of the task as evidence for each.")
+    ] = False,
     scale: Annotated[
         float | None, Parameter(help="The encoder's logit scale, for a features file that does not record it.")
     ] = None,
@@ -121,7 +128,7 @@ def evaluate(
             output=output,
             encoder=loaded,
             candidates=read_candidates(names, report=console.report) if names else None,
-            heads=Heads(chosen, few_shot, encoder.load_second(console)),
+            heads=Heads(chosen, few_shot, encoder.load_second(console), choose, refine),
             reuse=Reuse(index, features),
             running=Running(workers, force=force, report=_saying_results(console)),
         )

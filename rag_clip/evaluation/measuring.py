@@ -21,13 +21,16 @@ from rag_clip.evaluation.image_tasks import ImageTask, Measured, describe_failur
 from rag_clip.evaluation.measures import classify_test, image_table, measure, measure_cost
 from rag_clip.evaluation.results import Measure, Result
 from rag_clip.evaluation.rival_names import Candidates, CandidateTexts
-from rag_clip.evaluation.runs import Run, TextRow
+from rag_clip.evaluation.runs import ChosenTexts, PromptFile, Run, TextRow
 from rag_clip.evaluation.settings import ImageCounts
 from rag_clip.evaluation.shot_runs import ShotRun
 from rag_clip.evaluation.text_measures import measure_texts, measure_vocabulary
 from rag_clip.images.labelled import Labelled
 from rag_clip.progress import StageClock
 from rag_clip.protocols import Classifier, Encoder
+from rag_clip.refinement.batch import images_to_refine, refine
+from rag_clip.refinement.choose_prompts import align_prompts, choose_prompts, images_to_choose
+from rag_clip.refinement.sampling import sample_images
 
 
 class TaskImages:
@@ -70,6 +73,7 @@ class Measuring:
         self._clock, self._report = clock, clock.report
         self._names = CandidateTexts(candidates, encoder, report=clock.report) if candidates and encoder else None
         self._vectors: dict[Path, TextVectors] = {}
+        self._choice: tuple[tuple[str, tuple[PromptFile, ...]], ZeroShot] | None = None  # of the runs before
 
     def __call__(self, run: Run | ShotRun, images: TaskImages) -> Result:
         """Return the numbers of a run on the images of its task."""
@@ -79,7 +83,7 @@ class Measuring:
             with self._clock.stage("few shots"):
                 return measure_shots(task, run, alone, measured, pool, encoder=self._encoder)
         alone, truth = self._alone(run, images), measured.test.truth
-        classifier = self._head(run, alone)
+        classifier = self._refined(run, self._head(run, alone), alone, measured)
         with self._clock.stage("match"):
             logits = classify_test(classifier, measured.test)
         with self._clock.stage("measure"):
@@ -87,7 +91,7 @@ class Measuring:
             measures += measure_cost(classifier, measures[0])
             measures += measure_vocabulary(logits, truth, task.labels)
             table = None if isinstance(truth, SeveralLabels) else image_table(logits, truth, measured.rows, task.labels)
-        if run.head is None:
+        if run.head is None and not run.refine:
             measures += self._measure_texts(run, alone, measured)
         failures = describe_failures(measured.errors)
         counts = ImageCounts(images=len(truth), failed=failures.failed, reasons=failures.reasons)
@@ -95,7 +99,7 @@ class Measuring:
 
     def _measure_texts(self, run: Run, alone: ZeroShot, images: Measured) -> tuple[Measure, ...]:
         with self._clock.stage("names"):
-            if isinstance(run.texts, TextRow):
+            if not isinstance(run.texts, PromptFile):
                 return measure_texts(alone, images.test)
             texts = self._texts(run.texts.path, run.texts.prompts)
             known = {text: texts.vectors[row].cpu().numpy() for text, row in texts.rows.items()}
@@ -107,8 +111,34 @@ class Measuring:
         texts = run.texts
         if isinstance(texts, TextRow):
             return images.file.zero_shot(texts.row, scale=texts.scale)
+        if isinstance(texts, ChosenTexts):
+            return self._chosen(texts, images)
         with self._clock.stage("prompts"):
             return compose(texts.prompts, self._texts(texts.path, texts.prompts), self._needed())
+
+    def _refined(self, run: Run, classifier: Classifier, alone: ZeroShot, images: Measured) -> Classifier:
+        if not run.refine:
+            return classifier
+        with self._clock.stage("refine"):
+            sample = sample_images([images.test.features], images_to_refine(len(alone.labels)))
+            return refine(classifier, sample, alone.weights) if sample else classifier
+
+    def _chosen(self, texts: ChosenTexts, images: TaskImages) -> ZeroShot:
+        """Return the classifier of the texts that the images choose."""
+        place = (images.task.name, texts.files)
+        if self._choice is None or self._choice[0] != place:
+            candidates = align_prompts({file.name: file.prompts for file in texts.files})
+            with self._clock.stage("prompts"):
+                each = [
+                    compose(prompts, self._texts(file.path, prompts), self._needed())
+                    for file, prompts in zip(texts.files, candidates.values(), strict=True)
+                ]
+            with self._clock.stage("choose"):
+                labels = each[0].labels
+                sample = sample_images([images.measured.test.features], images_to_choose(len(labels)))
+                pooled = sample.pooled if sample else each[0].weights[:0]
+                self._choice = place, choose_prompts(candidates, each, pooled).classifier
+        return self._choice[1]
 
     def _head(self, run: Run, alone: ZeroShot) -> Classifier:
         chosen = run.head

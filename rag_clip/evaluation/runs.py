@@ -14,7 +14,7 @@ from rag_clip.evaluation.image_tasks import ImageTask, place_of
 from rag_clip.evaluation.results import FORMAT
 from rag_clip.evaluation.rival_names import Candidates, rivals_of, with_synonyms
 from rag_clip.evaluation.settings import CandidateFacts, PromptFacts, RunSettings, TaskFacts
-from rag_clip.evaluation.tiers import tier_of
+from rag_clip.evaluation.tiers import tier_of, with_batch
 from rag_clip.files.identity import hash_facts, identify
 from rag_clip.files.labels import labels_to_document
 from rag_clip.files.prompts import read_prompts
@@ -43,6 +43,13 @@ class TextRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ChosenTexts:
+    """Prompts of the same classes, among which the images of a task choose the texts of each class."""
+
+    files: tuple[PromptFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A run that is planned: texts on a task, alone or with a head.
 
@@ -50,16 +57,18 @@ class Run:
     tier: the information that it uses (see tiers).
     key: a hash of everything that its numbers depend on.
     settings: how it is made, for readers of the results.
-    texts: a prompts file, or text features of the task's file.
+    texts: a prompts file, several to choose from, or text features of the task's file.
     head: the head; None for the texts alone.
+    refine: whether all images of the task are evidence for each.
     """
 
     name: str
     tier: str
     key: str
     settings: RunSettings
-    texts: PromptFile | TextRow
+    texts: PromptFile | TextRow | ChosenTexts
     head: HeadChoice | None = None
+    refine: bool = False
 
 
 def read_prompt_files(paths: Sequence[str | Path]) -> list[PromptFile]:
@@ -99,6 +108,7 @@ def plan_runs(
     encoder: Fingerprint | None,
     others: Mapping[str, Fingerprint] | None = None,
     index: str | None = None,
+    choose: bool = False,
 ) -> list[Run]:
     """List the runs of a task: each prompts file of its classes alone and with each head, then its own text features.
 
@@ -109,6 +119,7 @@ def plan_runs(
     encoder: the encoder of images and prompts; None to evaluate text features of a file only.
     others: additional encoders by name, for heads that need one.
     index: the index whose vectors are used for the captions that prompts quote; they are rounded, so it is in the key.
+    choose: add a run of the texts that images choose, where several prompts files have the classes of the task.
 
     Raises ValueError if no text has the classes of the task, for prompts without an encoder, and for heads that need an
     additional encoder if there is none.
@@ -132,7 +143,32 @@ def plan_runs(
     beside = [_beside(head, task.labels, others_of(head.name, others or {})) for head in heads if fitting]
     alone = [_run(task, file, encoder, decides, index) for file in fitting if encoder]
     prompted = (run for each in alone for run in (each, *(with_head(each) for with_head in beside)))
-    return [*prompted, *(_text_run(task, row, decides) for row in own)]
+    chosen = [_chosen_run(alone, fitting)] if choose and len(alone) > 1 else []
+    return [*prompted, *chosen, *(_text_run(task, row, decides) for row in own)]
+
+
+def _chosen_run(alone: Sequence[Run], files: Sequence[PromptFile]) -> Run:
+    first = max(alone, key=lambda run: run.tier)
+    names = ", ".join(file.name for file in files)
+    settings = replace(
+        first.settings,
+        prompts=PromptFacts(", ".join(str(file.path) for file in files), f"chosen among {names}"),
+        tuned="The images measured here, without their labels, chose the texts of each class.",
+    )
+    key = hash_facts(["chosen", *(run.key for run in alone)])
+    return Run("chosen", with_batch(first.tier), key, settings, ChosenTexts(tuple(files)))
+
+
+def refined_run(run: Run) -> Run:
+    """Return the run in which all images of the task are evidence for each, beside that of each image alone."""
+    return replace(
+        run,
+        name=f"{run.name} + refined",
+        tier=with_batch(run.tier),
+        key=hash_facts(["refined", run.key]),
+        settings=replace(run.settings, refined=True),
+        refine=True,
+    )
 
 
 def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) -> Run:
@@ -140,7 +176,7 @@ def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) ->
 
     Raises ValueError if every candidate is the name of a class.
     """
-    if candidates is None or run.head or not isinstance(run.texts, PromptFile):
+    if candidates is None or run.head or run.refine or not isinstance(run.texts, PromptFile):
         return run
     rivals = rivals_of(with_synonyms(run.texts.prompts.labels, task.labels), candidates)
     left_out = len(candidates.names) - len(rivals.rows)

@@ -86,6 +86,7 @@ class RunSettings:
     scale: the encoder's scale for text features in a file.
     tuned: a sentence that says which settings were chosen on which images.
     low_high: what the bounds are, if they are not 95 % intervals over images.
+    refined: true if all images of the task are evidence for each, else None.
     """
 
     task: TaskFacts
@@ -97,6 +98,7 @@ class RunSettings:
     tuned: str
     low_high: str | None = None
     candidates: CandidateFacts | None = None
+    refined: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

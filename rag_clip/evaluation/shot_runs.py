@@ -11,7 +11,7 @@ from rag_clip.classifiers.heads import HEADS, check_encoder, describe_settings
 from rag_clip.data import Fingerprint
 from rag_clip.evaluation.head_choices import HeadChoice, check_heads, others_of
 from rag_clip.evaluation.image_tasks import ImageTask, place_of
-from rag_clip.evaluation.runs import PromptFile, Run, plan_runs
+from rag_clip.evaluation.runs import PromptFile, Run, plan_runs, refined_run
 from rag_clip.evaluation.settings import HeadFacts, RunSettings, head_to_document
 from rag_clip.files.identity import hash_facts, identify
 from rag_clip.protocols import Encoder
@@ -85,20 +85,28 @@ class ShotRun:
 class Heads:
     """The heads to measure beside every text: on support files, on shots drawn from the tasks, or both.
 
-    `others` are further encoders, by name, for the heads that need one.
+    `others` are further encoders, by name, for the heads that need one. With `choose` there is a run of the texts that
+    the images of a task, without labels, choose among the prompts (see refinement.choose_texts). With `refine`, each
+    run of texts or of a head on a support file has one beside it in which all images of the task are evidence for each
+    (see refinement.batch).
     """
 
     choices: Sequence[HeadChoice] = ()
     few_shot: FewShot | None = None
     others: Mapping[str, Encoder] = field(default_factory=dict)
+    choose: bool = False
+    refine: bool = False
 
     def plan(
         self, task: ImageTask, texts: Sequence[PromptFile], *, encoder: Fingerprint | None, index: str | None = None
     ) -> list[Run | ShotRun]:
         """List the runs of a task: see `plan_runs` and `plan_shots`."""
         others = {name: each.fingerprint for name, each in self.others.items()}
-        runs = plan_runs(task, texts, self.choices, encoder=encoder, others=others, index=index)
-        return plan_shots(task, runs, self.few_shot, encoder=encoder, others=others)
+        runs = plan_runs(task, texts, self.choices, encoder=encoder, others=others, index=index, choose=self.choose)
+        planned = plan_shots(task, runs, self.few_shot, encoder=encoder, others=others)
+        if not self.refine:
+            return planned
+        return [each for run in planned for each in ((run, refined_run(run)) if isinstance(run, Run) else (run,))]
 
 
 NO_HEADS = Heads()

@@ -36,6 +36,12 @@ def tier_of(prompts: Prompts | None, head: HeadFacts | None = None) -> str:
     return "+".join(marks)
 
 
+def with_batch(tier: str) -> str:
+    """Return a tier with the mark of the unlabelled images of the whole batch."""
+    first, *rest = tier.split("+")
+    return "+".join([first, "T2", *(mark for mark in rest if mark != "T2")])
+
+
 def describe_tier(tier: str) -> str:
     """Return a tier in words."""
     return ", ".join(TIERS[mark] for mark in tier.split("+"))
