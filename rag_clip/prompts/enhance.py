@@ -106,8 +106,8 @@ def enhance(
 def rival_recipes(recipe: Recipe, labels: LabelSet) -> dict[str, Recipe]:
     """Return the recipes that images choose among: templates alone, and the recipe, by name.
 
-    A recipe in which captions decide whether the encoder knows the names is two: "names", as if it knew all, and
-    "captions", as if it knew none.
+    A recipe in which captions decide which names the encoder knows is three: as they decide, "names" as if it knew all,
+    and "captions" as if it knew none.
     """
     retrieved = recipe.retrieved
     sets = {"templates": Recipe("templates", templates=recipe.templates)}
@@ -118,6 +118,7 @@ def rival_recipes(recipe: Recipe, labels: LabelSet) -> dict[str, Recipe]:
         "templates": Recipe("templates", templates=Templates(texts=ensemble)),
         "names": replace(recipe, name="names", retrieved=replace(retrieved, trust="names")),
         "captions": replace(recipe, name="captions", retrieved=replace(retrieved, trust="evidence")),
+        recipe.name: recipe,
     }
 
 
