@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
+from rag_clip.classifiers.zero_shot import ZeroShot, compose, encode_texts, zero_shots
 from rag_clip.data import LabelSet, Prompts, PromptText, SeveralLabels
 from rag_clip.display import counted
 from rag_clip.files.outputs import holding
@@ -29,6 +29,7 @@ from rag_clip.given import (
 from rag_clip.images.labelled import Labelled
 from rag_clip.metrics.distinguish import Distinguishability, Separation, distinguishability, separation
 from rag_clip.metrics.ranking import mean_average_precision
+from rag_clip.models.remembering import remembering
 from rag_clip.progress import Report, StageClock
 from rag_clip.progress_line import on_screen
 from rag_clip.prompts.enhance import Control, control_prompts, rival_recipes
@@ -132,7 +133,7 @@ def enhance(
     clock, running = StageClock(report=report), Running(report=report)
     with ExitStack() as stack:
         store = None if index is None else stack.enter_context(opened(index))
-        loaded = to_encoder(encoder, recorded=_record(store))
+        loaded, _ = remembering(to_encoder(encoder, recorded=_record(store)))
         find = partial(find_prompts, labels, encoder=loaded, store=store, clock=clock)
         found = find(recipe=recipe) if images is None else _chosen(labels, recipe, find, images, running)
         return control_prompts(found, control, store=store, seed=seed) if control else found
@@ -175,7 +176,7 @@ def enhance_labels(
             )
         )
         store = None if index is None else stack.enter_context(opened(index))
-        encoder = to_encoder(encoder, recorded=_record(store))
+        encoder, _ = remembering(to_encoder(encoder, recorded=_record(store)))
         find = partial(find_prompts, labels, encoder=encoder, store=store, clock=clock)
         found = find(recipe=recipe) if images is None else _chosen(labels, recipe, find, images, running)
         controlled = partial(control_prompts, found, store=store, seed=comparison.seed)
@@ -186,9 +187,10 @@ def enhance_labels(
         if labelled and (recipe.retrieved or recipe.described):
             sets[recipe.name] = found
             sets |= {other: controlled(other) for other in CONTROLS if store or other != "random"}
-        write_prompts(prompts, output)
-    with clock.stage("encode texts"):
-        classifiers = dict(zip(sets, zero_shots(list(sets.values()), encoder, report=report), strict=True))
+        with clock.stage("encode texts"):
+            texts = encode_texts(list(sets.values()), encoder, report=report)
+            classifiers = {name: compose(variant, texts, encoder) for name, variant in sets.items()}
+        write_prompts(replace(prompts, encoded=texts.encoded_by(encoder)), output)
     with clock.stage("compare"):
         first, second = classifiers["templates"], classifiers[prompts.provenance["method"]]
         before, after = (distinguishability(one.weights, one.scale, labels) for one in (first, second))

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 from unicodedata import normalize
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ import pyarrow as pa
 from rag_clip.display import counted, html_table, listed
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     import torch  # for the type alone: an index is opened and served without it
 
@@ -112,9 +113,38 @@ class PromptText:
     rank: int | None = None
 
 
+class VectorSource(Protocol):
+    """Where vectors of texts are: in memory, or in a file that is read when they are needed."""
+
+    def read(self) -> EncodedTexts | None:
+        """Return the vectors; None where there are none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedTexts:
+    """Texts that are encoded: unit `vectors` float32 [t, d] of `texts`, their encoder, and the kind of its device."""
+
+    texts: tuple[str, ...]
+    vectors: np.ndarray
+    encoder: Fingerprint
+    device: str
+
+    def read(self) -> EncodedTexts:
+        """Return the vectors themselves, which are in memory."""
+        return self
+
+    def vectors_for(self, encoder: Fingerprint, device: str) -> dict[str, np.ndarray]:
+        """Return the vectors [d] by text; none for another encoder, precision or kind of device."""
+        fits = (encoder.identity, device) == (self.encoder.identity, self.device)
+        return dict(zip(self.texts, self.vectors, strict=True)) if fits else {}
+
+
 @dataclass(frozen=True, slots=True)
 class Prompts:
     """Weighted texts per class, whose weights sum to one in each class, and the settings that they were made with.
+
+    `encoded` has vectors of texts that were encoded already, of some, all or none of them; they save time alone, and
+    prompts with and without them are equal.
 
     Raises ValueError where a class has no text, or a weight is negative, not finite, or all are zero.
     """
@@ -122,6 +152,7 @@ class Prompts:
     labels: LabelSet
     texts: tuple[tuple[PromptText, ...], ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    encoded: VectorSource | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.labels):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rag_clip.classifiers.zero_shot import encoded_before
 from rag_clip.data import Prompts
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store, open_store
@@ -31,8 +32,14 @@ class Reuse:
         return self.index.location if isinstance(self.index, Store) else None if self.index is None else str(self.index)
 
     def vectors(self, variants: Sequence[Prompts], encoder: Encoder) -> Mapping[str, np.ndarray] | None:
-        """Return the vectors [d] that the index has of texts of prompts, by text; None without an index."""
+        """Return the vectors [d] that the index has of texts of prompts, by text; None without an index.
+
+        None too where all texts were encoded before, whose exact vectors come with the prompts (`Prompts.encoded`).
+        """
         if self.place is None:
+            return None
+        before = encoded_before(variants, encoder)
+        if all(text.text in before for prompts in variants for group in prompts.texts for text in group):
             return None
         with open_store(self.place) as store:
             return stored_vectors(variants, store, encoder=encoder.fingerprint)

@@ -24,6 +24,7 @@ import torch
 from torch.nn import functional
 
 from rag_clip.data import (
+    EncodedTexts,
     Features,
     Fingerprint,
     LabelSet,
@@ -104,6 +105,10 @@ class TextVectors:
         """Return the vectors [t, d] of a class's texts, in their order."""
         return self.vectors[[self.rows[text.text] for text in group]]
 
+    def encoded_by(self, encoder: Encoder) -> EncodedTexts:
+        """Return the vectors in memory as `Prompts.encoded` has them."""
+        return EncodedTexts(tuple(self.rows), self.vectors.cpu().numpy(), encoder.fingerprint, encoder.device.type)
+
 
 @torch.no_grad()
 def encode_texts(
@@ -114,11 +119,12 @@ def encode_texts(
     allow_other_encoder: bool = False,
     report: Report = silent,
 ) -> TextVectors:
-    """Encode every distinct text of the prompts once, except those in `known`; the parameters are those of `zero_shot`.
+    """Encode every distinct text of the prompts once, except those whose vectors are known already.
 
-    Raises ValueError for another encoder, as `zero_shot` does.
+    These are in `known`, or come with the prompts (see `Prompts.encoded`), which are exact and come first. The
+    parameters are those of `zero_shot`. Raises ValueError for another encoder, as `zero_shot` does.
     """
-    known = known or {}
+    known = {**(known or {}), **encoded_before(variants, encoder)}
     if not allow_other_encoder:
         for prompts in variants:
             check_prompts_encoder(prompts, encoder.fingerprint)
@@ -130,6 +136,18 @@ def encode_texts(
         parts.append(encoder.encode_text(texts[start : start + TEXTS_AT_ONCE]).float())
         report(Progress("prompts", min(start + TEXTS_AT_ONCE, len(texts)), len(texts), "texts"))
     return TextVectors({text: row for row, text in enumerate([*given, *texts])}, torch.cat(parts))
+
+
+def encoded_before(variants: Sequence[Prompts], encoder: Encoder) -> dict[str, np.ndarray]:
+    """Return the vectors [d] of texts, by text, that the prompts have from this encoder on this kind of device."""
+    sources = dict.fromkeys(prompts.encoded for prompts in variants)
+    encoded = [source.read() for source in sources if source is not None]
+    return {
+        text: vector
+        for texts in encoded
+        if texts is not None and texts.vectors.shape[1] == encoder.dim
+        for text, vector in texts.vectors_for(encoder.fingerprint, encoder.device.type).items()
+    }
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ FOLDERS: Mapping[str, re.Pattern[str]] = {
     "paintings": re.compile(r"[0-9a-f]{32}\.parquet|lock"),
     "download": re.compile(r"round-\d{3,}(\.parquet)?|download\.lock|img2dataset\.log"),
     "demo": re.compile(
-        r"(labels\.json|(corpus|truth|test|validation|pictures|support)\.parquet|(prompts|predictions)-\w+\.parquet"
+        r"(labels\.json|(corpus|truth|test|validation|pictures|support)\.parquet|(prompts|predictions)-\w+\.parquet(\.vectors)?"
         r"|(index|images)(\.shards)?|features|report\.html|examples\.png|lock|predictions-\w+\.parquet\.parts)"
     ),
 }

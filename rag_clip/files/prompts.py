@@ -24,6 +24,7 @@ from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import labels_from_document, labels_to_document
 from rag_clip.files.reading import metadata_document, parse_json, read_table, typed_columns
 from rag_clip.files.regular import is_regular, read_regular
+from rag_clip.files.text_vectors import KeptVectors, keep_vectors, vectors_of
 
 SCHEMA = pa.schema(
     {
@@ -46,6 +47,7 @@ _OMITTED = {"evidence": "", "score": None, "rank": None}
 def write_prompts(prompts: Prompts, path: str | Path) -> None:
     """Write `.parquet` (a row per text) or `.json` (a list per class), replacing the file only once it is complete.
 
+    Vectors that are known of the texts are kept beside it (see `text_vectors`).
     Makes the folder if it is missing. Raises ValueError for another suffix, and OSError if the disk is full; an old
     file then stays as it was.
     """
@@ -56,6 +58,7 @@ def write_prompts(prompts: Prompts, path: str | Path) -> None:
             partial.write_text(_to_json(prompts), encoding="utf-8")
         else:
             pq.write_table(_to_table(prompts), partial, compression="zstd", write_page_checksum=True)
+    keep_vectors(prompts, vectors_of(path))
 
 
 def read_prompts(path: str | Path) -> Prompts:
@@ -70,7 +73,8 @@ def read_prompts(path: str | Path) -> Prompts:
     if not is_regular(path):
         raise FileNotFoundError(f"there is no prompts file {path}; write one with `rag-clip enhance`")
     try:
-        return _from_json(read_regular(path)) if suffix == ".json" else _from_table(_read_table(path))
+        prompts = _from_json(read_regular(path)) if suffix == ".json" else _from_table(_read_table(path))
+        return replace(prompts, encoded=KeptVectors(vectors_of(path)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

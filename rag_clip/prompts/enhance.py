@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 from rag_clip.data import LabelSet, Prompts
+from rag_clip.models.remembering import remembering
 from rag_clip.progress import StageClock
 from rag_clip.prompts.contrast import KNOWN_WEIGHT
 from rag_clip.prompts.control import random_prompts, shared_waffle_prompts, waffle_prompts
@@ -67,6 +68,7 @@ def enhance(
     seed: of the control.
     clock: collects seconds per stage, and passes progress events on.
 
+    The vectors of texts that were encoded on the way come with the prompts (`Prompts.encoded`).
     Provenance holds the recipe, the number of classes without captions, the number of classes whose captions were not
     trusted, what was decided about the names under `known` (see prompts.known), and notes for the user, such as names
     that a file does not have. Raises ValueError for a recipe that needs
@@ -75,6 +77,7 @@ def enhance(
     """
     recipe, clock = recipe or load_recipe("default"), clock or StageClock()
     _check_needs(recipe, store, control)
+    encoder, memory = remembering(encoder)
     found = _find_texts(labels, recipe, encoder, store, clock)
     prompts = mix(found.anchors, *found.contexts)
     facts = {
@@ -96,7 +99,8 @@ def enhance(
             "unknown": unknown if names.known.any() else [],
             "templates": list(choose_templates(labels, found.gathered.templates)),
         }
-    prompts = replace(prompts, provenance=facts)
+    encoded = memory.encoded(text.text for group in prompts.texts for text in group)
+    prompts = replace(prompts, provenance=facts, encoded=encoded)
     if control:
         with clock.stage("sample"):
             prompts = control_prompts(prompts, control, store=store, seed=seed)

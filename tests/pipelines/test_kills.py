@@ -123,7 +123,7 @@ OUTPUTS = {
     "classify": ["o.parquet"],
     "classify with features": ["f", "o.parquet"],
     "evaluate": ["r.parquet", "r.parquet.runs"],
-    "enhance": ["p.json"],
+    "enhance": ["p.json", "p.json.vectors"],
     "support shots": ["s.parquet", "v.parquet"],
     "support merge": ["m.parquet"],
 }
