@@ -1,7 +1,7 @@
-"""Build a caption index from files: the embed stage, whose shards are kept, and then the load stage.
+"""Build a caption index: the embed stage, whose shards are kept, and then the load stage.
 
-A run that was cut short goes on where it stopped, and embeds nothing twice; with the shards kept, another graph,
-compression or server needs no embedding at all.
+An interrupted run continues where it stopped, and embeds nothing twice. With the shards, another graph, compression or
+server needs no embedding.
 """
 
 from __future__ import annotations
@@ -36,10 +36,17 @@ from .running import Running
 class BuildSummary:
     """What `build_index` did: read = kept + sum(dropped), kept = added + repeated + already_there.
 
-    `already_there` counts captions that the index held before, `repeated` those that an earlier row has with the same
-    source and text (in an index that held some, rows of other shards count as there already); `embedded` those embedded
-    in this run, into the folder `shards`. `count` is the size of the index now; `failures` say which files could not be
-    read to their end, `failed` counts them. `seconds` are per stage, and stages overlap in time.
+    location: the index.
+    read, kept: rows of the files, and rows that cleaning kept.
+    dropped: rows that cleaning dropped, by reason.
+    added: captions that are new in the index.
+    repeated: rows with the source and text of an earlier row. In an index that was not empty, rows of other shards
+        count as `already_there`.
+    already_there: captions that were in the index before.
+    count: captions in the index now.
+    seconds, bottleneck: seconds per stage, which overlap in time, and the slowest stage.
+    embedded, shards: captions embedded in this run, and the folder of the shards.
+    failed, failures: files that could not be read to the end: their number, and the reasons.
     """
 
     location: str
@@ -96,8 +103,8 @@ def build_index(
     running: `force` and progress.
 
     Raises FileNotFoundError for a missing file; ValueError for files without usable captions, a missing or wrong
-    column, and an index of another encoder, schema or cleaning; OSError for a full disk; StoreError where the index or
-    the shards are in use, or the server is gone: what is finished is kept. Nothing is made where no caption is usable.
+    column, and an index of another encoder, schema or cleaning; OSError for a full disk; StoreError if the index or
+    the shards are in use, or the server is gone; finished work is kept. Nothing is made if no caption is usable.
     """
     paths = to_paths(paths, "captions")
     columns = Columns(text=columns) if isinstance(columns, str) else columns or Columns()
@@ -132,7 +139,7 @@ def default_shards(index: str | Path, schema: CollectionSchema) -> Path:
 
 
 def _check_usable(sources: Sequence[SourceFile], step: Step) -> None:
-    """Raise ValueError, or the error of a damaged file, where not one caption of all files is usable."""
+    """Raise ValueError, or the error of a damaged file, if no caption of any file is usable."""
     read, reasons, damage = 0, Counter[str](), None
     for source in sources:
         try:
@@ -148,11 +155,14 @@ def _check_usable(sources: Sequence[SourceFile], step: Step) -> None:
         raise damage
     found = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "no rows"
     column = sources[0].columns.text
-    raise ValueError(f"column {column!r} of {len(sources)} file(s) holds no usable caption in {read} rows ({found})")
+    raise ValueError(
+        f"column {column!r} of {counted(len(sources), 'file')} has no usable caption in {counted(read, 'row')} "
+        f"({found})"
+    )
 
 
 def _note_first(store: Store, embedded: EmbedSummary, cleaning: CleaningSettings, *, files: int) -> None:
-    """Note in a new index how it is cleaned before it holds a caption: a load that is cut short leaves some in it."""
+    """Record the cleaning in a new index before its first caption, since an interrupted load leaves captions in it."""
     if CORPUS_NOTE not in store.card.notes:
         facts = {
             "files": files,
@@ -172,7 +182,7 @@ def _summarise(embedded: EmbedSummary, loaded: LoadSummary) -> BuildSummary:
     for name, seconds in loaded.seconds.items():
         clock.add(name, seconds)
     kept = embedded.kept + embedded.repeated
-    already_there = min(embedded.kept, loaded.count) - loaded.added  # no more than the index held before
+    already_there = min(embedded.kept, loaded.count) - loaded.added  # no more than were in the index before
     return BuildSummary(
         location=loaded.location,
         read=embedded.read,

@@ -1,7 +1,7 @@
 """Classify Parquet files of images: decode, encode, match, and write every input row beside its prediction.
 
-Features are stored shard by shard before anything is matched: a run that was cut short, or other labels with the
-same `features_dir`, take up the shards that are there and decode only the rest.
+Features are stored shard by shard before anything is matched: an interrupted run, or other labels with the same
+`features_dir`, use the shards that are there and decode only the rest.
 """
 
 from __future__ import annotations
@@ -60,13 +60,17 @@ from .unlabelled import sample_sources
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class ClassifySummary:
-    """What `classify` did: counts of rows, the names of the columns it added, and seconds per stage.
+    """What `classify` did.
 
-    `chosen` says which texts the images chose, where several prompts were given, and `refined` what the whole file was
-    evidence of, where that was asked. `failed` rows have an error and no label. `decoded` rows were encoded now,
-    `from_cache` rows had features from an earlier run. `predicted` says how many images each class got, and which are
-    least sure. `seconds["decode"]` is the mean over the worker processes; `seconds["write"]` includes reading the rows
-    once more.
+    output: the predictions file.
+    rows, failed: rows of the file, and rows with an error and no label.
+    decoded, from_cache: rows encoded in this run, and rows with features from an earlier run.
+    columns: the names of the columns added.
+    predicted: how many images each class got, and which predictions are least certain.
+    chosen: which of several prompts the images chose, with their scores; empty for one.
+    refined: how much refinement changed; None without it.
+    seconds: per stage; "decode" is the mean over the worker processes, "write" includes reading the rows once more.
+    bottleneck: the slowest stage.
     """
 
     output: Path
@@ -121,8 +125,8 @@ def classify(
     head: builds the classifier from the zero-shot one; see `prepare_head`. An image on which one of the head's further
         encoders fails has an error.
     scoring: how many classes each image gets, what their scores mean, and whether all images of the file are evidence
-        for each. Sigmoid scores are for texts alone, with an
-        encoder that was trained with a logit bias; the labels and their order are the same.
+        for each. Sigmoid scores are for texts alone, with an encoder that was trained with a logit bias; the labels and
+        their order are the same.
     reuse: a folder that keeps image features for other prompts, and the index whose captions are already encoded.
     running: processes, batch size, `force` and progress.
 
@@ -131,8 +135,8 @@ def classify(
     in `output`.parts, and the same call continues from there. Memory is bounded for files and row groups of any size.
 
     Raises ValueError for input, prompts or settings that cannot be used, and for an `output` that is an input or
-    (without `force`) not of an earlier call; FileNotFoundError for a missing file, OSError where a file is damaged or
-    cannot be written, and BusyError where another process writes `output`.
+    (without `force`) not of an earlier call; FileNotFoundError for a missing file, OSError if a file is damaged or
+    cannot be written, and BusyError if another process writes `output`.
     """
     images, candidates, report = to_images(images), to_candidates(prompts), running.report
     first = next(iter(candidates.values()))
@@ -224,7 +228,7 @@ def _with_head(head: PreparedHead | None, text: ZeroShot) -> Classifier:
 
 
 def parts_of(output: Path) -> Path:
-    """Return the folder of what is done of an output that is not complete."""
+    """Return the folder of the finished parts of an incomplete output."""
     return output.with_name(f"{output.name}.parts")
 
 

@@ -1,6 +1,6 @@
-"""The main job on the bundled world: index its captions, enhance its names, classify its photographs, compare.
+"""The main job on the bundled world: index its captions, enhance its names, classify its photographs, compare methods.
 
-The default recipe was chosen on validation photographs (docs/decisions.md); the test photographs are only scored.
+The default recipe was chosen on validation photographs (docs/decisions.md); the test photographs only give scores.
 """
 
 from __future__ import annotations
@@ -62,7 +62,13 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class DemoSummary:
-    """What the demo measured: a score per method, for each band and for all; seconds per stage; where the files are."""
+    """What the demo measured.
+
+    table: for each method, the score of each band of names and of all.
+    names, images, captions: how many there were.
+    seconds: per stage.
+    report: the HTML page.
+    """
 
     table: Mapping[str, Mapping[str, Score]]
     names: int
@@ -73,11 +79,11 @@ class DemoSummary:
 
     @property
     def facts(self) -> str:
-        """Say in one sentence what the table is over."""
+        """What the table was measured on, in one paragraph."""
         return (
             f"{self.images} photographs, {self.names} names, {self.captions} captions; mean ± standard deviation "
-            "over three render seeds. The default recipe was chosen on other photographs; its controls mix in as many "
-            f"texts with the same weights. The photographs found are used by the head {HEAD!r}."
+            "over three render seeds. The default recipe was chosen on other photographs; its controls add as many "
+            f"texts with the same weights. The head {HEAD!r} uses the photographs found."
         )
 
     def cells(self) -> dict[str, dict[str, str]]:
@@ -92,8 +98,8 @@ class DemoSummary:
 def run_demo(out: str | Path, *, encoder: Encoder, force: bool = False, report: Report = on_screen) -> DemoSummary:
     """Write the bundled files to `out`, run index, enhance and classify on them, and write report.html.
 
-    A second call in the same folder continues or reuses what is there. Raises ValueError for a folder that, but with
-    `force`, holds files of others, OSError where it cannot be written, and BusyError where another process does.
+    A second call in the same folder continues or reuses what is there. Raises ValueError (without `force`) for a folder
+    with files of other programs, OSError if it cannot be written, and BusyError if another process writes it.
     """
     check_outputs([(out, "demo")], force=force)
     check_pages(Path(out), force=force)
@@ -102,7 +108,7 @@ def run_demo(out: str | Path, *, encoder: Encoder, force: bool = False, report: 
 
 
 def check_pages(out: Path, *, force: bool) -> None:
-    """Raise ValueError, but with `force`, where the report or its examples would be written over files of others."""
+    """Raise ValueError (without `force`) if the report or its examples would replace files of other programs."""
     page, sheet = out / "report.html", out / "examples.png"
     other = next((path for path in (page, sheet) if path.exists()), None)
     if other is not None and not force and made_by(page) != "demo":
@@ -144,7 +150,7 @@ def _run_demo(out: Path, encoder: Encoder, report: Report) -> DemoSummary:
 
 
 def write_bundled(out: Path) -> None:
-    """Copy the bundled files to `out`, leaving those that are there already."""
+    """Copy the bundled files to `out`, except for those that are there already."""
     for name in BUNDLED:
         if not (out / name).exists():
             with replacing(out / name) as partial:
@@ -165,7 +171,7 @@ def _enhance(labels: LabelSet, index: Path, encoder: Encoder, report: Report) ->
 
 
 def _find_support(prompts: Prompts, out: Path, encoder: Encoder, report: Report) -> PreparedHead:
-    """Index photographs with captions, find those for the names, and fit a head on them; the test ones are kept out."""
+    """Index photographs with captions, retrieve some for each name, no test photographs, and fit a head on them."""
     if not (out / "pictures.parquet").exists():
         with replacing(out / "pictures.parquet") as partial:
             write_pictures(partial, names=prompts.labels.names)
@@ -200,7 +206,7 @@ def _classify(
 
 
 def score_bands(predictions: Path, bands: Sequence[str] = BANDS) -> dict[str, Score]:
-    """Return the scores of `bands` and of all rows, of a predictions file with columns label, predicted_label, seed."""
+    """Return the scores of each band and of all rows of a predictions file (label, predicted_label, seed)."""
     band_of = pl.DataFrame({"label": [c.name for c in concepts()], "band": [c.band for c in concepts()]})
     table = pl.read_parquet(predictions, columns=["label", "predicted_label", "seed"]).join(band_of, on="label")
     table = table.with_columns((pl.col("label") == pl.col("predicted_label")).fill_null(False).alias("right"))

@@ -1,8 +1,8 @@
-"""Download the images of a list of addresses with img2dataset: webdataset tars, and a status for every address.
+"""Download the images of a list of URLs with img2dataset: webdataset tars, and a status for every URL.
 
-img2dataset runs in a process of its own, so a script needs no `__main__` guard. What it may open is narrowed (see
-web/guard): private hosts, other schemes than http and https, and endless answers are refused. Owners who opted out by
-the X-Robots-Tag header are respected, as img2dataset does by default.
+img2dataset runs in a process of its own, so a script needs no `__main__` guard. It may not open everything (see
+images/web/guard.py): private hosts, other schemes than http and https, and endless responses are refused. Images whose
+owners opted out by the X-Robots-Tag header are not downloaded.
 """
 
 from __future__ import annotations
@@ -60,10 +60,12 @@ class DownloadError(RagClipError):
 
 @dataclass(frozen=True, slots=True)
 class DownloadSummary:
-    """What the folder `output` holds now, over all runs: urls = downloaded + failed.
+    """What the folder `output` contains now, over all runs: urls = downloaded + failed.
 
-    `errors` counts the last error of the failed addresses, the most frequent first. `tried` addresses were asked for in
-    this run, which took `seconds`.
+    output: the folder.
+    urls, downloaded, failed: how many URLs, and how many of each outcome.
+    errors: how often each error is the last of a failed URL, most frequent first.
+    tried, seconds: URLs requested in this run, and how long it took.
     """
 
     output: Path
@@ -76,23 +78,23 @@ class DownloadSummary:
 
     def __str__(self) -> str:
         """Say it in one line."""
-        return f"{self.downloaded} of {counted(self.urls, 'image')} in {self.output}; {self.tried} asked for now"
+        return f"{self.downloaded} of {counted(self.urls, 'image')} in {self.output}; {self.tried} requested now"
 
     __repr__ = __str__
 
 
 @dataclass(frozen=True, slots=True)
 class Fetching:
-    """How images are asked for and stored.
+    """How images are requested and stored.
 
-    image_side: images with a longer shorter side, in pixels, are made smaller and stored as JPEG.
+    image_side: images whose shorter side is longer than this, in pixels, are scaled down and stored as JPEG.
     timeout: seconds for each step of a connection.
-    processes: by default one per processor, up to 16.
+    processes: by default one per processor, at most 16.
     threads: connections of each process.
-    shard_rows: addresses of a tar; a run that is killed loses the tar that it was at.
-    allow_private: also ask addresses of private networks.
+    shard_rows: URLs in a tar; an interrupted run loses the tar that it was making.
+    allow_private: also request URLs of private networks.
 
-    An answer may be 32 MiB, 36 million pixels and 60 seconds long. Raises ValueError for numbers below 1.
+    A response may have 32 MiB and 36 million pixels, and take 60 seconds. Raises ValueError for numbers below 1.
     """
 
     image_side: int = 512
@@ -120,7 +122,7 @@ class Fetching:
 
     @property
     def guard(self) -> dict[str, Any]:
-        """What may be opened."""
+        """What img2dataset may open."""
         return {"allow_private": self.allow_private, "max_bytes": MAX_BYTES, "max_seconds": MAX_SECONDS}
 
 
@@ -137,14 +139,14 @@ def download_images(
 ) -> DownloadSummary:
     """Download images into webdataset tars below `output`, which `index_images` reads.
 
-    lists: Parquet, CSV, TSV or text files of addresses with captions.
-    output: the folder of the tars. Addresses for which it has a status are not asked for again.
+    lists: Parquet, CSV, TSV or text files of URLs with captions.
+    output: the folder of the tars. URLs with a status are not requested again.
     url_column, caption_column: the columns of the lists; None for no captions.
-    retry_failed: ask again for addresses that failed, but never for those whose owner opted out.
+    retry_failed: request failed URLs again, except for those whose owner opted out.
     fetching: sizes, time limits and connections.
     running: `force` and progress.
 
-    A run that was cut short continues with the tar that it was at.
+    An interrupted run continues with the tar that it was making.
 
     Raises FileNotFoundError and ValueError for unusable lists, DownloadError if img2dataset is not installed or fails,
     and BusyError if another process downloads into `output`.
@@ -163,7 +165,7 @@ def download_images(
 
 
 def _download(addresses: pl.DataFrame, output: Path, run: _Runner, *, retry_failed: bool) -> None:
-    """Finish the rounds that were begun; then ask for new addresses and, if wanted, for those that have failed."""
+    """Finish the rounds that were begun; then request new URLs and, if wanted, failed ones."""
     for turn in list_rounds(output):
         run(turn)
     rounds = list_rounds(output)
@@ -199,7 +201,7 @@ class _Runner:
             tail = log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:]
             raise DownloadError(
                 f"img2dataset ended with exit code {process.returncode} and {len(turn.done())} of {turn.shards} shards "
-                f"finished; they are kept, run again to go on. The end of {log}:\n{tail}"
+                f"finished; they are kept; run again to continue. The end of {log}:\n{tail}"
             )
 
 
@@ -225,7 +227,7 @@ def _job(turn: Round) -> dict[str, Any]:
 
 @contextmanager
 def _child(job: Mapping[str, Any], log: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the worker, and end it with all that it started when the block is left."""
+    """Start the worker; end it and its child processes when the block is left."""
     command = [sys.executable, "-P", "-m", "rag_clip.images.web.worker", json.dumps(job)]
     environment = {
         **os.environ,

@@ -1,6 +1,6 @@
-"""The embed stage: read captions, clean them, embed them, and keep them as shards (see shards.py).
+"""The embed stage: read captions, clean them, embed them, and keep them as shards (see captions/shards.py).
 
-A shard that is there is not embedded again, so a run that was killed goes on, and further files add to the folder.
+A finished shard is not embedded again: an interrupted run continues, and further files add to the folder.
 """
 
 from __future__ import annotations
@@ -30,10 +30,16 @@ from .running import Running
 
 @dataclass(frozen=True, slots=True)
 class EmbedSummary:
-    """What the shards of these files hold, read = kept + repeated + sum(dropped), and what this run did for it.
+    """What the shards of the files contain, read = kept + repeated + sum(dropped), and what this run did.
 
-    `embedded` captions in `written` shards are this run's; `finished` shards were there. `failures` say which files
-    could not be read to their end, and why; `failed` counts them. `keys` name the shards. Stages overlap in time.
+    shards, keys: the folder of the shards, and their names.
+    read, kept: rows of the files, and captions in the shards.
+    repeated: rows with the source and text of an earlier row.
+    dropped: rows that cleaning dropped, by reason.
+    embedded, written: captions and shards of this run.
+    finished: shards of earlier runs.
+    failed, failures: files that could not be read to the end: their number, and the reasons.
+    seconds, bottleneck: seconds per stage, which overlap in time, and the slowest stage.
     """
 
     shards: str
@@ -99,7 +105,7 @@ def embed_sources(
     cleaning: CleaningSettings,
     report: Report = silent,
 ) -> EmbedSummary:
-    """Do as `embed_captions`, with files already found."""
+    """Embed the captions of source files, as `embed_captions` does."""
     clock, folder, part = StageClock(report=report), shards.place, shards.part
     with _holding(folder, part):
         rules = prepare_filter(cleaning, sources, folder, clock)
@@ -122,7 +128,7 @@ def embed_sources(
 
 @contextmanager
 def _holding(folder: Path, part: tuple[int, int]) -> Iterator[None]:
-    """Hold the folder alone, or its part of it."""
+    """Lock the folder; for a part of the corpus, lock that part, and share the folder with the other parts."""
     doing = f"embed into {folder}"
     if part[1] == 1:
         with locked(folder / "lock", doing=doing):

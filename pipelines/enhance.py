@@ -1,4 +1,4 @@
-"""Enhance a label set and write its prompts; say how much further apart its classes are, and compare with controls."""
+"""Enhance a label set and write its prompts; measure how much further apart its classes are; compare with controls."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SAMPLES = 3
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Top-1 in percent on the labelled images, over all images and as the mean over the classes that have some."""
+    """Top-1 accuracy in percent on labelled images: over all images, and as the mean over the classes with images."""
 
     images: float
     classes: float
@@ -56,7 +56,7 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """Mean average precision in percent where images have several labels: at eleven points, as VOC 2007, and plain."""
+    """Mean average precision in percent of multi-label images: at eleven points (VOC 2007), and over all points."""
 
     eleven_points: float
     plain: float
@@ -64,10 +64,11 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is set beside a recipe: a `control` written in its place, and `labelled` images on which all are scored.
+    """What a recipe is compared with.
 
-    `seed` is that of the controls. With images, templates, the recipe and all its controls are scored; nothing is
-    chosen by that.
+    control: written instead of the recipe's prompts.
+    seed: of the controls.
+    labelled: images on which the templates, the recipe and all its controls are scored; the scores choose nothing.
     """
 
     control: Control | None = None
@@ -77,11 +78,18 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class EnhanceSummary:
-    """What `enhance_labels` did: counts, notes, how well the classes are told apart before and after, and seconds.
+    """What `enhance_labels` did.
 
-    `without_captions` classes have none in the index; of `untrusted` ones all that were found were refused. `sample` is
-    the first class with texts beside its templates, or else the first, with the heaviest of its texts. `before` and
-    `after` judge the templates alone and the prompts written; `compared` is empty without labelled images.
+    output: the prompts file.
+    classes, texts, captions: how many were written; captions are the texts mixed into the templates.
+    without_captions: classes for which the index has no captions.
+    untrusted: classes whose captions were all refused.
+    sample: the first class with texts beside its templates, or else the first class, and the texts with most weight.
+    before, after: how distinguishable the classes are by the templates alone, and by the prompts written.
+    separated: which classes moved apart, and which moved closer.
+    compared: scores on labelled images by method; empty without them.
+    provenance: that of the prompts.
+    seconds, bottleneck: seconds per stage, and the slowest stage.
     """
 
     output: Path
@@ -104,7 +112,7 @@ class EnhanceSummary:
         return (
             f"{self.output}: {counted(self.classes, 'class')}, {counted(self.texts, 'text')}, "
             f"{self.captions} of them mixed in; {counted(self.without_captions, 'class')} without captions, "
-            f"{self.untrusted} without any to trust"
+            f"{self.untrusted} without trusted captions"
         )
 
     __repr__ = __str__
@@ -124,10 +132,16 @@ def enhance(
 ) -> Prompts:
     """Turn class names into prompts by a recipe, and return them; `write_prompts` writes them to a file.
 
-    `labels` are a list of names, the path of a label file, or a LabelSet; `recipe` is a name of index/recipes.toml, a
-    TOML file, or a Recipe. `index` is a place or an open store, which records the encoder that `encoder` is by default.
-    `images` without labels choose, as for `enhance_labels`. Raises TypeError for what it cannot take, and ValueError as
-    `rag_clip.prompts.enhance.enhance`.
+    labels: a list of names, a label file, or a LabelSet.
+    encoder: an encoder or the name of a model; by default the one that the index records.
+    recipe: a name of index/recipes.toml, a TOML file, or a Recipe.
+    index: a folder, the address of a Qdrant server, or an open store.
+    control: returned instead of the recipe's prompts.
+    seed: of the control.
+    images: images without labels that choose the texts, as for `enhance_labels`.
+    report: called with the progress.
+
+    Raises TypeError for arguments of other types, and ValueError as `rag_clip.prompts.enhance.enhance`.
     """
     labels, recipe = to_labels(labels), to_recipe(recipe)
     clock, running = StageClock(report=report), Running(report=report)
@@ -155,12 +169,12 @@ def enhance_labels(
 
     labels, encoder, recipe, index: as for `enhance`.
     output: .parquet, or .json to edit.
-    comparison: a control to write instead, and labelled images to score all on.
+    comparison: a control to write instead, and labelled images on which all are scored.
     images: images without labels, such as those to classify. They choose the texts of each class among templates alone
         and those of the recipe (see `rival_recipes`, and `refinement.choose_texts`).
     running: processes, batch size, `force` and progress.
 
-    Raises ValueError as `enhance` and `write_prompts`, and (without `force`) for an `output` that belongs to others;
+    Raises ValueError as `enhance` and `write_prompts`, and (without `force`) for an `output` of another program;
     BusyError if another process writes it.
     """
     labelled, control, report = comparison.labelled, comparison.control, running.report
@@ -233,7 +247,7 @@ def _chosen(
 
 
 def _record(store: Store | None) -> Mapping[str, Any]:
-    """Return the encoder that an index was built with, as provenance has it."""
+    """Return the encoder that an index was built with, as provenance records it."""
     return {} if store is None else {"encoder": asdict(store.card.encoder)}
 
 

@@ -1,7 +1,7 @@
 """Measure prompts and heads on labelled images: tasks x prompts files x heads, on features that are encoded once.
 
-A run that is finished stays beside the results, under the name of all that decides its numbers: the same call again
-measures only what is new, and a run that was cut short goes on where it stopped.
+Finished runs are kept beside the results, each under a hash of everything that decides its numbers: the same call again
+measures only what is new, and an interrupted call continues where it stopped.
 """
 
 from __future__ import annotations
@@ -43,7 +43,14 @@ from .running import Running
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class EvaluateSummary:
-    """What `evaluate` did: the runs measured now, those found from before, images that could not be used, seconds."""
+    """What `evaluate` did.
+
+    output: the results file.
+    results: of all runs, in order.
+    measured, found: runs measured in this call, and runs kept from earlier calls.
+    failed: images that could not be used.
+    seconds, bottleneck: seconds per stage, and the slowest stage.
+    """
 
     output: Path
     results: tuple[Result, ...]
@@ -54,7 +61,7 @@ class EvaluateSummary:
     bottleneck: str
 
     def to_polars(self) -> pl.DataFrame:
-        """Return the numbers in long form, as they lie in `output`: a row per task, run, metric and item."""
+        """Return the numbers in long form, as in `output`: a row per task, run, metric and item."""
         tables = [to_table(result) for result in self.results]
         return pl.DataFrame(pa.concat_tables(tables)) if tables else pl.DataFrame()
 
@@ -65,7 +72,9 @@ class EvaluateSummary:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows = ({"task": one.task, "run": one.run, one.main.metric: one.main.value} for one in self.results)
+        rows = (
+            {"task": result.task, "run": result.run, result.main.metric: result.main.value} for result in self.results
+        )
         return html_table(str(self), rows)
 
 
@@ -90,14 +99,14 @@ def evaluate(
     output: a Parquet file; without it, results are in a temporary file for as long as the summary exists.
     encoder: an encoder or the name of a model; by default the one that the first prompts record.
     heads: heads to measure beside every text, on support files or on shots drawn from the tasks.
-    candidates: names added to the classes, to find those that take most images from texts alone.
+    candidates: names added to the classes, to find those to which texts alone lose most images.
     reuse: a folder that keeps image features, and the index whose captions are already encoded.
     running: processes, batch size, `force` and progress. Each finished run is reported, in order, as the `item` of an
         event of the whole.
 
     Raises ValueError for input and settings that cannot be used, and for an `output` that is an input or (without
-    `force`) not of an earlier call; FileNotFoundError for a missing file, PermissionError for a place that may not be
-    written to, and BusyError where another process writes `output`.
+    `force`) not of an earlier call; FileNotFoundError for a missing file, PermissionError if `output` must not be
+    written, and BusyError if another process writes it.
     """
     texts, clock, report = to_prompt_files(prompts), StageClock(report=running.report), running.report
     tasks = to_tasks(tasks, labels=texts[0].prompts.labels if texts else None)
@@ -130,7 +139,7 @@ def evaluate(
                 result = measure(run, images)
                 store_run(output, result)
                 measured += 1
-            # Its key says what decides the numbers, not what they are called.
+            # The key identifies the numbers; the names of task and run may have changed.
             results.append(replace(result, task=task.name, run=run.name, tier=run.tier, settings=run.settings))
             tables.append(to_table(results[-1]))
             write_tables(output, tables)
@@ -150,11 +159,11 @@ def _plan(
     encoder: Encoder | None,
     index: str | None,
 ) -> list[tuple[ImageTask, list[Run | ShotRun]]]:
-    """Return the runs of each task, before anything is read of its images or encoded."""
+    """Return the runs of each task, before any image is read or encoded."""
     _check_names(tasks)
     if candidates and not (texts and encoder):
         raise ValueError(
-            "names are added to the classes of prompts files; give prompts, and the model that encodes them"
+            "candidate names are added to the classes of prompts; give prompts, and the model that encodes them"
         )
     mark = None if encoder is None else encoder.fingerprint
     plans: list[tuple[ImageTask, list[Run | ShotRun]]] = []
@@ -168,7 +177,7 @@ def _plan(
 def _walk(
     plans: Sequence[tuple[ImageTask, list[Run | ShotRun]]], read: Callable[[ImageTask], Labelled], clock: StageClock
 ) -> Iterator[tuple[ImageTask, Run | ShotRun, TaskImages]]:
-    """Yield each run with the images of its task, which are let go before those of the next."""
+    """Yield each run with the images of its task, which are released before those of the next task are read."""
     for task, planned in plans:
         images = TaskImages(task, read, clock)
         for run in planned:
@@ -179,7 +188,7 @@ def _check_names(tasks: Sequence[ImageTask]) -> None:
     names = [task.name for task in tasks]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated:
-        raise ValueError(f"two tasks are called {repeated!r}; name them apart")
+        raise ValueError(f"two tasks have the name {repeated!r}; give each a name of its own")
 
 
 def evaluate_outputs(output: Path, features: str | Path | None) -> list[tuple[str | Path | None, str]]:

@@ -1,4 +1,4 @@
-"""Explain a class by its texts, and the class of an image by the texts that decided for it."""
+"""Explain a class by its texts, and the class of an image by the texts that decided it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ from rag_clip.report.explanation import explanation_html, write_page
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What was asked of: the texts of a class, those that decided for an image, or both; `picture` is its file."""
+    """The texts of a class, the texts that decided an image's class, or both.
+
+    label: the explanation of a class, or None.
+    image: the explanation of an image, or None.
+    picture: the bytes of the image file, or None.
+    """
 
     label: LabelExplanation | None
     image: ImageExplanation | None
     picture: bytes | None
 
     def write_page(self, path: str | Path, *, force: bool = False) -> None:
-        """Write an HTML page with the picture and a bar for every text; raises as `report.explanation.write_page`."""
+        """Write an HTML page with the picture and a bar per text; errors as `report.explanation.write_page`."""
         write_page(path, label=self.label, image=self.image, picture=self.picture, force=force)
 
     def __str__(self) -> str:
@@ -55,12 +60,19 @@ def explain(
     count: int = 10,
     report: Report = on_screen,
 ) -> Explanation:
-    """Explain the class `label` of `prompts` by its texts and its `count` nearest classes, or an `image`, or both.
+    """Explain a class by its texts and its nearest classes, the class of an image, or both.
 
-    An image is explained by the class it gets against the second, or against `label` where one is given. The nearest
-    classes are compared with those of the prompts `before`, by default the templates alone. `encoder` is by default the
-    one that the prompts record. Raises ValueError as `explain_label` and `explain_image`, and where there is nothing to
-    explain; TypeError for what cannot be prompts, an image or an encoder.
+    prompts: the prompts, or their file.
+    label: the class to explain; with an image, the class that the image's class is compared with (by default its
+        second).
+    image: the image to explain.
+    encoder: an encoder or the name of a model; by default the one that the prompts record.
+    before: earlier prompts, whose nearest classes are compared; by default the templates alone.
+    count: how many nearest classes are shown.
+    report: called with the progress.
+
+    Raises ValueError as `explain_label` and `explain_image`, and if there is nothing to explain; TypeError for what
+    cannot be prompts, an image or an encoder.
     """
     if label is None and image is None:
         raise ValueError("there is nothing to explain; give a class name, an image, or both")

@@ -44,11 +44,11 @@ def prepare_head(
     encoder: the encoder of the classifier, or the name of a model; by default the one that the support file records.
     others: further encoders by name, or names of models; their features come from the files, or from the images stored
         in them.
-    validation: a support file of other images, on which open settings are chosen.
+    validation: a support file of other images, on which settings that are not given are chosen.
     options: settings that differ from the defaults, as in TOML, for a head given by name.
     report: called with the progress.
 
-    The evidence decides how much of the head is used, which may be nothing: see `classifiers/floor.py` and
+    Held-out images decide how much of the head is used, which may be nothing: see `classifiers/floor.py` and
     `PreparedHead.without_floor`. Raises TypeError for what cannot be labels or an encoder, and ValueError as
     `rag_clip.classifiers.prepared.prepare_head`.
     """

@@ -1,7 +1,7 @@
-"""Build an index of images with their captions: decode, embed both, clean, judge the noise, and write to Qdrant.
+"""Build an index of images with their captions: decode, embed both, clean, estimate noise, and write to Qdrant.
 
-Embedded rows are stored shard by shard before anything is written to the index: a run that was cut short, or another
-index from the same images, decodes and embeds nothing twice, not even where captions are cleaned in another way.
+Embedded rows are stored shard by shard before anything is written to the index: an interrupted run, or another index of
+the same images, decodes and embeds nothing twice, even if captions are cleaned with other settings.
 """
 
 from __future__ import annotations
@@ -49,13 +49,17 @@ STORED = ("id", "text", "source", "url", "sha256", "phash", "width", "height", *
 class ImagesSummary:
     """What `index_images` did: rows = usable + failed + sum(dropped) = embedded now + from_shards of an earlier run.
 
-    A row is an image with one of its captions.
+    A row is an image with one of its captions; the index contains each pair once.
 
-    `reasons` counts why rows failed, and the file `failures` lists each of them. `dropped` counts the captions that
-    cleaning left out, with their images, by reason; a sample lies in the folder `dropped` beside `failures`. `noisy`
-    pairs have a noise probability of at least one half (None where noise was not judged, or the pair is the only one).
-    `count` is the size of the index now: a pair is stored once however often it is given. `seconds` are per stage;
-    those of "decode" are the mean over the worker processes.
+    location: the index.
+    rows, usable, failed: rows read, rows in the index, and rows that could not be used.
+    dropped: rows that cleaning dropped, by reason; the folder `dropped` beside `failures` has a sample of them.
+    reasons, failures: why rows failed, counted, and the file with the reason of each.
+    embedded, from_shards: rows embedded in this run, and rows from shards of an earlier run.
+    noisy: pairs with a noise probability of at least one half; None if noise was not estimated, or for a single pair.
+    count: pairs in the index now.
+    seconds: per stage; "decode" is the mean over the worker processes.
+    bottleneck: the slowest stage.
     """
 
     location: str
@@ -108,12 +112,12 @@ def index_images(
     running: processes, batch size, `force` and progress.
 
     Each point has the vectors `image` and `text`; its id is made from the image's SHA-256 and the caption. The index
-    notes what became of the rows.
+    records how many rows were kept and dropped.
 
     Raises FileNotFoundError for a missing file; ValueError for files without usable pairs, wrong columns or settings,
     an index of another encoder, schema or cleaning, a limit of rows, and outputs that are inputs or (without `force`)
-    belong to others; OSError for a damaged file, and if shards cannot be written; StoreError if the index is in use or
-    cannot be written, BusyError if another process embeds into `shards`. Nothing is made if no pair is usable.
+    belong to other programs; OSError for a damaged file, and if shards cannot be written; StoreError if the index is in
+    use or cannot be written, BusyError if another process embeds into `shards`. Nothing is made if no pair is usable.
     """
     pairs, encoder, report = to_places(pairs, "pairs"), to_encoder(encoder), running.report
     folder, cleaning, clock = choose_shards(index, shards), cleaning or load_cleaning(), StageClock(report=report)
@@ -173,7 +177,7 @@ def _embed(
     decoding: Decoding,
     clock: StageClock,
 ) -> tuple[list[PairShards], int]:
-    """Embed what the shards of all files miss; return them, and how many pairs were embedded."""
+    """Embed the rows that are missing in the shards; return the shards, and how many pairs were embedded."""
     parts, embedded = [], 0
     advance = clock.counting("embed", unit="images")
     with image_engine(encoder, decoding, examine=examine, clock=clock, stage="encode images") as engine:
@@ -194,7 +198,7 @@ def _embed(
 
 
 def choose_shards(index: str | Path, shards: str | Path | None) -> Path:
-    """Return the folder of embedded rows, by default beside the index; raises ValueError where that is a server."""
+    """Return the folder of embedded rows, by default beside the index; raise ValueError if that is a server."""
     if shards is not None:
         return Path(shards)
     location = Location(str(index))
@@ -211,7 +215,7 @@ def _fill(store: Store, pairs: CleanPairs, noise: np.ndarray | None, clock: Stag
 
 
 def _load(pairs: CleanPairs, store: Store, noise: np.ndarray | None, advance: Callable[[int], None]) -> None:
-    """Write the pairs, with their probability of noise where it was judged."""
+    """Write the pairs, with their probability of noise if it was estimated."""
     first = 0
     for table in pairs.read(STORED):
         end = first + len(table)
@@ -227,7 +231,7 @@ def _load(pairs: CleanPairs, store: Store, noise: np.ndarray | None, advance: Ca
 
 
 def _describe(pairs: CleanPairs, reasons: Mapping[str, int], cleaning: CleaningSettings) -> dict[str, Any]:
-    """Return what became of the rows of this run: those that failed are among those dropped."""
+    """Return how many rows of this run were kept and dropped; failed rows count as dropped."""
     return {
         "files": len(pairs.parts),
         "read": _count_rows(pairs.parts),
@@ -242,5 +246,5 @@ def _count_rows(parts: Sequence[PairShards]) -> int:
 
 
 def _nothing_usable(parts: Sequence[PairShards], reasons: Mapping[str, int]) -> str:
-    found = ", ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "there are none"
-    return f"none of {_count_rows(parts)} rows is an image with a caption to keep: {found}"
+    found = ", ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "there are no rows"
+    return f"no row of {_count_rows(parts)} is an image with a caption to keep: {found}"

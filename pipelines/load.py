@@ -1,7 +1,7 @@
-"""The load stage: shards into an index. Nothing is embedded, so another graph or compression costs a load alone.
+"""The load stage: shards into an index. Nothing is embedded, so another graph or compression costs one load.
 
-What is loaded is remembered per index and shard, beside the shards; a load that was killed goes on with the shard that
-it was at. Ids make writing a caption again harmless.
+What has been loaded is recorded for each index and shard, beside the shards; an interrupted load continues with the
+shard that it had begun. A caption has the same id each time, so writing it again is harmless.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ UPSERT_ROWS = 2048  # eight requests to a server, three of them under way at onc
 
 @dataclass(frozen=True, slots=True)
 class LoadSummary:
-    """What a load did: `written` captions of `loaded` shards, `finished` shards were in the index already.
+    """What a load did.
 
-    `added` of the written ones were new to the index, as far as its growth tells: where others wrote to it meanwhile,
-    theirs may be among them. `count` is its size now. `failures` say which files of the corpus
-    were embedded only in part.
+    location: the index.
+    loaded, finished: shards written in this run, and shards that the index already had.
+    written, added: captions written, and how many of them were new, measured by the growth of the index (if other
+        programs write to it at the same time, their captions are counted too).
+    count: captions in the index now.
+    failed, failures: files of the corpus that were embedded only in part: their number, and the reasons.
+    seconds, bottleneck: seconds per stage, and the slowest stage.
     """
 
     location: str
@@ -68,14 +72,17 @@ def load_shards(
 ) -> LoadSummary:
     """Write the shards of a folder to an index, made if it does not exist, and optimise it.
 
-    `index` is a folder or the address of a Qdrant server, `schema` defaults to index/captions.toml. Of a file that
-    changed between runs, the shards of its newest version count. Loading again writes nothing.
+    shards: the folder of the shards. If a file of captions changed between runs, the shards of its newest version are
+        loaded.
+    index: a folder, or the address of a Qdrant server.
+    schema: by default index/captions.toml.
+    report: called with the progress.
 
-    The index notes in its card what became of the rows of the corpus.
+    Loading again writes nothing. The card of the index records how many rows of the corpus were kept and dropped.
 
     Raises FileNotFoundError for a folder without shards; ValueError for shards of several encoders or cleanings, and
-    for an index of another encoder or schema; StoreError where the index is in use, out of space or unreachable,
-    BusyError where another process loads the folder into it; OSError for a damaged shard. What was loaded is kept.
+    for an index of another encoder or schema; StoreError if the index is in use, out of space or unreachable,
+    BusyError if another process loads the folder into it; OSError for a damaged shard. Finished shards are kept.
     """
     folder = Path(shards)
     check_outputs([(index, "index")], inputs=[folder])
@@ -89,17 +96,17 @@ def load_shards(
 
 
 def check_agreement(folder: Path, manifests: Sequence[Manifest]) -> None:
-    """Refuse shards that do not belong in one index."""
+    """Raise ValueError for shards that do not belong in one index: of several encoders or cleanings."""
     first = manifests[0]
     for manifest in manifests:
         if not manifest.encoder.agrees_with(first.encoder) or manifest.dim != first.dim:
             raise ValueError(
-                f"the shards in {folder} are of two encoders, {first.encoder} and {manifest.encoder}; "
+                f"the shards in {folder} were made by two encoders, {first.encoder} and {manifest.encoder}; "
                 "keep a folder for each"
             )
         if manifest.settings != first.settings:
             raise ValueError(
-                f"the shards in {folder} were cleaned in two ways ({first.key} and {manifest.key}); "
+                f"the shards in {folder} were cleaned with different settings ({first.key} and {manifest.key}); "
                 "keep a folder for each"
             )
 
@@ -107,7 +114,7 @@ def check_agreement(folder: Path, manifests: Sequence[Manifest]) -> None:
 def load_into(store: Store, folder: Path, manifests: Sequence[Manifest], *, report: Report = silent) -> LoadSummary:
     """Write shards to an open index and optimise it.
 
-    Raises ValueError, before writing, for shards that were cleaned in another way than what the index holds.
+    Raises ValueError, before writing, for shards cleaned with other settings than the captions in the index.
     """
     for cleaning in manifests[:1]:
         check_cleaning(store, _settings(cleaning))
@@ -145,17 +152,17 @@ def _settings(manifest: Manifest) -> CleaningSettings:
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"the shard {manifest.key} was cleaned with settings that are none ({reason}): embed its file again"
+            f"the shard {manifest.key} was cleaned with invalid settings ({reason}); embed its file again"
         ) from None
 
 
 def _name(store: Store) -> str:
-    """Name this index, and not another one that was made later in its place."""
+    """Return a name of this index; a later index in the same place has another."""
     return hashlib.sha256(f"{Location(store.location).absolute} {store.card.created}".encode()).hexdigest()[:16]
 
 
 def _loaded(record: Path, store: Store, manifests: Sequence[Manifest]) -> Collection[str]:
-    """Return the keys that are on record and whose probes the index has: it may be older than the record."""
+    """Return the recorded keys whose probe captions the index contains; the index may be older than the record."""
     on_record = _on_record(record, manifests)
     found = {hit.id for hit in store.fetch([probe for manifest in on_record for probe in manifest.probes])}
     return {manifest.key for manifest in on_record if found.issuperset(manifest.probes)}
@@ -167,7 +174,7 @@ def _on_record(record: Path, manifests: Sequence[Manifest]) -> list[Manifest]:
 
 
 def _note_corpus(store: Store, manifests: Sequence[Manifest]) -> None:
-    """Keep in the index how many rows of how many files became captions, and why the others did not."""
+    """Record in the index how many rows of how many files became captions, and why the others did not."""
     if not manifests:
         return
     facts = {
@@ -186,7 +193,7 @@ def _note_corpus(store: Store, manifests: Sequence[Manifest]) -> None:
 
 
 def _line(manifest: Manifest) -> str:
-    """Identify a shard as it is; one that failed may have been completed since."""
+    """Return a line that identifies a shard and its state; an incomplete shard may be completed later."""
     return f"{manifest.key} {manifest.rows} {manifest.kept} {manifest.status}"
 
 

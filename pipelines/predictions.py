@@ -1,4 +1,4 @@
-"""Write the predictions: every input column, then what was matched, in one pass over the files."""
+"""Write the predictions: every input column, then the prediction columns, in one pass over the files."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ REFINED_COLUMNS = {**COLUMNS, "label_alone": pa.string()}
 
 
 def prediction_columns(taken: Sequence[str], *, refined: bool = False) -> tuple[str, ...]:
-    """Name the columns of predictions; all take the prefix `predicted_` where the input has a column of such a name.
+    """Return the names of the prediction columns, all with the prefix `predicted_` if the input has one of the names.
 
-    Refined predictions have one column more. Input columns keep their names. Raises ValueError where the prefixed names
-    are taken as well.
+    Refined predictions have one more column. Input columns keep their names. Raises ValueError if the input has one of
+    the prefixed names as well.
     """
     columns = tuple(REFINED_COLUMNS if refined else COLUMNS)
     for names in (columns, tuple(f"predicted_{name}" for name in columns)):
@@ -49,7 +49,7 @@ def prediction_columns(taken: Sequence[str], *, refined: bool = False) -> tuple[
 
 
 def output_schema(schema: pa.Schema, columns: Sequence[str], facts: Mapping[str, Any]) -> pa.Schema:
-    """Append `columns` to the input's schema, and the run's facts to its metadata, as JSON under the key rag_clip."""
+    """Append `columns` to the input's schema, and the run's facts to its metadata, as JSON with the key rag_clip."""
     added = [pa.field(name, kind) for name, kind in zip(columns, REFINED_COLUMNS.values(), strict=False)]
     metadata = with_features(schema.metadata or {}, schema, added)
     metadata[b"rag_clip"] = json.dumps({**facts, "columns": columns}, sort_keys=True, default=str).encode()
@@ -68,8 +68,15 @@ def write_predictions(
 ) -> None:
     """Write the rows of every file beside their predictions to `path`.
 
-    `schema` is `kept`, that of the input, with the columns of predictions after it. Memory holds one row group, of
-    about `ROW_GROUP_BYTES`.
+    path: the Parquet file.
+    sources: the files, with the features of their rows.
+    schema: that of the output: `kept`, then the prediction columns.
+    kept: the schema of the input.
+    predict: returns the prediction columns for features.
+    clock: collects seconds per stage.
+    advance: called with the number of rows written.
+
+    Memory holds one row group of about `ROW_GROUP_BYTES`.
     """
     with pq.ParquetWriter(path, schema) as writer:
         for file, cache in sources:
@@ -99,9 +106,9 @@ def predict_rows(
     batch_size: int,
     device: torch.device,
 ) -> list[pa.Array]:
-    """Return the columns of `COLUMNS` for the rows of a shard; rows with an error have nulls and their error.
+    """Return the columns of `COLUMNS` for the rows of a shard; rows with an error have nulls and the error.
 
-    Those of a refined classifier are the columns of `REFINED_COLUMNS`.
+    For a refined classifier, the columns are `REFINED_COLUMNS`.
     """
     good = features.good
     names = pa.array(classifier.labels.names, pa.string())
@@ -135,7 +142,7 @@ def images_of(features: FeatureRows, rows: np.ndarray, device: torch.device) -> 
 
 
 def _match(classifier: Classifier, images: Features, scoring: Scoring) -> tuple[Matches, torch.Tensor]:
-    """Return the ranked classes, and the best class [n] of the images, each alone."""
+    """Return the ranked classes, and the best class [n] of each image by itself."""
     top_k, scores, labels = scoring.top_k, scoring.scores, classifier.labels
     if not isinstance(classifier, Refined):
         matches = match(classifier, images, top_k=top_k, scores=scores)

@@ -1,7 +1,7 @@
-"""The embed stage on a Ray cluster that is there already: the same shards and manifests, made by one model per GPU.
+"""The embed stage on an existing Ray cluster: the same shards and manifests, made by one model per GPU.
 
-Needs the extra `ray`. Ray Data keeps the models loaded and hands them parts of the corpus; all else is `embed_captions`
-with a part, so a run may be killed, and may go on with Ray, without it, or on another number of machines.
+Needs the extra `ray`. Ray Data keeps the models loaded and gives them parts of the corpus to embed with
+`embed_captions`; an interrupted run continues with Ray, without it, or on another number of machines.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Actors:
     """The models that embed at the same time: `count` actors with `gpus` GPUs each.
 
     `load` makes the encoder on an actor, for example `functools.partial(load_encoder, "ViT-B-32:openai")`. Raises
-    ValueError for less than one actor.
+    ValueError for fewer than one actor.
     """
 
     load: Callable[[], Encoder]
@@ -55,13 +55,13 @@ def embed_on_ray(
 ) -> EmbedSummary:
     """Embed captions as `embed_captions` does, with a model on each of the `actors`; connects to Ray if needed.
 
-    `paths` and the folder of `shards` must be the same on every node. Every part reads the files of the corpus, and
-    skips what belongs to other parts. Raises what `embed_captions` raises, inside a RayTaskError, and ValueError for
-    shards of which only a part is wanted.
+    `paths` and the folder of `shards` must be the same on every node. Every part reads all files of the corpus, and
+    skips the rows of other parts. Raises what `embed_captions` raises, inside a RayTaskError, and ValueError for
+    a part of the shards.
     """
     folder, count = to_shard_folder(shards), actors.count * PARTS_PER_ACTOR
     if folder.part != (0, 1):
-        raise ValueError(f"the actors share out the parts of the shards among them; leave out the part {folder.part}")
+        raise ValueError(f"the actors embed all parts of the shards; leave out the part {folder.part}")
     settings = {
         "paths": [str(path) for path in paths],
         "shards": replace(folder, path=str(folder.place)),
@@ -84,7 +84,7 @@ def embed_on_ray(
 
 
 class _PartEmbedder:
-    """Holds the model of one actor."""
+    """An actor with its model."""
 
     def __init__(self, load: Callable[[], Encoder], count: int, settings: dict[str, Any]) -> None:
         self._encoder, self._count, self._settings = load(), count, settings
@@ -96,7 +96,7 @@ class _PartEmbedder:
 
 
 def _add_up(summaries: Sequence[EmbedSummary]) -> EmbedSummary:
-    """Join the summaries of all parts; seconds are those of all actors together."""
+    """Return the sum of the summaries of all parts; seconds are summed over the actors."""
     clock, dropped = StageClock(), Counter[str]()
     for summary in summaries:
         dropped.update(summary.dropped)

@@ -1,4 +1,4 @@
-"""How a job runs, whatever it computes: processes, what may be replaced, and who hears of its progress."""
+"""How a job runs: worker processes, batch size, what may be replaced, and where progress is reported."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rag_clip.progress_line import on_screen
 class Running:
     """How a job runs; nothing here changes its result.
 
-    workers: processes that decode images; 0 decodes in this one, None is one per processor up to 16, or 0 for at most
-        512 images.
+    workers: processes that decode images; 0 decodes in this process. None uses one per processor, at most 16, or 0 for
+        up to 512 images.
     batch_size: images that the encoder gets at once.
-    force: write even where files of others lie; an input is never written over.
+    force: replace files of other programs; an input is never replaced.
     report: called with the progress; `rag_clip.silent` shows none.
-    shard_rows: rows of a file that are kept at a time; a run that is killed loses the shard that it was at.
+    shard_rows: rows that are stored together; an interrupted run loses the shard that it was making.
 
-    Jobs without images pass over `workers`, `batch_size` and `shard_rows`. Raises ValueError as `Decoding`.
+    Jobs without images ignore `workers`, `batch_size` and `shard_rows`. Raises ValueError as `Decoding`.
     """
 
     workers: int | None = None

@@ -1,4 +1,4 @@
-"""Search an index by text, image, or both, and return what it holds of each hit."""
+"""Search an index by text, image, or both, and return the stored fields of each hit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rag_clip.store.queries import search as search_store
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The hits of one query, best first: rows of id, score, text, source, and the payload that is not null."""
+    """The hits of one query, best first: rows of id, score, text, source, and further fields that are not null."""
 
     query: Query
     hits: tuple[Mapping[str, Any], ...]
@@ -26,13 +26,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class SearchSummary:
-    """What an index holds for each query, in their order."""
+    """The answers of an index, in the order of the queries."""
 
     index: str
     answers: tuple[Answer, ...]
 
     def to_polars(self) -> pl.DataFrame:
-        """Return a row per hit: the text of its query, its rank from 1, and what the index holds of it."""
+        """Return a row per hit: the text of its query, its rank from 1, and its stored fields."""
         columns = {"query": pl.String, "rank": pl.Int64, "score": pl.Float64, "text": pl.String, "source": pl.String}
         rows = [
             {"query": answer.query.text, "rank": rank, **hit}
@@ -67,11 +67,17 @@ def search(
     limit: int = 10,
     where: Mapping[str, Any] | None = None,
 ) -> SearchSummary:
-    """Return at most `limit` hits for each query; an `image` is a query, or part of every one that is a text.
+    """Return at most `limit` hits for each query.
 
-    `mode` is `lexical` by default, and `dense` where there is an encoder, an image, or `over` is "image"; the encoder
-    is then by default the one that the index records. See `rag_clip.store.queries.search` for the others and for what
-    is raised; TypeError for what cannot be a query, an index, an image or an encoder.
+    index: a folder, the address of a Qdrant server, or an open store.
+    queries: texts or `Query` values, one or several.
+    image: a query of its own; with texts, it is combined with each of them.
+    encoder: an encoder or the name of a model; for dense search by default the one that the index records.
+    mode: by default `lexical`; `dense` if there is an encoder, an image, or `over` is "image".
+    over, limit, where: as for `rag_clip.store.queries.search`.
+
+    Raises what `rag_clip.store.queries.search` raises; TypeError for what cannot be a query, an index, an image or an
+    encoder.
     """
     asked = to_queries(queries, image=None if image is None else to_image(image))
     with opened(index) as store:
@@ -84,7 +90,7 @@ def search(
 
 
 def needs_encoder(queries: Sequence[Query], mode: Mode | None, over: Literal["text", "image"] | None) -> bool:
-    """Return whether vectors are compared: asked for by the mode, or where none is given by images on either side."""
+    """Return whether vectors are compared: as the mode says, or without a mode if an image is searched with or for."""
     if mode is not None:
         return mode != "lexical"
     return over == "image" or any(query.image is not None for query in queries)

@@ -1,4 +1,4 @@
-"""Make a support set from an index of images: ask, keep out what is to be classified, concentrate, write."""
+"""Make a support set from an index of images: search, leave out images to classify, choose the best, write."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ from .running import Running
 
 @dataclass(frozen=True, slots=True)
 class Containment:
-    """How many of the `known` images to classify the candidates hold, and the share; copies by what told them first.
+    """How many of the images to classify are among the candidates.
 
-    `threshold` is the cosine from which on images were copies whatever their hash, `recall` the share found of copies
-    that were made to measure on.
+    known: images to classify.
+    contained, rate: how many of them are among the candidates, and their share.
+    exact, perceptual, cosine: candidates left out, by the first test that found them: SHA-256, perceptual hash, cosine.
+    threshold: the cosine from which images count as copies whatever their perceptual hash.
+    recall: the share of altered copies, made to measure this, that were found.
     """
 
     known: int
@@ -45,11 +48,17 @@ class Containment:
 
 @dataclass(frozen=True, slots=True)
 class RetrievedSummary:
-    """What `retrieve_support` did: `images` of `classes` in `output`, chosen among `candidates`; dropped by reason.
+    """What `retrieve_support` did.
 
-    `agreement` is, by class, the share of the images found that zero-shot calls by the class's name; `fallen_back`
-    names had too little of it and have no image, `missing` are all without one. `containment` is None where no images
-    to classify were given.
+    output: the support file.
+    images, classes: images in the file, and classes that have some.
+    candidates: images found, before any was left out.
+    dropped: candidates left out, by reason.
+    agreement: by class, the share of its images that zero-shot assigns to the class.
+    fallen_back: classes with too little agreement, which have no image.
+    missing: all classes without an image.
+    containment: the images to classify among the candidates; None if none were given.
+    seconds: per stage.
     """
 
     output: Path
@@ -85,7 +94,7 @@ def retrieve_support(
     against: Images | str | Path | Sequence[str | Path] = (),
     running: Running = Running(),  # noqa: B008
 ) -> RetrievedSummary:
-    """Write the support set that an index of images (see `index_images`) holds for the classes of `prompts`.
+    """Write a support set of images for the classes of `prompts`, found in an index of images (see `index_images`).
 
     prompts: the classes and their texts, or their file.
     output: a Parquet file.
@@ -94,12 +103,12 @@ def retrieve_support(
     search: by `class`, `texts` or `captions` (see `plan_queries`), 100 candidates per class unless `ImageSearch` says
         otherwise.
     settings: which candidates are kept.
-    against: images to be classified; candidates that equal them, or nearly do, are left out.
+    against: images to be classified; candidates that are copies of them, or nearly, are left out.
     running: processes, batch size, `force` and progress.
 
     Raises ValueError for an index of another encoder, or without images or their hashes, for an output that is an input
-    or (without `force`) belongs to others, and if nothing is left; StoreError if the index is in use, BusyError if
-    another process writes the output.
+    or (without `force`) belongs to another program, and if no image is left; StoreError if the index is in use,
+    BusyError if another process writes the output.
     """
     output, clock, report = Path(output), StageClock(report=running.report), running.report
     asked = search if isinstance(search, ImageSearch) else ImageSearch(search)
@@ -113,7 +122,9 @@ def retrieve_support(
                 classifier = zero_shot(prompts, encoder, report=report)
             candidates = find_candidates(prompts, classifier, store, encoder, asked=asked, clock=clock)
         if not len(candidates):
-            raise ValueError(f"the index at {place} holds no image for any class by {asked.by!r}; ask in another way")
+            raise ValueError(
+                f"the index at {place} has no image for any class when searched by {asked.by!r}; search in another way"
+            )
         clean, containment = candidates, None
         if against.paths:
             with clock.stage("keep out"):

@@ -35,13 +35,17 @@ from .running import Running
 
 @dataclass(frozen=True, slots=True)
 class ShotsSummary:
-    """What `support_from_shots` did: `images` of `classes` in `output`, `validation` images in the file of that name.
+    """What `support_from_shots` did.
 
-    `failed` images were drawn, for either file, but cannot be used; `repeated` were drawn more than once: they stand
-    once, for all classes they were labelled with. `copies` were drawn to validate, but are byte for byte images of the
-    support, and left out. `short` maps classes that had fewer than k images to their number, `missing` are those
-    without any. `reused` tells that `output` was there already, made by the same encoder from the same files with the
-    same settings.
+    output: the support file.
+    images, classes: images in the file, and classes that have some.
+    failed: images drawn, for either file, that could not be used.
+    short: classes with fewer than k images, and how many they have.
+    missing: classes without an image.
+    repeated: images drawn more than once; each is one row, with all of its classes.
+    copies: images drawn for validation that equal an image of the support byte for byte; left out.
+    validation: images in the validation file.
+    reused: whether `output` was there already, made by the same encoder from the same files with the same settings.
     """
 
     output: Path
@@ -59,7 +63,7 @@ class ShotsSummary:
         """Say it in one line."""
         return (
             f"{self.output}: {counted(self.images, 'image')} of {counted(self.classes, 'class')}"
-            f"{', made before and still right' if self.reused else ''}"
+            f"{', unchanged since an earlier run' if self.reused else ''}"
         )
 
     __repr__ = __str__
@@ -67,12 +71,12 @@ class ShotsSummary:
 
 @dataclass(frozen=True, slots=True)
 class ShotSettings:
-    """How shots become support: which are drawn, and what is kept of them.
+    """How labelled images are drawn, encoded and stored.
 
     seed: of the draw.
-    views: random crops whose mean, normalised again, is the feature of an image, ten as in Tip-Adapter; 0 encodes the
-        whole image once.
-    with_images: put the images into the files too, for heads with further encoders.
+    views: an image's feature is the normalised mean over `views` random crops (10 in Tip-Adapter); 0 encodes the whole
+        image once.
+    with_images: store the images in the files too, for heads with further encoders.
 
     Raises ValueError for a negative number of views.
     """
@@ -99,7 +103,7 @@ class _Settings:
 
 
 class _Made(NamedTuple):
-    """A support set in its file, and how many images drawn for it could not be used, or are copies of others."""
+    """A support set in its file; how many images drawn for it could not be used, and how many are copies of others."""
 
     support: Support
     failed: int
@@ -133,8 +137,8 @@ def support_from_shots(
     running: processes, batch size, `force` and progress.
 
     Raises ValueError for labels that are not in the label set, settings out of range, an output that is an input or
-    (without `force`) belongs to others, and if no image can be used or is left to validate; BusyError if another
-    process writes the output.
+    (without `force`) belongs to another program, and if no image can be used or is left for validation; BusyError if
+    another process writes the output.
     """
     images, labels = to_places(images, "images"), to_labels(labels)
     output, judged = Path(output), None if validation_output is None else Path(validation_output)
@@ -146,7 +150,7 @@ def support_from_shots(
     source = Source(files, labels, read_targets(files, labels, images.label_column), images.label_column)
     shots = _choose(source, k, settings.seed, validate=judged is not None)
     if judged and not shots.validation:
-        raise ValueError("no image is left to validate; draw fewer per class, or give more")
+        raise ValueError("no image is left for validation; draw fewer per class, or give more")
     training = _Settings("support", k, **asdict(settings))
     encoder = to_encoder(encoder)
     make = partial(_make, source, encoder=encoder, running=running)
@@ -162,11 +166,11 @@ def _choose(source: Source, k: int, seed: int, *, validate: bool) -> Shots:
     """Draw the rows; an image of several labels counts for each of them."""
     names, targets = source.labels.names, source.targets
     if not isinstance(targets, SeveralLabels):
-        held = [names[row] for row in targets.tolist()]
-        return choose_shots(held, k=k, seed=seed, validation="min(k,4)" if validate else "none")
+        labels = [names[row] for row in targets.tolist()]
+        return choose_shots(labels, k=k, seed=seed, validation="min(k,4)" if validate else "none")
     several = [tuple(compress(names, marks)) for marks in targets.marks.tolist()]
     shots = choose_shared_shots(several, k=k, seed=seed)
-    left = [() if row in set(shots.support) else held for row, held in enumerate(several)]
+    left = [() if row in set(shots.support) else labels for row, labels in enumerate(several)]
     if not validate or not any(left):
         return shots
     return replace(shots, validation=choose_shared_shots(left, k=min(k, MOST_VALIDATION), seed=seed).support)
@@ -200,11 +204,11 @@ def _make(
     encoder: Encoder,
     running: Running,
 ) -> _Made:
-    """Write the support set of `rows` less copies of the rows `apart`, unless it lies at `path` already."""
+    """Write the support set of `rows` without copies of the rows `apart`, unless `path` is that set already."""
     key = _key(source, encoder, settings)
-    held = _read_made(path, key)
-    if held is not None:
-        return held
+    made = _read_made(path, key)
+    if made is not None:
+        return made
     drawn = encode_drawn(
         source,
         sorted(rows),
@@ -218,7 +222,8 @@ def _make(
     copies = len(drawn.rows) - len(used.rows)
     if not used.rows:
         raise ValueError(
-            f"all {copies} images drawn to validate are copies of the support's; give others, or draw fewer"
+            f"every image drawn for validation is a copy of a support image ({counted(copies, 'image')}); "
+            "give other images, or draw fewer"
         )
     facts: dict[str, Any] = {"encoder": asdict(encoder.fingerprint), "method": "shots", "settings": asdict(settings)}
     facts |= {"files": [shown(file.path) for file in source.files], "key": key}
@@ -229,9 +234,9 @@ def _make(
 
 
 def _assemble(source: Source, drawn: Drawn, provenance: Mapping[str, Any]) -> tuple[Support, list[int]]:
-    """Make one row of each different image, and say which row over all files it was.
+    """Return a support row for each distinct image, and the number of its row over all files.
 
-    The targets of an image that was drawn for several classes are shared among them; with several labels, it has all.
+    An image drawn for several classes has equal shares of them; a multi-label image has all of them.
     """
     first = {digest: place for place, digest in reversed(list(enumerate(drawn.hashes)))}
     order = sorted(first.values())
@@ -255,7 +260,7 @@ def _assemble(source: Source, drawn: Drawn, provenance: Mapping[str, Any]) -> tu
 
 
 def _key(source: Source, encoder: Encoder, settings: _Settings) -> str:
-    """Name what decides a support file: another encoder, file, label set or setting has another key."""
+    """Return a hash of everything that decides a support file: encoder, files, label set and settings."""
     sources = [list(file.identity.facts) for file in source.files]
     columns = [source.files[0].image, source.label_column]
     facts = json.dumps([encoder.fingerprint.key, source.labels.names, sources, columns, asdict(settings)])

@@ -1,4 +1,4 @@
-"""Make a support set of painted images: plan, paint what is missing, encode, keep the best, write."""
+"""Make a support set of generated images: plan, paint what is missing, encode, keep the best, write."""
 
 from __future__ import annotations
 
@@ -29,10 +29,15 @@ from .running import Running
 
 @dataclass(frozen=True, slots=True)
 class SynthesisedSummary:
-    """What `synthesise_support` did: `images` of `classes` in `output`, the best of `painted`, of which `black` none.
+    """What `synthesise_support` did.
 
-    `agreement` is, by class, the share of the images that zero-shot calls by the class's name; `missing` are the names
-    without an image. `paintings` is the folder that keeps every image painted.
+    output: the support file.
+    paintings: the folder that keeps every image painted.
+    images, classes: images in the file, and classes that have some.
+    painted, black: images painted, and how many of them were black, which are not used.
+    agreement: by class, the share of its images that zero-shot assigns to the class.
+    missing: classes without an image.
+    seconds: per stage.
     """
 
     output: Path
@@ -56,7 +61,7 @@ class SynthesisedSummary:
 
 
 class _Seen(NamedTuple):
-    """Painted images that can be used, in the plan's order: features float32 [m, d], places there, references."""
+    """Usable images in the order of the plan: features float32 [m, d], places in the plan, references; black images."""
 
     features: torch.Tensor
     places: list[int]
@@ -87,8 +92,8 @@ def synthesise_support(
     running: `force` and progress.
 
     See `plan_paintings` and `synthesised_support`. Raises PainterError if the painter fails midway; ValueError for
-    prompts of another encoder, for an output or folder that (without `force`) belongs to others, and if no image can be
-    used; BusyError if another process writes the output or paints into the folder.
+    prompts of another encoder, for an output or folder that (without `force`) belongs to another program, and if no
+    image can be used; BusyError if another process writes the output or paints into the folder.
     """
     output, clock, report = Path(output), StageClock(), running.report
     check_support_path(output)
@@ -133,7 +138,7 @@ def synthesise_support(
 
 
 def _look(batches: Iterator[list[Painted]], encoder: Encoder, clock: StageClock) -> _Seen:
-    """Encode the images as they are painted, and forget them, so that memory holds one batch."""
+    """Encode the images as they are painted; memory holds one batch of images."""
     features: list[torch.Tensor] = [torch.zeros(0, encoder.dim)]
     kept: list[Painted] = []
     black = 0

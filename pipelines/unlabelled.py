@@ -1,4 +1,4 @@
-"""Images without labels that decide for their classes: a sample of encoded files, by a hash of their features."""
+"""Unlabelled images as evidence of the classes: a sample of the images, chosen by a hash of their features."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .running import Running
 
 @dataclass(frozen=True, slots=True)
 class Unlabelled:
-    """Images whose labels nobody reads, and a folder that keeps their features for later runs, such as `classify`."""
+    """Images whose labels are not read, and a folder that keeps their features for later runs, such as `classify`."""
 
     images: AnyImages
     features_dir: str | Path | None = None
 
     def sample(self, count: int, encoder: Encoder, *, running: Running, clock: StageClock) -> Features:
-        """Encode all images, and return a sample of so many.
+        """Encode all images, and return a sample of `count` of them, or all if there are fewer.
 
         Raises ValueError, FileNotFoundError and OSError as `classify` does for images that cannot be used.
         """

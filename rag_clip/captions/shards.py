@@ -56,7 +56,7 @@ class ShardFolder:
         if not 0 <= self.part[0] < self.part[1]:
             raise ValueError(f"there is no part {self.part[0]} of {self.part[1]}; parts are counted from 0")
         if self.rows < 1:
-            raise ValueError(f"a shard of {self.rows} rows cannot be; give at least one row")
+            raise ValueError(f"a shard cannot have {self.rows} rows; give at least 1")
 
     @property
     def place(self) -> Path:

@@ -112,7 +112,7 @@ def shots(
         if summary.copies:
             copies = counted(summary.copies, "validation image")
             console.say(f"  {copies} left out, being the same as support images")
-        say_classes(console, f"fewer than {k} images", summary.short)
+        say_classes(console, f"fewer than {counted(k, 'image')}", summary.short)
         say_classes(console, "no image", summary.missing)
         return summary
 

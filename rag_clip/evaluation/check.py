@@ -76,9 +76,9 @@ def _shots(task: Task, folder: Place, few_shot: FewShot | None) -> Iterator[str]
         return
     role: Role = "train" if "train" in task.splits else "test"
     if role == "test" and ALL in few_shot.shots:
-        yield "there is no train split to take all images of; name one, or a number of shots"
+        yield "no train split, from which all images would be drawn; name one, or give a number of shots"
     if role == "train" and Path(task.path("train", folder)).resolve() == Path(task.path("test", folder)).resolve():
-        yield f"shots would be drawn from the images that test, {task.path('train', folder)}; split the file"
+        yield f"the train split is the test split, {task.path('train', folder)}; draw shots from other images"
     try:
         images = count_images(task, folder, role, read_labels=read_image_labels)
     except (OSError, ValueError):

@@ -145,7 +145,9 @@ def plan_shots(
 
 def _check_pool(task: ImageTask, protocol: FewShot) -> None:
     if task.train is None and ALL in protocol.shots:
-        raise ValueError(f"{task.name} has no train split to use all images of; name one, or give a number of shots")
+        raise ValueError(
+            f"{task.name} has no train split, from which all images would be drawn; name one, or give a number of shots"
+        )
     if isinstance(task.train, Path) and not task.train.exists():
         raise FileNotFoundError(
             f"the train split {task.train} of {task.name} does not exist; put it there, or remove it from the task"

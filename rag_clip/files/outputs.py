@@ -76,7 +76,7 @@ def check_outputs(outputs: Outputs, *, inputs: Inputs = (), force: bool = False)
 
     Raises ValueError for an output that is an input, by whatever name, or lies in an input folder; for two outputs that
     are one; for a folder in the place of a file or the reverse; for a file that another verb or another program wrote,
-    and a folder that holds names of others. Raises OSError for an input that is a pipe, a socket or a device,
+    and a folder with files of other programs. Raises OSError for an input that is a pipe, a socket or a device,
     PermissionError where nothing may be written, and BusyError where another run holds the file.
     """
     read = [found for one in _flat(inputs) if not is_remote(one) for found in _expand(one)]

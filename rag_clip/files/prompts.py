@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rag_clip.data import LabelSet, Prompts, PromptText, Role
+from rag_clip.display import counted
 from rag_clip.errors import disk_errors
 from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import labels_from_document, labels_to_document
@@ -127,7 +128,9 @@ def _names(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     for row in rows:
         order.setdefault(row["label"], row.get("class", len(order)))
     if set(order.values()) != set(range(len(order))):
-        raise ValueError(f"class numbers are missing among its rows ({len(order)} classes found); keep a row of each")
+        raise ValueError(
+            f"class numbers are missing among its rows ({counted(len(order), 'class')} found); keep a row of each"
+        )
     return tuple(sorted(order, key=lambda name: order[name]))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from rag_clip.data import LabelSet
+from rag_clip.display import counted
 from rag_clip.files.label_formats import WORDNET_ID
 from rag_clip.words import spoken
 
@@ -72,7 +73,7 @@ def _numbered(labels: LabelSet) -> bool:
 
 def _some(names: list[str], count: int) -> str:
     shown = ", ".join(map(repr, names[:NAMES_SHOWN]))
-    return f"{len(names)} of {count} names ({shown}{', ...' if len(names) > NAMES_SHOWN else ''})"
+    return f"{len(names)} of {counted(count, 'name')} ({shown}{', ...' if len(names) > NAMES_SHOWN else ''})"
 
 
 def _has_invisible(name: str) -> bool:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rag_clip.captions.sources.files import open_file
+from rag_clip.display import counted
 from rag_clip.files.identity import FileIdentity
 from rag_clip.files.locations import Place, parent
 from rag_clip.files.parquet_batches import bounded_batches, open_pages, unpacked_bytes
@@ -133,7 +134,9 @@ def read_rows(
         filled = 0
         while size:
             if batch is None:
-                raise OSError(f"{file.path} has lost some of its {file.rows} rows; leave it unchanged during the run")
+                raise OSError(
+                    f"{file.path} has lost some of its {counted(file.rows, 'row')}; leave it unchanged during the run"
+                )
             part = batch.slice(0, size)
             part_bytes = unpacked_bytes(part)
             if parts and filled + part_bytes > most_bytes:

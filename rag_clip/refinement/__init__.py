@@ -1,1 +1,1 @@
-"""What the unlabelled images of a whole file tell of its classes."""
+"""The unlabelled images of a whole file as evidence of its classes."""

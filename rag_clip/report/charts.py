@@ -174,21 +174,21 @@ def _name_rows(axes: Axes, bars: Sequence[Shown]) -> None:
 def _openness_points(axes: Axes, bars: Sequence[Shown]) -> None:
     kinds = (("acc_c", "o", "Acc-C"), ("acc_e", "s", "Acc-E"), ("acc_s", "D", "Acc-S"))
     for place, bar in enumerate(bars):
-        held = [
+        points = [
             (bar.result.get(metric), metric, marker, shift)
             for (metric, marker, _), shift in zip(kinds, SHIFTS, strict=True)
         ]
-        values = [one.value for one, *_ in held if one]
+        values = [result.value for result, *_ in points if result]
         if values:
             axes.plot([min(values), max(values)], [place, place], color=bar.colour, linewidth=1.6, alpha=0.45)
-        for one, metric, marker, shift in held:
-            if one is None:
+        for result, metric, marker, shift in points:
+            if result is None:
                 continue
-            if one.bounds:
-                axes.plot(one.bounds, [place + shift] * 2, color=bar.colour, linewidth=1, alpha=0.7)
+            if result.bounds:
+                axes.plot(result.bounds, [place + shift] * 2, color=bar.colour, linewidth=1, alpha=0.7)
             filled = "white" if metric == "acc_c" else bar.colour
             axes.plot(
-                one.value,
+                result.value,
                 place + shift,
                 marker,
                 color=bar.colour,

@@ -120,9 +120,9 @@ def across_tasks(results: Sequence[Result]) -> Markup:
     ]
     left = len(by_run) - len(whole)
     return section(
-        f"Every run on {len(tasks)} tasks",
+        f"Every run on {counted(len(tasks), 'task')}",
         f"{'The main number of each task' if unlike else COLUMNS[metrics[0]].title}, and its plain mean over the tasks."
-        + (f" {left} of {len(by_run)} runs have no result for some task, and so no mean." if left else ""),
+        + (f" {left} of {counted(len(by_run), 'run')} lack the result of a task, and so have no mean." if left else ""),
         folded(counted(len(whole), "run"), table(["run", "mean", *heads], rows), when=_long(whole)),
     )
 

@@ -58,7 +58,7 @@ class Synthesis:
         if self.batch < 1 or self.keep < 1:
             raise ValueError(f"batch is {self.batch} and keep is {self.keep}; give at least 1")
         if self.per_class < 1:
-            raise ValueError(f"{self.per_class} images per class were asked for; paint at least 1")
+            raise ValueError(f"per_class is {self.per_class}; paint at least 1 image per class")
         if self.wording not in get_args(Wording):
             raise ValueError(f"unknown wording {self.wording!r}; known are {', '.join(get_args(Wording))}")
 

@@ -96,7 +96,8 @@ def test_the_three_verbs_classify_images_and_report_the_broken_one(folder: Path)
     )  # fmt: skip
     assert made.code == 0
     assert made.out.startswith(
-        "prompts.parquet: 4 classes, 8 texts, 4 of them mixed in; 0 classes without captions, 0 without any to trust\n"
+        "prompts.parquet: 4 classes, 8 texts, 4 of them mixed in; "
+        "0 classes without captions, 0 without trusted captions\n"
         "class separation (lower is better)  uniformity  expected confusion\n"
     )
     assert "bottleneck: " in made.out

@@ -93,7 +93,7 @@ def test_check_says_what_is_missing_and_ends_with_one(folder: Path) -> None:
     code, out, _ = run("evaluate", "pets.npz", "--check", "--head", "ridge", "--shots", "1", "3", "all", folder=folder)
     assert (code, out) == (
         1,
-        "pets: there is no train split to take all images of; name one, or a number of shots\n"
+        "pets: no train split, from which all images would be drawn; name one, or give a number of shots\n"
         "pets: test: 2 classes with no image left beside 3 shots: 'cat' (3), 'dog' (1)\n",
     )
 

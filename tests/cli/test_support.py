@@ -66,7 +66,7 @@ def test_shots_are_drawn_validated_by_others_and_merged(folder: Path) -> None:
         ],
     )
     _, out, _ = support("shots", "images.parquet", *options, folder=folder)
-    assert out.startswith("a.parquet: 3 images of 3 classes, made before and still right\n")
+    assert out.startswith("a.parquet: 3 images of 3 classes, unchanged since an earlier run\n")
     code, out, _ = support("merge", "a.parquet", "a.parquet", "-o", "m.parquet", "--json", folder=folder)
     facts = json.loads(out)
     assert (code, facts["images"], facts["repeated"]) == (0, 3, 3)

@@ -43,7 +43,7 @@ def test_enhance_tells_missing_captions_from_those_not_trusted(folder: Path) -> 
     made = run("enhance", "labels.txt", "--index", "index", "--model", "demo", "-o", "trusted.json", folder=folder)
     lines = made.out.splitlines()
     assert lines[0] == (
-        "trusted.json: 4 classes, 4 texts, 0 of them mixed in; 2 classes without captions, 2 without any to trust"
+        "trusted.json: 4 classes, 4 texts, 0 of them mixed in; 2 classes without captions, 2 without trusted captions"
     )
     assert lines[1] == (
         "  the encoder does not know these names well (0.00): captions weigh up to 0.95, each class by its own evidence"

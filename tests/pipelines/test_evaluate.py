@@ -135,7 +135,7 @@ def test_bad_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
         evaluate([others], prompts=texts, output=tmp_path / "r.parquet", encoder=ENCODER)
     with pytest.raises(ValueError, match=r"r\.csv would be Parquet"):
         evaluate([task], prompts=texts, output=tmp_path / "r.csv", encoder=ENCODER)
-    with pytest.raises(ValueError, match="two tasks are called 'colours'"):
+    with pytest.raises(ValueError, match="two tasks have the name 'colours'"):
         evaluate([task, task], prompts=texts, output=tmp_path / "r.parquet", encoder=ENCODER)
     with pytest.raises(ValueError, match="unknown head 'tip'; known are tip_adapter"):
         choose_heads(["tip"], support=None)
@@ -175,7 +175,7 @@ def test_candidate_names_are_measured_beside_texts_alone_and_change_no_other_run
     with pytest.raises(ValueError, match=r"words\.txt has no names except those of the classes; give others"):
         job(candidates=Candidates("words.txt", ("Blue",)))
     with pytest.raises(
-        ValueError, match="names are added to the classes of prompts files; give prompts, and the model"
+        ValueError, match="candidate names are added to the classes of prompts; give prompts, and the model"
     ):
         job(prompts=[], candidates=Candidates("words.txt", ("sea",)))
 

@@ -267,7 +267,7 @@ def test_all_images_of_the_train_split_are_drawn_once_with_intervals_over_images
         [task], output=output, heads=Heads(few_shot=FewShot(("ridge",), ("all",), validate=True))
     ).results[1]
     assert "train.npz; its open settings were chosen on the first fifth of each class" in held_out.settings.tuned
-    with pytest.raises(ValueError, match="Pets has no train split to take all images of; name one, or a number of"):
+    with pytest.raises(ValueError, match="Pets has no train split, from which all images would be drawn; name one, or"):
         evaluate([replace(task, train=None)], output=output, heads=Heads(few_shot=FewShot(("ridge",), ("all",))))
 
 

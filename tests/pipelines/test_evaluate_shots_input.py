@@ -77,7 +77,7 @@ def test_check_names_classes_that_leave_nothing_to_measure_and_a_missing_train_s
     opened = open_tasks([features_file(tmp_path / "few.npz", images=3, seed=0)])
     assert check_evaluation(opened, few_shot=FewShot(("ridge",), (2,))) == ()
     assert check_evaluation(opened, few_shot=FewShot(("ridge",), (3, "all"))) == (
-        "few: there is no train split to take all images of; name one, or a number of shots",
+        "few: no train split, from which all images would be drawn; name one, or give a number of shots",
         "few: test: 3 classes with no image left beside 3 shots: 'cat' (3), 'dog' (3), 'owl' (3)",
     )
 
@@ -87,7 +87,7 @@ def test_check_finds_a_train_split_that_tests(tmp_path: Path) -> None:
     task, folder = open_tasks([tmp_path / "pets.toml"], folder=tmp_path)[0]
     same = replace(task, splits={"train": "test.npz", "test": "test.npz"})
     assert check_evaluation([(same, folder)], few_shot=FewShot(("ridge",), (2,))) == (
-        f"Pets: shots would be drawn from the images that test, {tmp_path / 'test.npz'}; split the file",
+        f"Pets: the train split is the test split, {tmp_path / 'test.npz'}; draw shots from other images",
     )
 
 

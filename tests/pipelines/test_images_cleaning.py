@@ -104,7 +104,7 @@ def noise(index: Path) -> dict[str, float]:
 
 def test_captions_that_are_all_dropped_make_no_index(tmp_path: Path, index: Path):
     source = colour_pairs(tmp_path / "in.parquet", "red", "green")
-    with pytest.raises(ValueError, match="none of 2 rows is an image with a caption to keep: 2 x few_words"):
+    with pytest.raises(ValueError, match="no row of 2 is an image with a caption to keep: 2 x few_words"):
         run([source], index, cleaning=CleaningSettings(min_words=9))
     assert not index.exists()
 

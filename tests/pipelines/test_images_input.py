@@ -148,7 +148,7 @@ def test_paths_in_the_data_must_stay_below_the_root(tmp_path: Path):
 
 def test_no_usable_pair_is_an_error_and_makes_no_index(tmp_path: Path):
     source = write_pairs(tmp_path / "in.parquet", [b"broken", None], ["a", "b"])
-    with pytest.raises(ValueError, match="none of 2 rows is an image with a caption to keep: 1 x not an image"):
+    with pytest.raises(ValueError, match="no row of 2 is an image with a caption to keep: 1 x not an image"):
         run([source], tmp_path / "index")
     assert not (tmp_path / "index").exists()
 

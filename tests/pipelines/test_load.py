@@ -123,7 +123,7 @@ def test_what_does_not_belong_in_one_index_is_refused(shards, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there are no shards in .*absent; embed captions first"):
         load_shards(tmp_path / "absent", index=tmp_path / "index")
     embed_captions([tmp_path / "web.parquet"], encoder=ToyEncoder(dim=16), shards=ShardFolder(shards, rows=10))
-    with pytest.raises(ValueError, match=r"the shards in .* are of two encoders, toy .* and toy "):
+    with pytest.raises(ValueError, match=r"the shards in .* were made by two encoders, toy .* and toy "):
         load_shards(shards, index=tmp_path / "index")
     assert not (tmp_path / "index").exists()
 

@@ -58,5 +58,5 @@ def test_no_actors_are_refused(tmp_path):
 
 
 def test_a_part_of_the_shards_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"share out the parts of the shards among them; leave out the part \(0, 2\)"):
+    with pytest.raises(ValueError, match=r"embed all parts of the shards; leave out the part \(0, 2\)"):
         embed_on_ray([tmp_path], shards=ShardFolder(tmp_path, part=(0, 2)), actors=Actors(ToyEncoder, 1))

@@ -136,7 +136,7 @@ def test_an_index_without_images_of_another_encoder_or_without_a_hit_is_refused(
         ask(colour_prompts(), tmp_path / "captions")
     with pytest.raises(ValueError, match="encoder"):
         ask(colour_prompts(encoder=LightEncoder(dim=8)), index, encoder=LightEncoder(dim=8))
-    with pytest.raises(ValueError, match="holds no image for any class by 'captions'; ask in another way"):
+    with pytest.raises(ValueError, match="no image for any class when searched by 'captions'; search in another"):
         ask(colour_prompts("zebra"), index, search="captions")
     assert not (tmp_path / "s.parquet").exists()
 

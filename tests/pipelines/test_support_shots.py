@@ -194,7 +194,7 @@ def test_copies_of_support_images_do_not_validate_and_are_counted(tmp_path: Path
     held_out.unlink()
     assert make() == made
     only = write(tmp_path / "c.parquet", [speckled(1)] * 2, ["red"] * 2)
-    with pytest.raises(ValueError, match="all 1 images drawn to validate are copies of the support's; give others"):
+    with pytest.raises(ValueError, match="every image drawn for validation is a copy of a support image"):
         support_from_shots([only], LABELS, output=output, encoder=ENCODER, k=1, validation_output=held_out)
 
 
@@ -204,7 +204,7 @@ def test_copies_of_support_images_do_not_validate_and_are_counted(tmp_path: Path
         ([b"broken"], "red", {}, "none of the 1 images drawn can be used; the first says: not an image"),
         ([picture("red")], "grey", {}, "column 'label': 1 label not among the 4 classes, such as 'grey'"),
         ([picture("red")], "red", {"k": 0}, "k is 0"),
-        ([picture("red")], "red", {"validation_output": "v.parquet"}, "no image is left to validate"),
+        ([picture("red")], "red", {"validation_output": "v.parquet"}, "no image is left for validation"),
         ([picture("red")], "red", {"output": "s.csv"}, "support sets are .parquet files"),
         ([picture("red")], "red", {"validation_output": "v.csv"}, "support sets are .parquet files"),
         (

@@ -179,7 +179,7 @@ def test_the_table_across_tasks_has_the_mean_of_runs_that_every_task_has() -> No
         ["default T1 T1+FS", "70.0%", "60.0%", "80.0%"],
         ["templates T0", "60.0%", "50.0%", "70.0%"],
     ]
-    assert "1 of 3 runs have no result for some task, and so no mean." in page
+    assert "1 of 3 runs lack the result of a task, and so have no mean." in page
 
 
 def test_the_table_across_tasks_names_each_task_s_metric_where_they_are_unlike() -> None:

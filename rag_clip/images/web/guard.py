@@ -32,7 +32,7 @@ class AddressError(RagClipError, OSError):
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an IP address belongs to the public internet; IPv4 inside IPv6 counts as what it carries."""
+    """Return whether an IP address belongs to the public internet; IPv4 inside IPv6 is judged as IPv4."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv4Address):
         return ip.is_global and not ip.is_multicast
@@ -48,10 +48,10 @@ def is_public(address: str) -> bool:
 def make_opener(*, allow_private: bool, max_bytes: int, max_seconds: float) -> urllib.request.OpenerDirector:
     """Return an opener of http and https addresses.
 
-    Private, loopback and link-local hosts are refused unless `allow_private`; an answer longer than `max_bytes`, or an
-    exchange that takes longer than `max_seconds` from the first connection to the last byte, redirects included, is
-    broken off. A proxy of the environment is used, wherever it is; what it
-    connects to is then its own matter, but for addresses written as numbers.
+    Private, loopback and link-local hosts are refused unless `allow_private`. A response is ended when it is longer
+    than `max_bytes`, or takes longer than `max_seconds` from the first connection to the last byte, redirects included.
+    A proxy of the environment is used, wherever it is; of the addresses that it connects to, only those written as
+    numbers are checked.
 
     The opener raises AddressError, or what urllib.request raises.
     """
@@ -107,7 +107,7 @@ class _Guard:
         return deadline
 
     def check_number(self, host: str) -> None:
-        """Refuse a private address written as a number, before a proxy would be asked for it."""
+        """Refuse a private address written as a number, before a proxy would request it."""
         try:
             number = host.strip("[]") if ":" in host else socket.inet_ntoa(socket.inet_aton(host))
             allowed = self.allow_private or is_public(number)
@@ -138,7 +138,7 @@ class _Guard:
 
 
 class _Stream(io.RawIOBase):
-    """What a server sends, until the deadline: a byte now and then does not put it off."""
+    """The response of a server, until the deadline, which slow bytes do not extend."""
 
     def __init__(self, sock: socket.socket, guard: _Guard, deadline: float) -> None:
         self._file = sock.makefile("rb", buffering=0)

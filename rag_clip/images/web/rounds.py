@@ -1,7 +1,7 @@
 """The state of a download on disk: rounds of addresses, each a list and the folder that img2dataset fills from it.
 
-A round is written before it is begun and finished before the next, so a killed download goes on where it was. Whatever
-img2dataset says of an address in a later round counts.
+A round is written before it is begun and finished before the next: an interrupted download continues where it stopped.
+The last status that img2dataset gives an address counts.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def latest_statuses(rounds: list[Round]) -> pl.DataFrame:
 
 
 def failed_addresses(rounds: list[Round]) -> pl.DataFrame:
-    """Return the addresses whose last status is a failure, but for those whose owner opted out."""
+    """Return the addresses whose last status is a failure, except for those whose owner opted out."""
     statuses = latest_statuses(rounds)
     if not len(statuses):
         return pl.DataFrame(schema=dict.fromkeys(PAIR, pl.String))
