@@ -24,7 +24,7 @@ from rag_clip.files.lock import lock_of, locked
 from rag_clip.files.regular import is_regular
 
 FOLDERS: Mapping[str, re.Pattern[str]] = {
-    "index": re.compile(r"card\.json(\.part)?|lock|shard"),
+    "index": re.compile(r"card\.json(\.part)?|lock|shard|postings(\.part)?"),
     "features": re.compile(r"[0-9a-f]{16}"),
     "parts": re.compile(r"[0-9a-f]{16}|output\.parquet"),
     "runs": re.compile(r"[0-9a-f]{16,64}(\.images)?\.parquet"),

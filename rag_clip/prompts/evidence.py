@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -213,7 +213,10 @@ def trusted_captions(
 
 def _filter(labels: LabelSet, retrieval: Retrieval) -> Keep:
     keep = FILTERS[retrieval.keep]
-    return keep if retrieval.contrast == "none" else _both(keep, Mentions(labels).keep)
+    if retrieval.contrast == "none":
+        return keep
+    mentions = Mentions(labels)
+    return _both(keep, mentions.keep_holding if retrieval.keep == "phrase" else mentions.keep)
 
 
 def _both(first: Keep, second: Keep) -> Keep:
@@ -325,10 +328,10 @@ def _given(group: Sequence[tuple[PromptText, float]], total: float) -> tuple[Pro
 
 def _search(
     labels: LabelSet, *, encoder: Encoder, store: Store, retrieval: Retrieval, clock: StageClock
-) -> Iterator[list[Hit]]:
-    """Yield the captions retrieved for each class, best first, with one search per batch of classes.
+) -> Iterator[Iterable[Hit]]:
+    """Yield the captions retrieved for each class, best first: from the postings of the index where these answer it.
 
-    The next batch is searched in a thread while the caller works on this one; the stage "search" is the waiting time.
+    The stage "search" is the time that searching took, "filter" that of the caller.
     """
     vectors = None
     if retrieval.search != "lexical":
@@ -337,32 +340,55 @@ def _search(
     texts = None if retrieval.search == "dense" else [name.replace("_", " ") for name in labels.names]
 
     by_words = store.card.schema.payload["text"] == TextIndex(kind="text")
-    holding = _required_phrases(labels) if retrieval.keep == "phrase" and by_words else None
+    holding = _required_phrases(labels) if retrieval.keep == "phrase" and by_words else [[] for _ in labels.names]
+    postings = store.postings() if any(holding) and _in_postings(store, retrieval) else None
 
-    def search(rows: slice) -> list[list[Hit]]:
+    def search(rows: Sequence[int]) -> list[list[Hit]]:
         return store.search(
-            texts=None if texts is None else texts[rows],
+            texts=None if texts is None else [texts[row] for row in rows],
             vectors=None if vectors is None else vectors[rows],
             limit=retrieval.candidates,
             mode=retrieval.search,
             where=retrieval.where,
             vector=_vector(store, retrieval),
-            holding=None if holding is None else holding[rows],
+            holding=[holding[row] for row in rows],
         )
 
-    batches = [slice(start, start + CLASSES_PER_SEARCH) for start in range(0, len(labels), CLASSES_PER_SEARCH)]
-    done = 0
     with ThreadPoolExecutor(1) as ahead:
-        waiting = ahead.submit(search, batches[0])
-        for following in [*batches[1:], None]:
+        rest = [row for row, phrases in enumerate(holding) if postings is None or not phrases]
+        searched = _search_ahead(search, rest, ahead)
+        for row, phrases in enumerate(holding):
             with clock.stage("search"):
-                found = waiting.result()
-            if following is not None:
-                waiting = ahead.submit(search, following)
+                if postings is None or not phrases:
+                    hits: Iterable[Hit] = next(searched)
+                else:
+                    text = None if texts is None else texts[row]
+                    vector = None if vectors is None else vectors[row]
+                    hits = postings.search(phrases, text=text, vector=vector, limit=retrieval.candidates)
             with clock.stage("filter"):
-                yield from found
-            done += len(found)
-            clock.report(Progress("retrieve", done, len(labels), "classes"))
+                yield hits
+            if (row + 1) % CLASSES_PER_SEARCH == 0 or row + 1 == len(labels):
+                clock.report(Progress("retrieve", row + 1, len(labels), "classes"))
+
+
+def _search_ahead(
+    search: Callable[[Sequence[int]], list[list[Hit]]], rows: Sequence[int], ahead: ThreadPoolExecutor
+) -> Iterator[list[Hit]]:
+    """Yield the hits of each class from one search per batch of classes, the next of which runs meanwhile."""
+    batches = [rows[start : start + CLASSES_PER_SEARCH] for start in range(0, len(rows), CLASSES_PER_SEARCH)]
+    waiting = [ahead.submit(search, batch) for batch in batches[:1]]
+    for following in [*batches[1:], None]:
+        found = waiting.pop().result()
+        if following is not None:
+            waiting.append(ahead.submit(search, following))
+        yield from found
+
+
+def _in_postings(store: Store, retrieval: Retrieval) -> bool:
+    """Return whether the search asks for no more than postings know: words, and the vectors of captions."""
+    schema = store.card.schema
+    of_captions = retrieval.search == "lexical" or schema.pick_vector(_vector(store, retrieval)) == schema.of_captions
+    return of_captions and not retrieval.where
 
 
 def _required_phrases(labels: LabelSet) -> list[list[str]]:

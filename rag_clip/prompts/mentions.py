@@ -27,6 +27,10 @@ class Mentions:
             lengths = self._lengths.setdefault(words[0], [])
             if len(words) not in lengths:
                 lengths.append(len(words))
+        self._with_word: dict[str, list[tuple[str, ...]]] = {}
+        for words in self._classes:
+            for word in set(words):
+                self._with_word.setdefault(word, []).append(words)
 
     def names(self, caption: str) -> set[str]:
         """Return the names of the classes that a caption names."""
@@ -46,3 +50,16 @@ class Mentions:
             return not named or name in named
 
         return kept
+
+    def keep_holding(self, name: str, synonyms: Sequence[str] = ()) -> Callable[[str], bool]:
+        """Return `keep` for captions that hold a spelling of the class; it looks only where that may not count."""
+        spellings = [tuple(words_of(spoken(spelling))) for spelling in (name, *synonyms)]
+        return self.keep(name) if any(map(self._may_be_hidden, filter(None, spellings))) else lambda _caption: True
+
+    def _may_be_hidden(self, words: tuple[str, ...]) -> bool:
+        """Return whether a name in a caption may be part of a longer one, or of one that begins before it."""
+        return any(
+            (start or len(other) > len(words)) and other[start : start + len(words)] == words[: len(other) - start]
+            for other in self._with_word[words[0]]
+            for start in range(len(other))
+        )

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from itertools import islice
 
 from rag_clip.data import Hit, LabelSet, Prompts, PromptText
@@ -33,7 +32,7 @@ _EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*\]")
 
 def retrieved_texts(
     labels: LabelSet,
-    hits: Iterable[Sequence[Hit]],
+    hits: Iterable[Iterable[Hit]],
     *,
     weight: float = 0.25,
     limit: int = 100,
@@ -131,20 +130,25 @@ def without_name(name: str, synonyms: Sequence[str] = ()) -> Callable[[str], str
             ends.append(start)
             starts.append(end)
         rest = " ".join(caption[start:end] for start, end in zip(starts, [*ends, None], strict=True))
-        left = " ".join(_EMPTY_BRACKETS.sub(" ", rest).split()).strip(_LOOSE_ENDS)
-        return left if len(words_of(left)) >= LEAST_WORDS else ""
+        if "(" in rest or "[" in rest:
+            rest = _EMPTY_BRACKETS.sub(" ", rest)
+        pieces = rest.split()
+        left = " ".join(pieces).strip(_LOOSE_ENDS)
+        # Pieces of letters and digits alone are words at a glance, ten times faster than splitting.
+        enough = sum(map(str.isalnum, pieces)) >= LEAST_WORDS or len(words_of(left)) >= LEAST_WORDS
+        return left if enough else ""
 
     return rewritten
 
 
 def _first_kept(
-    hits: Sequence[Hit], kept: Callable[[str], bool], rewritten: Callable[[str], str], limit: int
-) -> list[tuple[int, Hit]]:
-    chosen = ((rank, replace(hit, text=rewritten(hit.text))) for rank, hit in enumerate(hits) if kept(hit.text))
-    return list(islice(((rank, hit) for rank, hit in chosen if hit.text), limit))
+    hits: Iterable[Hit], kept: Callable[[str], bool], rewritten: Callable[[str], str], limit: int
+) -> list[tuple[int, Hit, str]]:
+    chosen = ((rank, hit, rewritten(hit.text)) for rank, hit in enumerate(hits) if kept(hit.text))
+    return list(islice((found for found in chosen if found[2]), limit))
 
 
-def _shared(hits: Sequence[tuple[int, Hit]], weight: float) -> tuple[PromptText, ...]:
+def _shared(hits: Sequence[tuple[int, Hit, str]], weight: float) -> tuple[PromptText, ...]:
     return tuple(
-        PromptText(hit.text, weight / len(hits), "context", hit.source, hit.id, hit.score, rank) for rank, hit in hits
+        PromptText(text, weight / len(hits), "context", hit.source, hit.id, hit.score, rank) for rank, hit, text in hits
     )

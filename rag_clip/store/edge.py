@@ -1,9 +1,9 @@
 """The embedded engine: a Qdrant shard in a folder, run in a separate process.
 
 A growing segment is in memory, at 0.6-1.1 kB per caption; at 250,000 captions it is optimised and then stays on disk.
-LOCATION/card.json describes the index, LOCATION/shard belongs to the engine, LOCATION/lock names the process that has
-locked it. The card is written last, so a folder without a card has no captions. The engine writes to the files that it
-opens, so a read-only index is first copied to a temporary folder.
+LOCATION/card.json describes the index, LOCATION/shard belongs to the engine, LOCATION/postings to the Store, and
+LOCATION/lock names the process that has locked it. The card is written last, so a folder without a card has no
+captions. The engine writes to the files that it opens, so a read-only index is first copied to a temporary folder.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rag_clip.store.schema import CollectionSchema, Where
 
 SEGMENT_ROWS = 250_000
 SHARD_FILES = {"edge_config.json", "segments", "wal"}
-OUR_FILES = {"lock", "shard", "card.json.part"}
+OUR_FILES = {"lock", "shard", "card.json.part", "postings", "postings.part"}
 
 
 class EdgeEngine:
@@ -53,6 +53,11 @@ class EdgeEngine:
         self._dim = card.dim
         self._segment_rows = segment_rows
         self._copy = copy
+
+    @property
+    def postings(self) -> Path:
+        """The folder of the postings, in that of the index."""
+        return self._folder / "postings"
 
     def upsert(self, rows: Rows) -> None:
         """Write rows; they are in the engine's log when this returns.

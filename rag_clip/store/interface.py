@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,8 +28,12 @@ class Engine(Protocol):
     A Where maps a field to its allowed values, or to its smallest and largest number, either None for no bound.
     A Holding has a list of phrases for each query: a caption must contain all words of at least one of them; an empty
     list is no condition. A Ranking is a list of (id, score, text, source), best first; the order of equal scores is up
-    to the engine.
+    to the engine. `postings` is the folder of the postings, which may be missing; None where there can be none.
     """
+
+    @property
+    def postings(self) -> Path | None:
+        """The folder of the postings."""
 
     def upsert(self, rows: Rows) -> None:
         """Write rows, replacing those with the same id."""

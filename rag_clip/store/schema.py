@@ -137,6 +137,12 @@ class CollectionSchema(_Part):
             return {self.vectors[0].name: "vector"}
         return {vector.name: f"vector_{vector.name}" for vector in self.vectors}
 
+    @property
+    def of_captions(self) -> str:
+        """The name of the vector of captions: `text`, or the first if there is none of that name."""
+        names = [vector.name for vector in self.vectors]
+        return "text" if "text" in names else names[0]
+
     def is_small(self, count: float, dim: int) -> bool:
         """Return whether `count` rows of width `dim` are searched exactly, without a graph."""
         return count * dim * 4 / 1024 <= self.hnsw.full_scan_threshold

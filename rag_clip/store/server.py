@@ -46,6 +46,10 @@ class ServerEngine:
         self._schema = card.schema
         self._pause = pause
 
+    @property
+    def postings(self) -> None:
+        """No folder: other clients may write to the collection."""
+
     def upsert(self, rows: Rows) -> None:
         """Write rows, a few requests in parallel, and wait until the server has stored them all."""
         requests = list(cut_rows(rows))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -14,17 +16,22 @@ import pyarrow as pa
 
 from rag_clip.data import Hit
 from rag_clip.display import counted
+from rag_clip.files.identity import hash_facts
 from rag_clip.files.locations import shown
-from rag_clip.progress import Report, silent
+from rag_clip.progress import Progress, Report, silent
 from rag_clip.store.card import Card
 from rag_clip.store.interface import Engine, Holding, Ranking
+from rag_clip.store.posting_writer import write_postings
+from rag_clip.store.postings import FUSED_DEPTH, Postings, open_postings
 from rag_clip.store.ranking import Rank, fuse, settle_ties
 from rag_clip.store.rows import Rows, check_rows, check_vectors
-from rag_clip.store.schema import Filters, Where, check_where, plan_memory
+from rag_clip.store.schema import Filters, TextIndex, Where, check_where, plan_memory
 
 QUERY_BATCH = 64
 FETCH_BATCH = 1000
-FUSED_DEPTH = 100
+MOST_POSTINGS = 20_000_000  # captions; writing postings takes about 200 bytes of memory for each
+POSTINGS_PAGE = 4096
+POSTINGS_SAMPLE = 32
 
 Mode = Literal["dense", "lexical", "hybrid"]
 IndexUse = Literal["auto", "exact", "hnsw"]
@@ -66,6 +73,7 @@ class Store:
         self._engine = engine
         self.card = card
         self.location = location
+        self._postings: Postings | None = None
 
     def __repr__(self) -> str:
         return f"Store({shown(self.location)!r}, {self.card.schema.name}, encoder {self.card.encoder})"
@@ -88,6 +96,7 @@ class Store:
         """
         rows = check_rows(batch, self.card.dim, self.card.schema)
         if len(rows):
+            self._remove_postings()
             self._engine.upsert(rows)
 
     def search(
@@ -200,11 +209,25 @@ class Store:
         return self._engine.count()
 
     def optimise(self, report: Report = silent) -> None:
-        """Build the graphs and compressed vectors of the schema; may take minutes, and can be interrupted.
+        """Build graphs, compressed vectors and, in a folder, postings; may take minutes, and can be interrupted.
 
         Search works before that too, more slowly, by comparing with every vector.
         """
         self._engine.optimise(report)
+        count = self.count()
+        if self._engine.postings is not None and 0 < count <= MOST_POSTINGS and self.postings() is None:
+            self._write_postings(self._engine.postings, count, report)
+
+    def postings(self) -> Postings | None:
+        """Return the postings of the captions; None where `optimise` wrote none, or captions were added since.
+
+        First they are compared with the engine: the number of captions, and a sample of texts and vectors.
+        """
+        if self._postings is None and self._engine.postings is not None and self._split_by_words():
+            postings = open_postings(self._engine.postings, key=self._postings_key(), count=self.count())
+            if postings is not None and self._agrees(postings):
+                self._postings = postings
+        return self._postings
 
     def is_small(self) -> bool:
         """Return whether search is exact by default, because there are too few captions for a graph."""
@@ -237,7 +260,46 @@ class Store:
 
     def close(self) -> None:
         """Flush everything and release the index; closing twice does nothing."""
+        self._postings = None
         self._engine.close()
+
+    def _split_by_words(self) -> bool:
+        return self.card.schema.payload["text"] == TextIndex(kind="text")
+
+    def _postings_key(self) -> str:
+        return hash_facts({name: value for name, value in self.card.to_dict().items() if name != "notes"})
+
+    def _agrees(self, postings: Postings) -> bool:
+        using = self.card.schema.of_captions
+        rows = np.unique(np.linspace(0, postings.count - 1, POSTINGS_SAMPLE).astype(int))
+        captions, vectors = list(postings.captions(rows)), postings.vectors(rows)
+        stored = self._engine.fetch([name for name, _text, _source in captions], using=using)
+        places = {name: row for row, name in enumerate(stored.ids)}
+        if len(places) < len(rows):
+            return False
+        order = [places[name] for name, _text, _source in captions]
+        texts = [(stored.payload["text"][row], stored.payload["source"][row]) for row in order]
+        same = texts == [(text, source) for _name, text, source in captions]
+        return same and np.array_equal(stored.vectors[using][order], vectors)
+
+    def _write_postings(self, folder: Path, count: int, report: Report) -> None:
+        def pages() -> Iterator[pa.RecordBatch]:
+            done = 0
+            for page in self.scroll(batch_size=POSTINGS_PAGE, vectors=True):
+                yield page
+                done += len(page)
+                report(Progress("postings", done, count, "captions"))
+
+        schema = self.card.schema
+        dtype = next(vector.datatype for vector in schema.vectors if vector.name == schema.of_captions)
+        column, shape = schema.columns[schema.of_captions], (count, self.card.dim)
+        write_postings(pages(), folder, key=self._postings_key(), shape=shape, column=column, dtype=dtype)
+
+    def _remove_postings(self) -> None:
+        """Remove the postings before captions are added; they would no longer be those of the index."""
+        self._postings = None
+        if self._engine.postings is not None:
+            shutil.rmtree(self._engine.postings, ignore_errors=True)
 
     def _rank_vectors(
         self, vectors: np.ndarray | None, bounds: Bounds, index: IndexUse, vector: str | None

@@ -232,3 +232,56 @@ def test_an_error_of_the_search_is_the_callers(tmp_path: Path):
 def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         replace(Retrieval(), **change)
+
+
+ODD_NAMES = (
+    "St. Bernard",
+    "AC/DC",
+    "Straße",
+    "cafe\u0301",
+    "猫",
+    "bus-stop",
+    "bus",
+    "buses",
+    "stop",
+    "fox",
+    "yeti",
+    "***",
+)
+
+
+@pytest.mark.parametrize("changes", [{}, {"search": "dense"}, {"search": "lexical"}, {"where": {"source": "a"}}])
+def test_postings_change_no_caption_of_any_name(tmp_path: Path, changes: dict[str, Any]):
+    labels = LabelSet(ODD_NAMES, synonyms=((), (), (), (), (), ("buss",), *[()] * 6))
+    texts = [
+        "St. Bernard in the deep snow",
+        "the old st bernard's puppies",
+        "Bernard St. in the town",
+        "AC/DC on stage with fans",
+        "an AC unit, a DC motor",
+        "Straße im Regen der Stadt, STRASSE",
+        "cafe\u0301 with a view of the sea",
+        "a café by the old harbour",
+        "沙发上的猫睡觉",
+        "the bus-stop in heavy rain",
+        "a bus stop by the bus",
+        "two red buses in London",
+        "buss on the long road",
+        "one red bus near a stop",
+        "fox in the window at night",
+    ]
+    captions = {text: "ab"[row % 2] for row, text in enumerate(texts)}
+    settings: dict[str, Any] = {"keep": "phrase", "contrast": "drop", "names": "dropped", **changes}
+    with fill_store(tmp_path / "index", "captions.toml", ["vector"], captions) as store:
+        retrieval = Retrieval(**settings)
+        alone = gather(labels, encoder=ENCODER, store=store, retrieval=retrieval)
+        store.optimise()
+        assert store.postings() is not None
+        quick = gather(labels, encoder=ENCODER, store=store, retrieval=retrieval)
+    scores = [[text.score for group in groups for text in group] for groups in (alone, quick)]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-6)
+    without = [
+        tuple(tuple(replace(text, score=0.0) for text in group) for group in groups) for groups in (alone, quick)
+    ]
+    assert without[1] == without[0]
+    assert sum(map(bool, alone)) >= 4

@@ -44,3 +44,22 @@ def test_captions_that_name_other_classes_only_are_refused(name: str, caption: s
 
 def test_a_name_without_words_is_never_named():
     assert Mentions(LabelSet(("***", "🦊", "fox"))).names("*** 🦊 fox") == {"fox"}
+
+
+def test_where_no_spelling_hides_another_nothing_is_looked_up():
+    held = {
+        "shark": ["a tiger shark", "a shark"],
+        "tiger shark": ["a tiger shark", "galeocerdo"],
+        "tiger": ["a tiger", "a tiger shark"],
+        "crane": ["a crane", "a heron"],
+        "machine": ["a crane"],
+        "猫": ["沙发上的猫"],
+        "red tiger": ["a red tiger", "a red tiger shark"],
+    }
+    labels = LabelSet((*LABELS.names, "red tiger"), synonyms=(*LABELS.synonyms, ()))
+    mentions = Mentions(labels)
+    for name, captions in held.items():
+        synonyms = labels.synonyms[labels.names.index(name)]
+        quick = [mentions.keep_holding(name, synonyms)(caption) for caption in captions]
+        assert quick == [mentions.keep(name)(caption) for caption in captions]
+    assert mentions.keep_holding("shark")("a tiger shark") is False
