@@ -83,6 +83,14 @@ def enhance(
             help="A name in index/recipes.toml (templates, repe, repe_published, default), FILE.toml or FILE.toml:NAME."
         ),
     ] = "default",
+    descriptions: Annotated[
+        list[Path] | None,
+        Parameter(
+            negative=(),
+            consume_multiple=True,
+            help="Files of sentences per class (CuPL, DCLIP, LaBo, ELEVATER), mixed in at half of the weight.",
+        ),
+    ] = None,
     limit: Annotated[int | None, Parameter(help="Use only the first classes, to try a command.")] = None,
     overrides: Overrides | None = None,
     control: Annotated[
@@ -133,11 +141,13 @@ def enhance(
         from rag_clip.pipelines.enhance import Comparison, enhance_labels
         from rag_clip.pipelines.running import Running
         from rag_clip.pipelines.unlabelled import Unlabelled
-        from rag_clip.prompts.recipe import load_recipe
+        from rag_clip.prompts.recipe import Described, load_recipe
 
         path = output.with_suffix(f".{format}") if format else output
         check_prompts_path(path)
         chosen = _override(load_recipe(recipe), overrides)
+        if descriptions:
+            chosen = replace(chosen, described=Described(tuple(descriptions)))
         label_set = _limited(_read_classes(labels, labels_from), limit, console)
         if limit is not None and compare:
             raise ValueError("--compare needs all classes; leave out --limit")

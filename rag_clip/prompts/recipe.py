@@ -58,7 +58,7 @@ class Described:
     """
 
     files: tuple[Path, ...]
-    weight: float = 0.25
+    weight: float = 0.5
     average: Literal["vectors", "cosines"] = "vectors"
 
     def __post_init__(self) -> None:

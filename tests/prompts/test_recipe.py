@@ -35,7 +35,7 @@ def test_a_recipe_names_its_sources_and_their_files_beside_it(tmp_path: Path):
         Templates(set="general"),
         Synonyms(use="ensemble", wordnet="installed"),
         Retrieval(weight=0.5, where={"source": ["wiki", "news"]}),
-        Described((tmp_path / "cupl.json",), weight=0.25),
+        Described((tmp_path / "cupl.json",), weight=0.5),
     )
     assert recipe.templates.choose() == GENERAL
     assert recipe.document()["described"] == {
