@@ -24,6 +24,7 @@ from torch.nn.functional import normalize
 from rag_clip.classifiers.match import match
 from rag_clip.classifiers.zero_shot import TextVectors, averages_cosines, compose, encode_texts, text_coefficients
 from rag_clip.data import Features, LabelSet, Prompts, PromptText
+from rag_clip.display import counted
 from rag_clip.progress import Report, silent
 from rag_clip.prompts.knowledge.names import match_names
 from rag_clip.protocols import Encoder
@@ -52,7 +53,7 @@ class LabelExplanation:
     """The texts of a class, largest share first, and its nearest competitors, nearest after first.
 
     The confusion is 1 - softmax_c'(s * cos(w_c, w_c'))_c: the probability that an image exactly at the class weight is
-    given to other classes.
+    given to other classes. `chosen` says what images decided about its texts, or nothing (see refinement.choose_texts).
     """
 
     label: str
@@ -60,6 +61,7 @@ class LabelExplanation:
     competitors: tuple[Competitor, ...]
     confusion_before: float
     confusion_after: float
+    chosen: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,16 @@ class TextEffect:
 
 @dataclass(frozen=True, slots=True)
 class ClassEffect:
-    """A class for one image: its logit, its probability among all classes, and its texts, largest |lift| first."""
+    """A class for one image: its logit, its probability among all classes, and its texts, largest |lift| first.
+
+    `chosen` is as in `LabelExplanation`.
+    """
 
     label: str
     logit: float
     probability: float
     texts: tuple[TextEffect, ...]
+    chosen: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,16 @@ class ImageExplanation:
     gap: float
     scale: float
     bias: float
+
+
+def choice_of(prompts: Prompts, label: str) -> str:
+    """Return what images decided about the texts of a class, in a sentence; '' for prompts that they did not choose."""
+    facts = prompts.provenance.get("chosen")
+    if not facts:
+        return ""
+    changed = facts["changed"].get(label)
+    texts, gain = (changed["texts"], f", by {changed['gain']:.1f} nats") if changed else (facts["best"], "")
+    return f"{counted(facts['images'], 'image')} chose the texts of {texts!r}{gain}"
 
 
 def explain_label(
@@ -127,6 +143,7 @@ def explain_label(
     return LabelExplanation(
         label=prompts.labels.names[row],
         texts=_shares(prompts, row, texts),
+        chosen=choice_of(prompts, prompts.labels.names[row]),
         competitors=tuple(sorted(competitors, key=lambda other: (-other.after, other.label))),
         confusion_before=float(confusion[0]),
         confusion_after=float(confusion[1]),
@@ -230,4 +247,6 @@ def _effect(
         )
     ]
     ordered = tuple(sorted(effects, key=lambda effect: -abs(effect.lift)))
-    return ClassEffect(prompts.labels.names[row], encoder.bias + float(contributions.sum()), probability, ordered)
+    label = prompts.labels.names[row]
+    logit = encoder.bias + float(contributions.sum())
+    return ClassEffect(label, logit, probability, ordered, choice_of(prompts, label))

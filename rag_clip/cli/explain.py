@@ -119,6 +119,8 @@ def _picture(image: str | None, images: str | None, row: int | None, column: str
 def _show_image(console: Console, found: ImageExplanation, count: int) -> None:
     for effect in (found.winner, found.rival):
         console.table(f"{_shortened(effect.label)} ({effect.probability:.1%})", _effects(effect, found.bias, count))
+        if effect.chosen:
+            console.say(f"{effect.label}: {effect.chosen}")
     console.say(
         f"{found.winner.label} {found.winner.logit:.4f} - {found.rival.label} {found.rival.logit:.4f} "
         f"= gap {found.gap:.4f}, the sum of its lifts minus those of {found.rival.label}"
@@ -165,6 +167,8 @@ def _show_label(console: Console, found: LabelExplanation, count: int) -> None:
     }
     if rivals:
         console.table("nearest classes, cosine", rivals)
+    if found.chosen:
+        console.say(found.chosen)
     console.say(f"expected confusion: before {found.confusion_before:.3g}, after {found.confusion_after:.3g}")
 
 

@@ -15,6 +15,7 @@ from rag_clip.classifiers.explain import ClassEffect, anchors_alone, explain_ima
 from rag_clip.classifiers.match import match
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import LabelSet, Prompts, PromptText
+from rag_clip.report.explanation import explanation_html
 from rag_clip.testing import ToyEncoder
 
 ENCODER = ToyEncoder(bias=-3.0)
@@ -218,3 +219,18 @@ def test_prompts_of_other_classes_are_not_compared():
     other = Prompts(LabelSet(("zorp",)), PROMPTS.texts[:1])
     with pytest.raises(ValueError, match="have other classes"):
         explain_label("zorp", PROMPTS, ENCODER, before=other)
+
+
+def test_what_images_chose_is_said_of_each_class():
+    facts = {
+        "images": 300, "best": "names", "scores": {}, "classes": {},
+        "changed": {"blick": {"texts": "captions", "gain": 12.34}},
+    }  # fmt: skip
+    chosen = replace(PROMPTS, provenance={"chosen": facts})
+    assert explain_label("zorp", chosen, ENCODER).chosen == "300 images chose the texts of 'names'"
+    assert explain_label("blick", chosen, ENCODER).chosen == "300 images chose the texts of 'captions', by 12.3 nats"
+    assert explain_label("blick", PROMPTS, ENCODER).chosen == ""
+    image = explain_image(colour("blue"), chosen, ENCODER, against="zorp")
+    assert image.winner.chosen == "300 images chose the texts of 'captions', by 12.3 nats"
+    assert image.rival.chosen == "300 images chose the texts of 'names'"
+    assert "chose the texts of &#39;captions&#39;" in explanation_html(image=image).replace("&amp;", "&")
