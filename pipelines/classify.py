@@ -69,7 +69,7 @@ class ClassifySummary:
     predicted: how many images each class got, and which predictions are least certain.
     chosen: which of several prompts the images chose, with their scores; empty for one.
     refined: how much refinement changed; None without it.
-    seconds: per stage; "decode" is the mean over the worker processes, "write" includes reading the rows once more.
+    seconds: per stage; "decode" is the mean over the workers, "write" includes reading the rows once more.
     bottleneck: the slowest stage.
     """
 

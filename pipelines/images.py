@@ -58,7 +58,7 @@ class ImagesSummary:
     embedded, from_shards: rows embedded in this run, and rows from shards of an earlier run.
     noisy: pairs with a noise probability of at least one half; None if noise was not estimated, or for a single pair.
     count: pairs in the index now.
-    seconds: per stage; "decode" is the mean over the worker processes.
+    seconds: per stage; "decode" is the mean over the workers.
     bottleneck: the slowest stage.
     """
 

@@ -13,8 +13,8 @@ from rag_clip.progress_line import on_screen
 class Running:
     """How a job runs; nothing here changes its result.
 
-    workers: processes that decode images; 0 decodes in this process. None uses one per processor, at most 16, or 0 for
-        up to 512 images.
+    workers: images decoded at once beside the encoding; 0 decodes between batches. None uses one per processor, at most
+        16, or 0 for up to 512 images.
     batch_size: images that the encoder gets at once.
     force: replace files of other programs; an input is never replaced.
     report: called with the progress; `rag_clip.silent` shows none.

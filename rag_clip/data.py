@@ -403,6 +403,8 @@ class Fingerprint:
     activation: GELU or QuickGELU, where the architecture's name leaves it open; '' if the configuration states it, and
         in older files.
     spec: the model as the user named it, to load it again; not part of the identity.
+    resampler: what resized the images, torch or pillow; '' in older files and for encoders with their own preprocess.
+        Pixels differ by a few grey levels, so features are stored apart, but can be compared.
     """
 
     model: str
@@ -412,13 +414,14 @@ class Fingerprint:
     precision: str = "fp32"
     activation: str = ""
     spec: str = field(default="", compare=False)
+    resampler: str = ""
 
     @property
     def identity(self) -> dict[str, str]:
         """The fields that vectors depend on, as plain values."""
-        optional = {"activation": self.activation} if self.activation else {}
         names = ("model", "pretrained", "weights", "preprocessing", "precision")
-        return {name: getattr(self, name) for name in names} | optional
+        optional = [name for name in ("activation", "resampler") if getattr(self, name)]
+        return {name: getattr(self, name) for name in (*names, *optional)}
 
     @property
     def key(self) -> str:
@@ -426,7 +429,7 @@ class Fingerprint:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def agrees_with(self, other: Fingerprint) -> bool:
-        """Return whether vectors of the two encoders can be compared: all is equal but tag and precision."""
+        """Return whether vectors of the two encoders can be compared: all is equal but tag, precision and resampler."""
         return (self.model, self.weights, self.preprocessing) == (
             other.model,
             other.weights,

@@ -13,7 +13,12 @@ from rag_clip.data import Features, Fingerprint, LabelSet
 
 
 class Preprocess(Protocol):
-    """Turns a decoded RGB image into the model's pixels; picklable, for worker processes."""
+    """Turns a decoded RGB image into the model's pixels; picklable, for worker processes.
+
+    Two attributes are optional: `threads`, true if it may run in several threads at once and mostly releases the
+    interpreter's lock, so that no processes are needed; and `least_side`, the shorter side to which large JPEGs may be
+    reduced while they are decoded (1024 pixels without it).
+    """
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return uint8 [height, width, 3], resized and cropped to the model's input."""

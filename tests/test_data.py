@@ -44,6 +44,15 @@ def test_a_foreign_encoder_is_refused_in_one_sentence():
     )
 
 
+def test_features_of_another_resampler_are_stored_apart_but_can_be_compared():
+    torch_made, pillow_made = replace(ENCODER, resampler="torch"), replace(ENCODER, resampler="pillow")
+    assert len({ENCODER.key, torch_made.key, pillow_made.key}) == 3
+    assert torch_made.agrees_with(ENCODER)
+    assert ENCODER.agrees_with(torch_made)
+    assert torch_made.agrees_with(pillow_made)
+    assert "resampler" not in ENCODER.identity, "the key of older files stays"
+
+
 def test_a_fingerprint_of_before_the_activation_was_recorded_is_read():
     recorded = {"model": "ViT-B-32", "pretrained": "openai", "weights": "weights", "preprocessing": "224 px"}
     assert read_fingerprint(recorded) == ENCODER

@@ -45,7 +45,7 @@ LabelColumn = Annotated[
 ]
 Seed = Annotated[int, Parameter(help="Seed of the random numbers.")]
 Workers = Annotated[
-    int | None, Parameter(group=RUNNING, help="Number of decoding processes; 0 decodes in the main process.")
+    int | None, Parameter(group=RUNNING, help="Images decoded at once beside the encoding; 0 decodes between batches.")
 ]
 
 

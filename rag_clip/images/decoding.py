@@ -1,7 +1,7 @@
-"""Decode and preprocess images in worker processes without a model.
+"""Decode and preprocess images in threads, or, for a preprocess that is not made for them, in processes.
 
-A worker is a plain interpreter that reads from its standard input. So a script needs no `__main__` guard, no process is
-forked while threads of torch run, and a worker ends when its parent does, however that happens.
+A worker process is a plain interpreter that reads from its standard input. So a script needs no `__main__` guard, no
+process is forked while threads of torch run, and a worker ends when its parent does, however that happens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from PIL import Image
 
 from rag_clip.errors import RagClipError
 from rag_clip.images.items import Item, read_image
-from rag_clip.models.decode import ImageError, decode_image
+from rag_clip.models.decode import REDUCED_SIDE, ImageError, decode_image, least_side_for, runs_in_threads
 
 if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a worker does not load
     from rag_clip.protocols import Preprocess
@@ -42,12 +42,12 @@ MOST_WORKERS = 16
 class Decoding:
     """How images are decoded and encoded.
 
-    workers: number of decoding processes; 0 decodes in this process; None starts one per processor, at most 16, and
-        none for up to 512 images.
+    workers: number of images decoded at once beside the encoding, in threads, or in processes for a preprocess that
+        is not made for threads; 0 decodes between the batches; None is one per processor, at most 16.
     batch_size: number of images that the encoder gets at once.
 
-    With 0 workers this process decodes; None is one per processor up to 16, or 0 for at most 512 images. Features are
-    stored `shard_rows` rows of a file at a time; a run that is killed loses the shard that it was at.
+    For at most 512 images, None is 0. Features are stored `shard_rows` rows of a file at a time; a run that is killed
+    loses the shard that it was at.
     Raises ValueError for settings out of range.
     """
 
@@ -67,7 +67,7 @@ class Decoding:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
 
     def processes(self, images: int | None) -> int:
-        """Return the number of processes that decode `images` images; `images` is None if unknown."""
+        """Return the number of workers that decode `images` images; `images` is None if unknown."""
         if images == 0:
             return 0
         if self.workers is not None:
@@ -101,6 +101,8 @@ class Decoded:
 def decode_items(items: Sequence[Item], preprocess: Preprocess, examine: Examine | None = None) -> Decoded:
     """Decode images, given as bytes, paths, or an ImageError, which becomes the image's error; no error is raised."""
     start = time.perf_counter()
+    # The facts of an image, such as its perceptual hash, do not depend on the encoder.
+    least_side = least_side_for(preprocess) if examine is None else REDUCED_SIDE
     pixels: list[np.ndarray] = []
     errors: list[str | None] = []
     facts: list[Any] = []
@@ -108,7 +110,7 @@ def decode_items(items: Sequence[Item], preprocess: Preprocess, examine: Examine
     for item in items:
         try:
             content = read_image(item)
-            image = decode_image(content)
+            image = decode_image(content, least_side=least_side)
             examined = [] if examine is None else [examine(content, image)]
             pixels.append(preprocess(image))
             facts += examined
@@ -126,26 +128,30 @@ def decode_items(items: Sequence[Item], preprocess: Preprocess, examine: Examine
 
 
 class DecodePool:
-    """A pool of `workers` decoding processes, to be used as a context manager; with 0, this process decodes.
+    """A pool of `workers` decoders, to be used as a context manager; with 0, `submit` leaves the work to its result.
 
-    `examine`, if given, is called with the bytes of each good image and the decoded image, and its result is kept.
-    Raises DecodeError if a worker dies, and TypeError if `preprocess` cannot be pickled.
+    The decoders are threads of this process if the preprocess has a true attribute `threads`, as those of open_clip and
+    timm models have, and processes otherwise. `examine`, if given, is called with the bytes of each good image and the
+    decoded image, and its result is kept. Processes raise DecodeError if one dies, and TypeError if `preprocess` cannot
+    be pickled.
     """
 
     def __init__(self, preprocess: Preprocess, *, workers: int, examine: Examine | None = None) -> None:
         self.workers = workers
         self._preprocess = preprocess
         self._examine = examine
+        self._started = 0 if runs_in_threads(preprocess) else workers
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         self._processes: list[subprocess.Popen[bytes]] = []
-        # One thread per worker moves the data both ways, so that a full pipe never blocks the caller.
+        # One thread per worker decodes, or moves the data of its process both ways, so that a full pipe never blocks
+        # the caller.
         self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
 
     def __enter__(self) -> DecodePool:
-        """Start the workers."""
-        first = _pickle_preprocess(self._preprocess, self._examine) if self.workers else b""
+        """Start the processes, if any."""
+        first = _pickle_preprocess(self._preprocess, self._examine) if self._started else b""
         try:
-            for _ in range(self.workers):
+            for _ in range(self._started):
                 process = _start_worker()
                 self._processes.append(process)
                 assert process.stdin is not None
@@ -159,7 +165,7 @@ class DecodePool:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Kill the workers; unfinished work is lost."""
+        """Kill the processes, and let threads finish what they are at; the rest is lost."""
         for process in self._processes:
             process.kill()
         self._threads.shutdown(cancel_futures=True)
@@ -170,7 +176,11 @@ class DecodePool:
         """Start decoding `items`, and return a function that waits for the result."""
         if not self.workers:
             return lambda: decode_items(items, self._preprocess, self._examine)
-        future: Future[Decoded] = self._threads.submit(self._ask, items)
+        future: Future[Decoded] = (
+            self._threads.submit(self._ask, items)
+            if self._started
+            else self._threads.submit(decode_items, items, self._preprocess, self._examine)
+        )
         return future.result
 
     def _ask(self, items: Sequence[Item]) -> Decoded:

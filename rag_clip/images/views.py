@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from rag_clip.images.perceptual import perceptual_hash
-from rag_clip.models.decode import image_size
+from rag_clip.models.decode import image_size, runs_in_threads
 
 if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a decode worker does not load
     from rag_clip.protocols import Preprocess
@@ -48,6 +48,11 @@ class CropViews:
     count: int
     seed: int = 0
 
+    @property
+    def threads(self) -> bool:
+        """As of `preprocess`."""
+        return runs_in_threads(self.preprocess)
+
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return uint8 [count, height, width, 3], or [1, height, width, 3] for the whole image."""
         if not self.count:
@@ -65,6 +70,11 @@ class CopyViews:
     """
 
     preprocess: Preprocess
+
+    @property
+    def threads(self) -> bool:
+        """As of `preprocess`."""
+        return runs_in_threads(self.preprocess)
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return uint8 [6, height, width, 3], the image itself first."""

@@ -26,18 +26,20 @@ class ImageError(RagClipError, ValueError):
     """An image that cannot be used; the message is one line."""
 
 
-def decode_image(data: bytes) -> Image.Image:
+def decode_image(data: bytes, *, least_side: int = REDUCED_SIDE) -> Image.Image:
     """Decode image bytes to RGB: EXIF rotation applied, first frame, transparency laid on white, 16 bits scaled to 8.
 
     JPEGs are decoded at 1/2, 1/4 or 1/8 of their size as long as the shorter side keeps at least `REDUCED_SIDE`
-    pixels. HEIC needs the extra `heic`. Raises ImageError for anything truncated, empty or unknown, for 32-bit floats
-    (no agreed range), and for more than `MAX_PIXELS` pixels to decode.
+    pixels, or `least_side` if both sides can be divided without a rest. HEIC needs the extra `heic`.
+
+    Raises ImageError for anything truncated, empty or unknown, for 32-bit floats (no agreed range), and for more than
+    `MAX_PIXELS` pixels to decode.
     """
     if not data:
         raise ImageError("the image is empty (zero bytes); copy or download it again")
     try:
         image = _open(data)
-        _bound(image)
+        _bound(image, least_side)
         image.load()
         return _to_rgb(_upright(image))
     except ImageError:
@@ -45,6 +47,16 @@ def decode_image(data: bytes) -> Image.Image:
     except Exception as error:  # malformed files surface as almost any exception in PIL's parsers
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ImageError(f"the image cannot be decoded ({reason})") from error
+
+
+def least_side_for(preprocess: object) -> int:
+    """Return the `least_side` to decode with for a preprocess: its attribute of that name, or else `REDUCED_SIDE`."""
+    return int(getattr(preprocess, "least_side", REDUCED_SIDE))
+
+
+def runs_in_threads(preprocess: object) -> bool:
+    """Return whether a preprocess may run in several threads at once: its attribute `threads`, or else False."""
+    return bool(getattr(preprocess, "threads", False))
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -86,15 +98,25 @@ def _open_heic(data: bytes) -> ImageFile.ImageFile:
     return heic
 
 
-def _bound(image: ImageFile.ImageFile) -> None:
+def _bound(image: ImageFile.ImageFile, least_side: int) -> None:
     full = image.size
-    image.draft(None, (REDUCED_SIDE, REDUCED_SIDE))
+    image.draft(None, _reduced(full, least_side))
     # A progressive JPEG needs memory for the coefficients of all its pixels, even when decoded at a reduced size.
     size = full if image.info.get("progressive") else image.size
     if math.prod(size) > MAX_PIXELS:
         raise ImageError(
             f"the image is {full[0]} x {full[1]} pixels; at most {MAX_PIXELS:,} are decoded, make it smaller"
         )
+
+
+def _reduced(size: tuple[int, int], least_side: int) -> tuple[int, int]:
+    """Return the size to decode a JPEG at."""
+    for times in (8, 4, 2):
+        # A side that leaves a rest is rounded up, which shifts the content by up to half a pixel of the reduced image.
+        least = REDUCED_SIDE if any(side % times for side in size) else least_side
+        if min(size) // times >= least:
+            return size[0] // times, size[1] // times
+    return size
 
 
 def _upright(image: Image.Image) -> Image.Image:

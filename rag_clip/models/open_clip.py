@@ -134,7 +134,14 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
     }
     facts = json.dumps(preprocessing, sort_keys=True)
     fingerprint = Fingerprint(
-        source.model, source.pretrained, weights, facts, precision, activation=source.activation, spec=spec
+        source.model,
+        source.pretrained,
+        weights,
+        facts,
+        precision,
+        activation=source.activation,
+        spec=spec,
+        resampler=preprocess.resampler,
     )
     return TwoTowers(
         name=spec,

@@ -77,7 +77,8 @@ class VisionEncoder:
         parts = [torch.zeros(0, self.dim, device=self.device)]
         for start in range(0, len(images), IMAGE_BATCH):
             batch = images[start : start + IMAGE_BATCH]
-            decoded = (decode_image(image) if isinstance(image, bytes) else image for image in batch)
+            side = self.preprocess.least_side
+            decoded = (decode_image(image, least_side=side) if isinstance(image, bytes) else image for image in batch)
             pixels = torch.stack([torch.from_numpy(self.preprocess(image)).permute(2, 0, 1) for image in decoded])
             parts.append(self.encode_pixels(pixels, patches=patches).pooled)
         return Features(torch.cat(parts))
@@ -123,7 +124,13 @@ def load_vision(spec: str, *, device: torch.device, precision: str, dtype: torch
     mean, std = tuple(settings["mean"]), tuple(settings["std"])
     preprocessing = json.dumps({"pixels": asdict(preprocess), "mean": mean, "std": std}, sort_keys=True)
     fingerprint = Fingerprint(
-        f"timm {source.name}", source.checkpoint.name, weights, preprocessing, precision, spec=spec
+        f"timm {source.name}",
+        source.checkpoint.name,
+        weights,
+        preprocessing,
+        precision,
+        spec=spec,
+        resampler=preprocess.resampler,
     )
     return VisionEncoder(spec, model, fingerprint, device, dtype, shape[1], preprocess, mean, std)
 

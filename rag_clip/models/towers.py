@@ -105,7 +105,8 @@ class TwoTowers:
         return Features(torch.cat([part.pooled for part in parts]), torch.cat(found) if found else None)
 
     def _pixels(self, images: Sequence[Image.Image | bytes]) -> torch.Tensor:
-        decoded = (decode_image(image) if isinstance(image, bytes) else image for image in images)
+        side = self.preprocess.least_side
+        decoded = (decode_image(image, least_side=side) if isinstance(image, bytes) else image for image in images)
         return torch.stack([torch.from_numpy(self.preprocess(image)).permute(2, 0, 1) for image in decoded])
 
 

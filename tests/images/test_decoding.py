@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from inputs.pictures import picture
+from inputs.pictures import encoded, picture
+from inputs.shrink import shrink
 from rag_clip.images.decoding import DecodeError, DecodePool, decode_items
+from rag_clip.images.views import CopyViews, CropViews
 from rag_clip.models.pixels import PixelTransform
+from rag_clip.protocols import Preprocess
 
 TRANSFORM = PixelTransform(4, 4)
+
+
+@dataclass
+class Watched:
+    """A preprocess that notes the sizes of what it gets."""
+
+    seen: list[tuple[int, int]]
+    least_side: int = 672
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        self.seen.append(image.size)
+        return np.zeros((1, 1, 3), np.uint8)
 
 
 def test_pixels_hold_the_good_images_and_errors_have_one_entry_per_image(tmp_path: Path):
@@ -45,29 +63,54 @@ def test_a_preprocess_that_fails_is_an_error_of_the_row():
     assert decode_items([picture("red")], refuse).errors == ("IndexError: odd",)
 
 
-def test_results_come_back_in_the_order_of_the_requests():
-    with DecodePool(TRANSFORM, workers=2) as pool:
+@pytest.mark.parametrize("preprocess", [TRANSFORM, shrink])
+def test_results_come_back_in_the_order_of_the_requests(preprocess):
+    with DecodePool(preprocess, workers=2) as pool:
         waiting = [pool.submit([picture(name)] * count) for count, name in enumerate(("red", "green", "blue") * 5, 1)]
         counts = [len(wait().errors) for wait in waiting]
     assert counts == list(range(1, 16))
 
 
 def test_a_worker_that_dies_is_reported_with_its_exit_code():
-    with DecodePool(TRANSFORM, workers=1) as pool:
+    with DecodePool(shrink, workers=1) as pool:
         pool._processes[0].kill()
         with pytest.raises(DecodeError, match=r"a decode worker ended with exit code -9.*workers=0"):
             pool.submit([picture("red")])()
 
 
 def test_workers_end_with_the_pool():
-    with DecodePool(TRANSFORM, workers=2) as pool:
+    with DecodePool(shrink, workers=2) as pool:
         processes = list(pool._processes)
         pool.submit([picture("red")] * 100)
+    assert len(processes) == 2
     assert all(process.returncode is not None for process in processes)
 
 
+@pytest.mark.parametrize("preprocess", [TRANSFORM, CropViews(TRANSFORM, 2), CopyViews(TRANSFORM)])
+def test_preprocesses_of_ours_run_in_threads_that_end_with_the_pool(preprocess: Preprocess):
+    before = threading.active_count()
+    with DecodePool(preprocess, workers=2) as pool:
+        waiting = [pool.submit([picture("red"), None]) for _ in range(20)]
+        assert all(wait().errors == (None, "the image is null") for wait in waiting)
+        assert pool._processes == []
+        assert threading.active_count() == before + 2
+    assert threading.active_count() == before
+
+
+def test_facts_of_an_image_do_not_depend_on_how_far_the_encoder_reduces_it():
+    photograph = encoded(Image.new("RGB", (2016, 1344), "red"), "JPEG")
+
+    def size(_data: bytes, image: Image.Image) -> tuple[int, int]:
+        return image.size
+
+    assert decode_items([photograph], TRANSFORM, size).facts == ((2016, 1344),)
+    seen: list[tuple[int, int]] = []
+    decode_items([photograph], Watched(seen))
+    assert seen == [(1008, 672)]
+
+
 def test_an_interrupt_of_the_terminal_is_left_to_the_parent():
-    with DecodePool(TRANSFORM, workers=1) as pool:
+    with DecodePool(shrink, workers=1) as pool:
         pool.submit([picture("red")])()  # it is up
         pool._processes[0].send_signal(signal.SIGINT)
         assert pool.submit([picture("red")])().errors == (None,)
@@ -83,9 +126,10 @@ def test_a_script_needs_no_main_guard_and_workers_load_no_torch(tmp_path: Path):
     script.write_text(
         "import sys\n"
         "from rag_clip.images.decoding import DecodeError, DecodePool\n"
-        "from rag_clip.models.pixels import PixelTransform\n"
-        "with DecodePool(PixelTransform(4, 4), workers=1) as pool:\n"
+        "from inputs.shrink import shrink\n"
+        "with DecodePool(shrink, workers=1) as pool:\n"
         "    print(pool.submit([None])().errors, 'torch' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, env=environment)
     assert (done.stdout, done.stderr) == ("('the image is null',) False\n", "")

@@ -22,7 +22,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 @dataclass(frozen=True, slots=True)
 class LightEncoder(ToyEncoder):
-    """ToyEncoder with a preprocess that worker processes load without torch, in a tenth of the time."""
+    """ToyEncoder with a preprocess that runs in threads."""
 
     @property
     def preprocess(self) -> PixelTransform:

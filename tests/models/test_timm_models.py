@@ -59,7 +59,7 @@ def test_features_are_what_timm_pools_before_the_classifier(model: torch.nn.Modu
     found = encoder.encode_images([NOISE] * 70)
     assert isinstance(encoder, Encoder)
     assert (found.pooled.shape, found.pooled.dtype, encoder.dim) == ((70, 1024), torch.float32, 1024)
-    torch.testing.assert_close(found.pooled[:1], expected(model, NOISE), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.pooled[:1], expected(model, NOISE), atol=5e-5, rtol=0)
     torch.testing.assert_close(found.pooled[69], found.pooled[0], atol=1e-6, rtol=0)
     assert (encoder.scale, encoder.bias, encoder.model.training) == (1.0, 0.0, False)
     assert load_encoder(f"timm:{NAME}:{checkpoint}", device="cpu").encode_images([]).pooled.shape == (0, 1024)
@@ -82,7 +82,8 @@ def test_pixels_equal_timms_transform(mode: str, interpolation: str, size: tuple
     preprocess = pickle.loads(pickle.dumps(encoder.preprocess))
     for shape in ((90, 121), (121, 90), (32, 32), (37, 37), (300, 20)):
         image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8))
-        assert np.array_equal(preprocess(image), transform(image).permute(1, 2, 0).numpy()), shape
+        levels = np.abs(preprocess(image).astype(int) - transform(image).permute(1, 2, 0).numpy())
+        assert levels.max() <= (2 if preprocess.resampler == "torch" else 0), shape
 
 
 def test_a_pth_of_a_training_run_loads_like_its_weights(
