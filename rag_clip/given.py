@@ -12,27 +12,28 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import polars as pl
 import pyarrow as pa
 from PIL import Image
 
 from rag_clip.data import LabelSet, Prompts, check_same_encoder, read_fingerprint
-from rag_clip.evaluation.image_tasks import ImageTask, image_task, open_tasks, table_task
-from rag_clip.evaluation.runs import PromptFile, read_prompt_files
 from rag_clip.files.atomic import scratch_folder
 from rag_clip.files.labels import read_labels
-from rag_clip.files.learned_prompts import SUFFIX, LearnedPrompts, read_learned_prompts
 from rag_clip.files.prompts import read_prompts
 from rag_clip.files.regular import read_regular
 from rag_clip.images.items import read_image
 from rag_clip.images.opening import Images
-from rag_clip.prompts.recipe import Recipe, load_recipe, recipe_names
-from rag_clip.protocols import Encoder
-from rag_clip.refinement.choose_prompts import align_prompts
 from rag_clip.store import Store, open_store
 from rag_clip.store.queries import Query
+
+if TYPE_CHECKING:  # at run time they are imported where they are used, for they need torch, which some jobs do not
+    from rag_clip.evaluation.image_tasks import ImageTask
+    from rag_clip.evaluation.runs import PromptFile
+    from rag_clip.files.learned_prompts import LearnedPrompts
+    from rag_clip.prompts.recipe import Recipe
+    from rag_clip.protocols import Encoder
 
 Summary = TypeVar("Summary")
 
@@ -45,14 +46,16 @@ class Frame(Protocol):
 
 
 AnyLabels = LabelSet | str | Path | Sequence[str]
-AnyEncoder = Encoder | str
-AnyPrompts = Prompts | LearnedPrompts | str | Path
-ManyPrompts = AnyPrompts | Sequence[str | Path | Prompts] | Mapping[str, Any]
-AnyRecipe = Recipe | str | Path
+AnyEncoder: TypeAlias = "Encoder | str"
+AnyPrompts: TypeAlias = "Prompts | LearnedPrompts | str | Path"
+ManyPrompts: TypeAlias = "AnyPrompts | Sequence[str | Path | Prompts] | Mapping[str, Any]"
+AnyRecipe: TypeAlias = "Recipe | str | Path"
 AnyIndex = Store | str | Path
 OneImage = str | Path | bytes | Image.Image
-AnyTexts = str | Path | Prompts | Sequence[str | Path | Prompts | PromptFile] | Mapping[str, str | Path | Prompts]
-AnyTasks = str | Path | ImageTask | Frame | Sequence[str | Path | ImageTask | Frame]
+AnyTexts: TypeAlias = (
+    "str | Path | Prompts | Sequence[str | Path | Prompts | PromptFile] | Mapping[str, str | Path | Prompts]"
+)
+AnyTasks: TypeAlias = "str | Path | ImageTask | Frame | Sequence[str | Path | ImageTask | Frame]"
 AnyImages = OneImage | Frame | Sequence[OneImage | Frame] | Images
 
 
@@ -69,6 +72,8 @@ def to_labels(given: AnyLabels) -> LabelSet:
 
 def to_prompts(given: AnyPrompts) -> Prompts | LearnedPrompts:
     """Return prompts or learned prompts, given themselves or the path of their file."""
+    from rag_clip.files.learned_prompts import SUFFIX, LearnedPrompts, read_learned_prompts
+
     if isinstance(given, Prompts | LearnedPrompts):
         return given
     if isinstance(given, str | Path):
@@ -78,6 +83,9 @@ def to_prompts(given: AnyPrompts) -> Prompts | LearnedPrompts:
 
 def to_candidates(given: ManyPrompts) -> dict[str, Prompts | LearnedPrompts]:
     """Return prompts by name: one set, possibly learned, or several of the same classes, of which images choose."""
+    from rag_clip.files.learned_prompts import LearnedPrompts
+    from rag_clip.refinement.choose_prompts import align_prompts
+
     if isinstance(given, Prompts | LearnedPrompts | str | Path):
         prompts = to_prompts(given)
         return {str(prompts.provenance.get("method", "prompts")): prompts}
@@ -127,6 +135,8 @@ def to_encoders(given: Mapping[str, Encoder] | Sequence[str]) -> Mapping[str, En
 
 def to_recipe(given: AnyRecipe) -> Recipe:
     """Return a recipe, given itself, its name, or a TOML file."""
+    from rag_clip.prompts.recipe import Recipe, load_recipe, recipe_names
+
     if isinstance(given, Recipe):
         return given
     if isinstance(given, str | Path):
@@ -179,6 +189,8 @@ def to_prompt_files(given: AnyTexts) -> list[PromptFile]:
 
     Raises ValueError if two have the same name.
     """
+    from rag_clip.evaluation.runs import PromptFile, read_prompt_files
+
     if isinstance(given, Mapping):
         return [PromptFile(name, Path(name), to_texts(each)) for name, each in given.items()]
     listed = [given] if isinstance(given, str | Path | Prompts) else given
@@ -198,6 +210,8 @@ def to_prompt_files(given: AnyTexts) -> list[PromptFile]:
 
 
 def _named(prompts: Prompts) -> PromptFile:
+    from rag_clip.evaluation.runs import PromptFile
+
     method = str(prompts.provenance.get("method", "prompts"))
     return PromptFile(method, Path(method), prompts)
 
@@ -207,6 +221,8 @@ def to_tasks(given: AnyTasks, *, labels: LabelSet | None) -> list[ImageTask]:
 
     Raises ValueError if there is none, and if the classes of a frame's images are unknown.
     """
+    from rag_clip.evaluation.image_tasks import ImageTask, image_task, open_tasks, table_task
+
     alone = isinstance(given, str | Path | ImageTask) or _is_frame(given)
     listed: Any = [given] if alone else given
     known = (str, Path, ImageTask)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 
 from cyclopts import App
 from rich.console import Console as RichConsole
@@ -54,9 +53,7 @@ def build_app(verbs: Mapping[str, str] = VERBS) -> App:
         app.command(above)
     for verb, home in verbs.items():
         group, _, name = verb.rpartition(" ")
-        module, _, function = home.partition(":")
-        command = getattr(import_module(module), function)
-        (groups[group] if group else app).command(command, name=name, help_epilogue=example_of(verb))
+        (groups[group] if group else app).command(home, name=name, help_epilogue=example_of(verb))
     app.register_install_completion_command(help="Install completion of verbs and options for your shell.")
     return app
 

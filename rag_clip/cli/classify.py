@@ -220,15 +220,13 @@ def heads(*, shown: Shown = SHOWN) -> int:
     """List the heads that use a support set, with their papers, requirements, settings and defaults."""
 
     def job(console: Console) -> object:
-        from rag_clip.classifiers.heads import HEADS
+        from rag_clip.classifiers.head_list import listed_heads
 
-        for name, head in HEADS.items():
-            console.say(f"{name}: {head.good_for}\n  {head.paper}; needs {head.needs}")
-            settings = ", ".join(f"{key} = {value}" for key, value in head.defaults.items())
+        listed = listed_heads()
+        for name, head in listed.items():
+            console.say(f"{name}: {head['good_for']}\n  {head['paper']}; needs {head['needs']}")
+            settings = ", ".join(f"{key} = {value}" for key, value in head["settings"].items())
             console.say(f"  settings: {settings}")
-        return {
-            name: {"good_for": head.good_for, "paper": head.paper, "needs": head.needs, "settings": head.defaults}
-            for name, head in HEADS.items()
-        }
+        return listed
 
     return run(job, shown)

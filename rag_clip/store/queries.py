@@ -13,14 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from rag_clip.data import Hit
-from rag_clip.protocols import Encoder
 from rag_clip.store import Store
 from rag_clip.store.card import check_encoder
+
+if TYPE_CHECKING:
+    import torch
+
+    from rag_clip.protocols import Encoder
 
 TEXT_WEIGHT = 2.0
 Mode = Literal["dense", "lexical", "hybrid"]
@@ -90,6 +92,8 @@ def embed_queries(queries: Sequence[Query], encoder: Encoder) -> torch.Tensor:
 
     Raises ValueError for an image that cannot be decoded, and where image and text cancel out.
     """
+    import torch  # words are searched for without it
+
     texts = list(dict.fromkeys(query.text for query in queries if query.text.strip()))
     images = list(dict.fromkeys(query.image for query in queries if query.image is not None))
     of_text = dict(zip(texts, encoder.encode_text(texts).float(), strict=True)) if texts else {}
@@ -103,7 +107,7 @@ def _compose(query: Query, of_text: Mapping[str, torch.Tensor], of_image: Mappin
     if query.text not in of_text:
         return of_image[query.image]
     mixed = of_image[query.image] + query.weight * of_text[query.text]
-    length = torch.linalg.vector_norm(mixed)
+    length = mixed.norm()
     if float(length) < 1e-6:
         raise ValueError(f"image and text {query.text!r} cancel out at weight {query.weight}; choose another weight")
     unit: torch.Tensor = mixed / length
