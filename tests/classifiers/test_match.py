@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -156,3 +158,58 @@ def test_sigmoid_scores_are_refused_where_logits_have_no_level():
         match(identity(2), features, scores="sigmoid")
     with pytest.raises(ValueError, match="scores are 'logits'; choose one of softmax, sigmoid"):
         match(identity(2), features, scores="logits")  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Sums what pooled, patch and other features say, with many ties, and notes how many rows it gets at once."""
+
+    labels: LabelSet
+    rows: list[int]
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        assert features.patches is not None
+        self.rows.append(len(features.pooled))
+        assert features.ids == tuple(str(int(row)) for row in features.pooled[:, 0])
+        values = features.pooled[:, :1] + features.patches.sum((1, 2))[:, None] + features.others["second"]
+        return (values * torch.arange(len(self.labels)) % 7).floor()  # [n, c], whole numbers from 0 to 6
+
+
+def test_many_classes_are_ranked_in_blocks_of_images_as_all_at_once(monkeypatch: pytest.MonkeyPatch):
+    labels = LabelSet(tuple(f"class {row}" for row in range(100)))
+    ids = torch.arange(37.0)
+    features = Features(
+        ids[:, None],
+        ids.repeat(3, 2, 1).permute(2, 1, 0),
+        tuple(str(int(row)) for row in ids),
+        {"second": ids[:, None]},
+    )
+    whole, parts = Watched(labels, []), Watched(labels, [])
+    expected = match(whole, features, top_k=9)
+    monkeypatch.setattr("rag_clip.classifiers.match.LOGITS_AT_ONCE", 1_050)
+    found = match(parts, features, top_k=9)
+    assert (whole.rows, parts.rows) == ([37], [10, 10, 10, 7])
+    assert torch.equal(found.labels, expected.labels)
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.margin, expected.margin)
+    by_hand = whole(features).argsort(dim=1, descending=True, stable=True)[:, :9]
+    assert torch.equal(found.labels, by_hand)
+
+
+def test_memory_does_not_grow_with_the_images_times_21_000_classes():
+    code = (
+        "import resource, torch\n"
+        "from rag_clip.classifiers.match import match\n"
+        "from rag_clip.classifiers.zero_shot import ZeroShot\n"
+        "from rag_clip.data import Features, LabelSet\n"
+        "torch.set_num_threads(1)\n"
+        "labels = LabelSet(tuple(f'class {row}' for row in range(21_000)))\n"
+        "classifier = ZeroShot(labels, torch.randn(21_000, 16), 1.0)\n"
+        "peaks = []\n"
+        "for count in (798, 7_980):\n"
+        "    assert match(classifier, Features(torch.randn(count, 16))).labels.shape == (count, 5)\n"
+        "    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+        "print(peaks[1] - peaks[0])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 320, "MiB; all logits take 640"
