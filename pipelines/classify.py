@@ -144,7 +144,7 @@ def classify(
     output, let_go = scratch_output(output, "predictions.parquet")
     written = classify_outputs(output, reuse.features_dir)
     check_outputs(written, inputs=[image_files(images), reuse.place], force=running.force)
-    encoder = to_encoder(encoder, recorded=first.provenance)
+    encoder = to_encoder(encoder, recorded=first.recorded.encoder)
     texts_alone = head is None and not isinstance(first, LearnedPrompts)
     check_scores(scoring.scores, trained_bias=has_trained_bias(encoder), texts_alone=texts_alone)
     columns = prediction_columns(files[0].schema.names, refined=scoring.refine)
@@ -201,7 +201,7 @@ def classify(
         rows - missing,
         columns,
         tally.report(text.labels.names),
-        dict(used.provenance.get("chosen", {})),
+        dict(used.recorded.chosen),
         refinement,
         dict(clock.seconds),
         clock.bottleneck,
@@ -262,12 +262,14 @@ def _replacing(output: Path, parts: Path) -> Iterator[Path]:
 def _run_facts(
     prompts: Prompts | LearnedPrompts, encoder: Encoder, others: Mapping[str, Encoder], head: PreparedHead | None
 ) -> dict[str, Any]:
-    provenance = {key: prompts.provenance.get(key) for key in ("method", "settings", "index")}
-    provenance |= {key: prompts.provenance[key] for key in ("chosen",) if key in prompts.provenance}
+    recorded = prompts.recorded
+    made = {"method": recorded.method, "settings": recorded.settings, "index": recorded.index}
+    if recorded.chosen:
+        made["chosen"] = recorded.chosen
     return {
         "version": version("rag-clip"),
         "encoder": asdict(encoder.fingerprint),
-        "prompts": {"digest": _digest(prompts), **provenance},
+        "prompts": {"digest": _digest(prompts), **made},
         "classes": len(prompts.labels),
         "head": dict(head.facts) if head else {},
         "others": {name: asdict(each.fingerprint) for name, each in others.items()},
@@ -281,5 +283,5 @@ def _digest(prompts: Prompts | LearnedPrompts) -> str:
         return digest.hexdigest()
     for name, group in zip(prompts.labels.names, prompts.texts, strict=True):
         digest.update(json.dumps([name, [[text.text, text.weight, text.role] for text in group]]).encode())
-    digest.update(str(prompts.provenance.get("average", "")).encode())
+    digest.update(b"" if prompts.recorded.average == "vectors" else prompts.recorded.average.encode())
     return digest.hexdigest()

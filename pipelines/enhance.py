@@ -195,9 +195,9 @@ def enhance_labels(
         found = find(recipe=recipe) if images is None else _chosen(labels, recipe, find, images, running)
         controlled = partial(control_prompts, found, store=store, seed=comparison.seed)
         prompts = controlled(control) if control else found
-        chosen = found.provenance.get("known", {}).get("templates")
+        chosen = found.recorded.known.get("templates")
         plain = template_prompts(labels, templates=chosen or recipe.templates.choose())
-        sets = {"templates": plain, prompts.provenance["method"]: prompts}
+        sets = {"templates": plain, prompts.recorded.method: prompts}
         if labelled and (recipe.retrieved or recipe.described):
             sets[recipe.name] = found
             sets |= {other: controlled(other) for other in CONTROLS if store or other != "random"}
@@ -206,7 +206,7 @@ def enhance_labels(
             classifiers = {name: compose(variant, texts, encoder) for name, variant in sets.items()}
         write_prompts(replace(prompts, encoded=texts.encoded_by(encoder)), output)
     with clock.stage("compare"):
-        first, second = classifiers["templates"], classifiers[prompts.provenance["method"]]
+        first, second = classifiers["templates"], classifiers[prompts.recorded.method]
         before, after = (distinguishability(one.weights, one.scale, labels) for one in (first, second))
         separated = separation(first.weights, second.weights, labels)
         compared = {name: _score(one, labelled) for name, one in classifiers.items()} if labelled else {}
@@ -215,8 +215,8 @@ def enhance_labels(
         len(labels),
         sum(map(len, prompts.texts)),
         _captions(prompts),
-        prompts.provenance["without_captions"],
-        prompts.provenance["untrusted"],
+        prompts.recorded.without_captions,
+        prompts.recorded.untrusted,
         _sample(prompts),
         before,
         after,
@@ -241,14 +241,14 @@ def _chosen(
     with clock.stage("choose"):
         chosen = choose_prompts(candidates, texts, sample.pooled).prompts
     *_, last = candidates.values()
-    counts = {key: last.provenance[key] for key in ("without_captions", "untrusted")}
-    notes = [describe_choice(chosen), *last.provenance["notes"]]
+    counts = {"without_captions": last.recorded.without_captions, "untrusted": last.recorded.untrusted}
+    notes = [describe_choice(chosen), *last.recorded.notes]
     return replace(chosen, provenance={**chosen.provenance, **counts, "notes": notes})
 
 
 def _record(store: Store | None) -> Mapping[str, Any]:
-    """Return the encoder that an index was built with, as provenance records it."""
-    return {} if store is None else {"encoder": asdict(store.card.encoder)}
+    """Return the fingerprint of the encoder that an index was built with; {} without an index."""
+    return {} if store is None else asdict(store.card.encoder)
 
 
 def _sample(prompts: Prompts) -> tuple[str, tuple[PromptText, ...]]:

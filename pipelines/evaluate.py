@@ -114,8 +114,8 @@ def evaluate(
     written = evaluate_outputs(output, reuse.features_dir)
     inputs = [*task_files(tasks), *(each.path for each in texts), reuse.place]
     check_outputs(written, inputs=inputs, force=running.force)
-    recorded = texts[0].prompts.provenance if texts else {}
-    if encoder is not None or (recorded.get("encoder") or {}).get("spec"):
+    recorded = texts[0].prompts.recorded.encoder if texts else {}
+    if encoder is not None or recorded.get("spec"):
         encoder = to_encoder(encoder, recorded=recorded)
     plans = _plan(tasks, texts, heads, candidates, encoder=encoder, index=reuse.place)
     read = partial(

@@ -80,7 +80,7 @@ def explain(
         raise ValueError(f"count is {count}; show at least one class")
     texts, earlier = to_texts(prompts), None if before is None else to_texts(before)
     picture = None if image is None else to_image(image)
-    encoder = to_encoder(encoder, recorded=texts.provenance)
+    encoder = to_encoder(encoder, recorded=texts.recorded.encoder)
     of_image = None if picture is None else explain_image(picture, texts, encoder, against=label, report=report)
     of_label = (
         None if label is None else explain_label(label, texts, encoder, before=earlier, count=count, report=report)

@@ -109,4 +109,4 @@ def learn_prompts(
 
 
 def _to_encoder(given: AnyEncoder | None, support: str | Path) -> Encoder:
-    return to_encoder(given, recorded={} if given is not None else read_support(support).provenance)
+    return to_encoder(given, recorded={} if given is not None else read_support(support).recorded.encoder)

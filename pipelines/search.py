@@ -83,7 +83,7 @@ def search(
     with opened(index) as store:
         loaded = None
         if encoder is not None or needs_encoder(asked, mode, over):
-            loaded = to_encoder(encoder, recorded={"encoder": asdict(store.card.encoder)})
+            loaded = to_encoder(encoder, recorded=asdict(store.card.encoder))
         found = search_store(asked, store=store, encoder=loaded, mode=mode, over=over, limit=limit, where=where)
         answers = tuple(Answer(query, tuple(_to_rows(hits, store))) for query, hits in zip(asked, found, strict=True))
         return SearchSummary(store.location, answers)

@@ -114,7 +114,7 @@ def retrieve_support(
     asked = search if isinstance(search, ImageSearch) else ImageSearch(search)
     check_support_path(output)
     prompts, against, place = to_texts(prompts), to_places(against, "against"), str(index_place(index))
-    encoder = to_encoder(encoder, recorded=prompts.provenance)
+    encoder = to_encoder(encoder, recorded=prompts.recorded.encoder)
     with holding([(output, "support retrieve")], inputs=[place, against.paths], force=running.force):
         with opened(index) as store:
             check_encoder(store.card, encoder.fingerprint, store.location)

@@ -102,7 +102,7 @@ def synthesise_support(
     check_outputs(written, force=running.force)
     prompts = to_texts(prompts)
     plan = plan_paintings(prompts, per_class=settings.per_class, wording=settings.wording, seed=settings.seed)
-    encoder = to_encoder(encoder, recorded=prompts.provenance)
+    encoder = to_encoder(encoder, recorded=prompts.recorded.encoder)
     with holding(written, force=running.force), locked(folder / "lock", doing=f"paint into {folder}"):
         with clock.stage("encode texts"):
             classifier = zero_shot(prompts, encoder, report=report)

@@ -140,6 +140,43 @@ class EncodedTexts:
 
 
 @dataclass(frozen=True, slots=True)
+class Provenance:
+    """How prompts or a support set were made, as far as they record it; a file may record more.
+
+    encoder: the fingerprint as plain values (see `read_fingerprint`); {} if none is recorded.
+    method: the name of the recipe or method, or "unknown".
+    settings: those of the method.
+    index: where the index of captions or images is; "" without one.
+    average: what the texts of a class are averaged by, "vectors" or "cosines" (see classifiers.zero_shot).
+    without_captions, untrusted: classes for which the index has no captions, and classes whose captions were refused.
+    notes: for the user, a sentence each.
+    known: what was decided about the names (see prompts.known); {} if nothing was.
+    chosen: what unlabelled images chose (see refinement.choose_prompts); {} if nothing.
+    """
+
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "unknown"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    index: str = ""
+    average: str = "vectors"
+    without_captions: int = 0
+    untrusted: int = 0
+    notes: tuple[str, ...] = ()
+    known: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_provenance(document: Mapping[str, Any]) -> Provenance:
+    """Return the facts of a provenance that have a meaning here; null and other keys are passed over."""
+    known = {each.name for each in fields(Provenance)}
+    facts = {name: value for name, value in document.items() if name in known and value is not None}
+    for name, kind in (("method", str), ("notes", tuple)):
+        if name in facts:
+            facts[name] = kind(facts[name])
+    return Provenance(**facts)
+
+
+@dataclass(frozen=True, slots=True)
 class Prompts:
     """Weighted texts per class, whose weights sum to one in each class, and the settings that they were made with.
 
@@ -169,8 +206,13 @@ class Prompts:
             if abs(sum(weights) - 1) > 1e-4:
                 raise ValueError(f"the weights of class {name!r} sum to {sum(weights):.6f}; they must sum to 1")
 
+    @property
+    def recorded(self) -> Provenance:
+        """The facts of the provenance."""
+        return read_provenance(self.provenance)
+
     def __repr__(self) -> str:
-        count, method = sum(map(len, self.texts)), self.provenance.get("method", "unknown")
+        count, method = sum(map(len, self.texts)), self.recorded.method
         return f"Prompts({counted(len(self.labels), 'class')}, {counted(count, 'text')}, method {method!r})"
 
     def _repr_html_(self) -> str:
@@ -266,6 +308,11 @@ class Support:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     others: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
+    @property
+    def recorded(self) -> Provenance:
+        """The facts of the provenance."""
+        return read_provenance(self.provenance)
+
     def __post_init__(self) -> None:
         count = len(self.features)
         if count == 0:
@@ -315,8 +362,8 @@ class Support:
 
     def __repr__(self) -> str:
         lacking = f", {counted(len(self.missing), 'class')} without one" if self.missing else ""
-        held, method = counted(len(self.labels), "class"), self.provenance.get("method", "unknown")
-        return f"Support({counted(len(self), 'image')} of {held}{lacking}, method {method!r})"
+        classes, method = counted(len(self.labels), "class"), self.recorded.method
+        return f"Support({counted(len(self), 'image')} of {classes}{lacking}, method {method!r})"
 
     def _repr_html_(self) -> str:
         return html_table(repr(self), self._rows())

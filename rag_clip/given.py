@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import polars as pl
@@ -56,6 +57,7 @@ AnyTexts: TypeAlias = (
     "str | Path | Prompts | Sequence[str | Path | Prompts | PromptFile] | Mapping[str, str | Path | Prompts]"
 )
 AnyTasks: TypeAlias = "str | Path | ImageTask | Frame | Sequence[str | Path | ImageTask | Frame]"
+AnyCaptions = str | Path | Frame | Sequence[str | Path | Frame]
 AnyImages = OneImage | Frame | Sequence[OneImage | Frame] | Images
 
 
@@ -88,7 +90,7 @@ def to_candidates(given: ManyPrompts) -> dict[str, Prompts | LearnedPrompts]:
 
     if isinstance(given, Prompts | LearnedPrompts | str | Path):
         prompts = to_prompts(given)
-        return {str(prompts.provenance.get("method", "prompts")): prompts}
+        return {prompts.recorded.method: prompts}
     return dict(align_prompts({file.name: file.prompts for file in to_prompt_files(given)}))
 
 
@@ -101,8 +103,8 @@ def to_texts(given: Prompts | str | Path) -> Prompts:
     raise _refused("prompts", given, "the path of a prompts file, or Prompts, such as enhance(labels, ...) returns")
 
 
-def to_encoder(given: Encoder | str | None, *, recorded: Mapping[str, Any] | None = None) -> Encoder:
-    """Return an encoder, given itself or the name of a model; given None, the one `recorded` in a provenance.
+def to_encoder(given: Encoder | str | None, *, recorded: Mapping[str, Any] = MappingProxyType({})) -> Encoder:
+    """Return an encoder, given itself or the name of a model; given None, the one whose fingerprint is `recorded`.
 
     Raises ValueError if none is recorded, and if the recorded name now gives another model.
     """
@@ -114,8 +116,7 @@ def to_encoder(given: Encoder | str | None, *, recorded: Mapping[str, Any] | Non
 
     if given is not None:
         return load_encoder(given)
-    record = (recorded or {}).get("encoder")
-    made_with = read_fingerprint(record) if record else None
+    made_with = read_fingerprint(recorded) if recorded else None
     if made_with is None or not made_with.spec:
         raise ValueError("nothing says which encoder to use; give encoder, such as 'demo' or 'ViT-B-32:openai'")
     encoder = load_encoder(made_with.spec)
@@ -212,7 +213,7 @@ def to_prompt_files(given: AnyTexts) -> list[PromptFile]:
 def _named(prompts: Prompts) -> PromptFile:
     from rag_clip.evaluation.runs import PromptFile
 
-    method = str(prompts.provenance.get("method", "prompts"))
+    method = prompts.recorded.method
     return PromptFile(method, Path(method), prompts)
 
 
@@ -261,6 +262,14 @@ def to_queries(given: str | Query | Sequence[str | Query], *, image: bytes | Non
     if image is not None and not asked:
         return [Query(image=image)]
     return [each if isinstance(each, Query) else Query(each, image) for each in asked]
+
+
+def to_captions(given: AnyCaptions) -> list[str | Path | pa.Table]:
+    """Return a list of paths, URLs and tables, given one or several paths, URLs and frames of captions."""
+    listed = [given] if isinstance(given, str | Path) or _is_frame(given) else given
+    if isinstance(listed, Sequence) and all(isinstance(each, str | Path) or _is_frame(each) for each in listed):
+        return [each if isinstance(each, str | Path) else _to_table(each) for each in listed]
+    raise _refused("captions", given, "a path or URL, a polars or pandas frame, a pyarrow table, or a list of these")
 
 
 def to_paths(given: str | Path | Sequence[str | Path], name: str) -> list[str | Path]:
@@ -313,7 +322,9 @@ def _to_table(given: Any) -> pa.Table:
         table = pa.table(given)
     except (pa.ArrowException, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise TypeError(f"the frame cannot be taken as an Arrow table ({reason}); images are bytes or paths") from error
+        raise TypeError(
+            f"the frame cannot be taken as an Arrow table ({reason}); images are bytes or paths, captions texts"
+        ) from error
     notes = {key: value for key, value in (table.schema.metadata or {}).items() if key != b"pandas"}
     unnamed = [name for name in table.column_names if name.startswith("__index_level_")]
     return table.drop_columns(unnamed).replace_schema_metadata(notes)

@@ -4,7 +4,19 @@ from typing import Any
 import pytest
 import torch
 
-from rag_clip.data import Features, Fingerprint, LabelSet, Support, Validation, check_same_encoder, read_fingerprint
+from rag_clip.data import (
+    Features,
+    Fingerprint,
+    LabelSet,
+    Prompts,
+    PromptText,
+    Provenance,
+    Support,
+    Validation,
+    check_same_encoder,
+    read_fingerprint,
+    read_provenance,
+)
 
 ENCODER = Fingerprint("ViT-B-32", "openai", "weights", "224 px", "fp32")
 
@@ -59,6 +71,16 @@ def test_a_fingerprint_of_before_the_activation_was_recorded_is_read():
     assert read_fingerprint({**recorded, "spec": "ViT-B-32:openai"}).spec == "ViT-B-32:openai"
     with pytest.raises(ValueError, match="its encoder is recorded as"):
         read_fingerprint({"model": "ViT-B-32"})
+
+
+def test_provenance_is_read_by_name_and_other_keys_are_passed_over():
+    document = {"method": "default", "settings": {"weight": 0.6}, "notes": ["a note"], "encoder": None, "ours": 1}
+    facts = Provenance(method="default", settings={"weight": 0.6}, notes=("a note",))
+    assert read_provenance(document) == facts
+    prompts = Prompts(LabelSet(("fox",)), ((PromptText("a fox.", 1.0),),), document)
+    assert prompts.recorded == facts
+    assert prompts.provenance == document
+    assert read_provenance({}) == Provenance({}, "unknown", {}, "", "vectors", 0, 0, (), {}, {})
 
 
 def test_how_an_encoder_was_named_decides_nothing():

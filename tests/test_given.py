@@ -146,7 +146,7 @@ def test_an_encoder_is_a_name_an_encoder_or_the_one_recorded() -> None:
     encoder = ToyEncoder()
     assert given.to_encoder(encoder) is encoder
     demo = given.to_encoder("demo")
-    again = given.to_encoder(None, recorded={"encoder": asdict(demo.fingerprint)})
+    again = given.to_encoder(None, recorded=asdict(demo.fingerprint))
     assert again.fingerprint == demo.fingerprint
 
 
@@ -297,9 +297,9 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "queries is of type Image; give a text, a Query, or a list of these",
     ),
     "paths among images": (lambda: given.to_images([png("red"), "a.png"]), "images are both in memory and in files"),
-    "a frame of captions": (
-        lambda: given.to_paths(pl.DataFrame({"text": ["a"]}), "captions"),  # type: ignore[arg-type]
-        "captions is of type DataFrame; give a path or URL, or a list of them",
+    "a number for captions": (
+        lambda: given.to_captions([3]),  # type: ignore[list-item]
+        "captions is of type list, and contains a value of type int; give a path or URL, a polars or pandas frame",
     ),
 }
 

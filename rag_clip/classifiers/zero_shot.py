@@ -162,7 +162,7 @@ def compose(prompts: Prompts, texts: TextVectors, encoder: Encoder) -> ZeroShot:
 
 def averages_cosines(prompts: Prompts) -> bool:
     """Return whether cosines are averaged instead of vectors; raises ValueError for another kind of average."""
-    average = prompts.provenance.get("average", "vectors")
+    average = prompts.recorded.average
     if average not in ("vectors", "cosines"):
         raise ValueError(f"the prompts' provenance has the average {average!r}; write vectors or cosines")
     return bool(average == "cosines")
@@ -258,6 +258,6 @@ def _weighted_sum(vectors: torch.Tensor, rows: torch.Tensor, bags: _Bags) -> tor
 
 def check_prompts_encoder(prompts: Prompts, encoder: Fingerprint) -> None:
     """Raise ValueError if the prompts are known to be made with another encoder; an unknown encoder passes."""
-    if recorded := prompts.provenance.get("encoder"):
+    if recorded := prompts.recorded.encoder:
         advice = "enhance the labels again with this encoder (in Python, allow_other_encoder=True takes them as is)"
         check_same_encoder(read_fingerprint(recorded), encoder, what="the prompts were made", advice=advice)

@@ -235,8 +235,10 @@ def _override(recipe: Recipe, overrides: Overrides | None) -> Recipe:
 
 
 def _show(console: Console, summary: EnhanceSummary) -> None:
+    from rag_clip.data import read_provenance
+
     console.say(str(summary))
-    for note in summary.provenance["notes"]:
+    for note in read_provenance(summary.provenance).notes:
         console.say(f"  {note}")
     separations = {"templates": summary.before, "these prompts": summary.after}
     console.table(

@@ -17,7 +17,8 @@ from rag_clip.cli.console import Console
 from rag_clip.cli.run import ENCODER, Device, EncoderOptions, Precision
 
 if TYPE_CHECKING:
-    from rag_clip.data import Fingerprint
+    from rag_clip.data import Fingerprint, Prompts
+    from rag_clip.files.learned_prompts import LearnedPrompts
     from rag_clip.protocols import Encoder
 
 Record = tuple[str, Mapping[str, Any]]
@@ -105,12 +106,12 @@ def records_of(
 ) -> Iterator[Record]:
     """Yield the encoder that prompts, support files and an index record, {} if none; None is skipped."""
     for path in prompts:
-        yield f"the prompts {path}", _provenance(path).get("encoder") or {}
+        yield f"the prompts {path}", _read(path).recorded.encoder
     for support in supports:
         if support is not None:
             from rag_clip.files.support import read_support
 
-            yield f"the support file {support}", read_support(support).provenance.get("encoder") or {}
+            yield f"the support file {support}", read_support(support).recorded.encoder
     if index is not None:
         from rag_clip.store import open_store
 
@@ -119,8 +120,8 @@ def records_of(
         yield f"the index {index}", record
 
 
-def _provenance(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> Prompts | LearnedPrompts:
     from rag_clip.files.learned_prompts import SUFFIX, read_learned_prompts
     from rag_clip.files.prompts import read_prompts
 
-    return (read_learned_prompts(path) if path.suffix.lower() == SUFFIX else read_prompts(path)).provenance
+    return read_learned_prompts(path) if path.suffix.lower() == SUFFIX else read_prompts(path)

@@ -20,8 +20,6 @@ from rag_clip.files.labels import labels_to_document
 from rag_clip.files.prompts import read_prompts
 from rag_clip.prompts.templates import template_prompts
 
-PROVENANCE = ("method", "settings", "index")
-
 
 @dataclass(frozen=True, slots=True)
 class PromptFile:
@@ -225,17 +223,17 @@ def _task_facts(task: ImageTask) -> TaskFacts:
 
 
 def _run(task: ImageTask, texts: PromptFile, encoder: Fingerprint, decides: Sequence[object], index: str | None) -> Run:
-    prompts = texts.prompts
+    prompts, recorded = texts.prompts, texts.prompts.recorded
     vectors = index if any(text.evidence for group in prompts.texts for text in group) else None
     settings = RunSettings(
         task=_task_facts(task),
-        prompts=PromptFacts(str(texts.path), **{key: prompts.provenance.get(key) for key in PROVENANCE}),
+        prompts=PromptFacts(str(texts.path), recorded.method, recorded.settings, recorded.index),
         encoder=encoder,
         vectors=vectors or None,
         tuned=tuning(None),
     )
     content = [[asdict(text) for text in group] for group in prompts.texts]
-    average = [prompts.provenance["average"]] if "average" in prompts.provenance else []
+    average = [recorded.average] if recorded.average != "vectors" else []
     key = hash_facts([*decides, content, labels_to_document(prompts.labels), encoder.identity, vectors, *average])
     return Run(texts.name, tier_of(prompts), key, settings, texts)
 

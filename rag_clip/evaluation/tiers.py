@@ -50,6 +50,6 @@ def describe_tier(tier: str) -> str:
 def _text_tier(prompts: Prompts | None) -> str:
     if prompts is None:
         return "T0"
-    if prompts.provenance.get("index") or any(text.evidence for group in prompts.texts for text in group):
+    if prompts.recorded.index or any(text.evidence for group in prompts.texts for text in group):
         return "T1"
-    return "T?" if prompts.provenance.get("method", "unknown") == "unknown" else "T0"
+    return "T?" if prompts.recorded.method == "unknown" else "T0"

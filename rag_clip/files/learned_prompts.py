@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from rag_clip.data import Fingerprint, LabelSet, check_same_encoder, read_fingerprint
+from rag_clip.data import Fingerprint, LabelSet, Provenance, check_same_encoder, read_fingerprint, read_provenance
 from rag_clip.errors import disk_errors
 from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import labels_from_document, labels_to_document
@@ -61,6 +61,11 @@ class LearnedPrompts:
             raise ValueError(f"position {self.position!r} is unknown; choose one of {', '.join(get_args(Position))}")
         if not bool(self.weights.isfinite().all() and self.context.isfinite().all()):
             raise ValueError("the learned prompts have values that are not finite; train them again")
+
+    @property
+    def recorded(self) -> Provenance:
+        """The facts of the provenance."""
+        return read_provenance(self.provenance)
 
     @property
     def shared(self) -> bool:
@@ -108,7 +113,7 @@ def read_learned_prompts(path: str | Path, *, encoder: Fingerprint | None = None
 
 def check_learned_encoder(prompts: LearnedPrompts, encoder: Fingerprint) -> None:
     """Raise ValueError if the prompts were learned with another encoder, for which their vectors mean nothing."""
-    recorded = prompts.provenance.get("encoder")
+    recorded = prompts.recorded.encoder
     if not recorded:
         raise ValueError("the learned prompts do not say what encoder they are for; learn them again")
     made_with = read_fingerprint(recorded)

@@ -107,7 +107,7 @@ def check_support_labels(path: str | Path, support: Support, labels: LabelSet) -
 
 def check_support_encoder(support: Support, encoder: Fingerprint) -> None:
     """Raise ValueError if the features were made with another encoder; a set that records none passes."""
-    if recorded := support.provenance.get("encoder"):
+    if recorded := support.recorded.encoder:
         advice = "make it again with this encoder"
         check_same_encoder(read_fingerprint(recorded), encoder, what="the support set was made", advice=advice)
 
@@ -140,7 +140,7 @@ def merge_supports(parts: Sequence[Support]) -> tuple[Support, tuple[tuple[int, 
         references=tuple(aligned[part].references[row] for part, row in kept),
         others={name: torch.stack([aligned[part].others[name][row] for part, row in kept]) for name in first.others},
         provenance={
-            "encoder": first.provenance.get("encoder", {}),
+            "encoder": first.recorded.encoder,
             "method": "merged",
             "settings": {},
             "parts": [dict(part.provenance) for part in parts],
@@ -191,8 +191,7 @@ def _align(part: Support, first: Support) -> Support:
             f"the support sets have features of width {part.features.shape[1]} and {first.features.shape[1]}, and "
             f"additional encoders {sorted(part.others)} and {sorted(first.others)}; make them with the same encoders"
         )
-    recorded = first.provenance.get("encoder")
-    if recorded:
+    if recorded := first.recorded.encoder:
         check_support_encoder(part, read_fingerprint(recorded))
     return part.arrange(first.labels)
 

@@ -49,7 +49,7 @@ def random_prompts(like: Prompts, captions: Sequence[Hit], *, seed: int) -> Prom
         _replaced(group, captions, random.Random(f"{seed}:{name}"))
         for name, group in zip(like.labels.names, like.texts, strict=True)
     )
-    settings = {**like.provenance.get("settings", {}), "seed": seed}
+    settings = {**like.recorded.settings, "seed": seed}
     return Prompts(like.labels, texts, {**like.provenance, "method": "random", "settings": settings})
 
 
@@ -74,7 +74,7 @@ def waffle_prompts(like: Prompts, *, seed: int) -> Prompts:
         tuple(_waffled(group, name, random.Random(f"{seed}:{name}")))
         for name, group in zip(like.labels.names, like.texts, strict=True)
     )
-    settings = {**like.provenance.get("settings", {}), "seed": seed}
+    settings = {**like.recorded.settings, "seed": seed}
     return Prompts(like.labels, texts, {**like.provenance, "method": "waffle", "settings": settings})
 
 
@@ -105,7 +105,7 @@ def shared_waffle_prompts(like: Prompts, *, seed: int, pairs: int = 15) -> Promp
         )
         for name in names
     )
-    settings = {**like.provenance.get("settings", {}), "seed": seed, "pairs": pairs}
+    settings = {**like.recorded.settings, "seed": seed, "pairs": pairs}
     facts = {"method": "waffle_shared", "settings": settings, "average": "cosines"}
     return Prompts(like.labels, texts, {**like.provenance, **facts})
 

@@ -106,7 +106,7 @@ def choose_prompts(
         **best.provenance,
         "method": "chosen",
         "settings": {name: dict(candidates[name].provenance) for name in names},
-        "index": next((place for each in candidates.values() if (place := each.provenance.get("index"))), ""),
+        "index": next((place for each in candidates.values() if (place := each.recorded.index)), ""),
         "chosen": facts,
     }
     prompts = Prompts(best.labels, texts, provenance)
@@ -115,7 +115,7 @@ def choose_prompts(
 
 def describe_choice(prompts: Prompts) -> str:
     """Return what images chose, in one line; prompts that they did not choose have nothing to say."""
-    facts = prompts.provenance.get("chosen")
+    facts = prompts.recorded.chosen
     if not facts:
         return ""
     texts = ", ".join(f"{name} for {count}" for name, count in facts["classes"].items())
