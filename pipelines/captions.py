@@ -22,7 +22,7 @@ from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning, row_rules
 from rag_clip.corpus.steps import Step, chain
 from rag_clip.display import counted
 from rag_clip.files.outputs import check_outputs, remove_folder
-from rag_clip.given import AnyEncoder, to_encoder, to_paths
+from rag_clip.given import AnyCaptions, AnyEncoder, to_captions, to_encoder
 from rag_clip.progress import StageClock
 from rag_clip.progress_line import on_screen
 from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
@@ -78,7 +78,7 @@ class BuildSummary:
 
 @on_screen.job()
 def build_index(
-    paths: str | Path | Sequence[str | Path],
+    captions: AnyCaptions,
     *,
     index: str | Path,
     encoder: AnyEncoder,
@@ -88,13 +88,13 @@ def build_index(
     shards: ShardFolder | str | Path | None = None,
     running: Running = Running(),  # noqa: B008
 ) -> BuildSummary:
-    """Add the captions of files (or folders of them) to the index, made if it does not exist, and optimise it.
+    """Add captions to the index, made if it does not exist, and optimise it.
 
-    paths: one path or several.
+    captions: paths of files or folders, URLs, a polars or pandas frame, a pyarrow table, or a list of these.
     index: a folder, or the address of a Qdrant server.
     encoder: an encoder or the name of a model.
     columns: the name of the column of captions, or `Columns`; those that are not named are recognised. If there is no
-        column of sources, the file's name is the source of its captions.
+        column of sources, the file's name is the source of its captions, and "frame" that of a frame's.
     cleaning: by default the preset `default` of index/cleaning.toml.
     schema: by default index/captions.toml.
     shards: the folder of the embedded captions, or a `ShardFolder`; by default INDEX.shards beside the index (for a
@@ -106,7 +106,8 @@ def build_index(
     column, and an index of another encoder, schema or cleaning; OSError for a full disk; StoreError if the index or
     the shards are in use, or the server is gone; finished work is kept. Nothing is made if no caption is usable.
     """
-    paths = to_paths(paths, "captions")
+    given = to_captions(captions)
+    files = [each for each in given if not isinstance(each, pa.Table)]
     columns = Columns(text=columns) if isinstance(columns, str) else columns or Columns()
     schema, cleaning, report = schema or load_schema(), cleaning or load_cleaning(), running.report
     shards = to_shard_folder(shards)
@@ -114,8 +115,8 @@ def build_index(
     folder = shards.place
     if shards.part != (0, 1):
         raise ValueError(f"an index needs all parts of the shards; leave out the part {shards.part}")
-    check_outputs([(index, "index"), (folder, "shards")], inputs=[paths], force=running.force)
-    sources = find_sources(paths, columns=columns)
+    check_outputs([(index, "index"), (folder, "shards")], inputs=files, force=running.force)
+    sources = find_sources(given, columns=columns)
     _check_usable(sources, chain([unreadable, row_rules(cleaning)]))
     encoder = to_encoder(encoder)
     with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:

@@ -7,9 +7,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rag_clip.files.locations import shown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ENTITY_KEYS = ("ETag", "etag", "e_tag", "md5Hash", "crc32c", "generation")
 TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "created")
@@ -78,6 +81,14 @@ def hash_facts(facts: object, *, digits: int = 16) -> str:
 def _state(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def digest_table(table: pa.Table) -> str:
+    """Return the SHA-256 of the values of a table, independent of how they are divided into chunks."""
+    digest = hashlib.sha256()
+    for batch in table.combine_chunks().to_batches():
+        digest.update(batch.serialize())
+    return digest.hexdigest()
 
 
 def _words(state: Iterable[str | int]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
-from rag_clip.files.identity import FileIdentity
+from rag_clip.files.identity import FileIdentity, digest_table
 from rag_clip.images.listing import check_some
 from rag_clip.images.rows import MAX_READ_ROWS, ImageFile, choose_images, holds_names
 
@@ -29,16 +28,8 @@ def open_frame(table: pa.Table, *, image_column: str) -> ImageFile:
         yield from table.select(columns).slice(start).to_batches(max_chunksize=MAX_READ_ROWS)
 
     row_bytes = table.nbytes // max(1, len(table))
-    identity = FileIdentity(NAME, (_digest(table.select([column])),))
+    identity = FileIdentity(NAME, (digest_table(table.select([column])),))
     file = ImageFile(NAME, table.schema, len(table), row_bytes, column, Path.cwd(), identity, batches, confined=False)
     if holds_names(table.schema.field(column).type) and len(table):
         check_some(file, column)
     return file
-
-
-def _digest(table: pa.Table) -> str:
-    """Return the SHA-256 of the values of a table, independent of their layout in memory."""
-    digest = hashlib.sha256()
-    for batch in table.combine_chunks().to_batches():
-        digest.update(batch.serialize())
-    return digest.hexdigest()

@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -60,6 +61,27 @@ def test_a_second_run_adds_and_embeds_nothing(corpus, tmp_path):
     summary = build_index([corpus], index=tmp_path / "index", encoder=encoder)
     assert (summary.added, summary.repeated, summary.already_there, summary.count) == (0, 1, 3, 3)
     assert encoder.embedded == []
+
+
+def test_a_frame_is_indexed_as_its_file_is_and_recognised_by_its_content(tmp_path):
+    frame = pl.DataFrame({"key": range(6), "caption": CAPTIONS, "source": ["web"] * 6})
+    frame.write_parquet(tmp_path / "web.parquet")
+    made = build_index(frame, index=tmp_path / "frame", encoder=ToyEncoder())
+    from_file = build_index(tmp_path / "web.parquet", index=tmp_path / "file", encoder=ToyEncoder())
+    facts = [(each.read, each.kept, each.dropped, each.added, each.repeated) for each in (made, from_file)]
+    assert facts == [(6, 4, {"null": 1, "empty": 1}, 3, 1)] * 2
+    encoder = CountingEncoder()
+    again = build_index([frame.to_arrow()], index=tmp_path / "frame", encoder=encoder)
+    assert (again.added, again.already_there, again.count, encoder.embedded) == (0, 3, 3, [])
+    more = build_index(pl.DataFrame({"text": ["a new flag"]}), index=tmp_path / "frame", encoder=encoder)
+    assert (more.added, more.count, encoder.embedded) == (1, 4, ["a new flag"])
+    with open_store(tmp_path / "frame", encoder=encoder.fingerprint) as store:
+        hits = store.search(texts=["flag"], mode="lexical")[0]
+    assert {(hit.id, hit.text, hit.source) for hit in hits} == {
+        (caption_id("web", "a red flag"), "a red flag", "web"),
+        (caption_id("web", "a blue flag"), "a blue flag", "web"),
+        (caption_id("frame", "a new flag"), "a new flag", "frame"),
+    }
 
 
 def test_sources_come_from_a_column_or_else_from_the_name_of_the_file(tmp_path):

@@ -1,4 +1,4 @@
-"""One reader for every corpus: files, folders, globs and URLs in, record batches of captions out.
+"""One reader for every corpus: files, folders, globs, URLs and tables in, record batches of captions out.
 
 An unusable caption remains a row, with a null text and the reason in column `error`, so that row numbers stay valid.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,18 +21,20 @@ from rag_clip.captions.sources.files import FoundFile, SourceError, find_files, 
 from rag_clip.captions.sources.formats import SNIFFED_ROWS, Row, json_rows, row_schema, rows_table, text_rows
 from rag_clip.captions.sources.json_documents import document_rows, find_json_kind
 from rag_clip.captions.sources.names import corpus_name
-from rag_clip.captions.sources.parquet_rows import in_lists, open_parquet, parquet_tables, row_groups_from
+from rag_clip.captions.sources.parquet_rows import frame_tables, in_lists, open_parquet, parquet_tables, row_groups_from
 from rag_clip.captions.sources.tar_rows import tar_rows
 from rag_clip.captions.sources.txt_kinds import find_txt_kind
 from rag_clip.captions.sources.values import checked_columns
 from rag_clip.data import Kept
 from rag_clip.display import counted
+from rag_clip.files.identity import digest_table
 from rag_clip.files.locations import shown, without_secrets
 
 __all__ = ["Columns", "SourceError", "SourceFile", "find_sources", "read_source", "unreadable"]
 
 BATCH_ROWS = 4096
 ROWS_GATHERED = 256
+FRAME = "frame"
 DAMAGE = (OSError, EOFError, ValueError, RecursionError, tarfile.TarError, pa.ArrowException)
 
 
@@ -47,6 +49,7 @@ class SourceFile:
     columns: the column of each role.
     rows: number of rows; None if it is known only after reading.
     candidates: other columns that could be the text, the likeliest first.
+    frame: the table, for captions in memory: its `format` is "frame", and its `url` is made from its content.
     """
 
     url: str
@@ -57,6 +60,7 @@ class SourceFile:
     columns: Columns
     rows: int | None
     candidates: tuple[str, ...] = ()
+    frame: pa.Table | None = field(default=None, compare=False, repr=False)
 
     @property
     def address(self) -> str:
@@ -66,11 +70,15 @@ class SourceFile:
     @property
     def name(self) -> str:
         """The source of its rows, if it has no column for that."""
-        return corpus_name(self.address)
+        return corpus_name(self.address) if self.frame is None else FRAME
 
 
-def find_sources(paths: Sequence[str | Path], *, columns: Columns = Columns()) -> list[SourceFile]:  # noqa: B008
-    """Return the caption files behind files, folders, globs and fsspec URLs, with their columns.
+def find_sources(
+    paths: Sequence[str | Path | pa.Table],
+    *,
+    columns: Columns = Columns(),  # noqa: B008
+) -> list[SourceFile]:
+    """Return the caption files behind files, folders, globs, fsspec URLs and tables in memory, with their columns.
 
     The order is that of the paths, sorted by name inside a folder or glob; repeated files count once. Columns that are
     not named are recognised by name and type; the text must be the same column in all files of a folder or glob.
@@ -80,7 +88,10 @@ def find_sources(paths: Sequence[str | Path], *, columns: Columns = Columns()) -
     """
     found: dict[str, SourceFile] = {}
     for path in paths:
-        group = [_inspect(file, columns) for file in find_files(path)]
+        if isinstance(path, pa.Table):
+            group = [_inspect_frame(path, columns)]
+        else:
+            group = [_inspect(file, columns) for file in find_files(path)]
         _check_agreement(group)
         found |= {source.url: source for source in group if source.url not in found}
     if not found:
@@ -119,6 +130,13 @@ def unreadable(records: pa.Table) -> Kept:
     error = records.column("error")
     dropped = records.filter(error.is_valid())
     return Kept(records.filter(error.is_null()), dropped, tuple(dropped.column("error").to_pylist()))
+
+
+def _inspect_frame(frame: pa.Table, wanted: Columns) -> SourceFile:
+    columns, candidates = choose_columns(frame.schema, wanted, "the frame")
+    identity = digest_table(frame)[:16]
+    rows = None if in_lists(frame.schema, columns.text or "") else len(frame)
+    return SourceFile(f"{FRAME}-{identity}", FRAME, None, frame.nbytes, identity, columns, rows, candidates, frame)
 
 
 def _inspect(file: FoundFile, wanted: Columns) -> SourceFile:
@@ -182,7 +200,9 @@ def _check_agreement(group: Sequence[SourceFile]) -> None:
 
 def _tables(source: SourceFile, batch_rows: int, start: int) -> Iterator[pa.Table]:
     """Yield the checked rows from `start` on, without row numbers, in tables of any size."""
-    if source.format == "parquet":
+    if source.frame is not None:
+        yield from _from(start, frame_tables(source.frame, source.columns, batch_rows), source)
+    elif source.format == "parquet":
         with open_parquet(source.url, source.compression) as file:
             groups, first = row_groups_from(file, source.columns, start)
             yield from _from(start - first, parquet_tables(file, source.columns, groups, batch_rows), source)

@@ -60,11 +60,22 @@ def parquet_tables(
 
     Raises OSError or pyarrow's exceptions where the file is damaged.
     """
-    roles = ("text", "source", "url", "width", "height", "language")
-    paths = {role: split_path(file.schema_arrow.names, name) for role in roles if (name := getattr(columns, role))}
+    paths = _role_paths(file.schema_arrow, columns)
     read = sorted({".".join(_until_list(file.schema_arrow, steps)[0]) for steps in paths.values()})
     for batch in bounded_batches(file, groups, read, most_rows=batch_rows, most_bytes=DECODED_BYTES, use_threads=False):
         yield _by_role(batch, paths)
+
+
+def frame_tables(frame: pa.Table, columns: Columns, batch_rows: int) -> Iterator[pa.Table]:
+    """Yield the columns of a table in memory as `parquet_tables` does."""
+    paths = _role_paths(frame.schema, columns)
+    for batch in frame.select(sorted({steps[0] for steps in paths.values()})).to_batches(max_chunksize=batch_rows):
+        yield _by_role(batch, paths)
+
+
+def _role_paths(schema: pa.Schema, columns: Columns) -> dict[str, list[str]]:
+    roles = ("text", "source", "url", "width", "height", "language")
+    return {role: split_path(schema.names, name) for role in roles if (name := getattr(columns, role))}
 
 
 def _until_list(schema: pa.Schema, steps: list[str]) -> tuple[list[str], bool]:

@@ -298,3 +298,30 @@ def test_nothing_given_is_an_error():
     with pytest.raises(ValueError, match="no files of captions were given"):
         find_sources([])
     assert issubclass(SourceError, OSError)
+
+
+def test_a_table_is_read_as_its_parquet_file_from_any_row(tmp_path: Path) -> None:
+    rows = {"captions": [["a", "b"], [], None, ["c"]], "url": ["u", "v", "w", "x"], "dataset": ["d", None, "e", "d"]}
+    path = write(tmp_path / "frame.parquet", rows)
+    for start in (0, 1, 3):
+        [in_memory] = find_sources([pa.table(rows)])
+        [on_disk] = find_sources([path])
+        read_both = [list(read_source(source, batch_rows=2, start=start)) for source in (in_memory, on_disk)]
+        assert read_both[0] == read_both[1]
+        assert sum(map(len, read_both[0])) == 5 - start
+    assert (in_memory.rows, in_memory.columns, in_memory.name) == (None, on_disk.columns, "frame")
+
+
+def test_the_identity_of_a_table_is_its_content() -> None:
+    [table, chunked, other] = (
+        find_sources([table])[0]
+        for table in (
+            pa.table({"text": ["a", "b"]}),
+            pa.concat_tables([pa.table({"text": ["a"]}), pa.table({"text": ["b"]})]),
+            pa.table({"text": ["a", "c"]}),
+        )
+    )
+    assert (table.url, table.identity, table.rows) == (chunked.url, chunked.identity, 2)
+    assert table.identity != other.identity
+    with pytest.raises(ValueError, match="the frame has no column that looks like captions; name it, one of: n"):
+        find_sources([pa.table({"n": [1]})])
