@@ -268,3 +268,12 @@ def test_the_worker_imports_only_the_engine_numpy_the_lock_and_the_standard_libr
     assert [name for name in names if name.startswith("rag_clip")] == ["rag_clip.files.lock"]
     loaded = "import sys, rag_clip.files.lock; print(sorted({'torch', 'pyarrow', 'qdrant_client'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_files_are_read_before_the_engine_maps_them_where_memory_is_enough(tmp_path):
+    (tmp_path / "segments/one").mkdir(parents=True)
+    (tmp_path / "segments/one/a").write_bytes(b"12345")
+    (tmp_path / "segments/b").write_bytes(b"123")
+    assert worker.read_first(tmp_path / "segments", memory=8) == 8
+    assert worker.read_first(tmp_path / "segments", memory=7) == 0
+    assert worker.read_first(tmp_path / "absent", memory=7) == 0
