@@ -118,6 +118,7 @@ def trust(
     scale: float,
     weight: float,
     least_sure: float = LEAST_SURE,
+    sure: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the weight of each class's captions, [c], from 0 to `weight`.
 
@@ -127,12 +128,14 @@ def trust(
     scale: the encoder's scale.
     weight: the largest weight.
     least_sure: captions of classes below it are not trusted.
+    sure: the result of `confirmed` for these captions, if it is known already.
     """
     count = len(templates)
     means = class_means(vectors, classes, shares, count=count)  # [c, d]
     known = log_probabilities(templates, torch.arange(count, device=classes.device), means, scale=scale).exp()  # [c]
     weights = known * min(weight, KNOWN_WEIGHT) + (1 - known) * weight
-    return weights.masked_fill(confirmed(vectors, classes, shares, count=count, scale=scale) < least_sure, 0)
+    sure = confirmed(vectors, classes, shares, count=count, scale=scale) if sure is None else sure
+    return weights.masked_fill(sure < least_sure, 0)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch.nn.functional import normalize
@@ -199,14 +199,18 @@ def trusted_captions(
             return Gathered(_weigh(_encoded(found, labels, encoder), labels, encoder, retrieval, given), given)
         bare = _encoded(_rewritten(found, labels, without_name), labels, encoder)
         ensemble = given or labels.templates or GENERAL
-        names = _known_names(bare, labels, encoder, ensemble)
+        told = _tell_apart(bare, labels, encoder)
+        names = _known_names(bare, told, labels, encoder, ensemble)
         shared = _shared(found, min(retrieval.weight, KNOWN_WEIGHT))
         if names.known.all():
             return Gathered(shared, ensemble, names)
         chosen = ensemble if names.known.any() else given
-        captions = _encoded(found, labels, encoder) if retrieval.names == "kept" else bare
         least = 0.0 if names.meaningless else LEAST_SURE
-        weighed = _weigh(captions, labels, encoder, retrieval, chosen, least_sure=least)
+        if retrieval.names == "kept":
+            captions = _encoded(found, labels, encoder)
+            weighed = _weigh(captions, labels, encoder, retrieval, chosen, least_sure=least)
+        else:
+            weighed = _weigh(bare, labels, encoder, retrieval, chosen, least_sure=least, told=told)
         texts = zip(names.known.tolist(), shared, weighed, strict=True)
         return Gathered(tuple(of_known if known else rest for known, of_known, rest in texts), chosen, names)
 
@@ -277,14 +281,29 @@ def _anchors(order: Sequence[int], labels: LabelSet, encoder: Encoder, templates
     return normalize(filled.float().view(len(labels), len(templates), -1).mean(1), dim=-1)
 
 
-def _known_names(captions: _Encoded, labels: LabelSet, encoder: Encoder, templates: Sequence[str]) -> KnownNames:
-    count, scale, vectors, classes = len(labels), encoder.scale, captions.vectors, captions.classes
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Captions told apart by contrast: their shares [t], and how sure each class is [c] (see prompts.contrast)."""
+
+    shares: torch.Tensor
+    sure: torch.Tensor
+
+
+def _tell_apart(captions: _Encoded, labels: LabelSet, encoder: Encoder) -> _Told:
+    settings: dict[str, Any] = {"count": len(labels), "scale": encoder.scale}
+    shares = contrast(captions.vectors, captions.classes, **settings)
+    return _Told(shares, confirmed(captions.vectors, captions.classes, shares, **settings))
+
+
+def _known_names(
+    captions: _Encoded, told: _Told, labels: LabelSet, encoder: Encoder, templates: Sequence[str]
+) -> KnownNames:
+    count, vectors, classes = len(labels), captions.vectors, captions.classes
     numbers = torch.bincount(classes, minlength=count)
-    shares = contrast(vectors, classes, count=count, scale=scale)
     nearer = nearer_names(
-        _anchors(captions.order, labels, encoder, templates), class_means(vectors, classes, shares, count=count)
+        _anchors(captions.order, labels, encoder, templates), class_means(vectors, classes, told.shares, count=count)
     )
-    several = confirmed(vectors, classes, shares, count=count, scale=scale)[numbers > 1]
+    several = told.sure[numbers > 1]
     sure = float(several.mean()) if len(several) else 0.0
     found = known_names(nearer, numbers, sure=sure)
     known = torch.empty_like(found.known)
@@ -300,17 +319,23 @@ def _weigh(
     templates: Sequence[str] | None,
     *,
     least_sure: float = LEAST_SURE,
+    told: _Told | None = None,
 ) -> Texts:
-    """Set the weight of each caption by contrast and trust, and leave out those that come to next to nothing."""
+    """Set the weight of each caption by contrast and trust, and leave out those that come to next to nothing.
+
+    `told` is what `_tell_apart` returned for these captions, if it was asked already: it takes nearly all the time.
+    """
     vectors, classes = captions.vectors, captions.classes
+    if retrieval.contrast != "weigh":
+        told = None
     rounds = ROUNDS if retrieval.contrast == "weigh" else 0
-    shares = contrast(vectors, classes, count=len(labels), scale=encoder.scale, rounds=rounds)
+    shares = told.shares if told else contrast(vectors, classes, count=len(labels), scale=encoder.scale, rounds=rounds)
     totals = [retrieval.weight] * len(labels)
     if retrieval.trust != "equal":
         anchors = _anchors(captions.order, labels, encoder, choose_templates(labels, templates))
-        found = trust(
-            anchors, vectors, classes, shares, scale=encoder.scale, weight=retrieval.weight, least_sure=least_sure
-        )
+        settings: dict[str, Any] = {"weight": retrieval.weight, "least_sure": least_sure}
+        sure = told.sure if told else None
+        found = trust(anchors, vectors, classes, shares, scale=encoder.scale, sure=sure, **settings)
         totals = [round(total, 6) for total in found.tolist()]
     share = iter(shares.tolist())
     weighed = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from rag_clip.prompts.contrast import BLOCK_VALUES, KNOWN_WEIGHT, contrast, trust
+from rag_clip.prompts.contrast import BLOCK_VALUES, KNOWN_WEIGHT, confirmed, contrast, trust
 
 
 def rows(*angles: float) -> torch.Tensor:
@@ -139,6 +139,9 @@ def test_weights_agree_with_the_equation_on_random_captions():
     expected = trust_reference(templates.numpy(), vectors.numpy(), classes.numpy(), shares.numpy(), 8.0, 0.8)
     np.testing.assert_allclose(found.numpy()[:5], expected, atol=1e-9)
     assert found[5] == 0
+    sure = confirmed(vectors, classes, shares, count=6, scale=8.0)
+    assert trust(templates, vectors, classes, shares, scale=8.0, weight=0.8, sure=sure).equal(found)
+    assert trust(templates, vectors, classes, shares, scale=8.0, weight=0.8, sure=0 * sure).tolist() == [0.0] * 6
     assert len({value > 0 for value in expected}) == 2, "no class is trusted, or all are: the case tells too little"
 
 
