@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
+from inputs.folders import SHARED
+
 MACHINE = ("needs a GPU", "needs a Qdrant server", "needs a browser")
-SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

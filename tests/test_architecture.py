@@ -9,7 +9,8 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from inputs.folders import ROOT
+
 FOLDERS = {"rag_clip": ROOT / "rag_clip", "rag_clip.pipelines": ROOT / "pipelines", "rag_clip.index": ROOT / "index"}
 METHODS = {"prompts", "support", "classifiers", "objectives", "refinement"}
 LAYERS: tuple[set[str], ...] = (

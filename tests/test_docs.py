@@ -24,10 +24,10 @@ from pathlib import Path
 
 import pytest
 
+from inputs.folders import ROOT
 from rag_clip.classifiers.heads import HEADS
 from rag_clip.cli import app
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text()
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))

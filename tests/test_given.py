@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from PIL import Image
 
 import rag_clip
 from inputs.photographs import photographs
+from inputs.pictures import encoded
 from rag_clip import given
 from rag_clip.classifiers.reuse import Reuse
 from rag_clip.data import LabelSet, Prompts, PromptText
@@ -35,9 +35,7 @@ def picture(colour: str) -> Image.Image:
 
 
 def png(colour: str) -> bytes:
-    stream = BytesIO()
-    picture(colour).save(stream, "PNG")
-    return stream.getvalue()
+    return encoded(picture(colour))
 
 
 def colour_prompts(encoder: ToyEncoder | None = None) -> Prompts:

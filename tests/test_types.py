@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from inputs.folders import ROOT
 
 
 def wrong_lines(program: Path) -> dict[int, list[str]]:

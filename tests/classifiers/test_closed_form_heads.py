@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from inputs.supports import needs_features, real_shots
+from inputs.folders import needs_features
+from inputs.supports import real_shots
 from rag_clip.classifiers.gaussian import GaussianSettings
 from rag_clip.classifiers.heads import HeadSettings
 from rag_clip.classifiers.priming import PrimingSettings

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from inputs.folders import needs_features
 from inputs.supports import (
     as_validation,
     check_contract,
-    needs_features,
     random_support,
     random_text,
     real_shots,

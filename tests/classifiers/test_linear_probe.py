@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from inputs.supports import as_validation, check_contract, needs_features, random_support, random_text, real_shots
+from inputs.folders import needs_features
+from inputs.supports import as_validation, check_contract, random_support, random_text, real_shots
 from rag_clip.classifiers.linear_probe import LinearProbeSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support

@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from inputs.folders import SHARED
+from inputs.folders import FEATURES, needs_features
 from rag_clip.classifiers.zero_shot import ZeroShot, encode_texts, text_coefficients, zero_shot, zero_shots
 from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, PromptText, Role
 from rag_clip.progress import Progress
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder, check_classifier
-
-FEATURES = SHARED / "data/features"
 
 
 @dataclass(frozen=True)
@@ -197,7 +195,7 @@ def test_the_classifier_follows_the_device_of_the_features():
     assert classifier(Features(torch.ones(2, 4, device="meta"))).device.type == "meta"
 
 
-@pytest.mark.skipif(not FEATURES.is_dir(), reason="needs ../shared")
+@needs_features
 @pytest.mark.parametrize(("model", "expected"), [("ViTB32", 0.813), ("ViTL14", 0.855)])
 def test_an_ensemble_of_106_templates_reaches_the_known_accuracy_on_real_features(model: str, expected: float):
     data = np.load(FEATURES / f"whurs19_CLIP_{model}.npz")

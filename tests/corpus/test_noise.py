@@ -5,10 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from inputs.folders import SHARED
+from inputs.folders import FEATURES, needs_features
 from rag_clip.corpus.noise import mismatched_losses, noise_probability, noise_share, pair_losses
-
-FEATURES = SHARED / "data/features"
 
 
 def skewed(seed, n, *, noisy):
@@ -153,7 +151,7 @@ def test_losses_that_are_no_losses_are_refused(losses):
         noise_probability(np.array(losses), np.arange(3.0))
 
 
-@pytest.mark.skipif(not FEATURES.is_dir(), reason="needs ../shared")
+@needs_features
 def test_genuine_captions_of_which_none_is_wrong_all_stay():
     held = np.load(FEATURES / "coco_val2017_250_CLIP_ViTB16.npz")
     images, texts = (normalize(torch.from_numpy(held[key]).float(), dim=-1) for key in ("image", "caption_feature"))

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from inputs.folders import SHARED
+from inputs.folders import FEATURES, needs_features
 from rag_clip.classifiers.evidence import one_label
 from rag_clip.data import Features, LabelSet
 from rag_clip.evaluation.feature_file import has_features, read_features
@@ -16,8 +16,6 @@ from rag_clip.images.labelled import class_numbers, holds_several
 IMAGE = np.array([[3, 0, 4], [0, 2, 0], [0, 0, 5]], dtype=np.float16)
 UNIT = torch.tensor([[0.6, 0, 0.8], [0, 1, 0], [0, 0, 1]])
 TEXT = np.array([[[1, 0, 0], [0, 1, 0]], [[0, 0, 2], [0, 2, 0]]], dtype=np.float16)
-FEATURES = SHARED / "data/features"
-needs_features = pytest.mark.skipif(not FEATURES.is_dir(), reason="needs ../shared")
 
 
 def write_npz(folder: Path, **changed: np.ndarray | None) -> Path:

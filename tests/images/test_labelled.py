@@ -1,4 +1,3 @@
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from inputs.pictures import encoded
 from rag_clip.data import LabelSet
 from rag_clip.images.labelled import read_labelled
 from rag_clip.images.opening import Images
@@ -18,9 +18,7 @@ LABELS = LabelSet(("red thing", "blue thing"), synonyms=((), ("azure",)))
 
 
 def png(colour: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", (8, 8), colour))
 
 
 def write(path: Path, images: list[bytes], labels: Sequence[str | None]) -> Path:

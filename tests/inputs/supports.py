@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import pytest
 import torch
 
-from inputs.folders import SHARED
+from inputs.folders import FEATURES
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support, Validation
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Classifier
 from rag_clip.testing import ToyEncoder, check_head
-
-FEATURES = SHARED / "data/features"
-needs_features = pytest.mark.skipif(not FEATURES.is_dir(), reason="needs ../shared")
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:

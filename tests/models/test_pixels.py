@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,11 +11,12 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from inputs.folders import SHARED
 from rag_clip.models.decode import decode_image
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.models.pixels import CentreCrop, PixelTransform
 
-PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "images" / "caltech101_5_per_class.parquet"
+PHOTOGRAPHS = SHARED / "data/images/caltech101_5_per_class.parquet"
 SHAPES = ((50, 70), (71, 50), (48, 48), (20, 300), (1, 1), (33, 47), (500, 375), (3, 2000), (901, 1203), (40, 20))
 by_torch_here = PixelTransform(1, 1).resampler == "torch"
 needs_torch = pytest.mark.skipif(not by_torch_here, reason="torch resizes only on x86-64 with AVX2")

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from inputs.supports import FEATURES, needs_features, unit
+from inputs.folders import FEATURES, needs_features
+from inputs.supports import unit
 from rag_clip.data import Features, LabelSet
 from rag_clip.refinement import batch
 from rag_clip.refinement.batch import FOLDS, Refined, concentration_of, refine

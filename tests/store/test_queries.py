@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from inputs.pictures import encoded
 from rag_clip.data import Features
 from rag_clip.store import Store, caption_id, create_store, load_schema
 from rag_clip.store.queries import Query, embed_queries, search
@@ -29,9 +29,7 @@ SCHEMA = load_schema().model_copy(
 
 
 def picture(colour: str) -> bytes:
-    file = BytesIO()
-    Image.new("RGB", (8, 8), colour.replace("green", "lime")).save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.new("RGB", (8, 8), colour.replace("green", "lime")))
 
 
 @pytest.fixture(scope="module")
