@@ -93,20 +93,20 @@ class Retrieval:
             raise ValueError(
                 f"limit is {self.limit} of {counted(self.candidates, 'candidate')}; give 1 <= limit <= candidates"
             )
-        if self.search not in get_args(Search):
-            raise ValueError(f"unknown search {self.search!r}; known are {', '.join(get_args(Search))}")
+        choices = (
+            ("search", self.search, get_args(Search)),
+            ("modality", self.modality, get_args(Modality)),
+            ("contrast", self.contrast, get_args(Contrast)),
+            ("trust", self.trust, get_args(Trust)),
+            ("filter", self.keep, FILTERS),
+        )
+        for name, value, known in choices:
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}; known are {', '.join(known)}")
         if "{}" not in self.query:
             raise ValueError(f"query {self.query!r} has no '{{}}'; put '{{}}' where the class name goes")
-        if self.modality not in get_args(Modality):
-            raise ValueError(f"unknown modality {self.modality!r}; known are {', '.join(get_args(Modality))}")
         if self.modality == "image" and self.search == "lexical":
             raise ValueError("lexical search compares no image vectors; use dense or hybrid search")
-        if self.contrast not in get_args(Contrast):
-            raise ValueError(f"unknown contrast {self.contrast!r}; known are {', '.join(get_args(Contrast))}")
-        if self.trust not in get_args(Trust):
-            raise ValueError(f"unknown trust {self.trust!r}; known are {', '.join(get_args(Trust))}")
-        if self.keep not in FILTERS:
-            raise ValueError(f"unknown filter {self.keep!r}; known are {', '.join(FILTERS)}")
         if self.names not in REWRITES:
             raise ValueError(f"names in captions are {' or '.join(REWRITES)}, found {self.names!r}")
 
