@@ -1,4 +1,4 @@
-"""One set of prompts out of several, class by class, by the unlabelled images of a file: see `choose_texts`."""
+"""The choice among several sets of prompts, class by class, by the unlabelled images of a file: see `choose_texts`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST_IMAGES, IMAGES_A_CLASS, MOST_IMAGES = 2500, 10, 10_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChosenPrompts:
-    """The prompts that images chose, the classifier of their texts, and what decided."""
+    """The prompts that images chose, the classifier of their texts, and the scores that decided."""
 
     prompts: Prompts
     classifier: ZeroShot
@@ -49,7 +49,7 @@ def align_prompts(candidates: Mapping[str, Prompts]) -> dict[str, Prompts]:
             )
         if averages_cosines(candidates[name]) != averages_cosines(candidates[first]):
             raise ValueError(
-                f"one of {first} and {name} averages vectors and the other cosines; choose among alike ones"
+                f"one of {first} and {name} averages vectors and the other cosines; choose among prompts of one kind"
             )
     return {name: _arranged(prompts, labels.names) for name, prompts in candidates.items()}
 
@@ -114,7 +114,7 @@ def choose_prompts(
 
 
 def describe_choice(prompts: Prompts) -> str:
-    """Return what images chose, in one line; prompts that they did not choose have nothing to say."""
+    """Return in one line which texts images chose; "" for prompts that images did not choose."""
     facts = prompts.recorded.chosen
     if not facts:
         return ""

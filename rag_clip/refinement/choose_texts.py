@@ -1,7 +1,7 @@
-"""Which of several texts of each class the unlabelled images of a file bear out; no label is seen.
+"""The choice among several texts of each class by the unlabelled images of a file; no label is read.
 
-The rule is ours. Texts that name what is there divide the images into tight clusters; texts that mean nothing to the
-encoder, or something else, do not. With n unit images x_i [d], unit texts T_k of c classes, scale s, and J = 5 folds
+The rule is ours. Texts that fit the images divide them into tight clusters; texts that mean nothing to the encoder,
+or something else, do not. With n unit images x_i [d], unit texts T_k of c classes, scale s, and J = 5 folds
 by a hash of the image, the images outside fold f make one Gaussian a class, and those inside judge it:
 
     z_i   = softmax_k(s x_i T_k)                       n_k = sum_i z_ik        S_k = sum_i z_ik x_i       N = sum_k n_k
@@ -46,8 +46,8 @@ class ChosenTexts:
     best: the candidate with the highest score for all classes.
     of_class: the candidate of each class, int64 [c].
     scores: of each candidate alone, the mean over images, in nats divided by 50.
-    gains: what its change brought to each class, summed over images, in the same unit, [c]; 0 without a change.
-    images: how many images judged.
+    gains: by how much the change of a class raised the score, summed over images, in the same unit, [c].
+    images: how many images were used.
     """
 
     best: int
@@ -63,10 +63,10 @@ def choose_texts(features: torch.Tensor, candidates: Sequence[torch.Tensor], *, 
 
     features: unit rows [n, d] of images, a sample of a few thousand.
     candidates: class weights [c, d] of each set of texts, in unit rows.
-    scale: the encoder's.
+    scale: the factor of cosines that the encoder was trained with.
 
-    Below 16 images, and where all are the same, the first candidate is chosen. Raises ValueError for no candidate, and
-    for candidates of different shapes.
+    With fewer than 16 images, or only equal ones, the first candidate is chosen. Raises ValueError for no candidate,
+    and for candidates of different shapes.
     """
     if not candidates or len({tuple(weights.shape) for weights in candidates}) > 1:
         shapes = ", ".join(str(tuple(weights.shape)) for weights in candidates)
@@ -157,7 +157,7 @@ class _Mixture:
         return (sums + PRIOR_IMAGES * self.mean) / (counts + PRIOR_IMAGES)[..., None]
 
     def _densities(self, counts: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
-        """Return log pi_k N(x_i; m_k, var) of all images, but for what its classes share, [n, b]."""
+        """Return log pi_k N(x_i; m_k, var) of all images, without the terms that all classes share, [n, b]."""
         densities = torch.empty(len(self.features), counts.shape[1], device=counts.device)
         tiny = torch.finfo(counts.dtype).tiny
         for fold, rows in enumerate(self.rows):
@@ -174,7 +174,7 @@ class _Mixture:
         return shared
 
     def attempt(self, row: int, logit: torch.Tensor) -> _Trial | None:
-        """Return what happens if class `row` has these logits [n]; None where no image moves."""
+        """Return the change of the mixture if class `row` has these logits [n]; None if no image moves."""
         odds = (logit - self.total).exp()
         left = (1 - self.shares[:, row]).clamp(min=torch.finfo(odds.dtype).eps)
         share = odds / (left + odds)  # [n]
@@ -201,7 +201,7 @@ class _Mixture:
         return _Trial(row, logit, moved, after, classes, counts, sums, densities, gain)
 
     def keep(self, trial: _Trial) -> None:
-        """Make the change of a trial, but for the variance."""
+        """Apply the change of a trial to all but the variance."""
         self.logits[:, trial.row] = trial.logit
         self.total = self.logits.logsumexp(1)
         self.shares[trial.moved] = trial.shares

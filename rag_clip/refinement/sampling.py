@@ -1,4 +1,4 @@
-"""Images of a file by a hash of their features: samples and folds that do not depend on the order of its rows."""
+"""Samples and folds of images by a hash of their features, which do not depend on the order of the rows."""
 
 from __future__ import annotations
 
