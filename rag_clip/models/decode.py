@@ -121,7 +121,8 @@ def _reduced(size: tuple[int, int], least_side: int) -> tuple[int, int]:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(EXIF_ORIENTATION, 1) != 1  # exif_transpose copies an image that is upright
+        return ImageOps.exif_transpose(image) if turned else image
     except Exception:  # a good image may carry broken EXIF; it then has no known rotation
         return image
 
@@ -136,4 +137,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

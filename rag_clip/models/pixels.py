@@ -58,7 +58,7 @@ class PixelTransform:
 
     def resize(self, image: Image.Image) -> np.ndarray:
         """Return the resized RGB image before cropping or padding, uint8 [height, width, 3]."""
-        pixels = np.array(image.convert("RGB"))
+        pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
         if self.resize_mode == "shortest":
             pixels = _crop_to_aspect(pixels)
         height, width = pixels.shape[:2]

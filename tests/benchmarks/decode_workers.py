@@ -1,4 +1,6 @@
-"""Our decode workers beside torch's DataLoader and loky: speed, memory, and what becomes of them when something dies.
+"""Our decoding processes beside torch's DataLoader and loky: speed, memory, and what becomes of them at a death.
+
+Ours start only for a preprocess that is not made for threads, as the one measured here.
 
     python tests/benchmarks/decode_workers.py [--images 600] [--workers 2] [--rounds 3] [--only KIND ...]
 
@@ -29,12 +31,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pillow_resize import Pillow
 
 from rag_clip.images.decoding import Decoded, DecodePool, decode_items
-from rag_clip.models.pixels import PixelTransform
 
 KINDS = ("ours", "DataLoader spawn", "DataLoader fork", "loky")
-TRANSFORM = PixelTransform(224, 224)
+TRANSFORM = Pillow(224)
 PIECE = 32
 PATIENCE = 90.0
 Decoder = Callable[[Sequence[list[bytes]]], Iterator[Decoded]]
