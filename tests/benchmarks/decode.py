@@ -50,7 +50,7 @@ def photographs(path: str, count: int, side: int) -> list[bytes]:
     found = []
     for data in images[:: max(1, len(images) // count)][:count]:
         image = decode_image(data)
-        size = tuple(max(8, round(each * side / max(image.size) / 8) * 8) for each in image.size)
+        size = [max(8, round(each * side / max(image.size) / 8) * 8) for each in image.size]
         stream = io.BytesIO()
         image.resize(size, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
         found.append(stream.getvalue())
@@ -64,12 +64,17 @@ def features(model: Any, pixels: Sequence[np.ndarray]) -> torch.Tensor:
         return torch.nn.functional.normalize(model.encode_image(values).double(), dim=-1)
 
 
+def convert(make: Make, data: Sequence[bytes]) -> list[np.ndarray]:
+    """Return the pixels of each image."""
+    return [make(each) for each in data]
+
+
 def compare(data: Sequence[bytes], rounds: int, model: Any) -> str:
     """Return milliseconds of each kind, how many times as fast it is as Pillow, and its differences."""
     spent: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(rounds):
         for kind, make in KINDS.items():
-            spent[kind].append(timed(lambda make=make: [make(each) for each in data])[1].processor / len(data) * 1000)
+            spent[kind].append(timed(partial(convert, make, data))[1].processor / len(data) * 1000)
     reference = [KINDS["Pillow"](each) for each in data]
     lines = []
     for kind, make in KINDS.items():
