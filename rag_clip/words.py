@@ -53,6 +53,8 @@ def holds_any(phrases: Sequence[str]) -> Callable[[str], bool]:
         likely = [needle for longest, needle in needles if longest in seen]
         if not likely:
             return False
+        if text.isascii() and any(needle in f" {seen} " for needle in likely):  # its words stand between spaces
+            return True
         words = f" {' '.join(words_of(text))} "
         return any(needle in words for needle in likely)
 

@@ -100,3 +100,24 @@ def test_the_longest_of_several_phrases_counts_and_endings_stay_outside() -> Non
     assert [text[start:end] for start, end in spans] == ["tiger-shark", "tiger", "fox"]
     spans = spans_of(["tiger", "Tiger shark", "fox"])(text)
     assert [text[start:end] for start, end in spans] == ["tiger", "tiger’s"]
+
+
+def test_a_name_between_spaces_is_held_as_when_words_are_split() -> None:
+    names = ["s", "fox", "red fox", "dog s", "4x4"]
+    texts = [
+        "a fox",
+        "fox's",
+        "' s",
+        "it 's s",
+        "Red  fox",
+        "red fox",
+        "dog 's",
+        "dog s",
+        "dog's s",
+        "4x4",
+        "foxes",
+        "a_fox",
+    ]
+    for name in names:
+        for text in texts:
+            assert holds_any([name])(text) == (f" {name} " in f" {' '.join(words_of(text))} "), (name, text)
