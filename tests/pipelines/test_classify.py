@@ -182,7 +182,7 @@ def test_progress_counts_every_row_of_both_stages(tmp_path: Path, output: Path):
 def test_an_earlier_output_is_replaced_and_another_file_only_by_force(tmp_path: Path, output: Path):
     source = write_images(tmp_path / "in.parquet", [picture("red")])
     output.write_bytes(b"old")
-    with pytest.raises(ValueError, match=r"exists and was not written by `rag-clip classify`; .* \(force=True\)"):
+    with pytest.raises(ValueError, match=r"was not written by `rag-clip classify`; .*running=Running\(force=True\)"):
         run([source], output)
     assert output.read_bytes() == b"old"
     run([source], output, running=Running(force=True))
