@@ -154,7 +154,7 @@ def _chosen_run(alone: Sequence[Run], files: Sequence[PromptFile]) -> Run:
         tuned="The images measured here, without their labels, chose the texts of each class.",
     )
     key = hash_facts(["chosen", *(run.key for run in alone)])
-    return Run("chosen", with_batch(first.tier), key, settings, ChosenTexts(tuple(files)))
+    return Run("chosen by images", with_batch(first.tier), key, settings, ChosenTexts(tuple(files)))
 
 
 def refined_run(run: Run) -> Run:

@@ -52,9 +52,9 @@ def test_chosen_and_refined_runs_equal_what_classify_writes_and_have_a_tier(imag
     tiers = {result.run: result.tier for result in summary.results}
     assert tiers == {
         "nothing": "T0", "nothing + refined": "T0+T2", "names": "T0", "names + refined": "T0+T2",
-        "chosen": "T0+T2", "chosen + refined": "T0+T2",
+        "chosen by images": "T0+T2", "chosen by images + refined": "T0+T2",
     }  # fmt: skip
-    assert accuracy(output, "chosen") == accuracy(output, "names")
+    assert accuracy(output, "chosen by images") == accuracy(output, "names")
     written = classify(
         images, prompts=prompts["names"], output=tmp_path / "p.parquet", encoder=ENCODER,
         scoring=Scoring(refine=True), running=Running(0),
@@ -79,7 +79,7 @@ def test_labels_change_no_choice(images: Path, tmp_path: Path) -> None:
     for place in (images, wrong):
         output = tmp_path / f"{place.stem}-results.parquet"
         evaluate(place, prompts=prompts, output=output, encoder=ENCODER, heads=Heads(choose=True), running=Running(0))
-        assert accuracy(output, "chosen") == accuracy(output, "names")
+        assert accuracy(output, "chosen by images") == accuracy(output, "names")
 
 
 def test_the_command_knows_both(images: Path, tmp_path: Path) -> None:
@@ -89,5 +89,13 @@ def test_the_command_knows_both(images: Path, tmp_path: Path) -> None:
     found = command(*arguments, "--model", "demo", "--choose", "--refine", "--workers", "0", folder=tmp_path)
     assert found.code == 0, found.errors
     assert set(pl.read_parquet(tmp_path / "results.parquet")["run"]) == {
-        "names", "names + refined", "nothing", "nothing + refined", "chosen", "chosen + refined",
+        "names", "names + refined", "nothing", "nothing + refined", "chosen by images", "chosen by images + refined",
     }  # fmt: skip
+
+
+def test_a_file_that_images_chose_keeps_their_mark(images: Path, tmp_path: Path) -> None:
+    chosen = Prompts(
+        meaningless().labels, colour_prompts(*NAMES).texts, {"method": "chosen", "chosen": {"images": 240}}
+    )
+    summary = evaluate(images, prompts=chosen, output=tmp_path / "r.parquet", encoder=ENCODER, running=Running(0))
+    assert [result.tier for result in summary.results] == ["T0+T2"]
