@@ -39,7 +39,7 @@ NO_METHODS = (  # what the folders of methods hold beside them
     *("prompts/enhance.py", "prompts/evidence.py", "prompts/naming.py", "prompts/recipe.py", "support/candidates.py"),
     *("support/diffusers_painter.py", "support/drawn.py", "support/known.py", "support/painters.py"),
     *("support/paintings.py", "classifiers/heads.py", "classifiers/match.py", "classifiers/prepared.py"),
-    "classifiers/reuse.py",
+    *("classifiers/reuse.py", "classifiers/head_list.py"),
 )
 MOST_README_LINES = 120
 BLOCK = re.compile(r"(?:<!-- (?P<note>.+?) -->\n+)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S)

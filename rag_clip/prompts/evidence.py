@@ -308,7 +308,7 @@ def _known_names(
     found = known_names(nearer, numbers, sure=sure)
     known = torch.empty_like(found.known)
     known[captions.order] = found.known
-    return KnownNames(round(found.share, 6), known)
+    return replace(found, share=round(found.share, 6), known=known)
 
 
 def _weigh(

@@ -17,8 +17,9 @@ chance, and a known one has a bad caption mean now and then, so the set decides 
 as known, and with K <= 0.3 none. Between them none does if the captions describe the classes so well that each is told
 from those of other classes by the rest of its own (sure_c of prompts.contrast, 0.75 on average): they beat known names
 too. Else a name counts as unknown where its posterior K p_c / (K p_c + (1 - K) u) is below 0.3: a known name that is
-taken for unknown loses more than an unknown one that is taken for known. With K <= 0.15 the names say nothing at all,
-and even a single caption is better than its name. docs/decisions.md has what was measured.
+taken for unknown loses more than an unknown one that is taken for known. With K <= 0.15, and captions enough to be
+sure of it (sum_c log u / p_c is at least 6), the names say nothing at all, and even a single caption is better than its
+name. docs/decisions.md has what was measured.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from rag_clip.prompts.contrast import blocks
 KNOWN_SHARE = 0.8
 UNKNOWN_SHARE = 0.3
 MEANINGLESS_SHARE = 0.15
+LEAST_EVIDENCE = 6.0  # nats
 LEAST_POSTERIOR = 0.3
 DESCRIPTIVE = 0.75
 ROUNDS = 1000
@@ -54,15 +56,21 @@ def nearer_names(names: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KnownNames:
-    """What captions say of the names: the `share` K of known ones, and which count as `known`, bool [c]."""
+    """What captions say of the names.
+
+    share: K, the share of known ones.
+    known: which count as known, bool [c].
+    against: how much likelier the captions are if no name is known than if all are, in nats.
+    """
 
     share: float
     known: torch.Tensor
+    against: float = 0.0
 
     @property
     def meaningless(self) -> bool:
         """Whether next to no name is known, so that any caption is better."""
-        return self.share <= MEANINGLESS_SHARE
+        return self.share <= MEANINGLESS_SHARE and self.against >= LEAST_EVIDENCE
 
 
 def known_names(nearer: torch.Tensor, captions: torch.Tensor, *, sure: float = 0.0) -> KnownNames:
@@ -92,4 +100,4 @@ def known_names(nearer: torch.Tensor, captions: torch.Tensor, *, sure: float = 0
         known[:] = False
     elif share < KNOWN_SHARE:
         known[found.cpu()] = posterior >= LEAST_POSTERIOR
-    return KnownNames(share, known)
+    return KnownNames(share, known, -float(odds.log().sum()))

@@ -13,7 +13,6 @@ import torch
 from torch.nn.functional import normalize
 
 from rag_clip.data import LabelSet, Targets
-from rag_clip.display import counted
 from rag_clip.files.locations import shown
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.features import encode_views, read_pieces
@@ -122,5 +121,5 @@ def encode_drawn(
                 errors.append(error)
         advance(len(piece.errors))
     if not kept:
-        raise ValueError(f"none of the {counted(len(rows), 'image')} drawn can be used; the first says: {errors[0]}")
+        raise ValueError(f"no image of {len(rows)} drawn can be used; the first says: {errors[0]}")
     return Drawn(torch.cat(features), kept, hashes, len(errors))

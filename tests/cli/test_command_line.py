@@ -43,6 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert [line.partition(", in ")[0] for line in built.errors.splitlines()[1:]] == [
         "embed: 7 of 7 captions",
         "load: 5 of 5 captions",
+        "postings: 5 of 5 captions",
     ]
     assert built.out.startswith("5 captions in index: 5 added, 2 dropped of 7 read\n")
     return folder

@@ -182,7 +182,7 @@ def test_numbers_are_classes_by_the_ids_of_the_label_set(tmp_path: Path):
         ([0, 1], class_label(("sea", "sky")), "2 labels not among the 3 classes, such as 'sea', 'sky'; add them"),
         ([0, 2], class_label(("red", "sky")), "has 2 in row 1; give names of the 2 classes in the file's metadata"),
         ([0, -1], class_label(), "1 image without a label in column 'label'"),
-        ([[0, 1], [2]], [class_label()], "1 image with several labels in column 'label', row 0 the first"),
+        ([[0, 1], [2]], [class_label()], "1 image with several labels in column 'label', the first in row 0"),
     ],
 )
 def test_numbers_that_say_no_class_are_refused(tmp_path: Path, labels: Sequence[object], feature: object, message: str):

@@ -201,7 +201,7 @@ def test_copies_of_support_images_do_not_validate_and_are_counted(tmp_path: Path
 @pytest.mark.parametrize(
     ("images", "label", "settings", "message"),
     [
-        ([b"broken"], "red", {}, "none of the 1 images drawn can be used; the first says: not an image"),
+        ([b"broken"], "red", {}, "no image of 1 drawn can be used; the first says: not an image"),
         ([picture("red")], "grey", {}, "column 'label': 1 label not among the 4 classes, such as 'grey'"),
         ([picture("red")], "red", {"k": 0}, "k is 0"),
         ([picture("red")], "red", {"validation_output": "v.parquet"}, "no image is left for validation"),

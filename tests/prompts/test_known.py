@@ -107,3 +107,12 @@ def test_captions_that_tell_all_classes_apart_beat_the_names_of_a_mixed_set_alon
     assert not known_names(mixed, captions, sure=0.8).known.any()
     assert known_names(mixed, captions, sure=0.7).known.any()
     assert known_names(torch.zeros(20, dtype=torch.long), captions, sure=1.0).known.all()
+
+
+def test_names_are_meaningless_only_where_captions_are_enough_to_say_so():
+    few, many = (known_names(torch.full((rows,), rows - 1), torch.full((rows,), 1)) for rows in (4, 40))
+    assert few.share < 0.15
+    assert many.share < 0.15
+    assert not few.meaningless
+    assert many.meaningless
+    assert many.against == pytest.approx(40 * -math.log(odds(39, 1, 40)[0] * 40))
