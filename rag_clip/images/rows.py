@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from rag_clip.captions.sources.files import open_file
 from rag_clip.display import counted
+from rag_clip.errors import CURES, system_error
 from rag_clip.files.identity import FileIdentity
 from rag_clip.files.locations import Place, parent
 from rag_clip.files.parquet_batches import bounded_batches, open_pages, unpacked_bytes
@@ -323,8 +324,9 @@ def parquet_batches(
                     pa.default_memory_pool().release_unused()
                     unused = 0
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise OSError(f"{file.path} cannot be read any further ({reason}); it may be damaged") from error
+        reason, system = " ".join(str(error).split()), system_error(error)
+        cure = CURES.get(system.errno or 0, "it may be damaged") if system else "it may be damaged"
+        raise OSError(f"{file.path} cannot be read any further ({reason}); {cure}") from error
 
 
 def _with_constants(file: ImageFile, batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:

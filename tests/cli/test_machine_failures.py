@@ -167,7 +167,11 @@ def start(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     ("module", "verb", "said"),
     [
         ("rich.console", ["heads"], "interrupted before anything was done\n"),
-        ("torch", ["heads"], "interrupted; finished work is kept, run the same command again to continue\n"),
+        (
+            "torch",
+            [*["classify", "i.parquet", "--prompts", "p.parquet", "-o", "o.parquet"]],
+            "interrupted; finished work is kept, run the same command again to continue\n",
+        ),
     ],
 )
 def test_ctrl_c_while_modules_load_is_a_sentence(module: str, verb: list[str], said: str) -> None:

@@ -31,6 +31,7 @@ ENCODER = {
     "precision": "fp32",
     "activation": "",
     "spec": "",
+    "resampler": "",
 }
 TEXTS_ALONE = {
     "task": TASK,

@@ -40,7 +40,7 @@ def test_a_recipe_names_its_sources_and_their_files_beside_it(tmp_path: Path):
     assert recipe.templates.choose() == GENERAL
     assert recipe.document()["described"] == {
         "files": [str(tmp_path / "cupl.json")],
-        "weight": 0.25,
+        "weight": 0.5,
         "average": "vectors",
     }
 

@@ -191,6 +191,7 @@ def test_info_tells_counts_and_the_card(store):
         "precision": "fp32",
         "activation": "",
         "spec": "",
+        "resampler": "",
     }
     assert (info["status"], info["check"], info["memory"]["resident"]) == ("ready", None, 6 * DIM * 4)
 
