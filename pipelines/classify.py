@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -152,7 +151,8 @@ def classify(
     with holding(written, force=running.force):
         with clock.stage("prompts"):
             texts = _text_classifiers(candidates, encoder, reuse, report)
-            classifier = _with_head(head, texts[0])
+            used, text = first, texts[0]
+            classifier = _with_head(head, text) if len(texts) == 1 else text
         sources, missing = encode_by_all(
             files,
             reuse.features_dir or parts_of(output),
@@ -162,20 +162,22 @@ def classify(
             clock=clock,
         )
         rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
-        sampled = partial(sample_sources, sources, encoder)
-        used, text = first, texts[0]
+        enough = images_to_choose(len(text.labels))
+        if len(texts) > 1 or scoring.refine:
+            with clock.stage("sample"):
+                sample = sample_sources(
+                    sources, encoder, images_to_refine(len(text.labels)) if scoring.refine else enough
+                )
         if len(texts) > 1:
             with clock.stage("choose"):
-                chosen = choose_prompts(
-                    _texts_of(candidates), texts, sampled(images_to_choose(len(text.labels))).pooled
-                )
-            used, text = chosen.prompts, chosen.classifier
-            classifier = _with_head(head, text)
+                chosen = choose_prompts(_texts_of(candidates), texts, sample.pooled[:enough])
+                used, text = chosen.prompts, chosen.classifier
+                classifier = _with_head(head, text)
         refinement = None
         if scoring.refine:
             with clock.stage("refine"):
-                classifier = refine(classifier, sampled(images_to_refine(len(text.labels))), text.weights)
-            refinement = classifier.facts
+                classifier = refine(classifier, sample, text.weights)
+                refinement = classifier.facts
         facts = _run_facts(used, encoder, others, head)
         facts |= {"refined": None if refinement is None else asdict(refinement)}
         facts |= {"image_column": files[0].image, **asdict(scoring), "rows": rows, "failed": failed}

@@ -232,7 +232,7 @@ def _chosen(
     labels: LabelSet, recipe: Recipe, find: partial[Prompts], images: AnyImages | Unlabelled, running: Running
 ) -> Prompts:
     """Return the prompts that images choose among those of the recipe and templates alone, all found by `find`."""
-    encoder, clock = find.keywords["encoder"], find.keywords["clock"]
+    (encoder, memory), clock = remembering(find.keywords["encoder"]), find.keywords["clock"]
     images = images if isinstance(images, Unlabelled) else Unlabelled(images)
     candidates = {name: find(recipe=rival) for name, rival in rival_recipes(recipe, labels).items()}
     sample = images.sample(images_to_choose(len(labels)), encoder, running=running, clock=clock)
@@ -242,8 +242,10 @@ def _chosen(
         chosen = choose_prompts(candidates, texts, sample.pooled).prompts
     *_, last = candidates.values()
     counts = {"without_captions": last.recorded.without_captions, "untrusted": last.recorded.untrusted}
-    notes = [describe_choice(chosen), *last.recorded.notes]
-    return replace(chosen, provenance={**chosen.provenance, **counts, "notes": notes})
+    facts = chosen.recorded.chosen
+    notes = [*([describe_choice(facts, len(labels))] if facts else []), *last.recorded.notes]
+    encoded = memory.encoded(text.text for group in chosen.texts for text in group)
+    return replace(chosen, provenance={**chosen.provenance, **counts, "notes": notes}, encoded=encoded)
 
 
 def _record(store: Store | None) -> Mapping[str, Any]:

@@ -101,7 +101,7 @@ class ImageExplanation:
 
 def choice_of(prompts: Prompts, label: str) -> str:
     """Return what images decided about the texts of a class, in a sentence; '' for prompts that they did not choose."""
-    facts = prompts.provenance.get("chosen")
+    facts = prompts.recorded.chosen
     if not facts:
         return ""
     changed = facts["changed"].get(label)

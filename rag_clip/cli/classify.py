@@ -141,9 +141,10 @@ def classify(
 
 
 def _show_evidence(console: Console, summary: ClassifySummary, count: int) -> None:
-    if chosen := summary.chosen:
-        texts = ", ".join(f"{name} for {number}" for name, number in chosen["classes"].items())
-        console.say(f"{counted(chosen['images'], 'image')} chose the texts of {texts} of {counted(count, 'class')}")
+    if summary.chosen:
+        from rag_clip.refinement.choose_prompts import describe_choice
+
+        console.say(describe_choice(summary.chosen, count))
     if refined := summary.refined:
         console.say(
             f"refined by {counted(refined.images, 'image')}: {refined.changed:.1%} of their labels changed, "

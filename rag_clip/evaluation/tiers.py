@@ -23,14 +23,13 @@ def tier_of(prompts: Prompts | None, head: HeadFacts | None = None) -> str:
 
     `head` is the head's facts, if there is a head; `prompts` is None for text features of a file. A run used a corpus
     if the prompts record an index or quote captions, or if support images were retrieved. It used unlabelled images if
-    these chose the texts. It used labels if a support
-    image is a shot, or if settings were chosen on validation images.
+    these chose the texts, and labels if a support image is a shot or settings were chosen on validation images.
     """
     origins = set(head.origins or ()) if head else set()
     marks = [_text_tier(prompts)]
     if origins & _CORPUS_ORIGINS and marks[0] == "T0":
         marks = ["T1"]
-    if prompts and prompts.provenance.get("chosen"):
+    if prompts and prompts.recorded.chosen:
         marks.append("T2")
     if head and head.others:
         marks.append("T3")

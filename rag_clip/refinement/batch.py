@@ -27,7 +27,7 @@ import torch
 
 from rag_clip.data import Features, LabelSet
 from rag_clip.protocols import Classifier
-from rag_clip.refinement.evidence import Evidence, Likelihoods, evidence_of, solve
+from rag_clip.refinement.evidence import Evidence, evidence_of, solve
 from rag_clip.refinement.sampling import row_hashes, take_images
 
 FOLDS = 4
@@ -47,14 +47,15 @@ class RefinementFacts:
 
     images: how many images of the file.
     weight: a of the log-likelihoods, the mean of the folds.
-    concentration: rho of the classes, the median of the folds: small where few of the classes occur.
+    concentration: rho of the classes, the median of the folds: small where few of the classes occur; None where nothing
+        is added.
     changed: share of these images whose label changed.
     predicted: how many classes are the label of one.
     """
 
     images: int
     weight: float
-    concentration: float
+    concentration: float | None
     changed: float
     predicted: int
 
@@ -73,8 +74,8 @@ class Refined:
     """A classifier with the evidence of a file beside it.
 
     alone: the classifier of each image alone.
-    weights, biases: by fold, what is added to the logits of an image x of another fold: x @ weights.T + biases, float32
-        [J, c, d] and [J, c].
+    weights, biases: by fold, what is added to the logits of its images x, from those of the other folds:
+        x @ weights.T + biases, [J, c, d] and [J, c], in the dtype of the images.
     facts: what they were made of.
     """
 
@@ -94,12 +95,15 @@ class Refined:
 
     def added(self, features: torch.Tensor) -> torch.Tensor:
         """Return what is added to the logits of images with unit features [n, d], [n, c]."""
-        added = torch.empty(len(features), self.biases.shape[1], dtype=features.dtype, device=features.device)
-        folds = row_hashes(features) % FOLDS
-        for fold, (weights, biases) in enumerate(zip(self.weights.to(features), self.biases.to(features), strict=True)):
-            rows = (folds == fold).nonzero()[:, 0]
-            added[rows] = features[rows] @ weights.T + biases
-        return added
+        return _added(features, row_hashes(features) % FOLDS, self.weights, self.biases)
+
+
+def _added(features: torch.Tensor, folds: torch.Tensor, weights: torch.Tensor, biases: torch.Tensor) -> torch.Tensor:
+    added = torch.empty(len(features), biases.shape[1], dtype=features.dtype, device=features.device)
+    for fold in range(FOLDS):
+        rows = (folds == fold).nonzero()[:, 0]
+        added[rows] = features[rows] @ weights[fold].T + biases[fold]
+    return added
 
 
 def images_to_refine(classes: int) -> int:
@@ -119,69 +123,70 @@ def refine(classifier: Classifier, images: Features, texts: torch.Tensor, *, bes
     Below 16 images, and with a single class, nothing is added; from there to 32 images what is added grows to its full
     size. Sums are in float64; memory holds the logits of a block of images.
     """
-    x = images.pooled
-    count, classes, device = len(x), len(texts), x.device
-    anchors = torch.nn.functional.normalize(texts.to(device).double(), dim=-1)
-    weights = torch.zeros(FOLDS, classes, x.shape[1], dtype=torch.float64, device=device)
-    biases, rates, spreads = weights[..., 0].clone(), [0.0], [math.inf]
-    trusted = 1.0 if beside is not None else min(max((count - FEWEST) / (ENOUGH - FEWEST), 0.0), 1.0)
-    refined = Refined(classifier, weights, biases, RefinementFacts(count, 0.0, math.inf, 0.0, 0))
+    x, classes = images.pooled, len(texts)
+    anchors = torch.nn.functional.normalize(texts.to(x.device).double(), dim=-1)
+    folds = row_hashes(x) % FOLDS  # [n]
+    weights = torch.zeros(FOLDS, classes, x.shape[1], dtype=torch.float64, device=x.device)
+    biases = weights[..., 0].clone()  # [J, c]
+    rates: list[float] = []
+    spreads: list[float] = []
+    trusted = 1.0 if beside is not None else min(max((len(x) - FEWEST) / (ENOUGH - FEWEST), 0.0), 1.0)
     for _ in range(ROUNDS if classes > 1 and trusted else 0):
-        parts, seen = _evidence_of_folds(refined, images)
+        parts, seen = _evidence_of_folds(classifier, images, folds, weights.to(x), biases.to(x))
         everything = sum(parts[1:], parts[0] if beside is None else parts[0] + beside)
-        weights, biases, rates, spreads = torch.empty_like(weights), torch.empty_like(biases), [], []
+        rates, spreads = [], []
         for fold, part in enumerate(parts):
             evidence, others = everything - part, seen.sum(0) - seen[fold]
-            found, number = _centred(solve(evidence, anchors)), float(evidence.counts.sum())
+            found, number = solve(evidence, anchors), float(evidence.counts.sum())
             rates.append(LIKELIHOOD_WEIGHT * number / (number + 2 * classes))
             spreads.append(concentration_of(others))
-            weights[fold] = rates[-1] * found.weights
-            biases[fold] = rates[-1] * found.biases + prior(others, spreads[-1])
-        refined = Refined(classifier, weights, biases, refined.facts)
-    done = Refined(classifier, trusted * weights, trusted * biases, refined.facts)
-    weight, concentration = trusted * sum(rates) / len(rates), sorted(spreads)[len(spreads) // 2]
-    facts = RefinementFacts(count, weight, concentration, *_changes(done, images))
-    return Refined(classifier, done.weights, done.biases, facts)
+            weights[fold] = rates[-1] * (found.weights - found.weights.mean(0))
+            biases[fold] = rates[-1] * (found.biases - found.biases.mean()) + prior(others, spreads[-1])
+    weights, biases = (trusted * weights).to(x), (trusted * biases).to(x)
+    weight = trusted * sum(rates) / FOLDS
+    concentration = sorted(spreads)[FOLDS // 2] if spreads else None
+    changed, predicted = _changes(classifier, images, folds, weights, biases)
+    return Refined(classifier, weights, biases, RefinementFacts(len(x), weight, concentration, changed, predicted))
 
 
-def _evidence_of_folds(refined: Refined, images: Features) -> tuple[list[Evidence], torch.Tensor]:
+def _evidence_of_folds(
+    classifier: Classifier, images: Features, folds: torch.Tensor, weights: torch.Tensor, biases: torch.Tensor
+) -> tuple[list[Evidence], torch.Tensor]:
     """Return the evidence of the images in each fold, by their refined shares, and the counts of classes, [J, c]."""
-    classes, width, device = refined.biases.shape[1], refined.weights.shape[2], images.pooled.device
-    counts, sums = torch.zeros(classes).double().to(device), torch.zeros(classes, width).double().to(device)
-    parts = [Evidence(counts, sums, sums[0].clone())] * FOLDS
+    classes, width, device = biases.shape[1], weights.shape[2], images.pooled.device
+    zeros = torch.zeros(classes, width, dtype=torch.float64, device=device)
+    parts = [Evidence(zeros[:, 0], zeros, zeros[0])] * FOLDS
     seen = torch.zeros(FOLDS, classes, dtype=torch.float64, device=device)
-    for block in _blocks(images, classes):
-        shares = refined(block).softmax(1)  # [n, c]
+    for rows in _blocks(len(folds), classes):
+        block, of_block = take_images(images, rows), folds[rows]
+        shares = (classifier(block) + _added(block.pooled, of_block, weights, biases)).softmax(1)  # [n, c]
         tiny = torch.finfo(shares.dtype).tiny
         sure = 1 + (shares * shares.clamp(min=tiny).log()).sum(1) / math.log(classes)  # [n]
-        folds = row_hashes(block.pooled) % FOLDS
         for fold in range(FOLDS):
-            rows = (folds == fold).nonzero()[:, 0]
-            part = evidence_of(block.pooled[rows], shares[rows], sure[rows])
+            inside = (of_block == fold).nonzero()[:, 0]
+            part = evidence_of(block.pooled[inside], shares[inside], sure[inside])
             parts[fold] = parts[fold] + Evidence(part.counts.double(), part.sums.double(), part.squares.double())
-            seen[fold] += shares[rows].double().sum(0)
+            seen[fold] += shares[inside].double().sum(0)
     return parts, seen
 
 
-def _changes(refined: Refined, images: Features) -> tuple[float, int]:
+def _changes(
+    classifier: Classifier, images: Features, folds: torch.Tensor, weights: torch.Tensor, biases: torch.Tensor
+) -> tuple[float, int]:
     """Return the share of images whose label changed, and the number of classes that are a label."""
-    changed, labels = 0, torch.zeros(refined.biases.shape[1], dtype=torch.bool, device=images.pooled.device)
-    for block in _blocks(images, len(labels)):
-        alone = refined.alone(block)
-        chosen = (alone + refined.added(block.pooled)).argmax(1)
+    changed, labels = 0, torch.zeros(biases.shape[1], dtype=torch.bool, device=folds.device)
+    for rows in _blocks(len(folds), len(labels)):
+        block = take_images(images, rows)
+        alone = classifier(block)
+        chosen = (alone + _added(block.pooled, folds[rows], weights, biases)).argmax(1)
         changed += int((chosen != alone.argmax(1)).sum())
         labels[chosen] = True
-    return changed / max(len(images.pooled), 1), int(labels.sum())
+    return changed / max(len(folds), 1), int(labels.sum())
 
 
-def _blocks(images: Features, classes: int) -> Iterator[Features]:
+def _blocks(count: int, classes: int) -> Iterator[slice]:
     step = max(1, BLOCK_VALUES // classes)
-    for start in range(0, len(images.pooled), step):
-        yield take_images(images, slice(start, start + step))
-
-
-def _centred(found: Likelihoods) -> Likelihoods:
-    return Likelihoods(found.weights - found.weights.mean(0), found.biases - found.biases.mean(), found.means)
+    return (slice(start, start + step) for start in range(0, count, step))
 
 
 def concentration_of(seen: torch.Tensor) -> float:

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from rag_clip.classifiers.zero_shot import ZeroShot, averages_cosines
 from rag_clip.data import Prompts
 from rag_clip.display import counted
-from rag_clip.refinement.choose_texts import ChosenTexts, choose_texts
+from rag_clip.refinement.choose_texts import choose_texts
 
 LEAST_IMAGES, IMAGES_A_CLASS, MOST_IMAGES = 2500, 10, 10_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChosenPrompts:
-    """The prompts that images chose, the classifier of their texts, and the scores that decided."""
+    """The prompts that images chose, and the classifier of their texts."""
 
     prompts: Prompts
     classifier: ZeroShot
-    choice: ChosenTexts
 
 
 def images_to_choose(classes: int) -> int:
@@ -63,7 +63,7 @@ def _arranged(prompts: Prompts, names: Sequence[str]) -> Prompts:
     labels = replace(
         prompts.labels, **{column: tuple(getattr(prompts.labels, column)[row] for row in rows) for column in columns}
     )
-    return Prompts(labels, tuple(prompts.texts[row] for row in rows), prompts.provenance)
+    return replace(prompts, labels=labels, texts=tuple(prompts.texts[row] for row in rows))
 
 
 def choose_prompts(
@@ -82,8 +82,7 @@ def choose_prompts(
     names = list(candidates)
     first = candidates[names[0]]
     if len(names) == 1:
-        alone = torch.zeros(len(first.labels))
-        return ChosenPrompts(first, classifiers[0], ChosenTexts(0, alone.long(), (0.0,), alone, len(images)))
+        return ChosenPrompts(first, classifiers[0])
     choice = choose_texts(images, [each.weights for each in classifiers], scale=classifiers[0].scale)
     of_class: list[int] = choice.of_class.tolist()
     texts = tuple(candidates[names[number]].texts[row] for row, number in enumerate(of_class))
@@ -110,14 +109,10 @@ def choose_prompts(
         "chosen": facts,
     }
     prompts = Prompts(best.labels, texts, provenance)
-    return ChosenPrompts(prompts, replace(classifiers[choice.best], labels=prompts.labels, weights=weights), choice)
+    return ChosenPrompts(prompts, replace(classifiers[choice.best], labels=prompts.labels, weights=weights))
 
 
-def describe_choice(prompts: Prompts) -> str:
-    """Return in one line which texts images chose; "" for prompts that images did not choose."""
-    facts = prompts.recorded.chosen
-    if not facts:
-        return ""
+def describe_choice(facts: Mapping[str, Any], classes: int) -> str:
+    """Return in one line which texts images chose, for what the provenance of prompts says under `chosen`."""
     texts = ", ".join(f"{name} for {count}" for name, count in facts["classes"].items())
-    classes = counted(len(prompts.labels), "class")
-    return f"{counted(facts['images'], 'image')} chose the texts of {texts} of {classes}"
+    return f"{counted(facts['images'], 'image')} chose the texts of {texts} of {counted(classes, 'class')}"

@@ -27,20 +27,30 @@ def row_hashes(features: torch.Tensor) -> torch.Tensor:
 def sample_images(parts: Iterable[Features], count: int) -> Features | None:
     """Return the `count` images of lowest hash, in the order of their hashes; all if there are fewer, None for none.
 
-    Memory holds the sample and one part.
+    Each image is hashed once. Memory holds twice the sample and one part.
     """
-    kept: Features | None = None
+    kept: list[Features] = []
+    hashes: list[torch.Tensor] = []
+    largest = 2**63 - 1  # of a hash that may still be among the lowest
     for part in parts:
-        kept = part if kept is None else _joined(kept, part)
-        kept = take_images(kept, row_hashes(kept.pooled).argsort(stable=True)[:count])
-    return kept
+        found = row_hashes(part.pooled)
+        rows = (found <= largest).nonzero()[:, 0]
+        kept.append(take_images(part, rows))
+        hashes.append(found[rows])
+        if sum(map(len, hashes)) > 2 * count:
+            lowest, sample = _lowest(kept, hashes, count)
+            kept, hashes, largest = [sample], [lowest], int(lowest[-1])
+    return _lowest(kept, hashes, count)[1] if kept else None
+
+
+def _lowest(kept: list[Features], hashes: list[torch.Tensor], count: int) -> tuple[torch.Tensor, Features]:
+    """Return the lowest `count` hashes, in order, and their images."""
+    joined = torch.cat(hashes)
+    rows = joined.argsort(stable=True)[:count]
+    others = {name: torch.cat([each.others[name] for each in kept]) for name in kept[0].others}
+    return joined[rows], take_images(Features(torch.cat([each.pooled for each in kept]), others=others), rows)
 
 
 def take_images(images: Features, rows: torch.Tensor | slice) -> Features:
     """Return some images, without patches and ids."""
     return Features(images.pooled[rows], others={name: other[rows] for name, other in images.others.items()})
-
-
-def _joined(first: Features, second: Features) -> Features:
-    others = {name: torch.cat([other, second.others[name]]) for name, other in first.others.items()}
-    return Features(torch.cat([first.pooled, second.pooled]), others=others)

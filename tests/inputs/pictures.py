@@ -65,3 +65,9 @@ def noisy_pictures(count: int, seed: int = 0) -> tuple[list[bytes], list[str]]:
     names = [("red", "green", "blue")[row % 3] for row in range(count)]
     pixels = [np.clip(np.array(COLOURS[name]) * 0.5 + draw.normal(90, 70, (4, 4, 3)), 0, 255) for name in names]
     return [encoded(Image.fromarray(each.astype(np.uint8))) for each in pixels], names
+
+
+def meaningless_prompts(*names: str) -> Prompts:
+    """Return prompts of these classes with texts that the encoder reads as one and the same."""
+    texts = tuple((PromptText("something", 1.0),) for _ in names)
+    return Prompts(LabelSet(names), texts, {"method": "meaningless"})

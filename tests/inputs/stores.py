@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from qdrant_client import QdrantClient
 
 from rag_clip.data import Fingerprint
+from rag_clip.protocols import Encoder
 from rag_clip.store import Card, CollectionSchema, Store, caption_id, create_store, load_schema
 from rag_clip.store.connection import create_server
 from rag_clip.store.schema import KeywordIndex, NumberIndex, TextIndex, VectorSchema
@@ -40,6 +41,19 @@ def batch(rows=CAPTIONS) -> pa.RecordBatch:
             "vector": pa.array([vector for _source, _text, vector in rows], pa.list_(pa.float32())),
         }
     )
+
+
+def fill_index(folder: Path, captions: Sequence[str], encoder: Encoder) -> Path:
+    """Make an index of captions, with the vectors of an encoder and the source "toy", in `folder`."""
+    columns = {
+        "id": [caption_id("toy", text) for text in captions],
+        "text": captions,
+        "source": ["toy"] * len(captions),
+        "vector": encoder.encode_text(captions).tolist(),
+    }
+    with create_store(folder, schema=load_schema(), encoder=encoder.fingerprint, dim=encoder.dim) as store:
+        store.upsert(pa.record_batch(columns))
+    return folder
 
 
 ENGINES = ["edge", "memory", pytest.param("server", marks=pytest.mark.server)]

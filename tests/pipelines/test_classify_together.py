@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from inputs.command_line import run as command
-from inputs.pictures import colour_prompts, noisy_pictures, write_images
+from inputs.pictures import colour_prompts, meaningless_prompts, noisy_pictures, write_images
 from rag_clip.classifiers.match import Scoring
-from rag_clip.data import Prompts, PromptText
+from rag_clip.data import Prompts
 from rag_clip.files.prompts import write_prompts
 from rag_clip.pipelines.classify import ClassifySummary, classify
 from rag_clip.pipelines.running import Running
@@ -32,12 +32,6 @@ def noisy_images(folder: Path, count: int = 240, order: int | None = None) -> Pa
 def run(source: Path, output: Path, **settings: Any) -> ClassifySummary:
     defaults: dict[str, Any] = {"prompts": colour_prompts(*NAMES), "encoder": ToyEncoder(), "running": Running(0)}
     return classify(source, output=output, **defaults | settings)
-
-
-def meaningless() -> Prompts:
-    """Return prompts of the same classes with texts that the encoder reads as one and the same."""
-    labels = colour_prompts(*NAMES).labels
-    return Prompts(labels, tuple((PromptText("something", 1.0),) for _ in NAMES), {"method": "meaningless"})
 
 
 def test_refined_predictions_keep_the_label_of_each_image_alone_and_say_what_changed(tmp_path: Path) -> None:
@@ -75,7 +69,7 @@ def test_labels_of_the_file_change_nothing(tmp_path: Path) -> None:
     table = pq.read_table(source)
     shuffled = table.set_column(1, "truth", table["truth"].take(pa.array(np.random.default_rng(0).permutation(240))))
     pq.write_table(shuffled, tmp_path / "shuffled.parquet")
-    candidates = {"names": colour_prompts(*NAMES), "nothing": meaningless()}
+    candidates = {"names": colour_prompts(*NAMES), "nothing": meaningless_prompts(*NAMES)}
     for name in ("images", "shuffled"):
         output = tmp_path / f"{name}-out.parquet"
         run(tmp_path / f"{name}.parquet", output, prompts=candidates, scoring=Scoring(refine=True))
@@ -85,7 +79,7 @@ def test_labels_of_the_file_change_nothing(tmp_path: Path) -> None:
 
 def test_the_images_choose_the_texts_of_several_prompts(tmp_path: Path) -> None:
     source = noisy_images(tmp_path)
-    candidates = {"nothing": meaningless(), "names": colour_prompts(*NAMES)}
+    candidates = {"nothing": meaningless_prompts(*NAMES), "names": colour_prompts(*NAMES)}
     summary = run(source, tmp_path / "out.parquet", prompts=candidates)
     assert summary.chosen["best"] == "names"
     assert summary.chosen["classes"] == {"nothing": 0, "names": 3}
@@ -101,10 +95,13 @@ def test_a_file_with_failed_rows_and_one_without_any_good_row_are_written(tmp_pa
     broken = pa.table({"image": [b"no image"] * 3, "truth": ["red"] * 3}, schema=table.schema)
     for name, rows in (("some", pa.concat_tables([broken, table])), ("none", broken)):
         pq.write_table(rows, tmp_path / f"{name}.parquet")
-        candidates = {"nothing": meaningless(), "names": colour_prompts(*NAMES)}
+        candidates = {"nothing": meaningless_prompts(*NAMES), "names": colour_prompts(*NAMES)}
         output = tmp_path / f"{name}-out.parquet"
         run(tmp_path / f"{name}.parquet", output, prompts=candidates, scoring=Scoring(refine=True))
         written = pq.read_table(output).to_pylist()
+        facts = pq.read_schema(output).metadata[b"rag_clip"].decode()
+        assert "Infinity" not in facts  # which JSON does not have
+        assert (json.loads(facts)["refined"]["concentration"] is None) == (name == "none")
         assert [row["label_alone"] for row in written[:3]] == [None] * 3
         assert all(row["error"] for row in written[:3])
         assert all(row["label"] for row in written[3:])
@@ -117,7 +114,7 @@ def test_sigmoid_scores_cannot_be_refined() -> None:
 
 def test_the_command_takes_several_prompts_and_refines(tmp_path: Path) -> None:
     source = noisy_images(tmp_path, count=60)
-    for name, prompts in (("names", colour_prompts(*NAMES)), ("nothing", meaningless())):
+    for name, prompts in (("names", colour_prompts(*NAMES)), ("nothing", meaningless_prompts(*NAMES))):
         write_prompts(Prompts(prompts.labels, prompts.texts, {"method": name}), tmp_path / f"prompts-{name}.parquet")
     arguments = ["classify", source.name, "--prompts", "prompts-names.parquet", "prompts-nothing.parquet"]
     found = command(*arguments, "-o", "out.parquet", "--model", "demo", "--refine", "--workers", "0", folder=tmp_path)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from inputs.command_line import run as command
 from inputs.pictures import noisy_pictures, write_images
+from inputs.stores import fill_index
 from rag_clip.data import LabelSet
 from rag_clip.files.prompts import read_prompts
 from rag_clip.pipelines.enhance import enhance, enhance_labels
@@ -20,7 +20,6 @@ from rag_clip.prompts.enhance import rival_recipes
 from rag_clip.prompts.evidence import Retrieval
 from rag_clip.prompts.recipe import Recipe, load_recipe
 from rag_clip.prompts.templates import GENERAL
-from rag_clip.store import caption_id, create_store, load_schema
 from rag_clip.testing import ToyEncoder
 
 ENCODER = ToyEncoder()
@@ -38,17 +37,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store") / "index"
-    with create_store(folder, schema=load_schema(), encoder=ENCODER.fingerprint, dim=ENCODER.dim) as store:
-        vectors = ENCODER.encode_text(CAPTIONS).numpy().ravel()
-        columns = {
-            "id": [caption_id("toy", text) for text in CAPTIONS],
-            "text": CAPTIONS,
-            "source": ["toy"] * len(CAPTIONS),
-            "vector": pa.FixedSizeListArray.from_arrays(vectors, ENCODER.dim).cast(pa.list_(pa.float32())),
-        }
-        store.upsert(pa.RecordBatch.from_pydict(columns))
-    return folder
+    return fill_index(tmp_path_factory.mktemp("store") / "index", CAPTIONS, ENCODER)
 
 
 @pytest.fixture
@@ -102,6 +91,7 @@ def test_the_command_chooses_and_says_so(images: Path, tmp_path: Path) -> None:
     arguments = ["enhance", "labels.txt", "--recipe", "templates", "--model", "demo", "--workers", "0"]
     found = command(*arguments, "--images", images.name, "-o", "prompts.parquet", folder=tmp_path)
     assert found.code == 0, found.errors
+    assert "\n  \n" not in found.out  # a single candidate: nothing was chosen, and nothing is said of it
     refused = command(*arguments, "--features", "kept", "-o", "other.parquet", folder=tmp_path)
     assert refused.code == 1
     assert "--features keeps the features of --images" in refused.errors

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from inputs.command_line import run as command
-from inputs.pictures import colour_prompts, noisy_pictures, write_images
+from inputs.pictures import colour_prompts, meaningless_prompts, noisy_pictures, write_images
 from rag_clip.classifiers.match import Scoring
-from rag_clip.data import Prompts, PromptText
+from rag_clip.data import Prompts
 from rag_clip.evaluation.shot_runs import Heads
 from rag_clip.files.prompts import write_prompts
 from rag_clip.pipelines.classify import classify
@@ -28,27 +29,16 @@ def images(tmp_path: Path) -> Path:
     return write_images(tmp_path / "images.parquet", pictures, label=names)
 
 
-def meaningless() -> Prompts:
-    labels = colour_prompts(*NAMES).labels
-    return Prompts(labels, tuple((PromptText("something", 1.0),) for _ in NAMES), {"method": "meaningless"})
-
-
 def accuracy(place: Path, run: str) -> float:
     rows = pl.read_parquet(place).filter((pl.col("run") == run) & (pl.col("metric") == "accuracy"))
     return float(rows["value"][0])
 
 
 def test_chosen_and_refined_runs_equal_what_classify_writes_and_have_a_tier(images: Path, tmp_path: Path) -> None:
-    prompts = {"nothing": meaningless(), "names": colour_prompts(*NAMES)}
+    prompts = {"nothing": meaningless_prompts(*NAMES), "names": colour_prompts(*NAMES)}
     output = tmp_path / "results.parquet"
-    summary = evaluate(
-        images,
-        prompts=prompts,
-        output=output,
-        encoder=ENCODER,
-        heads=Heads(choose=True, refine=True),
-        running=Running(0),
-    )
+    measure = partial(evaluate, images, prompts=prompts, output=output, encoder=ENCODER, running=Running(0))
+    summary = measure(heads=Heads(choose=True, refine=True))
     tiers = {result.run: result.tier for result in summary.results}
     assert tiers == {
         "nothing": "T0", "nothing + refined": "T0+T2", "names": "T0", "names + refined": "T0+T2",
@@ -61,21 +51,14 @@ def test_chosen_and_refined_runs_equal_what_classify_writes_and_have_a_tier(imag
     ).to_polars()  # fmt: skip
     right = written["label"] == written["predicted_label"]
     assert accuracy(output, "names + refined") == pytest.approx(right.mean())
-    again = evaluate(
-        images,
-        prompts=prompts,
-        output=output,
-        encoder=ENCODER,
-        heads=Heads(choose=True, refine=True),
-        running=Running(0),
-    )
+    again = measure(heads=Heads(choose=True, refine=True))
     assert (again.measured, again.found) == (0, 6)
 
 
 def test_labels_change_no_choice(images: Path, tmp_path: Path) -> None:
     pictures, names = noisy_pictures(240)
     wrong = write_images(tmp_path / "wrong.parquet", pictures, label=[*names[1:], names[0]])
-    prompts = {"names": colour_prompts(*NAMES), "nothing": meaningless()}
+    prompts = {"names": colour_prompts(*NAMES), "nothing": meaningless_prompts(*NAMES)}
     for place in (images, wrong):
         output = tmp_path / f"{place.stem}-results.parquet"
         evaluate(place, prompts=prompts, output=output, encoder=ENCODER, heads=Heads(choose=True), running=Running(0))
@@ -83,7 +66,7 @@ def test_labels_change_no_choice(images: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_knows_both(images: Path, tmp_path: Path) -> None:
-    for name, prompts in (("names", colour_prompts(*NAMES)), ("nothing", meaningless())):
+    for name, prompts in (("names", colour_prompts(*NAMES)), ("nothing", meaningless_prompts(*NAMES))):
         write_prompts(Prompts(prompts.labels, prompts.texts, {"method": name}), tmp_path / f"prompts-{name}.parquet")
     arguments = ["evaluate", images.name, "--prompts", "prompts-names.parquet", "prompts-nothing.parquet"]
     found = command(*arguments, "--model", "demo", "--choose", "--refine", "--workers", "0", folder=tmp_path)
@@ -94,8 +77,7 @@ def test_the_command_knows_both(images: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_images_chose_keeps_their_mark(images: Path, tmp_path: Path) -> None:
-    chosen = Prompts(
-        meaningless().labels, colour_prompts(*NAMES).texts, {"method": "chosen", "chosen": {"images": 240}}
-    )
+    names = colour_prompts(*NAMES)
+    chosen = Prompts(names.labels, names.texts, {"method": "chosen", "chosen": {"images": 240}})
     summary = evaluate(images, prompts=chosen, output=tmp_path / "r.parquet", encoder=ENCODER, running=Running(0))
     assert [result.tier for result in summary.results] == ["T0+T2"]

@@ -3,11 +3,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 
+from inputs.stores import fill_index
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import LabelSet
 from rag_clip.files.prompts import read_prompts, write_prompts
@@ -35,17 +35,7 @@ CAPTIONS = [
 
 @pytest.fixture(scope="module")
 def location(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store") / "index"
-    with create_store(folder, schema=load_schema(), encoder=ENCODER.fingerprint, dim=ENCODER.dim) as store:
-        vectors = ENCODER.encode_text(CAPTIONS).numpy().ravel()
-        columns = {
-            "id": [caption_id("toy", text) for text in CAPTIONS],
-            "text": CAPTIONS,
-            "source": ["toy"] * len(CAPTIONS),
-            "vector": pa.FixedSizeListArray.from_arrays(vectors, ENCODER.dim).cast(pa.list_(pa.float32())),
-        }
-        store.upsert(pa.RecordBatch.from_pydict(columns))
-    return folder
+    return fill_index(tmp_path_factory.mktemp("store") / "index", CAPTIONS, ENCODER)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from inputs.folders import FEATURES, needs_features
 from inputs.supports import unit
 from rag_clip.data import Features, LabelSet
-from rag_clip.refinement import batch
+from rag_clip.refinement import batch, sampling
 from rag_clip.refinement.batch import FOLDS, Refined, concentration_of, refine
 from rag_clip.refinement.evidence import Evidence, evidence_of
 from rag_clip.refinement.sampling import row_hashes, sample_images
@@ -109,12 +109,20 @@ def test_nothing_depends_on_how_many_images_are_taken_at_once(monkeypatch: pytes
     assert (again.facts.changed, again.facts.predicted) == (found.facts.changed, found.facts.predicted)
 
 
+def test_each_image_is_hashed_once_for_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, hashed = toy()[1], []
+    monkeypatch.setattr(sampling, "row_hashes", lambda rows: hashed.append(len(rows)) or row_hashes(rows))
+    sample_images((Features(rows) for rows in images.split(7)), 10)
+    assert sum(hashed) == len(images)
+
+
 def test_a_sample_is_the_same_whatever_the_order_and_the_parts() -> None:
     images = toy()[1]
     whole = sample_images([Features(images, others={"twice": 2 * images})], 20)
     order = torch.randperm(len(images))
     parts = [Features(rows, others={"twice": 2 * rows}) for rows in images[order].split(17)]
     found = sample_images(parts, 20)
+    assert torch.equal(row_hashes(images).sort().values[:20], row_hashes(found.pooled if found else images))
     assert whole is not None and found is not None  # noqa: PT018
     assert torch.equal(found.pooled, whole.pooled)
     assert torch.equal(found.others["twice"], 2 * whole.pooled)

@@ -125,7 +125,7 @@ def test_chosen_prompts_have_the_texts_of_each_class_and_say_who_decided() -> No
     facts = chosen.prompts.provenance["chosen"]
     assert facts["best"] == "names"
     assert sum(facts["classes"].values()) == 4
-    assert describe_choice(chosen.prompts).startswith("400 images chose the texts of ")
+    assert describe_choice(facts, 4).startswith("400 images chose the texts of ")
     again = zero_shot(chosen.prompts, encoder, allow_other_encoder=True)
     torch.testing.assert_close(chosen.classifier.weights, again.weights)
 

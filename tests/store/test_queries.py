@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from inputs.pictures import encoded
+from inputs.stores import fill_index
 from rag_clip.data import Features
-from rag_clip.store import Store, caption_id, create_store, load_schema
+from rag_clip.store import Store, caption_id, create_store, load_schema, open_store
 from rag_clip.store.queries import Query, embed_queries, search
 from rag_clip.store.schema import NumberIndex, VectorSchema
 from rag_clip.testing import ToyEncoder
@@ -55,10 +56,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 @pytest.fixture(scope="module")
 def captions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """One caption, and no vectors of images."""
-    folder = tmp_path_factory.mktemp("captions") / "index"
-    row = {"id": [caption_id("toy", "a red barn")], "text": ["a red barn"], "source": ["toy"]}
-    with create_store(folder, schema=load_schema(), encoder=ENCODER.fingerprint, dim=ENCODER.dim) as store:
-        store.upsert(pa.record_batch(row | {"vector": ENCODER.encode_text(["a red barn"]).tolist()}))
+    with open_store(fill_index(tmp_path_factory.mktemp("captions") / "index", ["a red barn"], ENCODER)) as store:
         yield store
 
 

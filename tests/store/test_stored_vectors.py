@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from inputs.stores import fill_index
 from rag_clip.classifiers.zero_shot import encode_texts, zero_shot
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.models.open_clip import load_encoder
@@ -41,15 +42,7 @@ def prompts(*contexts: PromptText) -> Prompts:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    folder, encoder = tmp_path_factory.mktemp("stored") / "index", ToyEncoder()
-    columns = {
-        "id": [caption_id("toy", text) for text in CAPTIONS],
-        "text": CAPTIONS,
-        "source": ["toy"] * len(CAPTIONS),
-        "vector": encoder.encode_text(CAPTIONS).tolist(),
-    }
-    with create_store(folder, schema=load_schema(), encoder=encoder.fingerprint, dim=encoder.dim) as store:
-        store.upsert(pa.record_batch(columns))
+    with open_store(fill_index(tmp_path_factory.mktemp("stored") / "index", CAPTIONS, ToyEncoder())) as store:
         yield store
 
 
