@@ -110,8 +110,14 @@ def test_nothing_depends_on_how_many_images_are_taken_at_once(monkeypatch: pytes
 
 
 def test_each_image_is_hashed_once_for_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, hashed = toy()[1], []
-    monkeypatch.setattr(sampling, "row_hashes", lambda rows: hashed.append(len(rows)) or row_hashes(rows))
+    images = toy()[1]
+    hashed: list[int] = []
+
+    def counting(rows: torch.Tensor) -> torch.Tensor:
+        hashed.append(len(rows))
+        return row_hashes(rows)
+
+    monkeypatch.setattr(sampling, "row_hashes", counting)
     sample_images((Features(rows) for rows in images.split(7)), 10)
     assert sum(hashed) == len(images)
 

@@ -78,6 +78,14 @@ def test_texts_that_name_what_is_there_are_chosen_for_the_set_and_for_each_class
     assert (choice.gains > 4).tolist() == [True] * 3 + [False] * 5
 
 
+def test_a_text_that_is_hardly_better_is_not_taken() -> None:
+    good, _, images = world()
+    near = unit(good + 0.01 * torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(1)))
+    choice = choose_texts(images, [good, near], scale=SCALE)
+    assert choice.of_class.tolist() == [choice.best] * CLASSES
+    assert choice.gains.tolist() == [0] * CLASSES
+
+
 def test_nothing_depends_on_the_order_of_images_or_classes() -> None:
     good, bad, images = world()
     first, second = good.clone(), bad.clone()
