@@ -32,10 +32,11 @@ from rag_clip.metrics.ranking import mean_average_precision
 from rag_clip.models.remembering import remembering
 from rag_clip.progress import Report, StageClock
 from rag_clip.progress_line import on_screen
-from rag_clip.prompts.enhance import Control, control_prompts, rival_recipes
+from rag_clip.prompts.enhance import Control, control_prompts, enhance_rivals
 from rag_clip.prompts.enhance import enhance as find_prompts
 from rag_clip.prompts.recipe import Recipe
 from rag_clip.prompts.templates import template_prompts
+from rag_clip.protocols import Encoder
 from rag_clip.refinement.choose_prompts import choose_prompts, describe_choice, images_to_choose
 from rag_clip.store import Store
 
@@ -148,8 +149,11 @@ def enhance(
     with ExitStack() as stack:
         store = None if index is None else stack.enter_context(opened(index))
         loaded, _ = remembering(to_encoder(encoder, recorded=_record(store)))
-        find = partial(find_prompts, labels, encoder=loaded, store=store, clock=clock)
-        found = find(recipe=recipe) if images is None else _chosen(labels, recipe, find, images, running)
+        found = (
+            find_prompts(labels, encoder=loaded, recipe=recipe, store=store, clock=clock)
+            if images is None
+            else _chosen(labels, recipe, images, encoder=loaded, store=store, running=running, clock=clock)
+        )
         return control_prompts(found, control, store=store, seed=seed) if control else found
 
 
@@ -171,7 +175,7 @@ def enhance_labels(
     output: .parquet, or .json to edit.
     comparison: a control to write instead, and labelled images on which all are scored.
     images: images without labels, such as those to classify. They choose the texts of each class among templates alone
-        and those of the recipe (see `rival_recipes`, and `refinement.choose_texts`).
+        and those of the recipe (see `enhance_rivals`, and `refinement.choose_texts`).
     running: processes, batch size, `force` and progress.
 
     Raises ValueError as `enhance` and `write_prompts`, and (without `force`) for an `output` of another program;
@@ -191,8 +195,11 @@ def enhance_labels(
         )
         store = None if index is None else stack.enter_context(opened(index))
         encoder, _ = remembering(to_encoder(encoder, recorded=_record(store)))
-        find = partial(find_prompts, labels, encoder=encoder, store=store, clock=clock)
-        found = find(recipe=recipe) if images is None else _chosen(labels, recipe, find, images, running)
+        found = (
+            find_prompts(labels, encoder=encoder, recipe=recipe, store=store, clock=clock)
+            if images is None
+            else _chosen(labels, recipe, images, encoder=encoder, store=store, running=running, clock=clock)
+        )
         controlled = partial(control_prompts, found, store=store, seed=comparison.seed)
         prompts = controlled(control) if control else found
         chosen = found.recorded.known.get("templates")
@@ -229,12 +236,19 @@ def enhance_labels(
 
 
 def _chosen(
-    labels: LabelSet, recipe: Recipe, find: partial[Prompts], images: AnyImages | Unlabelled, running: Running
+    labels: LabelSet,
+    recipe: Recipe,
+    images: AnyImages | Unlabelled,
+    *,
+    encoder: Encoder,
+    store: Store | None,
+    running: Running,
+    clock: StageClock,
 ) -> Prompts:
-    """Return the prompts that images choose among those of the recipe and templates alone, all found by `find`."""
-    (encoder, memory), clock = remembering(find.keywords["encoder"]), find.keywords["clock"]
+    """Return the prompts that images choose among those of the recipe and templates alone."""
+    encoder, memory = remembering(encoder)
     images = images if isinstance(images, Unlabelled) else Unlabelled(images)
-    candidates = {name: find(recipe=rival) for name, rival in rival_recipes(recipe, labels).items()}
+    candidates = enhance_rivals(labels, encoder=encoder, recipe=recipe, store=store, clock=clock)
     sample = images.sample(images_to_choose(len(labels)), encoder, running=running, clock=clock)
     with clock.stage("encode texts"):
         texts = zero_shots(list(candidates.values()), encoder, report=clock.report)

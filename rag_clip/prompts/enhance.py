@@ -12,7 +12,7 @@ from rag_clip.progress import StageClock
 from rag_clip.prompts.contrast import KNOWN_WEIGHT
 from rag_clip.prompts.control import random_prompts, shared_waffle_prompts, waffle_prompts
 from rag_clip.prompts.described import described_texts
-from rag_clip.prompts.evidence import Gathered, Retrieval, find_captions, trusted_captions
+from rag_clip.prompts.evidence import Gathered, Retrieval, find_captions, may_drop_names, trusted_captions
 from rag_clip.prompts.knowledge.names import NameMatch, nearest_classes
 from rag_clip.prompts.knowledge.sentences import Sentences, read_sentences
 from rag_clip.prompts.mixed import Texts, mix
@@ -68,17 +68,48 @@ def enhance(
     seed: of the control.
     clock: collects seconds per stage, and passes progress events on.
 
-    The vectors of texts that were encoded on the way come with the prompts (`Prompts.encoded`).
-    Provenance holds the recipe, the number of classes without captions, the number of classes whose captions were not
-    trusted, what was decided about the names under `known` (see prompts.known), and notes for the user, such as names
-    that a file does not have. Raises ValueError for a recipe that needs
-    a store without one, a store without captions or with vectors of another encoder, and a control (other than
-    `waffle_shared`) for a recipe that mixes in no texts.
+    The vectors of texts that were encoded on the way come with the prompts (`Prompts.encoded`). Provenance holds the
+    recipe, the number of classes without captions, the number of classes whose captions were not trusted, what was
+    decided about the names under `known` (see prompts.known), and notes for the user, such as names that a file does
+    not have. Raises ValueError for a recipe that needs a store without one, a store without captions or with vectors of
+    another encoder, and a control (other than `waffle_shared`) for a recipe that mixes in no texts.
     """
     recipe, clock = recipe or load_recipe("default"), clock or StageClock()
     _check_needs(recipe, store, control)
+    prompts = _enhance(labels, recipe, encoder, store, clock, {})
+    if control:
+        with clock.stage("sample"):
+            prompts = control_prompts(prompts, control, store=store, seed=seed)
+    return prompts
+
+
+def enhance_rivals(
+    labels: LabelSet, *, encoder: Encoder, recipe: Recipe, store: Store | None = None, clock: StageClock | None = None
+) -> dict[str, Prompts]:
+    """Return the prompts that images choose among, by name: those of `rival_recipes`, retrieved and encoded once.
+
+    The parameters and errors are those of `enhance`.
+    """
+    _check_needs(recipe, store, None)
+    encoder, clock, captions = remembering(encoder)[0], clock or StageClock(), dict[bool, Texts]()
+    rivals = rival_recipes(recipe, labels)
+    return {name: _enhance(labels, rival, encoder, store, clock, captions) for name, rival in rivals.items()}
+
+
+def _enhance(
+    labels: LabelSet,
+    recipe: Recipe,
+    encoder: Encoder,
+    store: Store | None,
+    clock: StageClock,
+    captions: dict[bool, Texts],
+) -> Prompts:
+    """Return the prompts of a recipe.
+
+    captions: those that recipes which differ in trust alone have found, by `may_drop_names`; added to.
+    """
     encoder, memory = remembering(encoder)
-    found = _find_texts(labels, recipe, encoder, store, clock)
+    found = _find_texts(labels, recipe, encoder, store, clock, captions)
     prompts = mix(found.anchors, *found.contexts)
     facts = {
         "encoder": asdict(encoder.fingerprint),
@@ -100,11 +131,7 @@ def enhance(
             "templates": list(choose_templates(labels, found.gathered.templates)),
         }
     encoded = memory.encoded(text.text for group in prompts.texts for text in group)
-    prompts = replace(prompts, provenance=facts, encoded=encoded)
-    if control:
-        with clock.stage("sample"):
-            prompts = control_prompts(prompts, control, store=store, seed=seed)
-    return prompts
+    return replace(prompts, provenance=facts, encoded=encoded)
 
 
 def rival_recipes(recipe: Recipe, labels: LabelSet) -> dict[str, Recipe]:
@@ -142,7 +169,14 @@ def control_prompts(prompts: Prompts, control: Control, *, store: Store | None =
     return random_prompts(prompts, captions, seed=seed)
 
 
-def _find_texts(labels: LabelSet, recipe: Recipe, encoder: Encoder, store: Store | None, clock: StageClock) -> _Found:
+def _find_texts(
+    labels: LabelSet,
+    recipe: Recipe,
+    encoder: Encoder,
+    store: Store | None,
+    clock: StageClock,
+    captions: dict[bool, Texts],
+) -> _Found:
     templates, known = recipe.templates.choose(), labels
     contexts: list[Texts] = []
     notes: list[str] = []
@@ -154,7 +188,12 @@ def _find_texts(labels: LabelSet, recipe: Recipe, encoder: Encoder, store: Store
             named = name_classes(labels, recipe.synonyms, encoder=encoder, store=store, report=clock.report)
         known, notes = named.labels, [*named.notes]
     if recipe.retrieved and store:
-        every = find_captions(known, encoder=encoder, store=store, retrieval=recipe.retrieved, clock=clock)
+        whole = may_drop_names(recipe.retrieved)
+        if whole not in captions:
+            captions[whole] = find_captions(
+                known, encoder=encoder, store=store, retrieval=recipe.retrieved, clock=clock
+            )
+        every = captions[whole]
         gathered = trusted_captions(
             every, known, encoder=encoder, retrieval=recipe.retrieved, templates=templates, clock=clock
         )

@@ -160,8 +160,9 @@ def find_captions(
 ) -> Texts:
     """Return the captions of each class that pass the filter, with equal shares of the weight; () where none does.
 
-    With trust "known" names stay in the captions until `trusted_captions` decides; captions that would become empty
-    without them are dropped already. Parameters and errors are those of `gather`.
+    Names stay in the captions until `trusted_captions` drops them; captions that would become empty without them are
+    left out already if it may. So the result is the same for every trust of a retrieval that drops names. Parameters
+    and errors are those of `gather`.
     """
     _check_store(store, encoder, retrieval)
     return retrieved_texts(
@@ -170,8 +171,13 @@ def find_captions(
         weight=retrieval.weight,
         limit=retrieval.limit,
         keep=_filter(labels, retrieval),
-        rewrite=_whole_if_rest if retrieval.trust in ("known", "names") else REWRITES[retrieval.names],
+        rewrite=_whole_if_rest if may_drop_names(retrieval) else as_written,
     )
+
+
+def may_drop_names(retrieval: Retrieval) -> bool:
+    """Return whether captions must make sense without the class name."""
+    return retrieval.names == "dropped" or retrieval.trust in ("known", "names")
 
 
 def trusted_captions(
@@ -189,6 +195,8 @@ def trusted_captions(
     labels, encoder, retrieval, templates, clock: as in `gather`.
     """
     given = tuple(templates) if templates else None
+    if retrieval.trust not in ("known", "names"):
+        found = _rewritten(found, labels, REWRITES[retrieval.names])
     if not any(found) or (retrieval.contrast != "weigh" and retrieval.trust == "equal"):
         return Gathered(found, given)
     if retrieval.trust == "names":

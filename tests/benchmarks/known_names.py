@@ -26,7 +26,7 @@ import torch
 from rag_clip.classifiers.zero_shot import zero_shot, zero_shots
 from rag_clip.data import Features, LabelSet, Prompts
 from rag_clip.pipelines.captions import build_index
-from rag_clip.prompts.enhance import enhance, rival_recipes
+from rag_clip.prompts.enhance import enhance, enhance_rivals
 from rag_clip.prompts.recipe import Recipe, Templates, load_recipe
 from rag_clip.protocols import Encoder
 from rag_clip.refinement.choose_prompts import choose_prompts, images_to_choose
@@ -102,8 +102,7 @@ def texts(
         chosen = ENSEMBLE if recipe == "ensemble" else load_recipe(recipe)
         prompts = enhance(labels, encoder=encoder, recipe=chosen, store=store)
         return prompts, zero_shot(prompts, encoder).weights
-    rivals = rival_recipes(load_recipe("default"), labels)
-    candidates = {name: enhance(labels, encoder=encoder, recipe=each, store=store) for name, each in rivals.items()}
+    candidates = enhance_rivals(labels, encoder=encoder, recipe=load_recipe("default"), store=store)
     sample = sample_images([images], images_to_choose(len(labels)))
     assert sample is not None
     found = choose_prompts(candidates, zero_shots(list(candidates.values()), encoder), sample.pooled)

@@ -16,10 +16,13 @@ from rag_clip.files.prompts import read_prompts
 from rag_clip.pipelines.enhance import enhance, enhance_labels
 from rag_clip.pipelines.running import Running
 from rag_clip.pipelines.unlabelled import Unlabelled
-from rag_clip.prompts.enhance import rival_recipes
+from rag_clip.progress import Progress, StageClock
+from rag_clip.prompts.enhance import enhance as find_prompts
+from rag_clip.prompts.enhance import enhance_rivals, rival_recipes
 from rag_clip.prompts.evidence import Retrieval
 from rag_clip.prompts.recipe import Recipe, load_recipe
 from rag_clip.prompts.templates import GENERAL
+from rag_clip.store import open_store
 from rag_clip.testing import ToyEncoder
 
 ENCODER = ToyEncoder()
@@ -84,6 +87,20 @@ def test_rivals_of_a_recipe() -> None:
     assert rival_recipes(load_recipe("default"), own)["templates"].templates.texts == ("see the {}",)
     assert list(rival_recipes(load_recipe("repe"), LABELS)) == ["templates", "repe"]
     assert list(rival_recipes(load_recipe("templates"), LABELS)) == ["templates"]
+
+
+@pytest.mark.parametrize("names", ["dropped", "kept"])
+def test_rivals_equal_their_recipes_and_are_retrieved_once(index: Path, names: str) -> None:
+    events: list[Progress] = []
+    assert RECIPE.retrieved is not None
+    recipe = replace(RECIPE, retrieved=replace(RECIPE.retrieved, names=names))
+    with open_store(index) as store:
+        clock = StageClock(report=events.append)
+        rivals = enhance_rivals(LABELS, encoder=ENCODER, recipe=recipe, store=store, clock=clock)
+        for name, rival in rival_recipes(recipe, LABELS).items():
+            assert rivals[name] == find_prompts(LABELS, encoder=ENCODER, recipe=rival, store=store)
+    ends = [event for event in events if event.stage == "retrieve" and event.done == event.total]
+    assert len(ends) == (1 if names == "dropped" else 2)
 
 
 def test_the_command_chooses_and_says_so(images: Path, tmp_path: Path) -> None:
