@@ -23,7 +23,7 @@ from rag_clip.corpus.steps import Step, chain
 from rag_clip.display import counted
 from rag_clip.files.outputs import check_outputs, remove_folder
 from rag_clip.given import AnyCaptions, AnyEncoder, to_captions, to_encoder
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.progress_line import on_screen
 from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
 
@@ -179,9 +179,9 @@ def _note_first(store: Store, embedded: EmbedSummary, cleaning: CleaningSettings
 
 
 def _summarise(embedded: EmbedSummary, loaded: LoadSummary) -> BuildSummary:
-    clock = StageClock(dict(embedded.seconds))
+    progress = Progress(dict(embedded.seconds))
     for name, seconds in loaded.seconds.items():
-        clock.add(name, seconds)
+        progress.add(name, seconds)
     kept = embedded.kept + embedded.repeated
     already_there = min(embedded.kept, loaded.count) - loaded.added  # no more than were in the index before
     return BuildSummary(
@@ -193,8 +193,8 @@ def _summarise(embedded: EmbedSummary, loaded: LoadSummary) -> BuildSummary:
         repeated=kept - loaded.added - already_there,
         already_there=already_there,
         count=loaded.count,
-        seconds=dict(clock.seconds),
-        bottleneck=clock.bottleneck,
+        seconds=dict(progress.seconds),
+        bottleneck=progress.bottleneck,
         embedded=embedded.embedded,
         shards=embedded.shards,
         failed=embedded.failed,

@@ -45,7 +45,7 @@ from rag_clip.given import (
 from rag_clip.images.joined import encode_by_all
 from rag_clip.images.kept import keep_columns
 from rag_clip.models.towers import two_towers
-from rag_clip.progress import Report, StageClock
+from rag_clip.progress import Progress, Report
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Classifier, Encoder, has_trained_bias
 from rag_clip.refinement.batch import RefinementFacts, images_to_refine, refine
@@ -139,7 +139,7 @@ def classify(
     """
     images, candidates, report = to_images(images), to_candidates(prompts), running.report
     first = next(iter(candidates.values()))
-    files, clock, others = images.open(), StageClock(report=report), head.others if head else {}
+    files, progress, others = images.open(), Progress(report=report), head.others if head else {}
     output, let_go = scratch_output(output, "predictions.parquet")
     written = classify_outputs(output, reuse.features_dir)
     check_outputs(written, inputs=[image_files(images), reuse.place], force=running.force)
@@ -149,7 +149,7 @@ def classify(
     columns = prediction_columns(files[0].schema.names, refined=scoring.refine)
     files, kept = keep_columns(files)
     with holding(written, force=running.force):
-        with clock.stage("prompts"):
+        with progress.stage("prompts"):
             texts = _text_classifiers(candidates, encoder, reuse, report)
             used, text = first, texts[0]
             classifier = _with_head(head, text) if len(texts) == 1 else text
@@ -159,29 +159,29 @@ def classify(
             encoder=encoder,
             others=others,
             decoding=running.decoding,
-            clock=clock,
+            progress=progress,
         )
         rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
         enough = images_to_choose(len(text.labels))
         if len(texts) > 1 or scoring.refine:
-            with clock.stage("sample"):
+            with progress.stage("sample"):
                 sample = sample_sources(
                     sources, encoder, images_to_refine(len(text.labels)) if scoring.refine else enough
                 )
         if len(texts) > 1:
-            with clock.stage("choose"):
+            with progress.stage("choose"):
                 chosen = choose_prompts(_texts_of(candidates), texts, sample.pooled[:enough])
                 used, text = chosen.prompts, chosen.classifier
                 classifier = _with_head(head, text)
         refinement = None
         if scoring.refine:
-            with clock.stage("refine"):
+            with progress.stage("refine"):
                 classifier = refine(classifier, sample, text.weights)
                 refinement = classifier.facts
         facts = _run_facts(used, encoder, others, head)
         facts |= {"refined": None if refinement is None else asdict(refinement)}
         facts |= {"image_column": files[0].image, **asdict(scoring), "rows": rows, "failed": failed}
-        schema, advance = output_schema(kept, columns, facts), clock.counting("write", rows)
+        schema, advance = output_schema(kept, columns, facts), progress.counting("write", rows)
         tally = Tally()
 
         def predict(features: FeatureRows) -> list[pa.Array]:
@@ -193,7 +193,7 @@ def classify(
 
         with _replacing(output, parts_of(output)) as unfinished:
             write_predictions(
-                unfinished, sources, schema=schema, kept=kept, predict=predict, clock=clock, advance=advance
+                unfinished, sources, schema=schema, kept=kept, predict=predict, progress=progress, advance=advance
             )
     summary = ClassifySummary(
         output,
@@ -205,8 +205,8 @@ def classify(
         tally.report(text.labels.names),
         dict(used.recorded.chosen),
         refinement,
-        dict(clock.seconds),
-        clock.bottleneck,
+        dict(progress.seconds),
+        progress.bottleneck,
     )
     return kept_with(summary, let_go)
 

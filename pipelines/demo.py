@@ -26,7 +26,7 @@ from rag_clip.files.labels import read_labels
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs, made_by
 from rag_clip.files.prompts import write_prompts
-from rag_clip.progress import Report, StageClock
+from rag_clip.progress import Progress, Report
 from rag_clip.progress_line import on_screen
 from rag_clip.prompts.enhance import control_prompts, enhance
 from rag_clip.prompts.recipe import load_recipe
@@ -119,19 +119,19 @@ def check_pages(out: Path, *, force: bool) -> None:
 
 
 def _run_demo(out: Path, encoder: Encoder, report: Report) -> DemoSummary:
-    clock = StageClock()
-    with clock.stage("copy"):
+    progress = Progress()
+    with progress.stage("copy"):
         write_bundled(out)
-    with clock.stage("index"):
+    with progress.stage("index"):
         built = build_index(
             [out / "corpus.parquet"], index=out / "index", encoder=encoder, running=Running(report=report)
         )
-    with clock.stage("enhance"):
+    with progress.stage("enhance"):
         labels = read_labels(out / "labels.json")
         prompts = _enhance(labels, out / "index", encoder, report)
-    with clock.stage("support"):
+    with progress.stage("support"):
         head = _find_support(prompts["retrieved"], out, encoder, report)
-    with clock.stage("classify"):
+    with progress.stage("classify"):
         for name in METHODS:
             _classify(
                 name,
@@ -144,7 +144,7 @@ def _run_demo(out: Path, encoder: Encoder, report: Report) -> DemoSummary:
     table = {name: score_bands(out / f"predictions-{name}.parquet") for name in METHODS}
     images = pq.read_metadata(out / "test.parquet").num_rows
     page = out / "report.html"
-    summary = DemoSummary(table, len(labels), images, built.count, dict(clock.seconds), page)
+    summary = DemoSummary(table, len(labels), images, built.count, dict(progress.seconds), page)
     write_report(page, summary.cells(), summary.seconds, summary.facts, prompts=prompts["retrieved"], encoder=encoder)
     return summary
 
@@ -159,7 +159,7 @@ def write_bundled(out: Path) -> None:
 
 def _enhance(labels: LabelSet, index: Path, encoder: Encoder, report: Report) -> dict[str, Prompts]:
     with open_store(index, encoder=encoder.fingerprint) as store:
-        ask = partial(enhance, labels, encoder=encoder, store=store, clock=StageClock(report=report))
+        ask = partial(enhance, labels, encoder=encoder, store=store, progress=Progress(report=report))
         found = ask()
         return {
             "templates": ask(recipe=load_recipe("templates")),

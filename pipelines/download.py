@@ -38,7 +38,7 @@ from rag_clip.images.web.rounds import (
 )
 from rag_clip.images.web.url_lists import read_url_lists
 from rag_clip.models.decode import MAX_PIXELS
-from rag_clip.progress import Progress, Report
+from rag_clip.progress import ProgressEvent, Report
 from rag_clip.progress_line import on_screen
 
 from .running import Running
@@ -191,12 +191,12 @@ class _Runner:
         log = turn.output / LOG
         with log.open("wb") as file, _child(job, file) as process:
             while process.poll() is None:
-                self.report(Progress("download", sum(turn.done().values()), rows, "images"))
+                self.report(ProgressEvent("download", sum(turn.done().values()), rows, "images"))
                 try:
                     process.wait(_POLL_SECONDS)
                 except subprocess.TimeoutExpired:
                     continue
-        self.report(Progress("download", sum(turn.done().values()), rows, "images"))
+        self.report(ProgressEvent("download", sum(turn.done().values()), rows, "images"))
         if process.returncode or len(turn.done()) < turn.shards:
             tail = log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:]
             raise DownloadError(

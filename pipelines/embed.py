@@ -21,7 +21,7 @@ from rag_clip.display import counted
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.files.shards import Shards
-from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.progress import Progress, ProgressEvent, Report, silent
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
 
@@ -106,9 +106,9 @@ def embed_sources(
     report: Report = silent,
 ) -> EmbedSummary:
     """Embed the captions of source files, as `embed_captions` does."""
-    clock, folder, part = StageClock(report=report), shards.place, shards.part
+    progress, folder, part = Progress(report=report), shards.place, shards.part
     with _holding(folder, part):
-        rules = prepare_filter(cleaning, sources, folder, clock)
+        rules = prepare_filter(cleaning, sources, folder, progress)
         there = {manifest.key: manifest for manifest in read_manifests(folder)}
         plan = Plan(rules.key, encoder.fingerprint, shards, there)
         made: dict[str, Manifest] = {}
@@ -119,11 +119,11 @@ def embed_sources(
             encoder,
             folder,
             versions=next_versions(there.values(), sources),
-            clock=clock,
-            tick=lambda rows: report(Progress("embed", done + rows, total, "captions")),
+            progress=progress,
+            tick=lambda rows: report(ProgressEvent("embed", done + rows, total, "captions")),
         ):
             made[manifest.key] = manifest
-    return _summarise(folder, plan.select(sources, {**there, **made}), made, clock)
+    return _summarise(folder, plan.select(sources, {**there, **made}), made, progress)
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def _total(sources: Sequence[SourceFile], part: tuple[int, int]) -> int | None:
 
 
 def _summarise(
-    folder: Path, manifests: Sequence[Manifest], made: Mapping[str, Manifest], clock: StageClock
+    folder: Path, manifests: Sequence[Manifest], made: Mapping[str, Manifest], progress: Progress
 ) -> EmbedSummary:
     dropped: Counter[str] = Counter()
     for manifest in manifests:
@@ -164,6 +164,6 @@ def _summarise(
         finished=len(manifests) - len(made),
         failed=len(failures),
         failures=failures,
-        seconds=dict(clock.seconds),
-        bottleneck=clock.bottleneck,
+        seconds=dict(progress.seconds),
+        bottleneck=progress.bottleneck,
     )

@@ -30,7 +30,7 @@ from rag_clip.images.labelled import Labelled
 from rag_clip.metrics.distinguish import Distinguishability, Separation, distinguishability, separation
 from rag_clip.metrics.ranking import mean_average_precision
 from rag_clip.models.remembering import remembering
-from rag_clip.progress import Report, StageClock
+from rag_clip.progress import Progress, Report
 from rag_clip.progress_line import on_screen
 from rag_clip.prompts.enhance import Control, control_prompts, enhance_rivals
 from rag_clip.prompts.enhance import enhance as find_prompts
@@ -145,14 +145,14 @@ def enhance(
     Raises TypeError for arguments of other types, and ValueError as `rag_clip.prompts.enhance.enhance`.
     """
     labels, recipe = to_labels(labels), to_recipe(recipe)
-    clock, running = StageClock(report=report), Running(report=report)
+    progress, running = Progress(report=report), Running(report=report)
     with ExitStack() as stack:
         store = None if index is None else stack.enter_context(opened(index))
         loaded, _ = remembering(to_encoder(encoder, recorded=_record(store)))
         found = (
-            find_prompts(labels, encoder=loaded, recipe=recipe, store=store, clock=clock)
+            find_prompts(labels, encoder=loaded, recipe=recipe, store=store, progress=progress)
             if images is None
-            else _chosen(labels, recipe, images, encoder=loaded, store=store, running=running, clock=clock)
+            else _chosen(labels, recipe, images, encoder=loaded, store=store, running=running, progress=progress)
         )
         return control_prompts(found, control, store=store, seed=seed) if control else found
 
@@ -182,7 +182,7 @@ def enhance_labels(
     BusyError if another process writes it.
     """
     labelled, control, report = comparison.labelled, comparison.control, running.report
-    output, clock, labels, recipe = Path(output), StageClock(report=report), to_labels(labels), to_recipe(recipe)
+    output, progress, labels, recipe = Path(output), Progress(report=report), to_labels(labels), to_recipe(recipe)
     check_prompts_path(output)
     kept = images.features_dir if isinstance(images, Unlabelled) else None
     with ExitStack() as stack:
@@ -196,9 +196,9 @@ def enhance_labels(
         store = None if index is None else stack.enter_context(opened(index))
         encoder, _ = remembering(to_encoder(encoder, recorded=_record(store)))
         found = (
-            find_prompts(labels, encoder=encoder, recipe=recipe, store=store, clock=clock)
+            find_prompts(labels, encoder=encoder, recipe=recipe, store=store, progress=progress)
             if images is None
-            else _chosen(labels, recipe, images, encoder=encoder, store=store, running=running, clock=clock)
+            else _chosen(labels, recipe, images, encoder=encoder, store=store, running=running, progress=progress)
         )
         controlled = partial(control_prompts, found, store=store, seed=comparison.seed)
         prompts = controlled(control) if control else found
@@ -208,11 +208,11 @@ def enhance_labels(
         if labelled and (recipe.retrieved or recipe.described):
             sets[recipe.name] = found
             sets |= {other: controlled(other) for other in CONTROLS if store or other != "random"}
-        with clock.stage("encode texts"):
+        with progress.stage("encode texts"):
             texts = encode_texts(list(sets.values()), encoder, report=report)
             classifiers = {name: compose(variant, texts, encoder) for name, variant in sets.items()}
         write_prompts(replace(prompts, encoded=texts.encoded_by(encoder)), output)
-    with clock.stage("compare"):
+    with progress.stage("compare"):
         first, second = classifiers["templates"], classifiers[prompts.recorded.method]
         before, after = (distinguishability(one.weights, one.scale, labels) for one in (first, second))
         separated = separation(first.weights, second.weights, labels)
@@ -230,8 +230,8 @@ def enhance_labels(
         separated,
         compared,
         prompts.provenance,
-        dict(clock.seconds),
-        clock.bottleneck,
+        dict(progress.seconds),
+        progress.bottleneck,
     )
 
 
@@ -243,16 +243,16 @@ def _chosen(
     encoder: Encoder,
     store: Store | None,
     running: Running,
-    clock: StageClock,
+    progress: Progress,
 ) -> Prompts:
     """Return the prompts that images choose among those of the recipe and templates alone."""
     encoder, memory = remembering(encoder)
     images = images if isinstance(images, Unlabelled) else Unlabelled(images)
-    candidates = enhance_rivals(labels, encoder=encoder, recipe=recipe, store=store, clock=clock)
-    sample = images.sample(images_to_choose(len(labels)), encoder, running=running, clock=clock)
-    with clock.stage("encode texts"):
-        texts = zero_shots(list(candidates.values()), encoder, report=clock.report)
-    with clock.stage("choose"):
+    candidates = enhance_rivals(labels, encoder=encoder, recipe=recipe, store=store, progress=progress)
+    sample = images.sample(images_to_choose(len(labels)), encoder, running=running, progress=progress)
+    with progress.stage("encode texts"):
+        texts = zero_shots(list(candidates.values()), encoder, report=progress.report)
+    with progress.stage("choose"):
         chosen = choose_prompts(candidates, texts, sample.pooled).prompts
     *_, last = candidates.values()
     counts = {"without_captions": last.recorded.without_captions, "untrusted": last.recorded.untrusted}

@@ -34,7 +34,7 @@ from rag_clip.given import (
     to_tasks,
 )
 from rag_clip.images.labelled import Labelled
-from rag_clip.progress import Progress, StageClock
+from rag_clip.progress import Progress, ProgressEvent
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
 
@@ -108,7 +108,7 @@ def evaluate(
     `force`) not of an earlier call; FileNotFoundError for a missing file, PermissionError if `output` must not be
     written, and BusyError if another process writes it.
     """
-    texts, clock, report = to_prompt_files(prompts), StageClock(report=running.report), running.report
+    texts, progress, report = to_prompt_files(prompts), Progress(report=running.report), running.report
     tasks = to_tasks(tasks, labels=texts[0].prompts.labels if texts else None)
     output, let_go = scratch_output(output, "results.parquet")
     written = evaluate_outputs(output, reuse.features_dir)
@@ -126,14 +126,14 @@ def evaluate(
         decoding=running.decoding,
         report=report,
     )
-    measure = Measuring(encoder, heads.others, reuse=reuse, candidates=candidates, clock=clock)
+    measure = Measuring(encoder, heads.others, reuse=reuse, candidates=candidates, progress=progress)
     results: list[Result] = []
     tables: list[pa.Table] = []
     measured = 0
     total = sum(len(runs) for _, runs in plans)
     with holding(written, force=running.force):
-        report(Progress("evaluate", 0, total, "runs", whole=True))
-        for task, run, images in _walk(plans, read, clock):
+        report(ProgressEvent("evaluate", 0, total, "runs", whole=True))
+        for task, run, images in _walk(plans, read, progress):
             result = stored_run(output, run.key)
             if result is None:
                 result = measure(run, images)
@@ -143,10 +143,12 @@ def evaluate(
             results.append(replace(result, task=task.name, run=run.name, tier=run.tier, settings=run.settings))
             tables.append(to_table(results[-1]))
             write_tables(output, tables)
-            report(Progress("evaluate", len(results), total, "runs", whole=True, item=results[-1]))
+            report(ProgressEvent("evaluate", len(results), total, "runs", whole=True, item=results[-1]))
     failed = sum({result.task: result.counts.failed for result in results}.values())
     found = len(results) - measured
-    summary = EvaluateSummary(output, tuple(results), measured, found, failed, dict(clock.seconds), clock.bottleneck)
+    summary = EvaluateSummary(
+        output, tuple(results), measured, found, failed, dict(progress.seconds), progress.bottleneck
+    )
     return kept_with(summary, let_go)
 
 
@@ -175,11 +177,11 @@ def _plan(
 
 
 def _walk(
-    plans: Sequence[tuple[ImageTask, list[Run | ShotRun]]], read: Callable[[ImageTask], Labelled], clock: StageClock
+    plans: Sequence[tuple[ImageTask, list[Run | ShotRun]]], read: Callable[[ImageTask], Labelled], progress: Progress
 ) -> Iterator[tuple[ImageTask, Run | ShotRun, TaskImages]]:
     """Yield each run with the images of its task, which are released before those of the next task are read."""
     for task, planned in plans:
-        images = TaskImages(task, read, clock)
+        images = TaskImages(task, read, progress)
         for run in planned:
             yield task, run, images
 

@@ -33,7 +33,7 @@ from rag_clip.images.pair_files import PairColumns, open_pair_files
 from rag_clip.images.pairs import PairFile
 from rag_clip.images.shards import FAILURES, VECTORS, PairShards, list_failures, open_shards, unit_rows
 from rag_clip.images.views import examine
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
 from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
@@ -120,7 +120,7 @@ def index_images(
     use or cannot be written, BusyError if another process embeds into `shards`. Nothing is made if no pair is usable.
     """
     pairs, encoder, report = to_places(pairs, "pairs"), to_encoder(encoder), running.report
-    folder, cleaning, clock = choose_shards(index, shards), cleaning or load_cleaning(), StageClock(report=report)
+    folder, cleaning, progress = choose_shards(index, shards), cleaning or load_cleaning(), Progress(report=report)
     check_outputs([(index, "index"), (folder, "shards")], inputs=[pairs.paths], force=running.force)
     check_pair_cleaning(cleaning)
     if pairs.limit is not None:
@@ -130,19 +130,19 @@ def index_images(
     settings = json.dumps([asdict(columns), str(pairs.root)])
     with locked(folder / "lock", doing=f"embed into {folder}"):
         Shards(folder, "pairs").sweep()
-        parts, embedded = _embed(files, folder, settings, encoder=encoder, decoding=running.decoding, clock=clock)
+        parts, embedded = _embed(files, folder, settings, encoder=encoder, decoding=running.decoding, progress=progress)
         reasons = list_failures(parts, folder / FAILURES)
-        with clock.stage("clean"):
+        with progress.stage("clean"):
             kept = clean_pairs(parts, cleaning, folder, report)
         if not len(kept):
             raise ValueError(_nothing_usable(parts, {**reasons, **kept.dropped}))
-        with clock.stage("noise"):
+        with progress.stage("noise"):
             probabilities = judge_noise(kept, scale=encoder.scale, device=encoder.device) if noise else None
         schema = schema or load_image_schema()
         with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
             check_cleaning(store, cleaning)
             store.note(CORPUS_NOTE, _describe(kept, reasons, cleaning))
-            _fill(store, kept, probabilities, clock)
+            _fill(store, kept, probabilities, progress)
             count = store.count()
     noisy = None if probabilities is None else int((probabilities >= NOISY).sum())
     rows, failed = _count_rows(parts), reasons.total()
@@ -158,8 +158,8 @@ def index_images(
         rows - embedded,
         noisy,
         count,
-        dict(clock.seconds),
-        clock.bottleneck,
+        dict(progress.seconds),
+        progress.bottleneck,
     )
 
 
@@ -175,12 +175,12 @@ def _embed(
     *,
     encoder: Encoder,
     decoding: Decoding,
-    clock: StageClock,
+    progress: Progress,
 ) -> tuple[list[PairShards], int]:
     """Embed the rows that are missing in the shards; return the shards, and how many pairs were embedded."""
     parts, embedded = [], 0
-    advance = clock.counting("embed", unit="images")
-    with image_engine(encoder, decoding, examine=examine, clock=clock, stage="encode images") as engine:
+    advance = progress.counting("embed", unit="images")
+    with image_engine(encoder, decoding, examine=examine, progress=progress, stage="encode images") as engine:
         for file in pairs:
             part = open_shards(
                 folder,
@@ -207,11 +207,11 @@ def choose_shards(index: str | Path, shards: str | Path | None) -> Path:
     return location.beside(".shards")
 
 
-def _fill(store: Store, pairs: CleanPairs, noise: np.ndarray | None, clock: StageClock) -> None:
-    with clock.stage("load"):
-        _load(pairs, store, noise, clock.counting("load", len(pairs), unit="images"))
-    with clock.stage("optimise"):
-        store.optimise(clock.report)
+def _fill(store: Store, pairs: CleanPairs, noise: np.ndarray | None, progress: Progress) -> None:
+    with progress.stage("load"):
+        _load(pairs, store, noise, progress.counting("load", len(pairs), unit="images"))
+    with progress.stage("optimise"):
+        store.optimise(progress.report)
 
 
 def _load(pairs: CleanPairs, store: Store, noise: np.ndarray | None, advance: Callable[[int], None]) -> None:

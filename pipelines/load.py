@@ -21,7 +21,7 @@ from rag_clip.display import counted
 from rag_clip.files.lock import locked
 from rag_clip.files.outputs import check_outputs
 from rag_clip.files.settings import check_settings
-from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.progress import Progress, ProgressEvent, Report, silent
 from rag_clip.progress_line import on_screen
 from rag_clip.store import CollectionSchema, Location, Store, create_store, load_schema
 
@@ -118,15 +118,15 @@ def load_into(store: Store, folder: Path, manifests: Sequence[Manifest], *, repo
     """
     for cleaning in manifests[:1]:
         check_cleaning(store, _settings(cleaning))
-    clock, before = StageClock(report=report), store.count()
+    progress, before = Progress(report=report), store.count()
     record = folder / "loaded" / f"{_name(store)}.txt"
     with locked(record.with_suffix(".lock"), doing=f"load {folder} into {store.location}"):
-        with clock.stage("look up"):
+        with progress.stage("look up"):
             loaded = _loaded(record, store, manifests)
         left = [manifest for manifest in manifests if manifest.key not in loaded]
         with record.open("a", encoding="utf-8") as file:
-            written = _load_all(store, folder, left, file, clock)
-        with clock.stage("optimise"):
+            written = _load_all(store, folder, left, file, progress)
+        with progress.stage("optimise"):
             store.optimise(report)
         _note_corpus(store, _on_record(record, newest(read_manifests(folder))))
     count = store.count()
@@ -141,8 +141,8 @@ def load_into(store: Store, folder: Path, manifests: Sequence[Manifest], *, repo
         count,
         len(failures),
         failures,
-        dict(clock.seconds),
-        clock.bottleneck,
+        dict(progress.seconds),
+        progress.bottleneck,
     )
 
 
@@ -197,19 +197,19 @@ def _line(manifest: Manifest) -> str:
     return f"{manifest.key} {manifest.rows} {manifest.kept} {manifest.status}"
 
 
-def _load_all(store: Store, folder: Path, manifests: Sequence[Manifest], record: IO[str], clock: StageClock) -> int:
+def _load_all(store: Store, folder: Path, manifests: Sequence[Manifest], record: IO[str], progress: Progress) -> int:
     written, total = 0, sum(manifest.kept for manifest in manifests)
     for manifest in manifests:
         with ahead(read_shard(folder, manifest, UPSERT_ROWS), depth=GROUP_ROWS // UPSERT_ROWS) as batches:
             while True:
-                with clock.stage("read shards"):
+                with progress.stage("read shards"):
                     batch = next(batches, None)
                 if batch is None:
                     break
-                with clock.stage("write"):
+                with progress.stage("write"):
                     store.upsert(batch)
                 written += batch.num_rows
-                clock.report(Progress("load", written, total, "captions"))
+                progress.report(ProgressEvent("load", written, total, "captions"))
         record.write(_line(manifest) + "\n")
         record.flush()
     return written

@@ -19,7 +19,7 @@ from rag_clip.files.features import FeatureRows
 from rag_clip.images.joined import JoinedFeatures
 from rag_clip.images.kept import to_kept, with_features
 from rag_clip.images.rows import ImageFile, read_rows, spans
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.protocols import Classifier
 from rag_clip.refinement.batch import Refined
 
@@ -63,7 +63,7 @@ def write_predictions(
     schema: pa.Schema,
     kept: pa.Schema,
     predict: Callable[[FeatureRows], list[pa.Array]],
-    clock: StageClock,
+    progress: Progress,
     advance: Callable[[int], None],
 ) -> None:
     """Write the rows of every file beside their predictions to `path`.
@@ -73,7 +73,7 @@ def write_predictions(
     schema: that of the output: `kept`, then the prediction columns.
     kept: the schema of the input.
     predict: returns the prediction columns for features.
-    clock: collects seconds per stage.
+    progress: collects seconds per stage.
     advance: called with the number of rows written.
 
     Memory holds one row group of about `ROW_GROUP_BYTES`.
@@ -84,9 +84,9 @@ def write_predictions(
             tables = read_rows(file, sizes, columns=kept.names, most_bytes=ROW_GROUP_BYTES)
             for start, stop in cache.spans():
                 features = cache.read(start)
-                with clock.stage("match"):
+                with progress.stage("match"):
                     columns = predict(features)
-                with clock.stage("write"):
+                with progress.stage("write"):
                     first = 0
                     while first < stop - start:
                         table = next(tables)

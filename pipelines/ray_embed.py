@@ -18,7 +18,7 @@ import ray.data
 from rag_clip.captions.shards import ShardFolder, to_shard_folder
 from rag_clip.captions.sources.columns import Columns
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
-from rag_clip.progress import Progress, Report, StageClock, silent
+from rag_clip.progress import Progress, ProgressEvent, Report, silent
 from rag_clip.protocols import Encoder
 
 from .embed import EmbedSummary, embed_captions
@@ -79,7 +79,7 @@ def embed_on_ray(
     found: list[EmbedSummary] = []
     for row in done.iter_rows():
         found.append(row["summary"])
-        report(Progress("embed", len(found), count, "parts"))
+        report(ProgressEvent("embed", len(found), count, "parts"))
     return _add_up(found)
 
 
@@ -97,11 +97,11 @@ class _PartEmbedder:
 
 def _add_up(summaries: Sequence[EmbedSummary]) -> EmbedSummary:
     """Return the sum of the summaries of all parts; seconds are summed over the actors."""
-    clock, dropped = StageClock(), Counter[str]()
+    progress, dropped = Progress(), Counter[str]()
     for summary in summaries:
         dropped.update(summary.dropped)
         for name, seconds in summary.seconds.items():
-            clock.add(name, seconds)
+            progress.add(name, seconds)
     sums = {
         field.name: sum(getattr(summary, field.name) for summary in summaries)
         for field in fields(EmbedSummary)
@@ -112,7 +112,7 @@ def _add_up(summaries: Sequence[EmbedSummary]) -> EmbedSummary:
         keys=tuple(sorted(key for summary in summaries for key in summary.keys)),
         dropped=dict(dropped),
         failures=tuple(reason for summary in summaries for reason in summary.failures),
-        seconds=dict(clock.seconds),
-        bottleneck=clock.bottleneck,
+        seconds=dict(progress.seconds),
+        bottleneck=progress.bottleneck,
         **sums,
     )

@@ -13,7 +13,7 @@ from rag_clip.files.outputs import holding
 from rag_clip.files.support import check_support_path, write_support
 from rag_clip.given import AnyEncoder, AnyIndex, index_place, opened, to_encoder, to_places, to_texts
 from rag_clip.images.opening import Images
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.progress_line import on_screen
 from rag_clip.store.card import check_encoder
 from rag_clip.support.candidates import find_candidates
@@ -110,7 +110,7 @@ def retrieve_support(
     or (without `force`) belongs to another program, and if no image is left; StoreError if the index is in use,
     BusyError if another process writes the output.
     """
-    output, clock, report = Path(output), StageClock(report=running.report), running.report
+    output, progress, report = Path(output), Progress(report=running.report), running.report
     asked = search if isinstance(search, ImageSearch) else ImageSearch(search)
     check_support_path(output)
     prompts, against, place = to_texts(prompts), to_places(against, "against"), str(index_place(index))
@@ -118,19 +118,19 @@ def retrieve_support(
     with holding([(output, "support retrieve")], inputs=[place, against.paths], force=running.force):
         with opened(index) as store:
             check_encoder(store.card, encoder.fingerprint, store.location)
-            with clock.stage("encode texts"):
+            with progress.stage("encode texts"):
                 classifier = zero_shot(prompts, encoder, report=report)
-            candidates = find_candidates(prompts, classifier, store, encoder, asked=asked, clock=clock)
+            candidates = find_candidates(prompts, classifier, store, encoder, asked=asked, progress=progress)
         if not len(candidates):
             raise ValueError(
                 f"the index at {place} has no image for any class when searched by {asked.by!r}; search in another way"
             )
         clean, containment = candidates, None
         if against.paths:
-            with clock.stage("keep out"):
+            with progress.stage("keep out"):
                 known, copies = read_known(against, encoder=encoder, decoding=running.decoding, report=report)
                 clean, containment = _keep_out(candidates, known, copies)
-        with clock.stage("concentrate"):
+        with progress.stage("concentrate"):
             concentrated = concentrate(clean, classifier, settings)
         facts = {
             "encoder": asdict(encoder.fingerprint),
@@ -155,7 +155,7 @@ def retrieve_support(
         concentrated.fallen_back,
         support.missing,
         containment,
-        dict(clock.seconds),
+        dict(progress.seconds),
     )
 
 

@@ -18,7 +18,7 @@ from rag_clip.files.outputs import check_outputs, holding
 from rag_clip.files.support import check_support_path, write_support
 from rag_clip.given import AnyEncoder, to_encoder, to_texts
 from rag_clip.models.decode import decode_image
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder, Painter
 from rag_clip.support.paintings import Painted, paint, read_painted
@@ -95,7 +95,7 @@ def synthesise_support(
     prompts of another encoder, for an output or folder that (without `force`) belongs to another program, and if no
     image can be used; BusyError if another process writes the output or paints into the folder.
     """
-    output, clock, report = Path(output), StageClock(), running.report
+    output, progress, report = Path(output), Progress(), running.report
     check_support_path(output)
     folder = Path(paintings) if paintings is not None else output.with_suffix("")
     written = [(output, "support synthesise"), (folder, "paintings")]
@@ -104,9 +104,9 @@ def synthesise_support(
     plan = plan_paintings(prompts, per_class=settings.per_class, wording=settings.wording, seed=settings.seed)
     encoder = to_encoder(encoder, recorded=prompts.recorded.encoder)
     with holding(written, force=running.force), locked(folder / "lock", doing=f"paint into {folder}"):
-        with clock.stage("encode texts"):
+        with progress.stage("encode texts"):
             classifier = zero_shot(prompts, encoder, report=report)
-        seen = _look(paint(plan, painter, folder=folder, batch=settings.batch, report=report), encoder, clock)
+        seen = _look(paint(plan, painter, folder=folder, batch=settings.batch, report=report), encoder, progress)
         classes = np.array([plan[place].row for place in seen.places], dtype=np.int64)
         made = synthesised_support(
             classifier,
@@ -133,21 +133,21 @@ def synthesise_support(
         seen.black,
         made.agreement,
         made.support.missing,
-        dict(clock.seconds),
+        dict(progress.seconds),
     )
 
 
-def _look(batches: Iterator[list[Painted]], encoder: Encoder, clock: StageClock) -> _Seen:
+def _look(batches: Iterator[list[Painted]], encoder: Encoder, progress: Progress) -> _Seen:
     """Encode the images as they are painted; memory holds one batch of images."""
     features: list[torch.Tensor] = [torch.zeros(0, encoder.dim)]
     kept: list[Painted] = []
     black = 0
     while True:
-        with clock.stage("paint"):
+        with progress.stage("paint"):
             batch = next(batches, None)
         if batch is None:
             break
-        with clock.stage("encode images"):
+        with progress.stage("encode images"):
             images = [decode_image(painted.image) for painted in batch]
             seen = [row for row, image in enumerate(images) if not is_black(image)]
             black += len(batch) - len(seen)

@@ -14,7 +14,7 @@ from rag_clip.files.atomic import scratch_folder
 from rag_clip.given import AnyImages, to_images
 from rag_clip.images.joined import JoinedFeatures, encode_by_all
 from rag_clip.images.rows import ImageFile
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.protocols import Encoder
 from rag_clip.refinement.sampling import sample_images
 
@@ -29,7 +29,7 @@ class Unlabelled:
     images: AnyImages
     features_dir: str | Path | None = None
 
-    def sample(self, count: int, encoder: Encoder, *, running: Running, clock: StageClock) -> Features:
+    def sample(self, count: int, encoder: Encoder, *, running: Running, progress: Progress) -> Features:
         """Encode all images, and return a sample of `count` of them, or all if there are fewer.
 
         Raises ValueError, FileNotFoundError and OSError as `classify` does for images that cannot be used.
@@ -37,7 +37,9 @@ class Unlabelled:
         with ExitStack() as stack:
             root = self.features_dir or stack.enter_context(scratch_folder())
             files = to_images(self.images).open()
-            sources, _ = encode_by_all(files, root, encoder=encoder, others={}, decoding=running.decoding, clock=clock)
+            sources, _ = encode_by_all(
+                files, root, encoder=encoder, others={}, decoding=running.decoding, progress=progress
+            )
             return sample_sources(sources, encoder, count)
 
 

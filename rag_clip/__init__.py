@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.support_shots import support_from_shots as support_from_shots
     from rag_clip.pipelines.support_synthesise import synthesise_support as synthesise_support
     from rag_clip.pipelines.unlabelled import Unlabelled as Unlabelled
-    from rag_clip.progress import Progress as Progress
+    from rag_clip.progress import ProgressEvent as ProgressEvent
     from rag_clip.progress import silent as silent
     from rag_clip.prompts.recipe import Recipe as Recipe
     from rag_clip.prompts.recipe import load_recipe as load_recipe
@@ -66,7 +66,7 @@ _HOMES = {
     "ImageSearch": "rag_clip.support.retrieved",
     "Images": "rag_clip.images.opening",
     "LabelSet": "rag_clip.data",
-    "Progress": "rag_clip.progress",
+    "ProgressEvent": "rag_clip.progress",
     "PromptText": "rag_clip.data",
     "Prompts": "rag_clip.data",
     "Query": "rag_clip.store.queries",
@@ -114,7 +114,7 @@ __all__ = [
     "ImageSearch",
     "Images",
     "LabelSet",
-    "Progress",
+    "ProgressEvent",
     "PromptText",
     "Prompts",
     "Query",

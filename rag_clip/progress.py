@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ProgressEvent:
     """One progress event: `done` of `total` items of a stage (`total` is None if unknown).
 
     A `whole` event covers the entire run; other stages come and go within it. `item` is what was finished by it, such
@@ -27,28 +27,16 @@ class Progress:
     item: object = None
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[ProgressEvent], None]
 
 
-def silent(_event: Progress) -> None:
+def silent(_event: ProgressEvent) -> None:
     """Ignore a progress event; the default of every job."""
 
 
-def counting(stage: str, report: Report, total: int | None = None, *, unit: str = "rows") -> Callable[[int], None]:
-    """Return a callback that adds its argument to a running total and reports it."""
-    done = 0
-
-    def advance(items: int) -> None:
-        nonlocal done
-        done += items
-        report(Progress(stage, done, total, unit))
-
-    return advance
-
-
 @dataclass(slots=True)
-class StageClock:
-    """Sums wall-clock seconds per named stage, and passes counts to `report`.
+class Progress:
+    """The seconds of each stage by the wall clock, and the callback that hears what was done.
 
     The sum over stages that overlap may exceed the total time.
     """
@@ -58,7 +46,14 @@ class StageClock:
 
     def counting(self, stage: str, total: int | None = None, *, unit: str = "rows") -> Callable[[int], None]:
         """Return a callback that adds its argument to a running total and reports it."""
-        return counting(stage, self.report, total, unit=unit)
+        done = 0
+
+        def advance(items: int) -> None:
+            nonlocal done
+            done += items
+            self.report(ProgressEvent(stage, done, total, unit))
+
+        return advance
 
     def timed(self, name: str, items: Iterable[T]) -> Iterator[T]:
         """Yield `items`, adding the time spent waiting for each to stage `name`."""

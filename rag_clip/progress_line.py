@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -19,7 +19,7 @@ class ProgressLine:
     def __init__(self, *, visible: bool = True, note: Callable[[str], object] = lambda _line: None) -> None:
         self._visible, self._note = visible, note
         self._stage, self._start, self._last, self._width = "", 0.0, 0.0, 0
-        self._whole: Progress | None = None
+        self._whole: ProgressEvent | None = None
         self._begun = 0.0
         self._later: list[tuple[str, float]] = []
 
@@ -27,7 +27,7 @@ class ProgressLine:
         """Set the stages of the run with approximate seconds per item, to estimate the time left."""
         self._later = list(stages)
 
-    def report(self, event: Progress) -> None:
+    def report(self, event: ProgressEvent) -> None:
         """Show an event: immediately if the line can be redrawn, else at the end of a stage and every few seconds."""
         now = time.monotonic()
         if event.whole:
@@ -68,7 +68,7 @@ class ProgressLine:
             sys.stderr.write("\n")
         self._stage, self._width = "", 0
 
-    def _describe(self, event: Progress, now: float) -> str:
+    def _describe(self, event: ProgressEvent, now: float) -> str:
         spent = max(now - (self._begun if event.whole else self._start), 1e-9)
         rate = event.done / spent
         of = "" if event.total is None else f" of {event.total}"
@@ -81,7 +81,7 @@ class ProgressLine:
         speed = "" if event.unit == "seconds" else speed
         return f"{event.stage}: {event.done}{of} {event.unit}{speed}{left}"
 
-    def _to_the_end(self, event: Progress, left: float, each: float, now: float) -> str:
+    def _to_the_end(self, event: ProgressEvent, left: float, each: float, now: float) -> str:
         """Return the estimated time to the end of the run, from later stages or from the runs not yet finished."""
         whole = self._whole
         if event.whole or event.total is None:
@@ -115,7 +115,7 @@ class OnScreen:
     def __init__(self) -> None:
         self._line, self._jobs = ProgressLine(), 0
 
-    def __call__(self, event: Progress) -> None:
+    def __call__(self, event: ProgressEvent) -> None:
         """Draw an event on a terminal or in a notebook."""
         if can_redraw():
             self._line.report(event)

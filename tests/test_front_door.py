@@ -19,7 +19,7 @@ WRITING = {"write_labels", "write_prompts"}
 JOBS = {"build_index", "classify", "enhance", "evaluate", "explain", "index_images", "search"}
 HEADS = {"learn_prompts", "prepare_head"}
 SUPPORT = {"merge_support_files", "retrieve_support", "support_from_shots", "synthesise_support"}
-OTHERS = {"Progress", "RagClipError", "__version__", "silent"}
+OTHERS = {"ProgressEvent", "RagClipError", "__version__", "silent"}
 
 
 def typed_names() -> set[str]:

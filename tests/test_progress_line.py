@@ -14,7 +14,7 @@ import pytest
 
 import rag_clip
 from rag_clip.pipelines.running import Running
-from rag_clip.progress import Progress, Report
+from rag_clip.progress import ProgressEvent, Report
 from rag_clip.progress_line import OnScreen, on_screen
 
 
@@ -30,7 +30,7 @@ class Notebook(StringIO):
 Notebook.__module__ = "ipykernel.iostream"
 
 
-def drawn(stream: StringIO, *events: Progress) -> str:
+def drawn(stream: StringIO, *events: ProgressEvent) -> str:
     screen = OnScreen()
     with redirect_stderr(stream), screen.job():
         for event in events:
@@ -52,32 +52,32 @@ def test_a_line_is_cut_where_the_terminal_ends() -> None:
             return terminal
 
     try:
-        assert drawn(Narrow(), Progress("embed", 12345)) == "\r\x1b[Kembed: 12\n"
+        assert drawn(Narrow(), ProgressEvent("embed", 12345)) == "\r\x1b[Kembed: 12\n"
     finally:
         os.close(end)
         os.close(terminal)
 
 
 def test_a_terminal_sees_each_event_and_ends_below_an_unfinished_line() -> None:
-    text = drawn(Terminal(), Progress("embed", 1), Progress("embed", 20))
+    text = drawn(Terminal(), ProgressEvent("embed", 1), ProgressEvent("embed", 20))
     assert text == "\r\x1b[Kembed: 1 rows\r\x1b[Kembed: 20 rows\n"
 
 
 def test_a_notebook_covers_a_longer_line_with_spaces() -> None:
-    text = drawn(Notebook(), Progress("embed", 100), Progress("embed", 2))
+    text = drawn(Notebook(), ProgressEvent("embed", 100), ProgressEvent("embed", 2))
     assert text == "\rembed: 100 rows\rembed: 2 rows  \n"
 
 
 def test_nothing_is_drawn_elsewhere() -> None:
-    assert drawn(StringIO(), Progress("embed", 1, 1)) == ""
+    assert drawn(StringIO(), ProgressEvent("embed", 1, 1)) == ""
 
 
 def test_the_outermost_job_ends_the_line() -> None:
     screen, stream = OnScreen(), Terminal()
     with redirect_stderr(stream), screen.job():
         with screen.job():
-            screen(Progress("embed", 1))
-        screen(Progress("embed", 2))
+            screen(ProgressEvent("embed", 1))
+        screen(ProgressEvent("embed", 2))
     assert stream.getvalue() == "\r\x1b[Kembed: 1 rows\r\x1b[Kembed: 2 rows\n"
 
 

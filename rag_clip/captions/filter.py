@@ -19,7 +19,7 @@ from rag_clip.corpus.counts.statistics import CorpusCounts, count_corpus
 from rag_clip.corpus.steps import Step, chain
 from rag_clip.files.identity import hash_facts
 from rag_clip.files.lock import locked
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.store import Store
 
 CORPUS_NOTE = "corpus"
@@ -39,14 +39,14 @@ class Filter:
 
 
 def prepare_filter(
-    settings: CleaningSettings, sources: Sequence[SourceFile], folder: Path, clock: StageClock
+    settings: CleaningSettings, sources: Sequence[SourceFile], folder: Path, progress: Progress
 ) -> Filter:
     """Return the cleaning of a corpus; if it needs counts, count the corpus first, into `folder`.
 
     settings: the cleaning settings.
     sources: the files of the corpus.
     folder: where counts are kept. Processes that share it count only once; the others wait.
-    clock: collects seconds per stage, and passes progress events on.
+    progress: collects seconds per stage, and passes progress events on.
     """
     key = filter_key(settings, sources)
     if not settings.needs_counts:
@@ -55,8 +55,10 @@ def prepare_filter(
     with locked(folder / f"counts-{key}.lock", doing=f"count the corpus into {folder}", wait=True):
         if not (sidecar / "counts.json").exists():
             rules = chain([unreadable, row_rules(settings)])
-            with clock.stage("count"):
-                count_corpus(_tables(sources), sidecar, rules=rules, near=settings.near_duplicates, report=clock.report)
+            with progress.stage("count"):
+                count_corpus(
+                    _tables(sources), sidecar, rules=rules, near=settings.near_duplicates, report=progress.report
+                )
     counts = CorpusCounts(sidecar)
     return Filter(chain([unreadable, clean_with(settings, counts=counts)]), key, settings)
 

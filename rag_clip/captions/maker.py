@@ -15,7 +15,7 @@ from rag_clip.captions.ahead import ahead
 from rag_clip.captions.filter import Filter
 from rag_clip.captions.pieces import Cleaned, Piece, clean_piece
 from rag_clip.captions.shards import Manifest, write_shard
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.protocols import Encoder
 
 CHUNK = 2048
@@ -30,7 +30,7 @@ def make_shards(
     folder: Path,
     *,
     versions: Mapping[str, int],
-    clock: StageClock,
+    progress: Progress,
     tick: Callable[[int], None],
 ) -> Iterator[Manifest]:
     """Clean, embed and write pieces; yield the manifests of finished shards.
@@ -40,21 +40,29 @@ def make_shards(
     encoder: embeds the captions.
     folder: where shards are written.
     versions: of the files, by address (see `next_versions`).
-    clock: collects seconds per stage.
+    progress: collects seconds per stage.
     tick: callback with the number of rows done.
 
     Raises OSError where the disk is full.
     """
     done = 0
-    with ahead(_prepare(pieces, cleaning, clock)) as prepared, ThreadPoolExecutor(1) as writer:
+    with ahead(_prepare(pieces, cleaning, progress)) as prepared, ThreadPoolExecutor(1) as writer:
         writing: Future[Manifest] | None = None
         for key, cleaned in prepared:
             rows = cleaned.piece.rows.num_rows
-            vectors = _encode(cleaned.captions, encoder, clock, partial(_tick_share, tick, done, rows))
+            vectors = _encode(cleaned.captions, encoder, progress, partial(_tick_share, tick, done, rows))
             if writing is not None:
                 yield writing.result()
             writing = writer.submit(
-                _write, folder, key, cleaned, vectors, encoder, cleaning, versions[cleaned.piece.source.address], clock
+                _write,
+                folder,
+                key,
+                cleaned,
+                vectors,
+                encoder,
+                cleaning,
+                versions[cleaned.piece.source.address],
+                progress,
             )
             done += rows
             tick(done)
@@ -62,13 +70,15 @@ def make_shards(
             yield writing.result()
 
 
-def _prepare(pieces: Iterator[tuple[str, Piece]], cleaning: Filter, clock: StageClock) -> Iterator[tuple[str, Cleaned]]:
+def _prepare(
+    pieces: Iterator[tuple[str, Piece]], cleaning: Filter, progress: Progress
+) -> Iterator[tuple[str, Cleaned]]:
     while True:
-        with clock.stage("read"):
+        with progress.stage("read"):
             key, piece = next(pieces, ("", None))
         if piece is None:
             return
-        with clock.stage("clean"):
+        with progress.stage("clean"):
             cleaned = clean_piece(piece, cleaning.step, key)
         yield key, cleaned
 
@@ -77,14 +87,14 @@ def _tick_share(tick: Callable[[int], None], done: int, rows: int, share: float)
     tick(done + int(share * rows))
 
 
-def _encode(captions: pa.Table, encoder: Encoder, clock: StageClock, tick: Callable[[float], None]) -> np.ndarray:
+def _encode(captions: pa.Table, encoder: Encoder, progress: Progress, tick: Callable[[float], None]) -> np.ndarray:
     """Return vectors, float16 [t, d], NaN where the encoder's is not usable; texts are sorted by length for padding."""
     vectors = np.empty((captions.num_rows, encoder.dim), np.float16)
     texts = captions["text"].to_pylist() if captions.num_rows else []
     order = sorted(range(len(texts)), key=lambda row: (len(texts[row]), texts[row]))
     for start in range(0, len(order), CHUNK):
         rows = order[start : start + CHUNK]
-        with clock.stage("embed"):
+        with progress.stage("embed"):
             found = encoder.encode_text([texts[row] for row in rows]).cpu().numpy()
         usable = np.isfinite(found).all(axis=1) & found.any(axis=1)
         vectors[rows] = np.where(usable[:, None], found, np.nan)
@@ -101,13 +111,13 @@ def _write(
     encoder: Encoder,
     cleaning: Filter,
     version: int,
-    clock: StageClock,
+    progress: Progress,
 ) -> Manifest:
     usable = np.isfinite(vectors).all(axis=1)
     captions = cleaned.captions.filter(pa.array(usable))
     stored = captions.select([name for name in STORED if name in captions.column_names])
     manifest = replace(_describe(key, cleaned, stored, int((~usable).sum()), encoder, cleaning), version=version)
-    with clock.stage("write shards"):
+    with progress.stage("write shards"):
         return write_shard(folder, manifest, stored, vectors[usable], cleaned.sample)
 
 

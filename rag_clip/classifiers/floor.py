@@ -28,7 +28,7 @@ from torch.nn import functional
 from rag_clip.classifiers.evidence import TEMPERATURES, one_label
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, SeveralLabels, Support, Validation
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.protocols import Classifier
 
 STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -94,7 +94,7 @@ def floored(
     splits = [] if several else [*_shot_folds(support, validation), *_validation_halves(support, validation)]
     parts = []
     for number, (kept, chooses, images, targets) in enumerate(splits):
-        report(Progress("floor", number, len(splits), "fits"))
+        report(ProgressEvent("floor", number, len(splits), "fits"))
         parts.append((zero_shot(images), _with_gradients(build, kept, chooses)(images), targets))
     bound = 1.0 if several else _bound(zero_shot, support, caution)
     if not parts:

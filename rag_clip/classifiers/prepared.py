@@ -14,7 +14,7 @@ from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.display import counted
 from rag_clip.files.support import check_support_labels, read_support, read_support_images
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.protocols import Classifier, Encoder
 
 IMAGES_AT_ONCE = 256
@@ -124,5 +124,5 @@ def _encode(encoder: Encoder, images: list[bytes | None], path: str | Path, repo
     parts = []
     for start in range(0, len(stored), IMAGES_AT_ONCE):
         parts.append(encoder.encode_images(stored[start : start + IMAGES_AT_ONCE]).pooled.float())
-        report(Progress("encode support", min(start + IMAGES_AT_ONCE, len(stored)), len(stored)))
+        report(ProgressEvent("encode support", min(start + IMAGES_AT_ONCE, len(stored)), len(stored)))
     return torch.cat(parts)

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from rag_clip.classifiers.cache import evenly
 from rag_clip.metrics.ranking import mean_average_precision
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.training.loop import Rows, Schedule, train
 
 EPSILON = 1e-5
@@ -172,7 +172,7 @@ def search_rates(
         pair = rate, weight_decay
         if pair not in trials:
             trials[pair] = score(*pair)
-            report(Progress("tune", len(trials), most, "trials"))
+            report(ProgressEvent("tune", len(trials), most, "trials"))
         return trials[pair]
 
     for tried_rate in rates:

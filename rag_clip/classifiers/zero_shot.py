@@ -34,7 +34,7 @@ from rag_clip.data import (
     check_same_encoder,
     read_fingerprint,
 )
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.protocols import Encoder, has_trained_bias
 
 TEXTS_AT_ONCE = 8192
@@ -134,7 +134,7 @@ def encode_texts(
     parts = [torch.from_numpy(np.stack([known[text] for text in given])).float().to(encoder.device)] if given else []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         parts.append(encoder.encode_text(texts[start : start + TEXTS_AT_ONCE]).float())
-        report(Progress("prompts", min(start + TEXTS_AT_ONCE, len(texts)), len(texts), "texts"))
+        report(ProgressEvent("prompts", min(start + TEXTS_AT_ONCE, len(texts)), len(texts), "texts"))
     return TextVectors({text: row for row, text in enumerate([*given, *texts])}, torch.cat(parts))
 
 

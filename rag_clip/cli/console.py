@@ -13,7 +13,7 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 
 from rag_clip.cli.log import Log
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.progress_line import ProgressLine
 
 
@@ -38,7 +38,7 @@ class Console:
         """Set the stages of the run with approximate seconds per item, to estimate the time left."""
         self._line.plan(*stages)
 
-    def report(self, event: Progress) -> None:
+    def report(self, event: ProgressEvent) -> None:
         """Show an event: immediately on a terminal; elsewhere at the end of a stage and every few seconds."""
         self._line.report(event)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rag_clip.evaluation.compare import Pair
     from rag_clip.evaluation.results import Result
     from rag_clip.pipelines.evaluate import EvaluateSummary
-    from rag_clip.progress import Progress, Report
+    from rag_clip.progress import ProgressEvent, Report
     from rag_clip.protocols import Encoder
 
 METRICS = {
@@ -141,7 +141,7 @@ def _saying_results(console: Console) -> Report:
     """Return a report that says each result in a line, beside the progress."""
     from rag_clip.evaluation.results import Result
 
-    def report(event: Progress) -> None:
+    def report(event: ProgressEvent) -> None:
         if isinstance(event.item, Result):
             console.say(_line(event.item))
         console.report(event)

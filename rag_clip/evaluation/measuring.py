@@ -26,7 +26,7 @@ from rag_clip.evaluation.settings import ImageCounts
 from rag_clip.evaluation.shot_runs import ShotRun
 from rag_clip.evaluation.text_measures import measure_texts, measure_vocabulary
 from rag_clip.images.labelled import Labelled
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.protocols import Classifier, Encoder
 from rag_clip.refinement.batch import images_to_refine, refine
 from rag_clip.refinement.choose_prompts import align_prompts, choose_prompts, images_to_choose
@@ -36,13 +36,13 @@ from rag_clip.refinement.sampling import sample_images
 class TaskImages:
     """The images of a task, read by `read` on first use."""
 
-    def __init__(self, task: ImageTask, read: Callable[[ImageTask], Labelled], clock: StageClock) -> None:
-        self.task, self._read, self._clock = task, read, clock
+    def __init__(self, task: ImageTask, read: Callable[[ImageTask], Labelled], progress: Progress) -> None:
+        self.task, self._read, self._progress = task, read, progress
 
     @cached_property
     def measured(self) -> Measured:
         """The images to measure."""
-        with self._clock.stage("images"):
+        with self._progress.stage("images"):
             return to_measure(self.task, self._read(self.task))
 
     @cached_property
@@ -53,7 +53,7 @@ class TaskImages:
     @cached_property
     def pool(self) -> Pool | None:
         """The images of the train split, or None."""
-        with self._clock.stage("images"):
+        with self._progress.stage("images"):
             return read_pool(self.task, self._read)
 
 
@@ -67,11 +67,11 @@ class Measuring:
         *,
         reuse: Reuse,
         candidates: Candidates | None,
-        clock: StageClock,
+        progress: Progress,
     ) -> None:
         self._encoder, self._others, self._reuse = encoder, others, reuse
-        self._clock, self._report = clock, clock.report
-        self._names = CandidateTexts(candidates, encoder, report=clock.report) if candidates and encoder else None
+        self._progress, self._report = progress, progress.report
+        self._names = CandidateTexts(candidates, encoder, report=progress.report) if candidates and encoder else None
         self._vectors: dict[Path, TextVectors] = {}
         self._choice: tuple[tuple[str, tuple[PromptFile, ...]], ZeroShot] | None = None  # of the runs before
 
@@ -80,13 +80,13 @@ class Measuring:
         task, measured = images.task, images.measured
         if isinstance(run, ShotRun):
             alone, pool = self._alone(run.alone, images), images.pool
-            with self._clock.stage("few shots"):
+            with self._progress.stage("few shots"):
                 return measure_shots(task, run, alone, measured, pool, encoder=self._encoder)
         alone, truth = self._alone(run, images), measured.test.truth
         classifier = self._refined(run, self._head(run, alone), alone, measured)
-        with self._clock.stage("match"):
+        with self._progress.stage("match"):
             logits = classify_test(classifier, measured.test)
-        with self._clock.stage("measure"):
+        with self._progress.stage("measure"):
             measures = measure(logits, truth, task.labels, metric=task.metric)
             measures += measure_cost(classifier, measures[0])
             measures += measure_vocabulary(logits, truth, task.labels)
@@ -98,7 +98,7 @@ class Measuring:
         return Result(task.name, run.name, run.tier, run.key, run.settings, counts, measures, table)
 
     def _measure_texts(self, run: Run, alone: ZeroShot, images: Measured) -> tuple[Measure, ...]:
-        with self._clock.stage("names"):
+        with self._progress.stage("names"):
             if not isinstance(run.texts, PromptFile):
                 return measure_texts(alone, images.test)
             texts = self._texts(run.texts.path, run.texts.prompts)
@@ -113,13 +113,13 @@ class Measuring:
             return images.file.zero_shot(texts.row, scale=texts.scale)
         if isinstance(texts, ChosenTexts):
             return self._chosen(texts, images)
-        with self._clock.stage("prompts"):
+        with self._progress.stage("prompts"):
             return compose(texts.prompts, self._texts(texts.path, texts.prompts), self._needed())
 
     def _refined(self, run: Run, classifier: Classifier, alone: ZeroShot, images: Measured) -> Classifier:
         if not run.refine:
             return classifier
-        with self._clock.stage("refine"):
+        with self._progress.stage("refine"):
             sample = sample_images([images.test.features], images_to_refine(len(alone.labels)))
             return refine(classifier, sample, alone.weights) if sample else classifier
 
@@ -128,12 +128,12 @@ class Measuring:
         place = (images.task.name, texts.files)
         if self._choice is None or self._choice[0] != place:
             candidates = align_prompts({file.name: file.prompts for file in texts.files})
-            with self._clock.stage("prompts"):
+            with self._progress.stage("prompts"):
                 each = [
                     compose(prompts, self._texts(file.path, prompts), self._needed())
                     for file, prompts in zip(texts.files, candidates.values(), strict=True)
                 ]
-            with self._clock.stage("choose"):
+            with self._progress.stage("choose"):
                 labels = each[0].labels
                 sample = sample_images([images.measured.test.features], images_to_choose(len(labels)))
                 pooled = sample.pooled if sample else each[0].weights[:0]
@@ -144,7 +144,7 @@ class Measuring:
         chosen = run.head
         if chosen is None:
             return alone
-        with self._clock.stage("head"):
+        with self._progress.stage("head"):
             head = prepare_head(
                 chosen.name,
                 chosen.support,

@@ -21,7 +21,7 @@ from rag_clip.files.labels import read_labels
 from rag_clip.files.locations import shown
 from rag_clip.files.reading import read_schema
 from rag_clip.files.regular import is_regular, open_regular
-from rag_clip.progress import Report, counting, silent
+from rag_clip.progress import Progress, Report, silent
 from rag_clip.prompts.knowledge.names import folded
 from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.templates import fill
@@ -122,7 +122,7 @@ class CandidateTexts:
     @torch.no_grad()
     def _encode(self, templates: Sequence[str]) -> torch.Tensor:
         names = self.candidates.names
-        advance = counting("candidates", self._report, len(names) * len(templates), unit="texts")
+        advance = Progress(report=self._report).counting("candidates", len(names) * len(templates), unit="texts")
         parts = []
         for start in range(0, len(names), NAMES_AT_ONCE):
             batch = names[start : start + NAMES_AT_ONCE]
@@ -191,12 +191,14 @@ def _read_lines(path: Path) -> list[str]:
 
 def _stored_captions(location: str, report: Report) -> Iterator[pl.Series]:
     with open_store(location) as store:
-        yield from _gathered(store.scroll(), counting("count phrases", report, store.count(), unit="captions"))
+        yield from _gathered(
+            store.scroll(), Progress(report=report).counting("count phrases", store.count(), unit="captions")
+        )
 
 
 def _filed_captions(place: str, report: Report) -> Iterator[pl.Series]:
     batches = (batch for source in find_sources([place]) for batch in read_source(source))
-    yield from _gathered(batches, counting("count phrases", report, unit="captions"))
+    yield from _gathered(batches, Progress(report=report).counting("count phrases", unit="captions"))
 
 
 def _gathered(batches: Iterable[pa.RecordBatch], advance: Callable[[int], None]) -> Iterator[pl.Series]:

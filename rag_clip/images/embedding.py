@@ -25,7 +25,7 @@ def embed_pairs(file: PairFile, shards: RowShards, *, engine: ImageEngine, advan
 
     A row that cannot be used is stored with its error. `advance` is called with the number of rows of each batch.
     """
-    clock = engine.clock
+    progress = engine.progress
     finished = engine.encode_shards(
         shards.missing(),
         shards.shard_rows,
@@ -35,7 +35,7 @@ def embed_pairs(file: PairFile, shards: RowShards, *, engine: ImageEngine, advan
         advance=advance,
     )
     for shard in finished:
-        with clock.stage("write shards"):
+        with progress.stage("write shards"):
             rows = shard.stop - shard.start
             shards.write(shard.start, pa.concat_tables(shard.parts), rows=rows, settled=shard.settled)
 
@@ -78,7 +78,7 @@ def _embed(batch: Encoded[list[Pair]], engine: ImageEngine, source: str) -> pa.T
     errors = [pair.problem or batch.errors[image] for image, pair in rows]
     good = [row for row, error in enumerate(errors) if error is None]
     images = batch.vectors[[places[rows[row][0]] for row in good]]  # [good pairs, d]
-    with engine.clock.stage("encode captions"):
+    with engine.progress.stage("encode captions"):
         captions = _encode_captions([pairs[row].caption or "" for row in good], engine.encoder)
     usable = np.isfinite(captions).all(axis=1)
     for place in np.flatnonzero(~usable):

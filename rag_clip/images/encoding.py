@@ -18,7 +18,7 @@ import torch
 from rag_clip.images.decoding import Decoded, DecodePool, Decoding, Examine
 from rag_clip.images.items import Item
 from rag_clip.images.rows import spans
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.protocols import Encoder, Preprocess
 
 NOT_FINITE = "the encoder's features are not finite; try precision fp32"
@@ -66,12 +66,12 @@ class EncodedShard(NamedTuple, Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class ImageEngine:
-    """An encoder with its decode workers; `clock` sums the seconds of stages, and `stage` names that of encoding."""
+    """An encoder with its decode workers; `progress` sums the seconds of stages, and `stage` names that of encoding."""
 
     encoder: Encoder
     pool: DecodePool
     batch_size: int
-    clock: StageClock
+    progress: Progress
     stage: str
 
     def encode(self, pieces: Iterable[Piece[T]], batches: Iterable[int] | None = None) -> Iterator[Encoded[T]]:
@@ -80,14 +80,14 @@ class ImageEngine:
         No piece spans two batches. Workers decode about two batches, or four pieces, ahead, and at most 128 MiB.
         """
         ahead = PIECES_AHEAD * PIECE_ROWS if batches is None else 2 * self.batch_size
-        decoded = _decode_ahead(self.clock.timed("read", pieces), self.pool, rows=ahead)
+        decoded = _decode_ahead(self.progress.timed("read", pieces), self.pool, rows=ahead)
         for rows in repeat(1) if batches is None else batches:
             batch = _take(decoded, rows)
             if not batch:
                 return
             seconds = sum(piece.seconds for piece, _ in batch)
-            self.clock.add("decode", seconds / max(1, self.pool.workers))
-            with self.clock.stage(self.stage):
+            self.progress.add("decode", seconds / max(1, self.pool.workers))
+            with self.progress.stage(self.stage):
                 encoded = _encode(batch, self.encoder)
             yield encoded
 
@@ -135,7 +135,7 @@ def image_engine(
     images: int | None = None,
     views: Preprocess | None = None,
     examine: Examine | None = None,
-    clock: StageClock | None = None,
+    progress: Progress | None = None,
     stage: str = "encode",
 ) -> Iterator[ImageEngine]:
     """Start decode workers, and stop them after the block.
@@ -145,14 +145,14 @@ def image_engine(
     images: how many there are; None if unknown.
     views: returns pixels [v, height, width, 3] of an image; by default the encoder's preprocess, [height, width, 3].
     examine: see DecodePool.
-    clock: sums the seconds of the stages.
+    progress: sums the seconds of the stages.
     stage: the name of the encoding stage.
 
     Raises as DecodePool does.
     """
     workers = decoding.processes(images)
     with DecodePool(views or encoder.preprocess, workers=workers, examine=examine) as pool:
-        yield ImageEngine(encoder, pool, decoding.batch_size, clock or StageClock(), stage)
+        yield ImageEngine(encoder, pool, decoding.batch_size, progress or Progress(), stage)
 
 
 def _sizes(start: int, stop: int, size: int) -> list[int]:

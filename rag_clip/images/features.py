@@ -13,7 +13,7 @@ from rag_clip.images.decoding import Decoding, Examine
 from rag_clip.images.encoding import PIECE_ROWS, Encoded, ImageEngine, Piece, image_engine
 from rag_clip.images.items import Item
 from rag_clip.images.rows import ImageFile, read_items, read_rows, spans
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.protocols import Encoder, Preprocess
 
 Source = tuple[ImageFile, FeatureCache]
@@ -25,7 +25,7 @@ def encode_files(
     *,
     encoder: Encoder,
     decoding: Decoding,
-    clock: StageClock | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[Source], int]:
     """Fill a cache below `root` for each file; return files with their caches, and the number of rows encoded now.
 
@@ -33,16 +33,16 @@ def encode_files(
     root: the folder of the caches; rows that are there already are not encoded again.
     encoder: encodes the images.
     decoding: the number of workers and the batch size.
-    clock: sums the seconds of the stages, and reports the progress.
+    progress: sums the seconds of the stages, and reports the progress.
 
     An image that cannot be used becomes an error of its row. Raises BusyError if another process fills the same cache.
     """
-    clock = clock or StageClock()
+    progress = progress or Progress()
     sources = [(file, _open_cache(file, root, encoder, decoding.shard_rows)) for file in files]
     gaps = [cache.missing() for _, cache in sources]
     missing = sum(stop - start for runs in gaps for start, stop in runs)
-    advance = clock.counting("encode", missing)
-    with image_engine(encoder, decoding, images=missing, clock=clock) as engine:
+    advance = progress.counting("encode", missing)
+    with image_engine(encoder, decoding, images=missing, progress=progress) as engine:
         for (file, cache), runs in zip(sources, gaps, strict=True):
             lock = cache.folder / "lock"
             if not runs and not lock.exists():  # a killed run may leave the lock of a full cache
@@ -118,7 +118,7 @@ def _fill(file: ImageFile, cache: FeatureCache, engine: ImageEngine, advance: Ca
         advance=advance,
     )
     for shard in shards:
-        with engine.clock.stage("write"):
+        with engine.progress.stage("write"):
             cache.write(shard.start, _to_rows(shard.parts, cache.dim), settled=shard.settled)
 
 

@@ -10,7 +10,7 @@ from rag_clip.files.features import FeatureCache, FeatureRows
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.features import encode_files
 from rag_clip.images.rows import ImageFile
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.protocols import Encoder
 
 
@@ -53,7 +53,7 @@ def encode_by_all(
     encoder: Encoder,
     others: Mapping[str, Encoder],
     decoding: Decoding,
-    clock: StageClock | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[tuple[ImageFile, JoinedFeatures]], int]:
     """Fill the caches of `encoder` and of each of the `others`, as `encode_files` does; return them by file.
 
@@ -62,7 +62,7 @@ def encode_by_all(
     """
     lists, missing = [], []
     for each in (encoder, *others.values()):
-        sources, encoded = encode_files(files, root, encoder=each, decoding=decoding, clock=clock)
+        sources, encoded = encode_files(files, root, encoder=each, decoding=decoding, progress=progress)
         lists.append([cache for _, cache in sources])
         missing.append(encoded)
     by_file = zip(*lists, strict=True)

@@ -23,7 +23,7 @@ from rag_clip.images.decoding import Decoding
 from rag_clip.images.joined import encode_by_all
 from rag_clip.images.opening import Images, open_image_files
 from rag_clip.images.rows import ImageFile, read_rows, spans
-from rag_clip.progress import Report, StageClock, silent
+from rag_clip.progress import Progress, Report, silent
 from rag_clip.prompts.knowledge.names import match_names
 from rag_clip.protocols import Encoder
 
@@ -237,7 +237,7 @@ def encode_labelled(
     with ExitStack() as stack:
         root = features_dir or stack.enter_context(scratch_folder())
         sources, _ = encode_by_all(
-            files, root, encoder=encoder, others=others, decoding=decoding, clock=StageClock(report=report)
+            files, root, encoder=encoder, others=others, decoding=decoding, progress=Progress(report=report)
         )
         shards = [cache.read(start) for _, cache in sources for start, _ in cache.spans()]
     of_rows = [error for shard in shards for error in shard.errors]

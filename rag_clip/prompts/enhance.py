@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.models.remembering import remembering
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.prompts.contrast import KNOWN_WEIGHT
 from rag_clip.prompts.control import random_prompts, shared_waffle_prompts, waffle_prompts
 from rag_clip.prompts.described import described_texts
@@ -55,7 +55,7 @@ def enhance(
     store: Store | None = None,
     control: Control | None = None,
     seed: int = 0,
-    clock: StageClock | None = None,
+    progress: Progress | None = None,
 ) -> Prompts:
     """Turn a label set into prompts with a recipe (see prompts.recipe).
 
@@ -66,7 +66,7 @@ def enhance(
     control: replaces the texts that the recipe mixes in by as many random captions of the store (`random`) or random
         words (`waffle`), with the same weights; `waffle_shared` is WaffleCLIP as published.
     seed: of the control.
-    clock: collects seconds per stage, and passes progress events on.
+    progress: collects seconds per stage, and passes progress events on.
 
     The vectors of texts that were encoded on the way come with the prompts (`Prompts.encoded`). Provenance holds the
     recipe, the number of classes without captions, the number of classes whose captions were not trusted, what was
@@ -74,26 +74,26 @@ def enhance(
     not have. Raises ValueError for a recipe that needs a store without one, a store without captions or with vectors of
     another encoder, and a control (other than `waffle_shared`) for a recipe that mixes in no texts.
     """
-    recipe, clock = recipe or load_recipe("default"), clock or StageClock()
+    recipe, progress = recipe or load_recipe("default"), progress or Progress()
     _check_needs(recipe, store, control)
-    prompts = _enhance(labels, recipe, encoder, store, clock, {})
+    prompts = _enhance(labels, recipe, encoder, store, progress, {})
     if control:
-        with clock.stage("sample"):
+        with progress.stage("sample"):
             prompts = control_prompts(prompts, control, store=store, seed=seed)
     return prompts
 
 
 def enhance_rivals(
-    labels: LabelSet, *, encoder: Encoder, recipe: Recipe, store: Store | None = None, clock: StageClock | None = None
+    labels: LabelSet, *, encoder: Encoder, recipe: Recipe, store: Store | None = None, progress: Progress | None = None
 ) -> dict[str, Prompts]:
     """Return the prompts that images choose among, by name: those of `rival_recipes`, retrieved and encoded once.
 
     The parameters and errors are those of `enhance`.
     """
     _check_needs(recipe, store, None)
-    encoder, clock, captions = remembering(encoder)[0], clock or StageClock(), dict[bool, Texts]()
+    encoder, progress, captions = remembering(encoder)[0], progress or Progress(), dict[bool, Texts]()
     rivals = rival_recipes(recipe, labels)
-    return {name: _enhance(labels, rival, encoder, store, clock, captions) for name, rival in rivals.items()}
+    return {name: _enhance(labels, rival, encoder, store, progress, captions) for name, rival in rivals.items()}
 
 
 def _enhance(
@@ -101,7 +101,7 @@ def _enhance(
     recipe: Recipe,
     encoder: Encoder,
     store: Store | None,
-    clock: StageClock,
+    progress: Progress,
     captions: dict[bool, Texts],
 ) -> Prompts:
     """Return the prompts of a recipe.
@@ -109,7 +109,7 @@ def _enhance(
     captions: those that recipes which differ in trust alone have found, by `may_drop_names`; added to.
     """
     encoder, memory = remembering(encoder)
-    found = _find_texts(labels, recipe, encoder, store, clock, captions)
+    found = _find_texts(labels, recipe, encoder, store, progress, captions)
     prompts = mix(found.anchors, *found.contexts)
     facts = {
         "encoder": asdict(encoder.fingerprint),
@@ -174,7 +174,7 @@ def _find_texts(
     recipe: Recipe,
     encoder: Encoder,
     store: Store | None,
-    clock: StageClock,
+    progress: Progress,
     captions: dict[bool, Texts],
 ) -> _Found:
     templates, known = recipe.templates.choose(), labels
@@ -184,18 +184,18 @@ def _find_texts(
     untrusted: list[str] = []
     named = gathered = None
     if recipe.synonyms and store:
-        with clock.stage("count names"):
-            named = name_classes(labels, recipe.synonyms, encoder=encoder, store=store, report=clock.report)
+        with progress.stage("count names"):
+            named = name_classes(labels, recipe.synonyms, encoder=encoder, store=store, report=progress.report)
         known, notes = named.labels, [*named.notes]
     if recipe.retrieved and store:
         whole = may_drop_names(recipe.retrieved)
         if whole not in captions:
             captions[whole] = find_captions(
-                known, encoder=encoder, store=store, retrieval=recipe.retrieved, clock=clock
+                known, encoder=encoder, store=store, retrieval=recipe.retrieved, progress=progress
             )
         every = captions[whole]
         gathered = trusted_captions(
-            every, known, encoder=encoder, retrieval=recipe.retrieved, templates=templates, clock=clock
+            every, known, encoder=encoder, retrieval=recipe.retrieved, templates=templates, progress=progress
         )
         templates = gathered.templates
         alone = [name for name, texts in zip(labels.names, every, strict=True) if not texts]
@@ -210,7 +210,7 @@ def _find_texts(
         else template_prompts(labels, templates=templates)
     )
     if recipe.described:
-        with clock.stage("read descriptions"):
+        with progress.stage("read descriptions"):
             files = [read_sentences(path) for path in recipe.described.files]
             described = described_texts(known, files, weight=recipe.described.weight, templates=templates)
         contexts.append(described.texts)

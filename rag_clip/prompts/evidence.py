@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from rag_clip.data import Hit, LabelSet, PromptText, check_same_encoder
 from rag_clip.display import counted
-from rag_clip.progress import Progress, StageClock
+from rag_clip.progress import Progress, ProgressEvent
 from rag_clip.prompts.contrast import KNOWN_WEIGHT, LEAST_SURE, ROUNDS, class_means, confirmed, contrast, trust
 from rag_clip.prompts.known import KnownNames, known_names, nearer_names
 from rag_clip.prompts.mentions import Mentions
@@ -131,7 +131,7 @@ def gather(
     store: Store,
     retrieval: Retrieval | None = None,
     templates: Sequence[str] | None = None,
-    clock: StageClock | None = None,
+    progress: Progress | None = None,
 ) -> Texts:
     """Return the context texts of each class, in class order; () for a class without trusted captions.
 
@@ -140,14 +140,16 @@ def gather(
     store: the index.
     retrieval: how captions are retrieved and chosen.
     templates: those that the captions will be mixed into, which trust compares with; by default the label set's.
-    clock: collects seconds per stage, and passes progress events on.
+    progress: collects seconds per stage, and passes progress events on.
 
     Raises ValueError for a store without captions, a store with vectors of another encoder, and a store without the
     vectors or payload fields that `retrieval` needs.
     """
-    retrieval, clock = retrieval or Retrieval(), clock or StageClock()
-    found = find_captions(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock)
-    return trusted_captions(found, labels, encoder=encoder, retrieval=retrieval, templates=templates, clock=clock).texts
+    retrieval, progress = retrieval or Retrieval(), progress or Progress()
+    found = find_captions(labels, encoder=encoder, store=store, retrieval=retrieval, progress=progress)
+    return trusted_captions(
+        found, labels, encoder=encoder, retrieval=retrieval, templates=templates, progress=progress
+    ).texts
 
 
 def find_captions(
@@ -156,7 +158,7 @@ def find_captions(
     encoder: Encoder,
     store: Store,
     retrieval: Retrieval,
-    clock: StageClock,
+    progress: Progress,
 ) -> Texts:
     """Return the captions of each class that pass the filter, with equal shares of the weight; () where none does.
 
@@ -167,7 +169,7 @@ def find_captions(
     _check_store(store, encoder, retrieval)
     return retrieved_texts(
         labels,
-        _search(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock),
+        _search(labels, encoder=encoder, store=store, retrieval=retrieval, progress=progress),
         weight=retrieval.weight,
         limit=retrieval.limit,
         keep=_filter(labels, retrieval),
@@ -187,12 +189,12 @@ def trusted_captions(
     encoder: Encoder,
     retrieval: Retrieval,
     templates: Sequence[str] | None = None,
-    clock: StageClock,
+    progress: Progress,
 ) -> Gathered:
     """Weight captions by the contrast and trust of `retrieval`; () for a class without trusted captions.
 
     found: the result of `find_captions`.
-    labels, encoder, retrieval, templates, clock: as in `gather`.
+    labels, encoder, retrieval, templates, progress: as in `gather`.
     """
     given = tuple(templates) if templates else None
     if retrieval.trust not in ("known", "names"):
@@ -202,7 +204,7 @@ def trusted_captions(
     if retrieval.trust == "names":
         ensemble = given or labels.templates or GENERAL
         return Gathered(_shared(found, min(retrieval.weight, KNOWN_WEIGHT)), ensemble)
-    with clock.stage("weigh"):
+    with progress.stage("weigh"):
         if retrieval.trust != "known":
             return Gathered(_weigh(_encoded(found, labels, encoder), labels, encoder, retrieval, given), given)
         bare = _encoded(_rewritten(found, labels, without_name), labels, encoder)
@@ -360,7 +362,7 @@ def _given(group: Sequence[tuple[PromptText, float]], total: float) -> tuple[Pro
 
 
 def _search(
-    labels: LabelSet, *, encoder: Encoder, store: Store, retrieval: Retrieval, clock: StageClock
+    labels: LabelSet, *, encoder: Encoder, store: Store, retrieval: Retrieval, progress: Progress
 ) -> Iterator[Iterable[Hit]]:
     """Yield the captions retrieved for each class, best first: from the postings of the index where these answer it.
 
@@ -368,7 +370,7 @@ def _search(
     """
     vectors = None
     if retrieval.search != "lexical":
-        with clock.stage("encode queries"):
+        with progress.stage("encode queries"):
             vectors = encoder.encode_text([fill(retrieval.query, name) for name in labels.names]).cpu().numpy()
     texts = None if retrieval.search == "dense" else [name.replace("_", " ") for name in labels.names]
 
@@ -391,17 +393,17 @@ def _search(
         rest = [row for row, phrases in enumerate(holding) if postings is None or not phrases]
         searched = _search_ahead(search, rest, ahead)
         for row, phrases in enumerate(holding):
-            with clock.stage("search"):
+            with progress.stage("search"):
                 if postings is None or not phrases:
                     hits: Iterable[Hit] = next(searched)
                 else:
                     text = None if texts is None else texts[row]
                     vector = None if vectors is None else vectors[row]
                     hits = postings.search(phrases, text=text, vector=vector, limit=retrieval.candidates)
-            with clock.stage("filter"):
+            with progress.stage("filter"):
                 yield hits
             if (row + 1) % CLASSES_PER_SEARCH == 0 or row + 1 == len(labels):
-                clock.report(Progress("retrieve", row + 1, len(labels), "classes"))
+                progress.report(ProgressEvent("retrieve", row + 1, len(labels), "classes"))
 
 
 def _search_ahead(

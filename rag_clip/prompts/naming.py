@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from rag_clip.corpus.phrases import phrase_counts
 from rag_clip.data import LabelSet
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.prompts.knowledge.candidates import gather_candidates
 from rag_clip.prompts.knowledge.names import match_names
 from rag_clip.prompts.knowledge.synonym_files import read_frequencies, read_synonyms
@@ -73,7 +73,7 @@ def _tables(store: Store, report: Report) -> Iterator[pa.Table]:
         if done % CAPTIONS_AT_ONCE < batch.num_rows:
             yield pa.Table.from_batches(batches)
             batches = []
-            report(Progress("count names", done, total, "captions"))
+            report(ProgressEvent("count names", done, total, "captions"))
     if batches:
         yield pa.Table.from_batches(batches)
 

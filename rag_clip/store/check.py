@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from rag_clip.data import Hit
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.store.interface import StoreError
 from rag_clip.store.store import IndexUse, Store
 
@@ -81,7 +81,7 @@ def check_index(
         exact, exact_seconds = _time(store, query, k, name, "exact")
         served, served_seconds = _time(store, query, k, name, index)
         rounds.append((_recall(served, exact), served_seconds, exact_seconds))
-        report(Progress("check", done, len(vectors), unit="queries"))
+        report(ProgressEvent("check", done, len(vectors), unit="queries"))
     recalls, served_times, exact_times = np.array(rounds).T
     found = CheckReport(
         recall=float(recalls.mean()),

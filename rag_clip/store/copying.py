@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from rag_clip.display import counted
 from rag_clip.files.outputs import check_outputs
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.store.interface import StoreError
 from rag_clip.store.opening import create_store
 from rag_clip.store.schema import CollectionSchema
@@ -57,7 +57,7 @@ def copy_rows(source: Store, target: Store, *, report: Report = silent) -> CopyR
     for page in source.scroll(batch_size=BATCH_ROWS, vectors=True, payload=True):
         target.upsert(page)
         done += page.num_rows
-        report(Progress("copy", done, total))
+        report(ProgressEvent("copy", done, total))
     target.optimise(report)
     verified = _verify(source, target)
     for name in source.card.notes.keys() - {"check"}:

@@ -22,7 +22,7 @@ from rag_clip.files.atomic import scratch_folder
 from rag_clip.files.folders import make_folder, sync_folder
 from rag_clip.files.reading import parse_json
 from rag_clip.files.regular import is_regular
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.store.card import Card, read_card
 from rag_clip.store.interface import Holding, Ranking, StoreError
 from rag_clip.store.process import EngineProcess
@@ -103,7 +103,7 @@ class EdgeEngine:
         """Merge and index; the engine reports nothing meanwhile, so progress is in elapsed seconds."""
         self._check_writable()
         self._process.ask(
-            "optimise", waiting=lambda elapsed: report(Progress("optimise", int(elapsed), unit="seconds"))
+            "optimise", waiting=lambda elapsed: report(ProgressEvent("optimise", int(elapsed), unit="seconds"))
         )
 
     def info(self) -> dict[str, Any]:

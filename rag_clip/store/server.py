@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from qdrant_client import QdrantClient, models
 
-from rag_clip.progress import Progress, Report
+from rag_clip.progress import ProgressEvent, Report
 from rag_clip.store.card import Card
 from rag_clip.store.interface import Holding, Ranking, StoreError
 from rag_clip.store.rows import Rows
@@ -128,7 +128,7 @@ class ServerEngine:
         while True:
             info = self._describe()
             total = (info.points_count or 0) * len(self._schema.vectors)
-            report(Progress("optimise", info.indexed_vectors_count or 0, total, unit="vectors"))
+            report(ProgressEvent("optimise", info.indexed_vectors_count or 0, total, unit="vectors"))
             if info.status == models.CollectionStatus.GREEN:
                 return
             if info.status == models.CollectionStatus.RED:

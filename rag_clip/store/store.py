@@ -18,7 +18,7 @@ from rag_clip.data import Hit
 from rag_clip.display import counted
 from rag_clip.files.identity import hash_facts
 from rag_clip.files.locations import shown
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.store.card import Card
 from rag_clip.store.interface import Engine, Holding, Ranking
 from rag_clip.store.posting_writer import write_postings
@@ -288,7 +288,7 @@ class Store:
             for page in self.scroll(batch_size=POSTINGS_PAGE, vectors=True):
                 yield page
                 done += len(page)
-                report(Progress("postings", done, count, "captions"))
+                report(ProgressEvent("postings", done, count, "captions"))
 
         schema = self.card.schema
         dtype = next(vector.datatype for vector in schema.vectors if vector.name == schema.of_captions)

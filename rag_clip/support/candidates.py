@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Hit, Prompts
 from rag_clip.display import counted
-from rag_clip.progress import Progress, Report, StageClock
+from rag_clip.progress import Progress, ProgressEvent, Report
 from rag_clip.prompts.retrieved import contains_phrase
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store
@@ -28,7 +28,7 @@ def find_candidates(
     encoder: Encoder,
     *,
     asked: ImageSearch,
-    clock: StageClock | None = None,
+    progress: Progress | None = None,
 ) -> Candidates:
     """Return the images of the store for each class that are asked for, with their vectors, hashes and noise.
 
@@ -38,20 +38,20 @@ def find_candidates(
     encoder: the one that the index was built with.
     asked: how many, and what to search with: the "class" weights, its "texts", or its names in "captions". Captions
         must contain the whole name or a whole synonym.
-    clock: collects seconds per stage, and passes progress events on.
+    progress: collects seconds per stage, and passes progress events on.
 
     Raises ValueError where images have no hash.
     """
-    clock = clock or StageClock()
+    progress = progress or Progress()
     queries = plan_queries(prompts, asked)
     vectors = None
     if asked.by == "class":
         vectors = normalize(classifier.weights.float()).cpu().numpy()
     elif asked.by == "texts":
-        with clock.stage("encode texts"):
+        with progress.stage("encode texts"):
             vectors = encoder.encode_text([query.text for query in queries]).float().cpu().numpy()
-    with clock.stage("search"):
-        hits = _search(queries, vectors, store, clock.report)
+    with progress.stage("search"):
+        hits = _search(queries, vectors, store, progress.report)
     by_class = [
         [found for query, found in pairs]
         for _, pairs in itertools.groupby(zip(queries, hits, strict=True), key=lambda pair: pair[0].row)
@@ -59,7 +59,7 @@ def find_candidates(
     if asked.by == "captions":
         by_class = [_saying(prompts, row, found) for row, found in enumerate(by_class)]
     merged = [merge_hits(found)[: asked.candidates] for found in by_class]
-    with clock.stage("look up"):
+    with progress.stage("look up"):
         return _look_up(merged, store)
 
 
@@ -74,7 +74,7 @@ def _search(queries: Sequence[Query], vectors: np.ndarray | None, store: Store, 
         else:
             found = store.search(vectors=vectors[rows], limit=most, vector="image")
         hits += [each[: query.budget] for query, each in zip(asked, found, strict=True)]
-        report(Progress("search images", len(hits), len(queries), "queries"))
+        report(ProgressEvent("search images", len(hits), len(queries), "queries"))
     return hits
 
 

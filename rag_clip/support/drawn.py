@@ -20,7 +20,7 @@ from rag_clip.images.items import Item, read_image
 from rag_clip.images.rows import ImageFile
 from rag_clip.images.views import CropViews, examine
 from rag_clip.models.decode import ImageError
-from rag_clip.progress import Report, counting
+from rag_clip.progress import Progress, Report
 from rag_clip.protocols import Encoder
 
 
@@ -106,7 +106,7 @@ def encode_drawn(
     """
     features, kept, hashes = [], [], []
     errors: list[str] = []
-    waiting, advance = iter(rows), counting(stage, report, len(rows), unit="images")
+    waiting, advance = iter(rows), Progress(report=report).counting(stage, len(rows), unit="images")
     pieces = encode_views(
         source.items(rows), views, encoder=encoder, decoding=decoding, images=len(rows), examine=examine
     )

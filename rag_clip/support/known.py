@@ -16,7 +16,7 @@ from rag_clip.images.items import Item
 from rag_clip.images.opening import Images
 from rag_clip.images.rows import ImageFile
 from rag_clip.images.views import CopyViews, CropViews, examine, examine_copies
-from rag_clip.progress import Report, counting, silent
+from rag_clip.progress import Progress, Report, silent
 from rag_clip.protocols import Encoder, Preprocess
 from rag_clip.support.decontaminate import Copies, Known
 
@@ -40,7 +40,7 @@ def read_known(
     """
     files = (images if isinstance(images, Images) else Images(images)).open()
     total = sum(file.rows for file in files)
-    advance = counting("read what is to be classified", report, total, unit="images")
+    advance = Progress(report=report).counting("read what is to be classified", total, unit="images")
     hashes: list[str] = []
     perceptual: list[int] = []
     features = [torch.zeros(0, encoder.dim)]

@@ -20,7 +20,7 @@ from rag_clip.files.identity import hash_facts
 from rag_clip.files.reading import typed_columns
 from rag_clip.files.sealed import read_sealed
 from rag_clip.files.shards import Shards
-from rag_clip.progress import Progress, Report
+from rag_clip.progress import ProgressEvent, Report
 from rag_clip.protocols import Painter
 from rag_clip.support.painters import PainterError
 from rag_clip.support.synthesised import Painting
@@ -58,7 +58,7 @@ def paint(
         for painted in stored:
             missing.pop(_key(plan[painted.place], painter))
         done += len(stored)
-        report(Progress("paint", done, len(plan), "images"))
+        report(ProgressEvent("paint", done, len(plan), "images"))
         yield stored
     keys = list(missing)
     for part in (keys[start : start + batch] for start in range(0, len(keys), batch)):
@@ -73,7 +73,7 @@ def paint(
             ) from error
         shards.write(part[0], _to_table(part, wanted, images), compression="none")
         done += len(part)
-        report(Progress("paint", done, len(plan), "images"))
+        report(ProgressEvent("paint", done, len(plan), "images"))
         yield [
             Painted(missing[key], image, f"{shards.path(part[0])}#{row}")
             for row, (key, image) in enumerate(zip(part, images, strict=True))

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from rag_clip.display import counted
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.training.checkpoint import Checkpoint, Run, read_run, write_run
 
 Batch = TypeVar("Batch")
@@ -167,9 +167,9 @@ def train(
         if checkpoint is not None and (run.step % checkpoint.every == 0 or run.step == total):
             write_run(checkpoint, asked, parameters, optimiser, run)
         if schedule.steps is not None:
-            report(Progress("train", run.step, total, "steps"))
+            report(ProgressEvent("train", run.step, total, "steps"))
         elif run.step % unit == 0:
-            report(Progress("train", run.step // unit, schedule.epochs, "epochs"))
+            report(ProgressEvent("train", run.step // unit, schedule.epochs, "epochs"))
     if run.best:
         with torch.no_grad():
             for value, chosen in zip(parameters, run.best, strict=True):

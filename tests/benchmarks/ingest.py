@@ -36,7 +36,7 @@ from timing import alternate
 from rag_clip.captions.shards import ShardFolder
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.store import create_store, load_schema
 from rag_clip.testing import ToyEncoder
 
@@ -200,7 +200,7 @@ def watch(corpus: Path, dim: int) -> dict[str, Any]:
             engine[quarter] = max(engine[quarter], *(resident(child, "RssAnon") for child in children()), 0.0)
             mapped = max(mapped, *(resident(child, "RssFile") for child in children()), 0.0)
 
-    def follow(event: Progress) -> None:
+    def follow(event: ProgressEvent) -> None:
         nonlocal quarter
         quarter = 4 if event.stage == "optimise" else 4 * (event.done - 1) // (event.total or event.done)
 

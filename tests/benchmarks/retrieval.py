@@ -26,7 +26,7 @@ import torch
 from torch.nn.functional import embedding_bag, normalize
 
 from rag_clip.data import Fingerprint, LabelSet
-from rag_clip.progress import StageClock
+from rag_clip.progress import Progress
 from rag_clip.prompts.evidence import Retrieval, gather
 from rag_clip.prompts.recipe import load_recipe
 from rag_clip.store import caption_id, create_store, load_schema, open_store
@@ -119,13 +119,15 @@ def opening_seconds(folder: Path) -> float:
 def measure(folder: Path, labels: LabelSet, retrieval: Retrieval, rounds: int) -> dict[str, Any]:
     """Gather captions for the labels, once to warm up and `rounds` times more."""
     opening, spent, walls, owners, captions = opening_seconds(folder), engine_seconds(), [], [], 0
-    clock = StageClock()
+    progress = Progress()
     with open_store(folder) as store:
         encoder: Any = WordEncoder(store.card.dim)
         for _round in range(rounds + 1):
             begun, cpu = time.perf_counter(), time.process_time()
-            clock = StageClock()
-            captions = sum(map(len, gather(labels, encoder=encoder, store=store, retrieval=retrieval, clock=clock)))
+            progress = Progress()
+            captions = sum(
+                map(len, gather(labels, encoder=encoder, store=store, retrieval=retrieval, progress=progress))
+            )
             walls.append(time.perf_counter() - begun)
             owners.append(time.process_time() - cpu)
     return {
@@ -135,7 +137,7 @@ def measure(folder: Path, labels: LabelSet, retrieval: Retrieval, rounds: int) -
         "median s": round(statistics.median(walls[1:]), 2),
         "our CPU s": round(statistics.mean(owners), 2),
         "engine CPU s": round((engine_seconds() - spent - opening) / (rounds + 1), 2),
-        "stages": {stage: round(seconds, 2) for stage, seconds in clock.seconds.items()},
+        "stages": {stage: round(seconds, 2) for stage, seconds in progress.seconds.items()},
         "load": round(os.getloadavg()[0], 1),
     }
 

@@ -12,7 +12,7 @@ from rag_clip.classifiers.probe_training import (
     WEIGHT_DECAYS,
     search_rates,
 )
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
 
@@ -54,7 +54,7 @@ def test_every_peak_of_the_grid_is_found():
 
 def test_no_pair_is_tried_twice_and_the_trials_are_reported():
     tried: list[tuple[float, float]] = []
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
 
     def score(rate: float, weight_decay: float) -> tuple[float, float]:
         tried.append((rate, weight_decay))
@@ -62,7 +62,7 @@ def test_no_pair_is_tried_twice_and_the_trials_are_reported():
 
     search_rates(score, report=events.append)
     assert len(tried) == len(set(tried)) == 90
-    assert events[-1] == Progress("tune", 90, 90, "trials")
+    assert events[-1] == ProgressEvent("tune", 90, 90, "trials")
 
 
 def test_what_is_given_stays_and_equal_scores_leave_the_first():

@@ -10,7 +10,7 @@ import torch
 from inputs.folders import FEATURES, needs_features
 from rag_clip.classifiers.zero_shot import ZeroShot, encode_texts, text_coefficients, zero_shot, zero_shots
 from rag_clip.data import Features, Fingerprint, LabelSet, Prompts, PromptText, Role
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder, check_classifier
 
@@ -247,10 +247,10 @@ def test_a_text_without_weight_has_no_coefficient():
 
 
 def test_the_encoding_of_the_texts_is_reported():
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     prompts = template_prompts(LabelSet(("cat", "dog")), templates=["a {}", "the {}"])
     zero_shot(prompts, VectorEncoder(), report=events.append)
-    assert events == [Progress("prompts", 4, 4, "texts")]
+    assert events == [ProgressEvent("prompts", 4, 4, "texts")]
 
 
 def test_cosines_averaged_are_the_weighted_mean_of_those_with_the_texts():

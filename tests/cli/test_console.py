@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from rag_clip.cli.console import Console
-from rag_clip.progress import Progress, StageClock
+from rag_clip.progress import Progress, ProgressEvent
 
 
 def test_away_from_a_terminal_a_stage_prints_its_end_and_not_each_step(capsys: pytest.CaptureFixture[str]) -> None:
     with Console() as console:
         for done in (1, 2, 3):
-            console.report(Progress("index", done, 3, "captions"))
-        console.report(Progress("optimise", 1, None, "seconds"))
+            console.report(ProgressEvent("index", done, 3, "captions"))
+        console.report(ProgressEvent("optimise", 1, None, "seconds"))
     assert capsys.readouterr().err == "index: 3 of 3 captions, in 0 s\n"
 
 
@@ -23,7 +23,7 @@ def test_a_stage_that_starts_over_counts_its_rate_anew(
     monkeypatch.setattr("time.monotonic", lambda: next(seconds))
     with Console() as console:
         for done in (1, 10, 1, 10):
-            console.report(Progress("write", done, 10))
+            console.report(ProgressEvent("write", done, 10))
     assert capsys.readouterr().err == (
         "write: 10 of 10 rows, 1 rows/s, in 10 s\nwrite: 10 of 10 rows, 10 rows/s, in 1 s\n"
     )
@@ -36,9 +36,9 @@ def test_a_long_stage_tells_its_rate_and_the_time_left(
     monkeypatch.setattr("rag_clip.cli.console.time.monotonic", lambda: next(clock))
     with Console() as console:
         for done in (0, 500, 600, 1000):
-            console.report(Progress("index", done, 2000, "captions"))
-        console.report(Progress("optimise", 0, None, "seconds"))
-        console.report(Progress("optimise", 6, None, "seconds"))
+            console.report(ProgressEvent("index", done, 2000, "captions"))
+        console.report(ProgressEvent("optimise", 0, None, "seconds"))
+        console.report(ProgressEvent("optimise", 6, None, "seconds"))
     assert capsys.readouterr().err.splitlines() == [
         "index: 500 of 2000 captions, 50 captions/s, 30 s left",
         "index: 1000 of 2000 captions, 50 captions/s, 20 s left",
@@ -51,8 +51,8 @@ def test_on_a_terminal_every_event_rewrites_the_line(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     with Console() as console:
-        console.report(Progress("index", 1, 2, "captions"))
-        console.report(Progress("index", 2, 2, "captions"))
+        console.report(ProgressEvent("index", 1, 2, "captions"))
+        console.report(ProgressEvent("index", 2, 2, "captions"))
         console.say("done")
     lines = [line.split(",")[0] for line in capsys.readouterr().err.split("\r\x1b[K")]
     assert lines == ["", "index: 1 of 2 captions", "index: 2 of 2 captions"]
@@ -67,7 +67,7 @@ def test_results_go_to_standard_output_and_are_dropped_when_quiet(capsys: pytest
 
 
 def test_stages_name_the_bottleneck(capsys: pytest.CaptureFixture[str]) -> None:
-    clock = StageClock()
+    clock = Progress()
     clock.add("read", 1.0)
     clock.add("encode", 2.0)
     clock.add("read", 0.25)
@@ -98,9 +98,9 @@ def test_the_time_to_the_end_of_the_run_counts_the_stages_that_follow(
     with Console() as console:
         console.plan(("encode", 0.0), ("encode", 0.0), ("write", 0.1))
         for done in (0, 50, 100, 0, 50, 100):
-            console.report(Progress("encode", done, 100))
-        console.report(Progress("write", 0, 100))
-        console.report(Progress("write", 50, 100))
+            console.report(ProgressEvent("encode", done, 100))
+        console.report(ProgressEvent("write", 0, 100))
+        console.report(ProgressEvent("write", 50, 100))
     assert capsys.readouterr().err.splitlines() == [
         "encode: 50 of 100 rows, 5 rows/s, 10 s left; about 40 s to the end",  # 10 + 20 of the second + 10 to write
         "encode: 100 of 100 rows, 5 rows/s, in 20 s; about 30 s to the end",
@@ -116,13 +116,13 @@ def test_a_stage_that_spans_the_run_gives_the_time_to_its_end_while_others_pass(
     clock = iter([0.0, 0.0, 60.0, 100.0, 100.0, 160.0, 60000.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     with Console() as console:
-        console.report(Progress("evaluate", 0, 3, "runs", whole=True))
-        console.report(Progress("encode", 0, 120))
-        console.report(Progress("encode", 120, 120))
-        console.report(Progress("evaluate", 1, 3, "runs", whole=True))
-        console.report(Progress("encode", 0, 120))
-        console.report(Progress("encode", 60, 120))
-        console.report(Progress("evaluate", 2, 3, "runs", whole=True))
+        console.report(ProgressEvent("evaluate", 0, 3, "runs", whole=True))
+        console.report(ProgressEvent("encode", 0, 120))
+        console.report(ProgressEvent("encode", 120, 120))
+        console.report(ProgressEvent("evaluate", 1, 3, "runs", whole=True))
+        console.report(ProgressEvent("encode", 0, 120))
+        console.report(ProgressEvent("encode", 60, 120))
+        console.report(ProgressEvent("evaluate", 2, 3, "runs", whole=True))
     assert capsys.readouterr().err.splitlines() == [
         "encode: 120 of 120 rows, 2 rows/s, in 60 s",
         "evaluate: 1 of 3 runs, 3 min left",

@@ -17,7 +17,7 @@ from rag_clip.demo.concepts import concepts
 from rag_clip.demo.designs import Design
 from rag_clip.demo.train_log import note
 from rag_clip.models.open_clip import load_encoder
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ class StoppedError(Exception):
     """What ends a training of these tests."""
 
 
-def stop(_event: Progress) -> None:
+def stop(_event: ProgressEvent) -> None:
     raise StoppedError
 
 

@@ -22,7 +22,7 @@ from rag_clip.evaluation.rival_names import (
 )
 from rag_clip.files.labels import write_labels
 from rag_clip.pipelines.captions import build_index
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder
 
@@ -49,13 +49,13 @@ def test_a_label_file_gives_its_names(tmp_path: Path, suffix: str) -> None:
 
 
 def test_captions_of_a_file_and_of_an_index_give_the_same_frequent_phrases(tmp_path: Path) -> None:
-    corpus, events = captions(tmp_path / "corpus.parquet"), list[Progress]()
+    corpus, events = captions(tmp_path / "corpus.parquet"), list[ProgressEvent]()
     build_index([corpus], index=tmp_path / "index", encoder=ToyEncoder())
     of_file, of_index = read_candidates(corpus), read_candidates(tmp_path / "index", report=events.append)
     assert of_file.names[:4] == FREQUENT[:4]
     assert set(of_file.names) == set(of_index.names) == set(FREQUENT[:7])
     assert read_candidates(corpus, phrases=2).names == FREQUENT[:2]
-    assert events == [Progress("count phrases", 3, 3, "captions")]
+    assert events == [ProgressEvent("count phrases", 3, 3, "captions")]
 
 
 def test_names_of_the_classes_are_left_out_whatever_their_case_accents_and_plurals() -> None:
@@ -82,14 +82,14 @@ def test_synonyms_of_another_label_set_are_added_to_the_classes_they_are_of() ->
 
 
 def test_candidates_are_encoded_as_classes_are_and_once_for_each_set_of_templates() -> None:
-    encoder, templates, events = Counting(), ("a photo of a {}.", "many {}"), list[Progress]()
+    encoder, templates, events = Counting(), ("a photo of a {}.", "many {}"), list[ProgressEvent]()
     texts = CandidateTexts(Candidates("words.txt", ("fox", "owl")), encoder, report=events.append)
     weights = texts.weights(templates)
     expected = zero_shot(template_prompts(LabelSet(("fox", "owl")), templates=templates), ToyEncoder()).weights
     assert torch.allclose(weights, expected, atol=1e-6)
     assert texts.weights(templates) is weights
     assert encoder.encoded == ["a photo of a fox.", "a photo of a owl.", "many fox", "many owl"]
-    assert events == [Progress("candidates", done, 4, "texts") for done in (2, 4)]
+    assert events == [ProgressEvent("candidates", done, 4, "texts") for done in (2, 4)]
 
 
 def test_places_without_names_are_refused_with_what_to_do(tmp_path: Path) -> None:

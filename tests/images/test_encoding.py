@@ -17,7 +17,7 @@ from rag_clip.images.decoding import FEW_IMAGES, MOST_WORKERS, Decoding
 from rag_clip.images.encoding import NOT_FINITE, Encoded, Piece, image_engine
 from rag_clip.images.views import CropViews
 from rag_clip.models.decode import ImageError
-from rag_clip.progress import Progress, StageClock
+from rag_clip.progress import Progress, ProgressEvent
 from rag_clip.testing import ToyEncoder
 
 
@@ -57,9 +57,9 @@ def read(sizes: Sequence[int], start: int) -> Iterator[Piece[int]]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_shards_come_in_order_in_batches_cut_at_the_same_rows(workers: int):
-    events: list[Progress] = []
-    encoder, clock = Recording(), StageClock(report=events.append)
-    with image_engine(encoder, Decoding(workers, batch_size=4), clock=clock, stage="look") as engine:
+    events: list[ProgressEvent] = []
+    encoder, progress = Recording(), Progress(report=events.append)
+    with image_engine(encoder, Decoding(workers, batch_size=4), progress=progress, stage="look") as engine:
         shards = list(
             engine.encode_shards(
                 [(0, 10), (20, 23)],
@@ -67,7 +67,7 @@ def test_shards_come_in_order_in_batches_cut_at_the_same_rows(workers: int):
                 read=read,
                 make=lambda batch: batch,
                 row_bytes=2 << 20,  # two rows a piece
-                advance=clock.counting("encode", 13),
+                advance=progress.counting("encode", 13),
             )
         )
     assert [(shard.start, shard.stop, shard.settled) for shard in shards] == [(0, 10, True), (20, 23, True)]
@@ -80,7 +80,7 @@ def test_shards_come_in_order_in_batches_cut_at_the_same_rows(workers: int):
     assert [(event.stage, event.done, event.total) for event in events] == [
         ("encode", done, 13) for done in (4, 8, 10, 13)
     ]
-    assert set(clock.seconds) == {"read", "decode", "look"}
+    assert set(progress.seconds) == {"read", "decode", "look"}
 
 
 def test_without_batches_each_piece_is_one_and_its_views_are_an_axis():

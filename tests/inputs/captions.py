@@ -18,7 +18,7 @@ import torch
 from rag_clip.captions.shards import ShardFolder
 from rag_clip.pipelines.captions import build_index
 from rag_clip.pipelines.running import Running
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.testing import ToyEncoder
 
 
@@ -53,7 +53,7 @@ def build_killed(folder: str, events: int | None, seconds: float, *, alone: bool
     os.setsid()
     seen = 0
 
-    def count(_event: Progress | None) -> None:
+    def count(_event: ProgressEvent | None) -> None:
         nonlocal seen
         if seen == events:
             end = partial(os.kill, os.getpid()) if alone else partial(os.killpg, 0)

@@ -17,7 +17,7 @@ from rag_clip.captions.shards import ShardFolder, read_manifests
 from rag_clip.corpus.cleaning import CleaningSettings, load_cleaning
 from rag_clip.pipelines.captions import build_index
 from rag_clip.pipelines.running import Running
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.store import caption_id, load_schema, open_store
 from rag_clip.testing import ToyEncoder
 
@@ -35,7 +35,7 @@ def corpus(tmp_path) -> Path:
 
 
 def test_captions_are_repaired_embedded_and_found_by_meaning_and_by_word(corpus, tmp_path):
-    encoder, events = ToyEncoder(), list[Progress]()
+    encoder, events = ToyEncoder(), list[ProgressEvent]()
     summary = build_index([corpus], index=tmp_path / "index", encoder=encoder, running=Running(report=events.append))
     assert (summary.read, summary.kept, summary.added, summary.repeated, summary.count) == (6, 4, 3, 1, 3)
     assert summary.already_there == 0
@@ -44,8 +44,8 @@ def test_captions_are_repaired_embedded_and_found_by_meaning_and_by_word(corpus,
     assert set(summary.seconds) == embedding | loading
     assert summary.bottleneck in summary.seconds
     assert (summary.embedded, summary.failed, summary.shards) == (3, 0, str(tmp_path / "index.shards"))
-    assert Progress("embed", 6, 6, "captions") in events
-    assert Progress("load", 3, 3, "captions") in events
+    assert ProgressEvent("embed", 6, 6, "captions") in events
+    assert ProgressEvent("load", 3, 3, "captions") in events
     with open_store(tmp_path / "index", encoder=encoder.fingerprint) as store:
         [dense] = store.search(vectors=encoder.encode_text(["blue flag a"]).numpy(), limit=1)
         [lexical] = store.search(texts=["dogs"], mode="lexical")
@@ -214,7 +214,7 @@ def test_other_cleaning_is_refused_before_anything_is_embedded_and_names_what_di
 
 
 def test_the_cleaning_of_an_index_is_noted_before_its_first_caption(corpus, tmp_path):
-    def stop(event: Progress) -> None:
+    def stop(event: ProgressEvent) -> None:
         if event.stage == "load":
             raise KeyboardInterrupt
 

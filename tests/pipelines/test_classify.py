@@ -21,7 +21,7 @@ from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.running import Running
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.store import caption_id, create_store, load_schema
 from rag_clip.testing import ToyEncoder
 
@@ -170,7 +170,7 @@ def test_a_file_that_was_not_there_is_read_on_the_next_run(tmp_path: Path, outpu
 
 
 def test_progress_counts_every_row_of_both_stages(tmp_path: Path, output: Path):
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     source = write_images(tmp_path / "in.parquet", [picture(name) for name in colours(6)])
     run([source], output, running=Running(0, 2, report=events.append, shard_rows=4))
     assert [(event.stage, event.done, event.total) for event in events] == [

@@ -20,7 +20,7 @@ from rag_clip.classifiers.match import Scoring
 from rag_clip.classifiers.reuse import Reuse
 from rag_clip.pipelines.classify import ClassifySummary, classify
 from rag_clip.pipelines.running import Running
-from rag_clip.progress import Progress, silent
+from rag_clip.progress import ProgressEvent, silent
 from rag_clip.testing import ToyEncoder
 
 SHARD_ROWS = 4
@@ -81,7 +81,7 @@ def test_a_killed_run_continues_to_the_output_of_an_undisturbed_one(source: Path
 
 
 def test_an_interrupt_leaves_finished_shards_and_no_output(source: Path, tmp_path: Path):
-    def interrupt(event: Progress) -> None:
+    def interrupt(event: ProgressEvent) -> None:
         if event.done >= 6:
             raise KeyboardInterrupt
 
@@ -94,7 +94,7 @@ def test_an_interrupt_leaves_finished_shards_and_no_output(source: Path, tmp_pat
 
 
 def test_an_interrupt_while_writing_keeps_the_old_output_and_every_shard(source: Path, tmp_path: Path):
-    def interrupt(event: Progress) -> None:
+    def interrupt(event: ProgressEvent) -> None:
         if event.stage == "write":
             raise KeyboardInterrupt
 
@@ -115,7 +115,7 @@ def test_an_interrupt_while_writing_keeps_the_old_output_and_every_shard(source:
 
 
 def test_shards_of_an_interrupted_run_serve_other_prompts_but_not_another_encoder(source: Path, tmp_path: Path):
-    def interrupt(event: Progress) -> None:
+    def interrupt(event: ProgressEvent) -> None:
         if event.done >= 18:
             raise KeyboardInterrupt
 

@@ -18,7 +18,7 @@ from rag_clip.files.lock import BusyError, locked
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
 from rag_clip.pipelines.running import Running
-from rag_clip.progress import Progress, silent
+from rag_clip.progress import ProgressEvent, silent
 from rag_clip.store import caption_id
 from rag_clip.testing import ToyEncoder
 
@@ -46,12 +46,12 @@ def rows(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def test_captions_are_cleaned_cut_into_shards_and_described(corpus, tmp_path):
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     summary = embed(corpus, report=events.append)
     assert (summary.read, summary.kept, summary.repeated, summary.dropped) == (7, 5, 0, {"null": 1, "empty": 1})
     assert (summary.embedded, summary.written, summary.finished, summary.failed) == (5, 3, 0, 0)
     assert set(summary.seconds) == {"read", "clean", "embed", "write shards"}
-    assert events[-1] == Progress("embed", 7, 7, "captions")
+    assert events[-1] == ProgressEvent("embed", 7, 7, "captions")
     texts = ["a red flag", "a blue flag", "a red flag", "cats & dogs", "a green door"]
     assert rows(tmp_path / "shards") == [(caption_id("web", text), text, "web") for text in texts]
     first, second, third = manifests(tmp_path / "shards")

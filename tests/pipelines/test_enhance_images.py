@@ -16,7 +16,7 @@ from rag_clip.files.prompts import read_prompts
 from rag_clip.pipelines.enhance import enhance, enhance_labels
 from rag_clip.pipelines.running import Running
 from rag_clip.pipelines.unlabelled import Unlabelled
-from rag_clip.progress import Progress, StageClock
+from rag_clip.progress import Progress, ProgressEvent
 from rag_clip.prompts.enhance import enhance as find_prompts
 from rag_clip.prompts.enhance import enhance_rivals, rival_recipes
 from rag_clip.prompts.evidence import Retrieval
@@ -91,12 +91,12 @@ def test_rivals_of_a_recipe() -> None:
 
 @pytest.mark.parametrize("names", ["dropped", "kept"])
 def test_rivals_equal_their_recipes_and_are_retrieved_once(index: Path, names: str) -> None:
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     assert RECIPE.retrieved is not None
     recipe = replace(RECIPE, retrieved=replace(RECIPE.retrieved, names=names))
     with open_store(index) as store:
-        clock = StageClock(report=events.append)
-        rivals = enhance_rivals(LABELS, encoder=ENCODER, recipe=recipe, store=store, clock=clock)
+        progress = Progress(report=events.append)
+        rivals = enhance_rivals(LABELS, encoder=ENCODER, recipe=recipe, store=store, progress=progress)
         for name, rival in rival_recipes(recipe, LABELS).items():
             assert rivals[name] == find_prompts(LABELS, encoder=ENCODER, recipe=rival, store=store)
     ends = [event for event in events if event.stage == "retrieve" and event.done == event.total]

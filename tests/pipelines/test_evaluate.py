@@ -25,7 +25,7 @@ from rag_clip.files.support import write_support
 from rag_clip.images.decoding import Decoding
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.running import Running
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.prompts.templates import template_prompts
 
 
@@ -47,7 +47,7 @@ def shots(path: Path) -> Path:
 
 
 def test_each_prompts_file_is_a_run_with_its_numbers_and_tier(tmp_path: Path) -> None:
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     summary = evaluate(
         [colour_task(tmp_path)],
         prompts=prompt_files(tmp_path),

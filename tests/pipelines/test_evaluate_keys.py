@@ -15,7 +15,7 @@ from rag_clip.evaluation.results import read_results, runs_folder
 from rag_clip.evaluation.runs import plan_runs
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.running import Running
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 
 
 def test_the_same_call_measures_nothing_and_a_new_prompts_file_alone_is_measured(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_the_same_call_measures_nothing_and_a_new_prompts_file_alone_is_measured
 def test_a_run_cut_short_is_measured_again_and_finished_ones_are_not(tmp_path: Path) -> None:
     task, texts, output = colour_task(tmp_path), prompt_files(tmp_path), tmp_path / "results.parquet"
 
-    def stop(event: Progress) -> None:
+    def stop(event: ProgressEvent) -> None:
         if event.item is not None:
             raise KeyboardInterrupt
 

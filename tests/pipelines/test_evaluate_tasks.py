@@ -26,7 +26,7 @@ from rag_clip.files.prompts import write_prompts
 from rag_clip.files.support import write_support
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.running import Running
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.report.evaluation import write_comparison
 
@@ -167,7 +167,7 @@ def test_a_support_file_of_other_classes_is_told_before_anything_is_measured(tmp
     said = f"{path} has other classes than the prompts ('blue' is in one of them only); make it for this label set"
     opened = open_tasks([task.paths[0]], labels=LABELS)
     assert check_evaluation(opened, texts=texts, heads=heads, encoder=ENCODER.fingerprint) == (said,)
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     with pytest.raises(ValueError, match="has other classes than the prompts"):
         evaluate(
             [task],

@@ -25,7 +25,7 @@ from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.images import index_images
 from rag_clip.pipelines.running import Running
 from rag_clip.pipelines.support_shots import ShotSettings, support_from_shots
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.report.examples import _picture
 from rag_clip.support.known import read_known
 from rag_clip.testing import ToyEncoder
@@ -146,7 +146,7 @@ def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, name: str):
         "reuse": Reuse(features_dir=tmp_path / "features"),
     }
 
-    def stop(event: Progress) -> None:
+    def stop(event: ProgressEvent) -> None:
         if event.stage == "encode" and event.done >= 4:
             raise KeyboardInterrupt
 

@@ -18,7 +18,7 @@ from rag_clip.images.perceptual import perceptual_hash
 from rag_clip.models.decode import decode_image
 from rag_clip.pipelines.images import ImagesSummary, index_images, load_image_schema
 from rag_clip.pipelines.running import Running
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.store import caption_id, open_store
 from rag_clip.testing import ToyEncoder
 
@@ -131,7 +131,7 @@ def test_shards_serve_another_index_without_embedding(tmp_path: Path, index: Pat
 def test_a_run_that_was_cut_short_goes_on_with_the_next_shard(tmp_path: Path, index: Path):
     source = colour_pairs(tmp_path / "in.parquet", *(["red", "green", "blue"] * 4))
 
-    def stop(event: Progress) -> None:
+    def stop(event: ProgressEvent) -> None:
         if event.done > 8:
             raise KeyboardInterrupt
 
@@ -187,7 +187,7 @@ def test_folders_of_tars_and_parquet_files_are_taken_together(tmp_path: Path, in
 
 
 def test_progress_counts_the_rows_of_both_stages(tmp_path: Path, index: Path):
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     source = colour_pairs(tmp_path / "in.parquet", "red", "green", "blue")
     run([source], index, running=Running(0, 2, report=events.append))
     assert [(event.stage, event.done, event.total) for event in events if event.unit == "images"] == [

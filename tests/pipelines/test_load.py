@@ -13,7 +13,7 @@ from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.files.lock import BusyError, locked
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import load_shards
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.store import StoreError, caption_id, load_schema, open_store
 from rag_clip.testing import ToyEncoder
 
@@ -33,11 +33,11 @@ def contents(index: Path) -> dict:
 
 
 def test_every_caption_is_loaded_once_with_its_vector(shards, tmp_path):
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     summary = load_shards(shards, index=tmp_path / "index", report=events.append)
     assert (summary.loaded, summary.finished, summary.written, summary.added, summary.count) == (4, 0, 40, 25, 25)
     assert set(summary.seconds) == {"look up", "read shards", "write", "optimise"}
-    assert Progress("load", 40, 40, "captions") in events
+    assert ProgressEvent("load", 40, 40, "captions") in events
     found = contents(tmp_path / "index")
     texts = sorted(set(TEXTS))
     assert {name: row[:2] for name, row in found.items()} == {caption_id("web", text): (text, "web") for text in texts}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rag_clip.captions.shards import ShardFolder
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.testing import ToyEncoder
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
@@ -33,13 +33,13 @@ def test_ray_makes_the_shards_that_one_machine_makes_and_makes_none_twice(tmp_pa
         for name in "ab"
     ]
     alone = embed_captions(paths, encoder=ToyEncoder(), shards=ShardFolder(tmp_path / "alone", rows=10))
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     options: dict[str, Any] = {"shards": ShardFolder(tmp_path / "ray", 10), "actors": Actors(ToyEncoder, 2, gpus=0)}
     summary = embed_on_ray(paths, **options, report=events.append)
     assert summary.seconds.keys() == alone.seconds.keys()
     same: dict[str, Any] = {"shards": alone.shards, "keys": tuple(sorted(alone.keys)), "seconds": {}, "bottleneck": ""}
     assert replace(summary, **same) == replace(alone, **same)
-    assert events[-1] == Progress("embed", 8, 8, "parts")
+    assert events[-1] == ProgressEvent("embed", 8, 8, "parts")
     assert contents(tmp_path / "ray") == contents(tmp_path / "alone")
     again = embed_on_ray(paths, **options)
     assert (again.written, again.finished) == (0, 20)

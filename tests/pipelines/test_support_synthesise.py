@@ -15,7 +15,7 @@ from rag_clip.data import LabelSet
 from rag_clip.files.support import read_support, read_support_images
 from rag_clip.pipelines.running import Running
 from rag_clip.pipelines.support_synthesise import SynthesisedSummary, synthesise_support
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Painter
 from rag_clip.support.painters import PainterError
@@ -61,7 +61,7 @@ def synthesise(folder: Path, painter: Painter, **options: Any) -> SynthesisedSum
 
 
 def test_painted_images_become_a_support_set(tmp_path: Path):
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     summary = synthesise(
         tmp_path, Decorator(), running=Running(report=events.append), settings=replace(FEW, with_images=True)
     )

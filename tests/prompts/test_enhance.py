@@ -11,7 +11,7 @@ from inputs.stores import fill_index
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import LabelSet
 from rag_clip.files.prompts import read_prompts, write_prompts
-from rag_clip.progress import Progress, StageClock
+from rag_clip.progress import Progress, ProgressEvent
 from rag_clip.prompts import evidence
 from rag_clip.prompts.enhance import enhance
 from rag_clip.prompts.evidence import Retrieval
@@ -267,12 +267,12 @@ def test_enhancing_keeps_the_contract_of_a_prompt_method(store: Store, recipe: R
 
 def test_more_classes_than_a_search_takes_get_what_each_gets_alone(store: Store):
     names = (*(f"filler {number}" for number in range(70)), "zorp", "blick")
-    events: list[Progress] = []
-    clock = StageClock(report=events.append)
-    many = enhance(LabelSet(names), encoder=ENCODER, store=store, recipe=by_captions(), clock=clock)
+    events: list[ProgressEvent] = []
+    progress = Progress(report=events.append)
+    many = enhance(LabelSet(names), encoder=ENCODER, store=store, recipe=by_captions(), progress=progress)
     assert many.texts[70:] == enhance(LABELS, encoder=ENCODER, store=store, recipe=by_captions()).texts[:2]
-    assert events == [Progress("retrieve", 64, 72, "classes"), Progress("retrieve", 72, 72, "classes")]
-    assert set(clock.seconds) == {"encode queries", "search", "filter"}
+    assert events == [ProgressEvent("retrieve", 64, 72, "classes"), ProgressEvent("retrieve", 72, 72, "classes")]
+    assert set(progress.seconds) == {"encode queries", "search", "filter"}
 
 
 def test_captions_that_hold_a_synonym_are_found_before_those_that_match_the_name_better(store: Store):

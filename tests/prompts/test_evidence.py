@@ -8,7 +8,7 @@ import pytest
 
 from rag_clip.data import LabelSet
 from rag_clip.index import __path__ as schemas
-from rag_clip.progress import Progress, StageClock
+from rag_clip.progress import Progress, ProgressEvent
 from rag_clip.prompts.evidence import CLASSES_PER_SEARCH, Retrieval, gather
 from rag_clip.prompts.mixed import Texts, mix
 from rag_clip.prompts.recipe import load_recipe
@@ -202,12 +202,12 @@ def test_gathered_captions_keep_the_contract_of_a_prompt_method(store: Store, ch
 
 
 def test_stages_and_progress_are_reported(store: Store):
-    events: list[Progress] = []
-    clock = StageClock(report=events.append)
+    events: list[ProgressEvent] = []
+    progress = Progress(report=events.append)
     retrieval = Retrieval(contrast="weigh")
-    gather(LABELS, encoder=ENCODER, store=store, retrieval=retrieval, clock=clock)
-    assert set(clock.seconds) == {"encode queries", "search", "filter", "weigh"}
-    assert events == [Progress("retrieve", 4, 4, "classes")]
+    gather(LABELS, encoder=ENCODER, store=store, retrieval=retrieval, progress=progress)
+    assert set(progress.seconds) == {"encode queries", "search", "filter", "weigh"}
+    assert events == [ProgressEvent("retrieve", 4, 4, "classes")]
 
 
 def test_an_error_of_the_search_is_the_callers(tmp_path: Path):

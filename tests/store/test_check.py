@@ -9,7 +9,7 @@ import pytest
 
 from inputs.stores import ENCODER
 from rag_clip.data import Hit
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.store import Store, StoreError, caption_id, check_index, create_store, load_schema, open_store
 from rag_clip.store.check import _recall
 
@@ -49,12 +49,12 @@ def store(folder) -> Iterator[Store]:
 
 
 def test_the_check_measures_the_graph_and_is_noted_with_its_date(store, folder):
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     found = check_index(store, queries=40, k=10, seed=3, report=events.append)
     assert 0.5 < found.recall_p05 <= found.recall <= 1
     assert (found.queries, found.k, found.seed, found.count) == (40, 10, 3, COUNT)
     assert (found.vector, found.served) == ("text", "hnsw")
-    assert events[-1] == Progress("check", 40, 40, unit="queries")
+    assert events[-1] == ProgressEvent("check", 40, 40, unit="queries")
     assert store.info()["check"]["recall"] == found.recall
     store.close()
     with open_store(folder) as again:

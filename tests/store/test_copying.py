@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from inputs.stores import ENCODER, PAIRED, opened, paired_batch
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.store import CopyReport, Store, StoreError, copy_store, create_store, load_schema, open_store
 from rag_clip.store.copying import copy_rows
 from rag_clip.store.schema import VectorSchema
@@ -30,13 +30,13 @@ def rows(store: Store) -> list[dict[str, Any]]:
 
 
 def test_a_collection_goes_to_a_server_and_back_unchanged(source, tmp_path):
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     with opened("memory", tmp_path, PAIRED) as server:
         there = copy_rows(source, server, report=events.append)
         back = copy_store(server, tmp_path / "back")
     assert there == CopyReport(source.location, "memory", 6, 6)
     assert (back.source, back.count, back.verified) == ("memory", 6, 6)
-    assert events[0] == Progress("copy", 6, 6)
+    assert events[0] == ProgressEvent("copy", 6, 6)
     with open_store(tmp_path / "back") as store:
         assert rows(store) == rows(source)
         assert store.card.schema == source.card.schema

@@ -18,7 +18,7 @@ import pytest
 from inputs.folders import TESTS
 from inputs.large_stores import DIM, ENCODER, fill, make
 from rag_clip.data import Fingerprint
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.store import Card, StoreError, create_store, load_schema, open_store, worker
 from rag_clip.store.edge import EdgeEngine
 from rag_clip.store.process import EngineProcess
@@ -210,7 +210,7 @@ def test_a_disk_that_is_full_is_reported(tmp_path):
 @pytest.mark.parametrize("kind", ["none", "int8", "turbo4"])
 def test_a_large_collection_gets_a_graph_that_finds_what_the_exact_search_finds(tmp_path, kind):
     hnsw = load_schema().hnsw.model_copy(update={"full_scan_threshold": 10})
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     with make(tmp_path / "index", hnsw=hnsw, quantization=QuantizationSchema(kind=kind)) as store:
         vectors = fill(store, 1000)
         assert store.info()["status"] == "not optimised"

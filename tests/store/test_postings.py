@@ -15,7 +15,7 @@ import pytest
 from rag_clip.data import Fingerprint, Hit
 from rag_clip.demo.captions import caption
 from rag_clip.demo.concepts import concepts
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.store import Store, caption_id, create_store, load_schema, open_store
 from rag_clip.words import words_of
 
@@ -131,14 +131,14 @@ def test_optimising_an_index_again_leaves_its_postings(index: Path, tmp_path: Pa
 
 
 def test_added_captions_remove_the_postings_until_the_index_is_optimised(index: Path, tmp_path: Path):
-    reports: list[Progress] = []
+    reports: list[ProgressEvent] = []
     with copied(index, tmp_path) as store:
         count = store.count()
         assert store.postings() is not None
         store.upsert(batch(["a yeti in the snow"], "web"))
         assert (store.postings(), (tmp_path / "index/postings").exists()) == (None, False)
         store.optimise(reports.append)
-        assert reports[-1] == Progress("postings", count + 1, count + 1, "captions")
+        assert reports[-1] == ProgressEvent("postings", count + 1, count + 1, "captions")
         postings = store.postings()
         assert postings is not None
         assert [hit.text for hit in postings.search(["yeti"], text="yeti", vector=None, limit=9)] == [
@@ -174,7 +174,7 @@ def test_postings_with_another_vector_than_the_engine_are_not_used(index: Path, 
 
 
 def test_an_interrupted_writing_leaves_nothing(index: Path, tmp_path: Path):
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: ProgressEvent) -> None:
         if progress.stage == "postings":
             raise KeyboardInterrupt
 

@@ -20,7 +20,7 @@ from qdrant_client import grpc as wire
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from inputs.stores import DIM, ENCODER
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.store import Card, StoreError, caption_id, load_schema, open_store
 from rag_clip.store.check import require_ready
 from rag_clip.store.rows import Rows
@@ -272,7 +272,7 @@ def optimising() -> Iterator[tuple[ServerEngine, Collections, list[float]]]:
 
 def test_optimising_wakes_the_server_and_waits_until_it_is_done(optimising):
     server, collections, pauses = optimising
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     server.optimise(events.append)
     assert [(event.done, event.total, event.unit) for event in events] == [
         (0, 1000, "vectors"),

@@ -22,7 +22,7 @@ from rag_clip.captions.shards import ShardFolder, read_manifests
 from rag_clip.files.lock import BusyError
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import LoadSummary, load_into, load_shards
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.store import Card, Store, StoreError, caption_id, load_schema, open_store
 from rag_clip.store.connection import connect, create_server
 from rag_clip.store.server_errors import ATTEMPTS
@@ -158,7 +158,7 @@ def test_a_second_load_of_the_same_shards_is_refused_while_the_first_runs(server
     server.start()
     refusals: list[str] = []
 
-    def load_again(event: Progress) -> None:
+    def load_again(event: ProgressEvent) -> None:
         if event.stage == "load" and not refusals:
             with pytest.raises(BusyError) as error:
                 load_shards(shards, index=server.location)
@@ -193,7 +193,7 @@ def test_the_growth_of_an_index_by_others_is_not_taken_for_ones_own(server, tmp_
     mine, theirs = embedded(tmp_path / "mine", TEXTS[:300]), embedded(tmp_path / "theirs", TEXTS[:1000])
     loads: list[LoadSummary] = []
 
-    def load_theirs(event: Progress) -> None:
+    def load_theirs(event: ProgressEvent) -> None:
         if event.stage == "load" and not loads:
             loads.append(load_shards(theirs, index=server.location))
 

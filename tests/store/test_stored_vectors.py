@@ -11,7 +11,7 @@ from rag_clip.classifiers.zero_shot import encode_texts, zero_shot
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.captions import build_index
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.store import Store, caption_id, create_store, load_schema, open_store
 from rag_clip.store.schema import VectorSchema
 from rag_clip.store.stored_vectors import stored_vectors
@@ -51,10 +51,10 @@ def test_captions_of_the_index_are_not_encoded_again_and_the_classifier_is_the_s
     encoder, plain = Counting(), ToyEncoder()
     known = stored_vectors([quoting], store, encoder=encoder.fingerprint)
     assert sorted(known) == sorted(CAPTIONS[:2])
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     classifier = zero_shot(quoting, encoder, known=known, report=events.append)
     assert encoder.encoded == ["a photo of a zorp."]
-    assert events == [Progress("prompts", 1, 1, "texts")]
+    assert events == [ProgressEvent("prompts", 1, 1, "texts")]
     torch.testing.assert_close(classifier.weights, zero_shot(quoting, plain).weights, rtol=0, atol=1e-6)
 
 

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from rag_clip.data import LabelSet
 from rag_clip.models.open_clip import load_encoder
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.training.checkpoint import Checkpoint
 from rag_clip.training.continue_training import checkpoint, continue_training
 from rag_clip.training.loop import Schedule
@@ -66,7 +66,7 @@ def test_further_training_that_was_stopped_goes_on_to_the_same_weights(further, 
         "kept": Checkpoint(tmp_path / "kept", every=4),
     }
 
-    def stop(event: Progress) -> None:
+    def stop(event: ProgressEvent) -> None:
         if event.done == 2:
             raise KeyboardInterrupt
 
@@ -75,7 +75,7 @@ def test_further_training_that_was_stopped_goes_on_to_the_same_weights(further, 
         continue_training(encoder, pixels.__getitem__, targets, labels=labels, report=stop, **settings)
     with pytest.raises(ValueError, match="kept is the checkpoint of another run: identity is"):
         continue_training(encoder, pixels.__getitem__, targets, labels=LabelSet(("Brai", "die")), **settings)
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     again = continue_training(encoder, pixels.__getitem__, targets, labels=labels, report=events.append, **settings)
     assert [event.done for event in events] == [3, 4, 5, 6]
     assert again.fingerprint.weights == trained.fingerprint.weights

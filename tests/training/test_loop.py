@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from rag_clip.progress import Progress
+from rag_clip.progress import ProgressEvent
 from rag_clip.training.loop import History, Rows, Schedule, Step, rate_at, train
 
 DRAW = torch.Generator().manual_seed(3)
@@ -174,10 +174,10 @@ def test_a_sampler_decides_the_rows_of_an_epoch() -> None:
 
 
 def test_progress_is_by_epochs_of_rows_and_by_steps_where_they_are_given() -> None:
-    events: list[Progress] = []
+    events: list[ProgressEvent] = []
     trained(Schedule(epochs=2, batch_size=16), report=events.append)
     trained(Schedule(steps=2, batch_size=16), report=events.append)
-    assert events == [Progress("train", n, 2, unit) for unit in ("epochs", "steps") for n in (1, 2)]
+    assert events == [ProgressEvent("train", n, 2, unit) for unit in ("epochs", "steps") for n in (1, 2)]
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])

@@ -33,7 +33,7 @@ from rag_clip.corpus.steps import Step
 from rag_clip.display import counted
 from rag_clip.files.atomic import partial_of
 from rag_clip.files.folders import make_folder, sync_folder
-from rag_clip.progress import Progress, Report, silent
+from rag_clip.progress import ProgressEvent, Report, silent
 
 LAYOUT = 1
 
@@ -163,7 +163,7 @@ def _count(
         if near is not None:
             close.add(kept, band_keys(texts, similarity=near))
         rows, captions = rows + table.num_rows, captions + kept.num_rows
-        report(Progress("count", rows, None, "captions"))
+        report(ProgressEvent("count", rows, None, "captions"))
     grams = ngrams.write(folder)
     repeated = exact.write_repeats(folder / "repeats")
     found = close.write_later(folder / "near") if near is not None else None
