@@ -12,12 +12,13 @@ from rag_clip.progress import Progress
 from rag_clip.prompts.contrast import KNOWN_WEIGHT
 from rag_clip.prompts.control import random_prompts, shared_waffle_prompts, waffle_prompts
 from rag_clip.prompts.described import described_texts
-from rag_clip.prompts.evidence import Gathered, Retrieval, find_captions, may_drop_names, trusted_captions
+from rag_clip.prompts.evidence import Gathered, find_captions, trusted_captions
 from rag_clip.prompts.knowledge.names import NameMatch, nearest_classes
 from rag_clip.prompts.knowledge.sentences import Sentences, read_sentences
 from rag_clip.prompts.mixed import Texts, mix
 from rag_clip.prompts.naming import name_classes
 from rag_clip.prompts.recipe import Recipe, Templates, load_recipe
+from rag_clip.prompts.retrieval import Retrieval
 from rag_clip.prompts.synonyms import synonym_prompts
 from rag_clip.prompts.templates import GENERAL, choose_templates, template_prompts
 from rag_clip.protocols import Encoder
@@ -188,7 +189,7 @@ def _find_texts(
             named = name_classes(labels, recipe.synonyms, encoder=encoder, store=store, report=progress.report)
         known, notes = named.labels, [*named.notes]
     if recipe.retrieved and store:
-        whole = may_drop_names(recipe.retrieved)
+        whole = recipe.retrieved.may_drop_names
         if whole not in captions:
             captions[whole] = find_captions(
                 known, encoder=encoder, store=store, retrieval=recipe.retrieved, progress=progress

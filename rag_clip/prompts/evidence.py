@@ -2,113 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch.nn.functional import normalize
 
 from rag_clip.data import Hit, LabelSet, PromptText, check_same_encoder
-from rag_clip.display import counted
 from rag_clip.progress import Progress, ProgressEvent
 from rag_clip.prompts.contrast import KNOWN_WEIGHT, LEAST_SURE, ROUNDS, class_means, confirmed, contrast, trust
 from rag_clip.prompts.known import KnownNames, known_names, nearer_names
 from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.mixed import Texts
-from rag_clip.prompts.retrieved import (
-    Keep,
-    Rewrite,
-    as_written,
-    contains_phrase,
-    contains_substring,
-    contains_token,
-    retrieved_texts,
-    without_name,
-)
+from rag_clip.prompts.retrieval import Retrieval
+from rag_clip.prompts.retrieved import Keep, Rewrite, as_written, retrieved_texts, without_name
 from rag_clip.prompts.templates import GENERAL, choose_templates, fill
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store
-from rag_clip.store.schema import Filters, TextIndex
+from rag_clip.store.schema import TextIndex
 from rag_clip.words import spoken, words_of
 
-Search = Literal["dense", "lexical", "hybrid"]
-Modality = Literal["text", "image"]
-Contrast = Literal["none", "drop", "weigh"]
-Trust = Literal["equal", "evidence", "known", "names"]
-FILTERS: Mapping[str, Keep] = {
-    "token": contains_token,
-    "substring": contains_substring,
-    "phrase": contains_phrase,
-}
-REWRITES: Mapping[str, Rewrite] = {"kept": as_written, "dropped": without_name}
 CLASSES_PER_SEARCH = 64
 LEAST_SHARE = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class Retrieval:
-    """How captions are retrieved and chosen; weight, limit and query default to RePE's (see prompts.retrieved).
-
-    weight: total weight of a class's captions.
-    limit: captions used per class: the first that pass the filter.
-    candidates: captions searched per class.
-    search: `dense` searches with the embedding of `query`, as published; `lexical` searches with the bare name by BM25,
-        which also finds names that the encoder has not learned; `hybrid`, the default, fuses both.
-    query: template of the query of dense search.
-    modality: dense search compares with the vectors of captions ("text"), or with those of images ("image"), whose
-        captions are then used, as in the authors' code.
-    keep: the filter: "token" (any word of the name), "substring" (as published) or "phrase" (the whole name or a whole
-        synonym; then the search too is limited to captions that contain it).
-    names: class names in captions are "kept", as published, or "dropped".
-    contrast: "drop" refuses captions that name only other classes (see prompts.mentions); "weigh" also weights
-        captions by how well they separate their class from the others (see prompts.contrast).
-    trust: "evidence" gives the captions of each class their own total weight, up to `weight` (see prompts.contrast).
-    where: filters by payload (see `Store.search`).
-
-    With `trust` "names" captions share at most 0.25 equally, names kept, beside an ensemble of templates, as fits an
-    encoder that knows the names. With "known" the captions decide first which names the encoder knows (see
-    prompts.known): those of known names share as with "names"; to those of the others `contrast` and `names` apply,
-    and trust is "evidence". Trust without contrast, and contrast with a weight of 0.75 or less, lowered accuracy
-    (tests/benchmarks/recipes.py --full), so the defaults use neither. Raises ValueError for a value out of range.
-    """
-
-    weight: float = 0.25
-    limit: int = 100
-    candidates: int = 1000
-    search: Search = "hybrid"
-    query: str = "a photo of a {}."
-    modality: Modality = "text"
-    keep: str = "token"
-    names: str = "kept"
-    contrast: Contrast = "none"
-    trust: Trust = "equal"
-    where: Filters = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"the weight of the captions is {self.weight}; give a number from 0 to 1")
-        if not 1 <= self.limit <= self.candidates:
-            raise ValueError(
-                f"limit is {self.limit} of {counted(self.candidates, 'candidate')}; give 1 <= limit <= candidates"
-            )
-        choices = (
-            ("search", self.search, get_args(Search)),
-            ("modality", self.modality, get_args(Modality)),
-            ("contrast", self.contrast, get_args(Contrast)),
-            ("trust", self.trust, get_args(Trust)),
-            ("filter", self.keep, FILTERS),
-        )
-        for name, value, known in choices:
-            if value not in known:
-                raise ValueError(f"unknown {name} {value!r}; known are {', '.join(known)}")
-        if "{}" not in self.query:
-            raise ValueError(f"query {self.query!r} has no '{{}}'; put '{{}}' where the class name goes")
-        if self.modality == "image" and self.search == "lexical":
-            raise ValueError("lexical search compares no image vectors; use dense or hybrid search")
-        if self.names not in REWRITES:
-            raise ValueError(f"names in captions are {' or '.join(REWRITES)}, found {self.names!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +90,8 @@ def find_captions(
         weight=retrieval.weight,
         limit=retrieval.limit,
         keep=_filter(labels, retrieval),
-        rewrite=_whole_if_rest if may_drop_names(retrieval) else as_written,
+        rewrite=_whole_if_rest if retrieval.may_drop_names else as_written,
     )
-
-
-def may_drop_names(retrieval: Retrieval) -> bool:
-    """Return whether captions must make sense without the class name."""
-    return retrieval.names == "dropped" or retrieval.trust in ("known", "names")
 
 
 def trusted_captions(
@@ -197,15 +109,15 @@ def trusted_captions(
     labels, encoder, retrieval, templates, progress: as in `gather`.
     """
     given = tuple(templates) if templates else None
-    if retrieval.trust not in ("known", "names"):
-        found = _rewritten(found, labels, REWRITES[retrieval.names])
-    if not any(found) or (retrieval.contrast != "weigh" and retrieval.trust == "equal"):
+    if not (retrieval.decides_names or retrieval.knows_names):
+        found = _rewritten(found, labels, retrieval.rewrite)
+    if not any(found) or not (retrieval.separates or retrieval.weighs_classes):
         return Gathered(found, given)
-    if retrieval.trust == "names":
+    if retrieval.knows_names:
         ensemble = given or labels.templates or GENERAL
         return Gathered(_shared(found, min(retrieval.weight, KNOWN_WEIGHT)), ensemble)
     with progress.stage("weigh"):
-        if retrieval.trust != "known":
+        if not retrieval.decides_names:
             return Gathered(_weigh(_encoded(found, labels, encoder), labels, encoder, retrieval, given), given)
         bare = _encoded(_rewritten(found, labels, without_name), labels, encoder)
         ensemble = given or labels.templates or GENERAL
@@ -216,7 +128,7 @@ def trusted_captions(
             return Gathered(shared, ensemble, names)
         chosen = ensemble if names.known.any() else given
         least = 0.0 if names.meaningless else LEAST_SURE
-        if retrieval.names == "kept":
+        if retrieval.rewrite is as_written:
             captions = _encoded(found, labels, encoder)
             weighed = _weigh(captions, labels, encoder, retrieval, chosen, least_sure=least)
         else:
@@ -226,11 +138,10 @@ def trusted_captions(
 
 
 def _filter(labels: LabelSet, retrieval: Retrieval) -> Keep:
-    keep = FILTERS[retrieval.keep]
-    if retrieval.contrast == "none":
-        return keep
+    if not retrieval.refuses_rivals:
+        return retrieval.passes
     mentions = Mentions(labels)
-    return _both(keep, mentions.keep_holding if retrieval.keep == "phrase" else mentions.keep)
+    return _both(retrieval.passes, mentions.keep_holding if retrieval.whole_names else mentions.keep)
 
 
 def _both(first: Keep, second: Keep) -> Keep:
@@ -336,12 +247,12 @@ def _weigh(
     `told` is what `_tell_apart` returned for these captions, if it was asked already: it takes nearly all the time.
     """
     vectors, classes = captions.vectors, captions.classes
-    if retrieval.contrast != "weigh":
+    if not retrieval.separates:
         told = None
-    rounds = ROUNDS if retrieval.contrast == "weigh" else 0
+    rounds = ROUNDS if retrieval.separates else 0
     shares = told.shares if told else contrast(vectors, classes, count=len(labels), scale=encoder.scale, rounds=rounds)
     totals = [retrieval.weight] * len(labels)
-    if retrieval.trust != "equal":
+    if retrieval.weighs_classes:
         anchors = _anchors(captions.order, labels, encoder, choose_templates(labels, templates))
         settings: dict[str, Any] = {"weight": retrieval.weight, "least_sure": least_sure}
         sure = told.sure if told else None
@@ -369,13 +280,13 @@ def _search(
     The stage "search" is the time that searching took, "filter" that of the caller.
     """
     vectors = None
-    if retrieval.search != "lexical":
+    if retrieval.by_meaning:
         with progress.stage("encode queries"):
             vectors = encoder.encode_text([fill(retrieval.query, name) for name in labels.names]).cpu().numpy()
-    texts = None if retrieval.search == "dense" else [name.replace("_", " ") for name in labels.names]
+    texts = [name.replace("_", " ") for name in labels.names] if retrieval.by_words else None
 
     by_words = store.card.schema.payload["text"] == TextIndex(kind="text")
-    holding = _required_phrases(labels) if retrieval.keep == "phrase" and by_words else [[] for _ in labels.names]
+    holding = _required_phrases(labels) if retrieval.whole_names and by_words else [[] for _ in labels.names]
     postings = store.postings() if any(holding) and _in_postings(store, retrieval) else None
 
     def search(rows: Sequence[int]) -> list[list[Hit]]:
@@ -422,7 +333,7 @@ def _search_ahead(
 def _in_postings(store: Store, retrieval: Retrieval) -> bool:
     """Return whether the search asks for no more than postings know: words, and the vectors of captions."""
     schema = store.card.schema
-    of_captions = retrieval.search == "lexical" or schema.pick_vector(_vector(store, retrieval)) == schema.of_captions
+    of_captions = not retrieval.by_meaning or schema.pick_vector(_vector(store, retrieval)) == schema.of_captions
     return of_captions and not retrieval.where
 
 
@@ -443,12 +354,12 @@ def _plain(text: str) -> bool:
 
 
 def _vector(store: Store, retrieval: Retrieval) -> str | None:
-    alone = len(store.card.schema.vectors) == 1 and retrieval.modality == "text"
+    alone = len(store.card.schema.vectors) == 1 and not retrieval.of_images
     return None if alone else retrieval.modality
 
 
 def _check_store(store: Store, encoder: Encoder, retrieval: Retrieval) -> None:
-    if retrieval.search != "lexical":
+    if retrieval.by_meaning:
         advice = "use the encoder of the index, or lexical search, which compares no vectors"
         what = f"the index at {store.location} was built"
         check_same_encoder(store.card.encoder, encoder.fingerprint, what=what, advice=advice)

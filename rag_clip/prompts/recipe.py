@@ -19,7 +19,7 @@ from typing import Any, Literal
 from rag_clip.files.reading import read_toml
 from rag_clip.files.regular import is_regular
 from rag_clip.files.settings import check_settings, refuse_unknown
-from rag_clip.prompts.evidence import Retrieval
+from rag_clip.prompts.retrieval import Retrieval
 from rag_clip.prompts.templates import template_set
 
 

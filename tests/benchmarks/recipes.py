@@ -31,8 +31,9 @@ from rag_clip.files.labels import read_labels
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.captions import build_index
 from rag_clip.prompts.control import random_prompts
-from rag_clip.prompts.evidence import Retrieval, gather
+from rag_clip.prompts.evidence import gather
 from rag_clip.prompts.mixed import mix
+from rag_clip.prompts.retrieval import Retrieval
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Encoder
 from rag_clip.store import open_store

@@ -27,8 +27,9 @@ from torch.nn.functional import embedding_bag, normalize
 
 from rag_clip.data import Fingerprint, LabelSet
 from rag_clip.progress import Progress
-from rag_clip.prompts.evidence import Retrieval, gather
+from rag_clip.prompts.evidence import gather
 from rag_clip.prompts.recipe import load_recipe
+from rag_clip.prompts.retrieval import Retrieval
 from rag_clip.store import caption_id, create_store, load_schema, open_store
 
 BATCH_ROWS = 8192

@@ -19,8 +19,8 @@ from rag_clip.pipelines.unlabelled import Unlabelled
 from rag_clip.progress import Progress, ProgressEvent
 from rag_clip.prompts.enhance import enhance as find_prompts
 from rag_clip.prompts.enhance import enhance_rivals, rival_recipes
-from rag_clip.prompts.evidence import Retrieval
 from rag_clip.prompts.recipe import Recipe, load_recipe
+from rag_clip.prompts.retrieval import Retrieval
 from rag_clip.prompts.templates import GENERAL
 from rag_clip.store import open_store
 from rag_clip.testing import ToyEncoder

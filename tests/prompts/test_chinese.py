@@ -15,8 +15,8 @@ from rag_clip.data import Features, LabelSet
 from rag_clip.files.prompts import read_prompts, write_prompts
 from rag_clip.models.open_clip import CONFIG, load_encoder
 from rag_clip.prompts.enhance import enhance
-from rag_clip.prompts.evidence import Retrieval, Search
 from rag_clip.prompts.recipe import Described, Recipe, Templates
+from rag_clip.prompts.retrieval import Retrieval, Search
 from rag_clip.prompts.templates import template_prompts, template_set
 from rag_clip.protocols import Encoder
 from rag_clip.store import Store, caption_id, create_store, load_schema

@@ -14,9 +14,9 @@ from rag_clip.files.prompts import read_prompts, write_prompts
 from rag_clip.progress import Progress, ProgressEvent
 from rag_clip.prompts import evidence
 from rag_clip.prompts.enhance import enhance
-from rag_clip.prompts.evidence import Retrieval
 from rag_clip.prompts.known import KnownNames
 from rag_clip.prompts.recipe import Described, Recipe, Synonyms, Templates
+from rag_clip.prompts.retrieval import Retrieval
 from rag_clip.prompts.templates import GENERAL, template_prompts
 from rag_clip.store import CollectionSchema, Store, caption_id, create_store, load_schema, open_store
 from rag_clip.testing import ToyEncoder, check_prompts

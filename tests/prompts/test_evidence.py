@@ -9,9 +9,10 @@ import pytest
 from rag_clip.data import LabelSet
 from rag_clip.index import __path__ as schemas
 from rag_clip.progress import Progress, ProgressEvent
-from rag_clip.prompts.evidence import CLASSES_PER_SEARCH, Retrieval, gather
+from rag_clip.prompts.evidence import CLASSES_PER_SEARCH, gather
 from rag_clip.prompts.mixed import Texts, mix
 from rag_clip.prompts.recipe import load_recipe
+from rag_clip.prompts.retrieval import Retrieval
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.store import Store, caption_id, create_store, load_schema
 from rag_clip.testing import ToyEncoder, check_prompts
@@ -215,23 +216,6 @@ def test_an_error_of_the_search_is_the_callers(tmp_path: Path):
     retrieval = Retrieval(where={"colour": "red"})
     with opened, pytest.raises(ValueError, match="colour"):
         gather(LABELS, encoder=ENCODER, store=opened, retrieval=retrieval)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"modality": "sound"}, "unknown modality 'sound'; known are text, image"),
-        ({"modality": "image", "search": "lexical"}, "lexical search compares no image vectors; use dense or hybrid"),
-        ({"contrast": "loud"}, "unknown contrast 'loud'; known are none, drop, weigh"),
-        ({"trust": "blind"}, "unknown trust 'blind'; known are equal, evidence, known"),
-        ({"names": "gone"}, "names in captions are kept or dropped, found 'gone'"),
-        ({"weight": float("nan")}, "the weight of the captions is nan; give a number from 0 to 1"),
-        ({"limit": 20, "candidates": 10}, "limit is 20 of 10 candidates"),
-    ],
-)
-def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str):
-    with pytest.raises(ValueError, match=message):
-        replace(Retrieval(), **change)
 
 
 ODD_NAMES = (

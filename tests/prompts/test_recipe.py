@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from rag_clip.prompts.evidence import Retrieval
 from rag_clip.prompts.recipe import Described, Recipe, Synonyms, Templates, load_recipe, recipe_names
+from rag_clip.prompts.retrieval import Retrieval
 from rag_clip.prompts.templates import GENERAL
 
 
