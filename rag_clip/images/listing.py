@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 
+from rag_clip.captions.sources.cells import csv_cells, tsv_cells
 from rag_clip.captions.sources.files import open_file
-from rag_clip.captions.sources.formats import parse_json, read_lines, row_schema
+from rag_clip.captions.sources.formats import OVERSIZED, parse_json, read_lines, row_schema
 from rag_clip.display import counted
 from rag_clip.files.identity import FileIdentity
 from rag_clip.files.locations import Place, below, is_remote, parent, shown
@@ -34,7 +34,7 @@ LISTS = (".csv", ".tsv", ".jsonl")
 METADATA = ("metadata.jsonl", "metadata.csv")
 SNIFFED_ROWS = 100
 ROWS_GATHERED = 1024
-LONGEST_CELL = 64 << 20
+LONGEST_ROW = 64 << 20
 IMAGE = pa.struct([("path", pa.string()), ("problem", pa.string())])
 
 Record = dict[str, Any] | str
@@ -195,50 +195,31 @@ def _read_list(place: Place) -> tuple[pa.Schema, Iterator[Record]]:
 
 def _json_records(place: Place) -> Iterator[Record]:
     with open_file(str(place)) as stream:
-        for line in read_lines(stream):
+        for line in read_lines(stream, longest=LONGEST_ROW):
             if line is None or line.strip():
                 parsed = "oversized" if line is None else parse_json(line)
                 yield parsed if isinstance(parsed, dict) else f"the row is {parsed}; give one JSON object per line"
 
 
 def _csv_records(place: Place, *, tabs: bool) -> Iterator[Record]:
-    with (
-        open_file(str(place)) as stream,
-        io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text,
-        _long_cells(),
-    ):
-        first, rows = _csv_rows(text, tabs=tabs)
+    with open_file(str(place)) as stream, _long_cells():
+        rows = (tsv_cells if tabs else csv_cells)(read_lines(stream, longest=LONGEST_ROW))
+        first = _stripped(next((row for row in rows if isinstance(row, list)), []))
         names = _header(first)
         if len(set(names)) < len(names):
             raise ValueError(f"{place} names a column twice ({', '.join(names)}); rename one")
         for row in rows if names == first else chain([first], rows):
-            if isinstance(row, str):
-                yield row
-            elif len(row) == len(names):
-                yield {name: cell or None for name, cell in zip(names, row, strict=True)}
-            elif row:
-                cells, columns = counted(len(row), "cell"), counted(len(names), "column")
-                yield f"the row has {cells} for {columns}; quote cells that contain the delimiter"
+            if row == OVERSIZED:
+                yield f"the row is longer than {LONGEST_ROW >> 20} MiB"
+            elif isinstance(row, str) or len(row) != len(names):
+                columns = counted(len(names), "cell")
+                yield f"the row does not split into {columns}; quote cells that contain the delimiter, and close quotes"
+            else:
+                yield {name: cell or None for name, cell in zip(names, _stripped(row), strict=True)}
 
 
-def _csv_rows(text: TextIO, *, tabs: bool) -> tuple[list[str], Iterator[list[str] | str]]:
-    """Return the first row, and an iterator of the others, where a row that cannot be parsed is its error message."""
-    line = text.readline()
-    delimiter = "\t" if tabs else max(",;|\t", key=line.count)
-    reader = csv.reader(chain([line], text), delimiter=delimiter)
-
-    def others() -> Iterator[list[str] | str]:
-        while True:
-            try:
-                yield [cell.strip() for cell in next(reader)]
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield f"the row is malformed ({error})"
-
-    rows = others()
-    first = next((row for row in rows if isinstance(row, list) and row), [])
-    return first, rows
+def _stripped(cells: list[str]) -> list[str]:
+    return [cell.strip() for cell in cells]
 
 
 def _header(cells: list[str]) -> list[str]:
@@ -257,7 +238,7 @@ def _header(cells: list[str]) -> list[str]:
 @contextmanager
 def _long_cells() -> Iterator[None]:
     """Raise csv's limit on the size of a cell, so that a cell can contain the base64 of an image."""
-    limit = csv.field_size_limit(LONGEST_CELL)
+    limit = csv.field_size_limit(LONGEST_ROW)
     try:
         yield
     finally:

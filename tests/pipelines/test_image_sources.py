@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,8 +194,32 @@ def test_rows_that_cannot_be_read_fail_alone(tmp_path: Path):
         *[None] * 6,
         f"cannot read {str(tmp_path / 'data' / 'gone.png')!r}: No such file or directory",
         "the image is null",
-        "the row has 4 cells for 3 columns; quote cells that contain the delimiter",
+        "the row does not split into 3 cells; quote cells that contain the delimiter, and close quotes",
         "the data URI 'data:image/png' is not base64; encode its image as base64",
         "the image 'https://x/1.png' is a URL, which is not fetched; download it first",
         "/dev/zero is a pipe, a socket or a device, which is not read; write its content to a file",
     ]
+
+
+def test_lists_of_images_are_read_as_lists_of_captions_are(tmp_path: Path):
+    for name in ("a", 'b "c"', "d, e"):
+        (tmp_path / f"{name}.png").write_bytes(picture("red"))
+    big = base64.b64encode(picture("blue") + bytes(2 << 20)).decode()
+    rows = [
+        "sep=;",
+        "path;note",
+        "a.png;plain",
+        r'"b \"c\".png";"said \"so\""',
+        '"d, e.png";"two',
+        'lines"',
+        f"{big};long",
+    ]
+    rows += ['"a.png;open', "a.png;after"]
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "list.jsonl").write_text(json.dumps({"image": big}) + "\n")
+    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "running": Running(0)}
+    found = pq.read_table(classify([tmp_path / "list.csv"], output=tmp_path / "o.parquet", **settings).output)
+    assert found["note"].to_pylist() == ["plain", 'said "so"', "two\nlines", "long", None, "after"]
+    assert found["label"].to_pylist() == ["red", "red", "red", "blue", None, "red"]
+    lines = pq.read_table(classify([tmp_path / "list.jsonl"], output=tmp_path / "l.parquet", **settings).output)
+    assert lines["label"].to_pylist() == ["blue"]

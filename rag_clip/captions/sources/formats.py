@@ -23,23 +23,27 @@ MALFORMED = "malformed"
 Row = dict[str, Any] | str
 
 
-def read_lines(stream: BinaryIO) -> Iterator[bytes | None]:
-    """Yield lines without line ends; None for a line longer than MAX_LINE_BYTES, which is skipped.
+def read_lines(stream: BinaryIO, *, longest: int = MAX_LINE_BYTES) -> Iterator[bytes | None]:
+    """Yield lines without line ends; None for a line of more than `longest` bytes, which is skipped.
 
     A UTF-8 byte order mark is removed. Raises ValueError for UTF-16, recognised by its byte order mark.
     """
-    rest, oversized, first = b"", False, True
+    begun: list[bytes] = []  # the pieces of the current line; empty once it is too long
+    size, first = 0, True
     while chunk := stream.read(CHUNK_BYTES):
         if first:
             chunk, first = without_mark(chunk), False
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield None if oversized or len(line) > MAX_LINE_BYTES else line.removesuffix(b"\r")
-            oversized = False
-        if oversized or len(rest) > MAX_LINE_BYTES:
-            rest, oversized = b"", True
-    if oversized or rest:
-        yield None if oversized else rest.removesuffix(b"\r")
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield None if size + len(end) > longest else b"".join((*begun, end)).removesuffix(b"\r")
+            begun, size = [], 0
+        size += len(rest)
+        if size > longest:
+            begun = []
+        elif rest:
+            begun.append(rest)
+    if size:
+        yield None if size > longest else b"".join(begun).removesuffix(b"\r")
 
 
 def without_mark(chunk: bytes) -> bytes:
