@@ -20,6 +20,7 @@ import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
 
+from rag_clip.classifiers.anchored import held_evidence
 from rag_clip.classifiers.coop import learned_zero_shot
 from rag_clip.classifiers.match import Scoring, check_scores
 from rag_clip.classifiers.prepared import PreparedHead
@@ -176,7 +177,7 @@ def classify(
         refinement = None
         if scoring.refine:
             with progress.stage("refine"):
-                classifier = refine(classifier, sample, text.weights)
+                classifier = refine(classifier, sample, text.weights, held=held_evidence(classifier))
                 refinement = classifier.facts
         facts = _run_facts(used, encoder, others, head)
         facts |= {"refined": None if refinement is None else asdict(refinement)}

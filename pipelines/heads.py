@@ -13,6 +13,7 @@ from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.prepared import prepare_head as prepare
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Prompts
+from rag_clip.files.evidence import is_evidence, read_evidence
 from rag_clip.files.learned_prompts import LearnedPrompts, check_learned_path, write_learned_prompts
 from rag_clip.files.outputs import holding
 from rag_clip.files.support import read_support
@@ -39,7 +40,7 @@ def prepare_head(
     """Return a head on a support file, for `classify`.
 
     head: the name of a head, or its settings as a value.
-    support: the support file.
+    support: the support file; for the head `evidence`, a file of evidence too.
     labels: the classes to classify: a list of names, a label file, a LabelSet, or the Prompts of `classify`.
     encoder: the encoder of the classifier, or the name of a model; by default the one that the support file records.
     others: further encoders by name, or names of models; their features come from the files, or from the images stored
@@ -109,4 +110,7 @@ def learn_prompts(
 
 
 def _to_encoder(given: AnyEncoder | None, support: str | Path) -> Encoder:
-    return to_encoder(given, recorded={} if given is not None else read_support(support).recorded.encoder)
+    if given is not None:
+        return to_encoder(given)
+    recorded = read_evidence(support).recorded if is_evidence(support) else read_support(support).recorded
+    return to_encoder(None, recorded=recorded.encoder)

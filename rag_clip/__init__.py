@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.data import Support as Support
     from rag_clip.errors import RagClipError as RagClipError
     from rag_clip.evaluation.shot_runs import Heads as Heads
+    from rag_clip.files.evidence import ClassEvidence as ClassEvidence
+    from rag_clip.files.evidence import read_evidence as read_evidence
     from rag_clip.files.labels import read_labels as read_labels
     from rag_clip.files.labels import write_labels as write_labels
     from rag_clip.files.prompts import read_prompts as read_prompts
@@ -38,6 +40,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.images import index_images as index_images
     from rag_clip.pipelines.running import Running as Running
     from rag_clip.pipelines.search import search as search
+    from rag_clip.pipelines.support_evidence import support_evidence as support_evidence
     from rag_clip.pipelines.support_retrieve import retrieve_support as retrieve_support
     from rag_clip.pipelines.support_shots import ShotSettings as ShotSettings
     from rag_clip.pipelines.support_shots import support_from_shots as support_from_shots
@@ -58,6 +61,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     __version__: str
 
 _HOMES = {
+    "ClassEvidence": "rag_clip.files.evidence",
     "Columns": "rag_clip.captions.sources.columns",
     "Concentration": "rag_clip.support.concentrate",
     "Encoder": "rag_clip.protocols",
@@ -93,12 +97,14 @@ _HOMES = {
     "merge_support_files": "rag_clip.files.support",
     "open_store": "rag_clip.store",
     "prepare_head": "rag_clip.pipelines.heads",
+    "read_evidence": "rag_clip.files.evidence",
     "read_labels": "rag_clip.files.labels",
     "read_prompts": "rag_clip.files.prompts",
     "read_support": "rag_clip.files.support",
     "retrieve_support": "rag_clip.pipelines.support_retrieve",
     "search": "rag_clip.pipelines.search",
     "silent": "rag_clip.progress",
+    "support_evidence": "rag_clip.pipelines.support_evidence",
     "support_from_shots": "rag_clip.pipelines.support_shots",
     "synthesise_support": "rag_clip.pipelines.support_synthesise",
     "write_labels": "rag_clip.files.labels",
@@ -106,6 +112,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ClassEvidence",
     "Columns",
     "Concentration",
     "Encoder",
@@ -142,12 +149,14 @@ __all__ = [
     "merge_support_files",
     "open_store",
     "prepare_head",
+    "read_evidence",
     "read_labels",
     "read_prompts",
     "read_support",
     "retrieve_support",
     "search",
     "silent",
+    "support_evidence",
     "support_from_shots",
     "synthesise_support",
     "write_labels",

@@ -389,6 +389,34 @@ class Support:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What images say of c classes: sums, so that evidence of two sources is the sum of theirs.
+
+    counts: images of each class, [c]; sums of shares or weights.
+    sums: of their features, [c, d].
+    squares: sum over all images of the squares of their features, [d].
+    """
+
+    counts: torch.Tensor
+    sums: torch.Tensor
+    squares: torch.Tensor
+
+    def __add__(self, other: Evidence) -> Evidence:
+        """Return the evidence of both."""
+        return Evidence(self.counts + other.counts, self.sums + other.sums, self.squares + other.squares)
+
+    def __sub__(self, other: Evidence) -> Evidence:
+        """Return the evidence without that of a part."""
+        return Evidence(self.counts - other.counts, self.sums - other.sums, self.squares - other.squares)
+
+    def __mul__(self, weight: float) -> Evidence:
+        """Return evidence that counts `weight` times."""
+        return Evidence(weight * self.counts, weight * self.sums, weight * self.squares)
+
+    __rmul__ = __mul__
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Validation:
     """Held-out labelled images to choose settings on: `features` of n images, and `targets`: their classes, int64 [n].
 

@@ -22,6 +22,7 @@ LAYERS: tuple[set[str], ...] = (
 )
 SHARED = (  # of method folders, by others
     "rag_clip.classifiers.zero_shot.",
+    "rag_clip.classifiers.likelihoods.",
     "rag_clip.prompts.knowledge.names.",
     "rag_clip.prompts.retrieved.",
 )

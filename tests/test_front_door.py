@@ -11,14 +11,23 @@ import pytest
 
 import rag_clip
 
-VALUES = {"Encoder", "Hit", "LabelSet", "PromptText", "Prompts", "Query", "Recipe", "Support"}
+VALUES = {"ClassEvidence", "Encoder", "Hit", "LabelSet", "PromptText", "Prompts", "Query", "Recipe", "Support"}
 OF_JOBS = {"Columns", "Heads", "Images", "Reuse", "Running", "Scoring", "ShardFolder", "Unlabelled"}
 OF_SUPPORT = {"Concentration", "ImageSearch", "ShotSettings", "Synthesis"}
-READING = {"load_encoder", "load_painter", "load_recipe", "open_store", "read_labels", "read_prompts", "read_support"}
+READING = {
+    "load_encoder",
+    "load_painter",
+    "load_recipe",
+    "open_store",
+    "read_evidence",
+    "read_labels",
+    "read_prompts",
+    "read_support",
+}
 WRITING = {"write_labels", "write_prompts"}
 JOBS = {"build_index", "classify", "enhance", "evaluate", "explain", "index_images", "search"}
 HEADS = {"learn_prompts", "prepare_head"}
-SUPPORT = {"merge_support_files", "retrieve_support", "support_from_shots", "synthesise_support"}
+SUPPORT = {"merge_support_files", "retrieve_support", "support_evidence", "support_from_shots", "synthesise_support"}
 OTHERS = {"ProgressEvent", "RagClipError", "__version__", "silent"}
 
 

@@ -97,6 +97,28 @@ def floored(
         report(ProgressEvent("floor", number, len(splits), "fits"))
         parts.append((zero_shot(images), _with_gradients(build, kept, chooses)(images), targets))
     bound = 1.0 if several else _bound(zero_shot, support, caution)
+    return _settle(zero_shot, head, parts, bound)
+
+
+@torch.no_grad()
+def floored_whole(zero_shot: ZeroShot, head: Classifier, validation: Validation | None) -> Floored:
+    """Decide how much of a head to use that cannot be built from parts of its images: validation images judge alone.
+
+    Without them the head is used in full. Raises ValueError for images with several labels.
+    """
+    if validation is None:
+        return Floored(zero_shot, head, 1.0, "text errors", 0)
+    images, targets = validation.features, one_label("validation set", validation.targets)
+    return _settle(zero_shot, head, [(zero_shot(images), head(images), targets)], 1.0)
+
+
+def _settle(
+    zero_shot: ZeroShot,
+    head: Classifier,
+    parts: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    bound: float,
+) -> Floored:
+    """Choose t from logits of the texts and of the head on images unseen by it, and their classes, in parts."""
     if not parts:
         return Floored(zero_shot, head, bound, "text errors", 0)
     text, other, targets = (torch.cat(column) for column in zip(*parts, strict=True))  # [n, c], [n, c], [n]

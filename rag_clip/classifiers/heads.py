@@ -7,6 +7,7 @@ from dataclasses import Field, asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from rag_clip.classifiers.anchored import EvidenceSettings
 from rag_clip.classifiers.ballad import BalladSettings
 from rag_clip.classifiers.como import CoMoFSettings, CoMoSettings
 from rag_clip.classifiers.coop import CoOpSettings
@@ -146,6 +147,11 @@ HEADS: Mapping[str, Head] = {
     ),
     "priming": Head(
         PrimingSettings, "Wallingford et al., 2023, arXiv 2306.10191", "one shot a class, and images found for names"
+    ),
+    "evidence": Head(
+        EvidenceSettings,
+        "ours",
+        "one or two shots a class beside --refine; sums of images from several sources, without the images themselves",
     ),
 }
 

@@ -9,10 +9,21 @@ from typing import Any
 
 import torch
 
-from rag_clip.classifiers.heads import HEADS, HeadSettings, build_head, describe_settings, head_name, head_settings
+from rag_clip.classifiers.anchored import EvidenceSettings, anchored
+from rag_clip.classifiers.floor import floored_whole
+from rag_clip.classifiers.heads import (
+    DEFAULT_HEAD,
+    HEADS,
+    HeadSettings,
+    build_head,
+    describe_settings,
+    head_name,
+    head_settings,
+)
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.display import counted
+from rag_clip.files.evidence import ClassEvidence, check_evidence_labels, is_evidence, read_evidence
 from rag_clip.files.support import check_support_labels, read_support, read_support_images
 from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.protocols import Classifier, Encoder
@@ -52,7 +63,7 @@ def prepare_head(
     """Return a head on a support file, for `classify`.
 
     head: the name of a head, or its settings as a value.
-    support: the support file.
+    support: the support file; for the head `evidence`, a file of evidence too.
     labels: the classes to classify.
     encoder: the encoder of the classifier.
     others: further encoders by name; their features come from the files, or from the images stored in them.
@@ -68,29 +79,62 @@ def prepare_head(
     name, others = head_name(settings), others or {}
     if HEADS[name].second_encoder and not others:
         raise ValueError(f"{name} blends features of several encoders; name a second one, such as timm:NAME")
-    training = _read(support, labels, encoder, others, report)
+    evidence = _read_evidence(support, settings, labels, encoder) if is_evidence(support) else None
+    training = _read(support, labels, encoder, others, report) if evidence is None else None
     judged = None
     if validation is not None:
         rows = _read(validation, labels, encoder, others, report)
         truth = rows.targets if rows.several else rows.shares.argmax(1)
         judged = Validation(Features(rows.features, others=rows.others), labels, truth)
-    build, whole = (
-        build_head(settings, training, encoder=encoder, validation=judged, floor=floor, report=report)
-        for floor in (True, False)
-    )
+    if training is not None:
+        build, whole = (
+            build_head(settings, training, encoder=encoder, validation=judged, floor=floor, report=report)
+            for floor in (True, False)
+        )
+        images, missing, provenance = len(training), training.missing, training.provenance
+    elif evidence is not None:
+        build, whole = _of_evidence(evidence, judged)
+        images, missing, provenance = sum(evidence.images.values()), evidence.missing, evidence.provenance
     facts = {
         "name": name,
         "settings": describe_settings(head, options),
         "floor": True,
-        "support": {
-            "path": str(support),
-            "images": len(training),
-            "missing": len(training.missing),
-            **training.provenance,
-        },
+        "support": {"path": str(support), "images": images, "missing": len(missing), **provenance},
         "validation": {"path": str(validation), "images": len(judged.targets)} if judged else {},
     }
     return PreparedHead(build, facts, whole, others)
+
+
+def default_head(support: str | Path) -> str:
+    """Return the name of the head that is used where none is named."""
+    return "evidence" if is_evidence(support) else DEFAULT_HEAD
+
+
+def check_head_reads(name: str, support: str | Path) -> None:
+    """Raise ValueError for a file of evidence and a head that needs the images themselves."""
+    if is_evidence(support) and HEADS[name].settings is not EvidenceSettings:
+        raise ValueError(
+            f"{support} holds sums of images, and {name} needs the images themselves; use the head evidence, or a "
+            "support file"
+        )
+
+
+def _read_evidence(path: str | Path, settings: HeadSettings, labels: LabelSet, encoder: Encoder) -> ClassEvidence:
+    check_head_reads(head_name(settings), path)
+    if settings != EvidenceSettings():
+        raise ValueError(f"the images in {path} were weighed when it was made; leave the settings of the head out")
+    evidence = read_evidence(path, encoder=encoder.fingerprint)
+    check_evidence_labels(path, evidence, labels)
+    return evidence.arrange(labels).to(encoder.device)
+
+
+def _of_evidence(
+    evidence: ClassEvidence, validation: Validation | None
+) -> tuple[Callable[[ZeroShot], Classifier], Callable[[ZeroShot], Classifier]]:
+    def whole(zero_shot: ZeroShot) -> Classifier:
+        return anchored(zero_shot, evidence)
+
+    return lambda zero_shot: floored_whole(zero_shot, whole(zero_shot), validation), whole
 
 
 def _read(

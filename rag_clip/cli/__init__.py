@@ -31,6 +31,7 @@ VERBS: Mapping[str, str] = {
     "support retrieve": "rag_clip.cli.support:retrieve",
     "support merge": "rag_clip.cli.support:merge",
     "support synthesise": "rag_clip.cli.support:synthesise",
+    "support evidence": "rag_clip.cli.support:evidence",
     "demo": "rag_clip.cli.demo:demo",
 }
 GROUPS: Mapping[str, str] = {

@@ -37,10 +37,15 @@ def classify(
     index: Annotated[
         str | None, Parameter(help="The index of the prompts; its vectors spare encoding their captions again.")
     ] = None,
-    support: Annotated[Path | None, Parameter(group=HEAD, help="A support file, for the head.")] = None,
+    support: Annotated[
+        Path | None, Parameter(group=HEAD, help="A support file, or a file of evidence, for the head.")
+    ] = None,
     head: Annotated[
         str | None,
-        Parameter(group=HEAD, help="The head that uses the support file; default ridge, see `rag-clip heads`."),
+        Parameter(
+            group=HEAD,
+            help="The head that uses the support file; default ridge (evidence for such a file), see `rag-clip heads`.",
+        ),
     ] = None,
     head_options: Annotated[Path | None, Parameter(group=HEAD, help="A TOML file with settings of the head.")] = None,
     validation: Annotated[
@@ -82,9 +87,9 @@ def classify(
     """Classify images; the output has every input column, and the label, score, top-k and error of each image."""
 
     def job(console: Console) -> object:
-        from rag_clip.classifiers.heads import DEFAULT_HEAD, read_options
+        from rag_clip.classifiers.heads import read_options
         from rag_clip.classifiers.match import Scoring
-        from rag_clip.classifiers.prepared import prepare_head
+        from rag_clip.classifiers.prepared import default_head, prepare_head
         from rag_clip.classifiers.reuse import Reuse
         from rag_clip.files.outputs import Inputs, check_outputs
         from rag_clip.given import to_candidates
@@ -99,7 +104,7 @@ def classify(
         check_outputs(written, inputs=[*read, model_files(*second or ())], force=force)
         if head and support is None:
             raise ValueError(f"the head {head!r} needs a support file; give --support")
-        name = (head or DEFAULT_HEAD) if support else None
+        name = (head or default_head(support)) if support else None
         texts, loaded = to_candidates(prompts if len(prompts) > 1 else prompts[0]), found.load(console)
         first, *rest = texts.values()
         labels = first.labels

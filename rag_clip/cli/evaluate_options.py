@@ -88,7 +88,7 @@ class Heads:
     """Which heads are evaluated beside the texts, and on which support images they are built."""
 
     head: Annotated[list[str] | None, Many, Parameter(help="Also evaluate these heads with each prompts file.")] = None
-    support: Annotated[Path | None, Parameter(help="A support file, for the heads.")] = None
+    support: Annotated[Path | None, Parameter(help="A support file, or a file of evidence, for the heads.")] = None
     head_options: Annotated[Path | None, Parameter(help="A TOML file with settings, one table per head.")] = None
     shots: Annotated[
         list[int | Literal["all"]] | None,

@@ -34,6 +34,7 @@ EXAMPLES: Mapping[str, str] = {
     "support synthesise": (
         "rag-clip support synthesise prompts.parquet --painter demo --model demo -o support.parquet"
     ),
+    "support evidence": "rag-clip support evidence shots.parquet found.parquet -o evidence.safetensors",
     "demo": "rag-clip demo --out rag-clip-demo",
 }
 

@@ -109,15 +109,20 @@ def records_of(
         yield f"the prompts {path}", _read(path).recorded.encoder
     for support in supports:
         if support is not None:
-            from rag_clip.files.support import read_support
-
-            yield f"the support file {support}", read_support(support).recorded.encoder
+            yield f"the support file {support}", _support_encoder(support)
     if index is not None:
         from rag_clip.store import open_store
 
         with open_store(index) as store:
             record = asdict(store.card.encoder)
         yield f"the index {index}", record
+
+
+def _support_encoder(path: Path) -> Mapping[str, Any]:
+    from rag_clip.files.evidence import is_evidence, read_evidence
+    from rag_clip.files.support import read_support
+
+    return read_evidence(path).recorded.encoder if is_evidence(path) else read_support(path).recorded.encoder
 
 
 def _read(path: Path) -> Prompts | LearnedPrompts:

@@ -193,6 +193,45 @@ def merge(
     return run(job, shown)
 
 
+def evidence(
+    supports: Annotated[
+        list[Path], Parameter(negative=(), help="Support files or files of evidence, of the same classes and encoder.")
+    ],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="evidence.safetensors")],
+    retrieved: Annotated[float, Parameter(help="What an image found for a name counts, times its relevance.")] = 0.5,
+    synthesised: Annotated[float, Parameter(help="What a painted image counts, times its relevance.")] = 0.25,
+    without: Annotated[
+        list[str] | None, Parameter(negative=(), help="Sources to leave out, such as synthesised.")
+    ] = None,
+    force: Force = False,
+    shown: Shown = SHOWN,
+) -> int:
+    """Sum support files, a source for each origin of their images, for the head `evidence`; no image is kept."""
+
+    def job(console: Console) -> object:
+        from rag_clip.classifiers.anchored import EvidenceSettings
+        from rag_clip.pipelines.running import Running
+        from rag_clip.pipelines.support_evidence import support_evidence
+
+        made = support_evidence(
+            supports,
+            output=output,
+            weights=EvidenceSettings(retrieved=retrieved, synthesised=synthesised),
+            without=without or (),
+            running=Running(force=force, report=console.report),
+        )
+        console.say(f"{output}: {counted(len(made.labels), 'class')}, {counted(made.width, 'dimension')}")
+        weights = {name: float(source.counts.sum()) for name, source in made.sources.items()}
+        for name, weight in weights.items():
+            console.say(f"  {name}: {counted(made.images.get(name, 0), 'image')}, which count as {weight:.4g}")
+        say_classes(console, "no image", made.missing)
+        return {"output": output, "images": made.images, "weights": weights, "missing": made.missing}
+
+    return run(job, shown)
+
+
 def _show_retrieved(console: Console, summary: RetrievedSummary) -> None:
     console.say(str(summary))
     for reason, count in summary.dropped.items():

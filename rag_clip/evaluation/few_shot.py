@@ -14,9 +14,10 @@ from statistics import fmean, stdev
 import pyarrow as pa
 import torch
 
+from rag_clip.classifiers.anchored import held_evidence
 from rag_clip.classifiers.heads import build_head
 from rag_clip.classifiers.zero_shot import ZeroShot
-from rag_clip.data import LabelSet, SeveralLabels
+from rag_clip.data import Features, LabelSet, SeveralLabels
 from rag_clip.evaluation.image_tasks import ImageTask, Measured, describe_failures
 from rag_clip.evaluation.measures import average_precisions, classify_test, image_table, measure, measure_cost
 from rag_clip.evaluation.protocol import draw_from_whole, draw_shots, inner_split
@@ -26,7 +27,9 @@ from rag_clip.evaluation.shot_runs import ALL, ShotRun, Shots
 from rag_clip.evaluation.splits import Test, Train
 from rag_clip.evaluation.text_measures import measure_vocabulary
 from rag_clip.images.labelled import Labelled
-from rag_clip.protocols import Encoder
+from rag_clip.protocols import Classifier, Encoder
+from rag_clip.refinement.batch import images_to_refine, refine
+from rag_clip.refinement.sampling import sample_images
 
 HIGHEST = {"brier": 2.0, "parameters": inf}  # the upper bound of all other metrics is 1; the lower bound of all is 0
 
@@ -75,7 +78,10 @@ def measure_shots(
         build = build_head(
             run.head, train.support(), encoder=encoder, options=options, validation=validation, floor=floor
         )
-        classifier = build(_ordered(alone, train))
+        text = _ordered(alone, train)
+        classifier = build(text)
+        if run.refine:
+            classifier = refined_by(classifier, text.weights, test.features)
         logits = classify_test(classifier, test)
         if isinstance(test.truth, SeveralLabels):
             numbers = average_precisions(logits, test.truth.marks)
@@ -100,6 +106,12 @@ def measure_shots(
     )
     tables = _image_tables(answers, task.labels)
     return Result(task.name, run.name, run.tier, run.key, run.settings, counts, measures, tables)
+
+
+def refined_by(classifier: Classifier, texts: torch.Tensor, images: Features) -> Classifier:
+    """Return a classifier refined by the images that it is measured on, with class texts [c, d]."""
+    sample = sample_images([images], images_to_refine(len(texts)))
+    return refine(classifier, sample, texts, held=held_evidence(classifier)) if sample else classifier
 
 
 def _image_tables(

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rag_clip.classifiers.heads import HEADS, describe_settings, head_settings
+from rag_clip.classifiers.prepared import check_head_reads
 from rag_clip.data import Fingerprint, LabelSet
 from rag_clip.evaluation.settings import HeadFacts, SupportFacts
+from rag_clip.files.evidence import check_evidence_labels, is_evidence, read_evidence
 from rag_clip.files.support import check_support_labels, read_support
 
 
@@ -79,19 +81,30 @@ def others_of(head: str, others: Mapping[str, Fingerprint]) -> Mapping[str, Fing
 
 def head_facts(head: HeadChoice, labels: LabelSet, others: Mapping[str, Fingerprint]) -> HeadFacts:
     """Return the facts of a head; raises as `read_support`, and for files of other classes."""
-    support = read_support(head.support)
-    check_support_labels(head.support, support, labels)
     if head.validation:
         check_support_labels(head.validation, read_support(head.validation), labels)
+    origins, missing = _origins(head, labels)
     return HeadFacts(
         name=head.name,
         settings=describe_settings(head.name, head.options),
         floor=head.floor,
-        support=SupportFacts(str(head.support), len(support), len(support.missing)),
-        origins={origin: support.origin.count(origin) for origin in sorted(set(support.origin))},
+        support=SupportFacts(str(head.support), sum(origins.values()), missing),
+        origins=origins,
         validation=str(head.validation) if head.validation else "",
         others=tuple(sorted(others)),
     )
+
+
+def _origins(head: HeadChoice, labels: LabelSet) -> tuple[dict[str, int], int]:
+    """Return the number of support images of each origin, and of classes without one."""
+    if is_evidence(head.support):
+        check_head_reads(head.name, head.support)
+        evidence = read_evidence(head.support)
+        check_evidence_labels(head.support, evidence, labels)
+        return dict(sorted(evidence.images.items())), len(evidence.missing)
+    support = read_support(head.support)
+    check_support_labels(head.support, support, labels)
+    return {origin: support.origin.count(origin) for origin in sorted(set(support.origin))}, len(support.missing)
 
 
 def tuning(head: HeadFacts | None) -> str:

@@ -16,7 +16,7 @@ from rag_clip.classifiers.reuse import Reuse
 from rag_clip.classifiers.zero_shot import TextVectors, ZeroShot, compose, encode_texts
 from rag_clip.data import Prompts, SeveralLabels
 from rag_clip.evaluation.feature_file import FeatureFile
-from rag_clip.evaluation.few_shot import Pool, measure_shots, read_pool
+from rag_clip.evaluation.few_shot import Pool, measure_shots, read_pool, refined_by
 from rag_clip.evaluation.image_tasks import ImageTask, Measured, describe_failures, to_measure
 from rag_clip.evaluation.measures import classify_test, image_table, measure, measure_cost
 from rag_clip.evaluation.results import Measure, Result
@@ -28,7 +28,6 @@ from rag_clip.evaluation.text_measures import measure_texts, measure_vocabulary
 from rag_clip.images.labelled import Labelled
 from rag_clip.progress import Progress
 from rag_clip.protocols import Classifier, Encoder
-from rag_clip.refinement.batch import images_to_refine, refine
 from rag_clip.refinement.choose_prompts import align_prompts, choose_prompts, images_to_choose
 from rag_clip.refinement.sampling import sample_images
 
@@ -120,8 +119,7 @@ class Measuring:
         if not run.refine:
             return classifier
         with self._progress.stage("refine"):
-            sample = sample_images([images.test.features], images_to_refine(len(alone.labels)))
-            return refine(classifier, sample, alone.weights) if sample else classifier
+            return refined_by(classifier, alone.weights, images.test.features)
 
     def _chosen(self, texts: ChosenTexts, images: TaskImages) -> ZeroShot:
         """Return the classifier of the texts that the images choose."""

@@ -157,18 +157,6 @@ def _chosen_run(alone: Sequence[Run], files: Sequence[PromptFile]) -> Run:
     return Run("chosen by images", with_batch(first.tier), key, settings, ChosenTexts(tuple(files)))
 
 
-def refined_run(run: Run) -> Run:
-    """Return the run in which all images of the task are evidence for each, beside that of each image alone."""
-    return replace(
-        run,
-        name=f"{run.name} + refined",
-        tier=with_batch(run.tier),
-        key=hash_facts(["refined", run.key]),
-        settings=replace(run.settings, refined=True),
-        refine=True,
-    )
-
-
 def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) -> Run:
     """Return a run with the candidate names in its key and settings; only prompts files without a head use them.
 

@@ -11,8 +11,9 @@ from rag_clip.classifiers.heads import HEADS, check_encoder, describe_settings
 from rag_clip.data import Fingerprint
 from rag_clip.evaluation.head_choices import HeadChoice, check_heads, others_of
 from rag_clip.evaluation.image_tasks import ImageTask, place_of
-from rag_clip.evaluation.runs import PromptFile, Run, plan_runs, refined_run
+from rag_clip.evaluation.runs import PromptFile, Run, plan_runs
 from rag_clip.evaluation.settings import HeadFacts, RunSettings, head_to_document
+from rag_clip.evaluation.tiers import with_batch
 from rag_clip.files.identity import hash_facts, identify
 from rag_clip.protocols import Encoder
 
@@ -64,7 +65,10 @@ class FewShot:
 
 @dataclass(frozen=True, slots=True)
 class ShotRun:
-    """A run of a head on `shots` images per class, drawn `draws` times, with the texts of `alone`; else as a Run."""
+    """A run of a head on `shots` images per class, drawn `draws` times, with the texts of `alone`; else as a Run.
+
+    With `refine`, the images that a draw is measured on, without their labels, are evidence for each of them.
+    """
 
     name: str
     tier: str
@@ -74,6 +78,7 @@ class ShotRun:
     head: str
     shots: Shots
     protocol: FewShot
+    refine: bool = False
 
     @property
     def draws(self) -> int:
@@ -87,8 +92,7 @@ class Heads:
 
     `others` are further encoders, by name, for the heads that need one. With `choose` there is a run of the texts that
     the images of a task, without labels, choose among the prompts (see refinement.choose_texts). With `refine`, each
-    run of texts or of a head on a support file has one beside it in which all images of the task are evidence for each
-    (see refinement.batch).
+    run has one beside it in which all measured images are evidence for each (see refinement.batch).
     """
 
     choices: Sequence[HeadChoice] = ()
@@ -106,10 +110,22 @@ class Heads:
         planned = plan_shots(task, runs, self.few_shot, encoder=encoder, others=others)
         if not self.refine:
             return planned
-        return [each for run in planned for each in ((run, refined_run(run)) if isinstance(run, Run) else (run,))]
+        return [each for run in planned for each in (run, refined_run(run))]
 
 
 NO_HEADS = Heads()
+
+
+def refined_run(run: Run | ShotRun) -> Run | ShotRun:
+    """Return the run in which all measured images are evidence for each, beside that of each image alone."""
+    return replace(
+        run,
+        name=f"{run.name} + refined",
+        tier=with_batch(run.tier),
+        key=hash_facts(["refined", run.key]),
+        settings=replace(run.settings, refined=True),
+        refine=True,
+    )
 
 
 def plan_shots(

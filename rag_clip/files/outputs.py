@@ -44,6 +44,7 @@ FOLDERS: Mapping[str, re.Pattern[str]] = {
 Outputs = Sequence[tuple[str | Path | None, str]]
 Inputs = Iterable[str | Path | Iterable[str | Path | None] | None]
 SUPPORT = {"shots": "shots", "retrieved": "retrieve", "synthesised": "synthesise", "merged": "merge"}
+TENSORS = {"rag_clip.learned_prompts": "learn", "rag_clip.evidence": "support evidence"}
 GENERATOR = '<meta name="generator" content="rag-clip {}">'
 _GENERATED = re.compile(rb'<meta name="generator" content="rag-clip ([a-z ]+)">')
 _EVALUATED = re.compile(rb"rag-clip [0-9.]+\w*</p></header>")  # in pages of 0.1.0, which have no generator tag
@@ -125,7 +126,8 @@ def made_by(path: Path) -> str:
                 return "enhance" if {"provenance", "classes"} <= document.keys() else ""
             size = int.from_bytes(head[:8], "little")
             header = json.loads((head + file.read(max(0, 8 + size - len(head))))[8 : 8 + size])
-            return "learn" if "rag_clip.learned_prompts" in header.get("__metadata__", {}) else ""
+            metadata = header.get("__metadata__", {})
+            return next((verb for key, verb in TENSORS.items() if key in metadata), "")
     except (OSError, ValueError, OverflowError, MemoryError, AttributeError, TypeError, RecursionError):
         return ""
 

@@ -1,7 +1,7 @@
 """Refinement: the unlabelled images of a file as evidence of its classes, beside the logits of any classifier.
 
 The method is ours. With logits l_i [c] and features x_i of n images, unit class texts T, 1/50 of the log-likelihoods
-G_i = w x_i + b, less their mean over the classes, of `refinement.evidence`, and J = 4 folds by a hash of the image:
+G_i = w x_i + b, less their mean over the classes, of `classifiers.likelihoods`, and J = 4 folds by a hash of the image:
 
     z   = softmax(l)
     six times, for the images of each fold f, with sums over those of the others, so that none is its own evidence:
@@ -21,18 +21,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from rag_clip.data import Features, LabelSet
+from rag_clip.classifiers.likelihoods import HeldEvidence, evidence_of, likelihood_weight, solve
+from rag_clip.data import Evidence, Features, LabelSet
 from rag_clip.protocols import Classifier
-from rag_clip.refinement.evidence import Evidence, evidence_of, solve
 from rag_clip.refinement.sampling import row_hashes, take_images
 
 FOLDS = 4
 ROUNDS = 6
-LIKELIHOOD_WEIGHT = 1 / 50
 FEWEST, ENOUGH = 16, 32
 ENOUGH_A_CLASS, USUALLY_PREDICTED = 10, 0.8
 LEAST_SAMPLE, SAMPLE_A_CLASS = 50_000, 50
@@ -74,12 +73,14 @@ class Refined:
     """A classifier with the evidence of a file beside it.
 
     alone: the classifier of each image alone.
+    without: the classifier that evidence is added to: `alone`, or it without the evidence that it holds.
     weights, biases: by fold, what is added to the logits of its images x, from those of the other folds:
         x @ weights.T + biases, [J, c, d] and [J, c], in the dtype of the images.
     facts: what they were made of.
     """
 
     alone: Classifier
+    without: Classifier
     weights: torch.Tensor
     biases: torch.Tensor
     facts: RefinementFacts
@@ -91,7 +92,7 @@ class Refined:
 
     def __call__(self, features: Features) -> torch.Tensor:
         """Return refined logits [n, c]."""
-        return self.alone(features) + self.added(features.pooled)
+        return self.without(features) + self.added(features.pooled)
 
     def added(self, features: torch.Tensor) -> torch.Tensor:
         """Return what is added to the logits of images with unit features [n, d], [n, c]."""
@@ -112,13 +113,16 @@ def images_to_refine(classes: int) -> int:
 
 
 @torch.no_grad()
-def refine(classifier: Classifier, images: Features, texts: torch.Tensor, *, beside: Evidence | None = None) -> Refined:
+def refine(
+    classifier: Classifier, images: Features, texts: torch.Tensor, *, held: HeldEvidence | None = None
+) -> Refined:
     """Return a classifier that is refined by images without labels.
 
     classifier: of texts alone, or with any head; its logits are at the scale of the encoder.
     images: unit features [n, d] of the file, or of a sample of it, and what else the classifier needs.
     texts: class texts, [c, d]; they are normalised.
-    beside: evidence of other sources, such as labelled images.
+    held: evidence of other sources that the classifier holds, such as labelled images: that of the images is added to
+        it, and both together take its place.
 
     Below 16 images, and with a single class, nothing is added; from there to 32 images what is added grows to its full
     size. Sums are in float64; memory holds the logits of a block of images.
@@ -130,23 +134,25 @@ def refine(classifier: Classifier, images: Features, texts: torch.Tensor, *, bes
     biases = weights[..., 0].clone()  # [J, c]
     rates: list[float] = []
     spreads: list[float] = []
-    trusted = 1.0 if beside is not None else min(max((len(x) - FEWEST) / (ENOUGH - FEWEST), 0.0), 1.0)
+    without = classifier if held is None else held.without
+    trusted = 1.0 if held is not None else min(max((len(x) - FEWEST) / (ENOUGH - FEWEST), 0.0), 1.0)
     for _ in range(ROUNDS if classes > 1 and trusted else 0):
-        parts, seen = _evidence_of_folds(classifier, images, folds, weights.to(x), biases.to(x))
-        everything = sum(parts[1:], parts[0] if beside is None else parts[0] + beside)
+        parts, seen = _evidence_of_folds(without, images, folds, weights.to(x), biases.to(x))
+        everything = sum(parts[1:], parts[0] if held is None else parts[0] + held.evidence)
         rates, spreads = [], []
         for fold, part in enumerate(parts):
             evidence, others = everything - part, seen.sum(0) - seen[fold]
-            found, number = solve(evidence, anchors), float(evidence.counts.sum())
-            rates.append(LIKELIHOOD_WEIGHT * number / (number + 2 * classes))
+            found = solve(evidence, anchors)
+            rates.append(likelihood_weight(evidence))
             spreads.append(concentration_of(others))
             weights[fold] = rates[-1] * (found.weights - found.weights.mean(0))
             biases[fold] = rates[-1] * (found.biases - found.biases.mean()) + prior(others, spreads[-1])
     weights, biases = (trusted * weights).to(x), (trusted * biases).to(x)
     weight = trusted * sum(rates) / FOLDS
     concentration = sorted(spreads)[FOLDS // 2] if spreads else None
-    changed, predicted = _changes(classifier, images, folds, weights, biases)
-    return Refined(classifier, weights, biases, RefinementFacts(len(x), weight, concentration, changed, predicted))
+    refined = Refined(classifier, without, weights, biases, RefinementFacts(len(x), weight, concentration, 0, 0))
+    changed, predicted = _changes(refined, images)
+    return replace(refined, facts=replace(refined.facts, changed=changed, predicted=predicted))
 
 
 def _evidence_of_folds(
@@ -170,18 +176,16 @@ def _evidence_of_folds(
     return parts, seen
 
 
-def _changes(
-    classifier: Classifier, images: Features, folds: torch.Tensor, weights: torch.Tensor, biases: torch.Tensor
-) -> tuple[float, int]:
+def _changes(refined: Refined, images: Features) -> tuple[float, int]:
     """Return the share of images whose label changed, and the number of classes that are a label."""
-    changed, labels = 0, torch.zeros(biases.shape[1], dtype=torch.bool, device=folds.device)
-    for rows in _blocks(len(folds), len(labels)):
+    count, classes = len(images.pooled), refined.biases.shape[1]
+    changed, labels = 0, torch.zeros(classes, dtype=torch.bool, device=images.pooled.device)
+    for rows in _blocks(count, classes):
         block = take_images(images, rows)
-        alone = classifier(block)
-        chosen = (alone + _added(block.pooled, folds[rows], weights, biases)).argmax(1)
-        changed += int((chosen != alone.argmax(1)).sum())
+        chosen = refined(block).argmax(1)
+        changed += int((chosen != refined.alone(block).argmax(1)).sum())
         labels[chosen] = True
-    return changed / max(len(folds), 1), int(labels.sum())
+    return changed / max(count, 1), int(labels.sum())
 
 
 def _blocks(count: int, classes: int) -> Iterator[slice]:

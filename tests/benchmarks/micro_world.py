@@ -4,7 +4,8 @@
 all, the mean and the sample standard deviation over the three render seeds of the test photographs; `--photographs
 validation` has one seed, and is what may choose. Support is found by the words of the prompts' captions (`support
 retrieve --search captions`), and copies of the photographs are kept out of it. After the bar, openness over the
-groups of the label set: Acc-C, Acc-E and Acc-S, all photographs together.
+groups of the label set: Acc-C, Acc-E and Acc-S, all photographs together, and the calibration error. With `--refine`
+there is a row for each classifier in which all photographs are evidence for each.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from pathlib import Path
 import polars as pl
 import torch
 
+from rag_clip.classifiers.anchored import held_evidence
 from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.heads import HEADS, build_head
-from rag_clip.classifiers.zero_shot import zero_shots
+from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.demo.concepts import BANDS, concepts
 from rag_clip.demo.pictures import write_pictures
 from rag_clip.files.labels import read_labels
 from rag_clip.files.support import read_support
 from rag_clip.images.labelled import Labelled, read_labelled
+from rag_clip.metrics.calibration import calibration_error
 from rag_clip.metrics.openness import number_groups, openness
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.captions import build_index
@@ -33,6 +36,7 @@ from rag_clip.pipelines.support_retrieve import retrieve_support
 from rag_clip.prompts.enhance import control_prompts, enhance
 from rag_clip.prompts.recipe import load_recipe
 from rag_clip.protocols import Classifier, Encoder
+from rag_clip.refinement.batch import refine
 from rag_clip.store import open_store
 
 ASSETS = Path(str(files("rag_clip.demo"))) / "assets"
@@ -44,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--heads", nargs="+", default=HEADS_OF_ONE_ENCODER)
+    parser.add_argument("--refine", action="store_true")
     parser.add_argument("--photographs", choices=("test", "validation"), default="test")
     options = parser.parse_args()
     photographs = ASSETS / f"{options.photographs}.parquet"
@@ -63,7 +68,7 @@ def main() -> None:
         }
     classifiers = dict(zip(sets, zero_shots(list(sets.values()), encoder), strict=True))
     for name, classifier in classifiers.items():
-        show(name, classifier, test, photographs)
+        show(name, classifier, classifier, test, photographs, options.refine)
     for name, prompts in (("templates", plain), ("default recipe", found)):
         path = folder / f"support-{name.split()[0]}.parquet"
         summary = retrieve_support(
@@ -77,7 +82,9 @@ def main() -> None:
         support = read_support(path, encoder=encoder.fingerprint)
         print(f"{name}: {len(support)} images found, {len(support.missing)} classes without; {summary.containment}")
         for head in options.heads:
-            show(f"{name} + {head}", build_head(head, support, encoder=encoder)(classifiers[name]), test, photographs)
+            text = classifiers[name]
+            built = build_head(head, support, encoder=encoder)(text)
+            show(f"{name} + {head}", built, text, test, photographs, options.refine)
 
 
 def prepare(folder: Path, encoder: Encoder) -> None:
@@ -90,8 +97,14 @@ def prepare(folder: Path, encoder: Encoder) -> None:
     build_index([str(ASSETS / "corpus.parquet")], index=folder / "captions", encoder=encoder)
 
 
-def show(name: str, classifier: Classifier, test: Labelled, photographs: Path) -> None:
-    """Print the accuracy of a classifier per band and over all."""
+def show(
+    name: str, classifier: Classifier, text: ZeroShot, test: Labelled, photographs: Path, with_refined: bool
+) -> None:
+    """Print the accuracy of a classifier per band and over all; `with_refined`, in a second row, refined."""
+    if with_refined:
+        show(name, classifier, text, test, photographs, False)
+        refined = refine(classifier, test.features, text.weights, held=held_evidence(classifier))
+        name, classifier = f"{name}, refined", refined
     band = {concept.name: concept.band for concept in concepts()}
     logits = classifier(test.features)
     targets = one_label("test set", test.targets)
@@ -103,7 +116,8 @@ def show(name: str, classifier: Classifier, test: Labelled, photographs: Path) -
     table = pl.DataFrame({"right": right.tolist(), "band": [band[each] for each in names], "seed": seeds})
     cells = [cell(table.filter(pl.col("band") == each)) for each in BANDS] + [cell(table)]
     open_cells = " / ".join(f"{100 * value:.1f}" for value in (opened.acc_c, opened.acc_e, opened.acc_s))
-    print(f"{name:<42}{' / '.join(cells)} | {open_cells}", flush=True)
+    error = f"{100 * calibration_error(logits, targets):.1f}"
+    print(f"{name:<42}{' / '.join(cells)} | {open_cells} | {error}", flush=True)
 
 
 def cell(table: pl.DataFrame) -> str:

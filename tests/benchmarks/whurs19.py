@@ -4,7 +4,8 @@ FOLDER holds whurs19_*.npz, of which `--models` are read. Top-1 in percent, mean
 / 16 shots of each of the 19 classes: first without validation images, then with min(k, 4) more of each class. Both are
 scored on the images that neither has. Then with four shots of ten classes drawn by chance and none of the other nine:
 photographs of the ten, and of the nine; last the worst seed against zero-shot. Text is the ensemble of 106 templates.
-With `--floor`, evidence decides how much of a head is used (`rag_clip/classifiers/floor.py`).
+With `--floor`, evidence decides how much of a head is used (`rag_clip/classifiers/floor.py`). With `--refine`, the
+images that are scored are evidence too, without their labels (`rag_clip/refinement/batch.py`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from rag_clip.classifiers.anchored import held_evidence
 from rag_clip.classifiers.heads import HEADS as NAMES
 from rag_clip.classifiers.heads import build_head
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.protocols import Classifier
+from rag_clip.refinement.batch import refine
 
 MODELS = ("CLIP_ViTB32", "CLIP_ViTL14")
 HEADS = ("priming", "gaussian", "ridge", "tip_adapter", "tip_adapter_f", "tip_x")
@@ -54,6 +57,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--floor", action="store_true")
+    parser.add_argument("--refine", action="store_true")
     given = parser.parse_args()
     seeds = range(given.seeds)
     shots = "shots " + " / ".join(map(str, SHOTS))
@@ -66,7 +70,10 @@ def main() -> None:
         for head in given.heads:
             build = load(head, floor=given.floor)
             started = perf_counter()
-            rows = [[measure(images, build, shots, held, seeds) for shots in SHOTS] for held in (False, True)]
+            rows = [
+                [measure(images, build, shots, held, seeds, refined=given.refine) for shots in SHOTS]
+                for held in (False, True)
+            ]
             seconds = (perf_counter() - started) / (2 * len(SHOTS) * len(seeds))
             worst = min(gain for row in rows for _, gain in row)
             columns = "".join(f"{show([mean for mean, _ in row]):<38}" for row in rows)
@@ -112,7 +119,7 @@ def split(labels: torch.Tensor, shots: int, seed: int) -> Split:
 
 
 def measure(
-    images: Images, build: Callable[..., Classifier], shots: int, held: bool, seeds: Sequence[int]
+    images: Images, build: Callable[..., Classifier], shots: int, held: bool, seeds: Sequence[int], *, refined: bool
 ) -> tuple[float, float]:
     """Return the accuracy over the test images, mean of the seeds, and the least gain over zero-shot of a seed."""
     names = images.text.labels
@@ -122,6 +129,9 @@ def measure(
         support = gather(images, rows.shots)
         validation = Validation(Features(images.features[rows.validation]), names, images.labels[rows.validation])
         classifier = build(images.text, support, validation=validation if held else None)
+        if refined:
+            beside = Features(images.features[rows.test])
+            classifier = refine(classifier, beside, images.text.weights, held=held_evidence(classifier))
         found.append(accuracy(images, classifier, rows.test))
         gains.append(found[-1] - accuracy(images, images.text, rows.test))
     return sum(found) / len(found), min(gains)

@@ -81,6 +81,7 @@ VERBS: dict[str, Row] = {
     "support shots": Row((*LABELLED, *NO_MODEL), ("-o", "--validation")),
     "support retrieve": Row(("prompts.parquet", "--index", "index", "--against", "images.parquet", *NO_MODEL), ("-o",)),
     "support merge": Row(("support.parquet", "validation.parquet"), ("-o",)),
+    "support evidence": Row(("support.parquet", "validation.parquet"), ("-o",), suffix=".safetensors"),
     "support synthesise": Row(("prompts.parquet", "--painter", "demo", *NO_MODEL), ("-o",), ("--paintings",)),
     "demo": Row((), (), ("--out",)),
 }

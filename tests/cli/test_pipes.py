@@ -54,6 +54,7 @@ READ = {
     "support shots": [f"[images.parquet] --labels [labels.txt] -o new.parquet {MODEL}"],
     "support retrieve": [f"[prompts.parquet] --index index -o new.parquet {MODEL}"],
     "support merge": ["[support.parquet] [validation.parquet] -o new.parquet"],
+    "support evidence": ["[support.parquet] [validation.parquet] -o new.safetensors"],
     "support synthesise": [f"[prompts.parquet] -o new.parquet --painter demo {MODEL}"],
 }
 READ_NOTHING = {"heads", "demo"}

@@ -24,6 +24,7 @@ from rag_clip.cli import app
 from rag_clip.cli.run import EncoderOptions
 from rag_clip.demo.concepts import concepts
 from rag_clip.files.learned_prompts import read_learned_prompts, write_learned_prompts
+from rag_clip.pipelines.support_evidence import support_evidence
 
 NAMES = [concept.name for concept in concepts()[:3]]
 MODEL = "local-dir:weights"
@@ -34,6 +35,7 @@ VERBS = {  # words of a command without --model: the verb, the files that record
     "classify, learned": "images.parquet --prompts learned.safetensors --workers 0 -o OUT.parquet",
     "classify, support": f"images.parquet --prompts by-hand.json {RIDGE} --workers 0 -o OUT.parquet",
     "classify, index": "images.parquet --prompts by-hand.json --index index --workers 0 -o OUT.parquet",
+    "classify, evidence": "images.parquet --prompts by-hand.json --support sums.safetensors --workers 0 -o OUT.parquet",
     "learn": "support.parquet --prompts prompts.json --options coop.toml -o OUT.safetensors",
     "learn, support": "support.parquet --prompts by-hand.json --options coop.toml -o OUT.safetensors",
     "evaluate": "images.parquet --prompts prompts.json --workers 0 -o OUT.parquet",
@@ -67,6 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "learn support.parquet --prompts prompts.json --options coop.toml -o learned.safetensors",
     ):
         assert run(*command.split(), "--model", MODEL, folder=folder)[0] == 0
+    assert run("support", "evidence", "support.parquet", "-o", "sums.safetensors", folder=folder)[0] == 0
     assert run("index", "load", "shards", "--index", "index", folder=folder)[0] == 0
     document = json.loads((folder / "prompts.json").read_text())
     document["provenance"]["encoder"] = {}
@@ -128,6 +131,7 @@ def without_spec(folder: Path) -> None:
     table = pq.read_table(folder / "support.parquet")
     metadata = {key: re.sub(rb'"spec": "[^"]*"', b'"spec": ""', value) for key, value in table.schema.metadata.items()}
     pq.write_table(table.replace_schema_metadata(metadata), folder / "support.parquet")
+    support_evidence(folder / "support.parquet", output=folder / "sums.safetensors")
     learned = read_learned_prompts(folder / "learned.safetensors")
     encoder = {**learned.provenance["encoder"], "spec": ""}
     write_learned_prompts(replace(learned, provenance={"encoder": encoder}), folder / "learned.safetensors")

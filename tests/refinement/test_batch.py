@@ -7,10 +7,10 @@ import torch
 
 from inputs.folders import FEATURES, needs_features
 from inputs.supports import unit
+from rag_clip.classifiers.likelihoods import HeldEvidence, evidence_of, likelihood_weight, solve
 from rag_clip.data import Features, LabelSet
 from rag_clip.refinement import batch, sampling
 from rag_clip.refinement.batch import FOLDS, Refined, concentration_of, refine
-from rag_clip.refinement.evidence import Evidence, evidence_of
 from rag_clip.refinement.sampling import row_hashes, sample_images
 
 SCALE = 100.0
@@ -37,9 +37,9 @@ class Given:
 
 
 def refinement(
-    logits: torch.Tensor, features: torch.Tensor, texts: torch.Tensor, beside: Evidence | None = None
+    logits: torch.Tensor, features: torch.Tensor, texts: torch.Tensor, held: HeldEvidence | None = None
 ) -> Refined:
-    return refine(Given(), Features(features, others={"logits": logits}), texts, beside=beside)
+    return refine(Given(), Features(features, others={"logits": logits}), texts, held=held)
 
 
 def refined(logits: torch.Tensor, features: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
@@ -144,7 +144,7 @@ def test_images_and_classes_may_come_in_any_order() -> None:
 
 
 def test_without_likelihoods_and_prior_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "LIKELIHOOD_WEIGHT", 0.0)
+    monkeypatch.setattr(batch, "likelihood_weight", lambda evidence: 0.0)
     monkeypatch.setattr(batch, "prior", lambda seen, concentration: torch.zeros_like(seen))
     logits, features, texts = toy()
     assert torch.equal(refined(logits, features, texts), logits)
@@ -155,8 +155,31 @@ def test_a_small_file_is_left_alone_and_a_larger_one_is_refined_little_by_little
     sizes = [refinement(logits[:n], features[:n], texts).weights.abs().max() for n in (1, 16, 17, 24, 32)]
     assert sizes[:2] == [0, 0]
     assert 0 < sizes[2] < sizes[3] < sizes[4]
-    beside = evidence_of(features[50:], torch.nn.functional.one_hot(logits[50:].argmax(1), 5).double())
-    assert refinement(logits[:3], features[:3], texts, beside).weights.abs().max() > 0
+
+
+def test_evidence_that_a_classifier_holds_is_used_together_with_that_of_the_images() -> None:
+    logits, features, texts = toy()
+    known = evidence_of(features[50:], torch.nn.functional.one_hot(logits[50:].argmax(1), 5).double())
+    solved = solve(known, texts)
+    added = features @ (solved.weights - solved.weights.mean(0)).T + solved.biases - solved.biases.mean()
+
+    class Holding(Given):
+        def __call__(self, features: Features) -> torch.Tensor:
+            return features.others["holding"]
+
+    def both(rows: slice, held: HeldEvidence | None) -> Refined:
+        others = {"logits": logits[rows], "holding": logits[rows] + likelihood_weight(known) * added[rows]}
+        return refine(Holding(), Features(features[rows], others=others), texts, held=held)
+
+    held = HeldEvidence(known, Given())
+    none = both(slice(0), held)
+    torch.testing.assert_close(none.added(features), likelihood_weight(known) * added)
+    whole = both(slice(None), held)
+    alone = refinement(logits, features, texts)
+    assert whole.facts.weight > alone.facts.weight
+    assert torch.equal(whole(Features(features, others={"logits": logits})), logits + whole.added(features))
+    nothing = both(slice(None), HeldEvidence(0 * known, Given()))
+    torch.testing.assert_close(nothing.weights, alone.weights)
 
 
 def test_one_class_and_one_image_many_times_keep_what_texts_say() -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from inputs.supports import unit
-from rag_clip.refinement.evidence import evidence_of, solve
+from rag_clip.classifiers.likelihoods import evidence_of, solve
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = unit(torch.randn(30, 6, generator=GENERATOR, dtype=torch.float64) + 1)

@@ -1,4 +1,4 @@
-"""Evidence of the classes as one triple that adds up, and the linear classifier that it gives beside the texts.
+"""The linear classifier that evidence of the classes, one triple that adds up, gives beside the texts.
 
 Every source of images says the same three things: how many images of each class, n [c]; the sum of their features,
 S [c, d]; and the sum of the squares of all, q [d]. Evidence of two sources is the sum of theirs, and a source that
@@ -13,7 +13,8 @@ counts for less is multiplied by its weight. With unit class texts T_k, kappa = 
     w_k  = m_k / var        b_k = -1/2 sum_j m_kj^2 / var_j
 
 so that w_k x + b_k is the log-likelihood of the class, but for what all share. The nu c images of the total variance
-keep small samples from seeming precise. The method is ours; its constants were settled on two sets of features.
+keep small samples from seeming precise. Log-likelihoods count a = 1/50 N / (N + 2 c) beside logits, because features
+are not independent and few images know little. The method is ours; its constants were settled on two sets of features.
 """
 
 from __future__ import annotations
@@ -22,37 +23,13 @@ from dataclasses import dataclass
 
 import torch
 
+from rag_clip.data import Evidence
+from rag_clip.protocols import Classifier
+
 ANCHOR_IMAGES = 1.0
 PRIOR_IMAGES = 1.0
 LEAST_VARIANCE = 0.1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Evidence:
-    """What images say of c classes.
-
-    counts: images of each class, [c]; sums of shares or weights.
-    sums: of their features, [c, d].
-    squares: sum over all images of the squares of their features, [d].
-    """
-
-    counts: torch.Tensor
-    sums: torch.Tensor
-    squares: torch.Tensor
-
-    def __add__(self, other: Evidence) -> Evidence:
-        """Return the evidence of both."""
-        return Evidence(self.counts + other.counts, self.sums + other.sums, self.squares + other.squares)
-
-    def __sub__(self, other: Evidence) -> Evidence:
-        """Return the evidence without that of a part."""
-        return Evidence(self.counts - other.counts, self.sums - other.sums, self.squares - other.squares)
-
-    def __mul__(self, weight: float) -> Evidence:
-        """Return evidence that counts `weight` times."""
-        return Evidence(weight * self.counts, weight * self.sums, weight * self.squares)
-
-    __rmul__ = __mul__
+LIKELIHOOD_WEIGHT = 1 / 50
 
 
 def evidence_of(features: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor | None = None) -> Evidence:
@@ -67,11 +44,15 @@ class Likelihoods:
     """The linear classifier of `solve`: x @ weights.T + biases, weights [c, d], biases [c].
 
     means: where the classes stand among the images, [c, d].
+    anchors: where a class without images stands, [c, d].
+    variance: within the classes, [d].
     """
 
     weights: torch.Tensor
     biases: torch.Tensor
     means: torch.Tensor
+    anchors: torch.Tensor
+    variance: torch.Tensor
 
 
 def solve(evidence: Evidence, texts: torch.Tensor) -> Likelihoods:
@@ -88,4 +69,18 @@ def solve(evidence: Evidence, texts: torch.Tensor) -> Likelihoods:
     variance = (within + prior * (total + total.mean()) / 2) / (number + prior)
     variance = (variance + LEAST_VARIANCE * variance.mean()).clamp(min=torch.finfo(texts.dtype).eps ** 2)
     weights = means / variance
-    return Likelihoods(weights, -0.5 * (means * weights).sum(1), means)
+    return Likelihoods(weights, -0.5 * (means * weights).sum(1), means, anchors, variance)
+
+
+def likelihood_weight(evidence: Evidence) -> float:
+    """Return how much log-likelihoods count beside logits: a, from 0 without images to 1/50."""
+    number = float(evidence.counts.sum())
+    return LIKELIHOOD_WEIGHT * number / (number + 2 * len(evidence.counts))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldEvidence:
+    """Evidence that a classifier holds already, and the classifier `without` it, to which more evidence is added."""
+
+    evidence: Evidence
+    without: Classifier
