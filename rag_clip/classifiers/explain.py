@@ -11,24 +11,39 @@ minus the text's share of m, the mean of the two logits without the bias:
     lift_k = s q_k <f, r_k> - m q_k / sum q            gap = sum lift_k (winner) - sum lift_k (rival)
 
 A text with a positive lift is closer to the image than a tie requires. Computed in float64.
+
+With evidence of images beside the texts (`classifiers.anchored`, `refinement.batch`) the logits have further parts,
+those of each source and of the prior, each with a lift of its own (`likelihoods.split_decision`), and the gap is the
+sum over all parts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
+from rag_clip.classifiers.likelihoods import SourcePart
 from rag_clip.classifiers.match import match
-from rag_clip.classifiers.zero_shot import TextVectors, averages_cosines, compose, encode_texts, text_coefficients
+from rag_clip.classifiers.zero_shot import (
+    TextVectors,
+    ZeroShot,
+    averages_cosines,
+    compose,
+    encode_texts,
+    text_coefficients,
+)
 from rag_clip.data import Features, LabelSet, Prompts, PromptText
 from rag_clip.display import counted
 from rag_clip.progress import Report, silent
 from rag_clip.prompts.knowledge.names import match_names
-from rag_clip.protocols import Encoder
+from rag_clip.protocols import Classifier, Encoder
 from rag_clip.words import near_names
+
+ROUNDING = 1e-3  # logits are float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +93,8 @@ class TextEffect:
 class ClassEffect:
     """A class for one image: its logit, its probability among all classes, and its texts, largest |lift| first.
 
-    `chosen` is as in `LabelExplanation`.
+    `alone` is its logit from the texts alone, which is its logit where there is no evidence of images. `chosen` is as
+    in `LabelExplanation`.
     """
 
     label: str
@@ -86,17 +102,52 @@ class ClassEffect:
     probability: float
     texts: tuple[TextEffect, ...]
     chosen: str = ""
+    alone: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEffect:
+    """A part of a decision between two classes: what it adds to the gap, and its share in where each class stands.
+
+    source: text, the origin of images (shot, retrieved, synthesised), batch for those of the file, prior for the
+        frequency of the classes, or rest: classes without images keep the probability that texts give them.
+    winner, rival: what it adds to the logit of each, compared with a tie; for text, the lifts of all texts among it.
+    gap: winner - rival; those of all parts sum to the gap of the logits.
+    shares: of the source in where the two classes stand among the images, or None for what has no share.
+    """
+
+    source: str
+    winner: float
+    rival: float
+    gap: float
+    shares: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How images are classified with evidence of images beside the texts.
+
+    classifier: its logits.
+    split: returns, for an image [d] and two classes, what each source adds to their logits.
+    """
+
+    classifier: Classifier
+    split: Callable[[torch.Tensor, tuple[int, int]], Sequence[SourcePart]]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageExplanation:
-    """The class predicted for an image, the class it is compared with, and the gap between their logits."""
+    """The class predicted for an image, the class it is compared with, and the gap between their logits.
+
+    `sources` are the parts of the gap where images are evidence beside the texts; () for texts alone.
+    """
 
     winner: ClassEffect
     rival: ClassEffect
     gap: float
     scale: float
     bias: float
+    sources: tuple[SourceEffect, ...] = ()
 
 
 def choice_of(prompts: Prompts, label: str) -> str:
@@ -156,6 +207,7 @@ def explain_image(
     encoder: Encoder,
     *,
     against: str | None = None,
+    decide: Callable[[ZeroShot], Decision] | None = None,
     report: Report = silent,
 ) -> ImageExplanation:
     """Return which texts decided between the predicted class of an image and the second class, or the class `against`.
@@ -164,6 +216,7 @@ def explain_image(
     prompts: the prompts that classify it.
     encoder: the encoder of the prompts.
     against: a class to compare with; if it is the predicted class itself, the second class is used.
+    decide: adds evidence of images to the classifier of the texts; None explains the texts alone.
     report: called with the progress of encoding.
 
     The predicted class is that of `match`. Raises ValueError for an image that cannot be decoded, an unknown label, a
@@ -175,16 +228,38 @@ def explain_image(
     features = Features(encoder.encode_images([image]).pooled.float())
     texts = encode_texts([prompts], encoder, report=report)
     classifier = compose(prompts, texts, encoder)
-    winner, second = match(classifier, features, top_k=2).labels[0].tolist()
-    rows = (winner, second if named in (None, winner) else named)
-    probabilities = classifier(features)[0].cpu().double().softmax(dim=0)
+    decision = None if decide is None else decide(classifier)
+    final: Classifier = classifier if decision is None else decision.classifier
+    winner, second = match(final, features, top_k=2).labels[0].tolist()
+    rows = (winner, second if named is None or named == winner else named)
+    logits = final(features)[0].cpu().double()
+    probabilities = logits.softmax(dim=0)
     parts = [_parts(prompts, row, texts, features.pooled[0]) for row in rows]
     mean = classifier.scale * sum(float(coefficients @ cosines) for coefficients, cosines in parts) / 2
     first, rival = (
         _effect(prompts, row, probability=float(probabilities[row]), parts=part, mean=mean, encoder=encoder)
         for row, part in zip(rows, parts, strict=True)
     )
-    return ImageExplanation(first, rival, first.logit - rival.logit, classifier.scale, classifier.bias)
+    if decision is None:
+        return ImageExplanation(first, rival, first.logit - rival.logit, classifier.scale, classifier.bias)
+    first, rival = (replace(each, logit=float(logits[row])) for each, row in zip((first, rival), rows, strict=True))
+    gap = first.logit - rival.logit
+    sources = _sources(first, rival, gap, decision.split(features.pooled[0].cpu(), rows))
+    return ImageExplanation(first, rival, gap, classifier.scale, classifier.bias, sources)
+
+
+def _sources(
+    winner: ClassEffect, rival: ClassEffect, gap: float, parts: Sequence[SourcePart]
+) -> tuple[SourceEffect, ...]:
+    """Return the parts of a gap, the lifts of the texts in that of the text, and what is left as the rest."""
+    own = [sum(text.lift for text in effect.texts) for effect in (winner, rival)]
+    found = []
+    for part in parts:
+        lifts = [lift + (texts if part.source == "text" else 0) for lift, texts in zip(part.lifts, own, strict=True)]
+        shares = part.shares if any(part.shares) else None
+        found.append(SourceEffect(part.source, lifts[0], lifts[1], lifts[0] - lifts[1], shares))
+    rest = gap - sum(effect.gap for effect in found)
+    return (*found, *([SourceEffect("rest", rest, 0.0, rest)] if abs(rest) > ROUNDING * max(1, abs(gap)) else []))
 
 
 def anchors_alone(prompts: Prompts) -> Prompts:
@@ -249,4 +324,4 @@ def _effect(
     ordered = tuple(sorted(effects, key=lambda effect: -abs(effect.lift)))
     label = prompts.labels.names[row]
     logit = encoder.bias + float(contributions.sum())
-    return ClassEffect(label, logit, probability, ordered, choice_of(prompts, label))
+    return ClassEffect(label, logit, probability, ordered, choice_of(prompts, label), logit)

@@ -19,6 +19,7 @@ are not independent and few images know little. The method is ours; its constant
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +77,59 @@ def likelihood_weight(evidence: Evidence) -> float:
     """Return how much log-likelihoods count beside logits: a, from 0 without images to 1/50."""
     number = float(evidence.counts.sum())
     return LIKELIHOOD_WEIGHT * number / (number + 2 * len(evidence.counts))
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePart:
+    """What a source adds to the logits of two classes for an image, compared with a tie between them.
+
+    shares: of the source in where the two classes stand among the images; those of all sources sum to one.
+    lifts: what it adds to the logit of each, less its share of the mean of both.
+    """
+
+    source: str
+    shares: tuple[float, float]
+    lifts: tuple[float, float]
+
+    @property
+    def gap(self) -> float:
+        """How far the source moves the first class from the second."""
+        return self.lifts[0] - self.lifts[1]
+
+
+def split_decision(
+    sources: Mapping[str, Evidence], texts: torch.Tensor, image: torch.Tensor, rows: tuple[int, int]
+) -> tuple[SourcePart, ...]:
+    """Return what the texts, as anchors, and each source add to the logits of two classes for an image.
+
+    sources: evidence by name, weighed.
+    texts: unit class texts [c, d].
+    image: its unit feature [d].
+    rows: the two classes.
+
+    The class mean is a sum over the sources, m_k = sum_e p_ek with p_ek = S_ek / (n_k + kappa), and so is w_k x + b_k =
+    m_k (x - m_k / 2) / var. With M the mean over the two classes, the lift of a source is a (p_ek (x - m_k / 2) / var -
+    share_ek M), so that lifts of the first class less those of the second are a (w x + b) of the first less that of the
+    second.
+    """
+    first, *rest = sources.values()
+    total = sum(rest, first)
+    found, rate = solve(total, texts), likelihood_weight(total)
+    mean = sum(float(found.weights[row] @ image.to(texts) + found.biases[row]) for row in rows) / 2
+    masses = {"text": ANCHOR_IMAGES * torch.ones_like(texts[:, 0])} | {
+        k: v.counts.to(texts) for k, v in sources.items()
+    }
+    sums = {"text": ANCHOR_IMAGES * found.anchors} | {name: each.sums.to(texts) for name, each in sources.items()}
+    parts = []
+    for name in masses:
+        shares, lifts = [], []
+        for row in rows:
+            number = float(total.counts[row]) + ANCHOR_IMAGES
+            point = (image.to(texts) - found.means[row] / 2) / found.variance  # [d]
+            shares.append(float(masses[name][row]) / number)
+            lifts.append(rate * (float(sums[name][row] @ point) / number - shares[-1] * mean))
+        parts.append(SourcePart(name, (shares[0], shares[1]), (lifts[0], lifts[1])))
+    return tuple(parts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

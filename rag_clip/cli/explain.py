@@ -32,6 +32,14 @@ def explain(
     before: Annotated[
         Path | None, Parameter(help="Prompts to compare the nearest classes with; default: the templates alone.")
     ] = None,
+    support: Annotated[
+        Path | None, Parameter(help="A support file or a file of evidence that decides too, as `--head evidence` does.")
+    ] = None,
+    refine: Annotated[
+        bool, Parameter(negative=(), help="All of --images decide too, as with `classify --refine`.")
+    ] = False,
+    floor: Annotated[bool, Parameter(help="Limit the weight of the support as `classify` does.")] = True,
+    features: Annotated[Path | None, Parameter(help="Folder that keeps image features, for --refine.")] = None,
     count: Annotated[int, Parameter(help="Number of texts and classes to show.")] = 10,
     html: Annotated[Path | None, Parameter(help="Also write an HTML page with the picture and bars.")] = None,
     force: Force = False,
@@ -50,20 +58,30 @@ def explain(
         if count < 1:
             raise ValueError(f"--count is {count}; give at least 1")
 
+        if refine and images is None:
+            raise ValueError("--refine explains an image among all of a file; give --images FILE and --row N")
+
         from rag_clip.files.outputs import check_outputs
 
-        found = find_encoder(encoder, records_of(prompts=[prompts, *([] if before is None else [before])]))
-        check_outputs([(html, "explain")], inputs=[prompts, image, images, before, found.files], force=force)
+        records = records_of(prompts=[prompts, *([] if before is None else [before])], supports=[support])
+        found = find_encoder(encoder, records)
+        written = [(html, "explain"), (features, "features")]
+        check_outputs(written, inputs=[prompts, image, images, before, support, found.files], force=force)
         picture = _picture(image, images, row, image_column)
 
+        from rag_clip.images.opening import Images
+        from rag_clip.pipelines.explain import Beside
         from rag_clip.pipelines.explain import explain as explain_prompts
+        from rag_clip.pipelines.unlabelled import Unlabelled
 
+        together = Unlabelled(Images(images, image_column), features) if refine and images else None
         made = explain_prompts(
             prompts,
             label,
             image=picture,
             encoder=found.load(console),
             before=before,
+            beside=Beside(support, together, floor) if support or together else None,
             count=count,
             report=console.report,
         )
@@ -121,10 +139,27 @@ def _show_image(console: Console, found: ImageExplanation, count: int) -> None:
         console.table(f"{_shortened(effect.label)} ({effect.probability:.1%})", _effects(effect, found.bias, count))
         if effect.chosen:
             console.say(f"{effect.label}: {effect.chosen}")
+    if found.sources:
+        console.table(f"what {found.winner.label} has over {found.rival.label}", _sources(found))
+    what = "the sum of these parts" if found.sources else f"the sum of its lifts minus those of {found.rival.label}"
     console.say(
         f"{found.winner.label} {found.winner.logit:.4f} - {found.rival.label} {found.rival.logit:.4f} "
-        f"= gap {found.gap:.4f}, the sum of its lifts minus those of {found.rival.label}"
+        f"= gap {found.gap:.4f}, {what}"
     )
+
+
+def _sources(found: ImageExplanation) -> dict[str, dict[str, str]]:
+    winner, rival = found.winner.label, found.rival.label
+    rows = {
+        part.source: {
+            "gap": f"{part.gap:+.4f}",
+            winner: f"{part.winner:+.4f}",
+            rival: f"{part.rival:+.4f}",
+            "shares": "{:.0%} / {:.0%}".format(*part.shares) if part.shares else "",
+        }
+        for part in found.sources
+    }
+    return {**rows, "sum": {"gap": f"{found.gap:+.4f}", winner: "", rival: "", "shares": ""}}
 
 
 def _effects(effect: ClassEffect, bias: float, count: int) -> dict[str, dict[str, str]]:
@@ -137,7 +172,7 @@ def _effects(effect: ClassEffect, bias: float, count: int) -> dict[str, dict[str
         rows[counted(len(rest), "other text")] = _effect(lift, contribution)
     if bias:
         rows["bias of the model"] = {"lift": "", "contributes": f"{bias:.4f}", "cosine": ""}
-    return {**rows, "sum": _effect(sum(text.lift for text in effect.texts), effect.logit)}
+    return {**rows, "sum": _effect(sum(text.lift for text in effect.texts), effect.alone)}
 
 
 def _effect(lift: float, contribution: float, cosine: str = "") -> dict[str, str]:

@@ -127,32 +127,64 @@ def refine(
     Below 16 images, and with a single class, nothing is added; from there to 32 images what is added grows to its full
     size. Sums are in float64; memory holds the logits of a block of images.
     """
+    return refine_and_keep(classifier, images, texts, held=held)[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldEvidence:
+    """What the images outside each fold say, which is added to the logits of those inside.
+
+    evidence: by fold, without what the classifier held.
+    priors: what the frequency of the classes adds, by fold, [J, c].
+    trusted: the share of it all that is added.
+    """
+
+    evidence: tuple[Evidence, ...]
+    priors: torch.Tensor
+    trusted: float
+
+    def of(self, feature: torch.Tensor) -> tuple[Evidence, torch.Tensor]:
+        """Return the evidence and the prior [c] for an image with the unit feature [d]."""
+        fold = int(row_hashes(feature[None])[0]) % FOLDS
+        return self.evidence[fold], self.priors[fold]
+
+
+@torch.no_grad()
+def refine_and_keep(
+    classifier: Classifier, images: Features, texts: torch.Tensor, *, held: HeldEvidence | None = None
+) -> tuple[Refined, FoldEvidence]:
+    """Refine a classifier as `refine` does, and keep the evidence that it was refined by."""
     x, classes = images.pooled, len(texts)
     anchors = torch.nn.functional.normalize(texts.to(x.device).double(), dim=-1)
     folds = row_hashes(x) % FOLDS  # [n]
     weights = torch.zeros(FOLDS, classes, x.shape[1], dtype=torch.float64, device=x.device)
-    biases = weights[..., 0].clone()  # [J, c]
+    biases, priors = weights[..., 0].clone(), weights[..., 0].clone()  # [J, c]
+    zeros = weights[0]
+    kept = [Evidence(zeros[:, 0], zeros, zeros[0])] * FOLDS
     rates: list[float] = []
     spreads: list[float] = []
     without = classifier if held is None else held.without
     trusted = 1.0 if held is not None else min(max((len(x) - FEWEST) / (ENOUGH - FEWEST), 0.0), 1.0)
     for _ in range(ROUNDS if classes > 1 and trusted else 0):
         parts, seen = _evidence_of_folds(without, images, folds, weights.to(x), biases.to(x))
-        everything = sum(parts[1:], parts[0] if held is None else parts[0] + held.evidence)
+        everything = sum(parts[1:], parts[0])
         rates, spreads = [], []
         for fold, part in enumerate(parts):
-            evidence, others = everything - part, seen.sum(0) - seen[fold]
+            kept[fold], others = everything - part, seen.sum(0) - seen[fold]
+            evidence = kept[fold] if held is None else kept[fold] + held.evidence
             found = solve(evidence, anchors)
             rates.append(likelihood_weight(evidence))
             spreads.append(concentration_of(others))
             weights[fold] = rates[-1] * (found.weights - found.weights.mean(0))
-            biases[fold] = rates[-1] * (found.biases - found.biases.mean()) + prior(others, spreads[-1])
+            priors[fold] = prior(others, spreads[-1])
+            biases[fold] = rates[-1] * (found.biases - found.biases.mean()) + priors[fold]
     weights, biases = (trusted * weights).to(x), (trusted * biases).to(x)
     weight = trusted * sum(rates) / FOLDS
     concentration = sorted(spreads)[FOLDS // 2] if spreads else None
     refined = Refined(classifier, without, weights, biases, RefinementFacts(len(x), weight, concentration, 0, 0))
     changed, predicted = _changes(refined, images)
-    return replace(refined, facts=replace(refined.facts, changed=changed, predicted=predicted))
+    refined = replace(refined, facts=replace(refined.facts, changed=changed, predicted=predicted))
+    return refined, FoldEvidence(tuple(kept), priors, trusted)
 
 
 def _evidence_of_folds(

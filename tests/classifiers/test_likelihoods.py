@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from inputs.supports import unit
-from rag_clip.classifiers.likelihoods import evidence_of, solve
+from rag_clip.classifiers.likelihoods import evidence_of, likelihood_weight, solve, split_decision
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = unit(torch.randn(30, 6, generator=GENERATOR, dtype=torch.float64) + 1)
@@ -52,3 +52,22 @@ def test_next_to_no_images_give_finite_numbers(images: int) -> None:
     found = solve(evidence_of(IMAGES[:images], SHARES[:images]), TEXTS)
     assert torch.isfinite(found.weights).all()
     assert torch.isfinite(found.biases).all()
+
+
+def test_parts_of_a_decision_add_up_to_the_likelihoods_and_shares_to_one() -> None:
+    sources = {"shot": evidence_of(IMAGES[:9], SHARES[:9]), "batch": 0.5 * evidence_of(IMAGES[9:], SHARES[9:])}
+    total = sources["shot"] + sources["batch"]
+    found, image = solve(total, TEXTS), IMAGES[3] + 0.1
+    scores = likelihood_weight(total) * (found.weights @ image + found.biases)
+    for rows in ((0, 1), (3, 2)):
+        parts = split_decision(sources, TEXTS, image, rows)
+        assert [part.source for part in parts] == ["text", "shot", "batch"]
+        assert sum(part.gap for part in parts) == pytest.approx(float(scores[rows[0]] - scores[rows[1]]), abs=1e-12)
+        for place in (0, 1):
+            assert sum(part.shares[place] for part in parts) == pytest.approx(1)
+            mean = float(scores[list(rows)].mean())
+            assert sum(part.lifts[place] for part in parts) == pytest.approx(
+                float(scores[rows[place]]) - mean, abs=1e-12
+            )
+    shot = split_decision(sources, TEXTS, image, (0, 1))[1]
+    assert shot.shares[0] == pytest.approx(float(sources["shot"].counts[0] / (total.counts[0] + 1)))

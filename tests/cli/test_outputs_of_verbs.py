@@ -74,8 +74,12 @@ VERBS: dict[str, Row] = {
         ("--features",),
     ),
     "explain": Row(
-        ("cat", "--prompts", "prompts.parquet", "--image", "cat.png", "--before", "before.json", *NO_MODEL),
+        (
+            *("cat", "--prompts", "prompts.parquet", "--image", "cat.png", "--before", "before.json"),
+            *("--support", "support.parquet", *NO_MODEL),
+        ),
         ("--html",),
+        ("--features",),
         suffix=".html",
     ),
     "support shots": Row((*LABELLED, *NO_MODEL), ("-o", "--validation")),

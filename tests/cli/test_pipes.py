@@ -49,6 +49,7 @@ READ = {
         f"cat --prompts [prompts.json] {MODEL}",
         f"--images [cat.png] {PROMPTS} {MODEL}",
         f"cat {PROMPTS} --before [before.parquet] {MODEL}",
+        f"--image cat.png {PROMPTS} --support [support.parquet] {MODEL}",
     ],
     "search": ["index --image [cat.png]"],
     "support shots": [f"[images.parquet] --labels [labels.txt] -o new.parquet {MODEL}"],
