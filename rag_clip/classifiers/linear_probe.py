@@ -22,6 +22,7 @@ the logarithm of the text's probability.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -35,8 +36,9 @@ from rag_clip.classifiers.probe_training import (
     SEVERAL_LABELS,
     Images,
     Layer,
+    Pair,
     Score,
-    best_score,
+    best_scores,
     search_rates,
     spread_rows,
     train_layer,
@@ -150,11 +152,11 @@ class LinearProbeSettings:
                 validated.images.new_ones(len(validated.images)),
             )
 
-        def score(rate: float, weight_decay: float) -> Score:
-            if rate * weight_decay >= TURNS:
-                return NOTHING
-            trial = replace(SCHEDULE, epochs=TRIAL_EPOCHS, rate=rate, weight_decay=weight_decay, seed=self.seed)
-            return best_score(training, judged, layer, objective, trial)
+        def score(pairs: Sequence[Pair]) -> list[Score]:
+            tame = [pair for pair in pairs if pair[0] * pair[1] < TURNS]
+            trial = replace(SCHEDULE, epochs=TRIAL_EPOCHS, seed=self.seed)
+            scores = dict(zip(tame, best_scores(training, judged, layer, objective, trial, tame), strict=True))
+            return [scores.get(pair, NOTHING) for pair in pairs]
 
         rate, weight_decay = self.rate, self.weight_decay
         if rate is not None and weight_decay is not None:

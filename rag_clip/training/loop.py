@@ -198,14 +198,15 @@ def _steps_per_epoch(batches: Rows | Stream[Batch], schedule: Schedule) -> int:
 def _steps(batches: Rows | Stream[Batch], schedule: Schedule, first: int) -> Iterator[list[Any]]:
     """Yield the batches of each step, starting with step `first`."""
     if isinstance(batches, Rows):
-        yield from islice(_row_steps(batches, schedule), first, None)
+        yield from islice(row_steps(batches, schedule), first, None)
         return
     stream = batches(first * schedule.accumulate)
     while len(parts := list(islice(stream, schedule.accumulate))) == schedule.accumulate:
         yield parts
 
 
-def _row_steps(rows: Rows, schedule: Schedule) -> Iterator[list[torch.Tensor]]:
+def row_steps(rows: Rows, schedule: Schedule) -> Iterator[list[torch.Tensor]]:
+    """Yield the batches of rows of each step, without end; an epoch of rows ends with a batch that may be smaller."""
     generator = torch.Generator().manual_seed(schedule.seed)
     while True:
         if rows.sampler is None:

@@ -1,4 +1,6 @@
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +12,16 @@ from rag_clip.classifiers.probe_training import (
     RATES,
     SEVERAL_LABELS,
     WEIGHT_DECAYS,
+    Images,
+    Objective,
+    Pair,
+    Score,
+    best_scores,
     search_rates,
+    train_layer,
 )
 from rag_clip.progress import ProgressEvent
+from rag_clip.training.loop import Schedule
 
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
 
@@ -36,8 +45,10 @@ def test_of_several_labels_every_class_is_a_question_of_its_own():
 def peak(rate: float, place: int):
     """Score by how near two settings are to a rate and a weight decay, on the scale of the grid."""
 
-    def score(tried: float, weight_decay: float) -> tuple[float, float]:
-        return -abs(math.log10(tried / rate)), -abs(math.log10(weight_decay / WEIGHT_DECAYS[place]))
+    def score(pairs: Sequence[Pair]) -> list[Score]:
+        return [
+            (-abs(math.log10(tried / rate)), -abs(math.log10(decay / WEIGHT_DECAYS[place]))) for tried, decay in pairs
+        ]
 
     return score
 
@@ -53,12 +64,12 @@ def test_every_peak_of_the_grid_is_found():
 
 
 def test_no_pair_is_tried_twice_and_the_trials_are_reported():
-    tried: list[tuple[float, float]] = []
+    tried: list[Pair] = []
     events: list[ProgressEvent] = []
 
-    def score(rate: float, weight_decay: float) -> tuple[float, float]:
-        tried.append((rate, weight_decay))
-        return peak(1e-3, 40)(rate, weight_decay)
+    def score(pairs: Sequence[Pair]) -> list[Score]:
+        tried.extend(pairs)
+        return peak(1e-3, 40)(pairs)
 
     search_rates(score, report=events.append)
     assert len(tried) == len(set(tried)) == 90
@@ -66,6 +77,29 @@ def test_no_pair_is_tried_twice_and_the_trials_are_reported():
 
 
 def test_what_is_given_stays_and_equal_scores_leave_the_first():
-    best = search_rates(lambda rate, weight_decay: NOTHING, weight_decay=0.5)
+    best = search_rates(lambda pairs: [NOTHING] * len(pairs), weight_decay=0.5)
     assert (best.rate, best.weight_decay, best.score) == (1e-6, 0.5, NOTHING)
     assert search_rates(peak(1e-2, 3), rate=0.7).rate == 0.7
+
+
+@pytest.mark.parametrize("objective", [ONE_LABEL, SEVERAL_LABELS])
+@pytest.mark.parametrize("at_once", [1000, 2 * 3 * 8])
+def test_trials_that_train_together_score_as_they_do_alone(
+    objective: Objective, at_once: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("rag_clip.classifiers.probe_training.VALUES_AT_ONCE", at_once)  # two pairs, or all
+    draw = torch.Generator().manual_seed(0)
+    targets = torch.eye(3)[torch.arange(24) % 3]
+    rows = torch.randn(24, 8, generator=draw) + targets @ torch.randn(3, 8, generator=draw)
+    images = Images(rows, targets, torch.linspace(0.5, 1, 24))
+    training, judged = images.take(torch.arange(24) < 18), images.take(torch.arange(24) >= 18)
+    layer = torch.randn(3, 8, generator=draw), torch.zeros(3)
+    schedule = Schedule(4, 7, 1.0, "sgd", decay="constant", seed=3)
+    pairs = [(1e-3, 1e-6), (1e-1, 0.5), (1e9, 1e9), (1e-2, 1e-2), (1e-1, 1e-6)]
+    together = best_scores(training, judged, layer, objective, schedule, pairs)
+    assert together[2] == NOTHING
+    for (rate, decay), found in zip(pairs, together, strict=True):
+        if found != NOTHING:
+            alone = replace(schedule, rate=rate, weight_decay=decay)
+            scores = train_layer(training, layer, objective, alone, judged=judged)[1]
+            assert found == pytest.approx(max(scores), rel=1e-5)
