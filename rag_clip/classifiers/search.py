@@ -25,6 +25,7 @@ from rag_clip.data import Features, Support, Validation
 
 JUDGED_AT_MOST = 2000
 TIED_AT_MOST = 500
+VALUES_AT_ONCE = 2**18  # of logits; more leave the processor's cache
 FAR = 1e30  # beyond any weight
 
 
@@ -112,7 +113,8 @@ def choose(
     def right(votes: torch.Tensor) -> torch.Tensor:  # [alphas, gammas]
         if line is None:
             return count_right(base, votes, judged.targets, alphas)[:, None]
-        return torch.stack([count_right(base + alpha * votes, line, judged.targets, gammas) for alpha in alphas])
+        together = votes.new_tensor(alphas)[:, None, None].split(max(1, VALUES_AT_ONCE // votes.numel()))
+        return torch.cat([count_right(base + part * votes, line, judged.targets, gammas) for part in together])
 
     counts = torch.stack([right(votes(beta)) for beta in betas])  # [betas, alphas, gammas]
     tied = (counts == counts.max()).nonzero()
@@ -132,23 +134,23 @@ def choose(
 def count_right(
     base: torch.Tensor, direction: torch.Tensor, targets: torch.Tensor, weights: Sequence[float]
 ) -> torch.Tensor:
-    """Count the rows whose target no class beats in base + weight * direction, both [n, c], for each ascending weight.
+    """Count the rows whose target no class beats in base + weight * direction, for each of w ascending weights.
 
-    The target leads another class by lead + weight * gain, which is positive on one side of the weight -lead / gain.
+    Returns int64 [..., w] for `base` [..., n, c], `direction` [n, c] and `targets` [n]. The target leads another class
+    by lead + weight * gain, which is positive on one side of the weight -lead / gain.
     """
     grid = torch.tensor(weights, dtype=base.dtype, device=base.device)
-    own = targets[:, None]
-    lead = (base.gather(1, own) - base).scatter_(1, own, torch.inf)  # [n, c]
-    gain = direction.gather(1, own) - direction  # [n, c]
+    own = targets[:, None].expand(*base.shape[:-1], 1)
+    lead = (base.gather(-1, own) - base).scatter_(-1, own, torch.inf)  # [..., n, c]
+    gain = direction.gather(1, targets[:, None]) - direction  # [n, c]
     crossing = (-lead / gain).nan_to_num_(nan=-FAR).clamp_(-FAR, FAR)  # 0 / 0: the class always ties
     # adding 2 * FAR takes the bounds of the other side out of min and max; torch.where is ten times slower here
     side = torch.full_like(gain, FAR).copysign_(gain)
-    low, high = (crossing + (side - FAR)).amax(1), (crossing + (side + FAR)).amin(1)
+    low, high = (crossing + (side - FAR)).amax(-1), (crossing + (side + FAR)).amin(-1)  # [..., n]
     start, stop = torch.searchsorted(grid, low), torch.searchsorted(grid, high, right=True)
-    some = start < stop
-    length = len(weights) + 1
-    changes = torch.bincount(start[some], minlength=length) - torch.bincount(stop[some], minlength=length)
-    return changes.cumsum(0)[:-1]
+    some = (start < stop).long()
+    changes = some.new_zeros(*base.shape[:-2], len(weights) + 1)
+    return changes.scatter_add_(-1, start, some).scatter_add_(-1, stop, -some).cumsum(-1)[..., :-1]
 
 
 def _checked(zero_shot: ZeroShot, validation: Validation) -> torch.Tensor:
