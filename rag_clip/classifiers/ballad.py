@@ -7,6 +7,11 @@ at a time. Defaults are those for ImageNet-LT: share 0.2, SGD 0.2 (for scale 100
 batches of 512, 10 epochs (here at least 100 steps), a cosine (here per step). The direction of f' does not depend on
 the length of f, so unit features suffice. A starts at the identity, so that the untrained head equals zero-shot; the
 authors' random start is `start="random"`. A class without images keeps its text logit and is left out of the loss.
+
+From the identity, SGD changes A only within the span of images and texts, with an orthonormal basis Q [r, d]; outside
+it, A stays rho times the identity. So the adapter is trained, exactly, on r + 1 coordinates:
+
+    f -> (Q f, |f - Q'Q f|)        A = Q' B Q + rho (I - Q'Q)        B [r, r] and rho the diagonal blocks trained
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import torch
 from torch.nn import functional
 
 from rag_clip.classifiers.cache import wide
-from rag_clip.classifiers.evidence import Evidence, gather_evidence, hold_out
+from rag_clip.classifiers.evidence import Evidence, Held, gather_evidence, hold_out
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
@@ -92,22 +97,28 @@ class BalladSettings:
         Raises ValueError if support or validation do not fit the classifier.
         """
         evidence, schedule = gather_evidence(zero_shot, support), self.schedule or adapter_schedule(zero_shot, support)
-        adapter = _start(evidence, self.start, schedule.seed).requires_grad_()
+        adapter = _start(evidence, self.start, schedule.seed)
         if bool(evidence.present.any()):
-            training = Ballad(zero_shot, adapter, self.share, evidence.present)
+            exact = self.start == "identity" and schedule.optimiser == "sgd"
+            basis = _span(evidence.images, zero_shot.weights) if exact else torch.eye(len(adapter)).to(adapter)
+            trained = torch.block_diag(basis @ adapter @ basis.T, adapter.new_ones(1, 1)).float().requires_grad_()
+            text = replace(zero_shot, weights=_place(zero_shot.weights, basis))
+            training = Ballad(text, trained, self.share, evidence.present)
             judged = None if validation is None else hold_out(zero_shot, validation, evidence.present)
             references = [
                 name for name, trust in zip(support.references, support.relevance.tolist(), strict=True) if trust
             ]
             train(
-                [adapter],
-                _adapter_loss(training, evidence),
+                [trained],
+                _adapter_loss(training, evidence, basis),
                 Rows(len(evidence.images), class_aware(_classes(evidence, zero_shot.labels), references)),
                 schedule=schedule,
-                validate=None if judged is None else lambda: _accuracy(training, judged.images, judged.targets),
+                validate=None if judged is None else _accuracy(training, judged, basis),
                 report=report,
             )
-        return Ballad(zero_shot, adapter.detach().float(), self.share, evidence.present)
+            inside, outside = trained.detach()[:-1, :-1].to(basis), trained.detach()[-1, -1].to(basis)
+            adapter = basis.T @ inside @ basis + outside * (torch.eye(len(adapter)).to(basis) - basis.T @ basis)
+        return Ballad(zero_shot, adapter.float(), self.share, evidence.present)
 
 
 def adapter_schedule(zero_shot: ZeroShot, support: Support) -> Schedule:
@@ -163,12 +174,28 @@ def _start(evidence: Evidence, start: str, seed: int) -> torch.Tensor:
     return torch.mul(drawn, width**-0.5).to(evidence.images)
 
 
-def _adapter_loss(training: Ballad, evidence: Evidence) -> Callable[[torch.Tensor], torch.Tensor]:
-    shares, relevance = evidence.shares[:, evidence.present], evidence.shares.sum(1)  # [m, h], [m]
+def _span(*rows: torch.Tensor) -> torch.Tensor:
+    """Return an orthonormal basis [r, d] of the span of all rows [n, d], or the d axes if there are d rows or more."""
+    stacked = torch.cat([part.to(rows[0]) for part in rows])
+    if len(stacked) >= stacked.shape[1]:
+        return torch.eye(stacked.shape[1]).to(stacked)
+    return torch.linalg.qr(stacked.T)[0].T
+
+
+def _place(rows: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    """Return coordinates float32 [n, r + 1] of rows [n, d]: in the basis [r, d], and the length outside its span."""
+    rows = rows.to(basis)
+    inside = rows @ basis.T
+    return torch.cat([inside, torch.linalg.vector_norm(rows - inside @ basis, dim=1, keepdim=True)], 1).float()
+
+
+def _adapter_loss(training: Ballad, evidence: Evidence, basis: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    images = _place(evidence.images, basis)
+    shares, relevance = evidence.shares[:, evidence.present].float(), evidence.shares.sum(1).float()  # [m, h], [m]
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
         rows = rows.to(relevance.device)
-        logits = training(Features(evidence.images[rows]))[:, evidence.present]  # [b, h]
+        logits = training(Features(images[rows]))[:, evidence.present]  # [b, h]
         losses = functional.cross_entropy(logits, shares[rows] / relevance[rows, None], reduction="none")
         mean: torch.Tensor = (relevance[rows] * losses).sum() / relevance[rows].sum()
         return mean
@@ -176,5 +203,6 @@ def _adapter_loss(training: Ballad, evidence: Evidence) -> Callable[[torch.Tenso
     return loss
 
 
-def _accuracy(classifier: Ballad, images: torch.Tensor, targets: torch.Tensor) -> float:
-    return float((classifier(Features(images)).argmax(1) == targets.argmax(1)).float().mean())
+def _accuracy(training: Ballad, judged: Held, basis: torch.Tensor) -> Callable[[], float]:
+    images = Features(_place(judged.images, basis))
+    return lambda: float((training(images).argmax(1) == judged.targets.argmax(1)).float().mean())

@@ -16,7 +16,7 @@ from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder, check_head
-from rag_clip.training.loop import Schedule
+from rag_clip.training.loop import Schedule, rate_at
 
 LABELS = LabelSet(("red", "green", "blue", "grey"))
 SHORT = Schedule(3, 4, 0.2, "sgd")
@@ -88,6 +88,24 @@ def test_one_step_is_that_of_the_loss_in_float64():
     logits = 20 * (moved / moved.norm(dim=1, keepdim=True)) @ text().weights.double().T
     gradient = torch.autograd.grad(cross_entropy(logits, torch.tensor(rows)), adapter)[0]
     torch.testing.assert_close(head.adapter, (adapter - 0.2 * gradient).detach().float(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("images", [8, 16, 40])  # of 32 axes, with the four texts 12, 20 and all of them are used
+def test_training_in_the_span_of_the_images_is_training_in_float64(images):
+    support = support_of([0, 1, 2, 3] * (images // 4))
+    schedule = Schedule(12, 64, 2.0, "sgd", weight_decay=0.05)
+    head = BalladSettings(schedule=schedule).build(text(), support)
+    adapter, speed = torch.eye(32, dtype=torch.float64).requires_grad_(), torch.zeros(32, 32, dtype=torch.float64)
+    generator, given = torch.Generator().manual_seed(0), support.features.double()
+    sampler = class_aware([LABELS.names[row % 4] for row in range(images)], support.references)
+    for step in range(12):
+        rows = sampler(images, generator)
+        moved = normalize(0.2 * given[rows] @ adapter.T + 0.8 * given[rows], dim=1)
+        loss = cross_entropy(20 * moved @ text().weights.double().T, rows % 4)
+        speed = 0.9 * speed + torch.autograd.grad(loss, adapter)[0] + 0.05 * adapter.detach()
+        adapter = (adapter.detach() - rate_at(schedule, step, total=12) * speed).requires_grad_()
+    assert float((adapter.detach() - torch.eye(32)).abs().max()) > 0.1
+    torch.testing.assert_close(head.adapter, adapter.detach().float(), rtol=0, atol=1e-5)
 
 
 def test_a_class_without_images_keeps_its_text_logit():
