@@ -101,7 +101,9 @@ class BalladSettings:
         if bool(evidence.present.any()):
             exact = self.start == "identity" and schedule.optimiser == "sgd"
             basis = _span(evidence.images, zero_shot.weights) if exact else torch.eye(len(adapter)).to(adapter)
-            trained = torch.block_diag(basis @ adapter @ basis.T, adapter.new_ones(1, 1)).float().requires_grad_()
+            trained = functional.pad(basis @ adapter @ basis.T, (0, 1, 0, 1)).float()
+            trained[-1, -1] = 1
+            trained.requires_grad_()
             text = replace(zero_shot, weights=_place(zero_shot.weights, basis))
             training = Ballad(text, trained, self.share, evidence.present)
             judged = None if validation is None else hold_out(zero_shot, validation, evidence.present)
@@ -179,7 +181,8 @@ def _span(*rows: torch.Tensor) -> torch.Tensor:
     stacked = torch.cat([part.to(rows[0]) for part in rows])
     if len(stacked) >= stacked.shape[1]:
         return torch.eye(stacked.shape[1]).to(stacked)
-    return torch.linalg.qr(stacked.T)[0].T
+    basis: torch.Tensor = torch.linalg.qr(stacked.T)[0].T
+    return basis
 
 
 def _place(rows: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:

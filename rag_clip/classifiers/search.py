@@ -113,7 +113,7 @@ def choose(
     def right(votes: torch.Tensor) -> torch.Tensor:  # [alphas, gammas]
         if line is None:
             return count_right(base, votes, judged.targets, alphas)[:, None]
-        together = votes.new_tensor(alphas)[:, None, None].split(max(1, VALUES_AT_ONCE // votes.numel()))
+        together = torch.split(votes.new_tensor(alphas)[:, None, None], max(1, VALUES_AT_ONCE // votes.numel()))
         return torch.cat([count_right(base + part * votes, line, judged.targets, gammas) for part in together])
 
     counts = torch.stack([right(votes(beta)) for beta in betas])  # [betas, alphas, gammas]
