@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-from inputs.folders import ROOT
+from inputs.folders import ROOT, copy_folder
 from rag_clip.classifiers.heads import HEADS
 from rag_clip.cli import app
 
@@ -159,7 +159,7 @@ def test_readme_blocks_run_as_written(readme_folder: Path) -> None:
     "page", [name for name in PAGES if any(b.runs for b in blocks((ROOT / "docs" / name).read_text()))]
 )
 def test_blocks_of_a_page_run_as_written(page: str, readme_folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(readme_folder, tmp_path, dirs_exist_ok=True)
+    copy_folder(readme_folder, tmp_path)
     run_page((ROOT / "docs" / page).read_text(), tmp_path)
 
 

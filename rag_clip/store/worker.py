@@ -25,7 +25,7 @@ Records = tuple[list[str], list[dict[str, Any]], dict[str, np.ndarray]]
 
 LOCK_PATIENCE = 1.0
 UPSERT_POINTS = 256
-READ_BYTES = 8 << 20
+READ_BYTES = 1 << 20
 VALUE_BYTES = {"float32": 4, "float16": 2}
 
 
@@ -155,19 +155,40 @@ class Shard:
 def read_first(folder: Path, *, memory: int) -> int:
     """Read all files of a folder in order, so that they are in the page cache, and return their bytes.
 
-    The engine maps its files and touches them page by page, which takes several times as long. Files that would fill
-    more than `memory` bytes are left to it; returns 0 then.
+    The engine maps its files and touches them page by page, which takes several times as long. It makes them larger
+    than what they store, 170 MB for an empty index; these holes are not read. Files that would fill more than `memory`
+    bytes are left to it; returns 0 then.
     """
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    size = sum(file.stat().st_size for file in files)
+    stored = {file: stored_ranges(file) for file in files}
+    size = sum(end - start for ranges in stored.values() for start, end in ranges)
     if size > memory:
         return 0
-    part = bytearray(READ_BYTES)
-    for file in files:
+    part = memoryview(bytearray(READ_BYTES))
+    for file, ranges in stored.items():
         with file.open("rb", buffering=0) as content:
-            while content.readinto(part):
-                pass
+            for start, end in ranges:
+                content.seek(start)
+                while start < end and (count := content.readinto(part[: end - start])):
+                    start += count
     return size
+
+
+def stored_ranges(file: Path) -> list[tuple[int, int]]:
+    """Return start and end in bytes of each range of a sparse file that is no hole; all of it where nothing tells."""
+    with file.open("rb", buffering=0) as content:
+        end, size = 0, content.seek(0, os.SEEK_END)
+        if not hasattr(os, "SEEK_DATA"):
+            return [(0, size)]
+        ranges = []
+        while end < size:
+            try:
+                start = content.seek(end, os.SEEK_DATA)
+            except OSError:  # ENXIO: only a hole is left
+                break
+            end = content.seek(start, os.SEEK_HOLE)
+            ranges.append((start, end))
+        return ranges
 
 
 def _memory() -> int:

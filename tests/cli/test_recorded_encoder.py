@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from inputs.command_line import run
+from inputs.folders import copy_folder
 from inputs.photographs import photographs
 from rag_clip.cli import app
 from rag_clip.cli.run import EncoderOptions
@@ -160,7 +161,7 @@ def altered(folder: Path, tmp_path_factory: pytest.TempPathFactory, request: pyt
     """A copy of the folder whose records cannot be followed, and what is said of it; no verb writes to it."""
     alter, sentence = CHANGES[request.param]
     here = tmp_path_factory.mktemp("altered") / "copy"
-    shutil.copytree(folder, here)
+    copy_folder(folder, here)
     alter(here)
     return here, sentence
 

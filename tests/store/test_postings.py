@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from inputs.folders import copy_folder
 from rag_clip.data import Fingerprint, Hit
 from rag_clip.demo.captions import caption
 from rag_clip.demo.concepts import concepts
@@ -197,5 +197,5 @@ def test_captions_without_words_have_postings(tmp_path: Path):
 
 
 def copied(index: Path, target: Path) -> Store:
-    shutil.copytree(index, target / "index")
+    copy_folder(index, target / "index")
     return open_store(target / "index")
