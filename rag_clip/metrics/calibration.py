@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from rag_clip.metrics.accuracy import check_logits, is_right
-from rag_clip.metrics.uncertainty import COVERAGE, DRAWS, Interval, bootstrap
+from rag_clip.metrics.uncertainty import COVERAGE, DRAWS, Interval, bootstrap_together
 
 NO_VARIANCE = 1e-30
 STEPS = 80
@@ -162,17 +162,19 @@ def risk_interval(
     wrong = (~right.cpu().bool()).double()
     harmonic = torch.cat([wrong.new_zeros(1), (1 / torch.arange(1, len(wrong) + 1, dtype=torch.float64)).cumsum(0)])
 
-    def area(rows: torch.Tensor) -> list[float]:
+    def area(rows: torch.Tensor) -> torch.Tensor:  # [s, D] -> [s]
         # With k ties, the i-th risk is (errors above its confidence + rate x ties so far) / i = passed / i + rate,
         # so the sum over a run of ties needs harmonic numbers alone.
-        size = torch.bincount(start[rows])
-        errors = torch.bincount(start[rows], weights=wrong[rows])
-        last = size.cumsum(0)
+        shape = (len(rows), len(wrong))
+        rank = (start[rows] + torch.arange(shape[0])[:, None] * shape[1]).flatten()  # of all samples, one after another
+        size = torch.bincount(rank, minlength=shape[0] * shape[1]).view(shape)  # [s, n]
+        errors = torch.bincount(rank, weights=wrong[rows].flatten(), minlength=shape[0] * shape[1]).view(shape)
+        last = size.cumsum(1)
         rate = errors / size.clamp(min=1)
-        passed = errors.cumsum(0) - errors - (last - size) * rate
-        return [float((passed * (harmonic[last] - harmonic[last - size]) + size * rate).sum() / len(rows))]
+        passed = errors.cumsum(1) - errors - (last - size) * rate
+        return (passed * (harmonic[last] - harmonic[last - size]) + size * rate).sum(1) / rows.shape[1]
 
-    return bootstrap(area, len(wrong), draws=draws, coverage=coverage, seed=seed)[0]
+    return bootstrap_together(area, len(wrong), draws=draws, coverage=coverage, seed=seed)
 
 
 def confidence_of(logits: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,15 @@ import torch
 from scipy.stats import binomtest
 
 from inputs.number_checks import near
-from rag_clip.metrics.uncertainty import Interval, bootstrap, bootstrap_corrected, mean_interval, share_interval
+from rag_clip.metrics import uncertainty
+from rag_clip.metrics.uncertainty import (
+    Interval,
+    bootstrap,
+    bootstrap_corrected,
+    bootstrap_together,
+    mean_interval,
+    share_interval,
+)
 
 
 def test_the_interval_of_an_accuracy_is_near_its_normal_limit() -> None:
@@ -64,6 +72,15 @@ def test_any_measure_has_an_interval() -> None:
     assert (deviation.value, mean.value) == pytest.approx((float(values.std()), 0.5))
     assert 0.49 < deviation.low < deviation.high < 0.51
     assert (mean.low, mean.high) == pytest.approx((0.469, 0.531), abs=0.008)
+
+
+def test_a_measure_of_many_samples_at_once_has_the_interval_of_one_after_another(monkeypatch) -> None:
+    values = torch.rand(70, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    (expected,) = bootstrap(lambda rows: [float(values[rows].square().sum())], 70, draws=30, seed=2)
+    for cells in (uncertainty.CELLS, 500, 1):
+        monkeypatch.setattr(uncertainty, "CELLS", cells)
+        found = bootstrap_together(lambda rows: values[rows].square().sum(1), 70, draws=30, seed=2)
+        assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
 
 
 def test_any_measure_may_be_drawn_within_strata() -> None:
