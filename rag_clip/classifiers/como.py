@@ -10,9 +10,9 @@ CoMo (Zhang et al., 2022, arXiv 2209.12255), the CLIP and DINO part of CaFo (CVP
 The authors weight encoders by the dot product z(p_v) . z(text), which is a sharpness of c - 1. That grows with the
 number of classes: an encoder whose correlation is higher by 0.01 gets the weight 0.52 with ten classes and 0.99995 with
 a thousand, which switches the other encoder off. mode="published" keeps the authors' sharpness. Otherwise the sharpness
-is 1 (the correlation itself), and only classes with support are standardised; the others keep their text logit. If
-alpha and beta are not given, they are chosen as in `search`; without images to choose on, alpha is 0.6 (CaFo's value
-for ImageNet with 16 shots) and beta 1.
+is 1 (the correlation itself), and only classes with support are standardised; the others keep their text logit and its
+probability (`evidence.among`). If alpha and beta are not given, they are chosen as in `search`; without images to
+choose on, alpha is 0.6 (CaFo's value for ImageNet with 16 shots) and beta 1.
 
 CoMo-F trains the keys of all encoders together on the support images, as Tip-Adapter-F does. The authors alternate
 between shots and generated images; here they are one set.
@@ -73,7 +73,8 @@ class CoMo:
         cosines = cosines_of(self.caches, features)
         votes = [cache.count(affinities_of(cosines[name], self.choice.beta)) for name, cache in self.caches.items()]
         blended = blend(text, votes, sharpness=self.sharpness, held=self.caches[MAIN].relative)
-        return (text + self.choice.alpha * self.zero_shot.scale / 100 * blended).to(features.pooled.dtype)
+        added = self.choice.alpha * self.zero_shot.scale / 100 * blended
+        return self.caches[MAIN].decide(added, text).to(features.pooled.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ HEADS: Mapping[str, Head] = {
         LinearProbeSettings,
         "Li et al., 2022, arXiv 2204.08790",
         "sixteen shots a class and more, and images of several labels",
-        5.0,
+        10.0,
         trains=True,
     ),
     "priming": Head(

@@ -13,11 +13,12 @@ Differences: the authors report the epoch that was best on the test set; this re
 the last without them. Pairs with rate times decay of 0.1 or more are not tried, because decay then outweighs momentum.
 The authors standardise by batch and test with running averages, which few shots do not settle; here the statistics are
 those of all training images, and features are unit rows. Among settings with equally many correct images, the one with
-the lowest cross-entropy is chosen. A class with one image trains on it and judges nothing. If nothing can judge, the
-rate is 1e-3, the middle of the range searched, and the weight decay the smallest. (For one shot, the authors' code
-draws two images, one to train and one to judge; here one shot is one labelled image.) Images decide among the classes
-that have any (`evidence.among`); with several labels per image, those classes get the learned log odds, and the others
-the logarithm of the text's probability.
+the lowest cross-entropy at its best temperature is chosen: at a fixed one, large rates win by confidence alone. A class
+with one image trains on it and judges nothing. If nothing can judge, the rate is 1e-3, the middle of the range
+searched, and the weight decay the smallest. (For one shot, the authors' code draws two images, one to train and one to
+judge; here one shot is one labelled image.) Images decide among the classes that have any (`evidence.among`); with
+several labels per image, those classes get the learned log odds, and the others the logarithm of the text's
+probability.
 """
 
 from __future__ import annotations

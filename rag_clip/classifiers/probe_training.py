@@ -41,11 +41,20 @@ NOTHING: Score = (0.0, float("-inf"))
 class Objective:
     """The `losses` [n] of images and their `judgement` in [0, 1], both from logits [n, h] and targets [n, h].
 
-    Losses [n, t] of t layers come from logits [n, t, h] and targets [n, 1, h].
+    Losses [n, t] of t layers come from logits [n, t, h] and targets [n, 1, h]. Between equal judgements, the lowest
+    mean loss with logits times one of `factors` decides, so that a layer is not preferred for its confidence.
     """
 
     losses: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     judgement: Callable[[torch.Tensor, torch.Tensor], float]
+    factors: tuple[float, ...]
+
+    @torch.no_grad()
+    def scores(self, logits: torch.Tensor, targets: torch.Tensor) -> list[Score]:
+        """Return the scores of t layers from logits [n, t, h] and targets [n, h]."""
+        losses = [self.losses(factor * logits, targets[:, None]).mean(0) for factor in self.factors]  # [t] each
+        judgements = [self.judgement(layer, targets) for layer in logits.unbind(1)]
+        return list(zip(judgements, (-torch.stack(losses).amin(0)).tolist(), strict=True))
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -64,8 +73,8 @@ def _eleven_point_precision(logits: torch.Tensor, targets: torch.Tensor) -> floa
     return mean_average_precision(logits, targets.bool(), eleven_points=True)
 
 
-ONE_LABEL = Objective(_cross_entropy, _accuracy)
-SEVERAL_LABELS = Objective(_binary_cross_entropy, _eleven_point_precision)
+ONE_LABEL = Objective(_cross_entropy, _accuracy, tuple(2.0**power for power in range(-3, 7)))
+SEVERAL_LABELS = Objective(_binary_cross_entropy, _eleven_point_precision, (1.0,))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,9 +158,7 @@ def _scores_together(
             found = logits(held)
             finite &= found.isfinite().all(2).all(0)
             found = torch.where(finite[:, None], found, 0.0)
-            losses = objective.losses(found, judged.targets[:, None]).mean(0)
-            judgements = [objective.judgement(one, judged.targets) for one in found.unbind(1)]
-        best = [max(pair) for pair in zip(best, zip(judgements, (-losses).tolist(), strict=True), strict=True)]
+        best = [max(pair) for pair in zip(best, objective.scores(found, judged.targets), strict=True)]
     return [score if trained else NOTHING for score, trained in zip(best, finite.tolist(), strict=True)]
 
 
@@ -178,8 +185,8 @@ def train_layer(
     judged: images that score each epoch; without them there are no scores, and the last epoch is kept.
     report: called with the progress.
 
-    A score is the judgement and the negated mean loss on the images `judged`. Raises ArithmeticError if the weights or
-    the loss become infinite or NaN.
+    A score is the judgement and the negated loss (see `Objective`) on the images `judged`. Raises ArithmeticError if
+    the weights or the loss become infinite or NaN.
     """
     mean, deviation = _statistics(images)
     standard = (images.rows - mean) / deviation  # [m, d]
@@ -195,9 +202,8 @@ def train_layer(
         logits = (judged.rows - mean) / deviation @ weights.T + biases  # [n, h]
         if not bool(logits.isfinite().all()):
             raise ArithmeticError("the weights are not finite")
-        judgement = objective.judgement(logits, judged.targets)
-        scores.append((judgement, -float(objective.losses(logits, judged.targets).mean())))
-        return judgement
+        scores.extend(objective.scores(logits[:, None], judged.targets))
+        return scores[-1][0]
 
     validate = None if judged is None else lambda: judge(judged)
     train([weights, biases], loss, Rows(len(standard)), schedule=schedule, validate=validate, report=report)

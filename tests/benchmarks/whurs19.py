@@ -3,7 +3,8 @@
 FOLDER holds whurs19_*.npz, of which `--models` are read. Top-1 in percent, mean of ten seeds, at 1 / 2 / 4 / 8
 / 16 shots of each of the 19 classes: first without validation images, then with min(k, 4) more of each class. Both are
 scored on the images that neither has. Then with four shots of ten classes drawn by chance and none of the other nine:
-photographs of the ten, and of the nine; last the worst seed against zero-shot. Text is the ensemble of 106 templates.
+photographs of the ten, and of the nine. The second row is the gain over zero-shot, mean / worst seed, at each number of
+shots. Text is the ensemble of 106 templates. Heads of two encoders see `--second`, another of the models, too.
 With `--floor`, evidence decides how much of a head is used (`rag_clip/classifiers/floor.py`). With `--refine`, the
 images that are scored are evidence too, without their labels (`rag_clip/refinement/batch.py`).
 """
@@ -42,28 +43,37 @@ class Split(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Features [n, d], labels [n] and the text classifier."""
+    """Features [n, d], labels [n], the text classifier, and features by the second encoder [n, e] if there is one."""
 
     features: torch.Tensor
     labels: torch.Tensor
     text: ZeroShot
+    second: torch.Tensor | None = None
+
+    def take(self, rows: torch.Tensor) -> Features:
+        """Return the features of the rows."""
+        others = {} if self.second is None else {"second": self.second[rows]}
+        return Features(self.features[rows], others=others)
 
 
 def main() -> None:
-    """Print a row per model and head."""
+    """Print two rows per model and head."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--heads", nargs="+", default=HEADS, choices=list(NAMES))
     parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--second")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--floor", action="store_true")
     parser.add_argument("--refine", action="store_true")
     given = parser.parse_args()
     seeds = range(given.seeds)
     shots = "shots " + " / ".join(map(str, SHOTS))
-    print(f"{'model':<18}{'head':<16}{shots:<38}{'with validation':<38}{'ten / nine':<14}{'worst':<8}ms a fit")
+    print(f"{'model':<18}{'head':<16}{shots:<38}{'with validation':<38}{'ten / nine':<14}ms a fit")
     for model in given.models:
         images = read(given.folder / f"whurs19_{model}.npz")
+        if given.second is not None:
+            images = images._replace(second=read(given.folder / f"whurs19_{given.second}.npz").features)
         zero_shot = accuracy(images, images.text, torch.arange(len(images.labels)))
         halves = show(measure_half(images, lambda text, support: text, seeds))
         print(f"{model:<18}{'zero_shot':<16}{100 * zero_shot:<76.1f}{halves}")
@@ -75,10 +85,11 @@ def main() -> None:
                 for held in (False, True)
             ]
             seconds = (perf_counter() - started) / (2 * len(SHOTS) * len(seeds))
-            worst = min(gain for row in rows for _, gain in row)
-            columns = "".join(f"{show([mean for mean, _ in row]):<38}" for row in rows)
-            columns += f"{show(measure_half(images, build, seeds)):<14}{100 * worst:<+8.1f}"
-            print(f"{model:<18}{head:<16}{columns}{1000 * seconds:.0f}", flush=True)
+            columns = "".join(f"{show([mean for mean, _, _ in row]):<38}" for row in rows)
+            columns += f"{show(measure_half(images, build, seeds)):<14}"
+            print(f"{model:<18}{head:<16}{columns}{1000 * seconds:.0f}")
+            gains = [" ".join(f"{100 * mean:+.1f}/{100 * worst:+.1f}" for _, mean, worst in row) for row in rows]
+            print(f"{'':<18}{'gain / worst':<16}{gains[0]:<58}{gains[1]}", flush=True)
 
 
 def show(shares: Sequence[float]) -> str:
@@ -120,21 +131,21 @@ def split(labels: torch.Tensor, shots: int, seed: int) -> Split:
 
 def measure(
     images: Images, build: Callable[..., Classifier], shots: int, held: bool, seeds: Sequence[int], *, refined: bool
-) -> tuple[float, float]:
-    """Return the accuracy over the test images, mean of the seeds, and the least gain over zero-shot of a seed."""
+) -> tuple[float, float, float]:
+    """Return the accuracy over the test images and the gain over zero-shot, means of the seeds, and the least gain."""
     names = images.text.labels
     found, gains = [], []
     for seed in seeds:
         rows = split(images.labels, shots, seed)
         support = gather(images, rows.shots)
-        validation = Validation(Features(images.features[rows.validation]), names, images.labels[rows.validation])
+        validation = Validation(images.take(rows.validation), names, images.labels[rows.validation])
         classifier = build(images.text, support, validation=validation if held else None)
         if refined:
-            beside = Features(images.features[rows.test])
+            beside = images.take(rows.test)
             classifier = refine(classifier, beside, images.text.weights, held=held_evidence(classifier))
         found.append(accuracy(images, classifier, rows.test))
         gains.append(found[-1] - accuracy(images, images.text, rows.test))
-    return sum(found) / len(found), min(gains)
+    return sum(found) / len(found), sum(gains) / len(gains), min(gains)
 
 
 def measure_half(images: Images, build: Callable[..., Classifier], seeds: Sequence[int]) -> list[float]:
@@ -154,12 +165,14 @@ def gather(images: Images, rows: torch.Tensor) -> Support:
     targets = torch.nn.functional.one_hot(images.labels[rows], len(images.text.labels)).float()
     references = tuple(map(str, rows.tolist()))
     origin = ("shot",) * len(rows)
-    return Support(images.text.labels, images.features[rows], targets, torch.ones(len(rows)), origin, references)
+    given = images.take(rows)
+    trust = torch.ones(len(rows))
+    return Support(images.text.labels, given.pooled, targets, trust, origin, references, others=given.others)
 
 
 def accuracy(images: Images, classifier: Classifier, rows: torch.Tensor) -> float:
     """Return the share of the rows that the classifier gets right."""
-    predicted = classifier(Features(images.features[rows])).argmax(1)
+    predicted = classifier(images.take(rows)).argmax(1)
     return float((predicted == images.labels[rows]).double().mean())
 
 

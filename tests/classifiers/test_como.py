@@ -140,6 +140,8 @@ def test_a_class_without_images_keeps_its_text_logit(kind: type) -> None:
     torch.testing.assert_close(head(QUERIES)[:, 2], TEXT(QUERIES)[:, 2], atol=1e-5, rtol=0)
     published = CoMoSettings(alpha=5, beta=4, mode="published").build(TEXT, two_views([3, 3, 0, 3, 3]))
     assert bool((published(QUERIES)[:, 2] < TEXT(QUERIES)[:, 2] - 0.1).all())
+    found, text = (each(QUERIES).softmax(1)[:, 2] for each in (head, TEXT))
+    torch.testing.assert_close(found, text)  # the images decide among the other classes alone
 
 
 @pytest.mark.parametrize("kind", [CoMoSettings, CoMoFSettings])

@@ -111,4 +111,4 @@ def test_numbers_that_are_not_above_zero_are_refused():
 def test_five_shots_lift_real_features():
     text, support, images, labels = real_shots("ViTB32", 5, 0)
     probe = LinearProbeSettings(weight_decay=1e-4).build(text, support)
-    assert (probe(images).argmax(1) == labels).double().mean() >= 0.95
+    assert (probe(images).argmax(1) == labels).double().mean() >= 0.93

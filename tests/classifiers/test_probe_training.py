@@ -33,6 +33,13 @@ def test_of_one_label_the_objective_is_cross_entropy_and_accuracy():
     assert ONE_LABEL.judgement(LOGITS, targets) == pytest.approx(2 / 3)
 
 
+def test_a_layer_is_not_preferred_for_its_confidence():
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    unsure, sure = ONE_LABEL.scores(torch.stack([LOGITS / 8, LOGITS], 1), targets)
+    assert unsure == pytest.approx(sure)
+    assert unsure[0] == pytest.approx(2 / 3)
+
+
 def test_of_several_labels_every_class_is_a_question_of_its_own():
     targets = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
     right = LOGITS.sigmoid()
@@ -102,4 +109,4 @@ def test_trials_that_train_together_score_as_they_do_alone(
         if found != NOTHING:
             alone = replace(schedule, rate=rate, weight_decay=decay)
             scores = train_layer(training, layer, objective, alone, judged=judged)[1]
-            assert found == pytest.approx(max(scores), rel=1e-5)
+            assert found == pytest.approx(max(scores), rel=1e-4)
