@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rag_clip.classifiers.anchored import held_evidence
 from rag_clip.classifiers.coop import learned_zero_shot
@@ -53,7 +54,8 @@ from rag_clip.refinement.batch import RefinementFacts, images_to_refine, refine
 from rag_clip.refinement.choose_prompts import choose_prompts, images_to_choose
 from rag_clip.report.tally import Predicted, Tally
 
-from .predictions import output_schema, predict_rows, prediction_columns, write_predictions
+from .open_world import NoveltyFacts, prepare_rejection, read_negatives
+from .predictions import columns_of, output_schema, predict_rows, prediction_columns, write_predictions
 from .running import Running
 from .unlabelled import sample_sources
 
@@ -69,6 +71,7 @@ class ClassifySummary:
     predicted: how many images each class got, and which predictions are least certain.
     chosen: which of several prompts the images chose, with their scores; empty for one.
     refined: how much refinement changed; None without it.
+    novelty: how images of none of the classes were told, and how many there are; None without an open world.
     seconds: per stage; "decode" is the mean over the workers, "write" includes reading the rows once more.
     bottleneck: the slowest stage.
     """
@@ -82,6 +85,7 @@ class ClassifySummary:
     predicted: Predicted
     chosen: Mapping[str, Any]
     refined: RefinementFacts | None
+    novelty: NoveltyFacts | None
     seconds: Mapping[str, float]
     bottleneck: str
 
@@ -124,9 +128,9 @@ def classify(
     encoder: an encoder or the name of a model; by default the one that the prompts record.
     head: builds the classifier from the zero-shot one; see `prepare_head`. An image on which one of the head's further
         encoders fails has an error.
-    scoring: how many classes each image gets, what their scores mean, and whether all images of the file are evidence
-        for each. Sigmoid scores are for texts alone, with an encoder that was trained with a logit bias; the labels and
-        their order are the same.
+    scoring: how many classes each image gets, what their scores mean, whether all images of the file are evidence for
+        each, and whether images may be none of the classes. Sigmoid scores are for texts alone, with an encoder that
+        was trained with a logit bias; the labels and their order are the same.
     reuse: a folder that keeps image features for other prompts, and the index whose captions are already encoded.
     running: processes, batch size, `force` and progress.
 
@@ -143,17 +147,22 @@ def classify(
     files, progress, others = images.open(), Progress(report=report), head.others if head else {}
     output, let_go = scratch_output(output, "predictions.parquet")
     written = classify_outputs(output, reuse.features_dir)
-    check_outputs(written, inputs=[image_files(images), reuse.place], force=running.force)
+    named = scoring.open_world.places if scoring.open_world else ()
+    check_outputs(written, inputs=[image_files(images), reuse.place, named], force=running.force)
     encoder = to_encoder(encoder, recorded=first.recorded.encoder)
     texts_alone = head is None and not isinstance(first, LearnedPrompts)
     check_scores(scoring.scores, trained_bias=has_trained_bias(encoder), texts_alone=texts_alone)
-    columns = prediction_columns(files[0].schema.names, refined=scoring.refine)
+    columns = prediction_columns(files[0].schema.names, scoring)
+    world = scoring.open_world
+    if world and isinstance(first, LearnedPrompts):
+        raise ValueError("novelty compares texts of the classes with other texts, and learned prompts have none")
     files, kept = keep_columns(files)
     with holding(written, force=running.force):
         with progress.stage("prompts"):
             texts = _text_classifiers(candidates, encoder, reuse, report)
             used, text = first, texts[0]
             classifier = _with_head(head, text) if len(texts) == 1 else text
+            negatives = read_negatives(world, first.labels, report=report) if world else None
         sources, missing = encode_by_all(
             files,
             reuse.features_dir or parts_of(output),
@@ -179,17 +188,33 @@ def classify(
             with progress.stage("refine"):
                 classifier = refine(classifier, sample, text.weights, held=held_evidence(classifier))
                 refinement = classifier.facts
+        rejection, novelty = None, None
+        if world and negatives and isinstance(used, Prompts):
+            with progress.stage("negatives"):
+                rejection, novelty = prepare_rejection(world, negatives, text, used, encoder, report=report)
         facts = _run_facts(used, encoder, others, head)
         facts |= {"refined": None if refinement is None else asdict(refinement)}
-        facts |= {"image_column": files[0].image, **asdict(scoring), "rows": rows, "failed": failed}
-        schema, advance = output_schema(kept, columns, facts), progress.counting("write", rows)
-        tally = Tally()
+        if novelty is not None:
+            facts |= {"novelty": asdict(novelty)}
+        said = {"top_k": scoring.top_k, "scores": scoring.scores, "refine": scoring.refine}
+        facts |= {"image_column": files[0].image, **said, "rows": rows, "failed": failed}
+        types = dict(zip(columns, columns_of(scoring).values(), strict=True))
+        schema, advance = output_schema(kept, types, facts), progress.counting("write", rows)
+        tally, novel = Tally(), 0
 
         def predict(features: FeatureRows) -> list[pa.Array]:
+            nonlocal novel
             predicted = predict_rows(
-                features, classifier, scoring=scoring, batch_size=running.batch_size, device=encoder.device
+                features,
+                classifier,
+                scoring=scoring,
+                rejection=rejection,
+                batch_size=running.batch_size,
+                device=encoder.device,
             )
             tally.add(predicted[0], predicted[1])
+            if novelty is not None:
+                novel += pc.sum(pc.greater(predicted[-1], novelty.threshold)).as_py() or 0
             return predicted
 
         with _replacing(output, parts_of(output)) as unfinished:
@@ -206,6 +231,7 @@ def classify(
         tally.report(text.labels.names),
         dict(used.recorded.chosen),
         refinement,
+        None if novelty is None else replace(novelty, novel=novel),
         dict(progress.seconds),
         progress.bottleneck,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from rag_clip.classifiers.match import Matches, Scoring, match, rank
+from rag_clip.classifiers.novelty import Novelty
 from rag_clip.data import Features
 from rag_clip.files.features import FeatureRows
 from rag_clip.images.joined import JoinedFeatures
@@ -31,16 +33,29 @@ COLUMNS = {
     "top_k_scores": pa.list_(pa.float32()),
     "error": pa.string(),
 }
-REFINED_COLUMNS = {**COLUMNS, "label_alone": pa.string()}
+LABEL_ALONE, NOVELTY = {"label_alone": pa.string()}, {"novelty": pa.float32()}
 
 
-def prediction_columns(taken: Sequence[str], *, refined: bool = False) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Rejection:
+    """What tells images of none of the classes: a novelty above `threshold`, with which they may get no label."""
+
+    novelty: Novelty
+    threshold: float
+    rejects: bool
+
+
+def columns_of(scoring: Scoring) -> dict[str, pa.DataType]:
+    """Return the prediction columns and their types; refined predictions have one more, and so has an open world."""
+    return {**COLUMNS, **(LABEL_ALONE if scoring.refine else {}), **(NOVELTY if scoring.open_world else {})}
+
+
+def prediction_columns(taken: Sequence[str], scoring: Scoring) -> tuple[str, ...]:
     """Return the names of the prediction columns, all with the prefix `predicted_` if the input has one of the names.
 
-    Refined predictions have one more column. Input columns keep their names. Raises ValueError if the input has one of
-    the prefixed names as well.
+    Input columns keep their names. Raises ValueError if the input has one of the prefixed names as well.
     """
-    columns = tuple(REFINED_COLUMNS if refined else COLUMNS)
+    columns = tuple(columns_of(scoring))
     for names in (columns, tuple(f"predicted_{name}" for name in columns)):
         if not set(names) & set(taken):
             return names
@@ -48,11 +63,11 @@ def prediction_columns(taken: Sequence[str], *, refined: bool = False) -> tuple[
     raise ValueError(f"the input already has the columns {clash}; rename or drop those that begin with predicted_")
 
 
-def output_schema(schema: pa.Schema, columns: Sequence[str], facts: Mapping[str, Any]) -> pa.Schema:
+def output_schema(schema: pa.Schema, columns: Mapping[str, pa.DataType], facts: Mapping[str, Any]) -> pa.Schema:
     """Append `columns` to the input's schema, and the run's facts to its metadata, as JSON with the key rag_clip."""
-    added = [pa.field(name, kind) for name, kind in zip(columns, REFINED_COLUMNS.values(), strict=False)]
+    added = [pa.field(name, kind) for name, kind in columns.items()]
     metadata = with_features(schema.metadata or {}, schema, added)
-    metadata[b"rag_clip"] = json.dumps({**facts, "columns": columns}, sort_keys=True, default=str).encode()
+    metadata[b"rag_clip"] = json.dumps({**facts, "columns": list(columns)}, sort_keys=True, default=str).encode()
     return pa.schema([*schema, *added], metadata=metadata)
 
 
@@ -103,12 +118,13 @@ def predict_rows(
     classifier: Classifier,
     *,
     scoring: Scoring,
+    rejection: Rejection | None = None,
     batch_size: int,
     device: torch.device,
 ) -> list[pa.Array]:
-    """Return the columns of `COLUMNS` for the rows of a shard; rows with an error have nulls and the error.
+    """Return the columns of `columns_of` for the rows of a shard; rows with an error have nulls and the error.
 
-    For a refined classifier, the columns are `REFINED_COLUMNS`.
+    With a `rejection` that rejects, images of none of the classes have no label.
     """
     good = features.good
     names = pa.array(classifier.labels.names, pa.string())
@@ -122,8 +138,12 @@ def predict_rows(
     place = np.zeros(len(features.errors), np.int64)
     place[good] = np.arange(len(good))
     rows = pa.array(place, mask=~np.isin(np.arange(len(place)), good))
+    novelty = np.concatenate(
+        [np.empty(0, np.float32), *(rejection.novelty(each.pooled).cpu().numpy() for each in batches if rejection)]
+    )
+    rejected = novelty > rejection.threshold if rejection and rejection.rejects else None
     columns = [
-        names.take(pa.array(labels[:, 0])),
+        names.take(pa.array(labels[:, 0], mask=rejected)),
         pa.array(values[:, 0]),
         pa.ListArray.from_arrays(offsets, names.take(pa.array(labels.reshape(-1)))),
         pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1))),
@@ -132,6 +152,8 @@ def predict_rows(
     if isinstance(classifier, Refined):
         alone = np.concatenate([np.empty(0, np.int64), *(labels.cpu().numpy() for _, labels in pairs)])  # [n]
         columns.append(names.take(pa.array(alone)).take(rows))
+    if rejection is not None:
+        columns.append(pa.array(novelty).take(rows))
     return columns
 
 

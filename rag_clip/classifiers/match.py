@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 
+from rag_clip.classifiers.novelty import OpenWorld
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet
 from rag_clip.protocols import Classifier
@@ -20,12 +21,15 @@ class Scoring:
     """What is said of each image: the best `top_k` classes, each with a score (see `match`).
 
     With `refine`, all images of the file are evidence beside what is said of each alone (see refinement.batch), and the
-    label of each image alone is said too. Raises ValueError for `top_k` below 1, and for sigmoid scores with `refine`.
+    label of each image alone is said too. With `open_world`, the novelty of each image is said too, and images that are
+    none of the classes may get no label (see classifiers.novelty). Raises ValueError for `top_k` below 1, and for
+    sigmoid scores with `refine`.
     """
 
     top_k: int = 5
     scores: Scores = "softmax"
     refine: bool = False
+    open_world: OpenWorld | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -13,6 +13,7 @@ from rag_clip.cli.run import HEAD, IMAGES, SHOWN, Force, ImageColumn, Shown, Wor
 from rag_clip.display import counted
 
 if TYPE_CHECKING:
+    from rag_clip.classifiers.novelty import OpenWorld
     from rag_clip.pipelines.classify import ClassifySummary
     from rag_clip.report.tally import Predicted
 
@@ -76,6 +77,30 @@ def classify(
         bool,
         Parameter(negative=(), help="Use all images of the file as evidence for each; keeps label_alone beside label."),
     ] = False,
+    open_world: Annotated[
+        bool,
+        Parameter(
+            name="--open",
+            negative=(),
+            help="Also write the novelty of each image: how likely it shows something that no class names.",
+        ),
+    ] = False,
+    negatives: Annotated[
+        str | None,
+        Parameter(
+            help="Names of other things, for --open: a word list, a label file, captions, or a caption index; "
+            "default: --index."
+        ),
+    ] = None,
+    reject: Annotated[
+        bool, Parameter(negative=(), help="With --open, images of too much novelty get no label.")
+    ] = False,
+    most_novelty: Annotated[
+        float | None,
+        Parameter(
+            help="The novelty above which an image is none of the classes; default: chosen by --support, or 0.5."
+        ),
+    ] = None,
     features: Annotated[
         Path | None, Parameter(help="Folder that keeps image features, for use with other prompts.")
     ] = (None),
@@ -99,9 +124,10 @@ def classify(
         from rag_clip.pipelines.running import Running
 
         found = find_encoder(encoder, records_of(prompts=prompts, supports=[support, validation], index=index))
-        read: Inputs = [images, *prompts, index, support, head_options, validation, found.files]
+        read: Inputs = [images, *prompts, index, negatives, support, head_options, validation, found.files]
         written = classify_outputs(output, features)
         check_outputs(written, inputs=[*read, model_files(*second or ())], force=force)
+        world = _open_world(open_world, negatives or index, support, most_novelty, reject)
         if head and support is None:
             raise ValueError(f"the head {head!r} needs a support file; give --support")
         name = (head or default_head(support)) if support else None
@@ -132,7 +158,7 @@ def classify(
             output=output,
             encoder=loaded,
             head=chosen,
-            scoring=Scoring(top_k, scores, refine),
+            scoring=Scoring(top_k, scores, refine, world),
             reuse=Reuse(index, features),
             running=Running(workers, batch_size, force, console.report),
         )
@@ -143,6 +169,22 @@ def classify(
         return summary
 
     return run(job, shown)
+
+
+def _open_world(
+    wanted: bool, negatives: str | None, support: Path | None, threshold: float | None, reject: bool
+) -> OpenWorld | None:
+    from rag_clip.classifiers.novelty import OpenWorld
+    from rag_clip.files.evidence import is_evidence
+
+    if not wanted:
+        if reject or threshold is not None:
+            raise ValueError("--reject and --most-novelty decide with --open; add it")
+        return None
+    if negatives is None:
+        raise ValueError("--open compares images with names of other things; give --negatives FILE, or --index INDEX")
+    shots = None if support is None or is_evidence(support) else support
+    return OpenWorld(negatives, shots, threshold, reject)
 
 
 def _show_evidence(console: Console, summary: ClassifySummary, count: int) -> None:
@@ -157,6 +199,13 @@ def _show_evidence(console: Console, summary: ClassifySummary, count: int) -> No
         )
         if warning := refined.warning(count):
             console.say(warning)
+    if novelty := summary.novelty:
+        how = {"given": "", "support": ", of which 95 % of the support images stay below", "usual": " (usual)"}
+        what = "which got no label" if novelty.rejected else "whose labels were kept"
+        console.say(
+            f"{counted(novelty.novel, 'image')} of more novelty than {novelty.threshold:.3f}{how[novelty.by]}, {what}; "
+            f"compared with {counted(novelty.negatives, 'name')} from {novelty.place}"
+        )
 
 
 def _show_predicted(console: Console, predicted: Predicted, count: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from rag_clip.captions.sources.finding import find_sources, read_source
 from rag_clip.captions.sources.txt_kinds import find_txt_kind
+from rag_clip.classifiers.novelty import MOST_NEGATIVES
 from rag_clip.corpus.phrases import frequent_phrases
 from rag_clip.data import LabelSet
 from rag_clip.files.identity import hash_facts
@@ -27,7 +29,7 @@ from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.templates import fill
 from rag_clip.protocols import Encoder
 from rag_clip.store import Location, open_store
-from rag_clip.words import words_of
+from rag_clip.words import spoken, words_of
 
 PHRASES = 20_000
 CAPTIONS_AT_ONCE = 100_000
@@ -75,6 +77,28 @@ def rivals_of(labels: LabelSet, candidates: Candidates) -> Rivals:
         raise ValueError(f"{candidates.place} has no names except those of the classes; give others")
     rows, speaks = zip(*kept, strict=True)
     return Rivals(rows, speaks)
+
+
+@lru_cache(maxsize=8)
+def negatives_of(labels: LabelSet, candidates: Candidates, *, most: int = MOST_NEGATIVES) -> tuple[int, ...]:
+    """Return the rows of the first `most` candidates that share no name with the classes.
+
+    None of them is or holds a name or synonym of a class, or is held by one, such as "golden" by "golden retriever".
+    Raises ValueError if there is none.
+    """
+    rivals = rivals_of(labels, candidates)
+    spoken_names = [words_of(spoken(name)) for group in (labels.names, *labels.synonyms) for name in group]
+    parts = {
+        tuple(words[start:end])
+        for words in spoken_names
+        for start in range(len(words))
+        for end in range(start + 1, len(words) + 1)
+    }
+    free = (row for row, holds in zip(rivals.rows, rivals.speaks, strict=True) if not holds)
+    rows = tuple(islice((row for row in free if tuple(words_of(candidates.names[row])) not in parts), most))
+    if not rows:
+        raise ValueError(f"every name of {candidates.place} shares words with the classes; give names of other things")
+    return rows
 
 
 def with_synonyms(labels: LabelSet, other: LabelSet) -> LabelSet:

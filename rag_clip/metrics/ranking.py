@@ -5,6 +5,7 @@ Images with equal scores share one threshold, so no measure depends on the order
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,25 @@ def roc_auc(scores: torch.Tensor, positive: torch.Tensor) -> float:
     positives = int(positive.sum())
     above = float(ranks[positive].sum()) - positives * (positives + 1) / 2
     return above / (positives * negatives)
+
+
+def false_positive_rate(scores: torch.Tensor, positive: torch.Tensor, *, recall: float = 0.95) -> float:
+    """Return the share of negatives that score as high as the best `recall` of the positives, such as FPR95.
+
+    scores: of the images, [n].
+    positive: which images are positives, bool [n].
+    recall: the least share of the positives at or above the threshold.
+
+    Raises ValueError as `roc_auc`, and for a recall outside (0, 1].
+    """
+    if not 0 < recall <= 1:
+        raise ValueError(f"the recall is {recall}; give a share above 0, up to 1")
+    _check(scores, positive)
+    if bool(positive.all()):
+        raise ValueError("every image is positive; a false positive rate needs negatives")
+    ranked = scores[positive].sort(descending=True).values
+    threshold = ranked[math.ceil(recall * len(ranked) - 1e-9) - 1]
+    return float((scores[~positive] >= threshold).double().mean())
 
 
 def average_precision(scores: torch.Tensor, positive: torch.Tensor) -> float:

@@ -41,8 +41,9 @@ class Tally:
     lowest: list[Unsure] = field(default_factory=list)
 
     def add(self, labels: pa.Array, scores: pa.Array) -> None:
-        """Add the labels [n] and scores [n] of the next rows; failed rows are null."""
+        """Add the labels [n] and scores [n] of the next rows; those without a label are left out."""
         first, self.rows = self.rows, self.rows + len(labels)
+        scores = pc.if_else(labels.is_valid(), scores, None)
         self.classes.update(labels.drop_null().to_pylist())
         self.total += pc.sum(scores.cast(pa.float64())).as_py() or 0.0
         least = pc.array_sort_indices(scores, order="ascending", null_placement="at_end")[:LOWEST].to_pylist()
