@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# Tests start dozens of interpreters: with an empty value each finds the package compiled, whatever the shell says.
+test test-extras: export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-extras check docs bench clean
 

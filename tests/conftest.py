@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 
 import pytest
@@ -18,6 +19,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="fail if a test was skipped for anything but a GPU, a Qdrant server or a browser "
         "(and, where it does not lie beside the clone, ../shared)",
     )
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made, some million objects, out of later collections of garbage: a tenth of the time."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
