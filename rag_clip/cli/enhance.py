@@ -59,6 +59,10 @@ class Overrides:
         Literal["text", "image"] | None,
         Parameter(help="Whether captions are found by their own vector or by that of their image."),
     ] = None
+    plurals: Annotated[
+        bool | None,
+        Parameter(negative=(), help="Also find plurals and singulars of English names (install rag-clip[plurals])."),
+    ] = None
 
 
 def enhance(

@@ -16,6 +16,7 @@ from rag_clip.prompts.contrast import KNOWN_WEIGHT, LEAST_SURE, ROUNDS, class_me
 from rag_clip.prompts.known import KnownNames, known_names, nearer_names
 from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.mixed import Texts
+from rag_clip.prompts.plurals import with_plurals
 from rag_clip.prompts.retrieval import Retrieval
 from rag_clip.prompts.retrieved import Keep, Rewrite, as_written, retrieved_texts, without_name
 from rag_clip.prompts.templates import GENERAL, choose_templates, fill
@@ -84,6 +85,7 @@ def find_captions(
     and errors are those of `gather`.
     """
     _check_store(store, encoder, retrieval)
+    labels = _spelled(labels, retrieval)
     return retrieved_texts(
         labels,
         _search(labels, encoder=encoder, store=store, retrieval=retrieval, progress=progress),
@@ -109,6 +111,7 @@ def trusted_captions(
     labels, encoder, retrieval, templates, progress: as in `gather`.
     """
     given = tuple(templates) if templates else None
+    labels = _spelled(labels, retrieval)
     if not (retrieval.decides_names or retrieval.knows_names):
         found = _rewritten(found, labels, retrieval.rewrite)
     if not any(found) or not (retrieval.separates or retrieval.weighs_classes):
@@ -135,6 +138,10 @@ def trusted_captions(
             weighed = _weigh(bare, labels, encoder, retrieval, chosen, least_sure=least, told=told)
         texts = zip(names.known.tolist(), shared, weighed, strict=True)
         return Gathered(tuple(of_known if known else rest for known, of_known, rest in texts), chosen, names)
+
+
+def _spelled(labels: LabelSet, retrieval: Retrieval) -> LabelSet:
+    return with_plurals(labels) if retrieval.plurals else labels
 
 
 def _filter(labels: LabelSet, retrieval: Retrieval) -> Keep:

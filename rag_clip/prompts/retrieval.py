@@ -49,6 +49,8 @@ class Retrieval:
         captions by how well they separate their class from the others (see prompts.contrast).
     trust: "evidence" gives the captions of each class their own total weight, up to `weight` (see prompts.contrast).
     where: filters by payload (see `Store.search`).
+    plurals: with the filter "phrase", the plural of an English name counts as the name, and the singular of a plural
+        (see prompts.plurals).
 
     With `trust` "names" captions share at most 0.25 equally, names kept, beside an ensemble of templates, as fits an
     encoder that knows the names. With "known" the captions decide first which names the encoder knows (see
@@ -68,6 +70,7 @@ class Retrieval:
     contrast: Contrast = "none"
     trust: Trust = "equal"
     where: Filters = field(default_factory=dict)
+    plurals: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
@@ -92,6 +95,8 @@ class Retrieval:
             raise ValueError("lexical search compares no image vectors; use dense or hybrid search")
         if self.names not in REWRITES:
             raise ValueError(f"names in captions are {' or '.join(REWRITES)}, found {self.names!r}")
+        if self.plurals and not self.whole_names:
+            raise ValueError(f"plurals are forms of whole names, but the filter is {self.keep!r}; use keep = 'phrase'")
 
     @property
     def by_meaning(self) -> bool:

@@ -110,3 +110,21 @@ def test_a_synonym_file_that_names_no_class_is_refused(folder: Path) -> None:
     failed = run("enhance", "labels.txt", *options, folder=folder)
     assert failed.code == 1
     assert "synonyms.json has none of the 4 classes; it has 'zebra'; give a file of these classes" in failed.errors
+
+
+def test_enhance_finds_plurals_of_names_where_asked(folder: Path) -> None:
+    pytest.importorskip("inflect", reason="the extra plurals is not installed")
+    captions = ["three geese by the road", "geese on a green field", "two tractors in mud", "a goose asleep in the sun"]
+    pq.write_table(pa.table({"caption": captions}), folder / "farm.parquet")
+    run("index", "build", "farm.parquet", "--index", "farm", "--model", "demo", folder=folder)
+    (folder / "farm.txt").write_text("goose\ntractor\n")
+    arguments = ["enhance", "farm.txt", "--index", "farm", "--model", "demo"]
+    plain = run(*arguments, "-o", "plain.json", folder=folder)
+    assert plain.out.startswith("plain.json: 2 classes, 2 texts, 0 of them mixed in; 1 class without captions")
+    made = run(*arguments, "--plurals", "-o", "plurals.json", folder=folder)
+    assert "; 0 classes without captions" in made.out.splitlines()[0]
+    failed = run(*arguments, "--recipe", "repe", "--plurals", "-o", "x.json", folder=folder)
+    assert failed.code == 1
+    assert failed.errors.strip().endswith(
+        "plurals are forms of whole names, but the filter is 'token'; use keep = 'phrase'"
+    )
