@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from inputs.shrink import squared
 from rag_clip.data import Features
 from rag_clip.images.decoding import FEW_IMAGES, MOST_WORKERS, Decoding
 from rag_clip.images.encoding import NOT_FINITE, Encoded, Piece, image_engine
@@ -27,6 +28,10 @@ class Recording(ToyEncoder):
 
     batches: list[int] = field(default_factory=list)
     bad: int | None = None
+
+    @property
+    def preprocess(self):
+        return squared
 
     def encode_pixels(self, pixels: torch.Tensor, *, patches: bool = False) -> Features:
         features = super().encode_pixels(pixels, patches=patches)

@@ -136,8 +136,8 @@ def test_a_run_that_was_cut_short_goes_on_with_the_next_shard(tmp_path: Path, in
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run([source], index, running=Running(report=stop, shard_rows=4))
-    summary = run([source], index, running=Running(0, shard_rows=4))
+        run([source], index, encoder=LightEncoder(), running=Running(report=stop, shard_rows=4))
+    summary = run([source], index, encoder=LightEncoder(), running=Running(0, shard_rows=4))
     assert (summary.embedded, summary.from_shards, summary.count) == (4, 8, 3)
 
 

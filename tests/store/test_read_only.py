@@ -21,9 +21,7 @@ CAPTIONS = ["a red thing", "a blue thing"]
 READ = """
 import os, sys, tempfile
 from rag_clip.store import StoreError, open_store
-from rag_clip.testing import ToyEncoder
-encoder = ToyEncoder()
-with open_store(sys.argv[1], encoder=encoder.fingerprint) as store:
+with open_store(sys.argv[1]) as store:
     [hits] = store.search(texts=["blue"], mode="lexical", limit=1)
     print([hit.text for hit in hits], store.count())
     try:
