@@ -30,6 +30,7 @@ RATES = tuple(10.0**power for power in range(-6, 0))
 WEIGHT_DECAYS = tuple(10 ** (place / 8 - 6) for place in range(97))
 FIRST = range(0, len(WEIGHT_DECAYS), 16)
 STEPS = (8, 4, 2, 1)
+TIE = 1e-7  # of a loss, which decides between epochs with equally many correct images, as between trials
 VALUES_AT_ONCE = 2**24  # of the weights, and of the logits, of trials that train together
 Layer = tuple[torch.Tensor, torch.Tensor]  # weights [h, d] and biases [h] of the h classes that have images
 Pair = tuple[float, float]  # rate and weight decay
@@ -203,7 +204,8 @@ def train_layer(
         if not bool(logits.isfinite().all()):
             raise ArithmeticError("the weights are not finite")
         scores.extend(objective.scores(logits[:, None], judged.targets))
-        return scores[-1][0]
+        judgement, loss = scores[-1]
+        return judgement + TIE * loss
 
     validate = None if judged is None else lambda: judge(judged)
     train([weights, biases], loss, Rows(len(standard)), schedule=schedule, validate=validate, report=report)
