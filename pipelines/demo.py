@@ -114,7 +114,7 @@ def check_pages(out: Path, *, force: bool) -> None:
     if other is not None and not force and made_by(page) != "demo":
         raise ValueError(
             f"{other} exists and was not written by `rag-clip demo`; name another folder, or replace it with --force "
-            "(force=True)"
+            "(in Python: force=True)"
         )
 
 

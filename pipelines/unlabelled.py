@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from rag_clip.data import Features
 from rag_clip.files.atomic import scratch_folder
-from rag_clip.given import AnyImages, to_images
+from rag_clip.given import AnyImages, image_files, to_images
 from rag_clip.images.joined import JoinedFeatures, encode_by_all
 from rag_clip.images.rows import ImageFile
 from rag_clip.progress import Progress
@@ -29,17 +29,29 @@ class Unlabelled:
     images: AnyImages
     features_dir: str | Path | None = None
 
-    def sample(self, count: int, encoder: Encoder, *, running: Running, progress: Progress) -> Features:
-        """Encode all images, and return a sample of `count` of them, or all if there are fewer.
+    @property
+    def files(self) -> list[str | Path]:
+        """The files and folders of the images."""
+        return image_files(to_images(self.images))
+
+    @contextmanager
+    def encoded(
+        self, encoder: Encoder, *, running: Running, progress: Progress
+    ) -> Iterator[list[tuple[ImageFile, JoinedFeatures]]]:
+        """Encode all images; their features can be read until the block ends.
 
         Raises ValueError, FileNotFoundError and OSError as `classify` does for images that cannot be used.
         """
         with ExitStack() as stack:
             root = self.features_dir or stack.enter_context(scratch_folder())
             files = to_images(self.images).open()
-            sources, _ = encode_by_all(
-                files, root, encoder=encoder, others={}, decoding=running.decoding, progress=progress
-            )
+            yield encode_by_all(files, root, encoder=encoder, others={}, decoding=running.decoding, progress=progress)[
+                0
+            ]
+
+    def sample(self, count: int, encoder: Encoder, *, running: Running, progress: Progress) -> Features:
+        """Encode all images, and return a sample of `count` of them, or all if there are fewer; errors as `encoded`."""
+        with self.encoded(encoder, running=running, progress=progress) as sources:
             return sample_sources(sources, encoder, count)
 
 
@@ -50,7 +62,11 @@ def sample_sources(sources: Sequence[tuple[ImageFile, JoinedFeatures]], encoder:
 
 
 def _parts(sources: Sequence[tuple[ImageFile, JoinedFeatures]], encoder: Encoder) -> Iterator[Features]:
-    for _, cache in sources:
+    """Yield the images of each shard; their ids are rows, from 0 on, as `explain --row` counts them."""
+    before = 0
+    for file, cache in sources:
         for start, _ in cache.spans():
             features = cache.read(start)
-            yield images_of(features, features.good, encoder.device)
+            rows = (features.good + (before + start)).tolist()
+            yield replace(images_of(features, features.good, encoder.device), ids=tuple(map(str, rows)))
+        before += file.rows

@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.models.open_clip import load_encoder as load_encoder
     from rag_clip.pipelines.captions import build_index as build_index
     from rag_clip.pipelines.classify import classify as classify
+    from rag_clip.pipelines.discover import Naming as Naming
+    from rag_clip.pipelines.discover import discover as discover
     from rag_clip.pipelines.enhance import enhance as enhance
     from rag_clip.pipelines.evaluate import evaluate as evaluate
     from rag_clip.pipelines.explain import explain as explain
@@ -70,6 +72,7 @@ _HOMES = {
     "ImageSearch": "rag_clip.support.retrieved",
     "Images": "rag_clip.images.opening",
     "LabelSet": "rag_clip.data",
+    "Naming": "rag_clip.pipelines.discover",
     "ProgressEvent": "rag_clip.progress",
     "PromptText": "rag_clip.data",
     "Prompts": "rag_clip.data",
@@ -86,6 +89,7 @@ _HOMES = {
     "Unlabelled": "rag_clip.pipelines.unlabelled",
     "build_index": "rag_clip.pipelines.captions",
     "classify": "rag_clip.pipelines.classify",
+    "discover": "rag_clip.pipelines.discover",
     "enhance": "rag_clip.pipelines.enhance",
     "evaluate": "rag_clip.pipelines.evaluate",
     "explain": "rag_clip.pipelines.explain",
@@ -121,6 +125,7 @@ __all__ = [
     "ImageSearch",
     "Images",
     "LabelSet",
+    "Naming",
     "ProgressEvent",
     "PromptText",
     "Prompts",
@@ -138,6 +143,7 @@ __all__ = [
     "__version__",
     "build_index",
     "classify",
+    "discover",
     "enhance",
     "evaluate",
     "explain",

@@ -32,11 +32,14 @@ README = (ROOT / "README.md").read_text()
 METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text()
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "index/README.md", *(f"docs/{name}" for name in PAGES)]
-VERBS = ("demo", "index", "enhance", "classify", "explain", "search", "support", "heads", "learn", "evaluate")
+VERBS = (
+    *("demo", "index", "enhance", "classify", "explain", "discover", "search", "support", "heads", "learn", "evaluate"),
+)
 OUTPUT = ("", "text", "json", "toml")
 METHODS = ("corpus", "prompts", "support", "classifiers", "objectives", "refinement")
 NO_METHODS = (  # what the folders of methods hold beside them
-    *("prompts/enhance.py", "prompts/evidence.py", "prompts/naming.py", "prompts/recipe.py", "support/candidates.py"),
+    *("prompts/enhance.py", "prompts/evidence.py", "prompts/naming.py", "prompts/recipe.py", "prompts/retrieval.py"),
+    *("support/candidates.py",),
     *("support/diffusers_painter.py", "support/drawn.py", "support/known.py", "support/painters.py"),
     *("support/paintings.py", "classifiers/heads.py", "classifiers/match.py", "classifiers/prepared.py"),
     *("classifiers/reuse.py", "classifiers/head_list.py"),

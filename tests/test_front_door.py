@@ -12,7 +12,7 @@ import pytest
 import rag_clip
 
 VALUES = {"ClassEvidence", "Encoder", "Hit", "LabelSet", "PromptText", "Prompts", "Query", "Recipe", "Support"}
-OF_JOBS = {"Columns", "Heads", "Images", "Reuse", "Running", "Scoring", "ShardFolder", "Unlabelled"}
+OF_JOBS = {"Columns", "Heads", "Images", "Naming", "Reuse", "Running", "Scoring", "ShardFolder", "Unlabelled"}
 OF_SUPPORT = {"Concentration", "ImageSearch", "ShotSettings", "Synthesis"}
 READING = {
     "load_encoder",
@@ -25,7 +25,7 @@ READING = {
     "read_support",
 }
 WRITING = {"write_labels", "write_prompts"}
-JOBS = {"build_index", "classify", "enhance", "evaluate", "explain", "index_images", "search"}
+JOBS = {"build_index", "classify", "discover", "enhance", "evaluate", "explain", "index_images", "search"}
 HEADS = {"learn_prompts", "prepare_head"}
 SUPPORT = {"merge_support_files", "retrieve_support", "support_evidence", "support_from_shots", "synthesise_support"}
 OTHERS = {"ProgressEvent", "RagClipError", "__version__", "silent"}

@@ -24,7 +24,6 @@ import torch
 from rag_clip.classifiers.zero_shot import ZeroShot
 
 IN_A_GROUP = 120
-PHRASES = 3000  # of captions, before those that share a name with the classes are left out
 MOST_NEGATIVES = 1200
 KEPT = 0.95
 USUAL_THRESHOLD = 0.5
@@ -63,11 +62,10 @@ class OpenWorld:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Novelty:
-    """The novelty of images: class texts `classes`, unit rows of `negatives` [q, d], about `in_a_group` a group."""
+    """The novelty of images beside class texts: `classes` T, `negatives` N [q, d] in unit rows."""
 
     classes: ZeroShot
     negatives: torch.Tensor
-    in_a_group: int = IN_A_GROUP
 
     @torch.no_grad()
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
@@ -75,7 +73,7 @@ class Novelty:
         images = features.to(torch.promote_types(features.dtype, torch.float32))
         scale = self.classes.scale
         known = (scale * images @ self.classes.weights.to(images).T).logsumexp(1)  # [n]
-        groups = max(1, round(len(self.negatives) / self.in_a_group))
+        groups = max(1, round(len(self.negatives) / IN_A_GROUP))
         share = torch.zeros_like(known)
         for group in range(groups):
             others = scale * images @ self.negatives[group::groups].to(images).T

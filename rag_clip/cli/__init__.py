@@ -26,6 +26,7 @@ VERBS: Mapping[str, str] = {
     "learn": "rag_clip.cli.classify:learn",
     "evaluate": "rag_clip.cli.evaluate:evaluate",
     "explain": "rag_clip.cli.explain:explain",
+    "discover": "rag_clip.cli.discover:discover",
     "search": "rag_clip.cli.search:search_index",
     "support shots": "rag_clip.cli.support:shots",
     "support retrieve": "rag_clip.cli.support:retrieve",

@@ -101,12 +101,6 @@ def classify(
             help="The novelty above which an image is none of the classes; default: chosen by --support, or 0.5."
         ),
     ] = None,
-    hub_bank: Annotated[
-        str | None,
-        Parameter(
-            help="A support file or an index of images of all classes: texts that lie near most of them count for less."
-        ),
-    ] = None,
     features: Annotated[
         Path | None, Parameter(help="Folder that keeps image features, for use with other prompts.")
     ] = (None),
@@ -119,7 +113,6 @@ def classify(
 
     def job(console: Console) -> object:
         from rag_clip.classifiers.heads import read_options
-        from rag_clip.classifiers.hubs import HubBank
         from rag_clip.classifiers.match import Scoring
         from rag_clip.classifiers.prepared import default_head, prepare_head
         from rag_clip.classifiers.reuse import Reuse
@@ -131,7 +124,7 @@ def classify(
         from rag_clip.pipelines.running import Running
 
         found = find_encoder(encoder, records_of(prompts=prompts, supports=[support, validation], index=index))
-        read: Inputs = [images, *prompts, index, negatives, hub_bank, support, head_options, validation, found.files]
+        read: Inputs = [images, *prompts, index, negatives, support, head_options, validation, found.files]
         written = classify_outputs(output, features)
         check_outputs(written, inputs=[*read, model_files(*second or ())], force=force)
         world = _open_world(open_world, negatives or index, support, most_novelty, reject)
@@ -165,7 +158,7 @@ def classify(
             output=output,
             encoder=loaded,
             head=chosen,
-            scoring=Scoring(top_k, scores, refine, world, HubBank(hub_bank) if hub_bank else None),
+            scoring=Scoring(top_k, scores, refine, world),
             reuse=Reuse(index, features),
             running=Running(workers, batch_size, force, console.report),
         )
@@ -213,8 +206,6 @@ def _show_evidence(console: Console, summary: ClassifySummary, count: int) -> No
             f"{counted(novelty.novel, 'image')} of more novelty than {novelty.threshold:.3f}{how[novelty.by]}, {what}; "
             f"compared with {counted(novelty.negatives, 'name')} from {novelty.place}"
         )
-        if novelty.by == "usual" and novelty.novel > (summary.rows - summary.failed) / 2:
-            console.say("most images are above the usual threshold, so it may not suit them; give labelled --support")
 
 
 def _show_predicted(console: Console, predicted: Predicted, count: int) -> None:

@@ -25,6 +25,7 @@ EXAMPLES: Mapping[str, str] = {
     "learn": "rag-clip learn support.parquet --prompts prompts.parquet --model demo -o learned.safetensors",
     "evaluate": "rag-clip evaluate labelled.parquet --prompts prompts.parquet --model demo -o results.parquet",
     "explain": "rag-clip explain 'tabby cat' --prompts prompts.parquet --model demo",
+    "discover": "rag-clip discover images.parquet --index captions-index -o labels.toml",
     "search": "rag-clip search captions-index --text 'red flag' --limit 3",
     "support shots": "rag-clip support shots labelled.parquet --labels labels.txt -k 4 --model demo -o support.parquet",
     "support retrieve": (

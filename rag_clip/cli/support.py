@@ -199,7 +199,7 @@ def evidence(
     ],
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="evidence.safetensors")],
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="The file, such as evidence.safetensors.")],
     retrieved: Annotated[float, Parameter(help="What an image found for a name counts, times its relevance.")] = 0.5,
     synthesised: Annotated[float, Parameter(help="What a painted image counts, times its relevance.")] = 0.25,
     without: Annotated[

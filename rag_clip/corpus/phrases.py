@@ -70,9 +70,39 @@ def frequent_phrases(texts: Iterable[pl.Series], *, most: int, limit: int = 4_00
         if len(counts) > limit:
             counts = _most(counts, limit // 2)
     found = _most(counts, most)
-    # Join letters of scripts without spaces again. Matches cannot overlap, so a second pass joins every other gap.
-    joined = found["gram"].str.replace_all(_GAP, "$1$2").str.replace_all(_GAP, "$1$2")
-    return dict(zip(joined.to_list(), found["count"].to_list(), strict=True))
+    return dict(zip(joined(found["gram"].to_list()), found["count"].to_list(), strict=True))
+
+
+def phrases_in(texts: pl.Series) -> pl.DataFrame:
+    """Return the phrases of each text, such as `frequent_phrases` counts, once each: columns `row` and `gram`."""
+    words = words_of(texts)
+    grams = pl.concat([grams_of(words, size) for size in range(1, LONGEST + 1)]).unique()
+    names = grams.select(pl.col("gram").unique()).filter(~pl.col("gram").str.contains(_NAMELESS))
+    return grams.join(names, on="gram", how="semi").sort("row", "gram")
+
+
+def caption_counts(texts: Iterable[pl.Series], phrases: Sequence[str]) -> tuple[list[int], int]:
+    """Return in how many captions each phrase of `phrases_in` occurs, and how many captions there are.
+
+    `texts` are parts of a corpus, counted one at a time. Raises ValueError for phrases that are not distinct.
+    """
+    if len(set(phrases)) < len(phrases):
+        raise ValueError("a phrase is given twice; give each once")
+    wanted = pl.DataFrame({"gram": phrases}, schema={"gram": pl.String})
+    counts, total = Counter[str](), 0
+    for part in texts:
+        words, total = words_of(part), total + len(part)
+        for size in range(1, LONGEST + 1):
+            found = grams_of(words, size).join(wanted, on="gram", how="semi").unique()
+            counts.update(dict(found.group_by("gram").len().iter_rows()))
+    return [counts[phrase] for phrase in phrases], total
+
+
+def joined(phrases: Sequence[str]) -> list[str]:
+    """Return phrases without the gaps between letters of scripts that are written without spaces."""
+    # Matches cannot overlap, so a second pass joins every other gap.
+    names = pl.Series(phrases, dtype=pl.String)
+    return names.str.replace_all(_GAP, "$1$2").str.replace_all(_GAP, "$1$2").to_list()
 
 
 _NAMELESS = rf"^(?:{FUNCTION_WORDS})(?: |$)| (?:{FUNCTION_WORDS})$|^[^\p{{L}}]*$"

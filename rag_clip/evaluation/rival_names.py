@@ -24,7 +24,7 @@ from rag_clip.files.locations import shown
 from rag_clip.files.reading import read_schema
 from rag_clip.files.regular import is_regular, open_regular
 from rag_clip.progress import Progress, Report, silent
-from rag_clip.prompts.knowledge.names import folded
+from rag_clip.prompts.knowledge.names import folded, number_forms
 from rag_clip.prompts.mentions import Mentions
 from rag_clip.prompts.templates import fill
 from rag_clip.protocols import Encoder
@@ -35,7 +35,6 @@ PHRASES = 20_000
 CAPTIONS_AT_ONCE = 100_000
 NAMES_AT_ONCE = 8192
 LARGE_BYTES = 16 << 20
-_ENDINGS = ("s", "es")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def rivals_of(labels: LabelSet, candidates: Candidates) -> Rivals:
     as "pink flamingo" for "flamingo", is kept with that class in `speaks`. Raises ValueError if no candidate is left.
     """
     spoken = (folded(name) for group in (labels.names, *labels.synonyms) for name in group)
-    taken = {form for name in spoken for form in _forms(name)}
+    taken = {form for name in spoken for form in number_forms(name)}
     mentions = Mentions(labels)
     mentioned = [
         (row, tuple(mentions.names(name))) for row, name in enumerate(candidates.names) if folded(name) not in taken
@@ -239,11 +238,3 @@ def _gathered(batches: Iterable[pa.RecordBatch], advance: Callable[[int], None])
 
 def _series(arrays: Sequence[pa.Array]) -> pl.Series:
     return pl.Series(pa.chunked_array(arrays)).cast(pl.String)
-
-
-def _forms(name: str) -> Iterator[str]:
-    """Yield a name with and without the ending of a plural."""
-    yield name
-    for ending in _ENDINGS:
-        yield name + ending
-        yield name.removesuffix(ending)

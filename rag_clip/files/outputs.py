@@ -1,7 +1,8 @@
 """Which outputs a run may write: never over an input or over other programs' files, and never while another run writes.
 
 A verb recognises its own files by their content: the metadata of Parquet and safetensors files, the keys of JSON
-prompts, the generator tag of a page. A folder is ours if all names in it are names that we give.
+prompts, the generator tag of a page, the first line of TOML. A folder is ours if all names in it are names that we
+give.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ TENSORS = {"rag_clip.learned_prompts": "learn", "rag_clip.evidence": "support ev
 GENERATOR = '<meta name="generator" content="rag-clip {}">'
 _GENERATED = re.compile(rb'<meta name="generator" content="rag-clip ([a-z ]+)">')
 _EVALUATED = re.compile(rb"rag-clip [0-9.]+\w*</p></header>")  # in pages of 0.1.0, which have no generator tag
+_COMMENT = re.compile(rb"# made by rag-clip ([a-z ]+)\n")
 _PAGE_HEAD = 1 << 16
 
 
@@ -118,6 +120,8 @@ def made_by(path: Path) -> str:
             head = file.read(_PAGE_HEAD)
             if head.startswith(b"PAR1"):
                 return _made_parquet(path)
+            if commented := _COMMENT.match(head):
+                return commented[1].decode()
             if head.lstrip().startswith(b"<"):
                 found = _GENERATED.search(head)
                 return found[1].decode() if found else "evaluate" if _EVALUATED.search(head) else ""
@@ -212,7 +216,7 @@ def _check_file(path: Path, verb: str, force: bool) -> None:
     if path.exists() and not force and made_by(path) != verb:
         raise ValueError(
             f"{path} exists and was not written by `rag-clip {verb}`; name another file, or replace it with --force "
-            "(force=True, for jobs running=Running(force=True))"
+            "(in Python: force=True)"
         )
 
 
@@ -230,5 +234,5 @@ def _check_folder(path: Path, kind: str, force: bool) -> None:
         what = "an index" if kind == "index" else f"a folder of {kind}"
         raise ValueError(
             f"{path} is not empty ({foreign[0]}) and not {what}; name a new or empty folder, or use it with --force "
-            "(force=True, for jobs running=Running(force=True))"
+            "(in Python: force=True)"
         )

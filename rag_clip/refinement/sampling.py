@@ -48,9 +48,12 @@ def _lowest(kept: list[Features], hashes: list[torch.Tensor], count: int) -> tup
     joined = torch.cat(hashes)
     rows = joined.argsort(stable=True)[:count]
     others = {name: torch.cat([each.others[name] for each in kept]) for name in kept[0].others}
-    return joined[rows], take_images(Features(torch.cat([each.pooled for each in kept]), others=others), rows)
+    ids = tuple(name for each in kept for name in each.ids)
+    return joined[rows], take_images(Features(torch.cat([each.pooled for each in kept]), ids=ids, others=others), rows)
 
 
 def take_images(images: Features, rows: torch.Tensor | slice) -> Features:
-    """Return some images, without patches and ids."""
-    return Features(images.pooled[rows], others={name: other[rows] for name, other in images.others.items()})
+    """Return some images, without patches."""
+    others = {name: other[rows] for name, other in images.others.items()}
+    kept = torch.arange(len(images.ids))[rows if isinstance(rows, slice) else rows.cpu()] if images.ids else ()
+    return Features(images.pooled[rows], ids=tuple(images.ids[int(row)] for row in kept), others=others)

@@ -69,7 +69,7 @@ VERBS: dict[str, Row] = {
         suffix=".safetensors",
     ),
     "evaluate": Row(
-        (*LABELLED, "--prompts", "prompts.parquet", "--names", "names.txt", "--open", "names.txt", *NO_MODEL),
+        (*LABELLED, "--prompts", "prompts.parquet", "--names", "names.txt", *NO_MODEL),
         ("-o", "--report"),
         ("--features",),
     ),
@@ -81,6 +81,12 @@ VERBS: dict[str, Row] = {
         ("--html",),
         ("--features",),
         suffix=".html",
+    ),
+    "discover": Row(
+        ("images.parquet", "--index", "index", "--prompts", "prompts.parquet", *NO_MODEL),
+        ("-o",),
+        ("--features",),
+        suffix=".toml",
     ),
     "support shots": Row((*LABELLED, *NO_MODEL), ("-o", "--validation")),
     "support retrieve": Row(("prompts.parquet", "--index", "index", "--against", "images.parquet", *NO_MODEL), ("-o",)),

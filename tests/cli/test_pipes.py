@@ -51,6 +51,10 @@ READ = {
         f"cat {PROMPTS} --before [before.parquet] {MODEL}",
         f"--image cat.png {PROMPTS} --support [support.parquet] {MODEL}",
     ],
+    "discover": [
+        f"[images.parquet] --index index -o new.toml {MODEL}",
+        f"images.parquet --index index --prompts [prompts.json] -o new.toml {MODEL}",
+    ],
     "search": ["index --image [cat.png]"],
     "support shots": [f"[images.parquet] --labels [labels.txt] -o new.parquet {MODEL}"],
     "support retrieve": [f"[prompts.parquet] --index index -o new.parquet {MODEL}"],

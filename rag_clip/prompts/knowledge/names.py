@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rag_clip.data import LabelSet
@@ -15,6 +15,7 @@ from rag_clip.words import near_names, spoken, words_of
 _ACCENTS = re.compile("[\u0300-\u036f]")
 _SEPARATORS = re.compile(r"[\s_\-\u2010-\u2015\u2212]+")
 NEAREST_OF = 5
+_ENDINGS = ("s", "es")
 _Forms = Mapping[str, Sequence[int]]
 
 
@@ -68,6 +69,14 @@ def nearest_classes(keys: Sequence[str], labels: LabelSet) -> str:
     """Return "'tabby' is near to 'tabby cat', ..." for the first keys that are spelled like a class; '' without any."""
     pairs = [(key, near_names(key, labels.names, most=1, cutoff=0.7)) for key in keys[:NEAREST_OF]]
     return ", ".join(f"{key!r} is near to {near[0]!r}" for key, near in pairs if near)
+
+
+def number_forms(name: str) -> Iterator[str]:
+    """Yield a name with and without the ending of a plural."""
+    yield name
+    for ending in _ENDINGS:
+        yield name + ending
+        yield name.removesuffix(ending)
 
 
 def folded(name: str) -> str:
