@@ -24,9 +24,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional
-
 from rag_clip.classifiers.cache import Cache, Mode, affinities_of, build_cache, wide
+from rag_clip.classifiers.evidence import cross_entropy
 from rag_clip.classifiers.search import Choice, Judged, count_right, judged_images
 from rag_clip.classifiers.tip_adapter import PUBLISHED_SCHEDULE, accuracy, key_loss
 from rag_clip.classifiers.zero_shot import ZeroShot
@@ -229,7 +228,7 @@ def _chosen(
         blended = blend(judged.logits, votes, sharpness=start.sharpness, held=start.caches[MAIN].relative)
         counts = count_right(judged.logits / factor, blended, judged.targets, alphas)
         for row in (counts == counts.max()).nonzero()[:, 0].tolist() if int(counts.max()) >= most else []:
-            loss = float(functional.cross_entropy(judged.logits + factor * alphas[row] * blended, judged.targets))
+            loss = cross_entropy(judged.logits + factor * alphas[row] * blended, judged.targets)
             if int(counts[row]) > most or loss < lowest:
                 most, lowest = int(counts[row]), loss
                 best = Choice(alphas[row], candidate, by=judged.by, accuracy=most / len(judged.targets))

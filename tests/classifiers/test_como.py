@@ -243,3 +243,11 @@ def test_features_that_a_further_encoder_did_not_give_are_asked_for() -> None:
     broken = {SECOND: support.others[SECOND].clone().fill_(float("nan"))}
     with pytest.raises(ValueError, match="support features by 'second' are not finite"):
         CoMoSettings().build(TEXT, replace(support, others=broken))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_setting_is_not_preferred_for_its_confidence(seed: int) -> None:
+    support = two_views([4] * CLASSES, seed=seed, noise=2.0)
+    chosen = [CoMoSettings().build(replace(TEXT, scale=scale), support).choice for scale in (60.0, 600.0)]
+    assert chosen[0] == chosen[1]
+    assert chosen[0].by == "leave-one-out"
