@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+
 from rag_clip.classifiers.cache import Cache, Mode, affinities_of, build_cache, wide
 from rag_clip.classifiers.evidence import cross_entropy
 from rag_clip.classifiers.search import Choice, Judged, count_right, judged_images
