@@ -18,6 +18,7 @@ from rag_clip.classifiers.reuse import NOTHING, Reuse
 from rag_clip.display import counted, html_table
 from rag_clip.evaluation.image_tasks import ImageTask, read_images
 from rag_clip.evaluation.measuring import Measuring, TaskImages
+from rag_clip.evaluation.open_runs import OpenRun
 from rag_clip.evaluation.results import Result, runs_folder, store_run, stored_run, to_table, write_tables
 from rag_clip.evaluation.rival_names import Candidates
 from rag_clip.evaluation.runs import PromptFile, Run, with_candidates
@@ -160,7 +161,7 @@ def _plan(
     *,
     encoder: Encoder | None,
     index: str | None,
-) -> list[tuple[ImageTask, list[Run | ShotRun]]]:
+) -> list[tuple[ImageTask, list[Run | ShotRun | OpenRun]]]:
     """Return the runs of each task, before any image is read or encoded."""
     _check_names(tasks)
     if candidates and not (texts and encoder):
@@ -168,7 +169,7 @@ def _plan(
             "candidate names are added to the classes of prompts; give prompts, and the model that encodes them"
         )
     mark = None if encoder is None else encoder.fingerprint
-    plans: list[tuple[ImageTask, list[Run | ShotRun]]] = []
+    plans: list[tuple[ImageTask, list[Run | ShotRun | OpenRun]]] = []
     for task in tasks:
         runs = heads.plan(task, texts, encoder=mark, index=index)
         named = [with_candidates(run, task, candidates) if isinstance(run, Run) else run for run in runs]
@@ -177,8 +178,10 @@ def _plan(
 
 
 def _walk(
-    plans: Sequence[tuple[ImageTask, list[Run | ShotRun]]], read: Callable[[ImageTask], Labelled], progress: Progress
-) -> Iterator[tuple[ImageTask, Run | ShotRun, TaskImages]]:
+    plans: Sequence[tuple[ImageTask, list[Run | ShotRun | OpenRun]]],
+    read: Callable[[ImageTask], Labelled],
+    progress: Progress,
+) -> Iterator[tuple[ImageTask, Run | ShotRun | OpenRun, TaskImages]]:
     """Yield each run with the images of its task, which are released before those of the next task are read."""
     for task, planned in plans:
         images = TaskImages(task, read, progress)

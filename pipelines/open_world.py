@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from rag_clip.classifiers.novelty import USUAL_THRESHOLD, Novelty, OpenWorld, threshold_of
+from rag_clip.classifiers.novelty import PHRASES, USUAL_THRESHOLD, Novelty, OpenWorld, threshold_of
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.evaluation.rival_names import Candidates, CandidateTexts, negatives_of, read_candidates
@@ -19,8 +19,6 @@ from rag_clip.prompts.renamed import shared_templates
 from rag_clip.protocols import Encoder
 
 from .predictions import Rejection
-
-PHRASES = 3000  # of captions, before those that share a name with the classes are left out
 
 
 @dataclass(frozen=True, slots=True)

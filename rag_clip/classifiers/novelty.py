@@ -24,6 +24,7 @@ import torch
 from rag_clip.classifiers.zero_shot import ZeroShot
 
 IN_A_GROUP = 120
+PHRASES = 3000  # of captions, before those that share a name with the classes are left out
 MOST_NEGATIVES = 1200
 KEPT = 0.95
 USUAL_THRESHOLD = 0.5
@@ -62,10 +63,11 @@ class OpenWorld:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Novelty:
-    """The novelty of images beside class texts: `classes` T, `negatives` N [q, d] in unit rows."""
+    """The novelty of images: class texts `classes`, unit rows of `negatives` [q, d], about `in_a_group` a group."""
 
     classes: ZeroShot
     negatives: torch.Tensor
+    in_a_group: int = IN_A_GROUP
 
     @torch.no_grad()
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
@@ -73,7 +75,7 @@ class Novelty:
         images = features.to(torch.promote_types(features.dtype, torch.float32))
         scale = self.classes.scale
         known = (scale * images @ self.classes.weights.to(images).T).logsumexp(1)  # [n]
-        groups = max(1, round(len(self.negatives) / IN_A_GROUP))
+        groups = max(1, round(len(self.negatives) / self.in_a_group))
         share = torch.zeros_like(known)
         for group in range(groups):
             others = scale * images @ self.negatives[group::groups].to(images).T

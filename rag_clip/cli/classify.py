@@ -206,6 +206,8 @@ def _show_evidence(console: Console, summary: ClassifySummary, count: int) -> No
             f"{counted(novelty.novel, 'image')} of more novelty than {novelty.threshold:.3f}{how[novelty.by]}, {what}; "
             f"compared with {counted(novelty.negatives, 'name')} from {novelty.place}"
         )
+        if novelty.by == "usual" and novelty.novel > (summary.rows - summary.failed) / 2:
+            console.say("most images are above the usual threshold, so it may not suit them; give labelled --support")
 
 
 def _show_predicted(console: Console, predicted: Predicted, count: int) -> None:

@@ -37,6 +37,7 @@ METRICS = {
     "mean_per_class": "per class",
     "map_11_point": "mAP",
     "roc_auc": "AUC",
+    "fpr95": "FPR95",
     "acc_c": "Acc-C",
     "acc_e": "Acc-E",
     "acc_s": "Acc-S",
@@ -69,6 +70,14 @@ def evaluate(
     refine: Annotated[
         bool, Parameter(negative=(), help="Also evaluate each run with all images of the task as evidence for each.")
     ] = False,
+    negatives: Annotated[
+        str | None,
+        Parameter(
+            name="--open",
+            help="Also evaluate how well images of held-out classes are told from the others, by names of other "
+            "things: a word list, a label file, captions, or a caption index.",
+        ),
+    ] = None,
     scale: Annotated[
         float | None, Parameter(help="The encoder's logit scale, for a features file that does not record it.")
     ] = None,
@@ -94,6 +103,7 @@ def evaluate(
         if compare is not None:
             return _compare(console, compare, page, force)
 
+        from rag_clip.classifiers.novelty import PHRASES
         from rag_clip.classifiers.reuse import Reuse
         from rag_clip.evaluation.check import check_evaluation
         from rag_clip.evaluation.image_tasks import image_task, task_inputs
@@ -111,7 +121,7 @@ def evaluate(
         supports = [heads.support, heads.validation]
         named = find_encoder(encoder, records_of(prompts=prompts or (), supports=supports, index=index))
         if not check:
-            read = [tasks, task_inputs(opened), prompts, places.labels, heads.files, index, names]
+            read = [tasks, task_inputs(opened), prompts, places.labels, heads.files, index, names, negatives]
             written = [*evaluate_outputs(output, features), (page or output.with_suffix(".html"), "evaluate")]
             check_outputs(written, inputs=[*read, named.files], force=force)
         loaded = named.load(console) if named.options.model else None
@@ -122,13 +132,14 @@ def evaluate(
         image_tasks = [replace(image_task(task, folder), scale=scale) for task, folder in opened]
         for file in unused_prompts(texts, image_tasks):
             console.say(f"{file.path} is not evaluated: no task has its {counted(len(file.prompts.labels), 'class')}")
+        named_things = read_candidates(negatives, phrases=PHRASES, report=console.report) if negatives else None
         summary = evaluate_runs(
             image_tasks,
             prompts=texts,
             output=output,
             encoder=loaded,
             candidates=read_candidates(names, report=console.report) if names else None,
-            heads=Heads(chosen, few_shot, encoder.load_second(console), choose, refine),
+            heads=Heads(chosen, few_shot, encoder.load_second(console), choose, refine, named_things),
             reuse=Reuse(index, features),
             running=Running(workers, force=force, report=_saying_results(console)),
         )

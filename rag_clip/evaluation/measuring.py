@@ -19,6 +19,8 @@ from rag_clip.evaluation.feature_file import FeatureFile
 from rag_clip.evaluation.few_shot import Pool, measure_shots, read_pool, refined_by
 from rag_clip.evaluation.image_tasks import ImageTask, Measured, describe_failures, to_measure
 from rag_clip.evaluation.measures import classify_test, image_table, measure, measure_cost
+from rag_clip.evaluation.open_runs import OpenRun
+from rag_clip.evaluation.open_world import measure_open
 from rag_clip.evaluation.results import Measure, Result
 from rag_clip.evaluation.rival_names import Candidates, CandidateTexts
 from rag_clip.evaluation.runs import ChosenTexts, PromptFile, Run, TextRow
@@ -74,9 +76,11 @@ class Measuring:
         self._vectors: dict[Path, TextVectors] = {}
         self._choice: tuple[tuple[str, tuple[PromptFile, ...]], ZeroShot] | None = None  # of the runs before
 
-    def __call__(self, run: Run | ShotRun, images: TaskImages) -> Result:
+    def __call__(self, run: Run | ShotRun | OpenRun, images: TaskImages) -> Result:
         """Return the numbers of a run on the images of its task."""
         task, measured = images.task, images.measured
+        if isinstance(run, OpenRun):
+            return self._open(run, images)
         if isinstance(run, ShotRun):
             alone, pool = self._alone(run.alone, images), images.pool
             with self._progress.stage("few shots"):
@@ -95,6 +99,13 @@ class Measuring:
         failures = describe_failures(measured.errors)
         counts = ImageCounts(images=len(truth), failed=failures.failed, reasons=failures.reasons)
         return Result(task.name, run.name, run.tier, run.key, run.settings, counts, measures, table)
+
+    def _open(self, run: OpenRun, images: TaskImages) -> Result:
+        texts = run.alone.texts
+        assert isinstance(texts, PromptFile), "runs in an open world are planned beside prompts"
+        alone = self._alone(run.alone, images)
+        with self._progress.stage("open world"):
+            return measure_open(images.task.name, run, alone, texts.prompts, images.measured, self._needed())
 
     def _measure_texts(self, run: Run, alone: ZeroShot, images: Measured) -> tuple[Measure, ...]:
         with self._progress.stage("names"):

@@ -77,6 +77,16 @@ class CandidateFacts:
     left_out: int
 
 
+@dataclass(frozen=True, slots=True)
+class HeldOutFacts:
+    """The source of names of other things, their number, how often classes are held out, and how many each time."""
+
+    place: str
+    names: int
+    draws: int
+    classes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
     """What is evaluated and how; known before the run.
@@ -87,6 +97,7 @@ class RunSettings:
     tuned: a sentence that says which settings were chosen on which images.
     low_high: what the bounds are, if they are not 95 % intervals over images.
     refined: true if all images of the task are evidence for each, else None.
+    held_out: in an open world, what is told from the classes, else None.
     """
 
     task: TaskFacts
@@ -99,6 +110,7 @@ class RunSettings:
     low_high: str | None = None
     candidates: CandidateFacts | None = None
     refined: bool | None = None
+    held_out: HeldOutFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

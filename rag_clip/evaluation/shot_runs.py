@@ -11,6 +11,8 @@ from rag_clip.classifiers.heads import HEADS, check_encoder, describe_settings
 from rag_clip.data import Fingerprint
 from rag_clip.evaluation.head_choices import HeadChoice, check_heads, others_of
 from rag_clip.evaluation.image_tasks import ImageTask, place_of
+from rag_clip.evaluation.open_runs import OpenRun, open_run
+from rag_clip.evaluation.rival_names import Candidates
 from rag_clip.evaluation.runs import PromptFile, Run, plan_runs
 from rag_clip.evaluation.settings import HeadFacts, RunSettings, head_to_document
 from rag_clip.evaluation.tiers import with_batch
@@ -92,7 +94,8 @@ class Heads:
 
     `others` are further encoders, by name, for the heads that need one. With `choose` there is a run of the texts that
     the images of a task, without labels, choose among the prompts (see refinement.choose_texts). With `refine`, each
-    run has one beside it in which all measured images are evidence for each (see refinement.batch).
+    run has one beside it in which all measured images are evidence for each (see refinement.batch). With `negatives`,
+    names of other things, each run of prompts alone has one in which classes are held out (see open_runs).
     """
 
     choices: Sequence[HeadChoice] = ()
@@ -100,17 +103,22 @@ class Heads:
     others: Mapping[str, Encoder] = field(default_factory=dict)
     choose: bool = False
     refine: bool = False
+    negatives: Candidates | None = None
 
     def plan(
         self, task: ImageTask, texts: Sequence[PromptFile], *, encoder: Fingerprint | None, index: str | None = None
-    ) -> list[Run | ShotRun]:
-        """List the runs of a task: see `plan_runs` and `plan_shots`."""
+    ) -> list[Run | ShotRun | OpenRun]:
+        """List the runs of a task: see `plan_runs`, `plan_shots` and `open_run`."""
         others = {name: each.fingerprint for name, each in self.others.items()}
         runs = plan_runs(task, texts, self.choices, encoder=encoder, others=others, index=index, choose=self.choose)
         planned = plan_shots(task, runs, self.few_shot, encoder=encoder, others=others)
-        if not self.refine:
-            return planned
-        return [each for run in planned for each in (run, refined_run(run))]
+        listed: list[Run | ShotRun | OpenRun] = []
+        for run in planned:
+            listed += [run, *([refined_run(run)] if self.refine else [])]
+            texts_alone = isinstance(run, Run) and run.head is None and isinstance(run.texts, PromptFile)
+            if self.negatives and isinstance(run, Run) and texts_alone and not task.several:
+                listed.append(open_run(run, self.negatives))
+        return listed
 
 
 NO_HEADS = Heads()

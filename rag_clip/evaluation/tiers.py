@@ -44,6 +44,12 @@ def with_batch(tier: str) -> str:
     return "+".join([first, "T2", *(mark for mark in rest if mark != "T2")])
 
 
+def with_corpus(tier: str) -> str:
+    """Return a tier with the mark of a corpus in place of that of names alone."""
+    first, *rest = tier.split("+")
+    return "+".join(["T1" if first == "T0" else first, *rest])
+
+
 def describe_tier(tier: str) -> str:
     """Return a tier in words."""
     return ", ".join(TIERS[mark] for mark in tier.split("+"))

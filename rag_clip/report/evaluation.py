@@ -21,6 +21,7 @@ from rag_clip.report.changes import change, confusions
 from rag_clip.report.charts import FEW, draw_accuracies
 from rag_clip.report.growth import margins, openness, thefts
 from rag_clip.report.numbers import COLUMNS, across_tasks, numbers
+from rag_clip.report.open_world import open_worlds
 from rag_clip.report.page import figure, paragraph, render_page, section
 from rag_clip.report.shots import few_shots
 from rag_clip.report.shown import PALE, Shown, holding, paint, shorten
@@ -65,7 +66,7 @@ def write_evaluation(
         content=content or f"{counted(len(results), 'run')} on {counted(len(tasks), 'task')}",
         version=version("rag-clip"),
         tiers=_tiers(results),
-        across=across_tasks(results),
+        across=across_tasks([run for run in results if not run.settings.held_out]),
         tasks=_tasks(results, encoder),
         results=results,
         results_are_many=len(results) > FEW,
@@ -102,7 +103,11 @@ def _tasks(results: Sequence[Result], encoder: Encoder | None) -> list[tuple[str
     ]
 
 
-def _task(results: Sequence[Result], encoder: Encoder | None) -> Markup:
+def _task(every: Sequence[Result], encoder: Encoder | None) -> Markup:
+    opened = [run for run in every if run.settings.held_out]
+    results = [run for run in every if not run.settings.held_out]
+    if not results:
+        return open_worlds(opened)
     shown = paint(results)
     some = (
         f"The charts below show {len(shown)} of {len(results)} runs: the first, a few texts without a head, "
@@ -119,6 +124,7 @@ def _task(results: Sequence[Result], encoder: Encoder | None) -> Markup:
         thefts(shown),
         adversarial_names(holding(shown, results, "certified")),
         synonym_swaps(holding(shown, results, "swap_kept")),
+        open_worlds(opened),
         _reliability(shown),
     ]
     kept = [run for run in shown if run.result.images is not None]

@@ -69,7 +69,7 @@ VERBS: dict[str, Row] = {
         suffix=".safetensors",
     ),
     "evaluate": Row(
-        (*LABELLED, "--prompts", "prompts.parquet", "--names", "names.txt", *NO_MODEL),
+        (*LABELLED, "--prompts", "prompts.parquet", "--names", "names.txt", "--open", "names.txt", *NO_MODEL),
         ("-o", "--report"),
         ("--features",),
     ),
