@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from rag_clip.classifiers.anchored import held_evidence
 from rag_clip.classifiers.coop import learned_zero_shot
+from rag_clip.classifiers.hubs import HubBank, correct_hubs
 from rag_clip.classifiers.match import Scoring, check_scores
 from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.reuse import NOTHING, Reuse
@@ -147,13 +148,18 @@ def classify(
     files, progress, others = images.open(), Progress(report=report), head.others if head else {}
     output, let_go = scratch_output(output, "predictions.parquet")
     written = classify_outputs(output, reuse.features_dir)
-    named = scoring.open_world.places if scoring.open_world else ()
+    named = [
+        *(scoring.open_world.places if scoring.open_world else ()),
+        scoring.hub_bank.place if scoring.hub_bank else None,
+    ]
     check_outputs(written, inputs=[image_files(images), reuse.place, named], force=running.force)
     encoder = to_encoder(encoder, recorded=first.recorded.encoder)
     texts_alone = head is None and not isinstance(first, LearnedPrompts)
     check_scores(scoring.scores, trained_bias=has_trained_bias(encoder), texts_alone=texts_alone)
     columns = prediction_columns(files[0].schema.names, scoring)
-    world = scoring.open_world
+    world, bank = scoring.open_world, scoring.hub_bank
+    if bank and head:
+        raise ValueError("the hub correction is of texts alone; leave out the bank, or the head")
     if world and isinstance(first, LearnedPrompts):
         raise ValueError("novelty compares texts of the classes with other texts, and learned prompts have none")
     files, kept = keep_columns(files)
@@ -161,7 +167,7 @@ def classify(
         with progress.stage("prompts"):
             texts = _text_classifiers(candidates, encoder, reuse, report)
             used, text = first, texts[0]
-            classifier = _with_head(head, text) if len(texts) == 1 else text
+            classifier = _finished(head, bank, text, encoder) if len(texts) == 1 else text
             negatives = read_negatives(world, first.labels, report=report) if world else None
         sources, missing = encode_by_all(
             files,
@@ -182,7 +188,7 @@ def classify(
             with progress.stage("choose"):
                 chosen = choose_prompts(_texts_of(candidates), texts, sample.pooled[:enough])
                 used, text = chosen.prompts, chosen.classifier
-                classifier = _with_head(head, text)
+                classifier = _finished(head, bank, text, encoder)
         refinement = None
         if scoring.refine:
             with progress.stage("refine"):
@@ -194,6 +200,8 @@ def classify(
                 rejection, novelty = prepare_rejection(world, negatives, text, used, encoder, report=report)
         facts = _run_facts(used, encoder, others, head)
         facts |= {"refined": None if refinement is None else asdict(refinement)}
+        if bank is not None:
+            facts |= {"hub_bank": {"place": str(bank.place), "weight": bank.weight}}
         if novelty is not None:
             facts |= {"novelty": asdict(novelty)}
         said = {"top_k": scoring.top_k, "scores": scoring.scores, "refine": scoring.refine}
@@ -252,7 +260,9 @@ def _texts_of(candidates: Mapping[str, Prompts | LearnedPrompts]) -> dict[str, P
     return {name: each for name, each in candidates.items() if isinstance(each, Prompts)}
 
 
-def _with_head(head: PreparedHead | None, text: ZeroShot) -> Classifier:
+def _finished(head: PreparedHead | None, bank: HubBank | None, text: ZeroShot, encoder: Encoder) -> Classifier:
+    if bank is not None:
+        return correct_hubs(text, bank.read(encoder.fingerprint), weight=bank.weight)
     return head.build(text) if head else text
 
 

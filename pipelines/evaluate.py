@@ -113,7 +113,8 @@ def evaluate(
     tasks = to_tasks(tasks, labels=texts[0].prompts.labels if texts else None)
     output, let_go = scratch_output(output, "results.parquet")
     written = evaluate_outputs(output, reuse.features_dir)
-    inputs = [*task_files(tasks), *(each.path for each in texts), reuse.place]
+    bank = heads.hub_bank.place if heads.hub_bank else None
+    inputs = [*task_files(tasks), *(each.path for each in texts), reuse.place, bank]
     check_outputs(written, inputs=inputs, force=running.force)
     recorded = texts[0].prompts.recorded.encoder if texts else {}
     if encoder is not None or recorded.get("spec"):

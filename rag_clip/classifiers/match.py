@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 
+from rag_clip.classifiers.hubs import HubBank
 from rag_clip.classifiers.novelty import OpenWorld
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet
@@ -22,14 +23,16 @@ class Scoring:
 
     With `refine`, all images of the file are evidence beside what is said of each alone (see refinement.batch), and the
     label of each image alone is said too. With `open_world`, the novelty of each image is said too, and images that are
-    none of the classes may get no label (see classifiers.novelty). Raises ValueError for `top_k` below 1, and for
-    sigmoid scores with `refine`.
+    none of the classes may get no label (see classifiers.novelty). With a `hub_bank`, the logits of texts alone are
+    corrected by it (see classifiers.hubs). Raises ValueError for `top_k` below 1, and for sigmoid scores with `refine`
+    or a `hub_bank`.
     """
 
     top_k: int = 5
     scores: Scores = "softmax"
     refine: bool = False
     open_world: OpenWorld | None = None
+    hub_bank: HubBank | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -37,6 +40,8 @@ class Scoring:
             raise ValueError(f"top_k is {self.top_k}; it must be at least 1")
         if self.refine and self.scores == "sigmoid":
             raise ValueError("refined scores are shares of the classes, which sum to one; use softmax scores")
+        if self.hub_bank and self.scores == "sigmoid":
+            raise ValueError("the hub correction leaves the level of sigmoid scores open; use softmax scores")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

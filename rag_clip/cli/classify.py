@@ -101,6 +101,12 @@ def classify(
             help="The novelty above which an image is none of the classes; default: chosen by --support, or 0.5."
         ),
     ] = None,
+    hub_bank: Annotated[
+        str | None,
+        Parameter(
+            help="A support file or an index of images of all classes: texts that lie near most of them count for less."
+        ),
+    ] = None,
     features: Annotated[
         Path | None, Parameter(help="Folder that keeps image features, for use with other prompts.")
     ] = (None),
@@ -113,6 +119,7 @@ def classify(
 
     def job(console: Console) -> object:
         from rag_clip.classifiers.heads import read_options
+        from rag_clip.classifiers.hubs import HubBank
         from rag_clip.classifiers.match import Scoring
         from rag_clip.classifiers.prepared import default_head, prepare_head
         from rag_clip.classifiers.reuse import Reuse
@@ -124,7 +131,7 @@ def classify(
         from rag_clip.pipelines.running import Running
 
         found = find_encoder(encoder, records_of(prompts=prompts, supports=[support, validation], index=index))
-        read: Inputs = [images, *prompts, index, negatives, support, head_options, validation, found.files]
+        read: Inputs = [images, *prompts, index, negatives, hub_bank, support, head_options, validation, found.files]
         written = classify_outputs(output, features)
         check_outputs(written, inputs=[*read, model_files(*second or ())], force=force)
         world = _open_world(open_world, negatives or index, support, most_novelty, reject)
@@ -158,7 +165,7 @@ def classify(
             output=output,
             encoder=loaded,
             head=chosen,
-            scoring=Scoring(top_k, scores, refine, world),
+            scoring=Scoring(top_k, scores, refine, world, HubBank(hub_bank) if hub_bank else None),
             reuse=Reuse(index, features),
             running=Running(workers, batch_size, force, console.report),
         )

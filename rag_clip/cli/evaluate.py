@@ -70,6 +70,10 @@ def evaluate(
     refine: Annotated[
         bool, Parameter(negative=(), help="Also evaluate each run with all images of the task as evidence for each.")
     ] = False,
+    hub_bank: Annotated[
+        str | None,
+        Parameter(help="Also evaluate each prompts file corrected by a bank, as with `classify --hub-bank`."),
+    ] = None,
     negatives: Annotated[
         str | None,
         Parameter(
@@ -103,6 +107,7 @@ def evaluate(
         if compare is not None:
             return _compare(console, compare, page, force)
 
+        from rag_clip.classifiers.hubs import HubBank
         from rag_clip.classifiers.novelty import PHRASES
         from rag_clip.classifiers.reuse import Reuse
         from rag_clip.evaluation.check import check_evaluation
@@ -121,7 +126,7 @@ def evaluate(
         supports = [heads.support, heads.validation]
         named = find_encoder(encoder, records_of(prompts=prompts or (), supports=supports, index=index))
         if not check:
-            read = [tasks, task_inputs(opened), prompts, places.labels, heads.files, index, names, negatives]
+            read = [tasks, task_inputs(opened), prompts, places.labels, heads.files, index, names, negatives, hub_bank]
             written = [*evaluate_outputs(output, features), (page or output.with_suffix(".html"), "evaluate")]
             check_outputs(written, inputs=[*read, named.files], force=force)
         loaded = named.load(console) if named.options.model else None
@@ -132,6 +137,7 @@ def evaluate(
         image_tasks = [replace(image_task(task, folder), scale=scale) for task, folder in opened]
         for file in unused_prompts(texts, image_tasks):
             console.say(f"{file.path} is not evaluated: no task has its {counted(len(file.prompts.labels), 'class')}")
+        bank = HubBank(hub_bank) if hub_bank else None
         named_things = read_candidates(negatives, phrases=PHRASES, report=console.report) if negatives else None
         summary = evaluate_runs(
             image_tasks,
@@ -139,7 +145,7 @@ def evaluate(
             output=output,
             encoder=loaded,
             candidates=read_candidates(names, report=console.report) if names else None,
-            heads=Heads(chosen, few_shot, encoder.load_second(console), choose, refine, named_things),
+            heads=Heads(chosen, few_shot, encoder.load_second(console), choose, refine, named_things, bank),
             reuse=Reuse(index, features),
             running=Running(workers, force=force, report=_saying_results(console)),
         )

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rag_clip.classifiers.heads import HEADS
+from rag_clip.classifiers.hubs import correct_hubs
 from rag_clip.classifiers.prepared import prepare_head
 from rag_clip.classifiers.reuse import Reuse
 from rag_clip.classifiers.zero_shot import TextVectors, ZeroShot, compose, encode_texts
@@ -94,7 +95,7 @@ class Measuring:
             measures += measure_cost(classifier, measures[0])
             measures += measure_vocabulary(logits, truth, task.labels)
             table = None if isinstance(truth, SeveralLabels) else image_table(logits, truth, measured.rows, task.labels)
-        if run.head is None and not run.refine:
+        if run.texts_alone:
             measures += self._measure_texts(run, alone, measured)
         failures = describe_failures(measured.errors)
         counts = ImageCounts(images=len(truth), failed=failures.failed, reasons=failures.reasons)
@@ -151,6 +152,9 @@ class Measuring:
 
     def _head(self, run: Run, alone: ZeroShot) -> Classifier:
         chosen = run.head
+        if run.hub_bank is not None:
+            with self._progress.stage("hub bank"):
+                return correct_hubs(alone, run.hub_bank.read(self._needed().fingerprint), weight=run.hub_bank.weight)
         if chosen is None:
             return alone
         with self._progress.stage("head"):

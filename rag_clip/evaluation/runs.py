@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from rag_clip.classifiers.hubs import HubBank
 from rag_clip.data import Fingerprint, LabelSet, Prompts
 from rag_clip.display import counted
 from rag_clip.evaluation.head_choices import HeadChoice, head_facts, others_of, tuning
@@ -58,6 +59,7 @@ class Run:
     texts: a prompts file, several to choose from, or text features of the task's file.
     head: the head; None for the texts alone.
     refine: whether all images of the task are evidence for each.
+    hub_bank: the images by which the logits of the texts are corrected; None for none.
     """
 
     name: str
@@ -67,6 +69,12 @@ class Run:
     texts: PromptFile | TextRow | ChosenTexts
     head: HeadChoice | None = None
     refine: bool = False
+    hub_bank: HubBank | None = None
+
+    @property
+    def texts_alone(self) -> bool:
+        """Whether the classifier is that of the texts as they are."""
+        return self.head is None and not self.refine and self.hub_bank is None
 
 
 def read_prompt_files(paths: Sequence[str | Path]) -> list[PromptFile]:
@@ -162,7 +170,7 @@ def with_candidates(run: Run, task: ImageTask, candidates: Candidates | None) ->
 
     Raises ValueError if every candidate is the name of a class.
     """
-    if candidates is None or run.head or run.refine or not isinstance(run.texts, PromptFile):
+    if candidates is None or not run.texts_alone or not isinstance(run.texts, PromptFile):
         return run
     rivals = rivals_of(with_synonyms(run.texts.prompts.labels, task.labels), candidates)
     left_out = len(candidates.names) - len(rivals.rows)

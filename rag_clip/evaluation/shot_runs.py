@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rag_clip.classifiers.heads import HEADS, check_encoder, describe_settings
+from rag_clip.classifiers.hubs import HubBank
 from rag_clip.data import Fingerprint
 from rag_clip.evaluation.head_choices import HeadChoice, check_heads, others_of
 from rag_clip.evaluation.image_tasks import ImageTask, place_of
@@ -15,7 +16,7 @@ from rag_clip.evaluation.open_runs import OpenRun, open_run
 from rag_clip.evaluation.rival_names import Candidates
 from rag_clip.evaluation.runs import PromptFile, Run, plan_runs
 from rag_clip.evaluation.settings import HeadFacts, RunSettings, head_to_document
-from rag_clip.evaluation.tiers import with_batch
+from rag_clip.evaluation.tiers import with_batch, with_corpus
 from rag_clip.files.identity import hash_facts, identify
 from rag_clip.protocols import Encoder
 
@@ -95,7 +96,8 @@ class Heads:
     `others` are further encoders, by name, for the heads that need one. With `choose` there is a run of the texts that
     the images of a task, without labels, choose among the prompts (see refinement.choose_texts). With `refine`, each
     run has one beside it in which all measured images are evidence for each (see refinement.batch). With `negatives`,
-    names of other things, each run of prompts alone has one in which classes are held out (see open_runs).
+    names of other things, each run of prompts alone has one in which classes are held out (see open_runs); with a
+    `hub_bank`, one whose logits it corrects (see classifiers.hubs).
     """
 
     choices: Sequence[HeadChoice] = ()
@@ -104,6 +106,7 @@ class Heads:
     choose: bool = False
     refine: bool = False
     negatives: Candidates | None = None
+    hub_bank: HubBank | None = None
 
     def plan(
         self, task: ImageTask, texts: Sequence[PromptFile], *, encoder: Fingerprint | None, index: str | None = None
@@ -115,13 +118,31 @@ class Heads:
         listed: list[Run | ShotRun | OpenRun] = []
         for run in planned:
             listed += [run, *([refined_run(run)] if self.refine else [])]
-            texts_alone = isinstance(run, Run) and run.head is None and isinstance(run.texts, PromptFile)
-            if self.negatives and isinstance(run, Run) and texts_alone and not task.several:
+            if not isinstance(run, Run) or not run.texts_alone or not isinstance(run.texts, PromptFile):
+                continue
+            if self.hub_bank:
+                corrected = hub_run(run, self.hub_bank)
+                listed += [corrected, *([refined_run(corrected)] if self.refine else [])]
+            if self.negatives and not task.several:
                 listed.append(open_run(run, self.negatives))
         return listed
 
 
 NO_HEADS = Heads()
+
+
+def hub_run(run: Run, bank: HubBank) -> Run:
+    """Return the run whose logits are corrected by a bank of images."""
+    place = Path(bank.place)
+    facts = identify(place).facts if place.is_file() else str(bank.place)
+    return replace(
+        run,
+        name=f"{run.name} + hub",
+        tier=with_corpus(run.tier),
+        key=hash_facts(["hub correction", run.key, facts, bank.weight]),
+        settings=replace(run.settings, hub_bank=str(bank.place)),
+        hub_bank=bank,
+    )
 
 
 def refined_run(run: Run | ShotRun) -> Run | ShotRun:
