@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.captions.shards import ShardFolder as ShardFolder
     from rag_clip.captions.sources.columns import Columns as Columns
+    from rag_clip.classifiers.hubs import HubBank as HubBank
     from rag_clip.classifiers.match import Scoring as Scoring
+    from rag_clip.classifiers.novelty import OpenWorld as OpenWorld
     from rag_clip.classifiers.reuse import Reuse as Reuse
     from rag_clip.data import Hit as Hit
     from rag_clip.data import LabelSet as LabelSet
@@ -36,6 +38,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.discover import discover as discover
     from rag_clip.pipelines.enhance import enhance as enhance
     from rag_clip.pipelines.evaluate import evaluate as evaluate
+    from rag_clip.pipelines.explain import Beside as Beside
     from rag_clip.pipelines.explain import explain as explain
     from rag_clip.pipelines.heads import learn_prompts as learn_prompts
     from rag_clip.pipelines.heads import prepare_head as prepare_head
@@ -63,16 +66,19 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     __version__: str
 
 _HOMES = {
+    "Beside": "rag_clip.pipelines.explain",
     "ClassEvidence": "rag_clip.files.evidence",
     "Columns": "rag_clip.captions.sources.columns",
     "Concentration": "rag_clip.support.concentrate",
     "Encoder": "rag_clip.protocols",
     "Heads": "rag_clip.evaluation.shot_runs",
     "Hit": "rag_clip.data",
+    "HubBank": "rag_clip.classifiers.hubs",
     "ImageSearch": "rag_clip.support.retrieved",
     "Images": "rag_clip.images.opening",
     "LabelSet": "rag_clip.data",
     "Naming": "rag_clip.pipelines.discover",
+    "OpenWorld": "rag_clip.classifiers.novelty",
     "ProgressEvent": "rag_clip.progress",
     "PromptText": "rag_clip.data",
     "Prompts": "rag_clip.data",
@@ -116,16 +122,19 @@ _HOMES = {
 }
 
 __all__ = [
+    "Beside",
     "ClassEvidence",
     "Columns",
     "Concentration",
     "Encoder",
     "Heads",
     "Hit",
+    "HubBank",
     "ImageSearch",
     "Images",
     "LabelSet",
     "Naming",
+    "OpenWorld",
     "ProgressEvent",
     "PromptText",
     "Prompts",

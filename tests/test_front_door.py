@@ -12,7 +12,20 @@ import pytest
 import rag_clip
 
 VALUES = {"ClassEvidence", "Encoder", "Hit", "LabelSet", "PromptText", "Prompts", "Query", "Recipe", "Support"}
-OF_JOBS = {"Columns", "Heads", "Images", "Naming", "Reuse", "Running", "Scoring", "ShardFolder", "Unlabelled"}
+OF_JOBS = {
+    "Beside",
+    "Columns",
+    "Heads",
+    "HubBank",
+    "Images",
+    "Naming",
+    "OpenWorld",
+    "Reuse",
+    "Running",
+    "Scoring",
+    "ShardFolder",
+    "Unlabelled",
+}
 OF_SUPPORT = {"Concentration", "ImageSearch", "ShotSettings", "Synthesis"}
 READING = {
     "load_encoder",
