@@ -108,7 +108,7 @@ HEADS: Mapping[str, Head] = {
     "como_f": Head(
         CoMoFSettings,
         "Zhang et al., 2022, arXiv 2209.12255",
-        "two encoders and four shots a class and more",
+        "two encoders and eight shots a class and more; gained nothing over como on WHU-RS19",
         5.0,
         trains=True,
         second_encoder=True,
