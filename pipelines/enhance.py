@@ -270,13 +270,13 @@ def _record(store: Store | None) -> Mapping[str, Any]:
 def _sample(prompts: Prompts) -> tuple[str, tuple[PromptText, ...]]:
     mixed = (row for row, group in enumerate(prompts.texts) if any(text.role == "context" for text in group))
     row = next(mixed, 0)
-    added = [text for text in prompts.texts[row] if text.role == "context"] or prompts.texts[row]
+    added = [text for text in prompts.texts[row] if text.role == "context" and text.weight > 0] or prompts.texts[row]
     heaviest = sorted(added, key=lambda text: -text.weight)[:SAMPLES]
     return prompts.labels.names[row], tuple(heaviest)
 
 
 def _captions(prompts: Prompts) -> int:
-    return sum(text.role == "context" for group in prompts.texts for text in group)
+    return sum(text.role == "context" and text.weight > 0 for group in prompts.texts for text in group)
 
 
 def _score(classifier: ZeroShot, labelled: Labelled) -> Accuracy | Precision:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -100,7 +101,8 @@ class Hit:
 class PromptText:
     """One weighted text of a class.
 
-    `anchor` texts are templates; `context` texts are mixed into every anchor (see classifiers.zero_shot).
+    `anchor` texts are templates; `context` texts are mixed into every anchor (see classifiers.zero_shot), or subtracted
+    from it where their weight is negative.
     `evidence` is the store id of a retrieved caption, `score` and `rank` (from 0) those of its retrieval.
     """
 
@@ -183,7 +185,8 @@ class Prompts:
     `encoded` has vectors of texts that were encoded already, of some, all or none of them; they save time alone, and
     prompts with and without them are equal.
 
-    Raises ValueError where a class has no text, or a weight is negative, not finite, or all are zero.
+    Contexts may weigh less than zero: they are subtracted. Raises ValueError where a class has no text, a weight is not
+    finite or that of an anchor negative, or they do not sum to one.
     """
 
     labels: LabelSet
@@ -201,8 +204,11 @@ class Prompts:
             weights = [text.weight for text in group]
             if not group:
                 raise ValueError(f"class {name!r} has no text; give it at least one")
-            if not all(0 <= weight < float("inf") for weight in weights):
-                raise ValueError(f"class {name!r} has a negative or non-finite weight; weights lie in [0, 1]")
+            if not all(math.isfinite(text.weight) and (text.weight >= 0 or text.role == "context") for text in group):
+                raise ValueError(
+                    f"class {name!r} has a weight that is not finite, or an anchor with a negative one; anchors weigh "
+                    "from 0 up"
+                )
             if abs(sum(weights) - 1) > 1e-4:
                 raise ValueError(f"the weights of class {name!r} sum to {sum(weights):.6f}; they must sum to 1")
 

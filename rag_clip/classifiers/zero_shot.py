@@ -240,7 +240,7 @@ def _bags(prompts: Prompts, role: Role, position: Mapping[str, int], device: tor
     classes: list[int] = []
     for index, group in enumerate(prompts.texts):
         offsets.append(len(rows))
-        chosen = [text for text in group if text.role == role and text.weight > 0]
+        chosen = [text for text in group if text.role == role and text.weight != 0]
         rows.extend(position[text.text] for text in chosen)
         weights.extend(text.weight for text in chosen)
         classes.extend([index] * len(chosen))

@@ -65,9 +65,9 @@ def write_prompts(prompts: Prompts, path: str | Path) -> None:
 def read_prompts(path: str | Path) -> Prompts:
     """Read prompts, rescaling the weights of each class to sum to one.
 
-    Raises ValueError, naming the file and the class or row, for a class without texts, a weight that is negative or
-    not a number, a class whose weights are all zero, an unknown class or role, and any other file; FileNotFoundError
-    if there is no such file.
+    Raises ValueError, naming the file and the class or row, for a class without texts, a weight that is not a number or
+    that of an anchor and negative, a class whose weights sum to zero, an unknown class or role, and any other file;
+    FileNotFoundError if there is no such file.
     """
     path = Path(path)
     suffix = check_prompts_path(path)
@@ -174,11 +174,12 @@ def _prompt_text(row: Any, where: str) -> PromptText:
     if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
         raise ValueError(f"{where} has no text; remove it or write one")
     weight = row.get("weight")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-        raise ValueError(f"{where} has weight {weight!r}; weights are numbers from 0 up")
     role = row.get("role") or "anchor"
     if role not in get_args(Role):
         raise ValueError(f"{where} has role {role!r}; a text is one of {', '.join(get_args(Role))}")
+    least = -math.inf if role == "context" else 0
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not least <= weight < math.inf:
+        raise ValueError(f"{where} has weight {weight!r}; weights are numbers from 0 up, below 0 only of contexts")
     return PromptText(
         text=row["text"],
         weight=float(weight),

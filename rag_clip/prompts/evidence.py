@@ -27,6 +27,7 @@ from rag_clip.words import spoken, words_of
 
 CLASSES_PER_SEARCH = 64
 LEAST_SHARE = 1e-4
+COMMON = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def trusted_captions(
         return Gathered(found, given)
     if retrieval.knows_names:
         ensemble = given or labels.templates or GENERAL
-        return Gathered(_shared(found, min(retrieval.weight, KNOWN_WEIGHT)), ensemble)
+        return Gathered(_less_common(_shared(found, min(retrieval.weight, KNOWN_WEIGHT))), ensemble)
     with progress.stage("weigh"):
         if not retrieval.decides_names:
             return Gathered(_weigh(_encoded(found, labels, encoder), labels, encoder, retrieval, given), given)
@@ -128,7 +129,7 @@ def trusted_captions(
         names = _known_names(bare, told, labels, encoder, ensemble)
         shared = _shared(found, min(retrieval.weight, KNOWN_WEIGHT))
         if names.known.all():
-            return Gathered(shared, ensemble, names)
+            return Gathered(_less_common(shared), ensemble, names)
         chosen = ensemble if names.known.any() else given
         least = 0.0 if names.meaningless else LEAST_SURE
         if retrieval.rewrite is as_written:
@@ -175,6 +176,29 @@ def _rewritten(found: Texts, labels: LabelSet, rewrite: Rewrite) -> Texts:
 
 def _shared(found: Texts, weight: float) -> Texts:
     return tuple(tuple(replace(text, weight=weight / len(group)) for text in group) for group in found)
+
+
+def _less_common(shared: Texts) -> Texts:
+    """Subtract what captions of any class say: the mean of a few, the same for every class that has captions.
+
+    All captions have a direction in common, which draws images to the classes that have captions. The few are those
+    with the first ids, which are hashes of the captions. A class's own caption among them weighs so much less. If only
+    one class has captions, nothing is known to be common.
+    """
+    if sum(map(bool, shared)) < 2:
+        return shared
+    found = {text.evidence: text for group in shared for text in group}
+    names = sorted(found)[:COMMON]
+    common = [found[name] for name in names]
+
+    def less(group: Sequence[PromptText]) -> tuple[PromptText, ...]:
+        share = sum(text.weight for text in group) / len(common)
+        own = {text.evidence for text in group}
+        kept = [replace(text, weight=text.weight - share * (text.evidence in names)) for text in group]
+        others = [replace(text, weight=-share, score=None, rank=None) for text in common if text.evidence not in own]
+        return (*kept, *others)
+
+    return tuple(less(group) if group else () for group in shared)
 
 
 @dataclass(frozen=True, slots=True)

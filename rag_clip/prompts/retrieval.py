@@ -52,10 +52,11 @@ class Retrieval:
     plurals: with the filter "phrase", the plural of an English name counts as the name, and the singular of a plural
         (see prompts.plurals).
 
-    With `trust` "names" captions share at most 0.25 equally, names kept, beside an ensemble of templates, as fits an
-    encoder that knows the names. With "known" the captions decide first which names the encoder knows (see
-    prompts.known): those of known names share as with "names"; to those of the others `contrast` and `names` apply,
-    and trust is "evidence". Trust without contrast, and contrast with a weight of 0.75 or less, lowered accuracy
+    With `trust` "names" captions share at most 0.25 equally, names kept, less what captions of any class say,
+    beside an ensemble of templates, as fits an encoder that knows the names. With "known" the captions decide first
+    which names the encoder knows (see prompts.known): if all, they share as with "names"; to captions of unknown
+    names `contrast` and `names` apply, and trust is "evidence"; beside these, captions of known names share 0.25.
+    Trust without contrast, and contrast with a weight of 0.75 or less, lowered accuracy
     (tests/benchmarks/recipes.py --full), so the defaults use neither. Raises ValueError for a value out of range.
     """
 

@@ -66,7 +66,7 @@ def _spread(table: pl.DataFrame, prompts: Prompts, count: int) -> pl.DataFrame:
 
 
 def _deciding(prompts: Prompts, label: int, image: torch.Tensor, encoder: Encoder) -> tuple[str, ...]:
-    captions = {text.text: text.weight for text in prompts.texts[label] if text.role == "context"}
+    captions = {text.text: text.weight for text in prompts.texts[label] if text.role == "context" and text.weight > 0}
     if not captions:
         return ()
     weights = torch.tensor(list(captions.values()), device=image.device)

@@ -101,7 +101,7 @@ def _captions(
     answer: str, prompts: Prompts, picture: Image.Image | None, encoder: Encoder | None
 ) -> tuple[PromptText, ...]:
     group = prompts.texts[prompts.labels.names.index(answer)]
-    captions = list({text.text: text for text in group if text.role == "context"}.values())
+    captions = list({text.text: text for text in group if text.role == "context" and text.weight > 0}.values())
     if not captions:
         return ()
     shares = torch.tensor([caption.weight for caption in captions])  # [t]

@@ -107,7 +107,8 @@ def plan_queries(prompts: Prompts, asked: ImageSearch) -> list[Query]:
             texts = [labels.names[row].replace("_", " "), *labels.synonyms[row]]
         else:
             # Sorting is stable: of texts with equal weight, the first are used.
-            texts = list(dict.fromkeys(text.text for text in sorted(group, key=lambda text: -text.weight)))[:SENTENCES]
+            heaviest = sorted((text for text in group if text.weight > 0), key=lambda text: -text.weight)
+            texts = list(dict.fromkeys(text.text for text in heaviest))[:SENTENCES]
         queries += [Query(row, text, math.ceil(asked.candidates / len(texts))) for text in texts]
     return queries
 

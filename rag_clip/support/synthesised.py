@@ -162,7 +162,7 @@ def _agreement(classifier: ZeroShot, pooled: torch.Tensor, classes: np.ndarray) 
 def _texts(group: Sequence[PromptText], wording: Wording) -> list[str]:
     role = "anchor" if wording == "templates" else "context"
     # Sorting is stable, so texts with equal weight stay in order.
-    chosen = sorted((text for text in group if text.role == role), key=lambda text: -text.weight)
+    chosen = sorted((text for text in group if text.role == role and text.weight > 0), key=lambda text: -text.weight)
     return list(dict.fromkeys(text.text for text in chosen or group))
 
 

@@ -113,6 +113,21 @@ def test_context_without_weight_leaves_the_plain_ensemble():
     torch.testing.assert_close(with_context.weights, plain.weights, atol=0, rtol=0)
 
 
+def test_contexts_of_negative_weight_are_subtracted():
+    encoder = VectorEncoder()
+    group = (
+        PromptText("fox", 0.5),
+        PromptText("red fox", 0.5),
+        PromptText("orange fur", 0.25, "context"),
+        PromptText("a day", -0.25, "context"),
+    )
+    prompts = Prompts(LabelSet(("fox",)), (group,))
+    weights = zero_shot(prompts, encoder).weights
+    torch.testing.assert_close(weights.double(), torch.from_numpy(equation(prompts, encoder)), atol=1e-6, rtol=0)
+    vectors = encoder.encode_text([text.text for text in group]).double()
+    torch.testing.assert_close(text_coefficients(group, vectors) @ vectors, weights[0].double(), atol=1e-6, rtol=0)
+
+
 def test_anchors_without_weight_leave_the_context_alone():
     encoder = VectorEncoder()
     context = (PromptText("one", 0.5, "context"), PromptText("two", 0.5, "context"))

@@ -109,6 +109,18 @@ def test_an_impossible_weight_is_refused_with_its_row(tmp_path: Path, weight: fl
         read_prompts(path)
 
 
+@pytest.mark.parametrize("name", ["prompts.parquet", "prompts.json"])
+def test_a_context_may_be_subtracted_and_an_anchor_may_not(tmp_path: Path, name: str):
+    texts = (PromptText("a cat", 1.0), PromptText("grey fur", 0.25, "context"), PromptText("a day", -0.25, "context"))
+    prompts = Prompts(LabelSet(("cat",)), (texts,))
+    write_prompts(prompts, tmp_path / name)
+    assert read_prompts(tmp_path / name).texts == (texts,)
+    with pytest.raises(
+        ValueError, match="class 'cat' has a weight that is not finite, or an anchor with a negative one"
+    ):
+        Prompts(LabelSet(("cat",)), ((PromptText("a cat", -0.5), PromptText("grey fur", 1.5, "context")),))
+
+
 def test_a_class_of_zero_weights_is_refused_by_name(tmp_path: Path):
     path = tmp_path / "prompts.parquet"
     write_prompts(PROMPTS, path)

@@ -5,7 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
+from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import LabelSet
 from rag_clip.index import __path__ as schemas
 from rag_clip.progress import Progress, ProgressEvent
@@ -115,11 +117,40 @@ def test_captions_of_names_that_the_encoder_knows_share_a_quarter_as_written(sto
     settings: dict[str, Any] = {"keep": "phrase", "names": "dropped", "contrast": "weigh", "weight": 0.9}
     groups = weighed(store, labels, trust="known", **settings)
     foxes, red, wolves = ([text for text in CAPTIONS if name in text] for name in ("fox", "red fox", "wolf"))
-    expected = [[text for text in foxes if text not in red], red, wolves, []]
-    assert [sorted(text.text for text in group) for group in groups] == [sorted(texts) for texts in expected]
-    assert [[text.weight for text in group] for group in groups] == [[0.25 / 4] * 4, [0.125] * 2, [0.25 / 3] * 3, []]
+    expected = [[text for text in foxes if text not in red], red, wolves]
+    # Less the mean of all nine captions, which is the same for each class that has captions.
+    for group, own, share in zip(groups[:3], expected, (0.25 / 4, 0.125, 0.25 / 3), strict=True):
+        weights = {text.text: text.weight for text in group}
+        assert weights == pytest.approx({text: share * (text in own) - 0.25 / 9 for text in CAPTIONS})
+        assert {text.role for text in group} == {"context"}
+    assert groups[3] == ()
     light = weighed(store, labels, trust="known", **settings | {"weight": 0.1})
-    assert [text.weight for text in light[1]] == [0.05] * 2
+    assert {round(text.weight, 6) for text in light[1]} == {round(0.05 - 0.1 / 9, 6), round(-0.1 / 9, 6)}
+
+
+def test_captions_of_the_only_class_that_has_some_are_mixed_in_whole(store: Store):
+    labels = LabelSet(("fox", "yeti"), templates=("{}",))
+    foxes, none = weighed(store, labels, trust="names", keep="phrase", weight=0.4)
+    assert [text.weight for text in foxes] == [0.25 / 6] * 6
+    assert none == ()
+
+
+def test_what_all_captions_say_adds_nothing_to_the_names_that_have_captions(store: Store):
+    # The captions of both classes are the same words but for the name, so each class keeps its name's direction.
+    labels = LabelSet(("fox", "wolf", "yeti"), templates=("{}",))
+    prompts = mix(template_prompts(labels), weighed(store, labels, trust="names", keep="phrase"))
+    assert [sum(text.weight for text in group) for group in prompts.texts] == pytest.approx([1, 1, 1])
+    assert [sum(text.weight for text in group if text.role == "context") for group in prompts.texts] == pytest.approx(
+        [0, 0, 0], abs=1e-9
+    )
+    templates = zero_shot(template_prompts(labels), ENCODER).weights
+    weights = zero_shot(prompts, ENCODER).weights
+    common = torch.stack([ENCODER.encode_text([text])[0] for text in CAPTIONS if "red" not in text]).mean(0)
+    assert torch.equal(weights[2], templates[2])
+    drawn = [float(common @ (row - plain)) for row, plain in zip(weights, templates, strict=True)]
+    equal = zero_shot(mix(template_prompts(labels), weighed(store, labels, keep="phrase")), ENCODER).weights
+    before = [float(common @ (row - plain)) for row, plain in zip(equal, templates, strict=True)]
+    assert max(map(abs, drawn)) < 0.5 * max(before)
 
 
 @pytest.mark.parametrize("names", ["dropped", "kept"])
