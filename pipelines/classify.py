@@ -145,7 +145,8 @@ def classify(
     """
     images, candidates, report = to_images(images), to_candidates(prompts), running.report
     first = next(iter(candidates.values()))
-    files, progress, others = images.open(), Progress(report=report), head.others if head else {}
+    files, progress = images.open(), Progress(report=report)
+    others = {**(head.others if head else {}), **scoring.further}
     output, let_go = scratch_output(output, "predictions.parquet")
     written = classify_outputs(output, reuse.features_dir)
     named = [
@@ -192,7 +193,9 @@ def classify(
         refinement = None
         if scoring.refine:
             with progress.stage("refine"):
-                classifier = refine(classifier, sample, text.weights, held=held_evidence(classifier))
+                classifier = refine(
+                    classifier, sample, text.weights, held=held_evidence(classifier), further=tuple(scoring.further)
+                )
                 refinement = classifier.facts
         rejection, novelty = None, None
         if world and negatives and isinstance(used, Prompts):

@@ -171,5 +171,5 @@ def _match(classifier: Classifier, images: Features, scoring: Scoring) -> tuple[
         return matches, matches.labels[:, 0]
     alone = classifier.alone(images)
     without = alone if classifier.without is classifier.alone else classifier.without(images)
-    matches = rank(without + classifier.added(images.pooled), images, labels, top_k=top_k, scores=scores)
+    matches = rank(without + classifier.added(images), images, labels, top_k=top_k, scores=scores)
     return matches, rank(alone, images, labels, top_k=1).labels[:, 0]

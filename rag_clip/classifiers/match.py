@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -11,7 +12,7 @@ from rag_clip.classifiers.hubs import HubBank
 from rag_clip.classifiers.novelty import OpenWorld
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet
-from rag_clip.protocols import Classifier
+from rag_clip.protocols import Classifier, Encoder
 
 Scores = Literal["softmax", "sigmoid"]
 LOGITS_AT_ONCE = 1 << 24
@@ -22,10 +23,11 @@ class Scoring:
     """What is said of each image: the best `top_k` classes, each with a score (see `match`).
 
     With `refine`, all images of the file are evidence beside what is said of each alone (see refinement.batch), and the
-    label of each image alone is said too. With `open_world`, the novelty of each image is said too, and images that are
-    none of the classes may get no label (see classifiers.novelty). With a `hub_bank`, the logits of texts alone are
-    corrected by it (see classifiers.hubs). Raises ValueError for `top_k` below 1, and for sigmoid scores with `refine`
-    or a `hub_bank`.
+    label of each image alone is said too; the features of `further` encoders of images, by name, are evidence then.
+    With `open_world`, the novelty of each image is said too, and images that are none of the classes may get no label
+    (see classifiers.novelty). With a `hub_bank`, the logits of texts alone are corrected by it (see classifiers.hubs).
+    Raises ValueError for `top_k` below 1, for sigmoid scores with `refine` or a `hub_bank`, and for `further` without
+    `refine`.
     """
 
     top_k: int = 5
@@ -33,6 +35,7 @@ class Scoring:
     refine: bool = False
     open_world: OpenWorld | None = None
     hub_bank: HubBank | None = None
+    further: Mapping[str, Encoder] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -42,6 +45,10 @@ class Scoring:
             raise ValueError("refined scores are shares of the classes, which sum to one; use softmax scores")
         if self.hub_bank and self.scores == "sigmoid":
             raise ValueError("the hub correction leaves the level of sigmoid scores open; use softmax scores")
+        if self.further and not self.refine:
+            raise ValueError(
+                f"the encoder {next(iter(self.further))} has no use without a head; add refine, or leave it out"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -58,7 +58,11 @@ def classify(
     ] = None,
     second: Annotated[
         list[str] | None,
-        Parameter(group=HEAD, negative=(), help="Additional encoders whose features the head needs (timm:NAME)."),
+        Parameter(
+            group=HEAD,
+            negative=(),
+            help="Further encoders of images (timm:NAME), that the head needs, or evidence for --refine.",
+        ),
     ] = None,
     floor: Annotated[
         bool,
@@ -135,6 +139,8 @@ def classify(
         written = classify_outputs(output, features)
         check_outputs(written, inputs=[*read, model_files(*second or ())], force=force)
         world = _open_world(open_world, negatives or index, support, most_novelty, reject)
+        if second and support is None and not refine:
+            raise ValueError("--second is for a head or for --refine; add one, or leave it out")
         if head and support is None:
             raise ValueError(f"the head {head!r} needs a support file; give --support")
         name = (head or default_head(support)) if support else None
@@ -165,7 +171,9 @@ def classify(
             output=output,
             encoder=loaded,
             head=chosen,
-            scoring=Scoring(top_k, scores, refine, world, HubBank(hub_bank) if hub_bank else None),
+            scoring=Scoring(
+                top_k, scores, refine, world, HubBank(hub_bank) if hub_bank else None, others if refine else {}
+            ),
             reuse=Reuse(index, features),
             running=Running(workers, batch_size, force, console.report),
         )

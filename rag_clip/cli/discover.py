@@ -79,6 +79,10 @@ def discover(
 
 def _show(console: Console, summary: DiscoverSummary) -> None:
     console.say(str(summary))
+    if not summary.names:
+        console.say(
+            "no phrase of the captions explains enough images; lower --least, or give an index of other captions"
+        )
     for one in summary.names[:SHOWN_NAMES]:
         takes = ", ".join(
             f"{round(images)} from {name}" for name, images in list(one.takes.items())[:3] if round(images)

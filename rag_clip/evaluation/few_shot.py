@@ -109,9 +109,11 @@ def measure_shots(
 
 
 def refined_by(classifier: Classifier, texts: torch.Tensor, images: Features) -> Classifier:
-    """Return a classifier refined by the images that it is measured on, with class texts [c, d]."""
+    """Return a classifier refined by the images that it is measured on, by all their encoders; class texts [c, d]."""
     sample = sample_images([images], images_to_refine(len(texts)))
-    return refine(classifier, sample, texts, held=held_evidence(classifier)) if sample else classifier
+    if sample is None:
+        return classifier
+    return refine(classifier, sample, texts, held=held_evidence(classifier), further=tuple(images.others))
 
 
 def _image_tables(

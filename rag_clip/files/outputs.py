@@ -216,7 +216,7 @@ def _check_file(path: Path, verb: str, force: bool) -> None:
     if path.exists() and not force and made_by(path) != verb:
         raise ValueError(
             f"{path} exists and was not written by `rag-clip {verb}`; name another file, or replace it with --force "
-            "(in Python: force=True)"
+            "(in Python force=True, or running=Running(force=True))"
         )
 
 
@@ -234,5 +234,5 @@ def _check_folder(path: Path, kind: str, force: bool) -> None:
         what = "an index" if kind == "index" else f"a folder of {kind}"
         raise ValueError(
             f"{path} is not empty ({foreign[0]}) and not {what}; name a new or empty folder, or use it with --force "
-            "(in Python: force=True)"
+            "(in Python force=True, or running=Running(force=True))"
         )

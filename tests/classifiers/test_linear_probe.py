@@ -109,6 +109,10 @@ def test_numbers_that_are_not_above_zero_are_refused():
 
 @needs_features
 def test_five_shots_lift_real_features():
-    text, support, images, labels = real_shots("ViTB32", 5, 0)
-    probe = LinearProbeSettings(weight_decay=1e-4).build(text, support)
-    assert (probe(images).argmax(1) == labels).double().mean() >= 0.93
+    right = []
+    for seed in range(5):
+        text, support, images, labels = real_shots("ViTB32", 5, seed)
+        probe = LinearProbeSettings(weight_decay=1e-4).build(text, support)
+        right.append(float((probe(images).argmax(1) == labels).double().mean()))
+    assert sum(right) / len(right) >= 0.95
+    assert min(right) >= 0.93

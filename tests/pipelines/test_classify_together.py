@@ -52,6 +52,19 @@ def test_refined_predictions_keep_the_label_of_each_image_alone_and_say_what_cha
     assert json.loads(before.schema.metadata[b"rag_clip"])["refined"] is None
 
 
+def test_a_further_encoder_is_evidence_of_refinement_alone(tmp_path: Path) -> None:
+    source, second = noisy_images(tmp_path), {"second": ToyEncoder(dim=8, name="second")}
+    alone = run(source, tmp_path / "alone.parquet", scoring=Scoring(refine=True))
+    both = run(source, tmp_path / "both.parquet", scoring=Scoring(refine=True, further=second))
+    tables = [pq.read_table(summary.output) for summary in (alone, both)]
+    assert tables[0]["label_alone"].equals(tables[1]["label_alone"])
+    assert tables[0]["score"] != tables[1]["score"]
+    facts = json.loads(tables[1].schema.metadata[b"rag_clip"])
+    assert list(facts["others"]) == ["second"]
+    with pytest.raises(ValueError, match="the encoder second has no use without a head; add refine, or leave it out"):
+        Scoring(further=second)
+
+
 def test_rows_in_another_order_and_in_smaller_parts_get_the_same_labels(tmp_path: Path) -> None:
     tables = []
     for name, order, running in (("a", None, Running(0)), ("b", 3, Running(0, batch_size=7, shard_rows=50))):

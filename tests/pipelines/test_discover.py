@@ -114,4 +114,5 @@ def test_the_verb_keeps_features_and_replaces_its_own_file(tmp_path: Path) -> No
         assert made.code == 0, made.errors
         assert "next: edit labels.toml, then rag-clip enhance labels.toml --index index" in made.out
     assert list((tmp_path / "features").iterdir())
-    assert "4 names" not in command(*asked, "--most", "0", folder=tmp_path).out
+    none = command(*asked, "--least", "1000", "--workers", "0", folder=tmp_path)
+    assert (none.code, "lower --least" in none.out) == (0, True)

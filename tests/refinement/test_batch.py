@@ -10,7 +10,7 @@ from inputs.supports import unit
 from rag_clip.classifiers.likelihoods import HeldEvidence, evidence_of, likelihood_weight, solve
 from rag_clip.data import Features, LabelSet
 from rag_clip.refinement import batch, sampling
-from rag_clip.refinement.batch import FOLDS, Refined, concentration_of, refine
+from rag_clip.refinement.batch import FOLDS, Refined, _as_sure, _sureness, concentration_of, refine
 from rag_clip.refinement.sampling import row_hashes, sample_images
 
 SCALE = 100.0
@@ -43,7 +43,7 @@ def refinement(
 
 
 def refined(logits: torch.Tensor, features: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    return logits + refinement(logits, features, texts).added(features)
+    return logits + refinement(logits, features, texts).added(Features(features))
 
 
 def by_the_equations(logits: np.ndarray, x: np.ndarray, texts: np.ndarray, folds: np.ndarray) -> np.ndarray:
@@ -96,15 +96,15 @@ def test_no_image_is_its_own_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = logits.clone()
     changed[rows] = changed[rows].flip(1)
     second = refinement(changed, features, texts)
-    torch.testing.assert_close(first.weights[0], second.weights[0], rtol=1e-9, atol=1e-9)
-    assert (first.weights[1] - second.weights[1]).abs().max() > 1e-3
+    torch.testing.assert_close(first.own.weights[0], second.own.weights[0], rtol=1e-9, atol=1e-9)
+    assert (first.own.weights[1] - second.own.weights[1]).abs().max() > 1e-3
 
 
 def test_nothing_depends_on_how_many_images_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found = refinement(*toy())
     monkeypatch.setattr(batch, "BLOCK_VALUES", 35)
     again = refinement(*toy())
-    torch.testing.assert_close(again.weights, found.weights, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(again.own.weights, found.own.weights, rtol=1e-10, atol=1e-10)
     assert again.facts.images == 120
     assert (again.facts.changed, again.facts.predicted) == (found.facts.changed, found.facts.predicted)
 
@@ -152,7 +152,7 @@ def test_without_likelihoods_and_prior_nothing_changes(monkeypatch: pytest.Monke
 
 def test_a_small_file_is_left_alone_and_a_larger_one_is_refined_little_by_little() -> None:
     logits, features, texts = toy()
-    sizes = [refinement(logits[:n], features[:n], texts).weights.abs().max() for n in (1, 16, 17, 24, 32)]
+    sizes = [refinement(logits[:n], features[:n], texts).own.weights.abs().max() for n in (1, 16, 17, 24, 32)]
     assert sizes[:2] == [0, 0]
     assert 0 < sizes[2] < sizes[3] < sizes[4]
 
@@ -173,13 +173,13 @@ def test_evidence_that_a_classifier_holds_is_used_together_with_that_of_the_imag
 
     held = HeldEvidence(known, Given())
     none = both(slice(0), held)
-    torch.testing.assert_close(none.added(features), likelihood_weight(known) * added)
+    torch.testing.assert_close(none.added(Features(features)), likelihood_weight(known) * added)
     whole = both(slice(None), held)
     alone = refinement(logits, features, texts)
     assert whole.facts.weight > alone.facts.weight
-    assert torch.equal(whole(Features(features, others={"logits": logits})), logits + whole.added(features))
+    assert torch.equal(whole(Features(features, others={"logits": logits})), logits + whole.added(Features(features)))
     nothing = both(slice(None), HeldEvidence(0 * known, Given()))
-    torch.testing.assert_close(nothing.weights, alone.weights)
+    torch.testing.assert_close(nothing.own.weights, alone.own.weights)
 
 
 def test_one_class_and_one_image_many_times_keep_what_texts_say() -> None:
@@ -242,3 +242,36 @@ def calibration_error(probabilities: torch.Tensor, labels: torch.Tensor) -> floa
     right = (label == labels).float()
     gaps = [(score[bins == bin].sum() - right[bins == bin].sum()).abs() for bin in range(1, 16)]
     return float(torch.stack(gaps).sum() / len(labels))
+
+
+def with_second(other: torch.Tensor) -> tuple[Features, torch.Tensor]:
+    logits, features, texts = toy(len(other))
+    return Features(features, others={"logits": logits, "second": unit(other)}), texts
+
+
+def test_a_further_encoder_of_constant_vectors_changes_nothing() -> None:
+    images, texts = with_second(torch.ones(120, 3, dtype=torch.float64))
+    plain, beside = refine(Given(), images, texts), refine(Given(), images, texts, further=["second"])
+    torch.testing.assert_close(beside(images), plain(images), atol=1e-6, rtol=0)
+    assert not plain.others
+
+
+def test_a_further_encoder_that_tells_classes_apart_mends_what_the_first_cannot() -> None:
+    draw = torch.Generator().manual_seed(1)
+    torch.randn(5, 12, generator=draw, dtype=torch.float64)
+    truth = torch.randint(5, (1500,), generator=draw)  # as `toy` draws them
+    noise = 0.3 * torch.randn(1500, 5, generator=draw, dtype=torch.float64)
+    images, texts = with_second(torch.eye(5, dtype=torch.float64)[truth] + noise)
+    plain, beside = refine(Given(), images, texts), refine(Given(), images, texts, further=["second"])
+    right = [int((each(images).argmax(1) == truth).sum()) for each in (plain, beside)]
+    assert right[1] > right[0] + 10
+    order = torch.randperm(1500, generator=draw)
+    shuffled = refine(Given(), sampling.take_images(images, order), texts, further=["second"])
+    torch.testing.assert_close(shuffled.others["second"].weights, beside.others["second"].weights, atol=1e-6, rtol=1e-6)
+
+
+def test_the_factor_of_scores_makes_them_as_sure_as_asked() -> None:
+    scores = torch.randn(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for target in (0.3, 0.6, 0.95):
+        assert _sureness(_as_sure(scores, target) * scores) == pytest.approx(target, abs=1e-6)
+    assert _as_sure(scores[:0], 0.5) == 0
