@@ -5,7 +5,8 @@ all, the mean and the sample standard deviation over the three render seeds of t
 validation` has one seed, and is what may choose. Support is found by the words of the prompts' captions (`support
 retrieve --search captions`), and copies of the photographs are kept out of it. After the bar, openness over the
 groups of the label set: Acc-C, Acc-E and Acc-S, all photographs together, and the calibration error. With `--refine`
-there is a row for each classifier in which all photographs are evidence for each.
+there is a row for each classifier in which all photographs are evidence for each, and with `--second` a row in which
+their features from the bundled self-supervised encoder are evidence too.
 """
 
 from __future__ import annotations
@@ -47,15 +48,17 @@ def main() -> None:
     """Build the two indexes where they are missing, then print a row for each classifier."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--heads", nargs="+", default=HEADS_OF_ONE_ENCODER)
+    parser.add_argument("--heads", nargs="*", default=HEADS_OF_ONE_ENCODER)
     parser.add_argument("--refine", action="store_true")
+    parser.add_argument("--second", action="store_true")
     parser.add_argument("--photographs", choices=("test", "validation"), default="test")
     options = parser.parse_args()
     photographs = ASSETS / f"{options.photographs}.parquet"
     folder, encoder = options.folder, load_encoder("demo", device="cpu")
     prepare(folder, encoder)
     labels = read_labels(ASSETS / "labels.json")
-    test = read_labelled([photographs], labels, encoder=encoder, features_dir=folder / "features")
+    second = {"second": load_encoder("demo:second", device="cpu")} if options.second else {}
+    test = read_labelled([photographs], labels, encoder=encoder, others=second, features_dir=folder / "features")
     with open_store(folder / "captions") as store:
         plain = enhance(labels, encoder=encoder, recipe=load_recipe("templates"))
         found = enhance(labels, encoder=encoder, store=store)
@@ -104,6 +107,10 @@ def show(
     if with_refined:
         show(name, classifier, text, test, photographs, False)
         refined = refine(classifier, test.features, text.weights, held=held_evidence(classifier))
+        if test.features.others:
+            further = tuple(test.features.others)
+            beside = refine(classifier, test.features, text.weights, held=held_evidence(classifier), further=further)
+            show(f"{name}, refined, second", beside, text, test, photographs, False)
         name, classifier = f"{name}, refined", refined
     band = {concept.name: concept.band for concept in concepts()}
     logits = classifier(test.features)
