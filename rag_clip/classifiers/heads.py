@@ -87,7 +87,7 @@ HEADS: Mapping[str, Head] = {
     "tip_adapter": Head(
         TipAdapterSettings,
         "Zhang et al., 2022, arXiv 2207.09519",
-        "images found for names, where little may change; small gains, never far from the texts",
+        "labelled shots with a small cache; images found for names lower it (docs/decisions.md)",
     ),
     "tip_adapter_f": Head(
         TipAdapterFSettings,
@@ -97,7 +97,9 @@ HEADS: Mapping[str, Head] = {
         trains=True,
     ),
     "tip_x": Head(
-        TipXSettings, "Udandarao et al., 2023, arXiv 2211.16198", "as tip_adapter; better on one and two shots of CLIP"
+        TipXSettings,
+        "Udandarao et al., 2023, arXiv 2211.16198",
+        "labelled shots, best on one and two of CLIP; not images found for names",
     ),
     "como": Head(
         CoMoSettings,
