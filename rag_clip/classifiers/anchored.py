@@ -17,40 +17,21 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from rag_clip.classifiers.evidence import among, check_fit, one_label
+from rag_clip.classifiers.evidence import Discriminant, check_fit, one_label
 from rag_clip.classifiers.floor import Floored
 from rag_clip.classifiers.likelihoods import HeldEvidence, evidence_of, likelihood_weight, solve
 from rag_clip.classifiers.zero_shot import ZeroShot
-from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.data import Support, Validation
 from rag_clip.files.evidence import ClassEvidence
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Classifier, Encoder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Anchored:
-    """Zero-shot logits plus x @ weights.T + biases, with weights [c, d] and biases [c], which include a.
+class Anchored(Discriminant):
+    """The linear discriminant of `evidence`."""
 
-    The head decides among the classes `present`, bool [c].
-    """
-
-    zero_shot: ZeroShot
     evidence: ClassEvidence
-    weights: torch.Tensor
-    biases: torch.Tensor
-    present: torch.Tensor
-
-    @property
-    def labels(self) -> LabelSet:
-        """The c classes."""
-        return self.zero_shot.labels
-
-    def __call__(self, features: Features) -> torch.Tensor:
-        """Return logits [n, c], on the device and in the dtype of `features.pooled` [n, d]."""
-        images = features.pooled.to(torch.promote_types(features.pooled.dtype, torch.float32))
-        text = self.zero_shot(Features(images))
-        logits = text + images @ self.weights.to(images).T + self.biases.to(images)
-        return among(logits, text, self.present.to(images.device)).to(features.pooled.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +94,8 @@ def anchored(zero_shot: ZeroShot, evidence: ClassEvidence) -> Anchored:
     check_fit("evidence", evidence.labels, total.sums, zero_shot)
     texts = torch.nn.functional.normalize(zero_shot.weights.to(total.sums.device).double(), dim=1)
     found, rate = solve(total, texts), likelihood_weight(total)
-    weights, biases = rate * (found.weights - found.weights.mean(0)), rate * (found.biases - found.biases.mean())
-    return Anchored(zero_shot, evidence, weights, biases, total.counts > 0)
+    weights, offsets = rate * (found.weights - found.weights.mean(0)), rate * (found.biases - found.biases.mean())
+    return Anchored(zero_shot, weights, offsets, total.counts > 0, evidence)
 
 
 def held_evidence(classifier: Classifier) -> HeldEvidence | None:

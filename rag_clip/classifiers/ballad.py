@@ -25,8 +25,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from rag_clip.classifiers.cache import wide
-from rag_clip.classifiers.evidence import Evidence, Held, gather_evidence, hold_out
+from rag_clip.classifiers.evidence import Evidence, Held, gather_evidence, hold_out, wide
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent

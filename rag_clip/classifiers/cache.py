@@ -76,11 +76,6 @@ def affinities_of(cosines: torch.Tensor, beta: float) -> torch.Tensor:
     return (cosines - 1).mul_(beta).exp_()
 
 
-def wide(features: torch.Tensor) -> torch.Tensor:
-    """Return features in float32 or wider, as exponentials and divergences require."""
-    return features.to(torch.promote_types(features.dtype, torch.float32))
-
-
 def evenly(count: int, at_most: int, device: torch.device) -> torch.Tensor:
     """Return up to `at_most` row numbers of `count`, evenly spaced."""
     return torch.linspace(0, count - 1, min(count, at_most), dtype=torch.float64, device=device).round().long()

@@ -25,8 +25,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rag_clip.classifiers.cache import Cache, Mode, affinities_of, build_cache, wide
-from rag_clip.classifiers.evidence import cross_entropy
+from rag_clip.classifiers.cache import Cache, Mode, affinities_of, build_cache
+from rag_clip.classifiers.evidence import cross_entropy, wide
 from rag_clip.classifiers.search import Choice, Judged, count_right, judged_images
 from rag_clip.classifiers.tip_adapter import PUBLISHED_SCHEDULE, accuracy, key_loss
 from rag_clip.classifiers.zero_shot import ZeroShot

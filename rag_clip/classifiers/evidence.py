@@ -121,10 +121,40 @@ def centre(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     return torch.where(present, scores - mean, 0.0)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Discriminant:
+    """Zero-shot logits plus x @ weights.T + offsets, with weights [c, d] and offsets [c], which include their weight.
+
+    It decides among the classes `present`, bool [c].
+    """
+
+    zero_shot: ZeroShot
+    weights: torch.Tensor
+    offsets: torch.Tensor
+    present: torch.Tensor
+
+    @property
+    def labels(self) -> LabelSet:
+        """The c classes."""
+        return self.zero_shot.labels
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        """Return logits [n, c], on the device and in the dtype of `features.pooled` [n, d]."""
+        images = wide(features.pooled)
+        text = self.zero_shot(Features(images))
+        logits = text + images @ self.weights.to(images).T + self.offsets.to(images)
+        return among(logits, text, self.present.to(images.device)).to(features.pooled.dtype)
+
+
 def among(logits: torch.Tensor, text: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """Let `logits` [n, c] decide among the classes `present` [c], and `text` [n, c] decide everything else."""
     total, inside = (torch.where(present, each, -torch.inf).logsumexp(1, keepdim=True) for each in (text, logits))
     return torch.where(present, logits + total - inside, text)
+
+
+def wide(features: torch.Tensor) -> torch.Tensor:
+    """Return features in float32 or wider, as exponentials and divergences require."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> float:

@@ -28,9 +28,17 @@ from dataclasses import dataclass
 
 import torch
 
-from rag_clip.classifiers.evidence import Evidence, among, centre, cross_entropy, gather_evidence, hold_out
+from rag_clip.classifiers.evidence import (
+    Discriminant,
+    Evidence,
+    among,
+    centre,
+    cross_entropy,
+    gather_evidence,
+    hold_out,
+)
 from rag_clip.classifiers.zero_shot import ZeroShot
-from rag_clip.data import Features, LabelSet, Support, Validation
+from rag_clip.data import Support, Validation
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
 
@@ -39,29 +47,10 @@ ALPHAS = tuple(10 ** (step / 4) for step in range(-16, 9))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Gaussian:
-    """Zero-shot logits plus a linear discriminant with `weights` [c, d] and `offsets` [c], which include `alpha`.
+class Gaussian(Discriminant):
+    """A linear discriminant whose weight beside the texts is `alpha`."""
 
-    It decides among the classes `present`, bool [c].
-    """
-
-    zero_shot: ZeroShot
-    weights: torch.Tensor
-    offsets: torch.Tensor
-    present: torch.Tensor
     alpha: float
-
-    @property
-    def labels(self) -> LabelSet:
-        """The c classes."""
-        return self.zero_shot.labels
-
-    def __call__(self, features: Features) -> torch.Tensor:
-        """Return logits [n, c], on the device and in the dtype of `features.pooled` [n, d]."""
-        images = features.pooled.to(torch.promote_types(features.pooled.dtype, torch.float32))
-        text = self.zero_shot(Features(images))
-        logits = text + images @ self.weights.to(images).T + self.offsets.to(images)
-        return among(logits, text, self.present.to(images.device)).to(features.pooled.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from typing import Literal
 
 import torch
 
-from rag_clip.classifiers.evidence import Evidence, among, gather_evidence, hold_out
+from rag_clip.classifiers.evidence import Evidence, among, gather_evidence, hold_out, wide
 from rag_clip.classifiers.inner_split import judging_rows
 from rag_clip.classifiers.probe_training import (
     NOTHING,
@@ -96,7 +96,7 @@ class LinearProbe:
 
     def __call__(self, features: Features) -> torch.Tensor:
         """Return logits [n, c] on the device and in the dtype of `features.pooled`; computed in float32 or wider."""
-        rows = features.pooled.to(torch.promote_types(features.pooled.dtype, torch.float32))
+        rows = wide(features.pooled)
         text = self.zero_shot(Features(rows))
         logits = rows @ self.weights.to(rows).T + self.biases.to(rows)
         if self.several:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from rag_clip.classifiers.evidence import wide
 from rag_clip.classifiers.zero_shot import ZeroShot
 
 IN_A_GROUP = 120
@@ -72,7 +73,7 @@ class Novelty:
     @torch.no_grad()
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Return the novelty of images with unit features [n, d], float32 [n] on their device."""
-        images = features.to(torch.promote_types(features.dtype, torch.float32))
+        images = wide(features)
         scale = self.classes.scale
         known = (scale * images @ self.classes.weights.to(images).T).logsumexp(1)  # [n]
         groups = max(1, round(len(self.negatives) / self.in_a_group))

@@ -25,7 +25,7 @@ from typing import Literal
 
 import torch
 
-from rag_clip.classifiers.evidence import Evidence, Held, among, centre, gather_evidence, hold_out
+from rag_clip.classifiers.evidence import Evidence, Held, among, centre, gather_evidence, hold_out, wide
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.progress import Report, silent
@@ -59,7 +59,7 @@ class Ridge:
 
     def __call__(self, features: Features) -> torch.Tensor:
         """Return logits [n, c], on the device and in the dtype of `features.pooled` [n, d]."""
-        rows = features.pooled.to(torch.promote_types(features.pooled.dtype, torch.float32))
+        rows = wide(features.pooled)
         text = self.zero_shot(Features(rows))
         added = torch.exp(self.rate * (rows @ self.images.to(rows).T - 1)) @ self.coefficients.to(rows)
         return among(text + added, text, self.present.to(rows.device)).to(features.pooled.dtype)

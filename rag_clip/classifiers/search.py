@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from rag_clip.classifiers.cache import Cache, evenly, wide
-from rag_clip.classifiers.evidence import check_fit, one_label
+from rag_clip.classifiers.cache import Cache, evenly
+from rag_clip.classifiers.evidence import check_fit, one_label, wide
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, Support, Validation
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional
 
-from rag_clip.classifiers.cache import Cache, Mode, affinities_of, build_cache, wide
-from rag_clip.classifiers.evidence import one_label
+from rag_clip.classifiers.cache import Cache, Mode, affinities_of, build_cache
+from rag_clip.classifiers.evidence import one_label, wide
 from rag_clip.classifiers.search import Choice, Judged, choose, judged_images
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rag_clip.classifiers.cache import Cache, Mode, affinities_of, build_cache, evenly, wide
+from rag_clip.classifiers.cache import Cache, Mode, affinities_of, build_cache, evenly
+from rag_clip.classifiers.evidence import wide
 from rag_clip.classifiers.search import Choice, choose, judged_images
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, Support, Validation

@@ -9,8 +9,9 @@ captions that do, and m_p the mean vector of the captions nearest to any image t
     z_i  = softmax_p( s cos(x_i, m_p) + 0.3 e_ip ),   n_p = sum_i z_ip
 
 The twentieth of the names with the smallest n_p below `least` goes, and the rest share its images, until every name
-that is left explains `least` images or more. Of phrases that stand in the same captions one is used, the longest of
-nested ones.
+that is left explains `least` images or more; one that is the best of no image goes too. Of phrases that stand in the
+same captions one is used, the longest of nested ones.
+
 Classes that are present already take part with their own vectors, are spoken for by their names, and never go; a name
 must explain an image better than they do by 10 nats, so that the best of thousands of phrases does not win by chance.
 0.3, K = 20 and the 10 nats were settled on the micro world (tests/benchmarks/discover.py).
@@ -149,8 +150,8 @@ def find_names(
 
     images: unit features [n, d].
     neighbours: the captions nearest to them.
-    frequencies: the candidates, phrases of `neighbours.candidates()`, with the share of all captions that hold each;
-        of the names of present classes too. What is not in it is no candidate.
+    frequencies: the share of all captions that hold each candidate (see `Neighbours.candidates`) and each spelling of
+        the present classes. Other phrases are not considered.
     scale: the encoder's scale.
     least: how many images a name must explain.
     present: classes that take part.
@@ -171,21 +172,20 @@ def find_names(
     alive = _prune(scores, fixed=fixed, least=least)  # [a]
     if not len(alive):
         return Found((), torch.empty(0, dtype=torch.int64))
-    shares = scores[:, alive].softmax(1)  # [n, a]
-    counts = shares.sum(0).tolist()
+    counts = scores[:, alive].softmax(1).sum(0).tolist()  # [a]
     order = [*range(fixed), *sorted(range(fixed, len(alive)), key=lambda place: -counts[place])]
-    shares, alive = shares[:, order], alive[order]
-    assigned = shares.argmax(1)
-    kept = [phrases[column - fixed] for column in alive[fixed:].tolist()]
-    alone = scores[:, :fixed].argmax(1) if fixed else torch.zeros_like(assigned)
+    scores = scores[:, alive[order]]  # [n, a]
+    assigned, alone = scores.argmax(1), scores[:, :fixed].argmax(1) if fixed else None
     names = []
-    for place, phrase in enumerate(kept, start=fixed):
+    for place, old in enumerate(order[fixed:], start=fixed):
+        phrase = phrases[int(alive[old]) - fixed]
         rows = (assigned == place).nonzero()[:, 0]
-        best = rows[scores[rows, alive[place]].argsort(descending=True, stable=True)]
-        took = Counter(alone[rows].tolist()) if fixed else Counter[int]()
-        captions = _nearest_captions(neighbours, phrase, images[best] if len(best) else vectors[alive[place], None])
-        also = _said_too(evidence, best.tolist(), phrase)
-        names.append(Name(phrase, float(shares[:, place].sum()), tuple(best.tolist()), captions, also, took))
+        best = rows[scores[rows, place].argsort(descending=True, stable=True)]
+        takes = {} if alone is None else Counter(alone[rows].tolist())
+        captions = _nearest_captions(neighbours, phrase, images[rows])
+        names.append(
+            Name(phrase, counts[old], tuple(best.tolist()), captions, _said_too(evidence, rows.tolist(), phrase), takes)
+        )
     return Found(tuple(names), assigned)
 
 
@@ -247,7 +247,9 @@ def _matrix(evidence: pl.DataFrame, columns: Sequence[tuple[str, int]], shape: t
 
 
 def _prune(scores: torch.Tensor, *, fixed: int, least: float) -> torch.Tensor:
-    """Return the columns that are left, in order: the first `fixed`, and names of `least` images or more."""
+    """Return the columns [a] of scores [n, c + p] that are left, in order: the first `fixed`, and names of `least`
+    images or more that are the best of one at least.
+    """
     alive = torch.arange(scores.shape[1], device=scores.device)
     while len(alive) > fixed:
         counts = scores[:, alive].softmax(1).sum(0)
@@ -276,8 +278,10 @@ def _said_too(evidence: pl.DataFrame, images: Sequence[int], phrase: str) -> tup
     ranked = own.sort(["nats", "gram"], descending=[True, False])["gram"].head(10 * EXAMPLES).to_list()
     found: list[str] = []
     for other in ranked:
-        if not any(
-            f" {one} " in f" {two} " for each in (phrase, *found) for one, two in ((each, other), (other, each))
-        ):
+        if not any(_within(each, other) or _within(other, each) for each in (phrase, *found)):
             found.append(other)
     return tuple(found[:EXAMPLES])
+
+
+def _within(part: str, phrase: str) -> bool:
+    return f" {part} " in f" {phrase} "
