@@ -74,7 +74,8 @@ def to_labels(given: AnyLabels) -> LabelSet:
 
 def to_prompts(given: AnyPrompts) -> Prompts | LearnedPrompts:
     """Return prompts or learned prompts, given themselves or the path of their file."""
-    from rag_clip.files.learned_prompts import SUFFIX, LearnedPrompts, read_learned_prompts
+    from rag_clip.files.learned_prompts import LearnedPrompts, read_learned_prompts
+    from rag_clip.files.tensors import SUFFIX
 
     if isinstance(given, Prompts | LearnedPrompts):
         return given

@@ -126,7 +126,8 @@ def _support_encoder(path: Path) -> Mapping[str, Any]:
 
 
 def _read(path: Path) -> Prompts | LearnedPrompts:
-    from rag_clip.files.learned_prompts import SUFFIX, read_learned_prompts
+    from rag_clip.files.learned_prompts import read_learned_prompts
     from rag_clip.files.prompts import read_prompts
+    from rag_clip.files.tensors import SUFFIX
 
     return read_learned_prompts(path) if path.suffix.lower() == SUFFIX else read_prompts(path)

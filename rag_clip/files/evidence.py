@@ -6,16 +6,13 @@ number: (c + 1) d + c numbers a source. Sources are kept apart, so that one can 
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
 from rag_clip.data import (
     Evidence,
@@ -27,15 +24,11 @@ from rag_clip.data import (
     read_provenance,
 )
 from rag_clip.display import counted, listed
-from rag_clip.errors import disk_errors
-from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import labels_from_document, labels_to_document
-from rag_clip.files.reading import parse_json
 from rag_clip.files.regular import is_regular
+from rag_clip.files.tensors import SUFFIX, check_tensors_path, read_tensors, write_tensors
 
 METADATA = "rag_clip.evidence"
-SEAL = "rag_clip.checksum"
-SUFFIX = ".safetensors"
 PARTS = ("counts", "sums", "squares")
 
 
@@ -164,14 +157,9 @@ def write_evidence(evidence: ClassEvidence, path: str | Path) -> None:
         "images": dict(evidence.images),
         "provenance": dict(evidence.provenance),
     }
-    tensors = {
-        f"{name}.{part}": getattr(source, part).double().cpu().contiguous().clone()
-        for name, source in evidence.sources.items()
-        for part in PARTS
-    }
-    content = json.dumps(facts, ensure_ascii=False)
-    with disk_errors(path), replacing(path) as partial:
-        save_file(tensors, partial, metadata={METADATA: content, SEAL: str(_checksum(content, tensors))})
+    named = {f"{name}.{part}": getattr(each, part) for name, each in evidence.sources.items() for part in PARTS}
+    tensors = {name: named[name].double().clone() for name in sorted(named)}
+    write_tensors(tensors, path, key=METADATA, facts=facts)
 
 
 def read_evidence(path: str | Path, *, encoder: Fingerprint | None = None) -> ClassEvidence:
@@ -195,10 +183,7 @@ def read_evidence(path: str | Path, *, encoder: Fingerprint | None = None) -> Cl
 
 def check_evidence_path(path: Path) -> None:
     """Raise ValueError for a folder, and for another suffix than .safetensors."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file, such as {path / f'evidence{SUFFIX}'}")
-    if path.suffix.lower() != SUFFIX:
-        raise ValueError(f"{path}: evidence is in {SUFFIX} files, found suffix {path.suffix!r}")
+    check_tensors_path(path, what="evidence is in", example="evidence")
 
 
 def check_evidence_labels(what: str | Path, evidence: ClassEvidence, labels: LabelSet) -> None:
@@ -218,28 +203,11 @@ def check_evidence_encoder(evidence: ClassEvidence, encoder: Fingerprint) -> Non
 
 
 def _read(path: Path) -> ClassEvidence:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        content = metadata.get(METADATA)
-        if content is None:
-            raise ValueError("is not a file of evidence; write one with `rag-clip support evidence`")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if metadata.get(SEAL) != str(_checksum(content, tensors)):
-        raise ValueError("is damaged (its checksum differs); make the evidence again")
-    facts = parse_json(content)
-    if not isinstance(facts, dict) or not isinstance(facts.get("provenance"), dict):
-        raise ValueError("has metadata without its provenance; make the evidence again")
+    foreign = "is not a file of evidence; write one with `rag-clip support evidence`"
+    tensors, facts = read_tensors(path, key=METADATA, foreign=foreign, again="make the evidence again")
     names, images = facts.get("sources"), facts.get("images", {})
     if not isinstance(names, list) or {f"{name}.{part}" for name in names for part in PARTS} != tensors.keys():
         raise ValueError(f"has other tensors than its sources {names}; make the evidence again")
     labels = labels_from_document({key: facts.get(key) for key in ("templates", "labels")})
     sources = {name: Evidence(*(tensors[f"{name}.{part}"].double() for part in PARTS)) for name in names}
     return ClassEvidence(labels, sources, images, facts["provenance"])
-
-
-def _checksum(content: str, tensors: Mapping[str, torch.Tensor]) -> int:
-    crc = zlib.crc32(content.encode())
-    for name in sorted(tensors):
-        crc = zlib.crc32(f"{name}{tuple(tensors[name].shape)}".encode(), crc)
-        crc = zlib.crc32(tensors[name].numpy().tobytes(), crc)
-    return crc

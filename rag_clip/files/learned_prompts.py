@@ -6,27 +6,20 @@ The vectors are a classifier by themselves. A context that all classes share als
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
 from rag_clip.data import Fingerprint, LabelSet, Provenance, check_same_encoder, read_fingerprint, read_provenance
-from rag_clip.errors import disk_errors
-from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import labels_from_document, labels_to_document
-from rag_clip.files.reading import parse_json
 from rag_clip.files.regular import is_regular
+from rag_clip.files.tensors import check_tensors_path, read_tensors, write_tensors
 
 METADATA = "rag_clip.learned_prompts"
-SEAL = "rag_clip.checksum"
-SUFFIX = ".safetensors"
 Position = Literal["end", "middle", "front"]
 
 
@@ -85,11 +78,8 @@ def write_learned_prompts(prompts: LearnedPrompts, path: str | Path) -> None:
         "position": prompts.position,
         "provenance": dict(prompts.provenance),
     }
-    tensors = {"weights": prompts.weights, "context": prompts.context}
-    tensors = {name: values.float().cpu().contiguous() for name, values in tensors.items()}
-    with disk_errors(path), replacing(path) as partial:
-        content = json.dumps(facts, ensure_ascii=False)
-        save_file(tensors, partial, metadata={METADATA: content, SEAL: str(_checksum(content, tensors))})
+    tensors = {"weights": prompts.weights.float(), "context": prompts.context.float()}
+    write_tensors(tensors, path, key=METADATA, facts=facts)
 
 
 def read_learned_prompts(path: str | Path, *, encoder: Fingerprint | None = None) -> LearnedPrompts:
@@ -121,32 +111,19 @@ def check_learned_encoder(prompts: LearnedPrompts, encoder: Fingerprint) -> None
 
 
 def _read(path: Path) -> LearnedPrompts:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        content = metadata.get(METADATA)
-        if content is None or {"weights", "context"} - set(file.keys()):
-            raise ValueError("is not a file of learned prompts; it needs weights, context and their metadata")
-        tensors = {name: file.get_tensor(name).float() for name in ("weights", "context")}
-    if metadata.get(SEAL, "") not in ("", str(_checksum(content, tensors))):
-        raise ValueError("is damaged (its checksum differs); learn the prompts again")
-    facts = parse_json(content)
-    if not isinstance(facts, dict) or not isinstance(facts.get("provenance"), dict):
-        raise ValueError("has metadata without its provenance; learn the prompts again")
+    tensors, facts = read_tensors(
+        path,
+        key=METADATA,
+        names=("weights", "context"),
+        foreign="is not a file of learned prompts; it needs weights, context and their metadata",
+        again="learn the prompts again",
+        sealed=False,  # files of 0.1.0 have no checksum
+    )
     labels = labels_from_document({key: facts.get(key) for key in ("templates", "labels")})
-    return LearnedPrompts(labels, **tensors, position=facts.get("position", ""), provenance=facts["provenance"])
-
-
-def _checksum(content: str, tensors: Mapping[str, torch.Tensor]) -> int:
-    crc = zlib.crc32(content.encode())
-    for name in ("weights", "context"):
-        values = tensors[name]
-        crc = zlib.crc32(values.numpy().tobytes(), zlib.crc32(repr(tuple(values.shape)).encode(), crc))
-    return crc
+    weights, context = (tensors[name].float() for name in ("weights", "context"))
+    return LearnedPrompts(labels, weights, context, position=facts.get("position", ""), provenance=facts["provenance"])
 
 
 def check_learned_path(path: Path) -> None:
     """Raise ValueError for a folder, and for another suffix than .safetensors."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file, such as {path / f'prompts{SUFFIX}'}")
-    if path.suffix.lower() != SUFFIX:
-        raise ValueError(f"{path}: learned prompts are {SUFFIX} files, found suffix {path.suffix!r}")
+    check_tensors_path(path, what="learned prompts are", example="prompts")
