@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections import Counter
 
 import pytest
@@ -19,6 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="fail if a test was skipped for anything but a GPU, a Qdrant server or a browser "
         "(and, where it does not lie beside the clone, ../shared)",
     )
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the processes of tests where the shell started the suite in the background, which ignores it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
