@@ -55,7 +55,7 @@ from rag_clip.refinement.batch import RefinementFacts, images_to_refine, refine
 from rag_clip.refinement.choose_prompts import choose_prompts, images_to_choose
 from rag_clip.report.tally import Predicted, Tally
 
-from .open_world import NoveltyFacts, prepare_rejection, read_negatives
+from .open_world import NoveltyFacts, prepare_rejection, read_negatives, read_shots
 from .predictions import columns_of, output_schema, predict_rows, prediction_columns, write_predictions
 from .running import Running
 from .unlabelled import sample_sources
@@ -170,6 +170,9 @@ def classify(
             used, text = first, texts[0]
             classifier = _finished(head, bank, text, encoder) if len(texts) == 1 else text
             negatives = read_negatives(world, first.labels, report=report) if world else None
+            shots = read_shots(world, first.labels, encoder) if world else None
+            if bank and len(texts) > 1:  # before the images are encoded
+                next(bank.read(encoder.fingerprint), None)
         sources, missing = encode_by_all(
             files,
             reuse.features_dir or parts_of(output),
@@ -200,15 +203,17 @@ def classify(
         rejection, novelty = None, None
         if world and negatives and isinstance(used, Prompts):
             with progress.stage("negatives"):
-                rejection, novelty = prepare_rejection(world, negatives, text, used, encoder, report=report)
+                rejection, novelty = prepare_rejection(
+                    world, negatives, text, used, encoder, shots=shots, report=report
+                )
         facts = _run_facts(used, encoder, others, head)
         facts |= {"refined": None if refinement is None else asdict(refinement)}
         if bank is not None:
             facts |= {"hub_bank": {"place": str(bank.place), "weight": bank.weight}}
         if novelty is not None:
             facts |= {"novelty": asdict(novelty)}
-        said = {"top_k": scoring.top_k, "scores": scoring.scores, "refine": scoring.refine}
-        facts |= {"image_column": files[0].image, **said, "rows": rows, "failed": failed}
+        facts_of_scoring = {"top_k": scoring.top_k, "scores": scoring.scores, "refine": scoring.refine}
+        facts |= {"image_column": files[0].image, **facts_of_scoring, "rows": rows, "failed": failed}
         types = dict(zip(columns, columns_of(scoring).values(), strict=True))
         schema, advance = output_schema(kept, types, facts), progress.counting("write", rows)
         tally, novel = Tally(), 0

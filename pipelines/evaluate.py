@@ -175,6 +175,14 @@ def _plan(
         runs = heads.plan(task, texts, encoder=mark, index=index)
         named = [with_candidates(run, task, candidates) if isinstance(run, Run) else run for run in runs]
         plans.append((task, named))
+    planned = [run for _, runs in plans for run in runs]
+    if heads.negatives and not any(isinstance(run, OpenRun) for run in planned):
+        raise ValueError(
+            "names of other things are compared with prompts, on images of one label each; give prompts, the model "
+            "that encodes them, and such a task"
+        )
+    if heads.hub_bank and not any(isinstance(run, Run) and run.hub_bank for run in planned):
+        raise ValueError("the hub correction is of the texts of prompts; give prompts, and the model that encodes them")
     return plans
 
 

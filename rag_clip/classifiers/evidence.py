@@ -71,7 +71,7 @@ def gather_evidence(
     images = support.features[counted].double()
     shares = (support.shares * support.relevance[:, None])[counted].to(images)
     mass, means = _count(images, shares)  # [c], [c, d]
-    shots = torch.tensor([origin == "shot" for origin in support.origin], device=counted.device)[counted]
+    shots = shots_of(support)[counted]
     judges = shots & ((mass - shares > 1e-6 * mass) | (shares == 0)).all(1)
     present, text = mass > 0, zero_shot.weights.to(images)
     if text_samples:
@@ -150,6 +150,12 @@ def among(logits: torch.Tensor, text: torch.Tensor, present: torch.Tensor) -> to
     """Let `logits` [n, c] decide among the classes `present` [c], and `text` [n, c] decide everything else."""
     total, inside = (torch.where(present, each, -torch.inf).logsumexp(1, keepdim=True) for each in (text, logits))
     return torch.where(present, logits + total - inside, text)
+
+
+def shots_of(support: Support) -> torch.Tensor:
+    """Return which support images are labelled, bool [m]; the others were found or painted for a text."""
+    shots = [origin == "shot" for origin in support.origin]
+    return torch.tensor(shots, dtype=torch.bool, device=support.features.device)
 
 
 def wide(features: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from rag_clip.classifiers.evidence import TEMPERATURES, one_label
+from rag_clip.classifiers.evidence import TEMPERATURES, one_label, shots_of
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, SeveralLabels, Support, Validation
 from rag_clip.progress import ProgressEvent, Report, silent
@@ -179,7 +179,7 @@ Split = tuple[Support, "Validation | None", Features, torch.Tensor]
 
 def _shot_folds(support: Support, validation: Validation | None) -> Iterator[Split]:
     """Yield the support without a fold, the validation set, and the fold's images and classes."""
-    shots = torch.tensor([origin == "shot" for origin in support.origin]) & (support.relevance > 0).cpu()
+    shots = (shots_of(support) & (support.relevance > 0)).cpu()
     targets = support.shares.argmax(1).cpu()
     fold = torch.full((len(support),), -1)
     for rows in _groups(targets, shots, support.references):

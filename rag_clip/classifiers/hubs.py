@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ import torch
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, Fingerprint, LabelSet, check_same_encoder
 from rag_clip.files.evidence import is_evidence
+from rag_clip.files.identity import hash_facts, identify
 from rag_clip.files.support import read_support
 from rag_clip.store import Location, open_store
 
@@ -45,6 +47,21 @@ class HubBank:
         if not 0 <= self.weight <= 1:
             raise ValueError(f"the weight of the hub correction is {self.weight}; give a number from 0 to 1")
 
+    @property
+    def _is_file(self) -> bool:
+        return Path(self.place).suffix.lower() == ".parquet" and not Location(str(self.place)).is_server
+
+    def facts(self) -> Any:
+        """Return what identifies the images: that of the file, or the index's encoder and the ids taken from it.
+
+        Raises FileNotFoundError for a missing file, and StoreError for what is no index.
+        """
+        if self._is_file or is_evidence(self.place):
+            return identify(Path(self.place)).facts
+        with open_store(str(self.place)) as store:
+            ids = [hit.id for hit in store.sample(MOST_IMAGES, 0)]
+            return [store.card.encoder.identity, store.count(), hash_facts(ids)]
+
     def read(self, encoder: Fingerprint) -> Iterator[torch.Tensor]:
         """Yield the features of the images in blocks of unit rows [b, d].
 
@@ -53,7 +70,7 @@ class HubBank:
         """
         if is_evidence(self.place):
             raise ValueError(f"{self.place} holds sums of images, and the hub correction needs images; give another")
-        if Path(self.place).suffix.lower() == ".parquet" and not Location(str(self.place)).is_server:
+        if self._is_file:
             support = read_support(self.place, encoder=encoder)
             yield from torch.split(support.features[support.relevance > 0], AT_ONCE)
             return

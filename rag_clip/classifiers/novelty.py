@@ -85,5 +85,5 @@ class Novelty:
 
 
 def threshold_of(novelty: torch.Tensor) -> float:
-    """Return the threshold that keeps 95 % of images [m] of the classes, the largest of them below twenty."""
+    """Return the novelty above which at most 5 % of the m images of the classes lie; of up to twenty, their largest."""
     return float(novelty.double().quantile(KEPT, interpolation="higher"))

@@ -16,7 +16,7 @@ below one, and decreases as the texts of the class differ more.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -53,6 +53,11 @@ class ZeroShot:
     scale: float
     bias: float = 0.0
     trained_bias: bool = False
+
+    def arrange(self, labels: LabelSet) -> ZeroShot:
+        """Return the classifier with its classes in the order of `labels`, which must have the same names."""
+        rows = {name: row for row, name in enumerate(self.labels.names)}
+        return replace(self, labels=labels, weights=self.weights[[rows[name] for name in labels.names]])
 
     def __call__(self, features: Features) -> torch.Tensor:
         """Return logits [n, c], on the device and in the dtype of `features.pooled` [n, d]."""

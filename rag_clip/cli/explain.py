@@ -60,6 +60,12 @@ def explain(
 
         if refine and images is None:
             raise ValueError("--refine explains an image among all of a file; give --images FILE and --row N")
+        if features and not refine:
+            raise ValueError("--features keeps the features that --refine reads; add it, or leave the folder out")
+        if support and image is None and images is None:
+            raise ValueError("--support explains an image; give --image FILE, or --images FILE --row N")
+        if not floor and support is None:
+            raise ValueError("--no-floor is about --support; give it, or leave the option out")
 
         from rag_clip.files.outputs import check_outputs
 

@@ -78,7 +78,8 @@ def measure_shots(
         build = build_head(
             run.head, train.support(), encoder=encoder, options=options, validation=validation, floor=floor
         )
-        text = _ordered(alone, train)
+        text = alone.arrange(train.labels)
+        text = replace(text, weights=text.weights.to(train.features.pooled.device))
         classifier = build(text)
         if run.refine:
             classifier = refined_by(classifier, text.weights, test.features)
@@ -149,9 +150,3 @@ def _draw(images: Measured, pool: Pool | None, *, shots: Shots, seed: int) -> tu
     assert shots != ALL, "plan_shots refuses"
     train, left = draw_from_whole(test.features, test.labels, test.truth, shots=shots, seed=seed)
     return train, left, torch.tensor([int(row) for row in left.features.ids])
-
-
-def _ordered(alone: ZeroShot, train: Train) -> ZeroShot:
-    """Return the classifier with its classes in the order of the train split, on its device."""
-    places = [alone.labels.names.index(name) for name in train.labels.names]
-    return replace(alone, labels=train.labels, weights=alone.weights[places].to(train.features.pooled.device))

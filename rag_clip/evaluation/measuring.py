@@ -74,6 +74,7 @@ class Measuring:
         self._encoder, self._others, self._reuse = encoder, others, reuse
         self._progress, self._report = progress, progress.report
         self._names = CandidateTexts(candidates, encoder, report=progress.report) if candidates and encoder else None
+        self._negatives: dict[Candidates, CandidateTexts] = {}
         self._vectors: dict[Path, TextVectors] = {}
         self._choice: tuple[tuple[str, tuple[PromptFile, ...]], ZeroShot] | None = None  # of the runs before
 
@@ -106,7 +107,13 @@ class Measuring:
         assert isinstance(texts, PromptFile), "runs in an open world are planned beside prompts"
         alone = self._alone(run.alone, images)
         with self._progress.stage("open world"):
-            return measure_open(images.task.name, run, alone, texts.prompts, images.measured, self._needed())
+            return measure_open(images.task.name, run, alone, texts.prompts, images.measured, self._others_named)
+
+    def _others_named(self, names: Candidates) -> CandidateTexts:
+        """Return the texts of names of other things, encoded once for all prompts."""
+        if names not in self._negatives:
+            self._negatives[names] = CandidateTexts(names, self._needed(), report=self._report)
+        return self._negatives[names]
 
     def _measure_texts(self, run: Run, alone: ZeroShot, images: Measured) -> tuple[Measure, ...]:
         with self._progress.stage("names"):

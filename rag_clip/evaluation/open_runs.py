@@ -1,4 +1,4 @@
-"""Runs in an open world: a third of the classes is held out, and their images are to be told (see open_world)."""
+"""Runs in an open world: a third of the classes is held out, and their images are to be detected (see open_world)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Runs in an open world: how well images of classes that are left out are told from those of the others.
+"""Runs in an open world: how well images of classes that are left out are detected.
 
-A third of the classes is held out by chance, ten times. Their images are novel, and each way of telling gives every
-image a score of how known it is. ROC-AUC compares the scores of known and novel images; FPR95 is the share of novel
+A third of the classes is held out by chance, ten times. Their images are novel, and each detector gives every image
+a score of how known it is. ROC-AUC compares the scores of known and novel images; FPR95 is the share of novel
 images that pass where 95 % of the known ones do. Names of held-out classes may be among the negatives, as names of what
 a user did not think of may be in a corpus. Baselines: MCM, the maximum softmax probability (Ming et al., NeurIPS 2022,
 arXiv 2211.13445); the maximum logit (Hendrycks et al., ICML 2022, arXiv 1911.11132); NegLabel with all negatives at
@@ -10,7 +10,7 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -27,33 +27,37 @@ from rag_clip.evaluation.rival_names import Candidates, CandidateTexts, negative
 from rag_clip.evaluation.settings import ImageCounts
 from rag_clip.metrics.ranking import false_positive_rate, roc_auc
 from rag_clip.prompts.renamed import shared_templates
-from rag_clip.protocols import Encoder
 
 
 def measure_open(
-    task: str, run: OpenRun, alone: ZeroShot, prompts: Prompts, images: Measured, encoder: Encoder
+    task: str,
+    run: OpenRun,
+    alone: ZeroShot,
+    prompts: Prompts,
+    images: Measured,
+    texts_of: Callable[[Candidates], CandidateTexts],
 ) -> Result:
-    """Return `roc_auc` and `fpr95` of each way of telling, of ours first, as means over the draws.
+    """Return `roc_auc` and `fpr95` of each detector, of ours first, as means over the draws.
 
     task: the name of the task.
     run: the run.
     alone: the classifier of its texts.
     prompts: its prompts, in whose templates the names of other things are encoded.
     images: the images to measure on.
-    encoder: the encoder of the prompts.
+    texts_of: encodes names of other things.
 
     `known_kept` and `novel_found` are the shares of known images below, and of novel ones above, the usual threshold.
     Raises ValueError for images with several labels, if no draw has both known and novel images, and if all names share
     words with the classes.
     """
     truth, labels = one_label("test set", images.test.truth), with_synonyms(images.test.labels, prompts.labels)
-    places = [alone.labels.names.index(name) for name in labels.names]
-    text = replace(alone, labels=labels, weights=alone.weights[places].to(images.test.features.pooled))
+    text = alone.arrange(labels)
+    text = replace(text, weights=text.weights.to(images.test.features.pooled))
     held = [_held_out(len(labels), seed) for seed in range(DRAWS)]
     rows = [negatives_of(_part(labels, ~mask), run.names) for mask in held]
     used = sorted(set().union(*rows))
     kept = Candidates(run.names.place, tuple(run.names.names[row] for row in used))
-    weights = CandidateTexts(kept, encoder).weights(shared_templates(prompts)).to(text.weights)
+    weights = texts_of(kept).weights(shared_templates(prompts)).to(text.weights)
     place_of = {row: place for place, row in enumerate(used)}
     measured = []
     for mask, of_draw in zip(held, rows, strict=True):
@@ -99,7 +103,7 @@ def _measures(text: ZeroShot, negatives: torch.Tensor, images: torch.Tensor, kno
 
 @torch.no_grad()
 def known_scores(text: ZeroShot, negatives: torch.Tensor, images: torch.Tensor) -> Mapping[str, torch.Tensor]:
-    """Return how known each image [n, d] looks, [n], by each way of telling; '' is ours (see classifiers.novelty)."""
+    """Return how known each image [n, d] looks, [n], by each detector; '' is ours (see classifiers.novelty)."""
     logits = text.scale * images @ text.weights.T  # [n, c]
     return {
         "": 1 - Novelty(text, negatives)(images),

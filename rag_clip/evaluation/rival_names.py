@@ -35,6 +35,7 @@ PHRASES = 20_000
 CAPTIONS_AT_ONCE = 100_000
 NAMES_AT_ONCE = 8192
 LARGE_BYTES = 16 << 20
+LABEL_SETS = 32  # kept at once: an open world is measured on ten in turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Rivals:
     speaks: tuple[str, ...]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=LABEL_SETS)
 def rivals_of(labels: LabelSet, candidates: Candidates) -> Rivals:
     """Return the candidates except names and synonyms of the classes, in any case, accents or number.
 
@@ -78,7 +79,7 @@ def rivals_of(labels: LabelSet, candidates: Candidates) -> Rivals:
     return Rivals(rows, speaks)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=LABEL_SETS)
 def negatives_of(labels: LabelSet, candidates: Candidates, *, most: int = MOST_NEGATIVES) -> tuple[int, ...]:
     """Return the rows of the first `most` candidates that share no name with the classes.
 
@@ -119,13 +120,19 @@ def read_candidates(
     Names that differ in case, accents and punctuation only come once. Raises ValueError for a place without a name,
     and FileNotFoundError for a missing one.
     """
-    names = dict[str, str]()
-    for name in _read(str(place), phrases, large_bytes, report):
-        if words_of(name):
-            names.setdefault(folded(name), name)
+    names = distinct(_read(str(place), phrases, large_bytes, report))
     if not names:
         raise ValueError(f"{shown(place)} has no names; give a word list, a label file, captions, or an index")
-    return Candidates(shown(place), tuple(names.values()))
+    return Candidates(shown(place), names)
+
+
+def distinct(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that have a word, without those that differ from one before in case and accents only."""
+    found = dict[str, str]()
+    for name in names:
+        if words_of(name):
+            found.setdefault(folded(name), name)
+    return tuple(found.values())
 
 
 class CandidateTexts:

@@ -96,9 +96,9 @@ class RunSettings:
     scale: the encoder's scale for text features in a file.
     tuned: a sentence that says which settings were chosen on which images.
     low_high: what the bounds are, if they are not 95 % intervals over images.
-    refined: true if all images of the task are evidence for each, else None.
+    refined: true if all images of the task are evidence for each, else None; refined_with: by which further encoders.
     hub_bank: the images by which logits are corrected, else None.
-    held_out: in an open world, what is told from the classes, else None.
+    held_out: in an open world, what is detected beside the classes, else None.
     """
 
     task: TaskFacts
@@ -111,6 +111,7 @@ class RunSettings:
     low_high: str | None = None
     candidates: CandidateFacts | None = None
     refined: bool | None = None
+    refined_with: tuple[str, ...] = ()
     hub_bank: str | None = None
     held_out: HeldOutFacts | None = None
 

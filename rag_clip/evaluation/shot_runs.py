@@ -16,7 +16,7 @@ from rag_clip.evaluation.open_runs import OpenRun, open_run
 from rag_clip.evaluation.rival_names import Candidates
 from rag_clip.evaluation.runs import PromptFile, Run, plan_runs
 from rag_clip.evaluation.settings import HeadFacts, RunSettings, head_to_document
-from rag_clip.evaluation.tiers import with_batch, with_corpus
+from rag_clip.evaluation.tiers import with_batch, with_corpus, with_second
 from rag_clip.files.identity import hash_facts, identify
 from rag_clip.protocols import Encoder
 
@@ -117,12 +117,12 @@ class Heads:
         planned = plan_shots(task, runs, self.few_shot, encoder=encoder, others=others)
         listed: list[Run | ShotRun | OpenRun] = []
         for run in planned:
-            listed += [run, *([refined_run(run)] if self.refine else [])]
+            listed += [run, *([refined_run(run, others)] if self.refine else [])]
             if not isinstance(run, Run) or not run.texts_alone or not isinstance(run.texts, PromptFile):
                 continue
             if self.hub_bank:
                 corrected = hub_run(run, self.hub_bank)
-                listed += [corrected, *([refined_run(corrected)] if self.refine else [])]
+                listed += [corrected, *([refined_run(corrected, others)] if self.refine else [])]
             if self.negatives and not task.several:
                 listed.append(open_run(run, self.negatives))
         return listed
@@ -133,26 +133,25 @@ NO_HEADS = Heads()
 
 def hub_run(run: Run, bank: HubBank) -> Run:
     """Return the run whose logits are corrected by a bank of images."""
-    place = Path(bank.place)
-    facts = identify(place).facts if place.is_file() else str(bank.place)
     return replace(
         run,
         name=f"{run.name} + hub",
         tier=with_corpus(run.tier),
-        key=hash_facts(["hub correction", run.key, facts, bank.weight]),
+        key=hash_facts(["hub correction", run.key, bank.facts(), bank.weight]),
         settings=replace(run.settings, hub_bank=str(bank.place)),
         hub_bank=bank,
     )
 
 
-def refined_run(run: Run | ShotRun) -> Run | ShotRun:
-    """Return the run in which all measured images are evidence for each, beside that of each image alone."""
+def refined_run(run: Run | ShotRun, others: Mapping[str, Fingerprint]) -> Run | ShotRun:
+    """Return the run in which all measured images, by all encoders, are evidence for each beside the image alone."""
+    marks = [{name: mark.identity for name, mark in others.items()}] if others else []
     return replace(
         run,
         name=f"{run.name} + refined",
-        tier=with_batch(run.tier),
-        key=hash_facts(["refined", run.key]),
-        settings=replace(run.settings, refined=True),
+        tier=with_second(with_batch(run.tier)) if others else with_batch(run.tier),
+        key=hash_facts(["refined", run.key, *marks]),
+        settings=replace(run.settings, refined=True, refined_with=tuple(others)),
         refine=True,
     )
 

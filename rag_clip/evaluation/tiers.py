@@ -44,6 +44,13 @@ def with_batch(tier: str) -> str:
     return "+".join([first, "T2", *(mark for mark in rest if mark != "T2")])
 
 
+def with_second(tier: str) -> str:
+    """Return a tier with the mark of a second image encoder."""
+    marks = tier.split("+")
+    before = [mark for mark in marks if mark not in ("T3", "FS")]
+    return "+".join([*before, "T3", *(mark for mark in marks if mark == "FS")])
+
+
 def with_corpus(tier: str) -> str:
     """Return a tier with the mark of a corpus in place of that of names alone."""
     first, *rest = tier.split("+")

@@ -44,7 +44,7 @@ def false_positive_rate(scores: torch.Tensor, positive: torch.Tensor, *, recall:
     if bool(positive.all()):
         raise ValueError("every image is positive; a false positive rate needs negatives")
     ranked = scores[positive].sort(descending=True).values
-    threshold = ranked[math.ceil(recall * len(ranked) - 1e-9) - 1]
+    threshold = ranked[math.ceil(recall * len(ranked) - 1e-9) - 1]  # 0.07 * 100 is above 7 in floats
     return float((scores[~positive] >= threshold).double().mean())
 
 

@@ -18,6 +18,7 @@ from inputs.command_line import run as command
 from inputs.pictures import colour_prompts, noisy_pictures, write_images
 from rag_clip.classifiers.match import Scoring
 from rag_clip.classifiers.novelty import OpenWorld
+from rag_clip.classifiers.reuse import Reuse
 from rag_clip.data import LabelSet, Prompts, Support
 from rag_clip.files.outputs import made_by
 from rag_clip.files.prompts import write_prompts
@@ -135,3 +136,16 @@ def test_the_command_takes_captions_and_says_how_many_are_none_of_the_classes(tm
     ):
         refused = command(*asked, "-o", "out.parquet", *options, folder=tmp_path)
         assert (refused.code, reason in refused.errors) == (1, True), refused.errors
+
+
+def test_missing_shots_end_a_run_before_any_image_is_encoded(images: Path, tmp_path: Path) -> None:
+    world = OpenWorld(("blue",), tmp_path / "gone.parquet")
+    with pytest.raises(FileNotFoundError, match=r"gone\.parquet"):
+        run(images, world, reuse=Reuse(features_dir=tmp_path / "f"))
+    assert not list((tmp_path / "f").glob("**/*.parquet"))
+
+
+def test_names_of_other_things_come_once_and_have_a_word(images: Path) -> None:
+    kept = run(images, OpenWorld(("blue", "Blue", "blué", "", "  ", "!!!", "red flag")))
+    assert kept.novelty is not None
+    assert kept.novelty.negatives == 1  # a red flag holds the name of a class

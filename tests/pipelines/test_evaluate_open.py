@@ -96,3 +96,11 @@ def test_the_command_reads_a_word_list(tmp_path: Path) -> None:
         "prompts + open",
     }
     assert "FPR95" in done.out + done.errors
+
+
+def test_names_of_other_things_that_no_run_uses_are_refused(tmp_path: Path) -> None:
+    features = np.eye(3, 32, dtype=np.float32)
+    np.savez(tmp_path / "f.npz", image=features, text=features[None], label=[0, 1, 2], classes=NAMES, scale=20.0)
+    with pytest.raises(ValueError, match="names of other things are compared with prompts, on images of one label"):
+        evaluate(tmp_path / "f.npz", output=tmp_path / "r.parquet", heads=Heads(negatives=WORDS))
+    assert not (tmp_path / "r.parquet").exists()

@@ -81,3 +81,19 @@ def test_a_file_that_images_chose_keeps_their_mark(images: Path, tmp_path: Path)
     chosen = Prompts(names.labels, names.texts, {"method": "chosen", "chosen": {"images": 240}})
     summary = evaluate(images, prompts=chosen, output=tmp_path / "r.parquet", encoder=ENCODER, running=Running(0))
     assert [result.tier for result in summary.results] == ["T0+T2"]
+
+
+def test_a_further_encoder_makes_a_refined_run_another(images: Path, tmp_path: Path) -> None:
+    measure = partial(
+        evaluate, images, prompts={"names": colour_prompts(*NAMES)}, output=tmp_path / "r.parquet", encoder=ENCODER,
+        running=Running(0),
+    )  # fmt: skip
+    alone = measure(heads=Heads(refine=True))
+    second = {"second": ToyEncoder(dim=8, name="second")}
+    both = measure(heads=Heads(refine=True, others=second))
+    assert (both.measured, both.found) == (1, 1)
+    assert [result.tier for result in both.results] == ["T0", "T0+T2+T3"]
+    assert both.results[1].settings.refined_with == ("second",)
+    assert alone.results[1].settings.refined_with == ()
+    again = measure(heads=Heads(refine=True, others={"second": ToyEncoder(dim=9, name="second")}))
+    assert again.measured == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -116,6 +117,11 @@ def test_the_command_says_the_parts_in_a_table_in_json_and_on_the_page(tmp_path:
     refused = command("explain", "red", "--prompts", "prompts.parquet", "--refine", "--model", "demo", folder=tmp_path)
     assert refused.code == 1
     assert "give --images FILE and --row N" in refused.errors
+    for unused in (["--features", "kept"], ["--support", "s.parquet"], ["--no-floor"]):
+        refused = command("explain", "red", "--prompts", "prompts.parquet", *unused, "--model", "demo", folder=tmp_path)
+        assert refused.code == 1
+        assert re.search(rf"{unused[0]} .*give|{unused[0]} .*add it", refused.errors)
+        assert "loading" not in refused.errors
     assert pl.read_parquet(tmp_path / "images.parquet").height == 40
 
 

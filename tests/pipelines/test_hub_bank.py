@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from inputs.pictures import colour_prompts, noisy_pictures, write_images
 from rag_clip.classifiers.hubs import HubBank, correct_hubs
 from rag_clip.classifiers.match import Scoring
 from rag_clip.classifiers.prepared import prepare_head
+from rag_clip.classifiers.reuse import Reuse
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support
 from rag_clip.evaluation.shot_runs import Heads
@@ -23,6 +25,7 @@ from rag_clip.files.prompts import write_prompts
 from rag_clip.files.support import write_support
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.images import index_images
 from rag_clip.pipelines.running import Running
 from rag_clip.testing import ToyEncoder
 
@@ -91,3 +94,34 @@ def test_the_command_takes_an_index_of_images_and_refuses_one_of_captions(tmp_pa
     assert pl.read_parquet(tmp_path / "out.parquet")["label"].null_count() == 0
     refused = command(*asked.split(), "captions", folder=tmp_path)
     assert (refused.code, "the index has no vector 'image'" in refused.errors) == (1, True), refused.errors
+
+
+def test_another_bank_in_the_same_place_is_measured_anew(bank: Path, tmp_path: Path) -> None:
+    place = HubBank(tmp_path / "bank")
+    facts = []
+    for pictures in (noisy_pictures(5, seed=5)[0], noisy_pictures(6, seed=6)[0]):
+        images = write_images(tmp_path / f"{len(pictures)}.parquet", pictures, caption=["x"] * len(pictures))
+        index_images([images], index=tmp_path / "bank", encoder=ENCODER, running=Running(0))
+        facts.append(place.facts())
+    assert facts[0] != facts[1]
+    assert place.facts() == facts[1]
+    assert HubBank(bank).facts() != facts[1]
+
+
+def test_a_bank_that_no_run_uses_is_refused(bank: Path, tmp_path: Path) -> None:
+    rows = np.eye(3, 32, dtype=np.float32)
+    np.savez(tmp_path / "f.npz", image=rows, text=rows[None], label=[0, 1, 2], classes=NAMES, scale=20.0)
+    with pytest.raises(ValueError, match="the hub correction is of the texts of prompts; give prompts, and the model"):
+        evaluate(tmp_path / "f.npz", output=tmp_path / "r.parquet", heads=Heads(hub_bank=HubBank(bank)))
+    assert not (tmp_path / "r.parquet").exists()
+
+
+def test_a_missing_bank_ends_a_run_before_any_image_is_encoded(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images.parquet", PICTURES)
+    for prompts in (PROMPTS, {"a": PROMPTS, "b": colour_prompts(*NAMES)}):
+        with pytest.raises((ValueError, OSError), match=r"gone\.parquet"):
+            classify(
+                images, prompts=prompts, output=tmp_path / "o.parquet", encoder=ENCODER, running=Running(0),
+                scoring=Scoring(hub_bank=HubBank(tmp_path / "gone.parquet")), reuse=Reuse(features_dir=tmp_path / "f"),
+            )  # fmt: skip
+        assert not list((tmp_path / "f").glob("**/*.parquet"))
