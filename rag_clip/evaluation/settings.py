@@ -111,7 +111,7 @@ class RunSettings:
     low_high: str | None = None
     candidates: CandidateFacts | None = None
     refined: bool | None = None
-    refined_with: tuple[str, ...] = ()
+    refined_with: tuple[str, ...] | None = None
     hub_bank: str | None = None
     held_out: HeldOutFacts | None = None
 

@@ -151,7 +151,7 @@ def refined_run(run: Run | ShotRun, others: Mapping[str, Fingerprint]) -> Run | 
         name=f"{run.name} + refined",
         tier=with_second(with_batch(run.tier)) if others else with_batch(run.tier),
         key=hash_facts(["refined", run.key, *marks]),
-        settings=replace(run.settings, refined=True, refined_with=tuple(others)),
+        settings=replace(run.settings, refined=True, refined_with=tuple(others) or None),
         refine=True,
     )
 

@@ -9,8 +9,8 @@ captions that do, and m_p the mean vector of the captions nearest to any image t
     z_i  = softmax_p( s cos(x_i, m_p) + 0.3 e_ip ),   n_p = sum_i z_ip
 
 The twentieth of the names with the smallest n_p below `least` goes, and the rest share its images, until every name
-that is left explains `least` images or more; one that is the best of no image goes too. Of phrases that stand in the
-same captions one is used, the longest of nested ones.
+that is left explains `least` images or more; one that is the best of no image goes too. Of nested phrases that stand in
+the same captions the longest is used.
 
 Classes that are present already take part with their own vectors, are spoken for by their names, and never go; a name
 must explain an image better than they do by 10 nats, so that the best of thousands of phrases does not win by chance.
@@ -159,7 +159,6 @@ def find_names(
     spellings = list(present.spellings) if present else []
     evidence, fixed = _evidence(neighbours, frequencies), len(spellings)
     phrases = _most_spoken(evidence, besides={phrase for group in spellings for phrase in group})
-    phrases = _of_other_captions(phrases, neighbours)
     vectors = _means(neighbours, phrases).to(images)  # [p, d]
     if present:
         vectors = torch.cat([present.vectors.to(images), vectors])  # [c + p, d]
@@ -202,23 +201,6 @@ def _most_spoken(evidence: pl.DataFrame, *, besides: set[str]) -> list[str]:
     totals = evidence.group_by("gram").agg(pl.col("nats").sum())
     found = totals.filter(~pl.col("gram").is_in(sorted(besides)))
     return found.sort(["nats", "gram"], descending=[True, False])["gram"].head(MOST_PHRASES).to_list()
-
-
-def _of_other_captions(phrases: Sequence[str], neighbours: Neighbours) -> list[str]:
-    """Leave out phrases that stand in the same captions as one before them."""
-    held = neighbours.phrases.join(_numbered(phrases), on="gram").select("row", "column")
-    sizes = held.group_by("column").len()
-    pairs = held.join(held, on="row", suffix="_first").filter(pl.col("column_first") < pl.col("column"))
-    shared = pairs.group_by("column", "column_first").agg(pl.len().alias("both"))
-    shared = shared.join(sizes, on="column").join(
-        sizes.rename({"column": "column_first", "len": "len_first"}), on="column_first"
-    )
-    same = shared.filter(pl.col("both") >= SAME_CAPTIONS * pl.max_horizontal("len", "len_first")).sort("column")
-    gone = set[int]()
-    for column, first in same.select("column", "column_first").iter_rows():
-        if first not in gone:
-            gone.add(column)
-    return [phrase for column, phrase in enumerate(phrases) if column not in gone]
 
 
 def _means(neighbours: Neighbours, phrases: Sequence[str]) -> torch.Tensor:

@@ -94,6 +94,6 @@ def test_a_further_encoder_makes_a_refined_run_another(images: Path, tmp_path: P
     assert (both.measured, both.found) == (1, 1)
     assert [result.tier for result in both.results] == ["T0", "T0+T2+T3"]
     assert both.results[1].settings.refined_with == ("second",)
-    assert alone.results[1].settings.refined_with == ()
+    assert alone.results[1].settings.refined_with is None
     again = measure(heads=Heads(refine=True, others={"second": ToyEncoder(dim=9, name="second")}))
     assert again.measured == 1

@@ -270,6 +270,19 @@ def test_a_further_encoder_that_tells_classes_apart_mends_what_the_first_cannot(
     torch.testing.assert_close(shuffled.others["second"].weights, beside.others["second"].weights, atol=1e-6, rtol=1e-6)
 
 
+def test_no_image_is_evidence_of_what_a_further_encoder_adds_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "ROUNDS", 1)
+    other = torch.randn(120, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    images, texts = with_second(other)
+    changed = images.others["logits"].clone()
+    inside = row_hashes(images.pooled) % FOLDS == 0
+    changed[inside] = changed[inside].flip(1)
+    without = Features(images.pooled, others={**images.others, "logits": changed})
+    first, second = (refine(Given(), each, texts, further=["second"]).others["second"] for each in (images, without))
+    torch.testing.assert_close(first.weights[0], second.weights[0], rtol=1e-9, atol=1e-9)
+    assert (first.weights[1] - second.weights[1]).abs().max() > 1e-3
+
+
 def test_the_factor_of_scores_makes_them_as_sure_as_asked() -> None:
     scores = torch.randn(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for target in (0.3, 0.6, 0.95):

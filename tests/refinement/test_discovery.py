@@ -95,3 +95,26 @@ def test_nothing_is_found_where_no_phrase_is_said_more_often_than_in_all_caption
     images, nearest = scene()
     found = find_names(images, nearest, {"garden": 0.9, "bird": 0.9}, scale=20, least=2)
     assert found.names == ()
+
+
+def test_what_is_said_of_an_image_decides_where_vectors_do_not():
+    images, nearest = scene()
+    alike = Neighbours(nearest.rows, nearest.texts, torch.ones_like(nearest.vectors) / 8**0.5)
+    found = find_names(images, alike, EVERY, scale=20, least=2)
+    assert {name.phrase: name.images for name in found.names} == pytest.approx(dict.fromkeys(KINDS, 6), abs=0.1)
+
+
+def test_of_two_names_in_the_same_captions_one_gets_all_images():
+    images, nearest = scene()
+    texts = [text.replace("blue tit", "blue tit, named zorp") for text in nearest.texts]
+    also = Neighbours(nearest.rows, texts, nearest.vectors)
+    found = find_names(images, also, {**EVERY, "zorp": 0.01}, scale=20, least=2)
+    assert sorted(name.images for name in found.names) == pytest.approx([6, 6, 6], abs=0.1)
+
+
+def test_a_present_class_keeps_images_that_a_name_explains_hardly_better():
+    images, nearest = scene()
+    present = Present(torch.eye(8)[[1]], [["small songster"]])
+    found = find_names(images, nearest, EVERY, scale=20, least=2, present=present)
+    assert found.assigned[6:12].tolist() == [0] * 6
+    assert {name.phrase for name in found.names} == {"red kite", "grey heron"}
