@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Features, LabelSet, Prompts, Support
 from rag_clip.evaluation.shot_runs import Heads
 from rag_clip.files.prompts import write_prompts
-from rag_clip.files.support import write_support
+from rag_clip.files.support import read_support, write_support
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.evaluate import evaluate
 from rag_clip.pipelines.images import index_images
@@ -76,6 +76,17 @@ def test_classify_and_evaluate_correct_the_logits_by_a_bank(bank: Path, tmp_path
         )  # fmt: skip
     with pytest.raises(ValueError, match="leaves the level of sigmoid scores open"):
         Scoring(scores="sigmoid", hub_bank=HubBank(bank))
+
+
+def test_images_that_count_for_nothing_are_not_in_the_bank(bank: Path, tmp_path: Path) -> None:
+    support = read_support(bank)
+    relevance = torch.linspace(0, 1, 30).where(torch.arange(30) % 3 > 0, 0.0)
+    write_support(replace(support, relevance=relevance), tmp_path / "some.parquet")
+    found = torch.cat(list(HubBank(tmp_path / "some.parquet").read(ENCODER.fingerprint)))
+    assert torch.equal(found, support.features[[row for row in range(30) if row % 3]])
+    write_support(replace(support, relevance=torch.zeros(30)), tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match="the bank has no image"):
+        correct_hubs(zero_shot(PROMPTS, ENCODER), HubBank(tmp_path / "none.parquet").read(ENCODER.fingerprint))
 
 
 def test_the_command_takes_an_index_of_images_and_refuses_one_of_captions(tmp_path: Path) -> None:
