@@ -7,6 +7,7 @@ follow `$ ` and the rest is output. A comment on the line above a block says mor
     <!-- no-test: needs a server -->    why a block is not run; every other shell block must say it
     <!-- file: recipe.toml -->          the block is written to this file before the blocks below it run
     <!-- output -->                     the block is what the block above it prints
+    <!-- needs: inflect -->             the block is run where this package of an extra is installed
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
@@ -113,6 +115,8 @@ def run_page(text: str, folder: Path, *, programs: bool = False) -> None:
     printed = ""
     with chdir(folder):
         for block in blocks(text):
+            if block.note.startswith("needs: ") and find_spec(block.note.removeprefix("needs: ")) is None:
+                continue
             if block.note.startswith("file: "):
                 (folder / block.note.removeprefix("file: ")).write_text(block.body)
             elif block.note == "output":
@@ -151,6 +155,12 @@ def test_a_page_writes_its_files_and_compares_its_output(tmp_path: Path) -> None
 def test_every_block_of_code_is_run_or_says_why_not(document: str) -> None:
     code = [block for block in blocks((ROOT / document).read_text()) if block.language not in OUTPUT]
     assert [block.body for block in code if not block.runs and not block.excused] == []
+
+
+def test_a_block_that_needs_a_package_runs_only_where_it_is_installed(tmp_path: Path) -> None:
+    page = "<!-- needs: {} -->\n```python\nimport pathlib\npathlib.Path('{}').touch()\n```\n"
+    run_page(page.format("json", "ran") + page.format("no_such_package", "never"), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"block.py", "ran"}
 
 
 def test_readme_blocks_run_as_written(readme_folder: Path) -> None:

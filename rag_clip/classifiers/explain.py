@@ -107,7 +107,7 @@ class ClassEffect:
 
 @dataclass(frozen=True, slots=True)
 class SourceEffect:
-    """A part of a decision between two classes: what it adds to the gap, and its share in where each class stands.
+    """A part of a decision between two classes: what it adds to the gap, and its share of each class's mean.
 
     source: text, the origin of images (shot, retrieved, synthesised), batch for those of the file, prior for the
         frequency of the classes, or rest: classes without images keep the probability that texts give them.
