@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ from rag_clip.refinement.batch import RefinementFacts, images_to_refine, refine
 from rag_clip.refinement.choose_prompts import choose_prompts, images_to_choose
 from rag_clip.report.tally import Predicted, Tally
 
+from .chunks import Chunks, refine_chunks
 from .open_world import NoveltyFacts, prepare_rejection, read_negatives, read_shots
 from .predictions import columns_of, output_schema, predict_rows, prediction_columns, write_predictions
 from .running import Running
@@ -129,9 +131,9 @@ def classify(
     encoder: an encoder or the name of a model; by default the one that the prompts record.
     head: builds the classifier from the zero-shot one; see `prepare_head`. An image on which one of the head's further
         encoders fails has an error.
-    scoring: how many classes each image gets, what their scores mean, whether all images of the file are evidence for
-        each, and whether images may be none of the classes. Sigmoid scores are for texts alone, with an encoder that
-        was trained with a logit bias; the labels and their order are the same.
+    scoring: how many classes each image gets, what their scores mean, whether all images of the file, or of a chunk
+        of consecutive rows, are evidence for each, and whether images may be none of the classes. Sigmoid scores are
+        for texts alone, with an encoder that was trained with a logit bias; the labels and their order are the same.
     reuse: a folder that keeps image features for other prompts, and the index whose captions are already encoded.
     running: processes, batch size, `force` and progress.
 
@@ -183,23 +185,26 @@ def classify(
         )
         rows, failed = sum(file.rows for file in files), sum(cache.count_failed() for _, cache in sources)
         enough = images_to_choose(len(text.labels))
-        if len(texts) > 1 or scoring.refine:
+        most, whole = images_to_refine(len(text.labels)), scoring.refine and scoring.chunk is None
+        if len(texts) > 1 or whole:
             with progress.stage("sample"):
-                sample = sample_sources(
-                    sources, encoder, images_to_refine(len(text.labels)) if scoring.refine else enough
-                )
+                sample = sample_sources(sources, encoder, most if whole else enough)
         if len(texts) > 1:
             with progress.stage("choose"):
                 chosen = choose_prompts(_texts_of(candidates), texts, sample.pooled[:enough])
                 used, text = chosen.prompts, chosen.classifier
                 classifier = _finished(head, bank, text, encoder)
-        refinement = None
+        refinement, chunks = None, None
         if scoring.refine:
-            with progress.stage("refine"):
-                classifier = refine(
-                    classifier, sample, text.weights, held=held_evidence(classifier), further=tuple(scoring.further)
-                )
-                refinement = classifier.facts
+            held, further = held_evidence(classifier), tuple(scoring.further)
+            refined_by = partial(refine, classifier, texts=text.weights, held=held, further=further)
+            if scoring.chunk is None:
+                with progress.stage("refine"):
+                    classifier = refined_by(sample)
+                    refinement = classifier.facts
+            else:
+                each = refine_chunks(sources, encoder, rows=scoring.chunk, most=most, refine=refined_by)
+                chunks = Chunks(scoring.chunk, progress.timed("refine", each))
         rejection, novelty = None, None
         if world and negatives and isinstance(used, Prompts):
             with progress.stage("negatives"):
@@ -208,6 +213,8 @@ def classify(
                 )
         facts = _run_facts(used, encoder, others, head)
         facts |= {"refined": None if refinement is None else asdict(refinement)}
+        if scoring.chunk is not None:  # what they change is known when all is written
+            facts |= {"refined": {"chunk": scoring.chunk, "chunks": -(-rows // scoring.chunk)}}
         if bank is not None:
             facts |= {"hub_bank": {"place": str(bank.place), "weight": bank.weight}}
         if novelty is not None:
@@ -216,18 +223,24 @@ def classify(
         facts |= {"image_column": files[0].image, **facts_of_scoring, "rows": rows, "failed": failed}
         types = dict(zip(columns, columns_of(scoring).values(), strict=True))
         schema, advance = output_schema(kept, types, facts), progress.counting("write", rows)
-        tally, novel = Tally(), 0
+        tally, novel, labels = Tally(), 0, set[str]()
 
         def predict(features: FeatureRows) -> list[pa.Array]:
             nonlocal novel
-            predicted = predict_rows(
-                features,
-                classifier,
-                scoring=scoring,
-                rejection=rejection,
-                batch_size=running.batch_size,
-                device=encoder.device,
-            )
+            parts = [
+                predict_rows(
+                    part,
+                    by,
+                    scoring=scoring,
+                    rejection=rejection,
+                    batch_size=running.batch_size,
+                    device=encoder.device,
+                )
+                for part, by in (chunks.parts(features) if chunks else [(features, classifier)])
+            ]
+            predicted = [pa.concat_arrays(columns) for columns in zip(*parts, strict=True)]
+            if chunks:
+                labels.update(pc.list_element(predicted[2].drop_null(), 0).unique().to_pylist())
             tally.add(predicted[0], predicted[1])
             if novelty is not None:
                 novel += pc.sum(pc.greater(predicted[-1], novelty.threshold)).as_py() or 0
@@ -246,7 +259,7 @@ def classify(
         columns,
         tally.report(text.labels.names),
         dict(used.recorded.chosen),
-        refinement,
+        chunks.total(len(labels)) if chunks else refinement,
         None if novelty is None else replace(novelty, novel=novel),
         dict(progress.seconds),
         progress.bottleneck,

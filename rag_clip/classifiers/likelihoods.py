@@ -31,6 +31,7 @@ ANCHOR_IMAGES = 1.0
 PRIOR_IMAGES = 1.0
 LEAST_VARIANCE = 0.1
 LIKELIHOOD_WEIGHT = 1 / 50
+FEWEST = 16  # images without labels that are too few to be evidence for one another
 
 
 def evidence_of(features: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor | None = None) -> Evidence:

@@ -9,9 +9,11 @@ from typing import Literal, get_args
 import torch
 
 from rag_clip.classifiers.hubs import HubBank
+from rag_clip.classifiers.likelihoods import FEWEST
 from rag_clip.classifiers.novelty import OpenWorld
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet
+from rag_clip.display import counted
 from rag_clip.protocols import Classifier, Encoder
 
 Scores = Literal["softmax", "sigmoid"]
@@ -23,11 +25,13 @@ class Scoring:
     """What is said of each image: the best `top_k` classes, each with a score (see `match`).
 
     With `refine`, all images of the file are evidence beside what is said of each alone (see refinement.batch), and the
-    label of each image alone is said too; the features of `further` encoders of images, by name, are evidence then.
+    label of each image alone is said too; the features of `further` encoders of images, by name, are evidence then. A
+    `chunk` is a number of consecutive rows that are evidence for one another, in the place of the whole file, as of a
+    camera's stream.
     With `open_world`, the novelty of each image is said too, and images that are none of the classes may get no label
     (see classifiers.novelty). With a `hub_bank`, the logits of texts alone are corrected by it (see classifiers.hubs).
-    Raises ValueError for `top_k` below 1, for sigmoid scores with `refine` or a `hub_bank`, and for `further` without
-    `refine`.
+    Raises ValueError for `top_k` below 1, for sigmoid scores with `refine` or a `hub_bank`, for `further` or a `chunk`
+    without `refine`, and for a chunk so small that nothing would be refined.
     """
 
     top_k: int = 5
@@ -36,6 +40,7 @@ class Scoring:
     open_world: OpenWorld | None = None
     hub_bank: HubBank | None = None
     further: Mapping[str, Encoder] = field(default_factory=dict)
+    chunk: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -48,6 +53,12 @@ class Scoring:
         if self.further and not self.refine:
             raise ValueError(
                 f"the encoder {next(iter(self.further))} has no use without a head; add refine, or leave it out"
+            )
+        if self.chunk is not None and not self.refine:
+            raise ValueError(f"chunks of {self.chunk} rows are refined, and nothing else; add refine, or leave it out")
+        if self.chunk is not None and self.chunk <= FEWEST:
+            raise ValueError(
+                f"a chunk has {counted(self.chunk, 'row')}; up to {FEWEST} images are left as they are, so give more"
             )
 
 

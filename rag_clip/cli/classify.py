@@ -78,9 +78,14 @@ def classify(
         Parameter(help="Probabilities that sum to one, or (for encoders like SigLIP) independent for each class."),
     ] = "softmax",
     refine: Annotated[
-        bool,
-        Parameter(negative=(), help="Use all images of the file as evidence for each; keeps label_alone beside label."),
-    ] = False,
+        list[str] | None,
+        Parameter(
+            negative=(),
+            consume_multiple=(0, 1),
+            help="Use all images of the file as evidence for each, or with chunk=N those of N rows at a time; keeps "
+            "label_alone beside label.",
+        ),
+    ] = None,
     open_world: Annotated[
         bool,
         Parameter(
@@ -138,8 +143,9 @@ def classify(
         read: Inputs = [images, *prompts, index, negatives, hub_bank, support, head_options, validation, found.files]
         written = classify_outputs(output, features)
         check_outputs(written, inputs=[*read, model_files(*second or ())], force=force)
+        refined, chunk = refine is not None, _chunk(refine or [])
         world = _open_world(open_world, negatives or index, support, most_novelty, reject)
-        if second and support is None and not refine:
+        if second and support is None and not refined:
             raise ValueError("--second is for a head or for --refine; add one, or leave it out")
         if head and support is None:
             raise ValueError(f"the head {head!r} needs a support file; give --support")
@@ -172,7 +178,13 @@ def classify(
             encoder=loaded,
             head=chosen,
             scoring=Scoring(
-                top_k, scores, refine, world, HubBank(hub_bank) if hub_bank else None, others if refine else {}
+                top_k,
+                scores,
+                refined,
+                world,
+                HubBank(hub_bank) if hub_bank else None,
+                others if refined else {},
+                chunk,
             ),
             reuse=Reuse(index, features),
             running=Running(workers, batch_size, force, console.report),
@@ -184,6 +196,16 @@ def classify(
         return summary
 
     return run(job, shown)
+
+
+def _chunk(refine: list[str]) -> int | None:
+    """Return N of `--refine chunk=N`, None for `--refine`; raises ValueError for anything else."""
+    if not refine:
+        return None
+    name, _, number = refine[0].partition("=")
+    if name != "chunk" or not number.isdecimal():
+        raise ValueError(f"--refine takes nothing or chunk=N, such as chunk=256, not {refine[0]!r}")
+    return int(number)
 
 
 def _open_world(
@@ -208,8 +230,9 @@ def _show_evidence(console: Console, summary: ClassifySummary, count: int) -> No
 
         console.say(describe_choice(summary.chosen, count))
     if refined := summary.refined:
+        chunks = f", {counted(refined.chunk, 'row')} at a time" if refined.chunk else ""
         console.say(
-            f"refined by {counted(refined.images, 'image')}: {refined.changed:.1%} of their labels changed, "
+            f"refined by {counted(refined.images, 'image')}{chunks}: {refined.changed:.1%} of their labels changed, "
             f"{refined.predicted} of {counted(count, 'class')} predicted"
         )
         if warning := refined.warning(count):

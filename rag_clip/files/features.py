@@ -37,6 +37,11 @@ class FeatureRows:
         """Row numbers without an error, int64."""
         return np.flatnonzero([error is None for error in self.errors])
 
+    def cut(self, start: int, stop: int) -> FeatureRows:
+        """Return the rows from `start` to `stop`."""
+        others = {name: other[start:stop] for name, other in self.others.items()}
+        return FeatureRows(self.pooled[start:stop], self.errors[start:stop], others)
+
     def to_table(self) -> pa.Table:
         """Return the columns of a shard: `vector`, null for images with an error, and `error`."""
         failed = pa.array([error is not None for error in self.errors], pa.bool_())

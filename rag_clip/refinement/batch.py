@@ -28,14 +28,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rag_clip.classifiers.likelihoods import HeldEvidence, evidence_of, likelihood_weight, solve
+from rag_clip.classifiers.likelihoods import FEWEST, HeldEvidence, evidence_of, likelihood_weight, solve
 from rag_clip.data import Evidence, Features, LabelSet
 from rag_clip.protocols import Classifier
 from rag_clip.refinement.sampling import row_hashes, take_images
 
 FOLDS = 4
 ROUNDS = 6
-FEWEST, ENOUGH = 16, 32
+ENOUGH = 32
 ENOUGH_A_CLASS, USUALLY_PREDICTED = 10, 0.8
 LEAST_SAMPLE, SAMPLE_A_CLASS = 50_000, 50
 BLOCK_VALUES = 2**22
@@ -54,6 +54,8 @@ class RefinementFacts:
         is added.
     changed: share of these images whose label changed.
     predicted: how many classes are the label of one.
+    chunk: how many consecutive rows were refined together; None for the whole file. Of chunks, weight and concentration
+        are the mean over the images and the median.
     """
 
     images: int
@@ -61,6 +63,7 @@ class RefinementFacts:
     concentration: float | None
     changed: float
     predicted: int
+    chunk: int | None = None
 
     def warning(self, classes: int) -> str:
         """Return what a user should know, or nothing: texts of classes that are never predicted may be wrong."""

@@ -120,6 +120,76 @@ def test_a_file_with_failed_rows_and_one_without_any_good_row_are_written(tmp_pa
         assert all(row["label"] for row in written[3:])
 
 
+def test_chunks_of_rows_are_refined_like_files_of_their_own(tmp_path: Path) -> None:
+    source = noisy_images(tmp_path, count=150)
+    table, second = pq.read_table(source), {"second": ToyEncoder(dim=8, name="second")}
+    facts, tables = [], []
+    for start in (0, 64, 128):
+        pq.write_table(table.slice(start, 64), tmp_path / "part.parquet")
+        part = run(tmp_path / "part.parquet", tmp_path / "p.parquet", scoring=Scoring(refine=True, further=second))
+        assert part.refined is not None
+        facts.append(part.refined)
+        tables.append(pq.read_table(part.output))
+    expected = pa.concat_tables(tables).to_pydict()
+    for shard in (1024, 50):  # of rows in memory, which is no border of a chunk
+        running = Running(0, batch_size=13, shard_rows=shard)
+        output = tmp_path / f"chunks-{shard}.parquet"
+        summary = run(source, output, scoring=Scoring(refine=True, further=second, chunk=64), running=running)
+        chunks = pq.read_table(output)
+        assert chunks["label"].to_pylist() == expected["label"]
+        assert chunks["label_alone"].to_pylist() == expected["label_alone"]
+        assert chunks["score"].to_pylist() == pytest.approx(expected["score"], abs=1e-5)
+        assert json.loads(chunks.schema.metadata[b"rag_clip"])["refined"] == {"chunk": 64, "chunks": 3}
+        found = summary.refined
+        assert found is not None
+        changed = np.mean(np.array(expected["label"]) != np.array(expected["label_alone"]))
+        assert (found.images, found.chunk, found.predicted) == (150, 64, 3)
+        assert found.changed == pytest.approx(changed)
+        assert found.weight == pytest.approx((64 * facts[0].weight + 64 * facts[1].weight + 22 * facts[2].weight) / 150)
+        assert found.concentration == sorted(each.concentration or 0 for each in facts)[1]
+    whole = pq.read_table(run(source, tmp_path / "whole.parquet", scoring=Scoring(refine=True, chunk=150)).output)
+    alone = pq.read_table(run(source, tmp_path / "alone.parquet", scoring=Scoring(refine=True)).output)
+    assert whole["score"].equals(alone["score"])
+
+
+def test_rows_in_another_order_within_a_chunk_get_the_same_labels(tmp_path: Path) -> None:
+    table = pq.read_table(noisy_images(tmp_path, count=128))
+    order = np.concatenate([np.random.default_rng(0).permutation(64), 64 + np.random.default_rng(1).permutation(64)])
+    pq.write_table(table.take(order), tmp_path / "moved.parquet")
+    scoring = Scoring(refine=True, chunk=64)
+    first, second = (
+        run(tmp_path / f"{n}.parquet", tmp_path / f"{n}-out.parquet", scoring=scoring).to_polars()
+        for n in ("images", "moved")
+    )
+    assert second["label"].to_list() == first["label"][order.tolist()].to_list()
+    assert second["score"].to_list() == pytest.approx(first["score"][order.tolist()].to_list(), abs=1e-5)
+
+
+def test_chunks_go_on_over_files_and_may_have_no_image_that_can_be_read(tmp_path: Path) -> None:
+    table = pq.read_table(noisy_images(tmp_path, count=90))
+    broken = pa.table({"image": [b"no image"] * 45, "truth": ["red"] * 45}, schema=table.schema)
+    (tmp_path / "files").mkdir()
+    for name, rows in (("a", table.slice(0, 50)), ("b", broken), ("c", table.slice(50))):
+        pq.write_table(rows, tmp_path / "files" / f"{name}.parquet")
+    pq.write_table(pa.concat_tables([table.slice(0, 50), broken, table.slice(50)]), tmp_path / "one.parquet")
+    scoring = Scoring(refine=True, chunk=20)
+    found = [
+        run(tmp_path / name, tmp_path / f"{name}-out.parquet", scoring=scoring) for name in ("files", "one.parquet")
+    ]
+    tables = [pq.read_table(summary.output) for summary in found]
+    assert tables[0].select(["label", "score", "error"]).equals(tables[1].select(["label", "score", "error"]))
+    assert tables[0]["label"].null_count == tables[0]["label_alone"].null_count == 45
+    assert found[0].refined is not None
+    assert (found[0].refined.images, found[0].failed) == (90, 45)
+
+
+def test_a_chunk_too_small_or_without_refinement_is_refused() -> None:
+    with pytest.raises(ValueError, match="up to 16 images are left as they are, so give more"):
+        Scoring(refine=True, chunk=16)
+    with pytest.raises(ValueError, match="chunks of 64 rows are refined, and nothing else; add refine"):
+        Scoring(chunk=64)
+
+
 def test_sigmoid_scores_cannot_be_refined() -> None:
     with pytest.raises(ValueError, match="use softmax scores"):
         Scoring(scores="sigmoid", refine=True)
@@ -135,3 +205,10 @@ def test_the_command_takes_several_prompts_and_refines(tmp_path: Path) -> None:
     assert "60 images chose the texts of names for " in found.out
     assert "refined by 60 images: " in found.out
     assert "label_alone" in pq.read_schema(tmp_path / "out.parquet").names
+    alone = [*arguments[:4], "-o", "out.parquet", "--model", "demo", "--workers", "0", "--refine"]
+    found = command(*alone, "chunk=30", folder=tmp_path)
+    assert (found.code, "refined by 60 images, 30 rows at a time: " in found.out) == (0, True), found.errors
+    for wrong in ("chunk=many", "rows=30", "chunk=-3"):
+        found = command(*alone, wrong, folder=tmp_path)
+        assert found.code == 1
+        assert f"--refine takes nothing or chunk=N, such as chunk=256, not '{wrong}'" in found.errors
