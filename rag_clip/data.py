@@ -486,6 +486,8 @@ class Fingerprint:
     spec: the model as the user named it, to load it again; not part of the identity.
     resampler: what resized the images, torch or pillow; '' in older files and for encoders with their own preprocess.
         Pixels differ by a few grey levels, so features are stored apart, but can be compared.
+    of_images: the `identity` of the encoder whose image vectors are the same, as JSON, for an adapted encoder whose
+        image tower did not move; '' for others. Not part of the identity.
     """
 
     model: str
@@ -496,6 +498,14 @@ class Fingerprint:
     activation: str = ""
     spec: str = field(default="", compare=False)
     resampler: str = ""
+    of_images: str = field(default="", compare=False)
+
+    @property
+    def image_part(self) -> Fingerprint:
+        """Identifies what image vectors depend on: this fingerprint, or that of the encoder with the same vectors."""
+        if not self.of_images:
+            return self
+        return Fingerprint(**{**json.loads(self.of_images), "precision": self.precision, "spec": self.spec})
 
     @property
     def identity(self) -> dict[str, str]:
@@ -521,12 +531,16 @@ class Fingerprint:
         return f"{self.model} ({self.pretrained or 'no tag'}, weights {self.weights[:12]})"
 
 
-def check_same_encoder(made_with: Fingerprint, encoder: Fingerprint, *, what: str, advice: str) -> None:
+def check_same_encoder(
+    made_with: Fingerprint, encoder: Fingerprint, *, what: str, advice: str, of_images: bool = False
+) -> None:
     """Raise ValueError unless vectors made with one encoder can be compared with those of `encoder`.
 
-    `what` begins the message, such as "the prompts were made"; `advice` ends it.
+    `what` begins the message, such as "the prompts were made"; `advice` ends it. `of_images` compares only what image
+    vectors depend on.
     """
-    if not made_with.agrees_with(encoder):
+    agree = made_with.image_part.agrees_with(encoder.image_part) if of_images else made_with.agrees_with(encoder)
+    if not agree:
         raise ValueError(f"{what} with {made_with}, but the encoder is {encoder}; {advice}")
 
 

@@ -199,7 +199,9 @@ def check_evidence_encoder(evidence: ClassEvidence, encoder: Fingerprint) -> Non
     """Raise ValueError if the features were made with another encoder; evidence that records none passes."""
     if recorded := evidence.recorded.encoder:
         advice = "make it again with this encoder"
-        check_same_encoder(read_fingerprint(recorded), encoder, what="the evidence was made", advice=advice)
+        check_same_encoder(
+            read_fingerprint(recorded), encoder, what="the evidence was made", advice=advice, of_images=True
+        )
 
 
 def _read(path: Path) -> ClassEvidence:

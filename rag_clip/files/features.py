@@ -111,7 +111,7 @@ def open_features(
     If the column holds paths, the image files themselves are assumed not to change.
     """
     key = hash_facts([*source.facts, column, rows, shard_rows])
-    return feature_cache(Path(root) / encoder.key / key, rows=rows, dim=dim, shard_rows=shard_rows)
+    return feature_cache(Path(root) / encoder.image_part.key / key, rows=rows, dim=dim, shard_rows=shard_rows)
 
 
 def feature_cache(folder: Path, *, rows: int, dim: int, shard_rows: int = SHARD_ROWS) -> FeatureCache:

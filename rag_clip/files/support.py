@@ -109,7 +109,9 @@ def check_support_encoder(support: Support, encoder: Fingerprint) -> None:
     """Raise ValueError if the features were made with another encoder; a set that records none passes."""
     if recorded := support.recorded.encoder:
         advice = "make it again with this encoder"
-        check_same_encoder(read_fingerprint(recorded), encoder, what="the support set was made", advice=advice)
+        check_same_encoder(
+            read_fingerprint(recorded), encoder, what="the support set was made", advice=advice, of_images=True
+        )
 
 
 def merge_supports(parts: Sequence[Support]) -> tuple[Support, tuple[tuple[int, int], ...]]:

@@ -22,6 +22,7 @@ from rag_clip.data import Fingerprint
 from rag_clip.errors import RagClipError, lacks
 from rag_clip.files.regular import is_regular, open_regular
 from rag_clip.models.checkpoint import read_checkpoint
+from rag_clip.models.folder import CONFIG, MERGES, WEIGHTS, image_identity
 from rag_clip.models.hub import fetch
 from rag_clip.models.misfit import describe_misfit, likely_architectures
 from rag_clip.models.pixels import PixelTransform
@@ -31,9 +32,6 @@ from rag_clip.models.timm_models import VisionEncoder, is_vision, load_vision
 from rag_clip.models.towers import DTYPES, TwoTowers
 from rag_clip.words import did_you_mean
 
-CONFIG = "open_clip_config.json"
-MERGES = "bpe.txt.gz"
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 ADVICE = (
     f"to use local weights give NAME:TAG@FILE, whose settings are those of TAG, or local-dir:FOLDER holding {CONFIG}"
 )
@@ -56,6 +54,7 @@ class Source:
     activation: '' where the model's configuration states it.
     exact: whether the weights must have exactly the shapes of the architecture; otherwise positions for another image
         size or context length are interpolated.
+    of_images: see Fingerprint.
     """
 
     model: str
@@ -67,6 +66,7 @@ class Source:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     activation: str = ""
     exact: bool = False
+    of_images: str = ""
 
 
 def load_encoder(
@@ -142,6 +142,7 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
         activation=source.activation,
         spec=spec,
         resampler=preprocess.resampler,
+        of_images=source.of_images,
     )
     return TwoTowers(
         name=spec,
@@ -156,7 +157,17 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
         preprocess=preprocess,
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
+        config=_config(source, settings),
+        merges=source.merges,
     )
+
+
+def _config(source: Source, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `open_clip_config.json` would say of a model."""
+    model = {**open_clip.get_model_config(source.architecture)}
+    if source.activation == "QuickGELU":
+        model["quick_gelu"] = True
+    return {"model_cfg": model, "preprocess_cfg": dict(preprocessing)}
 
 
 def _fill(model: Any, source: Source) -> bool:
@@ -240,9 +251,9 @@ def _in_folder(path: Path, model: str = "") -> Source:
     digest = hashlib.sha256(config.read_bytes()).hexdigest()[:12]
     checkpoint = path if path.is_file() else _checkpoint_in(folder)
     name = f"local-dir:{folder}"
-    return Source(
-        model or f"config {digest}", checkpoint.name, checkpoint, name, name, merges if is_regular(merges) else None
-    )
+    own = merges if is_regular(merges) else None
+    shared = image_identity(folder)
+    return Source(model or f"config {digest}", checkpoint.name, checkpoint, name, name, own, of_images=shared)
 
 
 def _checkpoint_in(folder: Path) -> Path:

@@ -34,22 +34,39 @@ class CausalTower:
         """
         on_cpu = self.text.positional_embedding.device.type == "cpu"
         budget = batch_tokens or (TOKENS_PER_BATCH_ON_CPU if on_cpu else TOKENS_PER_BATCH)
-        ends = tokens.argmax(1) if self.end is None else (tokens == self.end).int().argmax(1)  # [t]
+        ends = self._ends(tokens)
         order = ends.argsort()
         rows = torch.cat([self._forward(tokens[batch], ends[batch]) for batch in _batches(ends, order, budget)])
         return rows[order.argsort().to(rows.device)]
 
+    def tokens(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the tokens of texts after the last norm, float32 [t, length, width], and which are text, bool."""
+        ends = self._ends(tokens)
+        x: torch.Tensor = self.text.ln_final(self._states(tokens, ends)).float()
+        return x, torch.arange(x.shape[1], device=x.device) <= ends.to(x.device)[:, None]
+
+    def _ends(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens.argmax(1) if self.end is None else (tokens == self.end).int().argmax(1)  # [t]
+
     def _forward(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        text = self.text
+        x = self._states(tokens, ends)
+        ends = ends.to(x.device)
+        x = text.ln_final(x[torch.arange(len(x), device=x.device), ends])  # [t, width]
+        return _project(x, text.text_projection)
+
+    def _states(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """Return the states after the last block, [t, length, width], without the padding after the longest text."""
         text, length = self.text, int(ends.max()) + 1
         device = text.positional_embedding.device
-        tokens, ends = tokens[:, :length].to(device), ends.to(device)
+        tokens = tokens[:, :length].to(device)
         kind = text.transformer.get_cast_dtype()
         x = text.token_embedding(tokens).to(kind) + text.positional_embedding[:length].to(kind)  # [t, length, width]
         mask = text.attn_mask[:length, :length].to(x.dtype)
         for block in text.transformer.resblocks:
             x = block(x, attn_mask=mask)
-        x = text.ln_final(x[torch.arange(len(x), device=device), ends])  # [t, width]
-        return _project(x, text.text_projection)
+        states: torch.Tensor = x
+        return states
 
 
 def _project(x: torch.Tensor, projection: nn.Linear | torch.Tensor | None) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ IMAGE_BATCH = 64
 class TwoTowers:
     """An open_clip model as an Encoder; made by `load_encoder`. `mean` and `std` are per RGB channel.
 
+    `config` is the content of its `open_clip_config.json`, and `merges` the file of its tokenizer, if it has its own.
     Embeddings have no gradient, but are ordinary tensors (not inference tensors), so heads can be trained on them.
     """
 
@@ -40,6 +42,8 @@ class TwoTowers:
     preprocess: PixelTransform
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    merges: Path | None = None
 
     def __repr__(self) -> str:
         return f"TwoTowers({self.name!r}, width {self.dim}, {self.fingerprint.precision} on {self.device})"
@@ -86,12 +90,36 @@ class TwoTowers:
         after the last block, projected to the joint space like the class token. Raises ValueError for an image tower
         without them.
         """
-        mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
-        values = (pixels.to(self.device).float() / 255).sub(mean).div(std).to(DTYPES[self.fingerprint.precision])
+        values = self.normalised(pixels)
         if not patches:
             return Features(_unit(self.model.encode_image(values)))
         pooled, tokens = _with_patches(self.model.visual, values)
         return Features(_unit(pooled), _unit(tokens))
+
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return uint8 pixels [n, 3, height, width] as the model's input, of the same shape."""
+        mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
+        return (pixels.to(self.device).float() / 255).sub(mean).div(std).to(DTYPES[self.fingerprint.precision])
+
+    def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the patch tokens of uint8 pixels after the last norm, before the projection, float32 [n, p, D].
+
+        Raises ValueError as `encode_pixels` does for patches.
+        """
+        return _with_tokens(self.model.visual, self.normalised(pixels))[1].float()
+
+    def text_tokens(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the tokens of texts after the last norm, before the projection, float32 [t, l, D], and bool [t, l].
+
+        tokens: token ids int64 [t, context]; l is the length of the longest text.
+
+        The second value is true for the tokens of a text, including start and end, false for padding. Raises ValueError
+        for a text tower that is not causal.
+        """
+        tower = causal_tower(self.model)
+        if tower is None:
+            raise ValueError(f"the text tower of {self.name!r} is not causal; this needs a model such as ViT-B-32")
+        return tower.tokens(tokens)
 
     def encode_images(self, images: Sequence[Image.Image | bytes], *, patches: bool = False) -> Features:
         """Decode where needed, preprocess and embed images, `IMAGE_BATCH` at a time. Raises decode.ImageError."""
@@ -127,6 +155,12 @@ def _unit(rows: torch.Tensor) -> torch.Tensor:
 
 def _with_patches(visual: Any, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return pooled [n, d] and patch tokens [n, p, d] of an open_clip vision transformer."""
+    pooled, tokens = _with_tokens(visual, values)
+    return pooled, tokens @ visual.proj
+
+
+def _with_tokens(visual: Any, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return pooled [n, d], and patch tokens [n, p, D] after the last norm, of an open_clip vision transformer."""
     projection = getattr(visual, "proj", None)
     if projection is None or not hasattr(visual, "ln_post") or getattr(visual, "attn_pool", None) is not None:
         raise ValueError(
@@ -134,4 +168,4 @@ def _with_patches(visual: Any, values: torch.Tensor) -> tuple[torch.Tensor, torc
             "use a ViT without attention pooling, or patches=False"
         )
     found = visual.forward_intermediates(values, indices=1, output_fmt="NLC")
-    return found["image_features"], visual.ln_post(found["image_intermediates"][0]) @ projection
+    return found["image_features"], visual.ln_post(found["image_intermediates"][0])

@@ -64,10 +64,11 @@ def read_card(values: dict[str, Any], location: str) -> Card:
         raise ValueError(f"the card of the index at {location} is damaged ({error}): build the index again") from None
 
 
-def check_encoder(card: Card, encoder: Fingerprint, location: str) -> None:
-    """Raise ValueError for an encoder whose vectors cannot be compared with the stored ones."""
+def check_encoder(card: Card, encoder: Fingerprint, location: str, *, of_images: bool = False) -> None:
+    """Raise ValueError for an encoder whose vectors, or `of_images` alone, cannot be compared with the stored ones."""
     advice = "use the encoder of the index, or build another index"
-    check_same_encoder(card.encoder, encoder, what=f"the index at {location} was built", advice=advice)
+    what = f"the index at {location} was built"
+    check_same_encoder(card.encoder, encoder, what=what, advice=advice, of_images=of_images)
 
 
 def check_same(card: Card, wanted: Card, location: str) -> None:

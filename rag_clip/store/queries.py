@@ -82,7 +82,7 @@ def search(
     vector = _pick_vector(store, over)
     if encoder is None:
         raise ValueError(f"{mode} search compares vectors and needs the encoder of the index; or use lexical search")
-    check_encoder(store.card, encoder.fingerprint, store.location)
+    check_encoder(store.card, encoder.fingerprint, store.location, of_images=vector == "image")
     vectors = embed_queries(queries, encoder).cpu().numpy()
     return store.search(texts=texts, vectors=vectors, mode=mode, limit=limit, where=where, vector=vector)
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rag_clip.models.open_clip import CONFIG, load_encoder
+from rag_clip.models.folder import CONFIG
+from rag_clip.models.open_clip import load_encoder
 from rag_clip.models.towers import TwoTowers
 
 VISION: dict[str, Any] = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}

@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from inputs.open_clip_models import CLIP, MODELS, TEXT, VISION, load_towers, write_model
-from rag_clip.models.open_clip import CONFIG, EncoderError, load_encoder
+from rag_clip.models.folder import CONFIG
+from rag_clip.models.open_clip import EncoderError, load_encoder
 from rag_clip.models.pixels import PixelTransform
 from rag_clip.models.text_tower import causal_tower
 from rag_clip.protocols import Encoder

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Features, LabelSet
 from rag_clip.files.prompts import read_prompts, write_prompts
-from rag_clip.models.open_clip import CONFIG, load_encoder
+from rag_clip.models.folder import CONFIG
+from rag_clip.models.open_clip import load_encoder
 from rag_clip.prompts.enhance import enhance
 from rag_clip.prompts.recipe import Described, Recipe, Templates
 from rag_clip.prompts.retrieval import Retrieval, Search

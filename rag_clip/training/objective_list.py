@@ -1,0 +1,52 @@
+"""The objectives by name: settings, paper, and what each is good for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from rag_clip.files.reading import read_toml
+from rag_clip.files.settings import check_settings
+from rag_clip.training.objective import Objective
+from rag_clip.training.objectives.align import Align
+from rag_clip.training.objectives.clip import Clip
+from rag_clip.training.objectives.labels import Labels
+from rag_clip.training.objectives.siglip import SigLip
+from rag_clip.words import did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An objective: its settings, its paper, and what it is good for."""
+
+    settings: type
+    paper: str
+    good_for: str
+
+
+OBJECTIVES: Mapping[str, Entry] = {
+    "clip": Entry(Clip, "Radford et al., 2021, arXiv 2103.00020", "pairs; the plain contrastive loss"),
+    "align": Entry(Align, "Jia et al., 2021, arXiv 2102.05918", "many noisy pairs; label smoothing"),
+    "siglip": Entry(SigLip, "Zhai et al., 2023, arXiv 2303.15343", "pairs; independent probabilities"),
+    "labels": Entry(Labels, "Ilharco et al., 2022, arXiv 2208.05592", "labelled images; merge the result (PAINT)"),
+}
+
+
+def load_objective(name: str, settings: Path | None = None) -> Objective:
+    """Return the settings of an objective by name, with those of a TOML file in place of defaults.
+
+    Raises ValueError for an unknown name or setting.
+    """
+    if name not in OBJECTIVES:
+        raise ValueError(
+            f"unknown objective {name!r}; {did_you_mean(name, OBJECTIVES)}known are {', '.join(OBJECTIVES)}"
+        )
+    kind = OBJECTIVES[name].settings
+    if settings is None:
+        return cast(Objective, kind())
+    try:
+        return cast(Objective, check_settings(kind, read_toml(settings)))
+    except ValueError as error:
+        raise ValueError(f"{settings}: {error}") from error

@@ -1,0 +1,102 @@
+"""A two-tower model of a few thousand weights, examples for it, and the contract that every objective keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from rag_clip.data import LabelSet
+from rag_clip.models.open_clip import load_encoder
+from rag_clip.models.towers import TwoTowers
+from rag_clip.training.adapt import _with_bias
+from rag_clip.training.batches import Batch, Batches, Examples, Head, Views
+from rag_clip.training.objective import Objective, Setting
+from rag_clip.training.towers import Lock, Towers, unlocked
+
+CAPTIONS = ("a red boat", "two blue boats", "the old mill", "a green gate", "a dark mill", "six red gates")
+NAMES = ("boat", "mill", "gate")
+TARGETS = (0, 0, 1, 2, 1, 2)
+
+
+@cache
+def encoder() -> TwoTowers:
+    """Return the bundled CLIP on the CPU, in double precision only where a test converts it."""
+    loaded = load_encoder("demo", device="cpu")
+    assert isinstance(loaded, TwoTowers)
+    return loaded
+
+
+def pixels(rows: torch.Tensor) -> torch.Tensor:
+    """Return random pixels uint8 [b, 3, 48, 48], which depend on the row alone."""
+    made = [
+        torch.randint(0, 256, (3, 48, 48), generator=torch.Generator().manual_seed(int(row)), dtype=torch.uint8)
+        for row in rows
+    ]
+    return torch.stack(made)
+
+
+def pairs() -> Examples:
+    """Return six images with a caption each, and a class each."""
+    return Examples(pixels, [(caption,) for caption in CAPTIONS], torch.tensor(TARGETS), head())
+
+
+def head() -> Head:
+    """Return the weights of three class names."""
+    texts = [f"a photo of a {name}." for name in NAMES]
+    weights = encoder().encode_text(texts)
+    return Head(LabelSet(NAMES), weights, tuple((text,) for text in texts))
+
+
+def build(objective: Objective, *, lock: Lock = Lock(), double: bool = False) -> tuple[Towers, Any, Batch]:  # noqa: B008
+    """Return towers in training, the loss of an objective, and a batch of all six images, `double` in float64."""
+    needs = objective.needs
+    start = _with_bias(encoder()) if needs.bias else encoder()
+    towers = unlocked(start, lock, scale=needs.scale)
+    views = Views(needs.views, 0.8, needs.least_area, needs.flip)
+    batches = Batches(pairs(), 6, 0, views, needs.episode)
+    towers.set_modes()
+    torch.manual_seed(0)
+    loss = objective.build(towers, Setting(pairs(), batches))
+    batch = next(batches(0))
+    return towers, loss.train(), batch
+
+
+def check_objective(objective: Objective) -> None:
+    """Check that a loss is finite, moves what is free and only that, and does not depend on the order of the batch."""
+    for lock in (Lock(), Lock(image=True), Lock(text=True)):
+        towers, loss, batch = build(objective, lock=lock)
+        begin = getattr(loss, "begin_epoch", None)
+        if begin is not None:
+            begin(0, batch.rows)
+        value = loss(batch)
+        assert value.ndim == 0
+        assert torch.isfinite(value)
+        order = torch.tensor([3, 1, 5, 0, 4, 2])
+        shuffled = loss(_permute(batch, order))
+        assert torch.allclose(shuffled, value, atol=2e-4), (shuffled, value)
+        if not value.requires_grad:
+            assert not [*towers.parameters(), *loss.parameters()] or objective.needs.labels
+            continue
+        value.backward()
+        for name, weight in towers.model.named_parameters():
+            if not weight.requires_grad:
+                assert weight.grad is None, f"{name} is locked and has a gradient"
+        moved = [
+            name for name, weight in towers.model.named_parameters() if weight.grad is not None and weight.grad.any()
+        ]
+        assert bool(moved) == any(weight.requires_grad for weight in towers.model.parameters()) or lock.text
+        assert not (lock.image and any(name.startswith("visual.") for name in moved))
+
+
+def _permute(batch: Batch, order: torch.Tensor) -> Batch:
+    return replace(
+        batch,
+        rows=batch.rows[order],
+        views=batch.views[:, order],
+        texts=tuple(batch.texts[row] for row in order.tolist()) if batch.texts else (),
+        targets=None if batch.targets is None else batch.targets[order],
+        contents=batch.contents[order],
+    )
