@@ -9,9 +9,10 @@ import hashlib
 import importlib.resources
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import open_clip
 import torch
@@ -162,6 +163,61 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
     )
 
 
+def fresh(
+    encoder: TwoTowers, *, towers: Literal["text", "both"], seed: int = 0, merges: Path | None = None
+) -> TwoTowers:
+    """Return an encoder of the same architecture with newly initialised weights; the given one is not changed.
+
+    encoder: whose architecture, preprocessing and, with towers="text", image tower are taken.
+    towers: what is initialised; the logit scale always is.
+    seed: of the weights; the same on every device.
+    merges: a file of BPE merges, for a tokenizer of its own; by default the encoder's tokenizer.
+
+    Raises ValueError for an encoder that does not know its configuration.
+    """
+    if not encoder.config:
+        raise ValueError(f"{encoder.name!r} does not know its configuration; load it with load_encoder")
+    model_cfg = json.loads(json.dumps(encoder.config["model_cfg"]))
+    tokenizer = encoder.tokenizer
+    if merges is not None:
+        context = model_cfg["text_cfg"].get("context_length", 77)
+        tokenizer = open_clip.SimpleTokenizer(str(merges), context_length=context)
+        model_cfg["text_cfg"]["vocab_size"] = tokenizer.vocab_size
+    config = {**encoder.config, "model_cfg": model_cfg}
+    with TemporaryDirectory() as folder, quiet_root_logger(), torch.random.fork_rng(devices=[]):
+        (Path(folder) / CONFIG).write_text(json.dumps(config))
+        torch.manual_seed(seed)
+        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+    if towers == "text":
+        model.visual.load_state_dict(encoder.model.visual.state_dict())
+    model = model.to(encoder.device).eval().requires_grad_(False)
+    weights = hashlib.sha256(f"fresh {towers} {seed} of {encoder.fingerprint.key}".encode()).hexdigest()
+    facts = json.loads(encoder.fingerprint.preprocessing)
+    if merges is not None:
+        facts["tokenizer"] = _bpe_identity(merges)
+    images = json.dumps(encoder.fingerprint.image_part.identity, sort_keys=True) if towers == "text" else ""
+    fingerprint = replace(
+        encoder.fingerprint,
+        weights=weights,
+        preprocessing=json.dumps(facts, sort_keys=True),
+        precision="fp32",
+        spec="",
+        of_images=images,
+    )
+    return replace(
+        encoder,
+        name=f"fresh {encoder.name}",
+        model=model,
+        tokenizer=tokenizer,
+        fingerprint=fingerprint,
+        scale=float(model.logit_scale.exp()),
+        bias=0.0 if model.logit_bias is None else float(model.logit_bias),
+        trained_bias=False,
+        config=config,
+        merges=merges or encoder.merges,
+    )
+
+
 def _config(source: Source, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `open_clip_config.json` would say of a model."""
     model = {**open_clip.get_model_config(source.architecture)}
@@ -228,9 +284,13 @@ def _tokenizer(source: Source) -> Any:
 
 def _tokenizer_identity(source: Source, tokenizer: Any) -> str:
     if source.merges is not None:
-        return f"bpe {hashlib.sha256(source.merges.read_bytes()).hexdigest()[:16]}"
+        return _bpe_identity(source.merges)
     name = getattr(getattr(tokenizer, "tokenizer", None), "name_or_path", "")
     return f"{type(tokenizer).__name__} {Path(name).name}".strip()
+
+
+def _bpe_identity(merges: Path) -> str:
+    return f"bpe {hashlib.sha256(merges.read_bytes()).hexdigest()[:16]}"
 
 
 def _find(spec: str) -> Source:
