@@ -160,6 +160,7 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
         std=tuple(settings["std"]),
         config=_config(source, settings),
         merges=source.merges,
+        folder=source.checkpoint.parent if source.architecture.startswith("local-dir:") else None,
     )
 
 

@@ -26,7 +26,8 @@ IMAGE_BATCH = 64
 class TwoTowers:
     """An open_clip model as an Encoder; made by `load_encoder`. `mean` and `std` are per RGB channel.
 
-    `config` is the content of its `open_clip_config.json`, and `merges` the file of its tokenizer, if it has its own.
+    `config` is the content of its `open_clip_config.json`, `merges` the file of its tokenizer, if it has its own, and
+    `folder` where it was read from, if that was a folder.
     Embeddings have no gradient, but are ordinary tensors (not inference tensors), so heads can be trained on them.
     """
 
@@ -44,6 +45,7 @@ class TwoTowers:
     std: tuple[float, float, float]
     config: Mapping[str, Any] = field(default_factory=dict)
     merges: Path | None = None
+    folder: Path | None = None
 
     def __repr__(self) -> str:
         return f"TwoTowers({self.name!r}, width {self.dim}, {self.fingerprint.precision} on {self.device})"
@@ -146,6 +148,17 @@ def two_towers(encoder: Encoder) -> TwoTowers:
             "ViT-B-32:openai"
         )
     return encoder
+
+
+def image_projection(visual: Any) -> torch.Tensor:
+    """Return the matrix [D, d] from an image tower's tokens to the joint space; raises ValueError if it has none."""
+    projection = getattr(visual, "proj", None)
+    if not isinstance(projection, torch.Tensor):
+        raise ValueError(
+            f"the image tower {type(visual).__name__} has no projection matrix; this needs a vision transformer, such "
+            "as ViT-B-32"
+        )
+    return projection
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from rag_clip.training.objective import Objective
 from rag_clip.training.objectives.align import Align
 from rag_clip.training.objectives.clip import Clip
 from rag_clip.training.objectives.labels import Labels
+from rag_clip.training.objectives.pacl import Pacl
 from rag_clip.training.objectives.siglip import SigLip
 from rag_clip.words import did_you_mean
 
@@ -30,6 +31,7 @@ OBJECTIVES: Mapping[str, Entry] = {
     "clip": Entry(Clip, "Radford et al., 2021, arXiv 2103.00020", "pairs; the plain contrastive loss"),
     "align": Entry(Align, "Jia et al., 2021, arXiv 2102.05918", "many noisy pairs; label smoothing"),
     "siglip": Entry(SigLip, "Zhai et al., 2023, arXiv 2303.15343", "pairs; independent probabilities"),
+    "pacl": Entry(Pacl, "Mukhoti et al., 2023, arXiv 2212.04994", "pairs, both towers locked; where a text is true"),
     "labels": Entry(Labels, "Ilharco et al., 2022, arXiv 2208.05592", "labelled images; merge the result (PAINT)"),
 }
 

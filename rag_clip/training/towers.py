@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
-from rag_clip.models.towers import TwoTowers
+from rag_clip.models.towers import TwoTowers, image_projection
 from rag_clip.training.batches import Batch
 
 LOCKS = "none, image, text, both, or image:G, which leaves the top G groups of the image tower free"
@@ -117,7 +117,7 @@ class Towers:
 
         Raises ValueError for an image tower without a projection matrix.
         """
-        projection = _projection(self.model.visual)
+        projection = image_projection(self.model.visual)
 
         def encode(part: torch.Tensor) -> torch.Tensor:
             with _without_projection(self.model.visual):
@@ -174,16 +174,6 @@ def unlocked(encoder: TwoTowers, lock: Lock = Lock(), *, chunk: int | None = Non
             model.visual.requires_grad_(False)
     copied = replace(encoder, model=model, fingerprint=replace(encoder.fingerprint, precision="fp32"))
     return Towers(copied, lock, chunk)
-
-
-def _projection(visual: Any) -> torch.Tensor:
-    projection = getattr(visual, "proj", None)
-    if not isinstance(projection, torch.Tensor):
-        raise ValueError(
-            f"the image tower {type(visual).__name__} has no projection matrix; this objective needs a vision "
-            "transformer, such as ViT-B-32"
-        )
-    return projection
 
 
 @contextmanager
