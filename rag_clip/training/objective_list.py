@@ -11,6 +11,7 @@ from rag_clip.files.reading import read_toml
 from rag_clip.files.settings import check_settings
 from rag_clip.training.objective import Objective
 from rag_clip.training.objectives.align import Align
+from rag_clip.training.objectives.carft import CarFt
 from rag_clip.training.objectives.clip import Clip
 from rag_clip.training.objectives.labels import Labels
 from rag_clip.training.objectives.pacl import Pacl
@@ -33,6 +34,7 @@ OBJECTIVES: Mapping[str, Entry] = {
     "siglip": Entry(SigLip, "Zhai et al., 2023, arXiv 2303.15343", "pairs; independent probabilities"),
     "pacl": Entry(Pacl, "Mukhoti et al., 2023, arXiv 2212.04994", "pairs, both towers locked; where a text is true"),
     "labels": Entry(Labels, "Ilharco et al., 2022, arXiv 2208.05592", "labelled images; merge the result (PAINT)"),
+    "carft": Entry(CarFt, "Mao et al., 2024, arXiv 2211.16175", "labelled images in one context; others keep working"),
 }
 
 

@@ -50,24 +50,31 @@ def head() -> Head:
     return Head(LabelSet(NAMES), weights, tuple((text,) for text in texts))
 
 
-def build(objective: Objective, *, lock: Lock = Lock(), double: bool = False) -> tuple[Towers, Any, Batch]:  # noqa: B008
-    """Return towers in training, the loss of an objective, and a batch of all six images, `double` in float64."""
+def build(
+    objective: Objective,
+    *,
+    lock: Lock = Lock(),  # noqa: B008
+    examples: Examples | None = None,
+    least_area: float = 0.8,
+) -> tuple[Towers, Any, Batch]:
+    """Return towers in training, the loss of an objective, and a batch of all six images of `examples` or `pairs`."""
+    examples = examples or pairs()
     needs = objective.needs
     start = _with_bias(encoder()) if needs.bias else encoder()
     towers = unlocked(start, lock, scale=needs.scale)
-    views = Views(needs.views, 0.8, needs.least_area, needs.flip)
-    batches = Batches(pairs(), 6, 0, views, needs.episode)
+    views = Views(needs.views, least_area, needs.least_area, needs.flip)
+    batches = Batches(examples, 6, 0, views, needs.episode)
     towers.set_modes()
     torch.manual_seed(0)
-    loss = objective.build(towers, Setting(pairs(), batches))
+    loss = objective.build(towers, Setting(examples, batches))
     batch = next(batches(0))
     return towers, loss.train(), batch
 
 
-def check_objective(objective: Objective) -> None:
+def check_objective(objective: Objective, examples: Examples | None = None) -> None:
     """Check that a loss is finite, moves what is free and only that, and does not depend on the order of the batch."""
     for lock in (Lock(), Lock(image=True), Lock(text=True)):
-        towers, loss, batch = build(objective, lock=lock)
+        towers, loss, batch = build(objective, lock=lock, examples=examples)
         begin = getattr(loss, "begin_epoch", None)
         if begin is not None:
             begin(0, batch.rows)

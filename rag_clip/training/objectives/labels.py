@@ -60,9 +60,13 @@ class LabelsLoss(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return the mean loss of a batch."""
+        return self.of_features(self.towers.embed_images(batch), batch)
+
+    def of_features(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the mean loss of a batch whose images have these features [n, d]."""
         assert batch.targets is not None
         weights = self.weights if self.settings.head == "frozen" else self._encoded()  # [c, d]
-        logits = self.towers.scale * self.towers.embed_images(batch) @ weights.T  # [n, c]
+        logits = self.towers.scale * features @ weights.T  # [n, c]
         return cross_entropy(logits, batch.targets.to(logits.device), label_smoothing=self.settings.smoothing)
 
     def _encoded(self) -> torch.Tensor:
