@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from rag_clip.classifiers.anchored import held_evidence
 from rag_clip.classifiers.coop import learned_zero_shot
 from rag_clip.classifiers.hubs import HubBank, correct_hubs
+from rag_clip.classifiers.learned_match import match_classes
 from rag_clip.classifiers.match import Scoring, check_scores
 from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.reuse import NOTHING, Reuse
@@ -165,6 +166,8 @@ def classify(
         raise ValueError("the hub correction is of texts alone; leave out the bank, or the head")
     if world and isinstance(first, LearnedPrompts):
         raise ValueError("novelty compares texts of the classes with other texts, and learned prompts have none")
+    if scoring.compared != "pooled":
+        _check_matching(scoring.compared, candidates, head, reuse)
     files, kept = keep_columns(files)
     with holding(written, force=running.force):
         with progress.stage("prompts"):
@@ -173,12 +176,15 @@ def classify(
             classifier = _finished(head, bank, text, encoder) if len(texts) == 1 else text
             negatives = read_negatives(world, first.labels, report=report) if world else None
             shots = read_shots(world, first.labels, encoder) if world else None
+            images_by: Encoder = encoder
+            if scoring.compared != "pooled":
+                images_by, classifier = match_classes(text, encoder)
             if bank and len(texts) > 1:  # before the images are encoded
                 next(bank.read(encoder.fingerprint), None)
         sources, missing = encode_by_all(
             files,
             reuse.features_dir or parts_of(output),
-            encoder=encoder,
+            encoder=images_by,
             others=others,
             decoding=running.decoding,
             progress=progress,
@@ -215,6 +221,8 @@ def classify(
         facts |= {"refined": None if refinement is None else asdict(refinement)}
         if scoring.chunk is not None:  # what they change is known when all is written
             facts |= {"refined": {"chunk": scoring.chunk, "chunks": -(-rows // scoring.chunk)}}
+        if scoring.compared != "pooled":
+            facts |= {"compared": scoring.compared}
         if bank is not None:
             facts |= {"hub_bank": {"place": str(bank.place), "weight": bank.weight}}
         if novelty is not None:
@@ -275,6 +283,23 @@ def _text_classifiers(
         return [learned_zero_shot(each, two_towers(encoder)) for each in learned]
     texts = list(_texts_of(candidates).values())
     return zero_shots(texts, encoder, known=reuse.vectors(texts, encoder), report=report)
+
+
+def _check_matching(
+    compared: str, candidates: Mapping[str, Prompts | LearnedPrompts], head: PreparedHead | None, reuse: Reuse
+) -> None:
+    """Raise ValueError for what reads pooled features of images, or has no texts of its own."""
+    if head is not None:
+        raise ValueError(f"a head reads pooled features, and {compared} are compared instead; leave one of the two out")
+    if reuse.features_dir is not None:
+        raise ValueError(
+            f"kept features are pooled, and {compared} are compared with these classes anew; leave the folder of "
+            "features out"
+        )
+    if len(candidates) > 1:
+        raise ValueError(f"images choose among prompts by pooled features; give one prompts file with {compared}")
+    if not _texts_of(candidates):
+        raise ValueError(f"learned prompts were learned for pooled features; give texts to match with {compared}")
 
 
 def _texts_of(candidates: Mapping[str, Prompts | LearnedPrompts]) -> dict[str, Prompts]:

@@ -17,6 +17,7 @@ from rag_clip.display import counted
 from rag_clip.protocols import Classifier, Encoder
 
 Scores = Literal["softmax", "sigmoid"]
+Compared = Literal["pooled", "patches"]
 LOGITS_AT_ONCE = 1 << 24
 
 
@@ -28,10 +29,13 @@ class Scoring:
     label of each image alone is said too; the features of `further` encoders of images, by name, are evidence then. A
     `chunk` is a number of consecutive rows that are evidence for one another, in the place of the whole file, as of a
     camera's stream.
+    What is `compared` with the texts is the pooled feature of an image or, by a matching that the encoder learned, its
+    patches (see classifiers.learned_match).
     With `open_world`, the novelty of each image is said too, and images that are none of the classes may get no label
     (see classifiers.novelty). With a `hub_bank`, the logits of texts alone are corrected by it (see classifiers.hubs).
     Raises ValueError for `top_k` below 1, for sigmoid scores with `refine` or a `hub_bank`, for `further` or a `chunk`
-    without `refine`, and for a chunk so small that nothing would be refined.
+    without `refine`, for a chunk so small that nothing would be refined, and for anything that reads pooled features
+    where patches are compared.
     """
 
     top_k: int = 5
@@ -41,11 +45,19 @@ class Scoring:
     hub_bank: HubBank | None = None
     further: Mapping[str, Encoder] = field(default_factory=dict)
     chunk: int | None = None
+    compared: Compared = "pooled"
 
     def __post_init__(self) -> None:
         """Check the settings."""
         if self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; it must be at least 1")
+        if self.compared not in get_args(Compared):
+            raise ValueError(f"{self.compared!r} cannot be compared; choose one of {', '.join(get_args(Compared))}")
+        if self.compared != "pooled" and (self.refine or self.open_world or self.hub_bank):
+            what = "refinement" if self.refine else "novelty" if self.open_world else "the hub correction"
+            raise ValueError(f"{what} reads pooled features, and {self.compared} have none; leave one of the two out")
+        if self.compared != "pooled" and self.scores == "sigmoid":
+            raise ValueError(f"a matching of {self.compared} is trained with a softmax; use softmax scores")
         if self.refine and self.scores == "sigmoid":
             raise ValueError("refined scores are shares of the classes, which sum to one; use softmax scores")
         if self.hub_bank and self.scores == "sigmoid":

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.recorded_encoder import RECORDED, RecordedEncoder, find_encoder, records_of
-from rag_clip.cli.run import HEAD, IMAGES, SHOWN, Force, ImageColumn, Shown, Workers, model_files, run
+from rag_clip.cli.run import ENCODER, HEAD, IMAGES, SHOWN, Force, ImageColumn, Shown, Workers, model_files, run
 from rag_clip.display import counted
 
 if TYPE_CHECKING:
@@ -116,6 +116,14 @@ def classify(
             help="A support file or an index of images of all classes: texts that lie near most of them count for less."
         ),
     ] = None,
+    match: Annotated[
+        Literal["pooled", "patches"],
+        Parameter(
+            group=ENCODER,
+            help="What texts are compared with: the feature of an image, or its patches, by a model that learned to "
+            "match them (`adapt --objective pacl`).",
+        ),
+    ] = "pooled",
     features: Annotated[
         Path | None, Parameter(help="Folder that keeps image features, for use with other prompts.")
     ] = (None),
@@ -185,6 +193,7 @@ def classify(
                 HubBank(hub_bank) if hub_bank else None,
                 others if refined else {},
                 chunk,
+                match,
             ),
             reuse=Reuse(index, features),
             running=Running(workers, batch_size, force, console.report),
