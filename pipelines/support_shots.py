@@ -13,8 +13,6 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch.nn.functional import one_hot
 
 from rag_clip.data import SeveralLabels, Support
 from rag_clip.display import counted
@@ -27,7 +25,7 @@ from rag_clip.images.opening import Images
 from rag_clip.images.views import CropViews
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
-from rag_clip.support.drawn import Drawn, Source, encode_drawn
+from rag_clip.support.drawn import Source, assemble, encode_drawn
 from rag_clip.support.shots import MOST_VALIDATION, Shots, choose_shared_shots, choose_shots
 
 from .running import Running
@@ -228,35 +226,9 @@ def _make(
     facts: dict[str, Any] = {"encoder": asdict(encoder.fingerprint), "method": "shots", "settings": asdict(settings)}
     facts |= {"files": [shown(file.path) for file in source.files], "key": key}
     facts |= {"failed": drawn.failed, "copies": copies}
-    support, kept = _assemble(source, used, facts)
+    support, kept = assemble(source, used, "shot", facts)
     write_support(support, path, images=source.read(kept) if settings.with_images else None)
     return _Made(support, drawn.failed, copies, False)
-
-
-def _assemble(source: Source, drawn: Drawn, provenance: Mapping[str, Any]) -> tuple[Support, list[int]]:
-    """Return a support row for each distinct image, and the number of its row over all files.
-
-    An image drawn for several classes has equal shares of them; a multi-label image has all of them.
-    """
-    first = {digest: place for place, digest in reversed(list(enumerate(drawn.hashes)))}
-    order = sorted(first.values())
-    row_of = {drawn.hashes[place]: row for row, place in enumerate(order)}
-    targets = torch.zeros(len(order), len(source.labels))
-    found = source.targets[list(drawn.rows)]
-    several = isinstance(found, SeveralLabels)
-    hot = (found.marks if isinstance(found, SeveralLabels) else one_hot(found, len(source.labels))).float()
-    targets.index_add_(0, torch.tensor([row_of[digest] for digest in drawn.hashes]), hot)
-    kept = [drawn.rows[place] for place in order]
-    support = Support(
-        source.labels,
-        drawn.features[order],
-        SeveralLabels(targets > 0) if several else targets / targets.sum(1, keepdim=True),
-        torch.ones(len(order)),
-        ("shot",) * len(order),
-        source.references(kept),
-        provenance,
-    )
-    return support, kept
 
 
 def _key(source: Source, encoder: Encoder, settings: _Settings) -> str:

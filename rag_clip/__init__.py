@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.images import index_images as index_images
     from rag_clip.pipelines.running import Running as Running
     from rag_clip.pipelines.search import search as search
+    from rag_clip.pipelines.support_corrections import support_from_corrections as support_from_corrections
     from rag_clip.pipelines.support_evidence import support_evidence as support_evidence
     from rag_clip.pipelines.support_retrieve import retrieve_support as retrieve_support
     from rag_clip.pipelines.support_shots import ShotSettings as ShotSettings
@@ -115,6 +116,7 @@ _HOMES = {
     "search": "rag_clip.pipelines.search",
     "silent": "rag_clip.progress",
     "support_evidence": "rag_clip.pipelines.support_evidence",
+    "support_from_corrections": "rag_clip.pipelines.support_corrections",
     "support_from_shots": "rag_clip.pipelines.support_shots",
     "synthesise_support": "rag_clip.pipelines.support_synthesise",
     "write_labels": "rag_clip.files.labels",
@@ -172,6 +174,7 @@ __all__ = [
     "search",
     "silent",
     "support_evidence",
+    "support_from_corrections",
     "support_from_shots",
     "synthesise_support",
     "write_labels",

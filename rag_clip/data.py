@@ -297,7 +297,7 @@ class Support:
     features: unit rows, [m, d].
     targets: shares of the classes, [m, c], in rows that sum to one; or SeveralLabels, where each label counts fully.
     relevance: how much to trust each image, [m], in [0, 1].
-    origin: of each image: shot, retrieved or synthesised.
+    origin: of each image: shot, corrected, retrieved or synthesised.
     references: id of each image.
     provenance: settings that the set was made with.
     others: features [m, d'] from additional encoders, by encoder name.

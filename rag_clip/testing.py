@@ -149,7 +149,9 @@ def check_support(support: Support, labels: LabelSet) -> None:
     assert torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3), "a feature is not of unit length"
     present = {name for name, mass in zip(labels.names, support.shares.sum(0).tolist(), strict=True) if mass > 0}
     assert present | set(support.missing) == set(labels.names), "a class is neither present nor listed as missing"
-    assert set(support.origin) <= {"shot", "retrieved", "synthesised"}, f"unknown origin in {set(support.origin)}"
+    assert set(support.origin) <= {"shot", "corrected", "retrieved", "synthesised"}, (
+        f"unknown origin in {set(support.origin)}"
+    )
     assert all(support.references), "an image has no reference"
 
 

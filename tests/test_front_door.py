@@ -40,7 +40,14 @@ READING = {
 WRITING = {"write_labels", "write_prompts"}
 JOBS = {"build_index", "classify", "discover", "enhance", "evaluate", "explain", "index_images", "search"}
 HEADS = {"learn_prompts", "prepare_head"}
-SUPPORT = {"merge_support_files", "retrieve_support", "support_evidence", "support_from_shots", "synthesise_support"}
+SUPPORT = {
+    "merge_support_files",
+    "retrieve_support",
+    "support_evidence",
+    "support_from_corrections",
+    "support_from_shots",
+    "synthesise_support",
+}
 OTHERS = {"ProgressEvent", "RagClipError", "__version__", "silent"}
 
 

@@ -1,14 +1,15 @@
 """The head `evidence`: images of every source as sums, in a Gaussian per class that is anchored at the class's text.
 
 The evidence of a source is E = (n [c], S [c, d], q [d]) of `data.Evidence`; that of all is its sum, and each source has
-a weight: labelled images 1, images found for a name 1/2 of their relevance, painted ones 1/4. With w, b and a of
+a weight: labelled images 1, images that a person put right 2, images found for a name 1/2 of their relevance, painted
+ones 1/4. With w, b and a of
 `classifiers.likelihoods`,
 
     G_k = w_k x + b_k - mean_j (w_j x + b_j)            logits = zero-shot + a G
 
 The sum decides only among the classes with images (`evidence.among`), unless the images of a file are added to it
 (refinement). Nothing is trained or chosen, and a new source costs one pass over its images. The method is ours; the
-weights of found and painted images were settled on the micro world.
+weights of found and painted images were settled on the micro world, that of corrected ones on WHU-RS19.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class EvidenceSettings:
     """
 
     shot: float = 1.0
+    corrected: float = 2.0
     retrieved: float = 0.5
     synthesised: float = 0.25
 

@@ -109,8 +109,8 @@ class ClassEffect:
 class SourceEffect:
     """A part of a decision between two classes: what it adds to the gap, and its share of each class's mean.
 
-    source: text, the origin of images (shot, retrieved, synthesised), batch for those of the file, prior for the
-        frequency of the classes, or rest: classes without images keep the probability that texts give them.
+    source: text, the origin of images (shot, corrected, retrieved, synthesised), batch for those of the file, prior
+        for the frequency of the classes, or rest: classes without images keep the probability that texts give them.
     winner, rival: what it adds to the logit of each, compared with a tie; for text, the lifts of all texts among it.
     gap: winner - rival; those of all parts sum to the gap of the logits.
     shares: of the source in where the two classes stand among the images, or None for what has no share.

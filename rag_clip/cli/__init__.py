@@ -30,6 +30,7 @@ VERBS: Mapping[str, str] = {
     "search": "rag_clip.cli.search:search_index",
     "support shots": "rag_clip.cli.support:shots",
     "support retrieve": "rag_clip.cli.support:retrieve",
+    "support corrections": "rag_clip.cli.support:corrections",
     "support merge": "rag_clip.cli.support:merge",
     "support synthesise": "rag_clip.cli.support:synthesise",
     "support evidence": "rag_clip.cli.support:evidence",

@@ -31,6 +31,10 @@ EXAMPLES: Mapping[str, str] = {
     "support retrieve": (
         "rag-clip support retrieve prompts.parquet --index images-index --model demo -o support.parquet"
     ),
+    "support corrections": (
+        "rag-clip support corrections corrections.csv --images images.parquet --prompts prompts.parquet "
+        "-o corrected.parquet"
+    ),
     "support merge": "rag-clip support merge first.parquet second.parquet -o support.parquet",
     "support synthesise": (
         "rag-clip support synthesise prompts.parquet --painter demo --model demo -o support.parquet"

@@ -173,6 +173,63 @@ def retrieve(
     return run(job, shown)
 
 
+def corrections(
+    corrections: Annotated[
+        Path,
+        Parameter(
+            help="A table (.parquet, .csv, .tsv, .jsonl) with the row or the id of an image, and its right label."
+        ),
+    ],
+    /,
+    *,
+    images: Annotated[
+        list[str],
+        Parameter(negative=(), consume_multiple=True, help="What was classified, or the predictions of it."),
+    ],
+    prompts: Annotated[Path, Parameter(help="The prompts that it was classified by, which name the classes.")],
+    output: Output,
+    encoder: RecordedEncoder = RECORDED,
+    key: Annotated[
+        str | None,
+        Parameter(help="The column of both that names the image; by default row (from 0), or the only one of both."),
+    ] = None,
+    with_images: WithImages = False,
+    image_column: ImageColumn = "image",
+    label_column: LabelColumn = "label",
+    workers: Workers = None,
+    force: Force = False,
+    shown: Shown = SHOWN,
+) -> int:
+    """Encode the images whose labels a person has put right, as evidence beside other images."""
+
+    def job(console: Console) -> object:
+        from rag_clip.files.outputs import Inputs, check_outputs
+        from rag_clip.files.prompts import read_prompts
+        from rag_clip.images.opening import Images
+        from rag_clip.pipelines.running import Running
+        from rag_clip.pipelines.support_corrections import support_from_corrections
+
+        found = find_encoder(encoder, records_of(prompts=[prompts]))
+        read: Inputs = [corrections, images, prompts, found.files]
+        check_outputs([(output, "support corrections")], inputs=read, force=force)
+        summary = support_from_corrections(
+            corrections,
+            images=Images(images, image_column, label_column),
+            prompts=read_prompts(prompts),
+            output=output,
+            encoder=found.load(console),
+            key=key,
+            with_images=with_images,
+            running=Running(workers, force=force, report=console.report),
+        )
+        console.say(str(summary))
+        if summary.failed:
+            console.say(f"  {counted(summary.failed, 'corrected image')} cannot be read")
+        return summary
+
+    return run(job, shown)
+
+
 def merge(
     supports: Annotated[list[Path], Parameter(negative=(), help="Support files of the same classes and encoder.")],
     /,
@@ -200,6 +257,7 @@ def evidence(
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="The file, such as evidence.safetensors.")],
+    corrected: Annotated[float, Parameter(help="What an image that a person put right counts.")] = 2.0,
     retrieved: Annotated[float, Parameter(help="What an image found for a name counts, times its relevance.")] = 0.5,
     synthesised: Annotated[float, Parameter(help="What a painted image counts, times its relevance.")] = 0.25,
     without: Annotated[
@@ -218,7 +276,7 @@ def evidence(
         made = support_evidence(
             supports,
             output=output,
-            weights=EvidenceSettings(retrieved=retrieved, synthesised=synthesised),
+            weights=EvidenceSettings(corrected=corrected, retrieved=retrieved, synthesised=synthesised),
             without=without or (),
             running=Running(force=force, report=console.report),
         )

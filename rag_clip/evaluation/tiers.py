@@ -15,7 +15,7 @@ TIERS: Mapping[str, str] = {
     "FS": "and labelled support or validation images",
     "T?": "unknown: the prompts do not record how they were made",
 }
-_CORPUS_ORIGINS = {"retrieved"}
+_CORPUS_ORIGINS, _LABELLED_ORIGINS = {"retrieved"}, {"shot", "corrected"}
 
 
 def tier_of(prompts: Prompts | None, head: HeadFacts | None = None) -> str:
@@ -23,7 +23,8 @@ def tier_of(prompts: Prompts | None, head: HeadFacts | None = None) -> str:
 
     `head` is the head's facts, if there is a head; `prompts` is None for text features of a file. A run used a corpus
     if the prompts record an index or quote captions, or if support images were retrieved. It used unlabelled images if
-    these chose the texts, and labels if a support image is a shot or settings were chosen on validation images.
+    these chose the texts, and labels if a support image is a shot or a correction, or if settings were chosen on
+    validation images.
     """
     origins = set(head.origins or ()) if head else set()
     marks = [_text_tier(prompts)]
@@ -33,7 +34,7 @@ def tier_of(prompts: Prompts | None, head: HeadFacts | None = None) -> str:
         marks.append("T2")
     if head and head.others:
         marks.append("T3")
-    if "shot" in origins or (head and head.validation):
+    if origins & _LABELLED_ORIGINS or (head and head.validation):
         marks.append("FS")
     return "+".join(marks)
 

@@ -44,7 +44,13 @@ FOLDERS: Mapping[str, re.Pattern[str]] = {
 
 Outputs = Sequence[tuple[str | Path | None, str]]
 Inputs = Iterable[str | Path | Iterable[str | Path | None] | None]
-SUPPORT = {"shots": "shots", "retrieved": "retrieve", "synthesised": "synthesise", "merged": "merge"}
+SUPPORT = {
+    "shots": "shots",
+    "retrieved": "retrieve",
+    "synthesised": "synthesise",
+    "corrected": "corrections",
+    "merged": "merge",
+}
 TENSORS = {"rag_clip.learned_prompts": "learn", "rag_clip.evidence": "support evidence"}
 GENERATOR = '<meta name="generator" content="rag-clip {}">'
 _GENERATED = re.compile(rb'<meta name="generator" content="rag-clip ([a-z ]+)">')

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
-from rag_clip.data import LabelSet, Targets
+from rag_clip.data import LabelSet, SeveralLabels, Support, Targets
 from rag_clip.files.locations import shown
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.features import encode_views, read_pieces
@@ -123,3 +123,29 @@ def encode_drawn(
     if not kept:
         raise ValueError(f"no image of {len(rows)} drawn can be used; the first says: {errors[0]}")
     return Drawn(torch.cat(features), kept, hashes, len(errors))
+
+
+def assemble(source: Source, drawn: Drawn, origin: str, provenance: Mapping[str, Any]) -> tuple[Support, list[int]]:
+    """Return a support row of an `origin` for each distinct image, and the number of its row over all files.
+
+    An image drawn for several classes has equal shares of them; a multi-label image has all of them.
+    """
+    first = {digest: place for place, digest in reversed(list(enumerate(drawn.hashes)))}
+    order = sorted(first.values())
+    row_of = {drawn.hashes[place]: row for row, place in enumerate(order)}
+    targets = torch.zeros(len(order), len(source.labels))
+    found = source.targets[list(drawn.rows)]
+    several = isinstance(found, SeveralLabels)
+    hot = (found.marks if isinstance(found, SeveralLabels) else one_hot(found, len(source.labels))).float()
+    targets.index_add_(0, torch.tensor([row_of[digest] for digest in drawn.hashes]), hot)
+    kept = [drawn.rows[place] for place in order]
+    support = Support(
+        source.labels,
+        drawn.features[order],
+        SeveralLabels(targets > 0) if several else targets / targets.sum(1, keepdim=True),
+        torch.ones(len(order)),
+        (origin,) * len(order),
+        source.references(kept),
+        provenance,
+    )
+    return support, kept

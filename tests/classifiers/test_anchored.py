@@ -88,7 +88,7 @@ def test_without_any_weight_it_is_zero_shot_and_images_with_several_labels_are_r
     several = replace(SUPPORT, targets=SeveralLabels(SUPPORT.shares > 0))
     with pytest.raises(ValueError, match="several labels"):
         EvidenceSettings().build(TEXT, several)
-    with pytest.raises(ValueError, match="the origin 'dream'; evidence is of shot, retrieved, synthesised"):
+    with pytest.raises(ValueError, match="the origin 'dream'; evidence is of shot, corrected, retrieved, synthesised"):
         EvidenceSettings().build(TEXT, replace(SUPPORT, origin=("dream",) * len(SUPPORT)))
     with pytest.raises(ValueError, match=r"retrieved = -1.*; give numbers from 0"):
         EvidenceSettings(retrieved=-1)

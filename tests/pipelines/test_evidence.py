@@ -79,7 +79,12 @@ def test_a_file_of_evidence_predicts_what_its_support_file_does(images: Path, su
     assert sums["predicted_score"].to_list() == pytest.approx(whole["predicted_score"].to_list(), abs=1e-6)
     noted = json.loads(pq.read_schema(images.with_name("out.parquet")).metadata[b"rag_clip"])["head"]
     assert (noted["name"], noted["support"]["images"], noted["support"]["missing"]) == ("evidence", 24, 0)
-    assert noted["support"]["parts"][0]["weights"] == {"shot": 1.0, "retrieved": 0.5, "synthesised": 0.25}
+    assert noted["support"]["parts"][0]["weights"] == {
+        "shot": 1.0,
+        "corrected": 2.0,
+        "retrieved": 0.5,
+        "synthesised": 0.25,
+    }
 
 
 def test_the_file_and_the_support_are_evidence_together(images: Path, support: Path) -> None:
