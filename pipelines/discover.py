@@ -19,13 +19,14 @@ from rag_clip.data import LabelSet, Prompts, check_same_encoder
 from rag_clip.display import counted, html_table
 from rag_clip.files.atomic import replacing
 from rag_clip.files.outputs import holding
-from rag_clip.given import AnyEncoder, AnyImages, AnyIndex, index_place, opened, to_encoder, to_texts
+from rag_clip.given import AnyEncoder, AnyImages, AnyIndex, index_place, opened, to_encoder, to_images, to_texts
 from rag_clip.progress import Progress
 from rag_clip.progress_line import on_screen
 from rag_clip.prompts.knowledge.names import folded, number_forms
 from rag_clip.refinement.discovery import EXAMPLES, NEAREST, Name, Neighbours, Present, find_names
 from rag_clip.store import Store
 
+from .predictions import read_rejected
 from .running import Running
 from .unlabelled import Unlabelled, sample_sources
 
@@ -79,6 +80,7 @@ class DiscoverSummary:
 
     output: the label file; None without one.
     rows, failed: images of the file, and those that could not be read.
+    rejected: images that predictions rejected, for which names are; None for all images.
     sampled: how many were compared.
     names: what was found, the names of most images first; `labels` are they as a label set.
     left: how many more names were found than were asked for.
@@ -88,6 +90,7 @@ class DiscoverSummary:
     output: Path | None
     rows: int
     failed: int
+    rejected: int | None
     sampled: int
     names: tuple[Discovered, ...]
     left: int
@@ -103,9 +106,10 @@ class DiscoverSummary:
         """Say it in one line."""
         more = f" (and {self.left} of fewer images)" if self.left else ""
         place = "" if self.output is None else f"{self.output}: "
-        return (
-            f"{place}{counted(len(self.names), 'name')}{more} for {counted(self.rows, 'image')}, {self.failed} failed"
-        )
+        what = counted(self.rows, "image")
+        if self.rejected is not None:
+            what = f"{counted(self.rejected, 'rejected image')} of {self.rows}"
+        return f"{place}{counted(len(self.names), 'name')}{more} for {what}, {self.failed} failed"
 
     __repr__ = __str__
 
@@ -122,6 +126,7 @@ def discover(
     output: str | Path | None = None,
     encoder: AnyEncoder | None = None,
     prompts: Prompts | str | Path | None = None,
+    predictions: str | Path | None = None,
     naming: Naming = Naming(),
     running: Running = Running(),  # noqa: B008
 ) -> DiscoverSummary:
@@ -133,12 +138,14 @@ def discover(
     encoder: an encoder or the name of a model; by default the one that the index records.
     prompts: classes that are known already, or their file. They keep the images that they explain, and names are found
         for the rest.
+    predictions: what `classify` wrote of these images with an open world: names are found for the images that it
+        rejected, those without a label or of too much novelty, and for no others.
     naming: how many names are found.
     running: processes, batch size, `force` and progress.
 
-    Raises ValueError for an index without captions or of another encoder, for images that cannot be used, and for an
-    `output` that is an input, another program's file (without `force`) or not .toml; BusyError if another process
-    writes it.
+    Raises ValueError for predictions of other images or without a rejected one, for an index without captions or of
+    another encoder, for images that cannot be used, and for an `output` that is an input, another program's file
+    (without `force`) or not .toml; BusyError if another process writes it.
     """
     progress, report = Progress(report=running.report), running.report
     unlabelled = images if isinstance(images, Unlabelled) else Unlabelled(images)
@@ -148,7 +155,12 @@ def discover(
     known = None if prompts is None else to_texts(prompts)
     with ExitStack() as stack:
         kept = unlabelled.features_dir
-        inputs = [index_place(index), unlabelled.files, prompts if isinstance(prompts, str | Path) else None]
+        inputs = [
+            index_place(index),
+            unlabelled.files,
+            predictions,
+            prompts if isinstance(prompts, str | Path) else None,
+        ]
         stack.enter_context(holding([(place, "discover"), (kept, "features")], inputs=inputs, force=running.force))
         store = stack.enter_context(opened(index))
         encoder = to_encoder(encoder, recorded=asdict(store.card.encoder))
@@ -156,8 +168,9 @@ def discover(
         check_same_encoder(store.card.encoder, encoder.fingerprint, what=what, advice=advice)
         if store.count() == 0:
             raise ValueError(f"the index at {store.location} holds no captions; build it first")
+        among = None if predictions is None else _rejected(predictions, unlabelled)
         sources = stack.enter_context(unlabelled.encoded(encoder, running=running, progress=progress))
-        sample = sample_sources(sources, encoder, naming.sample)
+        sample = sample_sources(sources, encoder, naming.sample, among=among)
         rows, failed = sum(file.rows for file, _ in sources), sum(cache.count_failed() for _, cache in sources)
         if len(sample.pooled) == 0:
             raise ValueError(f"none of {counted(rows, 'image')} could be read; see `classify` for the reasons")
@@ -175,16 +188,40 @@ def discover(
             found = find_names(
                 sample.pooled, nearest, frequencies, scale=encoder.scale, least=naming.least, present=present
             ).names
-        times = (rows - failed) / len(sample.pooled)
+        named = rows - failed if among is None else int(among.sum())
+        times = named / len(sample.pooled)
         classes = () if known is None else known.labels.names
         names = tuple(_described(name, sample.ids, nearest, classes, times) for name in found[: naming.most])
         if place is not None:
             with replacing(place) as partial:
-                partial.write_text(_document(names, rows, classes), encoding="utf-8")
+                partial.write_text(_document(names, rows if among is None else named, classes), encoding="utf-8")
     left = max(0, len(found) - naming.most)
     return DiscoverSummary(
-        place, rows, failed, len(sample.pooled), names, left, dict(progress.seconds), progress.bottleneck
+        place,
+        rows,
+        failed,
+        None if among is None else named,
+        len(sample.pooled),
+        names,
+        left,
+        dict(progress.seconds),
+        progress.bottleneck,
     )
+
+
+def _rejected(predictions: str | Path, unlabelled: Unlabelled) -> np.ndarray:
+    """Return which rows of the images predictions rejected; raises ValueError if they are of others, or none is."""
+    images = to_images(unlabelled.images)
+    rejected = read_rejected(predictions)[: images.limit]
+    rows = sum(file.rows for file in images.open())
+    if len(rejected) != rows:
+        raise ValueError(
+            f"{predictions} has {counted(len(rejected), 'row')}, and there are {counted(rows, 'image')}; "
+            "give the images that it was made of"
+        )
+    if not rejected.any():
+        raise ValueError(f"{predictions} rejects none of {counted(rows, 'row')}; classify with --open, or leave it out")
+    return rejected
 
 
 def nearest_captions(images: torch.Tensor, store: Store, progress: Progress) -> Neighbours:

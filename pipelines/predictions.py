@@ -18,6 +18,8 @@ from rag_clip.classifiers.match import Matches, Scoring, match, rank
 from rag_clip.classifiers.novelty import Novelty
 from rag_clip.data import Features
 from rag_clip.files.features import FeatureRows
+from rag_clip.files.reading import metadata_document, read_schema, read_table
+from rag_clip.files.regular import is_regular
 from rag_clip.images.joined import JoinedFeatures
 from rag_clip.images.kept import to_kept, with_features
 from rag_clip.images.rows import ImageFile, read_rows, spans
@@ -33,6 +35,7 @@ COLUMNS = {
     "top_k_scores": pa.list_(pa.float32()),
     "error": pa.string(),
 }
+PREFIX = "predicted_"  # of the columns, where the input has one of their names
 LABEL_ALONE, NOVELTY = {"label_alone": pa.string()}, {"novelty": pa.float32()}
 
 
@@ -56,10 +59,10 @@ def prediction_columns(taken: Sequence[str], scoring: Scoring) -> tuple[str, ...
     Input columns keep their names. Raises ValueError if the input has one of the prefixed names as well.
     """
     columns = tuple(columns_of(scoring))
-    for names in (columns, tuple(f"predicted_{name}" for name in columns)):
+    for names in (columns, tuple(f"{PREFIX}{name}" for name in columns)):
         if not set(names) & set(taken):
             return names
-    clash = ", ".join(name for name in taken if name in (*columns, *(f"predicted_{column}" for column in columns)))
+    clash = ", ".join(name for name in taken if name in (*columns, *(f"{PREFIX}{column}" for column in columns)))
     raise ValueError(f"the input already has the columns {clash}; rename or drop those that begin with predicted_")
 
 
@@ -173,3 +176,31 @@ def _match(classifier: Classifier, images: Features, scoring: Scoring) -> tuple[
     without = alone if classifier.without is classifier.alone else classifier.without(images)
     matches = rank(without + classifier.added(images), images, labels, top_k=top_k, scores=scores)
     return matches, rank(alone, images, labels, top_k=1).labels[:, 0]
+
+
+def read_rejected(path: str | Path) -> np.ndarray:
+    """Return which rows of a predictions file show none of the classes, bool [n].
+
+    They have no label, or more novelty than the threshold of the file; rows with an error are not among them. Raises
+    ValueError for a file that is no predictions, FileNotFoundError for a missing one.
+    """
+    path = Path(path)
+    if not is_regular(path):
+        raise FileNotFoundError(f"there is no file {path}; write predictions with `rag-clip classify --open`")
+    try:
+        schema = read_schema(path)
+        facts = metadata_document(schema, b"rag_clip") or {}
+        names = facts.get("columns")
+        if not isinstance(names, list) or not {"label", "error"} <= {str(name).removeprefix(PREFIX) for name in names}:
+            raise ValueError("has no predictions; write them with `rag-clip classify --open`")
+        columns = {str(name).removeprefix(PREFIX): str(name) for name in names}
+        wanted = [columns[name] for name in ("label", "error", "novelty") if name in columns]
+        table = read_table(path, wanted)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+    rejected = table[columns["label"]].combine_chunks().is_null().to_numpy(zero_copy_only=False)
+    if "novelty" in columns:
+        novelty = table[columns["novelty"]].to_numpy()
+        rejected = rejected | (np.nan_to_num(novelty, nan=0.0) > float(facts["novelty"]["threshold"]))
+    good = table[columns["error"]].combine_chunks().is_null().to_numpy(zero_copy_only=False)
+    return np.asarray(rejected & good)

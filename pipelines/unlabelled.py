@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from rag_clip.data import Features
@@ -55,18 +56,31 @@ class Unlabelled:
             return sample_sources(sources, encoder, count)
 
 
-def sample_sources(sources: Sequence[tuple[ImageFile, JoinedFeatures]], encoder: Encoder, count: int) -> Features:
-    """Return `count` images of encoded files, on the encoder's device, or all if there are fewer."""
-    images = sample_images(_parts(sources, encoder), count)
+def sample_sources(
+    sources: Sequence[tuple[ImageFile, JoinedFeatures]],
+    encoder: Encoder,
+    count: int,
+    *,
+    among: np.ndarray | None = None,
+) -> Features:
+    """Return `count` images of encoded files, on the encoder's device, or all if there are fewer.
+
+    among: which rows may be taken, bool [n] over all files; None for all.
+    """
+    images = sample_images(_parts(sources, encoder, among), count)
     return images if images is not None else Features(torch.empty(0, encoder.dim, device=encoder.device))
 
 
-def _parts(sources: Sequence[tuple[ImageFile, JoinedFeatures]], encoder: Encoder) -> Iterator[Features]:
+def _parts(
+    sources: Sequence[tuple[ImageFile, JoinedFeatures]], encoder: Encoder, among: np.ndarray | None
+) -> Iterator[Features]:
     """Yield the images of each shard; their ids are rows, from 0 on, as `explain --row` counts them."""
     before = 0
     for file, cache in sources:
         for start, _ in cache.spans():
             features = cache.read(start)
-            rows = (features.good + (before + start)).tolist()
-            yield replace(images_of(features, features.good, encoder.device), ids=tuple(map(str, rows)))
+            rows = features.good + (before + start)
+            rows = rows if among is None else rows[among[rows]]
+            images = images_of(features, rows - (before + start), encoder.device)
+            yield replace(images, ids=tuple(map(str, rows.tolist())))
         before += file.rows

@@ -30,6 +30,10 @@ def discover(
     prompts: Annotated[
         Path | None, Parameter(help="Classes that are known already: names are found for what does not fit them.")
     ] = None,
+    predictions: Annotated[
+        Path | None,
+        Parameter(help="What `classify --open` wrote of IMAGES: names are found for the rejected images only."),
+    ] = None,
     least: Annotated[float, Parameter(help="Fewest images that a name must explain, of those compared.")] = 4.0,
     most: Annotated[int, Parameter(help="Maximum number of names, those of most images first.")] = 100,
     sample: Annotated[int, Parameter(help="Images compared, chosen at random.")] = 5_000,
@@ -57,7 +61,9 @@ def discover(
         naming = Naming(least, most, sample)
         found = find_encoder(encoder, records_of(prompts=[] if prompts is None else [prompts], index=index))
         check_outputs(
-            [(output, "discover"), (features, "features")], inputs=[images, index, prompts, found.files], force=force
+            [(output, "discover"), (features, "features")],
+            inputs=[images, index, prompts, predictions, found.files],
+            force=force,
         )
         summary = find_names(
             Unlabelled(Images(images, image_column, limit=limit), features),
@@ -65,6 +71,7 @@ def discover(
             output=output,
             encoder=found.load(console),
             prompts=prompts,
+            predictions=predictions,
             naming=naming,
             running=Running(workers, batch_size, force=force, report=console.report),
         )

@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from inputs.command_line import run as command
-from inputs.pictures import noisy_pictures, picture, write_images
+from inputs.pictures import colour_prompts, noisy_pictures, picture, write_images
 from inputs.stores import fill_index
+from rag_clip.classifiers.match import Scoring
+from rag_clip.classifiers.novelty import OpenWorld
 from rag_clip.data import LabelSet
 from rag_clip.files.labels import read_labels
 from rag_clip.files.prompts import write_prompts
+from rag_clip.images.opening import Images
 from rag_clip.models.open_clip import load_encoder
+from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.discover import DiscoverSummary, Naming, discover
 from rag_clip.pipelines.running import Running
 from rag_clip.prompts.templates import template_prompts
@@ -40,7 +45,7 @@ def images(tmp_path: Path) -> Path:
     return write_images(tmp_path / "images.parquet", [*pictures, b"broken"], label=[*names, "none"])
 
 
-def found(images: Path, index: Path, **settings: Any) -> DiscoverSummary:
+def found(images: Path | Images, index: Path, **settings: Any) -> DiscoverSummary:
     return discover(images, index=index, encoder=ENCODER, running=Running(0), **settings)
 
 
@@ -76,6 +81,49 @@ def test_present_classes_keep_their_images(images: Path, index: Path, tmp_path: 
     assert {one.name for one in beside.names} & set(NAMES.values()) == set()
     assert sum(one.images for one in beside.names) < sum(one.images for one in every.names)
     assert all(set(one.takes) <= set(NAMES.values()) for one in beside.names)
+
+
+def test_names_are_found_for_the_rows_that_predictions_rejected_and_no_others(
+    images: Path, index: Path, tmp_path: Path
+) -> None:
+    prompts = colour_prompts("green", "blue")
+    for rejects in (False, True):  # by the novelty of the file, and by labels that are missing
+        world = OpenWorld(["red", "white"], threshold=0.5, reject=rejects)
+        settings: dict[str, Any] = {"prompts": prompts, "encoder": ENCODER, "running": Running(0)}
+        opened = classify(images, output=tmp_path / "out.parquet", scoring=Scoring(open_world=world), **settings)
+        table = pq.read_table(opened.output)
+        novel = [row for row, value in enumerate(table["predicted_novelty"].to_pylist()) if (value or 0) > 0.5]
+        assert set(range(30)) <= set(novel) < set(range(90))
+        assert table["predicted_label"].null_count == (len(novel) if rejects else 0) + 1
+        summary = found(images, index, predictions=opened.output, naming=Naming(least=10))
+        assert (summary.rows, summary.failed, summary.rejected, summary.sampled) == (91, 1, len(novel), len(novel))
+        assert {row for one in summary.names for row in one.rows} <= set(novel)
+        assert sum(one.images for one in summary.names) == pytest.approx(len(novel), abs=0.5)
+        assert "of 91, 1 failed" in str(summary)
+    some = found(images, index, predictions=opened.output, naming=Naming(least=2, sample=10))
+    assert (some.sampled, some.rejected) == (10, len(novel))
+    assert sum(one.images for one in some.names) == pytest.approx(len(novel), abs=0.5)
+    limited = found(Images(images, limit=20), index, predictions=opened.output, naming=Naming(least=2))
+    assert (limited.rows, limited.rejected) == (20, 20)
+
+
+def test_predictions_of_other_images_or_without_a_rejected_row_are_refused(
+    images: Path, index: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"prompts": colour_prompts(), "encoder": ENCODER, "running": Running(0)}
+    plain = classify(images, output=tmp_path / "plain.parquet", **settings)
+    with pytest.raises(
+        ValueError, match=r"plain\.parquet rejects none of 91 rows; classify with --open, or leave it out"
+    ):
+        found(images, index, predictions=plain.output)
+    world = Scoring(open_world=OpenWorld(["pink"], threshold=0.0))
+    few = classify(Images(images, limit=9), output=tmp_path / "few.parquet", scoring=world, **settings)
+    with pytest.raises(ValueError, match="has 9 rows, and there are 91 images; give the images that it was made of"):
+        found(images, index, predictions=few.output)
+    with pytest.raises(ValueError, match=r"images\.parquet has no predictions; write them with `rag-clip classify"):
+        found(images, index, predictions=images)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        found(images, index, predictions=tmp_path / "gone.parquet")
 
 
 def test_a_part_of_the_images_speaks_for_all(images: Path, index: Path) -> None:
