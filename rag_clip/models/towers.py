@@ -110,6 +110,11 @@ class TwoTowers:
         """
         return _with_tokens(self.model.visual, self.normalised(pixels))[1].float()
 
+    def encode_whole(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return unit features [n, d] and the patch tokens of `patch_tokens` [n, p, D] of uint8 pixels, in one pass."""
+        pooled, tokens = _with_tokens(self.model.visual, self.normalised(pixels))
+        return _unit(pooled), tokens.float()
+
     def text_tokens(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the tokens of texts after the last norm, before the projection, float32 [t, l, D], and bool [t, l].
 

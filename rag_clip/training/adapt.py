@@ -119,7 +119,9 @@ def adapt(
     kept = _keep(towers, examples, needs, report) if manner.lock.whole_image and not needs.views else None
     views = Views(needs.views, manner.least_area, needs.least_area, needs.flip)
     batches = Batches(examples, schedule.batch_size, schedule.seed, views, needs.episode, kept)
-    loss: Any = objective.build(towers, Setting(examples, batches)).to(towers.device).train()
+    with torch.random.fork_rng(devices=[]):  # weights of a loss depend on the seed alone
+        torch.default_generator.manual_seed(schedule.seed)
+        loss: Any = objective.build(towers, Setting(examples, batches)).to(towers.device).train()
     negatives = torch.zeros(2, dtype=torch.float64)  # masked, all
     steps: list[Step] = []
 

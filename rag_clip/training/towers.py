@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from rag_clip.training.batches import Batch
 
 LOCKS = "none, image, text, both, or image:G, which leaves the top G groups of the image tower free"
 LOGITS = ("logit_scale", "logit_bias")
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,11 @@ class Towers:
         """Embed texts as unit rows [t, d], with gradients."""
         return self._in_chunks(self.encoder.encode_tokens, self.encoder.tokenizer(list(texts)))
 
+    @property
+    def backbone_width(self) -> int:
+        """The width D of features and patch tokens before the projection; raises ValueError as `backbone` does."""
+        return int(image_projection(self.model.visual).shape[0])
+
     def backbone(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return image features before the projection to the joint space [n, D], and unit features [n, d].
 
@@ -139,6 +145,13 @@ class Towers:
             return batch.patches.to(self.device).float()
         return self._in_chunks(self.encoder.patch_tokens, batch.views[view])
 
+    def embed_whole(self, batch: Batch, view: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `embed_images` [n, d] and `embed_patches` [n, p, D] in one pass of the image tower."""
+        if batch.patches is not None:
+            return self.embed_images(batch), self.embed_patches(batch)
+        features, patches = zip(*self._parts(self.encoder.encode_whole, batch.views[view]), strict=True)
+        return torch.cat(features), torch.cat(patches)
+
     def embed_text_tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the tokens of texts after the last norm, before the projection, [t, l, D], and bool [t, l].
 
@@ -148,10 +161,12 @@ class Towers:
         return self.encoder.text_tokens(self.encoder.tokenizer(list(texts)))
 
     def _in_chunks(self, encode: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+        return torch.cat(self._parts(encode, values))
+
+    def _parts(self, encode: Callable[[torch.Tensor], Part], values: torch.Tensor) -> list[Part]:
         if self.chunk is None or len(values) <= self.chunk or not torch.is_grad_enabled():
-            return encode(values)
-        parts = [checkpoint(encode, part, use_reentrant=False) for part in torch.split(values, self.chunk)]
-        return torch.cat(parts)
+            return [encode(values)]
+        return [checkpoint(encode, part, use_reentrant=False) for part in torch.split(values, self.chunk)]
 
 
 def unlocked(encoder: TwoTowers, lock: Lock = Lock(), *, chunk: int | None = None, scale: bool = True) -> Towers:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from rag_clip.data import LabelSet
+from rag_clip.demo.captions import describe
+from rag_clip.demo.concepts import concepts
+from rag_clip.demo.draw import draw_design
+from rag_clip.demo.photograph import photograph
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.models.towers import TwoTowers
-from rag_clip.training.adapt import _with_bias
+from rag_clip.training.adapt import FINE_TUNING, _with_bias, adapt
 from rag_clip.training.batches import Batch, Batches, Examples, Head, Views
+from rag_clip.training.checkpoint import Checkpoint
+from rag_clip.training.loop import Step
 from rag_clip.training.objective import Objective, Setting
 from rag_clip.training.towers import Lock, Towers, unlocked
 
@@ -23,7 +34,7 @@ TARGETS = (0, 0, 1, 2, 1, 2)
 
 @cache
 def encoder() -> TwoTowers:
-    """Return the bundled CLIP on the CPU, in double precision only where a test converts it."""
+    """Return the bundled CLIP on the CPU."""
     loaded = load_encoder("demo", device="cpu")
     assert isinstance(loaded, TwoTowers)
     return loaded
@@ -107,3 +118,56 @@ def _permute(batch: Batch, order: torch.Tensor) -> Batch:
         targets=None if batch.targets is None else batch.targets[order],
         contents=batch.contents[order],
     )
+
+
+def equal_losses(first: Objective, second: Objective, *, noise: float = 0.0) -> bool:
+    """Return whether two objectives have the same loss and gradients, bit for bit.
+
+    `noise` is put into the first loss, where it has such a buffer.
+    """
+    found = []
+    for objective in (first, second):
+        towers, loss, batch = build(objective)
+        if hasattr(loss, "begin_epoch"):
+            loss.begin_epoch(0, batch.rows)
+        if noise and hasattr(loss, "noise"):
+            loss.noise.fill_(noise)
+        value = loss(batch)
+        value.backward()
+        found.append([value, *(weight.grad for weight in towers.model.parameters())])
+    return all(torch.equal(*both) for both in zip(*found, strict=True))
+
+
+def check_resumed(objective: Objective) -> None:
+    """Check that a run killed within an epoch, and resumed, ends with the weights of a run that was not killed."""
+
+    class KilledError(Exception):
+        pass
+
+    def kill(step: Step) -> None:
+        if step.number == 4:  # of epochs of two batches: the third step is the first of its epoch
+            raise KilledError
+
+    schedule = replace(FINE_TUNING, steps=5, batch_size=3, rate=1e-3)
+    whole = adapt(encoder(), pairs(), objective, schedule=schedule)
+    with TemporaryDirectory() as folder:
+        place = Checkpoint(Path(folder) / "run.pt", every=1)
+        with pytest.raises(KilledError):
+            adapt(encoder(), pairs(), objective, schedule=schedule, checkpoint=place, after=kill)
+        torch.manual_seed(99)
+        resumed = adapt(encoder(), pairs(), objective, schedule=schedule, checkpoint=place)
+    assert resumed.losses == whole.losses[3:]
+    for name, values in whole.encoder.model.state_dict().items():
+        assert torch.equal(values, resumed.encoder.model.state_dict()[name]), name
+    assert resumed.facts == whole.facts
+
+
+@cache
+def described_pairs(count: int) -> Examples:
+    """Return photographs of concepts of the micro world, each with a description of its own."""
+    some = concepts()[:: len(concepts()) // count][:count]
+    drawn = np.stack([draw_design(concept.design) for concept in some])
+    shown = photograph(torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous(), seed=5)
+    small = interpolate(shown.float(), size=(48, 48), mode="bicubic", antialias=True).round().clamp(0, 255).byte()
+    draw = np.random.default_rng(0)
+    return Examples(lambda rows: small[rows], [(describe(concept.design, draw),) for concept in some])
