@@ -254,7 +254,7 @@ def classify(
                 novel += pc.sum(pc.greater(predicted[-1], novelty.threshold)).as_py() or 0
             return predicted
 
-        with _replacing(output, parts_of(output)) as unfinished:
+        with replacing_output(output, parts_of(output)) as unfinished:
             write_predictions(
                 unfinished, sources, schema=schema, kept=kept, predict=predict, progress=progress, advance=advance
             )
@@ -325,7 +325,7 @@ def classify_outputs(output: Path, features: str | Path | None) -> list[tuple[st
 
 
 @contextmanager
-def _replacing(output: Path, parts: Path) -> Iterator[Path]:
+def replacing_output(output: Path, parts: Path) -> Iterator[Path]:
     """Yield a path in `parts` to write to; then move it to `output` and remove `parts`, or keep the finished shards."""
     partial_output = parts / "output.parquet"
     try:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.images import index_images as index_images
     from rag_clip.pipelines.running import Running as Running
     from rag_clip.pipelines.search import search as search
+    from rag_clip.pipelines.segment import Masks as Masks
+    from rag_clip.pipelines.segment import segment_images as segment_images
     from rag_clip.pipelines.support_corrections import support_from_corrections as support_from_corrections
     from rag_clip.pipelines.support_evidence import support_evidence as support_evidence
     from rag_clip.pipelines.support_retrieve import retrieve_support as retrieve_support
@@ -78,6 +80,7 @@ _HOMES = {
     "ImageSearch": "rag_clip.support.retrieved",
     "Images": "rag_clip.images.opening",
     "LabelSet": "rag_clip.data",
+    "Masks": "rag_clip.pipelines.segment",
     "Naming": "rag_clip.pipelines.discover",
     "OpenWorld": "rag_clip.classifiers.novelty",
     "ProgressEvent": "rag_clip.progress",
@@ -114,6 +117,7 @@ _HOMES = {
     "read_support": "rag_clip.files.support",
     "retrieve_support": "rag_clip.pipelines.support_retrieve",
     "search": "rag_clip.pipelines.search",
+    "segment_images": "rag_clip.pipelines.segment",
     "silent": "rag_clip.progress",
     "support_evidence": "rag_clip.pipelines.support_evidence",
     "support_from_corrections": "rag_clip.pipelines.support_corrections",
@@ -135,6 +139,7 @@ __all__ = [
     "ImageSearch",
     "Images",
     "LabelSet",
+    "Masks",
     "Naming",
     "OpenWorld",
     "ProgressEvent",
@@ -172,6 +177,7 @@ __all__ = [
     "read_support",
     "retrieve_support",
     "search",
+    "segment_images",
     "silent",
     "support_evidence",
     "support_from_corrections",

@@ -35,7 +35,20 @@ METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text()
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "index/README.md", *(f"docs/{name}" for name in PAGES)]
 VERBS = (
-    *("demo", "index", "enhance", "classify", "explain", "discover", "search", "support", "heads", "learn", "evaluate"),
+    *(
+        "demo",
+        "index",
+        "enhance",
+        "classify",
+        "explain",
+        "discover",
+        "segment",
+        "search",
+        "support",
+        "heads",
+        "learn",
+        "evaluate",
+    ),
 )
 OUTPUT = ("", "text", "json", "toml")
 METHODS = ("corpus", "prompts", "support", "classifiers", "objectives", "refinement")

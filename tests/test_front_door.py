@@ -18,6 +18,7 @@ OF_JOBS = {
     "Heads",
     "HubBank",
     "Images",
+    "Masks",
     "Naming",
     "OpenWorld",
     "Reuse",
@@ -38,7 +39,17 @@ READING = {
     "read_support",
 }
 WRITING = {"write_labels", "write_prompts"}
-JOBS = {"build_index", "classify", "discover", "enhance", "evaluate", "explain", "index_images", "search"}
+JOBS = {
+    "build_index",
+    "classify",
+    "discover",
+    "enhance",
+    "evaluate",
+    "explain",
+    "index_images",
+    "search",
+    "segment_images",
+}
 HEADS = {"learn_prompts", "prepare_head"}
 SUPPORT = {
     "merge_support_files",

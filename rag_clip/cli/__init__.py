@@ -27,6 +27,7 @@ VERBS: Mapping[str, str] = {
     "evaluate": "rag_clip.cli.evaluate:evaluate",
     "explain": "rag_clip.cli.explain:explain",
     "discover": "rag_clip.cli.discover:discover",
+    "segment": "rag_clip.cli.segment:segment",
     "search": "rag_clip.cli.search:search_index",
     "support shots": "rag_clip.cli.support:shots",
     "support retrieve": "rag_clip.cli.support:retrieve",

@@ -33,6 +33,7 @@ FOLDERS: Mapping[str, re.Pattern[str]] = {
         r"[0-9a-f]{32}\.(json|parquet)|[0-9a-f]{16}|counts-[0-9a-f]{16}(\.lock)?|lock(-\d+-of-\d+)?|loaded|dropped"
         r"|failed\.parquet|tmp\w{8}"
     ),
+    "overlays": re.compile(r"\d{6,}\.png"),
     "paintings": re.compile(r"[0-9a-f]{32}\.parquet|lock"),
     "download": re.compile(r"round-\d{3,}(\.parquet)?|download\.lock|img2dataset\.log"),
     "demo": re.compile(
@@ -153,6 +154,8 @@ def _made_parquet(path: Path) -> str:
         columns = whole.schema.to_arrow_schema().names
         same = columns[-len(facts["columns"]) :] == facts["columns"] and facts.get("rows") == whole.num_rows
         return "classify" if same else ""
+    if b"rag_clip.masks" in metadata:
+        return "segment"
     if b"rag_clip.results" in metadata:
         return "evaluate"
     if b"rag_clip.prompts" in metadata:

@@ -88,6 +88,7 @@ VERBS: dict[str, Row] = {
         ("--features",),
         suffix=".toml",
     ),
+    "segment": Row(("images.parquet", "--prompts", "prompts.parquet", *NO_MODEL), ("-o",), ("--overlays",)),
     "support shots": Row((*LABELLED, *NO_MODEL), ("-o", "--validation")),
     "support retrieve": Row(("prompts.parquet", "--index", "index", "--against", "images.parquet", *NO_MODEL), ("-o",)),
     "support merge": Row(("support.parquet", "validation.parquet"), ("-o",)),

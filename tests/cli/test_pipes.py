@@ -55,6 +55,7 @@ READ = {
         f"[images.parquet] --index index -o new.toml {MODEL}",
         f"images.parquet --index index --prompts [prompts.json] -o new.toml {MODEL}",
     ],
+    "segment": [f"[images.parquet] --prompts [prompts.json] -o new.parquet {MODEL}"],
     "search": ["index --image [cat.png]"],
     "support shots": [f"[images.parquet] --labels [labels.txt] -o new.parquet {MODEL}"],
     "support retrieve": [f"[prompts.parquet] --index index -o new.parquet {MODEL}"],

@@ -43,6 +43,7 @@ VERBS = {  # words of a command without --model: the verb, the files that record
     "evaluate, index": "images.parquet --labels labels.txt --index index --workers 0 -o OUT.parquet",
     "explain": "--prompts prompts.json --image first.png --html OUT.html",
     "discover": "images.parquet --index index --workers 0 -o OUT.toml",
+    "segment": "images.parquet --prompts prompts.json --workers 0 -o OUT.parquet",
     "search": "index --text kite --mode dense",
     "search, image": "index --image first.png",
     "support retrieve": "prompts.json --index pictures --workers 0 -o OUT.parquet",
