@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.files.support import read_support as read_support
     from rag_clip.images.opening import Images as Images
     from rag_clip.models.open_clip import load_encoder as load_encoder
+    from rag_clip.pipelines.adapt import Training as Training
+    from rag_clip.pipelines.adapt import adapt_encoder as adapt_encoder
     from rag_clip.pipelines.captions import build_index as build_index
     from rag_clip.pipelines.classify import classify as classify
     from rag_clip.pipelines.discover import Naming as Naming
@@ -96,7 +98,9 @@ _HOMES = {
     "ShotSettings": "rag_clip.pipelines.support_shots",
     "Support": "rag_clip.data",
     "Synthesis": "rag_clip.support.synthesised",
+    "Training": "rag_clip.pipelines.adapt",
     "Unlabelled": "rag_clip.pipelines.unlabelled",
+    "adapt_encoder": "rag_clip.pipelines.adapt",
     "build_index": "rag_clip.pipelines.captions",
     "classify": "rag_clip.pipelines.classify",
     "discover": "rag_clip.pipelines.discover",
@@ -155,8 +159,10 @@ __all__ = [
     "ShotSettings",
     "Support",
     "Synthesis",
+    "Training",
     "Unlabelled",
     "__version__",
+    "adapt_encoder",
     "build_index",
     "classify",
     "discover",

@@ -16,7 +16,7 @@ class ProgressEvent:
     """One progress event: `done` of `total` items of a stage (`total` is None if unknown).
 
     A `whole` event covers the entire run; other stages come and go within it. `item` is what was finished by it, such
-    as the Result of a run that was measured.
+    as the Result of a run that was measured; `note` is shown with it, such as the loss of a step.
     """
 
     stage: str
@@ -25,6 +25,7 @@ class ProgressEvent:
     unit: str = "rows"
     whole: bool = False
     item: object = None
+    note: str = ""
 
 
 Report = Callable[[ProgressEvent], None]

@@ -77,9 +77,11 @@ class ProgressLine:
             seconds = (event.total - event.done) / rate
             left = f", {_spell(seconds)} left" if event.done < event.total else f", in {_spell(spent)}"
             left += self._to_the_end(event, seconds, 1 / rate, now)
-        speed = f", {rate:.0f} {event.unit}/s" if spent > 0.5 and event.done and not event.whole else ""
+        figures = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+        speed = f", {figures} {event.unit}/s" if spent > 0.5 and event.done and not event.whole else ""
         speed = "" if event.unit == "seconds" else speed
-        return f"{event.stage}: {event.done}{of} {event.unit}{speed}{left}"
+        note = f", {event.note}" if event.note else ""
+        return f"{event.stage}: {event.done}{of} {event.unit}{speed}{note}{left}"
 
     def _to_the_end(self, event: ProgressEvent, left: float, each: float, now: float) -> str:
         """Return the estimated time to the end of the run, from later stages or from the runs not yet finished."""

@@ -36,6 +36,7 @@ PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "index/README.md", *(f"docs/{name}" for name in PAGES)]
 VERBS = (
     *(
+        "adapt",
         "demo",
         "index",
         "enhance",
@@ -51,7 +52,7 @@ VERBS = (
     ),
 )
 OUTPUT = ("", "text", "json", "toml")
-METHODS = ("corpus", "prompts", "support", "classifiers", "objectives", "refinement")
+METHODS = ("corpus", "prompts", "support", "classifiers", "training/objectives", "refinement")
 NO_METHODS = (  # what the folders of methods hold beside them
     *("prompts/enhance.py", "prompts/evidence.py", "prompts/naming.py", "prompts/recipe.py", "prompts/retrieval.py"),
     *("support/candidates.py",),

@@ -25,6 +25,7 @@ OF_JOBS = {
     "Running",
     "Scoring",
     "ShardFolder",
+    "Training",
     "Unlabelled",
 }
 OF_SUPPORT = {"Concentration", "ImageSearch", "ShotSettings", "Synthesis"}
@@ -40,6 +41,7 @@ READING = {
 }
 WRITING = {"write_labels", "write_prompts"}
 JOBS = {
+    "adapt_encoder",
     "build_index",
     "classify",
     "discover",

@@ -28,6 +28,7 @@ VERBS: Mapping[str, str] = {
     "explain": "rag_clip.cli.explain:explain",
     "discover": "rag_clip.cli.discover:discover",
     "segment": "rag_clip.cli.segment:segment",
+    "adapt": "rag_clip.cli.adapt:adapt",
     "search": "rag_clip.cli.search:search_index",
     "support shots": "rag_clip.cli.support:shots",
     "support retrieve": "rag_clip.cli.support:retrieve",

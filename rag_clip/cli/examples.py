@@ -27,6 +27,7 @@ EXAMPLES: Mapping[str, str] = {
     "explain": "rag-clip explain 'tabby cat' --prompts prompts.parquet --model demo",
     "discover": "rag-clip discover images.parquet --index captions-index -o labels.toml",
     "segment": "rag-clip segment images.parquet --prompts prompts.parquet --model local-dir:pacl -o masks.parquet",
+    "adapt": "rag-clip adapt pairs.parquet --model demo --lock image --steps 100 -o adapted",
     "search": "rag-clip search captions-index --text 'red flag' --limit 3",
     "support shots": "rag-clip support shots labelled.parquet --labels labels.txt -k 4 --model demo -o support.parquet",
     "support retrieve": (

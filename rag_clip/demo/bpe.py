@@ -9,16 +9,25 @@ from __future__ import annotations
 import gzip
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 
 _WORD = re.compile(r"[a-z]+")
 
 
-def learn_merges(captions: Iterable[str], *, count: int) -> list[tuple[str, str]]:
-    """Return up to `count` merges, the most frequent first, ties in order of spelling."""
-    frequency = Counter(word for caption in captions for word in _WORD.findall(caption.lower()))
+def _words(caption: str) -> list[str]:
+    return _WORD.findall(caption.lower())
+
+
+def learn_merges(
+    captions: Iterable[str], *, count: int, split: Callable[[str], Iterable[str]] = _words
+) -> list[tuple[str, str]]:
+    """Return up to `count` merges, the most frequent first, ties in order of spelling.
+
+    `split` returns the words of a caption, by default its English words in lower case.
+    """
+    frequency = Counter(word for caption in captions for word in split(caption))
     words = {word: (*word[:-1], word[-1] + "</w>") for word in frequency}
     merges: list[tuple[str, str]] = []
     while len(merges) < count:

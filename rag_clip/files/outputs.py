@@ -34,6 +34,11 @@ FOLDERS: Mapping[str, re.Pattern[str]] = {
         r"|failed\.parquet|tmp\w{8}"
     ),
     "overlays": re.compile(r"\d{6,}\.png"),
+    "model": re.compile(
+        r"open_clip_config\.json|open_clip_model\.safetensors|bpe\.txt\.gz|adapt\.json|loss\.png|match\.\w+"
+    ),
+    "training": re.compile(r"checkpoint\.pt|pixels|bpe\.txt\.gz"),
+    "pixels": re.compile(r"[0-9a-f]{16}|lock"),
     "paintings": re.compile(r"[0-9a-f]{32}\.parquet|lock"),
     "download": re.compile(r"round-\d{3,}(\.parquet)?|download\.lock|img2dataset\.log"),
     "demo": re.compile(
@@ -42,6 +47,9 @@ FOLDERS: Mapping[str, re.Pattern[str]] = {
     ),
 }
 """The kinds of folders that verbs write, with the names that occur in each; other makers are verbs that write files."""
+
+MARKS: Mapping[str, str] = {"model": "adapt.json"}
+"""The file that a folder of a kind must have to be ours, for kinds whose names others give too."""
 
 Outputs = Sequence[tuple[str | Path | None, str]]
 Inputs = Iterable[str | Path | Iterable[str | Path | None] | None]
@@ -239,8 +247,10 @@ def _check_folder(path: Path, kind: str, force: bool) -> None:
         for entry in path.iterdir()
         if not entry.name.startswith(".") and not FOLDERS[kind].fullmatch(entry.name)
     )
+    if not foreign and kind in MARKS and not (path / MARKS[kind]).exists():
+        foreign = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if foreign:
-        what = "an index" if kind == "index" else f"a folder of {kind}"
+        what = {"index": "an index", "model": "a model that was adapted or merged"}.get(kind, f"a folder of {kind}")
         raise ValueError(
             f"{path} is not empty ({foreign[0]}) and not {what}; name a new or empty folder, or use it with --force "
             "(in Python force=True, or running=Running(force=True))"

@@ -80,7 +80,7 @@ class ImageEngine:
         No piece spans two batches. Workers decode about two batches, or four pieces, ahead, and at most 128 MiB.
         """
         ahead = PIECES_AHEAD * PIECE_ROWS if batches is None else 2 * self.batch_size
-        decoded = _decode_ahead(self.progress.timed("read", pieces), self.pool, rows=ahead)
+        decoded = decode_ahead(self.progress.timed("read", pieces), self.pool, rows=ahead)
         for rows in repeat(1) if batches is None else batches:
             batch = _take(decoded, rows)
             if not batch:
@@ -159,7 +159,7 @@ def _sizes(start: int, stop: int, size: int) -> list[int]:
     return [end - first for first, end in spans(start, stop, size)]
 
 
-def _decode_ahead(pieces: Iterable[Piece[T]], pool: DecodePool, *, rows: int) -> Iterator[tuple[Decoded, Sequence[T]]]:
+def decode_ahead(pieces: Iterable[Piece[T]], pool: DecodePool, *, rows: int) -> Iterator[tuple[Decoded, Sequence[T]]]:
     """Decode in order, at most `rows` images or `WAITING_BYTES` ahead of the encoder."""
     waiting: deque[tuple[Callable[[], Decoded], Sequence[T], int, int]] = deque()
     waiting_rows = waiting_bytes = 0

@@ -78,9 +78,15 @@ def write_model(
             save_file(state, partial)
         if match:
             write_match(folder, match, kind, facts)
+        facts = {**facts, "weights": _digest(folder / WEIGHTS[0])}
         for name, document in ((CONFIG, encoder.config), (ADAPTED, facts)):
             with replacing(folder / name) as partial:
                 partial.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_adapted(folder: Path) -> dict[str, Any]:
@@ -97,10 +103,12 @@ def read_adapted(folder: Path) -> dict[str, Any]:
 def image_identity(folder: Path) -> str:
     """Return the identity, as JSON, of the encoder whose image vectors the model of a folder shares; '' for none.
 
-    It counts only if the weights are those that were adapted: adapt.json records their SHA-256.
+    It counts only if the weights are those that were adapted, of which adapt.json has the SHA-256.
     """
     facts = read_adapted(folder)
     shared = facts.get("image_fingerprint")
+    if not is_regular(folder / WEIGHTS[0]) or facts.get("weights") != _digest(folder / WEIGHTS[0]):
+        return ""
     names = ("model", "pretrained", "weights", "preprocessing", "activation", "resampler", "precision")
     if not isinstance(shared, dict) or not set(shared) <= set(names):
         return ""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -217,6 +218,26 @@ def fresh(
         config=config,
         merges=merges or encoder.merges,
     )
+
+
+def byte_words(text: str) -> list[str]:
+    """Return the words of a text as open_clip's tokenizer splits it, in its letters for the bytes of UTF-8."""
+    tokenizer = _plain_tokenizer()
+    words = tokenizer.pat.findall(tokenizer.clean_fn(text))
+    return ["".join(tokenizer.byte_encoder[byte] for byte in word.encode()) for word in words]
+
+
+@cache
+def _plain_tokenizer() -> Any:
+    return open_clip.SimpleTokenizer()
+
+
+def token_lengths(encoder: TwoTowers, texts: Sequence[str]) -> list[int]:
+    """Return the number of tokens of each text with its start and end, before it is cut to the context."""
+    tokenizer: Any = encoder.tokenizer
+    if hasattr(tokenizer, "encode"):
+        return [len(tokenizer.encode(text)) + 2 for text in texts]
+    return [len(ids) for ids in tokenizer.tokenizer(list(texts))["input_ids"]]
 
 
 def _config(source: Source, preprocessing: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,8 @@ class Adapted:
     encoder: the encoder.
     parent: the fingerprint of the encoder that it was adapted from.
     match: the tensors of an exported matching module, and `kind`, its name for `classify --match`; {} and "" without.
-    losses, rates: of each step of this run; a resumed run has those after it resumed.
+    losses: of each step, also of those before a run was resumed.
+    resumed: the number of steps done before the run was resumed; 0 for a new run.
     masked: share of the negatives in all batches that were none, having an equal caption or image.
     facts: numbers that the loss reports.
     """
@@ -77,7 +78,7 @@ class Adapted:
     match: Mapping[str, torch.Tensor] = field(default_factory=dict)
     kind: str = ""
     losses: tuple[float, ...] = ()
-    rates: tuple[float, ...] = ()
+    resumed: int = 0
     masked: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -123,7 +124,8 @@ def adapt(
         torch.default_generator.manual_seed(schedule.seed)
         loss: Any = objective.build(towers, Setting(examples, batches)).to(towers.device).train()
     negatives = torch.zeros(2, dtype=torch.float64)  # masked, all
-    steps: list[Step] = []
+    losses = torch.zeros(schedule.steps, dtype=torch.float64)
+    done: list[Step] = []
 
     def step(batch: Batch) -> torch.Tensor:
         if batch.first and hasattr(loss, "begin_epoch"):
@@ -137,12 +139,17 @@ def adapt(
         return mean
 
     @torch.no_grad()
-    def clamp(done: Step) -> None:
+    def finish(each: Step) -> None:
         least = -math.inf if needs.bias else 0.0
         towers.model.logit_scale.clamp_(least, math.log(MOST_SCALE))
-        steps.append(done)
+        losses[each.number - 1] = each.loss
+        done.append(each)
         if after is not None:
-            after(done)
+            after(each)
+
+    def show(event: ProgressEvent) -> None:
+        note = f"loss {done[-1].loss:.4f}, rate {done[-1].rate:.1e}" if done else ""
+        report(replace(event, note=note))
 
     logits = [towers.model.logit_scale, *([towers.model.logit_bias] if needs.bias else [])] if needs.scale else []
     trained = [*towers.parameters(), *logits, *loss.parameters()]
@@ -150,13 +157,13 @@ def adapt(
         raise ValueError(
             "nothing would be trained: both towers are locked, and the objective has no weights of its own"
         )
-    state = [*trained, *towers.buffers(), *loss.buffers(), negatives]
+    state = [*trained, *towers.buffers(), *loss.buffers(), negatives, losses]
     if checkpoint is not None:
         facts = [encoder.fingerprint.identity, repr(objective), repr(manner), _describe(examples.head)]
         checkpoint = replace(
             checkpoint, identity=hashlib.sha256(repr([checkpoint.identity, *facts]).encode()).hexdigest()
         )
-    train(state, step, batches, schedule=schedule, checkpoint=checkpoint, after=clamp, report=report)
+    train(state, step, batches, schedule=schedule, checkpoint=checkpoint, after=finish, report=show)
     match = {name: values.detach().cpu() for name, values in _exported(loss).items()}
     numbers = {name: float(value) for name, value in getattr(loss, "facts", {}).items()}
     return Adapted(
@@ -164,8 +171,8 @@ def adapt(
         encoder.fingerprint,
         match,
         str(getattr(loss, "kind", "")) if match else "",
-        tuple(each.loss for each in steps),
-        tuple(each.rate for each in steps),
+        tuple(losses.tolist()),
+        done[0].number - 1 if done else schedule.steps,
         float(negatives[0] / negatives[1].clamp(min=1)),
         numbers,
     )

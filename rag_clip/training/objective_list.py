@@ -42,6 +42,11 @@ OBJECTIVES: Mapping[str, Entry] = {
 }
 
 
+def name_of(objective: Objective) -> str:
+    """Return the name of an objective's settings."""
+    return next(name for name, entry in OBJECTIVES.items() if isinstance(objective, entry.settings))
+
+
 def load_objective(name: str, settings: Path | None = None) -> Objective:
     """Return the settings of an objective by name, with those of a TOML file in place of defaults.
 

@@ -75,12 +75,17 @@ VERBS: dict[str, Row] = {
     ),
     "explain": Row(
         (
-            *("cat", "--prompts", "prompts.parquet", "--image", "cat.png", "--before", "before.json"),
-            *("--support", "support.parquet", *NO_MODEL),
+            *("--prompts", "prompts.parquet", "--images", "images.parquet", "--row", "0", "--before", "before.json"),
+            *("--support", "support.parquet", "--refine", *NO_MODEL),
         ),
         ("--html",),
         ("--features",),
         suffix=".html",
+    ),
+    "adapt": Row(
+        ("images.parquet", "--prompts", "prompts.parquet", "--settings", "options.toml", *NO_MODEL),
+        (),
+        ("-o", "--pixels"),
     ),
     "discover": Row(
         ("images.parquet", "--index", "index", "--prompts", "prompts.parquet", *NO_MODEL),

@@ -51,6 +51,7 @@ READ = {
         f"cat {PROMPTS} --before [before.parquet] {MODEL}",
         f"--image cat.png {PROMPTS} --support [support.parquet] {MODEL}",
     ],
+    "adapt": [f"[images.parquet] -o new {MODEL}", f"images.parquet -o new --settings [options.toml] {MODEL}"],
     "discover": [
         f"[images.parquet] --index index -o new.toml {MODEL}",
         f"images.parquet --index index --prompts [prompts.json] -o new.toml {MODEL}",

@@ -50,7 +50,7 @@ VERBS = {  # words of a command without --model: the verb, the files that record
     "support retrieve, index": "by-hand.json --index pictures --workers 0 -o OUT.parquet",
     "support synthesise": "prompts.json --painter demo --steps 1 --per-class 2 --keep 1 -o OUT.parquet",
 }
-NAMED = {"index build", "index embed", "index images", "support shots"}  # nothing they read records an encoder
+NAMED = {"adapt", "index build", "index embed", "index images", "support shots"}  # nothing they read records an encoder
 
 
 @pytest.fixture(scope="module")
