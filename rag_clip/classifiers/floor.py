@@ -12,8 +12,16 @@ some images speak against it. If no t is accepted, the texts alone are used (t =
 A few images cannot overrule the prior knowledge about a head. With fewer than four judged images per class, t is at
 most min(1, caution * e), where e is the share of the support images that the texts classify wrongly (with half an error
 added) and `caution` is a constant of the head (none: the bound is 1). That bound is also used if the images accept no t
-but lose nothing by it. If no image can judge (one shot per class, or images that the texts found or generated, which
-agree with them), t is the bound. The method is ours. The data that the constants were chosen on: docs/decisions.md.
+but lose nothing by it. If no image can judge (one shot per class), t is the bound.
+
+Images that were found or generated for names judge only where no labelled image can. What the texts chose agrees with
+the texts, so more images right proves a head only by two standard errors. Where that is not reached, each image, left
+out in its fold, must tell its class from the class that the texts place next,
+
+    t = 3/4 max(0, 1 - err / e)      err: share of images with (h - z)_own <= (h - z)_next;  e: mean (1 - max softmax z)
+
+so a head that errs there as often as the texts expect to err anywhere counts nothing. Heads that weigh such images
+themselves are used in full. The method is ours. The data that the constants were chosen on: docs/decisions.md.
 """
 
 from __future__ import annotations
@@ -34,20 +42,25 @@ from rag_clip.protocols import Classifier
 STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0)
 FOLDS = 4
 ENOUGH = 4  # judged images per class from which the head's caution is ignored
+MOST_BY_FOUND = 0.75
+ERRORS_BY_FOUND = 2.0  # standard errors by which images that were found must prove a head
 Build = Callable[[Support, "Validation | None"], Classifier]
+Split = tuple[Support, "Validation | None", Features, torch.Tensor]
+Parts = Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # text logits [n, c], head logits [n, c], classes [n]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Floored:
     """A head mixed with the texts by `strength` t in [0, 1].
 
-    t was chosen on `images` judged images; `by` is "text errors" if there were none, and t is the bound.
+    t was chosen on `images` images, which were labelled ("judged images") or found for names ("found images"); `by` is
+    "text errors" if there were none, and t is the bound.
     """
 
     zero_shot: ZeroShot
     head: Classifier
     strength: float
-    by: Literal["judged images", "text errors"]
+    by: Literal["judged images", "found images", "text errors"]
     images: int
 
     @property
@@ -76,6 +89,7 @@ def floored(
     *,
     validation: Validation | None = None,
     caution: float | None = None,
+    weighs_found: bool = False,
     report: Report = silent,
 ) -> Floored:
     """Build a head by `build(support, validation)`, and decide how much of it to use.
@@ -85,19 +99,29 @@ def floored(
     support: the support images.
     validation: images on which settings are chosen and the head is judged.
     caution: limits t when few images judge; None does not limit it.
+    weighs_found: the head itself gives images that are not labelled their weight, so they do not judge it.
     report: called with the progress.
 
     With several labels per image nothing is judged and the head is used in full. Raises what `build` raises.
     """
     head = _with_gradients(build, support, validation)
     several = support.several or (validation is not None and isinstance(validation.targets, SeveralLabels))
-    splits = [] if several else [*_shot_folds(support, validation), *_validation_halves(support, validation)]
-    parts = []
-    for number, (kept, chooses, images, targets) in enumerate(splits):
-        report(ProgressEvent("floor", number, len(splits), "fits"))
-        parts.append((zero_shot(images), _with_gradients(build, kept, chooses)(images), targets))
-    bound = 1.0 if several else _bound(zero_shot, support, caution)
-    return _settle(zero_shot, head, parts, bound)
+    if several:
+        return Floored(zero_shot, head, 1.0, "text errors", 0)
+
+    def judged(splits: Sequence[Split]) -> Parts:
+        parts = []
+        for number, (kept, chooses, images, targets) in enumerate(splits):
+            report(ProgressEvent("floor", number, len(splits), "fits"))
+            parts.append((zero_shot(images), _with_gradients(build, kept, chooses)(images), targets))
+        return parts
+
+    shots = shots_of(support)
+    splits = [*_folds(support, validation, shots), *_validation_halves(support, validation)]
+    if not splits and not weighs_found and not bool(shots.all()):
+        parts = judged([*_folds(support, validation, ~shots)])
+        return _settle_by_found(zero_shot, head, parts)
+    return _settle(zero_shot, head, judged(splits), _bound(zero_shot, support, caution))
 
 
 @torch.no_grad()
@@ -112,22 +136,31 @@ def floored_whole(zero_shot: ZeroShot, head: Classifier, validation: Validation 
     return _settle(zero_shot, head, [(zero_shot(images), head(images), targets)], 1.0)
 
 
-def _settle(
-    zero_shot: ZeroShot,
-    head: Classifier,
-    parts: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
-    bound: float,
-) -> Floored:
+def _settle(zero_shot: ZeroShot, head: Classifier, parts: Parts, bound: float) -> Floored:
     """Choose t from logits of the texts and of the head on images unseen by it, and their classes, in parts."""
     if not parts:
         return Floored(zero_shot, head, bound, "text errors", 0)
-    text, other, targets = (torch.cat(column) for column in zip(*parts, strict=True))  # [n, c], [n, c], [n]
+    text, other, targets = _together(parts)
     strength = choose_strength(text, other, targets)
     if len(targets) < ENOUGH * len(set(targets.tolist())):
         blend = text + bound * (other - text)
         lost = int((text.argmax(1) == targets).sum()) - int((blend.argmax(1) == targets).sum())
         strength = bound if strength == 0 and lost <= 0 else min(bound, strength)
     return Floored(zero_shot, head, strength, "judged images", len(targets))
+
+
+def _settle_by_found(zero_shot: ZeroShot, head: Classifier, parts: Parts) -> Floored:
+    """Choose t as `_settle` does, from images found for classes; without any (one image a class) the texts are used."""
+    if not parts:
+        return Floored(zero_shot, head, 0.0, "found images", 0)
+    text, other, targets = _together(parts)
+    return Floored(zero_shot, head, strength_by_found(text, other, targets), "found images", len(targets))
+
+
+def _together(parts: Parts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the logits of texts and head [n, c], and the classes [n], of all parts."""
+    text, head, targets = (torch.cat(column) for column in zip(*parts, strict=True))
+    return text, head, targets
 
 
 def _bound(zero_shot: ZeroShot, support: Support, caution: float | None) -> float:
@@ -158,6 +191,22 @@ def choose_strength(text: torch.Tensor, head: torch.Tensor, targets: torch.Tenso
     return STRENGTHS[max(near)]
 
 
+def strength_by_found(text: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> float:
+    """Return t from logits [n, c] on images found for the classes `targets` [n], with a head that has not seen them."""
+    text, added = text.double(), (head - text).double()
+    right = (text.argmax(1) == targets).double()
+    proved = 0.0
+    for strength in STRENGTHS:
+        more = ((text + strength * added).argmax(1) == targets).double() - right
+        if float(more.mean()) >= max(ERRORS_BY_FOUND * _error(more), 1e-9):
+            proved = strength
+    own = targets[:, None]
+    other = text.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
+    wrong = float((added.gather(1, own) <= added.gather(1, other)).double().mean())
+    expected = float((1 - text.softmax(1).amax(1)).mean())
+    return max(proved, MOST_BY_FOUND * max(0.0, 1 - wrong / max(expected, 1e-9)))
+
+
 def _error(values: torch.Tensor) -> float:
     """Return the standard error of the mean."""
     return float(values.std()) / len(values) ** 0.5 if len(values) > 1 else float("inf")
@@ -174,15 +223,12 @@ def _with_gradients(build: Build, support: Support, validation: Validation | Non
         return build(support, validation)
 
 
-Split = tuple[Support, "Validation | None", Features, torch.Tensor]
-
-
-def _shot_folds(support: Support, validation: Validation | None) -> Iterator[Split]:
-    """Yield the support without a fold, the validation set, and the fold's images and classes."""
-    shots = (shots_of(support) & (support.relevance > 0)).cpu()
+def _folds(support: Support, validation: Validation | None, among: torch.Tensor) -> Iterator[Split]:
+    """Yield the support without a fold of the rows `among` [m], validation set, the fold's images and its classes."""
+    counted = (among & (support.relevance > 0)).cpu()
     targets = support.shares.argmax(1).cpu()
     fold = torch.full((len(support),), -1)
-    for rows in _groups(targets, shots, support.references):
+    for rows in _groups(targets, counted, support.references):
         if len(rows) > 1:
             fold[rows] = torch.arange(len(rows)) % FOLDS
     for number in range(int(fold.max()) + 1):

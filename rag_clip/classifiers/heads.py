@@ -57,14 +57,16 @@ class HeadSettings(Protocol):
 class Head:
     """A way to use support images: its settings, its paper, what it is good for, and what it needs.
 
-    `caution` limits how much of the head is used when no image can judge it (see `classifiers/floor.py`). `trains` is
-    true if it learns by gradients, `trains_texts` if it does so through the text tower of an encoder.
+    `caution` limits how much of the head is used when no image can judge it, and `weighs_found` is true if it gives
+    images that are not labelled their weight itself (see `classifiers/floor.py`). `trains` is true if it learns by
+    gradients, `trains_texts` if it does so through the text tower of an encoder.
     """
 
     settings: type[HeadSettings]
     paper: str
     good_for: str
     caution: float | None = None
+    weighs_found: bool = False
     trains: bool = False
     trains_texts: bool = False
     second_encoder: bool = False
@@ -87,7 +89,7 @@ HEADS: Mapping[str, Head] = {
     "tip_adapter": Head(
         TipAdapterSettings,
         "Zhang et al., 2022, arXiv 2207.09519",
-        "labelled shots with a small cache; images found for names lower it (docs/decisions.md)",
+        "labelled shots with a small cache; not images found for names, which the floor then hardly uses",
     ),
     "tip_adapter_f": Head(
         TipAdapterFSettings,
@@ -99,7 +101,7 @@ HEADS: Mapping[str, Head] = {
     "tip_x": Head(
         TipXSettings,
         "Udandarao et al., 2023, arXiv 2211.16198",
-        "labelled shots, best on one and two of CLIP; not images found for names",
+        "labelled shots, best on one and two of CLIP; not images found for names, which the floor then hardly uses",
     ),
     "como": Head(
         CoMoSettings,
@@ -148,12 +150,16 @@ HEADS: Mapping[str, Head] = {
         trains=True,
     ),
     "priming": Head(
-        PrimingSettings, "Wallingford et al., 2023, arXiv 2306.10191", "one shot a class, and images found for names"
+        PrimingSettings,
+        "Wallingford et al., 2023, arXiv 2306.10191",
+        "one shot a class, and images found for names",
+        weighs_found=True,
     ),
     "evidence": Head(
         EvidenceSettings,
         "ours",
         "one or two shots a class beside --refine; sums of images from several sources, without the images themselves",
+        weighs_found=True,
     ),
 }
 
@@ -190,8 +196,11 @@ def build_head(
 
         if not floor:
             return part(support, validation)
-        caution = HEADS[name].caution
-        return floored(zero_shot, part, support, validation=validation, caution=caution, report=report)
+        known = HEADS[name]
+        return floored(
+            zero_shot, part, support, validation=validation, caution=known.caution, weighs_found=known.weighs_found,
+            report=report,
+        )  # fmt: skip
 
     return build
 

@@ -108,7 +108,10 @@ class RidgeSettings:
             bandwidth, penalty = bandwidth or 1.0, penalty or 1.0
         bandwidths = BANDWIDTHS if bandwidth is None else (bandwidth,)
         penalties = PENALTIES if penalty is None else (penalty,)
-        best = min(_fits(evidence, problem, judged, bandwidths, penalties), key=lambda fit: fit.error)
+        if len(bandwidths) == len(penalties) == 1:
+            best = _solve(problem, bandwidths[0], penalties[0])
+        else:
+            best = min(_fits(evidence, problem, judged, bandwidths, penalties), key=lambda fit: fit.error)
         coefficients = best.coefficients / problem.gain
         rate = best.bandwidth / problem.median
         return Ridge(zero_shot, evidence.images, coefficients, evidence.present, rate, best.bandwidth, best.penalty)
@@ -149,6 +152,15 @@ def _residual(evidence: Evidence, mode: str, scale: float) -> _Problem:
     pairs = distances[~torch.eye(len(distances), dtype=torch.bool, device=distances.device)]
     median = max(float(pairs.median()), 1e-6) if len(pairs) else 1.0
     return _Problem(targets - gain * prior, weights.sqrt(), distances, median, gain)
+
+
+def _solve(problem: _Problem, bandwidth: float, penalty: float) -> _Fit:
+    """Solve for one pair of settings, which nothing judges, by Cholesky: far faster than an eigendecomposition."""
+    roots = problem.roots[:, None]
+    system = roots * torch.exp(-bandwidth / problem.median * problem.distances) * roots.T
+    system.diagonal().add_(penalty)
+    coefficients = roots * torch.cholesky_solve(roots * problem.residual, torch.linalg.cholesky(system))
+    return _Fit(0.0, bandwidth, penalty, coefficients)
 
 
 def _fits(

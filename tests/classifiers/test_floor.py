@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rag_clip.classifiers.floor import choose_strength, floored
+from rag_clip.classifiers.floor import choose_strength, floored, strength_by_found
 from rag_clip.classifiers.heads import build_head
 from rag_clip.classifiers.ridge import RidgeSettings
 from rag_clip.classifiers.zero_shot import ZeroShot
@@ -96,12 +96,36 @@ def test_few_judges_do_not_overrule_the_caution_of_a_head_but_many_do():
     assert floored(TEXT, ridge_head, many, caution=0.1).strength == 1.0
 
 
-def test_found_images_do_not_judge_but_validation_images_do():
+def test_found_images_judge_only_where_no_labelled_image_can():
     found = support(origin="retrieved")
     features, targets = images(2, noise=0.25, seed=7)
     judges = Validation(Features(features), LABELS, targets)
-    assert floored(TEXT, ridge_head, found).images == 0
-    assert floored(TEXT, ridge_head, found, validation=judges).images == 2 * CLASSES
+    alone, held = floored(TEXT, ridge_head, found), floored(TEXT, ridge_head, found, validation=judges)
+    assert (alone.by, alone.images) == ("found images", CLASSES * SHOTS)
+    assert (held.by, held.images) == ("judged images", 2 * CLASSES)
+
+
+def test_found_images_with_wrong_labels_leave_the_texts_alone():
+    assert floored(TEXT, ridge_head, support(origin="retrieved", shuffled=True)).strength == 0
+
+
+def test_one_found_image_of_a_class_proves_nothing():
+    found = floored(TEXT, ridge_head, support(count=1, origin="retrieved"))
+    assert (found.strength, found.by, found.images) == (0.0, "found images", 0)
+
+
+def test_a_head_that_weighs_found_images_itself_is_used_whole():
+    found = support(origin="retrieved", shuffled=True)
+    assert floored(TEXT, ridge_head, found, weighs_found=True).strength == 1
+    assert build_head("priming", found, encoder=None, floor=True)(TEXT).strength == 1
+
+
+def test_the_strength_by_found_images_is_three_quarters_less_the_errors_of_the_head_over_those_the_texts_expect():
+    text = torch.tensor([[0.8, 0.2]]).log().repeat(10, 1)  # expects to err on every fifth image
+    targets = torch.zeros(10, dtype=torch.int64)
+    head = text + torch.tensor([[1.0, 0.0]] * 9 + [[0.0, 1.0]])  # one of ten images speaks for the other class
+    assert strength_by_found(text, head, targets) == pytest.approx(0.75 * (1 - 0.1 / 0.2))
+    assert strength_by_found(text, 2 * text - head, targets) == 0
 
 
 def test_the_texts_win_where_the_evidence_is_within_its_own_uncertainty():
