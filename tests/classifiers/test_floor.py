@@ -117,7 +117,9 @@ def test_one_found_image_of_a_class_proves_nothing():
 def test_a_head_that_weighs_found_images_itself_is_used_whole():
     found = support(origin="retrieved", shuffled=True)
     assert floored(TEXT, ridge_head, found, weighs_found=True).strength == 1
-    assert build_head("priming", found, encoder=None, floor=True)(TEXT).strength == 1
+    features = Features(images(2, noise=0.3, seed=2)[0])
+    published, kept = (build_head("priming", found, encoder=None, floor=floor)(TEXT) for floor in (False, True))
+    assert torch.equal(kept(features), published(features))
 
 
 def test_the_strength_by_found_images_is_three_quarters_less_the_errors_of_the_head_over_those_the_texts_expect():
