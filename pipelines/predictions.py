@@ -175,7 +175,7 @@ def _match(classifier: Classifier, images: Features, scoring: Scoring) -> tuple[
     alone = classifier.alone(images)
     without = alone if classifier.without is classifier.alone else classifier.without(images)
     matches = rank(without + classifier.added(images), images, labels, top_k=top_k, scores=scores)
-    return matches, rank(alone, images, labels, top_k=1).labels[:, 0]
+    return matches, alone.argmax(1)  # the first of equal ones, as `rank` has it, in a sixth of its time
 
 
 def read_rejected(path: str | Path) -> np.ndarray:
