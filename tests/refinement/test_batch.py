@@ -1,11 +1,11 @@
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
 from inputs.folders import FEATURES, needs_features
+from inputs.regimes import REGIMES, drawn
 from inputs.supports import unit
 from rag_clip.classifiers.likelihoods import HeldEvidence, evidence_of, likelihood_weight, solve
 from rag_clip.data import Features, LabelSet
@@ -14,7 +14,6 @@ from rag_clip.refinement.batch import FOLDS, Refined, _as_sure, _sureness, conce
 from rag_clip.refinement.sampling import row_hashes, sample_images
 
 SCALE = 100.0
-REGIMES = ("all", "256 uniform", "64 uniform", "16 uniform", "64 of 1-4", "64 of 2-10", "300 of 2-10", "300 Zipf")
 
 
 def toy(images: int = 120, classes: int = 5, width: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -196,24 +195,6 @@ def test_concentration_is_high_for_even_counts_and_low_for_few_classes() -> None
     few = torch.zeros(50)
     few[:3] = 300
     assert concentration_of(few) <= 0.05
-
-
-def drawn(labels: torch.Tensor, regime: str) -> Iterator[torch.Tensor]:
-    """Yield the rows of twelve batches of a regime."""
-    classes, count = int(labels.max()) + 1, int(regime.split()[0]) if regime != "all" else len(labels)
-    for seed in range(12 if regime != "all" else 1):
-        draw = torch.Generator().manual_seed(seed)
-        order = torch.randperm(classes, generator=draw)
-        weights = torch.ones(classes)
-        if " of " in regime:
-            low, high = map(int, regime.split()[-1].split("-"))
-            weights[order[int(torch.randint(low, high + 1, (1,), generator=draw)) :]] = 0
-        elif regime.endswith("Zipf"):
-            weights = 1 / (1 + order.argsort())
-        rows = (weights[labels] / labels.bincount()[labels]).double()
-        if regime.endswith("uniform"):
-            rows = torch.ones(len(labels)).double()
-        yield torch.multinomial(rows, min(count, int((rows > 0).sum())), generator=draw)
 
 
 @needs_features
