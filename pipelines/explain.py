@@ -12,11 +12,13 @@ from rag_clip.classifiers.anchored import Anchored, held_evidence
 from rag_clip.classifiers.explain import Decision, ImageExplanation, LabelExplanation, explain_image, explain_label
 from rag_clip.classifiers.floor import Floored
 from rag_clip.classifiers.likelihoods import SourcePart, split_decision
+from rag_clip.classifiers.patch_maps import HeatMap, heat_map
 from rag_clip.classifiers.prepared import PreparedHead, prepare_head
-from rag_clip.classifiers.zero_shot import ZeroShot
+from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
 from rag_clip.data import Evidence, Features, Prompts
 from rag_clip.display import counted
 from rag_clip.given import AnyEncoder, OneImage, to_encoder, to_image, to_texts
+from rag_clip.models.decode import decode_image
 from rag_clip.progress import Progress, Report
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Classifier, Encoder
@@ -50,15 +52,17 @@ class Explanation:
     label: the explanation of a class, or None.
     image: the explanation of an image, or None.
     picture: the bytes of the image file, or None.
+    heat: where in the image its class is, by the patches of the encoder; None without an image or patches.
     """
 
     label: LabelExplanation | None
     image: ImageExplanation | None
     picture: bytes | None
+    heat: HeatMap | None = None
 
     def write_page(self, path: str | Path, *, force: bool = False) -> None:
         """Write an HTML page with the picture and a bar per text; errors as `report.explanation.write_page`."""
-        write_page(path, label=self.label, image=self.image, picture=self.picture, force=force)
+        write_page(path, label=self.label, image=self.image, picture=self.picture, heat=self.heat, force=force)
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -67,7 +71,7 @@ class Explanation:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return explanation_html(label=self.label, image=self.image, picture=self.picture)
+        return explanation_html(label=self.label, image=self.image, picture=self.picture, heat=self.heat)
 
     def _lines(self) -> Iterator[str]:
         if self.label is not None:
@@ -117,10 +121,20 @@ def explain(
     if picture is not None:
         decide = None if beside is None else _deciding(beside, texts, encoder, report)
         of_image = explain_image(picture, texts, encoder, against=label, decide=decide, report=report)
+    heat = None
+    if picture is not None and of_image is not None:
+        heat = _heat(picture, of_image.winner.label, texts, encoder, report)
     of_label = (
         None if label is None else explain_label(label, texts, encoder, before=earlier, count=count, report=report)
     )
-    return Explanation(of_label, of_image, picture)
+    return Explanation(of_label, of_image, picture, heat)
+
+
+def _heat(picture: bytes, label: str, prompts: Prompts, encoder: Encoder, report: Report) -> HeatMap | None:
+    """Return where in the image the class is, by its texts."""
+    row = prompts.labels.names.index(label)
+    weights = zero_shots([prompts], encoder, report=report)[0].weights
+    return heat_map(decode_image(picture), label, torch.nn.functional.normalize(weights[row].float(), dim=0), encoder)
 
 
 def _deciding(beside: Beside, prompts: Prompts, encoder: Encoder, report: Report) -> Callable[[ZeroShot], Decision]:

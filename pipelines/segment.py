@@ -5,10 +5,9 @@ Finished shards of masks lie in `output`.parts until the output is complete, and
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -21,9 +20,10 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
+from rag_clip.classifiers.patch_maps import PatchMaps
 from rag_clip.classifiers.segmentation import segment
 from rag_clip.classifiers.zero_shot import zero_shots
-from rag_clip.data import Features, LabelSet
+from rag_clip.data import LabelSet
 from rag_clip.display import MOST_ROWS, counted, html_table
 from rag_clip.files.folders import make_folder
 from rag_clip.files.identity import hash_facts
@@ -46,10 +46,7 @@ from rag_clip.images.encoding import Encoded, ImageEngine, Piece, image_engine
 from rag_clip.images.items import Item, read_image
 from rag_clip.images.rows import ImageFile, read_items
 from rag_clip.models.decode import decode_image, image_size
-from rag_clip.models.learned_match import patch_match
-from rag_clip.models.patch_match import PatchMatch, start_match
-from rag_clip.models.pixels import PixelTransform
-from rag_clip.models.towers import TwoTowers, image_projection, two_towers
+from rag_clip.models.towers import two_towers
 from rag_clip.progress import Progress
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
@@ -190,13 +187,11 @@ def segment_images(
         with progress.stage("prompts"):
             weights = normalize(zero_shots([texts], towers, report=running.report)[0].weights.float(), dim=-1)
             behind = towers.encode_text(list(masks.texts))
-            learned = patch_match(towers)
-            match = learned or start_match(image_projection(towers.model.visual))
-            maps = _Maps(towers, match, torch.cat([weights, behind]))
+            maps = PatchMaps(towers, torch.cat([weights, behind]))
         facts = {
             "version": version("rag-clip"),
             "encoder": asdict(towers.fingerprint),
-            "learned": learned is not None,
+            "learned": maps.learned,
             "prompts": {"method": texts.recorded.method, "settings": texts.recorded.settings},
             "background": masks.background if masks.threshold is not None else list(masks.texts),
             "least_share": masks.least_share,
@@ -215,7 +210,7 @@ def segment_images(
         rows,
         failed,
         total,
-        learned is not None,
+        maps.learned,
         ordered,
         folder,
         dict(progress.seconds),
@@ -229,36 +224,13 @@ def segment_outputs(output: Path, overlays: Path | None) -> list[tuple[str | Pat
     return [(output, "segment"), (parts_of(output), "parts"), (overlays, "overlays")]
 
 
-class _Maps:
-    """The encoder, with the cosines of its patches and the texts as the features of images, [n, t * rows * columns]."""
-
-    def __init__(self, towers: TwoTowers, match: PatchMatch, texts: torch.Tensor) -> None:
-        self._towers, self._match, self.texts = towers, match.to(towers.device), texts
-        grid = towers.model.visual.grid_size
-        self.grid = (int(grid[0]), int(grid[1]))
-        self.dim = len(texts) * self.grid[0] * self.grid[1]
-        before = towers.preprocess
-        self.preprocess = replace(before, resize_mode="squash") if isinstance(before, PixelTransform) else before
-        values = [texts, *match.state_dict().values()]
-        self.key = hashlib.sha256(b"".join(each.cpu().numpy().tobytes() for each in values)).hexdigest()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._towers, name)
-
-    def encode_pixels(self, pixels: torch.Tensor, *, patches: bool = False) -> Features:
-        """Return the maps of images as `pooled`."""
-        with torch.no_grad():
-            cosines = self._match.maps(self._towers.patch_tokens(pixels), self.texts)  # [n, p, t]
-        return Features(cosines.transpose(1, 2).flatten(1))
-
-
 def size_of(content: bytes, image: Image.Image) -> tuple[int, int]:
     """Return height and width of an image file; for decode workers."""
     width, height = image_size(content)
     return height, width
 
 
-def _shards(file: ImageFile, parts: Path, maps: _Maps, masks: Masks, labels: LabelSet) -> RowShards:
+def _shards(file: ImageFile, parts: Path, maps: PatchMaps, masks: Masks, labels: LabelSet) -> RowShards:
     what = [maps.fingerprint.identity, maps.key, masks.background, masks.least_share, labels.names]
     key = hash_facts([*file.identity.facts, file.image, file.rows, *what])
     return RowShards(Shards(parts / key, "masks"), file.rows, SHARD_ROWS, SCHEMA, {})
@@ -266,7 +238,7 @@ def _shards(file: ImageFile, parts: Path, maps: _Maps, masks: Masks, labels: Lab
 
 def _fill(
     sources: Sequence[tuple[ImageFile, RowShards]],
-    maps: _Maps,
+    maps: PatchMaps,
     masks: Masks,
     labels: LabelSet,
     running: Running,
@@ -308,7 +280,7 @@ def _pieces(file: ImageFile, sizes: Sequence[int], start: int) -> Iterator[Piece
 
 
 def _table(
-    batch: Encoded[tuple[int, Item]], engine: ImageEngine, maps: _Maps, masks: Masks, labels: LabelSet
+    batch: Encoded[tuple[int, Item]], engine: ImageEngine, maps: PatchMaps, masks: Masks, labels: LabelSet
 ) -> pa.Table:
     """Return the rows of a batch, with the columns of `SCHEMA`."""
     rows: list[dict[str, Any]] = []

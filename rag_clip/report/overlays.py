@@ -1,4 +1,4 @@
-"""Masks drawn over their image, with a legend below."""
+"""Masks drawn over their image, with a legend below, and heat maps."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from rag_clip.classifiers.segmentation import enlarge
 from rag_clip.files.rle import decode_mask
 
 SIDE = 512
@@ -37,6 +39,18 @@ def draw_overlay(
         shown = np.where(there[..., None], (1 - STRENGTH) * shown + STRENGTH * colour, shown)
     lines = [(f"{mask['label']} {mask['share']:.0%}", colour_of(colours[mask["label"]])) for mask in drawn]
     return _with_legend(Image.fromarray(shown.round().astype(np.uint8)), lines or [("background alone", (128,) * 3)])
+
+
+def draw_heat(picture: Image.Image, values: torch.Tensor) -> Image.Image:
+    """Return the image in grey under a map of values [rows, columns], from blue, the least, to red, the largest."""
+    width, height = picture.size
+    large = enlarge(values[None].float(), (height, width))[0]
+    span = float(large.max() - large.min())
+    level = ((large - large.min()) / span if span > 0 else torch.zeros_like(large)).numpy()
+    ramp = np.array([(20, 30, 110), (40, 140, 200), (250, 220, 90), (215, 25, 30)], np.float32)
+    heat = np.stack([np.interp(level, (0, 1 / 3, 2 / 3, 1), ramp[:, channel]) for channel in range(3)], axis=-1)
+    grey = np.asarray(picture.convert("L"), np.float32)[..., None]
+    return Image.fromarray(((1 - STRENGTH) * grey + STRENGTH * heat).round().astype(np.uint8))
 
 
 def colour_of(number: int) -> tuple[int, int, int]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from rag_clip.classifiers.explain import explain_image, explain_label
+from rag_clip.classifiers.patch_maps import HeatMap
 from rag_clip.data import LabelSet, Prompts, PromptText
 from rag_clip.report.explanation import write_page
 from rag_clip.testing import ToyEncoder
@@ -117,3 +120,29 @@ def test_the_page_of_a_label_lists_shares_and_competitors(tmp_path: Path):
     other = found.competitors[0]
     change = f"{other.after - other.before:+.4f}"
     assert listed[-1] == ["", f"{other.before:.4f}", f"{other.after:.4f}", change, "عربي"]
+
+
+def test_a_heat_map_lies_beside_the_picture_with_its_range(tmp_path: Path):
+    heat = HeatMap("zorp <i>", torch.tensor([[0.1, 0.5], [0.1, 0.5]]), learned=False)
+    write_page(tmp_path / "page.html", image=explain_image(RED, PROMPTS, ENCODER), picture=RED, heat=heat)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert (
+        "Where it is <bdi>zorp &lt;i&gt;</bdi>: cosines of the patches from 0.100 (blue) to 0.500 (red). These are"
+        in page
+    )
+    sources = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
+    assert len(sources) == 2
+    drawn = Image.open(io.BytesIO(base64.b64decode(sources[1])))
+    assert drawn.size == (384, 256)
+    left, right = drawn.getpixel((2, 100)), drawn.getpixel((380, 100))
+    assert isinstance(left, tuple)
+    assert isinstance(right, tuple)
+    assert left[2] > left[0]
+    assert right[0] > right[2]
+    write_page(
+        tmp_path / "learned.html",
+        image=explain_image(RED, PROMPTS, ENCODER),
+        picture=RED,
+        heat=replace(heat, learned=True),
+    )
+    assert "raw patch tokens" not in (tmp_path / "learned.html").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """Does PACL make patches say what they show? Scenes of two to four photographs with known masks, in the micro world.
 
-    cd tests/benchmarks && python -m adaptation.pacl [--steps 600] [--seeds 3] [--scenes 4000] [--out FILE]
+    cd tests/benchmarks && python -m adaptation.pacl [--steps 400] [--seeds 3] [--scenes 1500] [--out FILE]
 
 A scene is 96 pixels wide: two to four of its quadrants have a photograph of a head concept, the others a plain ground.
 The bundled CLIP sees it with interpolated positions, 12 x 12 patches. Captions name all that is in a scene. Both towers
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from adaptation.world import BANDS, PIXELS, TEST_SEED, bundled, interval, labelled, name_weights, to_pixels
+from adaptation.world import BANDS, PIXELS, TEST_SEED, bundled, embed, interval, labelled, name_weights, to_pixels
 from torch.nn.functional import grid_sample, interpolate, normalize
 
 from rag_clip.classifiers.segmentation import segment
@@ -30,7 +30,7 @@ from rag_clip.demo.captions import describe
 from rag_clip.demo.concepts import concepts
 from rag_clip.demo.photograph import _pose, photograph
 from rag_clip.demo.train import textures
-from rag_clip.metrics.segmentation import Overlap, overlap
+from rag_clip.metrics.segmentation import overlap
 from rag_clip.models.folder import write_model
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.models.patch_match import PatchMatch, start_match
@@ -45,7 +45,6 @@ HEAD = np.flatnonzero(BANDS == "head")
 UNSEEN = np.flatnonzero(BANDS == "unseen")
 THRESHOLDS = np.linspace(-0.2, 0.9, 56)
 AT_ONCE = 128
-Maps = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,8 +68,8 @@ def draw_scenes(count: int, rows: np.ndarray, *, seed: int) -> Scenes:
     plain = torch.from_numpy(draw.integers(50, 230, size=(count, 4, 3))).to(torch.uint8)
     sizes, orders = draw.integers(2, 5, size=count), draw.permuted(np.tile(np.arange(4), (count, 1)), axis=1)
     for quadrant in range(4):
-        where = np.s_[:, quadrant // 2 * PIXELS : (quadrant // 2 + 1) * PIXELS, quadrant % 2 * PIXELS :][1:]
-        rows_, columns = where[0], slice(quadrant % 2 * PIXELS, (quadrant % 2 + 1) * PIXELS)
+        down, across = divmod(quadrant, 2)
+        lines, columns = (slice(k * PIXELS, (k + 1) * PIXELS) for k in (down, across))
         for first in range(0, count, 1024):
             part = slice(first, first + 1024)
             light = int(draw.integers(2**62))
@@ -79,9 +78,9 @@ def draw_scenes(count: int, rows: np.ndarray, *, seed: int) -> Scenes:
             cover = silhouettes(pictured, seed=light)
             there = torch.from_numpy((orders[part] < sizes[part, None])[:, quadrant])
             cell = torch.where(there[:, None, None, None], photo, plain[part, quadrant, :, None, None])
-            pixels[part, :, rows_, columns] = cell
+            pixels[part, :, lines, columns] = cell
             mask = there[:, None, None] & (cover > 0.5)
-            truth[part, rows_, columns] = torch.where(mask, chosen[part, quadrant, None, None], len(rows))
+            truth[part, lines, columns] = torch.where(mask, chosen[part, quadrant, None, None], len(rows))
     for row in range(count):
         shown.append([int(chosen[row, quadrant]) for quadrant in range(4) if orders[row, quadrant] < sizes[row]])
     return Scenes(pixels, truth, shown)
@@ -126,53 +125,41 @@ def value_tokens(encoder: TwoTowers, pixels: torch.Tensor) -> torch.Tensor:
     return tokens
 
 
-def score(scenes: Scenes, maps: Maps, threshold: float, classes: int, *, given: bool = False) -> Overlap:
-    """Return the overlap of segmented scenes with their truth, background the last class.
-
-    With `given`, only the classes that are in a scene are told apart.
-    """
-    total: Overlap | None = None
-    for part in range(0, len(scenes.pixels), AT_ONCE):
-        rows = slice(part, part + AT_ONCE)
-        for each, truth, shown in zip(maps(scenes.pixels[rows]), scenes.truth[rows], scenes.shown[rows], strict=True):
-            if given:
-                absent = torch.ones(classes, dtype=torch.bool)
-                absent[shown] = False
-                each = each.masked_fill(absent[:, None, None], -1)
-            found = segment(each, size=(SIDE, SIDE), threshold=threshold).classes
-            counts = overlap(found.where(found >= 0, classes), truth, classes=classes + 1)
-            total = counts if total is None else total + counts
-    assert total is not None
-    return total
+@torch.no_grad()
+def encode(tokens: Callable[[torch.Tensor], torch.Tensor], scenes: Scenes) -> torch.Tensor:
+    """Return the patch tokens of scenes, [n, p, D]."""
+    return torch.cat([tokens(part) for part in torch.split(scenes.pixels, AT_ONCE)])
 
 
-def choose(scenes: Scenes, maps: Maps, classes: int) -> float:
-    """Return the threshold of the best mIoU on validation scenes."""
-    best: list[torch.Tensor] = []
-    values: list[torch.Tensor] = []
-    for part in range(0, len(scenes.pixels), AT_ONCE):
-        for each in maps(scenes.pixels[part : part + AT_ONCE]):
-            place = segment(each, size=(SIDE, SIDE))
-            best.append(place.classes)
-            values.append(place.values)
-    found, value = torch.stack(best), torch.stack(values)
-    results = [
-        overlap(found.where(value >= threshold, classes), scenes.truth, classes=classes + 1).mean_iou
-        for threshold in THRESHOLDS
-    ]
+@torch.no_grad()
+def segmented(
+    tokens: torch.Tensor, match: PatchMatch, texts: torch.Tensor, shown: list[list[int]] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the best class of each pixel and its cosine, [n, 96, 96]; among the classes `shown`, if given."""
+    classes, values = [], []
+    side = round(tokens.shape[1] ** 0.5)
+    for row, each in enumerate(tokens):
+        maps = match.maps(each[None], texts)[0].T.reshape(-1, side, side)
+        if shown is not None:
+            absent = torch.ones(len(texts), dtype=torch.bool)
+            absent[shown[row]] = False
+            maps = maps.masked_fill(absent[:, None, None], -1)
+        place = segment(maps, size=(SIDE, SIDE))
+        classes.append(place.classes)
+        values.append(place.values)
+    return torch.stack(classes), torch.stack(values)
+
+
+def mean_iou(found: tuple[torch.Tensor, torch.Tensor], truth: torch.Tensor, threshold: float, classes: int) -> float:
+    """Return the mIoU over the classes present and the background, in percent."""
+    place, value = found
+    return 100 * overlap(place.where(value >= threshold, classes), truth, classes=classes + 1).mean_iou
+
+
+def choose(found: tuple[torch.Tensor, torch.Tensor], truth: torch.Tensor, classes: int) -> float:
+    """Return the threshold of the best mIoU."""
+    results = [mean_iou(found, truth, threshold, classes) for threshold in THRESHOLDS]
     return float(THRESHOLDS[int(np.argmax(results))])
-
-
-def maps_of(tokens: Callable[[torch.Tensor], torch.Tensor], match: PatchMatch, texts: torch.Tensor) -> Maps:
-    """Return a function of pixels that returns maps [n, t, 12, 12]."""
-
-    def maps(pixels: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            cosines = match.maps(tokens(pixels), texts)  # [n, p, t]
-        side = round(cosines.shape[1] ** 0.5)
-        return cosines.transpose(1, 2).reshape(len(pixels), -1, side, side)
-
-    return maps
 
 
 def described(encoder: TwoTowers, rows: np.ndarray) -> torch.Tensor:
@@ -185,10 +172,12 @@ def described(encoder: TwoTowers, rows: np.ndarray) -> torch.Tensor:
 def main() -> None:
     """Print a line per arm and seed, and append it to a file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--scenes", type=int, default=4000)
-    parser.add_argument("--tested", type=int, default=300)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--scenes", type=int, default=1500)
+    parser.add_argument("--tested", type=int, default=150)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--beta", type=float, default=10.0)
     parser.add_argument("--out", type=Path)
@@ -203,38 +192,40 @@ def main() -> None:
     wide = wide_encoder()
     names = name_weights(bundled())[HEAD]
     descriptions = described(bundled(), UNSEEN)
-    validation, test = (draw_scenes(given.tested, HEAD, seed=seed) for seed in (901, 902))
-    unnamed, unnamed_validation = (draw_scenes(given.tested, UNSEEN, seed=seed) for seed in (903, 904))
-    single, truth = labelled([int(row) for row in HEAD], seed=TEST_SEED, count=4)
-    pooled = (bundled().encode_pixels(single).pooled @ names.T).argmax(1) == truth
+    sets = [draw_scenes(given.tested, rows, seed=901 + k) for k, rows in enumerate((HEAD, HEAD, UNSEEN, UNSEEN))]
+    single, truth = labelled([int(row) for row in HEAD], seed=TEST_SEED, count=2)
+    pooled = (embed(bundled(), single) @ names.T).argmax(1) == truth
+    with torch.no_grad():
+        single_tokens = torch.cat([bundled().patch_tokens(part) for part in torch.split(single, AT_ONCE)])
     untrained = start_match(image_projection(wide.model.visual), beta=given.beta).eval()
     say(
-        f"{given.steps} steps, {given.scenes} scenes, rate {given.rate}, beta {given.beta}; "
-        f"names of single photographs by pooled features {100 * pooled.float().mean():.1f}"
+        f"{given.steps} steps of {given.batch}, {given.scenes} scenes, rate {given.rate}, beta {given.beta}, "
+        f"{given.tested} scenes tested; names of single photographs by pooled features "
+        f"{100 * pooled.float().mean():.1f}"
     )
 
-    def report(arm: str, tokens: Callable[[torch.Tensor], torch.Tensor], match: PatchMatch, *, accuracy: bool) -> None:
-        maps, other = maps_of(tokens, match, names), maps_of(tokens, match, descriptions)
-        threshold = choose(validation, maps, len(HEAD))
-        miou = score(test, maps, threshold, len(HEAD)).mean_iou
-        other_threshold = choose(unnamed_validation, other, len(UNSEEN))
-        other_miou = score(unnamed, other, other_threshold, len(UNSEEN)).mean_iou
-        known = score(test, maps, threshold, len(HEAD), given=True).mean_iou
-        line = f"{arm}: mIoU {100 * miou:.1f} (threshold {threshold:.2f}), of the classes shown {100 * known:.1f}"
-        line += f", unseen concepts by descriptions {100 * other_miou:.1f}"
+    def report(arm: str, tokens: list[torch.Tensor], match: PatchMatch, *, accuracy: bool) -> None:
+        lines = []
+        for (validation, test), texts, kind in (((0, 1), names, "head"), ((2, 3), descriptions, "unseen")):
+            for what, among in ((f"{kind} mIoU", False), ("among the classes shown", True)):
+                by, tested = (
+                    segmented(tokens[k], match, texts, sets[k].shown if among else None) for k in (validation, test)
+                )
+                threshold = choose(by, sets[validation].truth, len(texts))
+                lines.append(f"{what} {mean_iou(tested, sets[test].truth, threshold, len(texts)):.1f}")
         if accuracy:
             with torch.no_grad():
-                right = match(bundled().patch_tokens(single), names).argmax(1) == truth
+                right = match(single_tokens, names).argmax(1) == truth
             gain, low, high = interval(pooled.numpy(), right.numpy())
             share = 100 * float(right.float().mean())
-            line += f"; names of single photographs {share:.1f} ({gain:+.1f}, {low:+.1f} to {high:+.1f})"
-        say(line)
+            lines.append(f"names of single photographs {share:.1f} ({gain:+.1f}, {low:+.1f} to {high:+.1f})")
+        say(f"{arm}: {', '.join(lines)}")
 
-    report("raw patch tokens", wide.patch_tokens, untrained, accuracy=True)
-    with torch.no_grad():
-        report("value path", partial(value_tokens, wide), untrained, accuracy=False)
-    for seed in range(given.seeds):
-        start = time.perf_counter()
+    raw = [encode(wide.patch_tokens, scenes) for scenes in sets]
+    report("raw patch tokens", raw, untrained, accuracy=True)
+    report("value path", [encode(partial(value_tokens, wide), scenes) for scenes in sets], untrained, accuracy=False)
+    for seed in range(given.first, given.first + given.seeds):
+        start = time.process_time()
         scenes = draw_scenes(given.scenes, HEAD, seed=seed)
         draw = np.random.default_rng([seed, 22])
         captions = []
@@ -242,12 +233,12 @@ def main() -> None:
             order = draw.permutation(len(shown))
             captions.append(("a photo of " + " and ".join(concepts()[HEAD[shown[place]]].name for place in order),))
         examples = Examples(partial(torch.index_select, scenes.pixels, 0), captions)
-        schedule = replace(FINE_TUNING, steps=given.steps, batch_size=128, rate=given.rate, seed=seed)
+        schedule = replace(FINE_TUNING, steps=given.steps, batch_size=given.batch, rate=given.rate, seed=seed)
         adapted = adapt(wide, examples, Pacl(beta=given.beta), schedule=schedule, manner=Manner(Lock(True, True)))
         match = PatchMatch(*(adapted.match[name] for name in ("projection", "hidden", "output", "beta"))).eval()
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         losses = f"loss {adapted.losses[0]:.3f} to {np.mean(adapted.losses[-20:]):.3f}"
-        report(f"pacl, seed {seed} ({seconds:.0f} s, {losses})", wide.patch_tokens, match, accuracy=True)
+        report(f"pacl, seed {seed} ({seconds:.0f} s, {losses})", raw, match, accuracy=True)
 
 
 if __name__ == "__main__":
