@@ -16,6 +16,7 @@ from rag_clip.training.objectives.clip import Clip
 from rag_clip.training.objectives.labels import Labels
 from rag_clip.training.objectives.nlip import Nlip
 from rag_clip.training.objectives.pacl import Pacl
+from rag_clip.training.objectives.proto import Proto
 from rag_clip.training.objectives.siglip import SigLip
 from rag_clip.training.objectives.slip import Slip
 from rag_clip.words import did_you_mean
@@ -36,6 +37,7 @@ OBJECTIVES: Mapping[str, Entry] = {
     "siglip": Entry(SigLip, "Zhai et al., 2023, arXiv 2303.15343", "pairs; independent probabilities"),
     "pacl": Entry(Pacl, "Mukhoti et al., 2023, arXiv 2212.04994", "pairs, both towers locked; where a text is true"),
     "slip": Entry(Slip, "Mu et al., 2022, arXiv 2112.12750", "few pairs; views of an image agree too"),
+    "proto": Entry(Proto, "Chen et al., 2023, arXiv 2206.10996", "pre-training; towers predict each other's clusters"),
     "nlip": Entry(Nlip, "Huang et al., 2023, arXiv 2212.07086", "noisy pairs; wrong captions pull less"),
     "labels": Entry(Labels, "Ilharco et al., 2022, arXiv 2208.05592", "labelled images; merge the result (PAINT)"),
     "carft": Entry(CarFt, "Mao et al., 2024, arXiv 2211.16175", "labelled images in one context; others keep working"),
