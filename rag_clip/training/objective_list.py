@@ -13,6 +13,7 @@ from rag_clip.training.objective import Objective
 from rag_clip.training.objectives.align import Align
 from rag_clip.training.objectives.carft import CarFt
 from rag_clip.training.objectives.clip import Clip
+from rag_clip.training.objectives.idea import Idea
 from rag_clip.training.objectives.labels import Labels
 from rag_clip.training.objectives.nlip import Nlip
 from rag_clip.training.objectives.pacl import Pacl
@@ -39,6 +40,7 @@ OBJECTIVES: Mapping[str, Entry] = {
     "slip": Entry(Slip, "Mu et al., 2022, arXiv 2112.12750", "few pairs; views of an image agree too"),
     "proto": Entry(Proto, "Chen et al., 2023, arXiv 2206.10996", "pre-training; towers predict each other's clusters"),
     "nlip": Entry(Nlip, "Huang et al., 2023, arXiv 2212.07086", "noisy pairs; wrong captions pull less"),
+    "idea": Entry(Idea, "Huang et al., 2022, arXiv 2207.05333", "poor captions; adds tags that images show"),
     "labels": Entry(Labels, "Ilharco et al., 2022, arXiv 2208.05592", "labelled images; merge the result (PAINT)"),
     "carft": Entry(CarFt, "Mao et al., 2024, arXiv 2211.16175", "labelled images in one context; others keep working"),
 }

@@ -119,7 +119,8 @@ class ProtoLoss(nn.Module):
         self.register_buffer("means", torch.zeros(2, count, width))
         self.register_buffer("prototypes", torch.zeros(2, 2, count, width))
         self.register_buffer("full", torch.zeros(3, count, dtype=torch.bool))
-        self.frozen = (_frozen(towers.encoder),) if settings.teacher else ()  # a tuple, so that it is not trained
+        # In a tuple, so that it is not trained.
+        self.frozen: tuple[TwoTowers, ...] = (_frozen(towers.encoder),) if settings.teacher else ()
 
     @property
     def facts(self) -> dict[str, float]:
@@ -192,7 +193,8 @@ class ProtoLoss(nn.Module):
         texts = [self.setting.examples.captions[row][0] for row in rows.tolist()]
         vectors = self.frozen[0].encode_text(texts)
         vectors = vectors - vectors.mean(0)
-        return vectors @ torch.linalg.eigh(vectors.T @ vectors).eigenvectors[:, -self.settings.axes :]
+        axes: torch.Tensor = torch.linalg.eigh(vectors.T @ vectors).eigenvectors[:, -self.settings.axes :]  # [d, axes]
+        return vectors @ axes
 
 
 def soft_targets(means: torch.Tensor, labels: torch.Tensor, *, temperature: float, full: torch.Tensor) -> torch.Tensor:

@@ -2,34 +2,31 @@
 
     cd tests/benchmarks && python -m adaptation.nlip [--steps 300] [--seeds 3] [--pairs 4000] [--start text]
 
-Arms: clip, nlip, and nlip with the truth for the probability of noise. `--start` says what is trained: the bundled
-model further, a fresh text tower on the locked image tower, or both towers from scratch. For each seed it prints the
-description accuracy of each arm, the AUROC of the probability, its mean over wrong and over right pairs, and the share
-of the gap between clip and the truth that nlip closes. With `--completion` captions are cut to their first half of
-words instead, and the arms are clip, and nlip with and without completion; it prints which share of the words left out
-the written captions say.
+Arms: clip, nlip, and nlip with the truth for the probability of noise. For each seed it prints the description
+accuracy of each arm, the AUROC of the probability, its mean over wrong and over right pairs, and the share of the gap
+between clip and the truth that nlip closes. With `--completion` captions are also cut to the first half of their words,
+and the arms are clip, and nlip with and without completion; it prints which share of the words of the right captions,
+beyond those of the given ones, the written captions say.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from adaptation.world import Measures, World, bundled, draw_world, from_scratch, interval, measure
+from adaptation.arms import arguments, run, seeds, show
+from adaptation.world import draw_world
 from torch import nn
 
 from rag_clip.corpus.counts.tokens import spoken
-from rag_clip.models.open_clip import fresh
-from rag_clip.training.adapt import FINE_TUNING, Manner, adapt
-from rag_clip.training.objective import Objective, Setting
+from rag_clip.training.objective import Setting
 from rag_clip.training.objectives.clip import Clip
 from rag_clip.training.objectives.nlip import Nlip, NlipLoss, write_captions
-from rag_clip.training.towers import Lock, Towers
+from rag_clip.training.towers import Towers
 
-RATES = {"bundled": 3e-4, "text": 2e-3, "both": 2e-3}
 LOSSES: list[NlipLoss] = []  # of the arms run last, to look into
 
 
@@ -65,15 +62,10 @@ class KnownLoss(NlipLoss):
 
 def main() -> None:
     """Run the arms for each seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--start", choices=sorted(RATES), default="both")
+    parser = arguments(__doc__, start="text")
     parser.add_argument("--completion", action="store_true")
     options = parser.parse_args()
-    for seed in range(options.seeds):
+    for seed in seeds(options):
         (complete if options.completion else harmonise)(options, seed)
 
 
@@ -119,32 +111,6 @@ def half(caption: str) -> str:
     """Return the first half of the words of a caption, at least one."""
     words = caption.split()
     return " ".join(words[: max(1, len(words) // 2)])
-
-
-def run(name: str, objective: Objective, world: World, options: argparse.Namespace, seed: int) -> Measures:
-    """Train one arm and print what it measures."""
-    if options.start == "bundled":
-        start = bundled()
-    else:
-        start = fresh(bundled(), towers="text", seed=seed) if options.start == "text" else from_scratch(seed)
-    schedule = replace(
-        FINE_TUNING,
-        rate=RATES[options.start],
-        steps=options.steps,
-        batch_size=options.batch,
-        seed=seed,
-        warm_up=max(5, options.steps // 20),
-    )
-    manner = Manner(Lock(image=options.start == "text"))
-    measured = measure(adapt(start, world.examples, objective, manner=manner, schedule=schedule).encoder)
-    print(f"seed {seed} {name:<16} {measured}", flush=True)
-    return measured
-
-
-def show(first: Measures, second: Measures) -> str:
-    """Write the difference in description accuracy with its paired interval over photographs."""
-    mean, low, high = interval(first.described, second.described)
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
