@@ -11,8 +11,9 @@ some images speak against it. If no t is accepted, the texts alone are used (t =
 
 A few images cannot overrule the prior knowledge about a head. With fewer than four judged images per class, t is at
 most min(1, caution * e), where e is the share of the support images that the texts classify wrongly (with half an error
-added) and `caution` is a constant of the head (none: the bound is 1). That bound is also used if the images accept no t
-but lose nothing by it. If no image can judge (one shot per class), t is the bound.
+added) and `caution` is a constant of the head (none: the bound is 1), unless one and a half standard errors prove more.
+If they accept no t, the largest up to the bound is used by which none of them is lost. If no image can judge (one shot
+per class), t is the bound.
 
 Images that were found or generated for names judge only where no labelled image can. What the texts chose agrees with
 the texts, so more images right proves a head only by two standard errors. Where that is not reached, each image, left
@@ -42,6 +43,7 @@ from rag_clip.protocols import Classifier
 STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0)
 FOLDS = 4
 ENOUGH = 4  # judged images per class from which the head's caution is ignored
+ERRORS_BY_FEW = 1.5  # standard errors by which fewer must prove a head to overrule its caution
 MOST_BY_FOUND = 0.75
 ERRORS_BY_FOUND = 2.0  # standard errors by which images that were found must prove a head
 Build = Callable[[Support, "Validation | None"], Classifier]
@@ -143,10 +145,24 @@ def _settle(zero_shot: ZeroShot, head: Classifier, parts: Parts, bound: float) -
     text, other, targets = _together(parts)
     strength = choose_strength(text, other, targets)
     if len(targets) < ENOUGH * len(set(targets.tolist())):
-        blend = text + bound * (other - text)
-        lost = int((text.argmax(1) == targets).sum()) - int((blend.argmax(1) == targets).sum())
-        strength = bound if strength == 0 and lost <= 0 else min(bound, strength)
+        strength = _with_few(text, other, targets, strength=strength, bound=bound)
     return Floored(zero_shot, head, strength, "judged images", len(targets))
+
+
+def _with_few(text: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, *, strength: float, bound: float) -> float:
+    """Return t where few images judge: `strength`, which they chose, within the bound that the head's caution sets."""
+
+    def more(strength: float) -> torch.Tensor:
+        blend = text + strength * (head - text)
+        return (blend.argmax(1) == targets).double() - (text.argmax(1) == targets).double()
+
+    if strength == 0:
+        return max(
+            (each for each in (*STRENGTHS, bound) if each <= bound and float(more(each).sum()) >= 0), default=0.0
+        )
+    if strength > bound and float(more(strength).mean()) < max(ERRORS_BY_FEW * _error(more(strength)), 1e-9):
+        return bound
+    return strength
 
 
 def _settle_by_found(zero_shot: ZeroShot, head: Classifier, parts: Parts) -> Floored:

@@ -95,7 +95,7 @@ HEADS: Mapping[str, Head] = {
         TipAdapterFSettings,
         "Zhang et al., 2022, arXiv 2207.09519",
         "eight shots a class and more, where a cache may be trained",
-        5.0,
+        10.0,
         trains=True,
     ),
     "tip_x": Head(
@@ -128,7 +128,7 @@ HEADS: Mapping[str, Head] = {
         BalladSettings,
         "Ma et al., 2021, arXiv 2111.14745",
         "long tails, with four shots a class and more",
-        2.0,
+        3.0,
         trains=True,
     ),
     "gaussian": Head(

@@ -88,12 +88,26 @@ def test_one_shot_is_trusted_by_what_the_texts_get_wrong(caution, strength):
     assert (found.strength, found.by, found.images) == (pytest.approx(strength), "text errors", 0)
 
 
-def test_few_judges_do_not_overrule_the_caution_of_a_head_but_many_do():
-    few, many = support(count=3), support(count=4)
+def test_few_judges_overrule_the_caution_of_a_head_only_by_clear_proof():
+    few, more = support(count=2), support(count=3)
     wrong = float((TEXT(Features(few.features)).argmax(1) != few.shares.argmax(1)).sum())
     bound = 0.1 * (wrong + 0.5) / (len(few) + 1)
     assert floored(TEXT, ridge_head, few, caution=0.1).strength == pytest.approx(bound)
-    assert floored(TEXT, ridge_head, many, caution=0.1).strength == 1.0
+    assert floored(TEXT, ridge_head, more, caution=0.1).strength == 1.0
+
+
+def test_where_few_images_prove_nothing_as_much_is_used_as_costs_none_of_them():
+    features, targets = images(1, noise=0.0, seed=1)
+    judges = Validation(Features(features), LABELS, targets)
+    text = replace(TEXT, weights=CENTRES)
+    far = replace(
+        text, weights=unit(CENTRES.roll(1, 0) + 0.5 * CENTRES)
+    )  # wrong alone, right in a blend with the texts
+    found = floored(text, lambda support, validation: far, support(count=1), validation=judges)
+    kept, next_one = (replace(found, strength=each) for each in (found.strength, found.strength + 0.25))
+    right = [int((each(Features(features)).argmax(1) == targets).sum()) for each in (text, kept, next_one)]
+    assert 0 < found.strength < 1
+    assert right[0] == right[1] > right[2]
 
 
 def test_found_images_judge_only_where_no_labelled_image_can():
