@@ -30,6 +30,7 @@ from rag_clip.models.folder import MERGES, write_model
 from rag_clip.models.towers import TwoTowers, two_towers
 from rag_clip.progress import Progress
 from rag_clip.progress_line import on_screen
+from rag_clip.protocols import Encoder
 from rag_clip.report.loss_chart import draw_losses
 from rag_clip.training.adapt import FINE_TUNING, Adapted, Manner, adapt
 from rag_clip.training.batches import Examples, Head
@@ -62,6 +63,8 @@ class Training:
     precision: bf16 computes in bfloat16 where it helps (GPUs); weights stay float32.
     seed: of fresh weights, of the order and of crops.
     every: steps between checkpoints.
+    like: for an encoder without text, such as timm:NAME: the open_clip model whose text tower is built for it, with
+        fresh text.
 
     Raises ValueError for values out of range.
     """
@@ -78,6 +81,7 @@ class Training:
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
     every: int = 50
+    like: str = ""
 
     def __post_init__(self) -> None:
         read_lock(self.lock)
@@ -180,24 +184,30 @@ def adapt_encoder(
     that is an input or belongs to another program (without `force`); ArithmeticError where the loss is not finite,
     which keeps the last checkpoint; BusyError if another run writes `output`.
     """
-    given, towers = to_places(images, "images"), two_towers(to_encoder(encoder))
+    given, parent = to_places(images, "images"), to_encoder(encoder)
     objective = load_objective(objective) if isinstance(objective, str) else objective
+    if objective.needs.labels and training.fresh != "none":
+        raise ValueError(f"the objective {name_of(objective)} fits images to prompts; new towers do not know them")
+    if not training.like:
+        two_towers(parent)
+    elif training.fresh != "text" or isinstance(parent, TwoTowers):
+        raise ValueError("like gives a text tower to an encoder without text; give fresh text, and such an encoder")
     place, progress = Path(output), Progress(report=running.report)
     work = place.with_name(f"{place.name}.parts")
     inputs = [given.paths, prompts if isinstance(prompts, str | Path) else None]
     outputs = [(place, "model"), (work, "training"), (pixels, "pixels")]
-    check_outputs(outputs, inputs=[*inputs, _folder_of(towers)], force=running.force)
-    head = _head(objective, prompts, towers)
+    check_outputs(outputs, inputs=[*inputs, _folder_of(parent)], force=running.force)
+    head = _head(objective, prompts, parent)
     with ExitStack() as stack:
         stack.enter_context(locked(lock_of(place), doing=f"write {place}"))
         make_folder(work)
         kept = Path(pixels) if pixels is not None else work / "pixels"
         make_folder(kept)
         stack.enter_context(locked(kept / "lock", doing=f"decode into {kept}"))
-        drawn, targets = _decode(given, head, kept, towers, running, progress)
-        start = _start(towers, drawn, training, work)
+        drawn, targets = _decode(given, head, kept, parent, running, progress)
+        start = _start(parent, drawn, training, work)
         examples = Examples(drawn, drawn.captions if head is None else (), targets, head, drawn.contents)
-        facts = _describe(objective, training, towers, drawn)
+        facts = _describe(objective, training, parent, drawn)
         checkpoint = Checkpoint(work / "checkpoint.pt", training.every, json.dumps(facts, sort_keys=True))
         with progress.stage("train"), _explained(work / "checkpoint.pt", training.every):
             adapted = adapt(
@@ -233,7 +243,7 @@ def adapt_encoder(
     )
 
 
-def _head(objective: Objective, prompts: Prompts | str | Path | None, towers: TwoTowers) -> Head | None:
+def _head(objective: Objective, prompts: Prompts | str | Path | None, encoder: Encoder) -> Head | None:
     """Return the classes of an objective that needs them; raises ValueError where prompts are missing or useless."""
     name = name_of(objective)
     if not objective.needs.labels:
@@ -243,13 +253,13 @@ def _head(objective: Objective, prompts: Prompts | str | Path | None, towers: Tw
     if prompts is None:
         raise ValueError(f"the objective {name} learns from labelled images; give the prompts of their classes")
     texts = to_texts(prompts)
-    (alone,) = zero_shots([texts], towers)
+    (alone,) = zero_shots([texts], encoder)
     groups = tuple(tuple(text.text for text in group) for group in texts.texts)
     return Head(texts.labels, alone.weights.float().cpu(), groups)
 
 
 def _decode(
-    given: Images, head: Head | None, folder: Path, towers: TwoTowers, running: Running, progress: Progress
+    given: Images, head: Head | None, folder: Path, encoder: Encoder, running: Running, progress: Progress
 ) -> tuple[Pixels, torch.Tensor | None]:
     """Decode the images, and return them with their classes if there is a head."""
     if head is None:
@@ -259,16 +269,17 @@ def _decode(
         files = given.open()
         numbers = read_classes(files, head.labels, given.label_column)
         sources = [image_source(file) for file in files]
-    drawn = decode_all(sources, folder, preprocess=towers.preprocess, decoding=running.decoding, progress=progress)
+    drawn = decode_all(sources, folder, preprocess=encoder.preprocess, decoding=running.decoding, progress=progress)
     return drawn, None if head is None else torch.tensor(numbers)[drawn.rows]
 
 
-def _start(towers: TwoTowers, drawn: Pixels, training: Training, work: Path) -> TwoTowers:
+def _start(encoder: Encoder, drawn: Pixels, training: Training, work: Path) -> TwoTowers:
     """Return the encoder to start from, with new weights and a tokenizer of its own if these are asked for."""
-    from rag_clip.models.open_clip import byte_words, fresh  # jobs are imported without open_clip
-
     if training.fresh == "none":
-        return towers
+        return two_towers(encoder)
+    from rag_clip.models.open_clip import byte_words, fresh, with_text  # jobs are imported without open_clip
+    from rag_clip.models.timm_models import VisionEncoder
+
     merges = None
     if training.vocabulary is not None:
         captions = [caption for each in drawn.captions for caption in each]
@@ -276,10 +287,13 @@ def _start(towers: TwoTowers, drawn: Pixels, training: Training, work: Path) -> 
             raise ValueError("a vocabulary is learned from captions; these images have none")
         merges = work / MERGES
         write_merges(learn_merges(captions, count=training.vocabulary, split=byte_words), merges)
-    return fresh(towers, towers=training.fresh, seed=training.seed, merges=merges)
+    if isinstance(encoder, VisionEncoder):
+        like = two_towers(to_encoder(training.like))
+        return with_text(encoder, like, seed=training.seed, merges=merges)
+    return fresh(two_towers(encoder), towers=training.fresh, seed=training.seed, merges=merges)
 
 
-def _describe(objective: Objective, training: Training, towers: TwoTowers, drawn: Pixels) -> dict[str, Any]:
+def _describe(objective: Objective, training: Training, encoder: Encoder, drawn: Pixels) -> dict[str, Any]:
     """Return what a run depends on as plain values, for adapt.json and for its checkpoint."""
     data = hashlib.sha256(drawn.contents.numpy().tobytes())
     data.update(json.dumps(drawn.captions, ensure_ascii=False).encode())
@@ -289,7 +303,7 @@ def _describe(objective: Objective, training: Training, towers: TwoTowers, drawn
         "training": {name: value for name, value in asdict(training).items() if name != "every"},
         "images": len(drawn),
         "data": data.hexdigest(),
-        "parent": asdict(towers.fingerprint),
+        "parent": asdict(encoder.fingerprint),
     }
 
 
@@ -318,10 +332,10 @@ def _write(folder: Path, adapted: Adapted, facts: Mapping[str, Any]) -> None:
     write_model(adapted.encoder, folder, facts, match=adapted.match, kind=adapted.kind)
 
 
-def _folder_of(towers: TwoTowers) -> str | None:
+def _folder_of(encoder: Encoder) -> str | None:
     """Return the folder that an encoder was loaded from."""
-    place = towers.fingerprint.spec.removeprefix("local-dir:")
-    return place if place != towers.fingerprint.spec or Path(place).is_dir() else None
+    place = encoder.fingerprint.spec.removeprefix("local-dir:")
+    return place if place != encoder.fingerprint.spec or Path(place).is_dir() else None
 
 
 def _count_cut(towers: TwoTowers, drawn: Pixels) -> int:

@@ -46,6 +46,9 @@ class Start:
         int | None,
         Parameter(help="Learn a tokenizer of so many merges from the captions, for another language; needs --fresh."),
     ] = None
+    like: Annotated[
+        str, Parameter(help="For --model timm:NAME with --fresh text: the open_clip model whose text tower to build.")
+    ] = ""
 
 
 @Parameter(name="*", group=SCHEDULE)
@@ -121,6 +124,7 @@ def adapt(
             length.train_precision,
             length.seed,
             every,
+            start.like,
         )
         outputs = [(output, "model"), (pixels, "pixels")]
         check_outputs(outputs, inputs=[images, prompts, settings, encoder.files], force=force)

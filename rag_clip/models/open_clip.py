@@ -5,6 +5,7 @@ Nothing in a checkpoint is executed (`checkpoint.read_checkpoint`).
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.resources
 import json
@@ -22,21 +23,23 @@ from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed,
 
 from rag_clip.data import Fingerprint
 from rag_clip.errors import RagClipError, lacks
+from rag_clip.files.reading import parse_json
 from rag_clip.files.regular import is_regular, open_regular
 from rag_clip.models.checkpoint import read_checkpoint
 from rag_clip.models.folder import CONFIG, MERGES, WEIGHTS, image_identity
 from rag_clip.models.hub import fetch
 from rag_clip.models.misfit import describe_misfit, likely_architectures
-from rag_clip.models.pixels import PixelTransform
+from rag_clip.models.pixels import CentreCrop, PixelTransform
 from rag_clip.models.published_settings import complete, settings_of_file, split_local
 from rag_clip.models.quiet_logging import quiet_root_logger
-from rag_clip.models.timm_models import VisionEncoder, is_vision, load_vision
+from rag_clip.models.timm_models import TimmTower, VisionEncoder, build_tower, is_vision, load_vision
 from rag_clip.models.towers import DTYPES, TwoTowers
 from rag_clip.words import did_you_mean
 
 ADVICE = (
     f"to use local weights give NAME:TAG@FILE, whose settings are those of TAG, or local-dir:FOLDER holding {CONFIG}"
 )
+TIMM = "timm_vision"  # in open_clip_config.json: an image tower that open_clip cannot describe
 POSITIONS = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
 
 
@@ -57,6 +60,7 @@ class Source:
     exact: whether the weights must have exactly the shapes of the architecture; otherwise positions for another image
         size or context length are interpolated.
     of_images: see Fingerprint.
+    vision: describes a timm model in place of the image tower, for `build_tower`; {} for open_clip's own.
     """
 
     model: str
@@ -69,6 +73,7 @@ class Source:
     activation: str = ""
     exact: bool = False
     of_images: str = ""
+    vision: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_encoder(
@@ -123,10 +128,13 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
         force_quick_gelu=source.activation == "QuickGELU",
         force_preprocess_cfg=dict(source.preprocessing),
     )
-    trained_bias = _fill(model, source)
     settings = model.visual.preprocess_cfg
+    preprocess: PixelTransform | CentreCrop = _pixel_transform(settings)
+    if source.vision:
+        model.visual, preprocess, settings = build_tower(source.vision)
+        model.visual.to(device=device, dtype=DTYPES[precision])
+    trained_bias = _fill(model, source)
     tokenizer = _tokenizer(source)
-    preprocess = _pixel_transform(settings)
     preprocessing = {
         "pixels": asdict(preprocess),
         "mean": settings["mean"],
@@ -177,38 +185,86 @@ def fresh(
 
     Raises ValueError for an encoder that does not know its configuration.
     """
-    if not encoder.config:
-        raise ValueError(f"{encoder.name!r} does not know its configuration; load it with load_encoder")
-    model_cfg = json.loads(json.dumps(encoder.config["model_cfg"]))
-    tokenizer = encoder.tokenizer
-    if merges is not None:
-        context = model_cfg["text_cfg"].get("context_length", 77)
-        tokenizer = open_clip.SimpleTokenizer(str(merges), context_length=context)
-        model_cfg["text_cfg"]["vocab_size"] = tokenizer.vocab_size
-    config = {**encoder.config, "model_cfg": model_cfg}
-    with TemporaryDirectory() as folder, quiet_root_logger(), torch.random.fork_rng(devices=[]):
-        (Path(folder) / CONFIG).write_text(json.dumps(config))
-        torch.manual_seed(seed)
-        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+    model, config, tokenizer = _new_text(encoder, encoder.config, seed, merges)
+    if TIMM in config:
+        model.visual = build_tower(config[TIMM])[0]
     if towers == "text":
         model.visual.load_state_dict(encoder.model.visual.state_dict())
-    model = model.to(encoder.device).eval().requires_grad_(False)
-    weights = hashlib.sha256(f"fresh {towers} {seed} of {encoder.fingerprint.key}".encode()).hexdigest()
-    facts = json.loads(encoder.fingerprint.preprocessing)
+    shared = encoder.fingerprint if towers == "text" else None
+    return _renewed(encoder, model, config, tokenizer, merges, shared, f"fresh {towers} {seed}")
+
+
+def with_text(vision: VisionEncoder, like: TwoTowers, *, seed: int = 0, merges: Path | None = None) -> TwoTowers:
+    """Return an image encoder with a new text tower; neither of the given encoders is changed.
+
+    vision: the image tower, its preprocessing and the width of the joint space.
+    like: whose text tower's architecture and, without `merges`, tokenizer are taken.
+    seed, merges: as in `fresh`.
+    """
+    model_cfg = {**like.config["model_cfg"], "embed_dim": vision.dim, "custom_text": True}
+    model, config, tokenizer = _new_text(
+        like, {**like.config, "model_cfg": model_cfg, TIMM: vision.config}, seed, merges
+    )
+    model.visual = TimmTower(copy.deepcopy(vision.model).float())
+    facts = {**json.loads(vision.fingerprint.preprocessing), "context": tokenizer.context_length}
+    facts["tokenizer"] = json.loads(like.fingerprint.preprocessing)["tokenizer"]
+    start = replace(
+        like,
+        name=vision.name,
+        device=vision.device,
+        dim=vision.dim,
+        preprocess=vision.preprocess,
+        mean=vision.mean,
+        std=vision.std,
+        fingerprint=replace(vision.fingerprint, preprocessing=json.dumps(facts, sort_keys=True)),
+    )
+    return _renewed(start, model, config, tokenizer, merges, vision.fingerprint, f"text {seed} for {vision.name}")
+
+
+def _new_text(
+    encoder: TwoTowers, config: Mapping[str, Any], seed: int, merges: Path | None
+) -> tuple[Any, dict[str, Any], Any]:
+    """Return a model of new weights, its configuration and its tokenizer."""
+    if not config:
+        raise ValueError(f"{encoder.name!r} does not know its configuration; load it with load_encoder")
+    copied: dict[str, Any] = json.loads(json.dumps(config))
+    tokenizer = encoder.tokenizer
+    if merges is not None:
+        text = copied["model_cfg"]["text_cfg"]
+        tokenizer = open_clip.SimpleTokenizer(str(merges), context_length=text.get("context_length", 77))
+        text["vocab_size"] = tokenizer.vocab_size
+    with TemporaryDirectory() as folder, quiet_root_logger(), torch.random.fork_rng(devices=[]):
+        (Path(folder) / CONFIG).write_text(json.dumps(copied))
+        torch.manual_seed(seed)
+        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+    return model, copied, tokenizer
+
+
+def _renewed(
+    start: TwoTowers,
+    model: Any,
+    config: Mapping[str, Any],
+    tokenizer: Any,
+    merges: Path | None,
+    shared: Fingerprint | None,
+    made: str,
+) -> TwoTowers:
+    """Return the encoder of a new model; `shared` has the same image vectors, and `made` says how it was made."""
+    facts = json.loads(start.fingerprint.preprocessing)
     if merges is not None:
         facts["tokenizer"] = _bpe_identity(merges)
-    images = json.dumps(encoder.fingerprint.image_part.identity, sort_keys=True) if towers == "text" else ""
     fingerprint = replace(
-        encoder.fingerprint,
-        weights=weights,
+        start.fingerprint,
+        weights=hashlib.sha256(f"{made} of {start.fingerprint.key}".encode()).hexdigest(),
         preprocessing=json.dumps(facts, sort_keys=True),
         precision="fp32",
         spec="",
-        of_images=images,
+        of_images="" if shared is None else json.dumps(shared.image_part.identity, sort_keys=True),
     )
+    model = model.to(start.device).eval().requires_grad_(False)
     return replace(
-        encoder,
-        name=f"fresh {encoder.name}",
+        start,
+        name=f"fresh {start.name}",
         model=model,
         tokenizer=tokenizer,
         fingerprint=fingerprint,
@@ -216,7 +272,7 @@ def fresh(
         bias=0.0 if model.logit_bias is None else float(model.logit_bias),
         trained_bias=False,
         config=config,
-        merges=merges or encoder.merges,
+        merges=merges or start.merges,
     )
 
 
@@ -245,6 +301,8 @@ def _config(source: Source, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     model = {**open_clip.get_model_config(source.architecture)}
     if source.activation == "QuickGELU":
         model["quick_gelu"] = True
+    if source.vision:
+        return {"model_cfg": model, "preprocess_cfg": {}, TIMM: dict(source.vision)}
     return {"model_cfg": model, "preprocess_cfg": dict(preprocessing)}
 
 
@@ -334,8 +392,17 @@ def _in_folder(path: Path, model: str = "") -> Source:
     checkpoint = path if path.is_file() else _checkpoint_in(folder)
     name = f"local-dir:{folder}"
     own = merges if is_regular(merges) else None
-    shared = image_identity(folder)
-    return Source(model or f"config {digest}", checkpoint.name, checkpoint, name, name, own, of_images=shared)
+    vision = (parse_json(config.read_bytes()) or {}).get(TIMM, {})
+    return Source(
+        model or f"config {digest}",
+        checkpoint.name,
+        checkpoint,
+        name,
+        name,
+        own,
+        of_images=image_identity(folder),
+        vision=vision,
+    )
 
 
 def _checkpoint_in(folder: Path) -> Path:

@@ -11,7 +11,7 @@ import importlib.resources
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,16 @@ DEMO = "demo:second"
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 IMAGE_BATCH = 64
+_SETTINGS = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 ADVICE = f"give timm:NAME:CHECKPOINT with a local file, or timm:FOLDER holding {CONFIG} and {WEIGHTS[0]}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VisionEncoder:
-    """A timm model as an Encoder; made by `load_encoder("timm:...")`. Without text, its scale is 1 and its bias 0."""
+    """A timm model as an Encoder; made by `load_encoder("timm:...")`. Without text, its scale is 1 and its bias 0.
+
+    `config` says how to build it again: `architecture`, `model_args` and `settings`.
+    """
 
     name: str
     model: Any
@@ -51,6 +55,7 @@ class VisionEncoder:
     scale: float = 1.0
     bias: float = 0.0
     trained_bias: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"VisionEncoder({self.name!r}, width {self.dim}, {self.fingerprint.precision} on {self.device})"
@@ -132,7 +137,46 @@ def load_vision(spec: str, *, device: torch.device, precision: str, dtype: torch
         spec=spec,
         resampler=preprocess.resampler,
     )
-    return VisionEncoder(spec, model, fingerprint, device, dtype, shape[1], preprocess, mean, std)
+    config = {
+        "architecture": source.architecture,
+        "model_args": dict(source.arguments),
+        "settings": {name: settings[name] for name in _SETTINGS},
+    }
+    return VisionEncoder(spec, model, fingerprint, device, dtype, shape[1], preprocess, mean, std, config=config)
+
+
+class TimmTower(torch.nn.Module):
+    """A timm model as the image tower of an open_clip model; `lock` locks it as a whole."""
+
+    def __init__(self, trunk: torch.nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Return features [n, d] of values [n, 3, height, width]."""
+        features: torch.Tensor = self.trunk(values)
+        return features
+
+    def lock(self, unlocked_groups: int = 0, *, freeze_bn_stats: bool = False) -> None:
+        """Lock all weights; raises RuntimeError for unlocked groups, which a timm model does not have here."""
+        if unlocked_groups:
+            raise RuntimeError("the groups of a timm model are not known")
+        self.requires_grad_(False)
+
+
+def build_tower(config: Mapping[str, Any]) -> tuple[TimmTower, CentreCrop, Mapping[str, Any]]:
+    """Return a tower with random weights, its image transform and its settings, from the `config` of a VisionEncoder.
+
+    Raises ValueError for another document.
+    """
+    try:
+        settings = dict(config["settings"])
+        trunk = timm.create_model(str(config["architecture"]), num_classes=0, **dict(config["model_args"]))
+        return TimmTower(trunk), _pixel_transform(settings), settings
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"its image tower is not described as a timm model ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _build(source: _Source) -> tuple[Any, Mapping[str, Any]]:

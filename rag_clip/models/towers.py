@@ -13,7 +13,7 @@ from torch import nn
 
 from rag_clip.data import Features, Fingerprint
 from rag_clip.models.decode import decode_image
-from rag_clip.models.pixels import PixelTransform
+from rag_clip.models.pixels import CentreCrop, PixelTransform
 from rag_clip.models.text_tower import causal_tower, learned_tokens, token_table
 from rag_clip.protocols import Encoder
 
@@ -40,7 +40,7 @@ class TwoTowers:
     scale: float
     bias: float
     trained_bias: bool
-    preprocess: PixelTransform
+    preprocess: PixelTransform | CentreCrop
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -114,6 +114,22 @@ def test_a_fresh_text_tower_has_a_tokenizer_of_its_own_language(tmp_path: Path) 
     assert torch.equal(adapted.encode_pixels(shown).pooled, demo.encode_pixels(shown).pooled)
 
 
+def test_an_image_encoder_without_text_gets_a_text_tower(pairs: Path, tmp_path: Path) -> None:
+    training = Training("image", "text", steps=3, batch_size=4, like="demo")
+    adapt_encoder(pairs, output=tmp_path / "out", encoder="demo:second", training=training, running=Running(0))
+    adapted, second = load(tmp_path / "out"), load_encoder("demo:second", device="cpu")
+    shown = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    assert torch.equal(adapted.encode_pixels(shown).pooled, second.encode_pixels(shown).pooled)
+    assert adapted.encode_text(["a kite"]).shape == (1, 192)
+    assert adapted.fingerprint.image_part.agrees_with(second.fingerprint)
+    assert adapted.preprocess == second.preprocess
+    again = Training("text", steps=2, batch_size=4)
+    adapt_encoder(pairs, output=tmp_path / "again", encoder=adapted, training=again, running=Running(0))
+    assert not torch.equal(load(tmp_path / "again").encode_pixels(shown).pooled, second.encode_pixels(shown).pooled)
+    with pytest.raises(ValueError, match="like gives a text tower to an encoder without text"):
+        adapt(pairs, tmp_path / "no", training=training)
+
+
 def test_long_captions_are_counted(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "pairs.parquet", photographs(2), ["short", "a very long caption of many words " * 9])
     assert adapt(path, tmp_path / "out").cut == 1
