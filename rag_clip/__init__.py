@@ -45,6 +45,8 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.heads import learn_prompts as learn_prompts
     from rag_clip.pipelines.heads import prepare_head as prepare_head
     from rag_clip.pipelines.images import index_images as index_images
+    from rag_clip.pipelines.merge import AlphaSearch as AlphaSearch
+    from rag_clip.pipelines.merge import merge_models as merge_models
     from rag_clip.pipelines.running import Running as Running
     from rag_clip.pipelines.search import search as search
     from rag_clip.pipelines.segment import Masks as Masks
@@ -71,6 +73,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     __version__: str
 
 _HOMES = {
+    "AlphaSearch": "rag_clip.pipelines.merge",
     "Beside": "rag_clip.pipelines.explain",
     "ClassEvidence": "rag_clip.files.evidence",
     "Columns": "rag_clip.captions.sources.columns",
@@ -112,6 +115,7 @@ _HOMES = {
     "load_encoder": "rag_clip.models.open_clip",
     "load_painter": "rag_clip.support.painters",
     "load_recipe": "rag_clip.prompts.recipe",
+    "merge_models": "rag_clip.pipelines.merge",
     "merge_support_files": "rag_clip.files.support",
     "open_store": "rag_clip.store",
     "prepare_head": "rag_clip.pipelines.heads",
@@ -132,6 +136,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AlphaSearch",
     "Beside",
     "ClassEvidence",
     "Columns",
@@ -174,6 +179,7 @@ __all__ = [
     "load_encoder",
     "load_painter",
     "load_recipe",
+    "merge_models",
     "merge_support_files",
     "open_store",
     "prepare_head",

@@ -44,6 +44,7 @@ VERBS = (
         "explain",
         "discover",
         "segment",
+        "merge",
         "search",
         "support",
         "heads",

@@ -13,6 +13,7 @@ import rag_clip
 
 VALUES = {"ClassEvidence", "Encoder", "Hit", "LabelSet", "PromptText", "Prompts", "Query", "Recipe", "Support"}
 OF_JOBS = {
+    "AlphaSearch",
     "Beside",
     "Columns",
     "Heads",
@@ -49,6 +50,7 @@ JOBS = {
     "evaluate",
     "explain",
     "index_images",
+    "merge_models",
     "search",
     "segment_images",
 }

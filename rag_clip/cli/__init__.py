@@ -29,6 +29,7 @@ VERBS: Mapping[str, str] = {
     "discover": "rag_clip.cli.discover:discover",
     "segment": "rag_clip.cli.segment:segment",
     "adapt": "rag_clip.cli.adapt:adapt",
+    "merge": "rag_clip.cli.merge:merge",
     "search": "rag_clip.cli.search:search_index",
     "support shots": "rag_clip.cli.support:shots",
     "support retrieve": "rag_clip.cli.support:retrieve",

@@ -15,9 +15,16 @@ Running statistics of batch norm are mixed as weights are. Weights that a task d
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
+
+from rag_clip.models.towers import TwoTowers
+from rag_clip.training.adapt import weights_file
 
 State = Mapping[str, torch.Tensor]
 IMAGE = ("visual.",)
@@ -83,6 +90,28 @@ def moved_parts(start: State, end: State) -> tuple[bool, bool]:
     moved = {name for name, values in start.items() if not torch.equal(values, end[name])}
     image = {name for name in moved if name.startswith(IMAGE)}
     return bool(image), bool(moved - image)
+
+
+def with_weights(encoder: TwoTowers, state: State) -> TwoTowers:
+    """Return a frozen encoder of the same architecture with the weights of a state, and its own fingerprint.
+
+    Stored image vectors of `encoder` stay valid for it if the image tower is the same. Raises ValueError for a state
+    that does not fit.
+    """
+    before = encoder.model.state_dict()
+    check_fit(before, state)
+    model = copy.deepcopy(encoder.model)
+    model.load_state_dict(dict(state))
+    image, _ = moved_parts(before, state)
+    fingerprint = replace(
+        encoder.fingerprint,
+        weights=hashlib.sha256(weights_file(model)).hexdigest(),
+        of_images="" if image else json.dumps(encoder.fingerprint.image_part.identity, sort_keys=True),
+        spec="",
+    )
+    scale = float(model.logit_scale.exp())
+    bias = 0.0 if model.logit_bias is None else float(model.logit_bias)
+    return replace(encoder, name=f"merged {encoder.name}", model=model, fingerprint=fingerprint, scale=scale, bias=bias)
 
 
 def _mix(start: torch.Tensor, ends: Sequence[tuple[torch.Tensor, float]]) -> torch.Tensor:

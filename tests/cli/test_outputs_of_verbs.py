@@ -87,6 +87,14 @@ VERBS: dict[str, Row] = {
         (),
         ("-o", "--pixels"),
     ),
+    "merge": Row(
+        (
+            *("weights", "--patch", "images.parquet", "prompts.parquet"),
+            *("--supported", "validation.parquet", "before.json", *NO_MODEL),
+        ),
+        (),
+        ("-o",),
+    ),
     "discover": Row(
         ("images.parquet", "--index", "index", "--prompts", "prompts.parquet", *NO_MODEL),
         ("-o",),

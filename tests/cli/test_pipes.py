@@ -57,6 +57,10 @@ READ = {
         f"images.parquet --index index --prompts [prompts.json] -o new.toml {MODEL}",
     ],
     "segment": [f"[images.parquet] --prompts [prompts.json] -o new.parquet {MODEL}"],
+    "merge": [
+        f"weights --patch [images.parquet] [prompts.json] --supported images.parquet prompts.json -o new {MODEL}",
+        f"weights --patch cat.png prompts.json --supported [validation.parquet] [prompts.parquet] -o new {MODEL}",
+    ],
     "search": ["index --image [cat.png]"],
     "support shots": [f"[images.parquet] --labels [labels.txt] -o new.parquet {MODEL}"],
     "support retrieve": [f"[prompts.parquet] --index index -o new.parquet {MODEL}"],

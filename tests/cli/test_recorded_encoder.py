@@ -44,6 +44,7 @@ VERBS = {  # words of a command without --model: the verb, the files that record
     "explain": "--prompts prompts.json --image first.png --html OUT.html",
     "discover": "images.parquet --index index --workers 0 -o OUT.toml",
     "segment": "images.parquet --prompts prompts.json --workers 0 -o OUT.parquet",
+    "merge": "adapted --alpha 0.5 -o OUT",
     "search": "index --text kite --mode dense",
     "search, image": "index --image first.png",
     "support retrieve": "prompts.json --index pictures --workers 0 -o OUT.parquet",
@@ -70,6 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "enhance labels.txt --recipe templates -o prompts.json",
         "support shots images.parquet --labels labels.txt -k 1 --workers 0 -o support.parquet",
         "learn support.parquet --prompts prompts.json --options coop.toml -o learned.safetensors",
+        "adapt images.parquet --lock text --steps 2 --batch-size 3 --workers 0 -o adapted",
     ):
         assert run(*command.split(), "--model", MODEL, folder=folder)[0] == 0
     assert run("support", "evidence", "support.parquet", "-o", "sums.safetensors", folder=folder)[0] == 0
@@ -129,7 +131,8 @@ def recorded(path: Path) -> list[str]:
 
 def without_spec(folder: Path) -> None:
     """Make all records those of before the model's name was recorded."""
-    for path in (folder / "prompts.json", folder / "index" / "card.json", folder / "pictures" / "card.json"):
+    cards = [folder / "index" / "card.json", folder / "pictures" / "card.json", folder / "adapted" / "adapt.json"]
+    for path in (folder / "prompts.json", *cards):
         path.write_text(re.sub(r'"spec": "[^"]*"', '"spec": ""', path.read_text()))
     table = pq.read_table(folder / "support.parquet")
     metadata = {key: re.sub(rb'"spec": "[^"]*"', b'"spec": ""', value) for key, value in table.schema.metadata.items()}
