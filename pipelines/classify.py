@@ -177,8 +177,8 @@ def classify(
             negatives = read_negatives(world, first.labels, report=report) if world else None
             shots = read_shots(world, first.labels, encoder) if world else None
             images_by: Encoder = encoder
-            if scoring.compared != "pooled":
-                images_by, classifier = match_classes(text, encoder)
+            if scoring.compared != "pooled" and isinstance(used, Prompts):
+                images_by, classifier = match_classes(scoring.compared, text, used, encoder)
             if bank and len(texts) > 1:  # before the images are encoded
                 next(bank.read(encoder.fingerprint), None)
         sources, missing = encode_by_all(
@@ -290,11 +290,11 @@ def _check_matching(
 ) -> None:
     """Raise ValueError for what reads pooled features of images, or has no texts of its own."""
     if head is not None:
-        raise ValueError(f"a head reads pooled features, and {compared} are compared instead; leave one of the two out")
+        raise ValueError(f"a head reads pooled features, and matching by {compared} has none; leave one of the two out")
     if reuse.features_dir is not None:
         raise ValueError(
-            f"kept features are pooled, and {compared} are compared with these classes anew; leave the folder of "
-            "features out"
+            f"kept features are pooled, and matching by {compared} compares images with these classes anew; leave the "
+            "folder of features out"
         )
     if len(candidates) > 1:
         raise ValueError(f"images choose among prompts by pooled features; give one prompts file with {compared}")

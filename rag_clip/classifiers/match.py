@@ -17,7 +17,7 @@ from rag_clip.display import counted
 from rag_clip.protocols import Classifier, Encoder
 
 Scores = Literal["softmax", "sigmoid"]
-Compared = Literal["pooled", "patches"]
+Compared = Literal["pooled", "patches", "late"]
 LOGITS_AT_ONCE = 1 << 24
 
 
@@ -30,7 +30,7 @@ class Scoring:
     `chunk` is a number of consecutive rows that are evidence for one another, in the place of the whole file, as of a
     camera's stream.
     What is `compared` with the texts is the pooled feature of an image or, by a matching that the encoder learned, its
-    patches (see classifiers.learned_match).
+    patches, or (late) its patches with the words of the texts (see classifiers.learned_match).
     With `open_world`, the novelty of each image is said too, and images that are none of the classes may get no label
     (see classifiers.novelty). With a `hub_bank`, the logits of texts alone are corrected by it (see classifiers.hubs).
     Raises ValueError for `top_k` below 1, for sigmoid scores with `refine` or a `hub_bank`, for `further` or a `chunk`
@@ -55,9 +55,9 @@ class Scoring:
             raise ValueError(f"{self.compared!r} cannot be compared; choose one of {', '.join(get_args(Compared))}")
         if self.compared != "pooled" and (self.refine or self.open_world or self.hub_bank):
             what = "refinement" if self.refine else "novelty" if self.open_world else "the hub correction"
-            raise ValueError(f"{what} reads pooled features, and {self.compared} have none; leave one of the two out")
+            raise ValueError(f"{what} reads pooled features, and matching by {self.compared} has none; leave one out")
         if self.compared != "pooled" and self.scores == "sigmoid":
-            raise ValueError(f"a matching of {self.compared} is trained with a softmax; use softmax scores")
+            raise ValueError(f"matching by {self.compared} is trained with a softmax; use softmax scores")
         if self.refine and self.scores == "sigmoid":
             raise ValueError("refined scores are shares of the classes, which sum to one; use softmax scores")
         if self.hub_bank and self.scores == "sigmoid":

@@ -117,11 +117,11 @@ def classify(
         ),
     ] = None,
     match: Annotated[
-        Literal["pooled", "patches"],
+        Literal["pooled", "patches", "late"],
         Parameter(
             group=ENCODER,
             help="What texts are compared with: the feature of an image, or its patches, by a model that learned to "
-            "match them (`adapt --objective pacl`).",
+            "match them (`adapt --objective pacl`, or for late `filip`).",
         ),
     ] = "pooled",
     features: Annotated[

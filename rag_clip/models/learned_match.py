@@ -1,9 +1,10 @@
-"""The matching module that was learned for an encoder, read from its folder."""
+"""The matching module of patches or tokens that was learned for an encoder, read from its folder."""
 
 from __future__ import annotations
 
 from rag_clip.models.folder import AGAIN, MATCH, Match, read_match
 from rag_clip.models.patch_match import PatchMatch
+from rag_clip.models.token_match import TokenMatch, token_match_of
 from rag_clip.models.towers import TwoTowers
 
 
@@ -37,4 +38,19 @@ def patch_match(encoder: TwoTowers) -> PatchMatch | None:
         raise ValueError(
             f"{encoder.folder}: {MATCH} is {module.projection.shape[1]} wide, the model {encoder.dim}; {AGAIN}"
         )
+    return module.to(encoder.device).eval().requires_grad_(False)
+
+
+def token_match(encoder: TwoTowers) -> TokenMatch | None:
+    """Return the late interaction that was learned for an encoder, on its device, or None if it has none.
+
+    Raises ValueError as `match_of`, and for tensors that do not fit the encoder.
+    """
+    match = match_of(encoder)
+    if match is None or match.kind != "late":
+        return None
+    try:
+        module = token_match_of(match.tensors)
+    except ValueError as error:
+        raise ValueError(f"{encoder.folder}: {MATCH} {error}; {AGAIN}") from error
     return module.to(encoder.device).eval().requires_grad_(False)

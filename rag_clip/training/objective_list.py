@@ -13,6 +13,7 @@ from rag_clip.training.objective import Objective
 from rag_clip.training.objectives.align import Align
 from rag_clip.training.objectives.carft import CarFt
 from rag_clip.training.objectives.clip import Clip
+from rag_clip.training.objectives.filip import Filip
 from rag_clip.training.objectives.idea import Idea
 from rag_clip.training.objectives.labels import Labels
 from rag_clip.training.objectives.nlip import Nlip
@@ -36,6 +37,9 @@ OBJECTIVES: Mapping[str, Entry] = {
     "clip": Entry(Clip, "Radford et al., 2021, arXiv 2103.00020", "pairs; the plain contrastive loss"),
     "align": Entry(Align, "Jia et al., 2021, arXiv 2102.05918", "many noisy pairs; label smoothing"),
     "siglip": Entry(SigLip, "Zhai et al., 2023, arXiv 2303.15343", "pairs; independent probabilities"),
+    "filip": Entry(
+        Filip, "Yao et al., 2022, arXiv 2111.07783; Gu et al., 2022, arXiv 2202.06767", "pairs that differ in a detail"
+    ),
     "pacl": Entry(Pacl, "Mukhoti et al., 2023, arXiv 2212.04994", "pairs, both towers locked; where a text is true"),
     "slip": Entry(Slip, "Mu et al., 2022, arXiv 2112.12750", "few pairs; views of an image agree too"),
     "proto": Entry(Proto, "Chen et al., 2023, arXiv 2206.10996", "pre-training; towers predict each other's clusters"),

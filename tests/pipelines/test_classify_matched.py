@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inputs.matched_model import patches_model
+from inputs.matched_model import patches_model, tokens_model
 from inputs.objectives import encoder, pixels
 from inputs.pictures import write_images
 from rag_clip.classifiers.hubs import HubBank
@@ -23,7 +23,7 @@ from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.reuse import Reuse
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shot
 from rag_clip.data import LabelSet, Prompts, PromptText
-from rag_clip.models.learned_match import patch_match
+from rag_clip.models.learned_match import patch_match, token_match
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.running import Running
 
@@ -109,5 +109,39 @@ def test_weights_that_are_no_unit_vectors_are_normalised(tmp_path: Path) -> None
     text = zero_shot(prompts(), model)
     longer = ZeroShot(text.labels, 3 * text.weights, text.scale)
     shown = pixels(torch.arange(3))
-    (first, by_unit), (second, by_longer) = match_classes(text, model), match_classes(longer, model)
+    (first, by_unit), (second, by_longer) = (
+        match_classes("patches", each, prompts(), model) for each in (text, longer)
+    )
     assert torch.allclose(by_unit(first.encode_pixels(shown)), by_longer(second.encode_pixels(shown)), atol=1e-3)
+
+
+def test_late_scores_are_means_over_the_texts_of_each_class(tmp_path: Path) -> None:
+    model, source = tokens_model(tmp_path / "model"), images(tmp_path / "images.parquet")
+    match = token_match(model)
+    assert match is not None
+    several = Prompts(
+        LabelSet(NAMES),
+        tuple(
+            (PromptText(f"a photo of a {name}", 0.75), PromptText(f"some {name}s by the sea", 0.25)) for name in NAMES
+        ),
+    )
+    summary = run(source, tmp_path / "out.parquet", model, prompts=several, scoring=Scoring(compared="late", top_k=3))
+    patches = match.patches(model.patch_tokens(pixels(torch.arange(5))))
+    assert patches.shape == (5, 5, 16)
+    columns = []
+    for group in several.texts:
+        scores = []
+        for text in group:
+            tokens, real = model.text_tokens(model.tokenizer([text.text]))
+            words = match.words(tokens)[0, 1 : int(real.sum())]  # without the start
+            scores.append((patches @ words.T).amax(2).mean(1))
+        columns.append(0.75 * scores[0] + 0.25 * scores[1])
+    wanted = (model.scale * torch.stack(columns, 1)).softmax(1)
+    written = summary.to_polars()
+    for row, values in enumerate(wanted):
+        said = dict(zip(written["top_k_labels"][row], written["top_k_scores"][row], strict=True))
+        assert [said[name] for name in NAMES] == pytest.approx(values.tolist(), abs=1e-4)
+    with pytest.raises(ValueError, match="no learned matching of patches"):
+        run(source, tmp_path / "other.parquet", model)
+    with pytest.raises(ValueError, match="no learned matching of tokens; make one with `rag-clip adapt PAIRS --object"):
+        run(source, tmp_path / "other.parquet", encoder(), scoring=Scoring(compared="late"))
