@@ -16,7 +16,7 @@ training mode (here before each epoch, in evaluation mode, on whole images).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 
-from rag_clip.corpus.counts.tokens import spoken
+from rag_clip.corpus.counts.tokens import grams_of, spoken, words_of
 from rag_clip.corpus.phrases import LONGEST, frequent_phrases, joined
 from rag_clip.training.batches import Batch
 from rag_clip.training.contrast import info_nce, same_pairs
@@ -33,6 +33,7 @@ from rag_clip.training.objective import Needs, Setting
 from rag_clip.training.towers import Towers
 
 FLOOR = 1e-3
+COUNTED = 10_000  # images whose tags are counted at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +112,12 @@ class IdeaLoss(nn.Module):
             return
         captions = setting.examples.captions
         texts = pl.Series([text for choice in captions for text in choice], dtype=pl.String)
-        given = settings.tags or tuple(frequent_phrases([texts], most=settings.most))
-        counts = sum((self._tags_of(choice, given) for choice in captions), torch.zeros(len(given)))
-        self.tags = tuple(tag for tag, count in zip(given, counts.tolist(), strict=True) if count)
+        self.tags = settings.tags or tuple(frequent_phrases([texts], most=settings.most))
+        parts = torch.split(torch.arange(len(captions)), COUNTED) if self.tags else ()
+        counts = torch.stack([self.said(part).sum(0) for part in parts]).sum(0) if self.tags else torch.zeros(0)
+        self.tags = tuple(tag for tag, count in zip(self.tags, counts.tolist(), strict=True) if count)
         if not self.tags:
             raise ValueError("no caption has one of the tags; give tags that captions say, in lower or upper case")
-        self.numbers = number_tags(self.tags)
         self.recogniser = Recogniser(len(self.tags), towers.backbone_width)
         self.register_buffer("found", torch.zeros(len(captions), len(self.tags), dtype=torch.bool))
         self.register_buffer("weights", (len(captions) / counts[counts > 0]).clamp(max=settings.heaviest))
@@ -168,26 +169,13 @@ class IdeaLoss(nn.Module):
     def said(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the tags that any caption of each image has, bool [n, g]."""
         captions = self.setting.examples.captions
-        return torch.stack([self._tags_of(captions[row], self.tags, self.numbers) for row in rows.tolist()])
+        owners = [place for place, row in enumerate(rows.tolist()) for _ in captions[row]]
+        found = tags_in([text for row in rows.tolist() for text in captions[row]], self.tags)  # [t, g]
+        return torch.zeros(len(rows), len(self.tags)).index_add_(0, torch.tensor(owners), found.float()) > 0
 
     def name(self, tags: torch.Tensor) -> str:
         """Return the names of tags, bool [g], as a text."""
         return ", ".join(joined([self.tags[number] for number in tags.nonzero().flatten().tolist()]))
-
-    @staticmethod
-    def _tags_of(
-        texts: Sequence[str], tags: Sequence[str], numbers: Mapping[tuple[str, ...], int] | None = None
-    ) -> torch.Tensor:
-        numbers = number_tags(tags) if numbers is None else numbers
-        found = torch.zeros(len(tags), dtype=torch.bool)
-        for text in texts:
-            words = spoken(text)
-            for size in range(1, LONGEST + 1):
-                for start in range(len(words) - size + 1):
-                    number = numbers.get(tuple(words[start : start + size]))
-                    if number is not None:
-                        found[number] = True
-        return found
 
     def begin_epoch(self, epoch: int, rows: torch.Tensor) -> None:
         """Recognise the tags of the images `rows`, by the towers as they stand."""
@@ -199,9 +187,15 @@ class IdeaLoss(nn.Module):
                 self.found[part.rows] = probability > self.settings.threshold
 
 
-def number_tags(tags: Sequence[str]) -> dict[tuple[str, ...], int]:
-    """Return the number of each tag by its words, in lower case."""
-    return {tuple(spoken(tag)): number for number, tag in enumerate(tags)}
+def tags_in(texts: Sequence[str], tags: Sequence[str]) -> torch.Tensor:
+    """Return which tags each text has as whole words in their order, case ignored, bool [t, g]."""
+    wanted = pl.DataFrame({"gram": [" ".join(spoken(tag)) for tag in tags], "tag": range(len(tags))})
+    words = words_of(pl.Series(list(texts), dtype=pl.String))
+    found = torch.zeros(len(texts), len(tags), dtype=torch.bool)
+    for size in range(1, LONGEST + 1):
+        pairs = grams_of(words, size).join(wanted, on="gram")
+        found[pairs["row"].to_list(), pairs["tag"].to_list()] = True
+    return found
 
 
 def two_text_losses(
