@@ -88,6 +88,14 @@ def test_the_choice_on_validation_is_the_best_of_every_setting_tried():
     assert choice.accuracy == pytest.approx(right[best])
 
 
+def test_of_equally_good_settings_the_one_nearest_to_the_texts_is_chosen():
+    cache = build_cache(TEXT, replace(SUPPORT, relevance=torch.zeros(len(SUPPORT))))  # no image votes: all are equal
+    judged = judged_images(TEXT, SUPPORT, VALIDATION)
+    assert judged is not None
+    choice = choose(judged, cache, scale=40.0, alphas=(0.5, 1.0, 2.0), betas=(1.0, 3.0), gammas=(0.0, 1.0))
+    assert (choice.alpha, choice.beta, choice.gamma) == (0.5, 1.0, 0.0)
+
+
 def test_leaving_one_out_equals_building_the_head_without_the_image():
     judged = judged_images(TEXT, SUPPORT, None)
     assert judged is not None
