@@ -6,8 +6,9 @@ validation` has one seed, and is what may choose. Support is found by the words 
 retrieve --search captions`), and copies of the photographs are kept out of it. After the bar, openness over the
 groups of the label set: Acc-C, Acc-E and Acc-S, all photographs together, and the calibration error. With `--refine`
 there is a row for each classifier in which all photographs are evidence for each, and with `--second` a row in which
-their features from the bundled self-supervised encoder are evidence too. Heads are as published unless `--floor` is
-given, which `classify` does by default.
+their features from the bundled self-supervised encoder are evidence too. `--hub-bank` adds the rows of each set of
+prompts corrected by a bank, such as FOLDER/images (`rag_clip/classifiers/hubs.py`). Heads are as published unless
+`--floor` is given, which `classify` does by default.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from rag_clip.classifiers.anchored import held_evidence
 from rag_clip.classifiers.evidence import one_label
 from rag_clip.classifiers.heads import HEADS, build_head
+from rag_clip.classifiers.hubs import HubBank, correct_hubs
 from rag_clip.classifiers.zero_shot import ZeroShot, zero_shots
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.demo.concepts import BANDS, concepts
@@ -52,6 +54,7 @@ def main() -> None:
     parser.add_argument("--heads", nargs="*", default=HEADS_OF_ONE_ENCODER)
     parser.add_argument("--refine", action="store_true")
     parser.add_argument("--second", action="store_true")
+    parser.add_argument("--hub-bank")
     parser.add_argument("--floor", action="store_true")
     parser.add_argument("--photographs", choices=("test", "validation"), default="test")
     options = parser.parse_args()
@@ -74,6 +77,9 @@ def main() -> None:
     classifiers = dict(zip(sets, zero_shots(list(sets.values()), encoder), strict=True))
     for name, classifier in classifiers.items():
         show(name, classifier, classifier, test, photographs, options.refine)
+        if options.hub_bank:
+            corrected = correct_hubs(classifier, HubBank(options.hub_bank).read(encoder.fingerprint))
+            show(f"{name}, hub", corrected, classifier, test, photographs, options.refine)
     for name, prompts in (("templates", plain), ("default recipe", found)):
         path = folder / f"support-{name.split()[0]}.parquet"
         summary = retrieve_support(
@@ -126,7 +132,7 @@ def show(
     cells = [cell(table.filter(pl.col("band") == each)) for each in BANDS] + [cell(table)]
     open_cells = " / ".join(f"{100 * value:.1f}" for value in (opened.acc_c, opened.acc_e, opened.acc_s))
     error = f"{100 * calibration_error(logits, targets):.1f}"
-    print(f"{name:<42}{' / '.join(cells)} | {open_cells} | {error}", flush=True)
+    print(f"{name:<47}{' / '.join(cells)} | {open_cells} | {error}", flush=True)
 
 
 def cell(table: pl.DataFrame) -> str:
