@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -97,6 +98,16 @@ def test_labelled_images_are_fitted_to_their_prompts(pairs: Path, tmp_path: Path
     texts = ["a photo of a kite"]
     demo = load_encoder("demo", device="cpu")
     assert torch.allclose(load(tmp_path / "out").encode_text(texts), demo.encode_text(texts), atol=1e-6)
+
+
+def test_the_templates_of_prompts_are_the_contexts_of_carft(pairs: Path, tmp_path: Path) -> None:
+    prompts = template_prompts(LabelSet(NAMES), templates=["a photo of {}.", "a drawing of {}.", "{} at night."])
+    summary = adapt(pairs, tmp_path / "out", objective="carft", prompts=prompts)
+    assert summary.facts == {"contexts": 3}
+    single = replace(prompts.texts[0][0], weight=1.0)
+    uneven = replace(prompts, texts=((single,), *prompts.texts[1:]))
+    with pytest.raises(ValueError, match="in the same templates, but 'boat' has 3 texts and 'kite' has 1"):
+        adapt(pairs, tmp_path / "no", objective="carft", prompts=uneven)
 
 
 def test_a_fresh_text_tower_has_a_tokenizer_of_its_own_language(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from rag_clip.training.objective import Needs, Setting
 from rag_clip.training.objectives.labels import Labels, LabelsLoss, need_head
 from rag_clip.training.towers import Towers
 
+ADVICE = 'give prompts of several templates alone, such as those of a recipe with [templates] set = "general"'
+
 
 @dataclass(frozen=True, slots=True)
 class CarFt:
@@ -50,8 +52,12 @@ class CarFt:
         return Needs(labels=True, scale=False)
 
     def build(self, towers: Towers, setting: Setting) -> nn.Module:
-        """Return the loss; raises ValueError unless every class has a text in every context."""
+        """Return the loss; raises ValueError unless every class has a text in each of several contexts."""
         loss = CarFtLoss(towers, self, need_head(setting))
+        if len(loss.contexts) == 1 and self.weight:
+            raise ValueError(
+                f"carft keeps what an image says of several contexts, and each class has one text; {ADVICE}"
+            )
         if setting.batches.views.least_area == 1:
             loss.keep(len(setting.examples))
         return loss
@@ -116,14 +122,13 @@ def context_weights(towers: Towers, head: Head) -> torch.Tensor:
     Raises ValueError if classes differ in the number of their texts.
     """
     counts = {name: len(texts) for name, texts in zip(head.labels.names, head.texts, strict=False)}
-    advice = "give prompts of templates alone, such as those of `rag-clip enhance --recipe templates`"
     if not counts:
-        raise ValueError(f"carft needs the texts of the classes, and there are none; {advice}")
+        raise ValueError(f"carft needs the texts of the classes, and there are none; {ADVICE}")
     fewest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     if counts[fewest] != counts[most]:
         raise ValueError(
             f"carft needs every class in the same templates, but {most!r} has {counted(counts[most], 'text')} and "
-            f"{fewest!r} has {counts[fewest]}; {advice}"
+            f"{fewest!r} has {counts[fewest]}; {ADVICE}"
         )
     vectors = towers.encoder.encode_text([text for texts in head.texts for text in texts])
     return normalize(vectors.view(len(counts), -1, vectors.shape[1]).mean(0), dim=-1)

@@ -14,7 +14,7 @@ from inputs.objectives import NAMES, build, check_objective, encoder, pairs
 from rag_clip.data import LabelSet
 from rag_clip.training.adapt import FINE_TUNING, Manner, adapt
 from rag_clip.training.batches import Examples, Head
-from rag_clip.training.objectives.carft import CarFt, divergence
+from rag_clip.training.objectives.carft import CarFt, CarFtLoss, divergence
 from rag_clip.training.objectives.labels import Labels
 from rag_clip.training.towers import Lock
 
@@ -57,7 +57,9 @@ def test_at_the_start_and_with_one_context_nothing_diverges() -> None:
     labels = build(Labels(), examples=examples())[1]
     assert loss(batch).item() == labels(batch).item()
     single = examples(TEMPLATES[:1])
-    towers, loss, batch = build(CarFt(), examples=single)
+    towers, _, batch = build(CarFt(weight=0.0), examples=single)
+    assert single.head is not None
+    loss = CarFtLoss(towers, CarFt(), single.head)
     with torch.no_grad():
         towers.model.visual.proj.mul_(torch.rand(towers.model.visual.proj.shape))
     labels = build(Labels(), examples=single)[1]
@@ -119,11 +121,13 @@ def test_prompts_without_contexts_are_refused() -> None:
     given = examples()
     assert given.head is not None
     uneven = replace(given, head=replace(given.head, texts=(("one", "two"), ("one",), ("one", "two"))))
-    advice = "give prompts of templates alone, such as those of `rag-clip enhance --recipe templates`"
+    advice = 'give prompts of several templates alone, such as those of a recipe with [templates] set = "general"'
     with pytest.raises(ValueError, match=re.escape(f"but 'boat' has 2 texts and 'mill' has 1; {advice}")):
         adapt(encoder(), uneven, CarFt(), schedule=SCHEDULE)
     none = replace(given, head=replace(given.head, texts=()))
     with pytest.raises(ValueError, match="carft needs the texts of the classes, and there are none"):
         adapt(encoder(), none, CarFt(), schedule=SCHEDULE)
+    with pytest.raises(ValueError, match=re.escape(f"of several contexts, and each class has one text; {advice}")):
+        adapt(encoder(), examples(TEMPLATES[:1]), CarFt(), schedule=SCHEDULE)
     with pytest.raises(ValueError, match=r"the weight of the divergence is -1; give 0"):
         CarFt(weight=-1)
