@@ -71,6 +71,7 @@ class Adapted:
     resumed: the number of steps done before the run was resumed; 0 for a new run.
     masked: share of the negatives in all batches that were none, having an equal caption or image.
     facts: numbers that the loss reports.
+    loss: the trained loss, with its clusters, noise or decoder, for what it can still say (`nlip.write_captions`).
     """
 
     encoder: TwoTowers
@@ -81,6 +82,7 @@ class Adapted:
     resumed: int = 0
     masked: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
+    loss: nn.Module | None = None
 
 
 def adapt(
@@ -175,6 +177,7 @@ def adapt(
         done[0].number - 1 if done else schedule.steps,
         float(negatives[0] / negatives[1].clamp(min=1)),
         numbers,
+        loss.eval(),
     )
 
 

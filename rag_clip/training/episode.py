@@ -17,16 +17,18 @@ EPISODE_BATCH = 256
 
 @contextmanager
 def evaluating(towers: Towers, *modules: nn.Module) -> Iterator[None]:
-    """In this context towers and modules are in evaluation mode, without gradients; afterwards they train."""
+    """In this context towers and modules are in evaluation mode, without gradients; afterwards they train on, if so."""
+    modes = [module.training for module in (towers.model, *modules)]
     with torch.no_grad():
         try:
             for module in (towers.model, *modules):
                 module.eval()
             yield
         finally:
-            towers.set_modes()
-            for module in modules:
-                module.train()
+            if modes[0]:
+                towers.set_modes()
+            for module, mode in zip(modules, modes[1:], strict=True):
+                module.train(mode)
 
 
 def whole_batches(setting: Setting, rows: torch.Tensor, *, epoch: int = 0, turn: int = 0) -> Iterator[Batch]:

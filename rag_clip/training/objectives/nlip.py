@@ -226,14 +226,14 @@ def harmonised(logits: torch.Tensor, weights: torch.Tensor, same: torch.Tensor |
     return total
 
 
-def write_captions(loss: NlipLoss, rows: torch.Tensor) -> pa.Table:
-    """Return the captions that a trained decoder writes for images `rows`, int64 [m].
+def write_captions(loss: nn.Module | None, rows: torch.Tensor) -> pa.Table:
+    """Return the captions that the decoder of a run, `adapt(...).loss`, writes for its images `rows`, int64 [m].
 
     The table has columns `row` (int64), `caption` (written), `original` (the image's first caption) and `noise`
     (float32, the probability that the latter is wrong, as last estimated). Raises ValueError for a loss without
     completion.
     """
-    if loss.captioner is None:
+    if not isinstance(loss, NlipLoss) or loss.captioner is None:
         raise ValueError("this run had no decoder; give nlip a completion above 0")
     captions = []
     with evaluating(loss.towers, loss):

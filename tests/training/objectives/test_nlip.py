@@ -162,9 +162,13 @@ def test_a_killed_run_ends_with_the_same_weights() -> None:
     check_resumed(COMPLETED)
 
 
-def test_a_run_reports_the_noise_it_found() -> None:
+def test_a_run_reports_the_noise_it_found_and_writes_captions() -> None:
     adapted = adapt(encoder(), pairs(), COMPLETED, schedule=replace(FINE_TUNING, steps=2, batch_size=3))
     assert set(adapted.facts) == {"mean probability of noise", "share of written captions"}
+    table = write_captions(adapted.loss, torch.tensor([4, 1]))
+    assert table.column("original").to_pylist() == [CAPTIONS[4], CAPTIONS[1]]
+    assert table.column_names == ["row", "caption", "original", "noise"]
+    assert not any(module.training for module in adapted.encoder.model.modules())
 
 
 def test_wrong_settings_are_refused() -> None:
