@@ -25,6 +25,7 @@ from rag_clip.classifiers.segmentation import segment
 from rag_clip.classifiers.zero_shot import zero_shots
 from rag_clip.data import LabelSet
 from rag_clip.display import MOST_ROWS, counted, html_table
+from rag_clip.evaluation.segmentation import MaskQuality, by_row, compare_masks
 from rag_clip.files.folders import make_folder
 from rag_clip.files.identity import hash_facts
 from rag_clip.files.lock import locked
@@ -118,6 +119,7 @@ class SegmentSummary:
     learned: whether the encoder learned to match patches; otherwise raw patch tokens were used.
     classes: by class, the images that have it, those of most images first.
     overlays: the folder of the overlays, or None.
+    quality: how well the masks agree with known ones; None without these.
     seconds, bottleneck: seconds per stage, and the slowest stage.
     """
 
@@ -128,6 +130,7 @@ class SegmentSummary:
     learned: bool
     classes: Mapping[str, int]
     overlays: Path | None
+    quality: MaskQuality | None
     seconds: Mapping[str, float]
     bottleneck: str
 
@@ -155,6 +158,7 @@ def segment_images(
     encoder: AnyEncoder | None = None,
     masks: Masks = Masks(),
     overlays: str | Path | None = None,
+    truth: str | Path | None = None,
     running: Running = Running(),  # noqa: B008
 ) -> SegmentSummary:
     """Write a mask for each class that is in an image, as COCO's run-length encoding.
@@ -168,6 +172,7 @@ def segment_images(
         so, any other is taken by its raw patch tokens, which are much worse. By default the one of the prompts.
     masks: the background, and the least share of an image.
     overlays: a folder for a PNG file per image, with its masks in colour and a legend.
+    truth: known masks, in a file such as this job writes, with which the masks are compared (see `compare_masks`).
     running: processes, batch size, `force` and progress.
 
     The whole image is resized to the encoder's input, whatever its aspect ratio. An unusable image has an error, and
@@ -180,7 +185,7 @@ def segment_images(
     if place.suffix.lower() != ".parquet" and not place.is_dir():
         raise ValueError(f"the output {place} would be Parquet; give it the suffix .parquet")
     folder = None if overlays is None else Path(overlays)
-    read = [image_files(given), prompts if isinstance(prompts, str | Path) else None]
+    read = [image_files(given), prompts if isinstance(prompts, str | Path) else None, truth]
     written = segment_outputs(place, folder)
     with holding(written, inputs=read, force=running.force):
         towers = two_towers(to_encoder(encoder, recorded=texts.recorded.encoder))
@@ -203,6 +208,10 @@ def segment_images(
             counts = _write(unfinished, sources, facts, progress)
         if folder is not None:
             _draw_overlays(folder, place, files, texts.labels, progress)
+        quality = None
+        if truth is not None:
+            with progress.stage("compare"):
+                quality = compare_masks(place, Path(truth), texts.labels)
     rows, failed, total, classes = counts
     ordered = dict(sorted(classes.items(), key=lambda pair: -pair[1]))
     summary = SegmentSummary(
@@ -213,6 +222,7 @@ def segment_images(
         maps.learned,
         ordered,
         folder,
+        quality,
         dict(progress.seconds),
         progress.bottleneck,
     )
@@ -342,7 +352,7 @@ def _draw_overlays(folder: Path, masks: Path, files: Sequence[ImageFile], labels
     """Draw the masks of each usable image over it, in a PNG file that is named by its row."""
     make_folder(folder)
     colours = {name: row for row, name in enumerate(labels.names)}
-    rows = iter(_by_row(masks))
+    rows = iter(by_row(masks))
     advance = progress.counting("draw", sum(file.rows for file in files))
     for file in files:
         for items in read_items(file, _ones(file.rows)):
@@ -356,18 +366,3 @@ def _draw_overlays(folder: Path, masks: Path, files: Sequence[ImageFile], labels
 
 def _ones(count: int) -> Iterator[int]:
     return (1 for _ in range(count))
-
-
-def _by_row(masks: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Yield the rows of the output image by image."""
-    row, group = 0, list[dict[str, Any]]()
-    with pq.ParquetFile(masks) as file:
-        for batch in file.iter_batches(SHARD_ROWS):
-            for each in batch.to_pylist():
-                if group and each["row"] != row:
-                    yield row, group
-                    group = []
-                row = each["row"]
-                group.append(each)
-    if group:
-        yield row, group

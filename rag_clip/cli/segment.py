@@ -35,6 +35,9 @@ def segment(
             help="What is no class: a number, below which the best cosine of a pixel is background, or texts.",
         ),
     ] = None,
+    truth: Annotated[
+        Path | None, Parameter(help="Known masks to compare with, in a file such as this verb writes: prints the mIoU.")
+    ] = None,
     least_share: Annotated[
         float, Parameter(help="Classes that cover less than this share of an image get no mask.")
     ] = 0.005,
@@ -56,7 +59,7 @@ def segment(
 
         masks = Masks(_background(background or []), least_share)
         found = find_encoder(encoder, records_of(prompts=[prompts]))
-        check_outputs(segment_outputs(output, overlays), inputs=[images, prompts, found.files], force=force)
+        check_outputs(segment_outputs(output, overlays), inputs=[images, prompts, truth, found.files], force=force)
         summary = segment_images(
             Images(images, image_column, limit=limit),
             prompts=prompts,
@@ -64,6 +67,7 @@ def segment(
             encoder=found.load(console),
             masks=masks,
             overlays=overlays,
+            truth=truth,
             running=Running(workers, batch_size, force, console.report),
         )
         _show(console, summary)
@@ -94,6 +98,10 @@ def _show(console: Console, summary: SegmentSummary) -> None:
         console.table("class", {name: {"images": str(images)} for name, images in first.items()})
     if others := len(summary.classes) - len(first):
         console.say(f"  and {counted(others, 'other class')}")
+    if quality := summary.quality:
+        worst = sorted(quality.iou.items(), key=lambda pair: pair[1])[:CLASSES_SHOWN]
+        console.say(f"mean IoU {quality.mean_iou:.3f} over {counted(len(quality.iou), 'class')}, background included")
+        console.table("lowest", {name: {"IoU": f"{value:.3f}"} for name, value in worst})
     if summary.overlays is not None:
         console.say(f"overlays: {summary.overlays}")
     console.stages(summary.seconds)

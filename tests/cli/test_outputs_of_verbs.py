@@ -101,7 +101,11 @@ VERBS: dict[str, Row] = {
         ("--features",),
         suffix=".toml",
     ),
-    "segment": Row(("images.parquet", "--prompts", "prompts.parquet", *NO_MODEL), ("-o",), ("--overlays",)),
+    "segment": Row(
+        ("images.parquet", "--prompts", "prompts.parquet", "--truth", "before.parquet", *NO_MODEL),
+        ("-o",),
+        ("--overlays",),
+    ),
     "support shots": Row((*LABELLED, *NO_MODEL), ("-o", "--validation")),
     "support retrieve": Row(("prompts.parquet", "--index", "index", "--against", "images.parquet", *NO_MODEL), ("-o",)),
     "support merge": Row(("support.parquet", "validation.parquet"), ("-o",)),

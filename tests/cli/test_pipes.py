@@ -56,7 +56,7 @@ READ = {
         f"[images.parquet] --index index -o new.toml {MODEL}",
         f"images.parquet --index index --prompts [prompts.json] -o new.toml {MODEL}",
     ],
-    "segment": [f"[images.parquet] --prompts [prompts.json] -o new.parquet {MODEL}"],
+    "segment": [f"[images.parquet] --prompts [prompts.json] --truth [before.parquet] -o new.parquet {MODEL}"],
     "merge": [
         f"weights --patch [images.parquet] [prompts.json] --supported images.parquet prompts.json -o new {MODEL}",
         f"weights --patch cat.png prompts.json --supported [validation.parquet] [prompts.parquet] -o new {MODEL}",

@@ -20,6 +20,7 @@ from inputs.objectives import encoder
 from inputs.pictures import encoded, write_images
 from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import LabelSet, Prompts, PromptText
+from rag_clip.demo.concepts import concepts
 from rag_clip.files.rle import decode_mask
 from rag_clip.models.learned_match import patch_match
 from rag_clip.pipelines.running import Running
@@ -27,12 +28,12 @@ from rag_clip.pipelines.segment import Masks, segment_images
 from rag_clip.progress import ProgressEvent
 from rag_clip.report.overlays import colour_of
 
-NAMES = ("boat", "mill", "gate")
+NAMES = tuple(concept.name for concept in concepts()[:40:10])
 ALL = Masks(least_share=0)
 
 
 def prompts() -> Prompts:
-    return Prompts(LabelSet(NAMES), tuple((PromptText(f"a photo of a {name}", 1.0),) for name in NAMES))
+    return Prompts(LabelSet(NAMES), tuple((PromptText(f"a photo of {name}", 1.0),) for name in NAMES))
 
 
 def pictures(sizes: tuple[tuple[int, int], ...] = ((60, 40), (31, 50), (48, 48))) -> list[bytes]:
@@ -54,12 +55,13 @@ def test_masks_are_where_the_patches_say(tmp_path: Path) -> None:
     source = write_images(tmp_path / "images.parquet", pictures())
     found = run([source], tmp_path / "masks.parquet", model).to_polars()
     weights = zero_shot(prompts(), model).weights
+    assert found["label"].n_unique() > 2
     for row, content in enumerate(pictures()):
         picture = Image.open(BytesIO(content))
         squashed = np.array(picture.resize((48, 48), Image.Resampling.BICUBIC))
         tokens = model.patch_tokens(torch.from_numpy(squashed).permute(2, 0, 1)[None])  # [1, 36, D]
         values = tokens @ match.projection + (tokens @ match.hidden).relu() @ match.output
-        maps = (normalize(values, dim=-1) @ weights.T)[0].T.view(1, 3, 6, 6)
+        maps = (normalize(values, dim=-1) @ weights.T)[0].T.view(1, 4, 6, 6)
         large = interpolate(maps, size=picture.size[::-1], mode="bilinear", align_corners=False)[0]
         wanted = large.argmax(0).numpy()
         masks = found.filter(pl.col("row") == row)
@@ -92,10 +94,12 @@ def test_uncertain_pixels_are_background(tmp_path: Path) -> None:
 def test_texts_of_the_background_take_pixels(tmp_path: Path) -> None:
     model = patches_model(tmp_path / "model")
     source = write_images(tmp_path / "images.parquet", pictures())
-    alone = Prompts(LabelSet(("boat",)), ((PromptText("a photo of a boat", 1.0),),))
-    behind = Masks(("a photo of a mill", "a photo of a gate"), 0)
-    named = run([source], tmp_path / "named.parquet", model).to_polars().filter(pl.col("label") == "boat")
+    first, *others = NAMES
+    alone = Prompts(LabelSet((first,)), ((PromptText(f"a photo of {first}", 1.0),),))
+    behind = Masks([f"a photo of {name}" for name in others], 0)
+    named = run([source], tmp_path / "named.parquet", model).to_polars().filter(pl.col("label") == first)
     found = run([source], tmp_path / "behind.parquet", model, prompts=alone, masks=behind).to_polars()
+    assert len(named) > 0
     assert found.drop_nulls("label")["counts"].to_list() == named["counts"].to_list()
 
 
@@ -200,3 +204,15 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         Masks(least_share=3)
     first = run([source], tmp_path / "masks.parquet", model)
     assert run([source], tmp_path / "masks.parquet", model).masks == first.masks
+
+
+def test_known_masks_are_compared(tmp_path: Path) -> None:
+    model = patches_model(tmp_path / "model")
+    source = write_images(tmp_path / "images.parquet", [*pictures(), b"no image"])
+    run([source], tmp_path / "truth.parquet", model)
+    same = run([source], tmp_path / "same.parquet", model, truth=tmp_path / "truth.parquet")
+    assert (same.quality.mean_iou, same.quality.images) == (1, 3)
+    other = run([source], tmp_path / "other.parquet", encoder(), truth=tmp_path / "truth.parquet")
+    assert other.quality.mean_iou < 1
+    with pytest.raises(ValueError, match="is one of the inputs"):
+        run([source], tmp_path / "truth.parquet", model, truth=tmp_path / "truth.parquet")
