@@ -130,7 +130,9 @@ def index_images(
     settings = json.dumps([asdict(columns), str(pairs.root)])
     with locked(folder / "lock", doing=f"embed into {folder}"):
         Shards(folder, "pairs").sweep()
-        parts, embedded = _embed(files, folder, settings, encoder=encoder, decoding=running.decoding, progress=progress)
+        parts, embedded = embed_files(
+            files, folder, settings, encoder=encoder, decoding=running.decoding, progress=progress
+        )
         reasons = list_failures(parts, folder / FAILURES)
         with progress.stage("clean"):
             kept = clean_pairs(parts, cleaning, folder, report)
@@ -168,7 +170,7 @@ def load_image_schema() -> CollectionSchema:
     return load_schema(Path(str(files("rag_clip.index").joinpath("images.toml"))))
 
 
-def _embed(
+def embed_files(
     pairs: Iterable[PairFile],
     folder: Path,
     settings: str,

@@ -61,6 +61,12 @@ def evaluate(
     ] = None,
     compare: Annotated[list[Path] | None, Many, Parameter(help="Compare two results files instead.")] = None,
     check: Annotated[bool, Parameter(negative=(), help="Only list what is missing or does not fit.")] = False,
+    retrieval: Annotated[
+        bool,
+        Parameter(
+            negative=(), help="Rank captions for images and images for captions instead; TASKS are pairs, or one .npz."
+        ),
+    ] = False,
     places: Places = PLACES,
     heads: Heads = HEADS,
     choose: Annotated[
@@ -106,6 +112,32 @@ def evaluate(
     def job(console: Console) -> object:
         if compare is not None:
             return _compare(console, compare, page, force)
+        if retrieval:
+            from rag_clip.pipelines.evaluate_retrieval import evaluate_retrieval
+            from rag_clip.pipelines.running import Running
+
+            useless = {
+                "--prompts": prompts,
+                "--names": names,
+                "--open": negatives,
+                "--hub-bank": hub_bank,
+                "--index": index,
+            }
+            if given := [option for option, value in useless.items() if value]:
+                raise ValueError(f"--retrieval ranks the captions of pairs and has no use for {given[0]}; leave it out")
+            if not tasks:
+                raise ValueError("there are no pairs; give images with captions, or features in one .npz file")
+            ranked = evaluate_retrieval(
+                list(tasks),
+                encoder=encoder.load(console) if encoder.model else None,
+                output=output,
+                shards=features,
+                running=Running(workers, force=force, report=console.report),
+            )
+            console.say(str(ranked))
+            for each in ranked.recalls:
+                console.say(f"  {each.direction} R@{each.k} {each.value:.1f} % ({each.low:.1f} to {each.high:.1f})")
+            return ranked
 
         from rag_clip.classifiers.hubs import HubBank
         from rag_clip.classifiers.novelty import PHRASES

@@ -164,7 +164,7 @@ def _made_parquet(path: Path) -> str:
         return "classify" if same else ""
     if b"rag_clip.masks" in metadata:
         return "segment"
-    if b"rag_clip.results" in metadata:
+    if b"rag_clip.results" in metadata or b"rag_clip.retrieval" in metadata:
         return "evaluate"
     if b"rag_clip.prompts" in metadata:
         return "enhance"

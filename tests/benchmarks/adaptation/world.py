@@ -90,7 +90,7 @@ def to_pixels(photographs: torch.Tensor) -> torch.Tensor:
 
 
 @cache
-def _photographs(seed: int, count: int) -> torch.Tensor:
+def photographs(seed: int, count: int) -> torch.Tensor:
     """Return `count` photographs of each concept, [count * 360, 3, 48, 48], concept by concept within each round."""
     drawn = textures([concept.design for concept in concepts()])
     return torch.cat([to_pixels(photograph(drawn, seed=seed + k)) for k in range(count)])
@@ -158,8 +158,8 @@ class Measures:
 
 def measure(encoder: TwoTowers) -> Measures:
     """Measure an encoder on photographs that trained nothing, four of each concept."""
-    features = embed(encoder, _photographs(TEST_SEED, TESTED))
-    shots = embed(encoder, _photographs(SHOT_SEED, 4)).view(4, len(BANDS), -1)
+    features = embed(encoder, photographs(TEST_SEED, TESTED))
+    shots = embed(encoder, photographs(SHOT_SEED, 4)).view(4, len(BANDS), -1)
     described = right(description_weights(encoder), features)
     named = right(name_weights(encoder), features).reshape(TESTED, -1)
     near = right(normalize(shots.mean(0), dim=-1), features)
