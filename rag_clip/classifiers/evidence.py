@@ -153,9 +153,18 @@ def among(logits: torch.Tensor, text: torch.Tensor, present: torch.Tensor) -> to
 
 
 def shots_of(support: Support) -> torch.Tensor:
-    """Return which support images are labelled, bool [m]; the others were found or painted for a text."""
+    """Return which support images are labelled and drawn by chance, bool [m], so that they may judge."""
     shots = [origin == "shot" for origin in support.origin]
     return torch.tensor(shots, dtype=torch.bool, device=support.features.device)
+
+
+def found_of(support: Support) -> torch.Tensor:
+    """Return which support images were found or painted for a text, bool [m].
+
+    The others are labelled, or errors that a person put right, which judge nothing: any head would win on them.
+    """
+    found = [origin not in ("shot", "corrected") for origin in support.origin]
+    return torch.tensor(found, dtype=torch.bool, device=support.features.device)
 
 
 def wide(features: torch.Tensor) -> torch.Tensor:

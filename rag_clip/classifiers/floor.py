@@ -34,7 +34,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from rag_clip.classifiers.evidence import TEMPERATURES, one_label, shots_of
+from rag_clip.classifiers.evidence import TEMPERATURES, found_of, one_label, shots_of
 from rag_clip.classifiers.zero_shot import ZeroShot
 from rag_clip.data import Features, LabelSet, SeveralLabels, Support, Validation
 from rag_clip.progress import ProgressEvent, Report, silent
@@ -120,8 +120,9 @@ def floored(
 
     shots = shots_of(support)
     splits = [*_folds(support, validation, shots), *_validation_halves(support, validation)]
-    if not splits and not weighs_found and not bool(shots.all()):
-        parts = judged([*_folds(support, validation, ~shots)])
+    found = found_of(support)
+    if not splits and not weighs_found and bool(found.any()):
+        parts = judged([*_folds(support, validation, found)])
         return _settle_by_found(zero_shot, head, parts)
     return _settle(zero_shot, head, judged(splits), _bound(zero_shot, support, caution))
 
