@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from inputs.pairs import write_pairs
 from inputs.pictures import picture
-
 from rag_clip.data import LabelSet
 from rag_clip.pipelines.adapt import Training, adapt_encoder
 from rag_clip.pipelines.captions import build_index
