@@ -109,6 +109,9 @@ VERBS: dict[str, Row] = {
     "support shots": Row((*LABELLED, *NO_MODEL), ("-o", "--validation")),
     "support retrieve": Row(("prompts.parquet", "--index", "index", "--against", "images.parquet", *NO_MODEL), ("-o",)),
     "support merge": Row(("support.parquet", "validation.parquet"), ("-o",)),
+    "support corrections": Row(
+        ("urls.csv", "--images", "images.parquet", "--prompts", "prompts.parquet", *NO_MODEL), ("-o",)
+    ),
     "support evidence": Row(("support.parquet", "validation.parquet"), ("-o",), suffix=".safetensors"),
     "support synthesise": Row(("prompts.parquet", "--painter", "demo", *NO_MODEL), ("-o",), ("--paintings",)),
     "demo": Row((), (), ("--out",)),

@@ -65,6 +65,11 @@ READ = {
     "support shots": [f"[images.parquet] --labels [labels.txt] -o new.parquet {MODEL}"],
     "support retrieve": [f"[prompts.parquet] --index index -o new.parquet {MODEL}"],
     "support merge": ["[support.parquet] [validation.parquet] -o new.parquet"],
+    "support corrections": [
+        f"[urls.csv] --images images.parquet {PROMPTS} -o new.parquet {MODEL}",
+        f"urls.csv --images [images.parquet] {PROMPTS} -o new.parquet {MODEL}",
+        f"urls.csv --images images.parquet --prompts [prompts.parquet] -o new.parquet {MODEL}",
+    ],
     "support evidence": ["[support.parquet] [validation.parquet] -o new.safetensors"],
     "support synthesise": [f"[prompts.parquet] -o new.parquet --painter demo {MODEL}"],
 }

@@ -49,6 +49,7 @@ VERBS = {  # words of a command without --model: the verb, the files that record
     "search, image": "index --image first.png",
     "support retrieve": "prompts.json --index pictures --workers 0 -o OUT.parquet",
     "support retrieve, index": "by-hand.json --index pictures --workers 0 -o OUT.parquet",
+    "support corrections": "fixed.csv --images images.parquet --prompts prompts.json --workers 0 -o OUT.parquet",
     "support synthesise": "prompts.json --painter demo --steps 1 --per-class 2 --keep 1 -o OUT.parquet",
 }
 NAMED = {"adapt", "index build", "index embed", "index images", "support shots"}  # nothing they read records an encoder
@@ -64,6 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "labels.txt").write_text("\n".join(NAMES) + "\n")
     (folder / "coop.toml").write_text("[context]\nlength = 2\n[schedule]\nepochs = 1\n")
     captions = [f"a photo of {name}" for name in NAMES]
+    (folder / "fixed.csv").write_text(f"row,label\n0,{NAMES[1]}\n")
     pq.write_table(pa.table({"image": images, "caption": captions, "label": NAMES}), folder / "images.parquet")
     for command in (
         "index embed images.parquet --text-column caption --shards shards",
