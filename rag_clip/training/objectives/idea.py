@@ -11,7 +11,8 @@ training. With one more text, InfoNCE is the mean over positives, n + |u| in eit
 The authors' code differs: the second text of images without one is the empty text, a negative of all (here there is
 none); it divides the directions by n and by 2n (here by their positives); it divides each loss by its own value, which
 has the gradient of its logarithm, without a floor; its weights reach 93,000 (here at most 100); and tags are decided in
-training mode (here before each epoch, in evaluation mode, on whole images).
+training mode (here before each epoch, in evaluation mode, on whole images). Where captions leave out half of what is
+true, no tag is more than half probable, so that the threshold must be lower than the paper's.
 """
 
 from __future__ import annotations

@@ -40,12 +40,16 @@ class Taught(Proto):
 
 def main() -> None:
     """Run the arms for each seed."""
-    options = arguments(__doc__, start="both", pairs=4096).parse_args()
+    parser = arguments(__doc__, start="both", pairs=4096)
+    parser.add_argument("--without-teacher", action="store_true", help="leave out the last arm")
+    options = parser.parse_args()
     arms: dict[str, Objective] = {
         "clip": Clip(),
         "prototypes": Proto(teacher=0, hidden=512, iterations=10),
         "prototypes, teacher": Taught(hidden=512, iterations=10),
     }
+    if options.without_teacher:
+        del arms["prototypes, teacher"]
     for seed in seeds(options):
         world = draw_world(options.pairs, seed=seed)
         found = []
