@@ -95,7 +95,7 @@ def test_an_image_and_a_label_are_written_to_one_page(run, folder: Path):
     assert "= gap " in out
     assert out.endswith("page: page.html\n")
     page = (folder / "page.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 1
+    assert page.count("data:image/png;base64,") == 2  # the image, and where in it the class is
     assert f"What <bdi>{SECOND}</bdi> is made of" in page
 
 

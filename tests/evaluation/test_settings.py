@@ -32,6 +32,7 @@ ENCODER = {
     "activation": "",
     "spec": "",
     "resampler": "",
+    "of_images": "",
 }
 TEXTS_ALONE = {
     "task": TASK,

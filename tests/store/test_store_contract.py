@@ -192,6 +192,7 @@ def test_info_tells_counts_and_the_card(store):
         "activation": "",
         "spec": "",
         "resampler": "",
+        "of_images": "",
     }
     assert (info["status"], info["check"], info["memory"]["resident"]) == ("ready", None, 6 * DIM * 4)
 
