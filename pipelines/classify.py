@@ -24,6 +24,8 @@ import pyarrow.compute as pc
 
 from rag_clip.classifiers.anchored import held_evidence
 from rag_clip.classifiers.coop import learned_zero_shot
+from rag_clip.classifiers.dpt import DPT
+from rag_clip.classifiers.heads import HEADS
 from rag_clip.classifiers.hubs import HubBank, correct_hubs
 from rag_clip.classifiers.learned_match import match_classes
 from rag_clip.classifiers.match import Scoring, check_scores
@@ -50,6 +52,7 @@ from rag_clip.given import (
 from rag_clip.images.joined import encode_by_all
 from rag_clip.images.kept import keep_columns
 from rag_clip.models.towers import two_towers
+from rag_clip.models.visual_prompts import prompted, read_visual_prompts
 from rag_clip.progress import Progress, Report
 from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Classifier, Encoder, has_trained_bias
@@ -126,8 +129,8 @@ def classify(
     """Write the rows of `images` to `output` with label, score, top_k_labels, top_k_scores and error beside them.
 
     images: paths, a frame, or images in memory; `Images` where a column has another name, or the first rows are enough.
-    prompts: prompts, learned ones (CoOp) included, or their file. Several, in a list or a mapping from names, have the
-        same classes, and the images choose among them: see `refinement.choose_texts`.
+    prompts: prompts, learned ones (CoOp, DPT) included, or their file. Several, in a list or a mapping from names, have
+        the same classes, and the images choose among them: see `refinement.choose_texts`.
     output: a Parquet file; without it, the predictions are in a temporary file for as long as the summary exists.
     encoder: an encoder or the name of a model; by default the one that the prompts record.
     head: builds the classifier from the zero-shot one; see `prepare_head`. An image on which one of the head's further
@@ -168,6 +171,7 @@ def classify(
         raise ValueError("novelty compares texts of the classes with other texts, and learned prompts have none")
     if scoring.compared != "pooled":
         _check_matching(scoring.compared, candidates, head, reuse)
+    _check_image_tower(head, candidates, scoring)
     files, kept = keep_columns(files)
     with holding(written, force=running.force):
         with progress.stage("prompts"):
@@ -177,6 +181,10 @@ def classify(
             negatives = read_negatives(world, first.labels, report=report) if world else None
             shots = read_shots(world, first.labels, encoder) if world else None
             images_by: Encoder = encoder
+            if isinstance(first, LearnedPrompts) and first.visual:
+                images_by = prompted(two_towers(encoder), read_visual_prompts(first.visual))
+            if isinstance(classifier, DPT):
+                images_by, text, classifier = classifier.tower, classifier.learned, classifier.learned
             if scoring.compared != "pooled" and isinstance(used, Prompts):
                 images_by, classifier = match_classes(scoring.compared, text, used, encoder)
             if bank and len(texts) > 1:  # before the images are encoded
@@ -302,6 +310,23 @@ def _check_matching(
         raise ValueError(f"learned prompts were learned for pooled features; give texts to match with {compared}")
 
 
+def _check_image_tower(
+    head: PreparedHead | None, candidates: Mapping[str, Prompts | LearnedPrompts], scoring: Scoring
+) -> None:
+    """Raise ValueError for what reads features of the frozen image tower, where visual prompts change the tower."""
+    visual = any(isinstance(each, LearnedPrompts) and each.visual for each in candidates.values())
+    name = head.facts["name"] if head else ""
+    if visual and name:
+        raise ValueError(f"{name} reads features of the image tower that these prompts change; leave one of them out")
+    if not visual and not (name and HEADS[name].reads_images):
+        return
+    if len(candidates) > 1:
+        raise ValueError(f"{name} learns from one prompts file; give one")
+    if scoring.open_world or scoring.hub_bank:
+        what = "novelty" if scoring.open_world else "the hub correction"
+        raise ValueError(f"{what} reads features of the image tower that visual prompts change; leave one of them out")
+
+
 def _texts_of(candidates: Mapping[str, Prompts | LearnedPrompts]) -> dict[str, Prompts]:
     return {name: each for name, each in candidates.items() if isinstance(each, Prompts)}
 
@@ -364,7 +389,9 @@ def _run_facts(
 def _digest(prompts: Prompts | LearnedPrompts) -> str:
     digest = hashlib.sha256()
     if isinstance(prompts, LearnedPrompts):
-        digest.update(json.dumps(prompts.labels.names).encode() + prompts.weights.cpu().numpy().tobytes())
+        tensors = (prompts.weights, *(prompts.visual[name] for name in sorted(prompts.visual)))
+        digest.update(json.dumps(prompts.labels.names).encode())
+        digest.update(b"".join(each.cpu().numpy().tobytes() for each in tensors))
         return digest.hexdigest()
     for name, group in zip(prompts.labels.names, prompts.texts, strict=True):
         digest.update(json.dumps([name, [[text.text, text.weight, text.role] for text in group]]).encode())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rag_clip.classifiers.coop import CoOp, CoOpSettings
+from rag_clip.classifiers.dpt import DPT, DPTSettings
 from rag_clip.classifiers.heads import HeadSettings
 from rag_clip.classifiers.prepared import PreparedHead
 from rag_clip.classifiers.prepared import prepare_head as prepare
@@ -73,17 +74,19 @@ def learn_prompts(
     output: str | Path,
     encoder: AnyEncoder | None = None,
     validation: str | Path | None = None,
-    options: Mapping[str, Any] | CoOpSettings | None = None,
+    method: Literal["coop", "dpt"] = "coop",
+    options: Mapping[str, Any] | CoOpSettings | DPTSettings | None = None,
     running: Running = Running(),  # noqa: B008
 ) -> LearnedPrompts:
-    """Learn a context around the class names (CoOp) on a support file, and write it for `classify`.
+    """Learn a context around the class names on a support file, and write it for `classify`.
 
     prompts: the prompts whose classes are learned, or their file.
     support: the support file.
     output: the .safetensors file to write.
     encoder: an encoder with a text tower, or the name of a model; by default the one that the support file records.
     validation: a support file of other images, on which the epoch is chosen.
-    options: settings as in TOML, or as a value.
+    method: coop, or dpt, which also learns visual prompts for the image tower, from a support file with its images.
+    options: settings as in TOML, or as a value, which names the method itself.
     running: `force` and progress.
 
     Raises ValueError as `prepare_head`, if the output is not .safetensors, is an input or (without `force`) belongs to
@@ -91,10 +94,10 @@ def learn_prompts(
     """
     check_learned_path(Path(output))
     prompts, encoder = to_texts(prompts), _to_encoder(encoder, support)
-    coop, given = (options, None) if isinstance(options, CoOpSettings) else ("coop", options)
+    head, given = (options, None) if isinstance(options, CoOpSettings | DPTSettings) else (method, options)
     with holding([(output, "learn")], inputs=[support, validation], force=running.force):
-        head = prepare(
-            coop,
+        prepared = prepare(
+            head,
             support,
             labels=prompts.labels,
             encoder=encoder,
@@ -102,9 +105,9 @@ def learn_prompts(
             options=given,
             report=running.report,
         ).without_floor()
-        learned = head.build(zero_shot(prompts, encoder, report=running.report))
-        assert isinstance(learned, CoOp)
-        made = replace(learned.prompts, provenance={**learned.prompts.provenance, "method": "coop", "head": head.facts})
+        learned = prepared.build(zero_shot(prompts, encoder, report=running.report))
+        assert isinstance(learned, CoOp | DPT)
+        made = replace(learned.prompts, provenance={**learned.prompts.provenance, "head": prepared.facts})
         write_learned_prompts(made, output)
     return made
 

@@ -301,6 +301,7 @@ class Support:
     references: id of each image.
     provenance: settings that the set was made with.
     others: features [m, d'] from additional encoders, by encoder name.
+    pixels: uint8 [m, 3, height, width] as the encoder sees the images, for a head that changes its image tower.
 
     Raises ValueError for no image, columns of different lengths, and values that are not finite or out of range.
     """
@@ -313,6 +314,7 @@ class Support:
     references: tuple[str, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     others: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    pixels: torch.Tensor | None = None
 
     @property
     def recorded(self) -> Provenance:
@@ -328,6 +330,7 @@ class Support:
             "origin": self.origin,
             "references": self.references,
             **self.others,
+            **({} if self.pixels is None else {"pixels": self.pixels}),
         }
         for name, column in columns.items():
             if len(column) != count:

@@ -177,6 +177,7 @@ def check_head(
         origin=tuple(support.origin[row] for row in rows),
         references=tuple(support.references[row] for row in rows),
         others={name: values[rows] for name, values in support.others.items()},
+        pixels=None if support.pixels is None else support.pixels[rows],
     )
     logits, other = build(prompts, support)(features), build(prompts, turned)(features)
     tolerance = 1e-4 * max(1.0, float(logits.abs().max()))

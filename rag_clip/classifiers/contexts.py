@@ -53,8 +53,8 @@ def start_vectors(encoder: TwoTowers, context: Context, names: Sequence[str], *,
         return vectors.expand(len(names), -1, -1).clone() if context.per_class else vectors
     width = encoder.token_vectors(torch.zeros(1, dtype=torch.int64)).shape[-1]
     if not context.per_class:
-        return _draw(context.length, width, f"{seed}").to(encoder.device)
-    return torch.stack([_draw(context.length, width, f"{seed} {name}") for name in names]).to(encoder.device)
+        return draw_normal(context.length, width, f"{seed}").to(encoder.device)
+    return torch.stack([draw_normal(context.length, width, f"{seed} {name}") for name in names]).to(encoder.device)
 
 
 def prompt_tokens(
@@ -101,6 +101,7 @@ def _common(first: torch.Tensor, second: torch.Tensor) -> int:
     return int((first == second).int().cumprod(0).sum())
 
 
-def _draw(length: int, width: int, key: str) -> torch.Tensor:
+def draw_normal(length: int, width: int, key: str) -> torch.Tensor:
+    """Return float32 [length, width] from N(0, 0.02^2), by a seed made of the key."""
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "little")
     return DEVIATION * torch.randn(length, width, generator=torch.Generator().manual_seed(seed))

@@ -84,7 +84,7 @@ class CoOpSettings:
             raise ValueError("coop trains texts through an encoder; name the model")
         context, schedule = self.context or Context(), self.schedule or published_schedule(support)
         evidence = gather_evidence(zero_shot, support)
-        learner = _learner(two_towers(encoder), zero_shot, evidence.present, context, schedule.seed)
+        learner = start_learner(two_towers(encoder), zero_shot, evidence.present, context, schedule.seed)
         if bool(evidence.present.any()):
             judged = None if validation is None else hold_out(zero_shot, validation, evidence.present)
             train(
@@ -117,9 +117,12 @@ def published_schedule(support: Support) -> Schedule:
 def learned_zero_shot(prompts: LearnedPrompts, encoder: Encoder, *, labels: LabelSet | None = None) -> ZeroShot:
     """Return the classifier of learned prompts: with their own class vectors, or a shared context around other names.
 
-    Raises ValueError for another encoder, and for other names if each class has its own context.
+    Raises ValueError for another encoder, and for other names if each class has its own context, or if the prompts
+    have visual ones (see models.visual_prompts), which are of their classes.
     """
     check_learned_encoder(prompts, encoder.fingerprint)
+    if prompts.visual and labels is not None and labels.names != prompts.labels.names:
+        raise ValueError("the visual prompts were learned for their own classes; use their names, or learn others")
     if labels is None or labels.names == prompts.labels.names:
         weights = prompts.weights.to(encoder.device)
     elif prompts.shared:
@@ -134,8 +137,8 @@ def learned_zero_shot(prompts: LearnedPrompts, encoder: Encoder, *, labels: Labe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Learner:
-    """The learned `vectors`, the classes with images `held`, bool [c], and their prompts `tokens` [h, context]."""
+class Learner:
+    """A context in training: its `vectors`, the classes with images `held`, bool [c], their `tokens` [h, context]."""
 
     encoder: TwoTowers
     zero_shot: ZeroShot
@@ -156,31 +159,44 @@ class _Learner:
         return weights
 
 
-def _learner(encoder: TwoTowers, zero_shot: ZeroShot, present: torch.Tensor, context: Context, seed: int) -> _Learner:
+def start_learner(
+    encoder: TwoTowers, zero_shot: ZeroShot, present: torch.Tensor, context: Context, seed: int
+) -> Learner:
+    """Return the context before training, for the classes `present`, bool [c]; drawn by the seed."""
     names = zero_shot.labels.names
     vectors = start_vectors(encoder, context, names, seed=seed)
     tokens = prompt_tokens(
         encoder, names, length=vectors.shape[-2], position=context.position, per_class=context.per_class
     )
-    return _Learner(encoder, zero_shot, present, tokens[present.cpu()], vectors.requires_grad_())
+    return Learner(encoder, zero_shot, present, tokens[present.cpu()], vectors.requires_grad_())
 
 
-def _loss(learner: _Learner, evidence: Evidence, mode: Mode) -> Callable[[torch.Tensor], torch.Tensor]:
-    device, present = learner.vectors.device, evidence.present
-    shares = evidence.shares[:, present]  # [m, h]
-    importance = (shares / evidence.mass[present] if mode == "balanced" else shares).sum(1)  # [m]
-    importance = (importance / importance.mean()).float().to(device)
-    targets = (shares / shares.sum(1, keepdim=True)).float().to(device)
+def _loss(learner: Learner, evidence: Evidence, mode: Mode) -> Callable[[torch.Tensor], torch.Tensor]:
+    device, fit = learner.vectors.device, support_loss(evidence, mode, learner.vectors.device)
     features = evidence.images.float().to(device)
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
         rows = rows.to(device)
-        logits = learner.zero_shot.scale * features[rows] @ learner.weights().T  # [b, h]
+        return fit(learner.zero_shot.scale * features[rows] @ learner.weights().T, rows)
+
+    return loss
+
+
+def support_loss(
+    evidence: Evidence, mode: Mode, device: torch.device
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return the cross-entropy of logits [b, h] of the support images `rows` [b] over the h classes that have any."""
+    shares = evidence.shares[:, evidence.present]  # [m, h]
+    importance = (shares / evidence.mass[evidence.present] if mode == "balanced" else shares).sum(1)  # [m]
+    importance = (importance / importance.mean()).float().to(device)
+    targets = (shares / shares.sum(1, keepdim=True)).float().to(device)
+
+    def loss(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         return (importance[rows] * functional.cross_entropy(logits, targets[rows], reduction="none")).mean()
 
     return loss
 
 
-def _accuracy(learner: _Learner, judged: Held) -> float:
+def _accuracy(learner: Learner, judged: Held) -> float:
     logits = replace(learner.zero_shot, weights=learner.all_weights())(Features(judged.images))
     return float((logits.argmax(1) == judged.targets.argmax(1)).float().mean())

@@ -288,6 +288,7 @@ def _take(support: Support, rows: torch.Tensor) -> Support:
         origin=tuple(support.origin[row] for row in numbers),
         references=tuple(support.references[row] for row in numbers),
         others={name: values[rows] for name, values in support.others.items()},
+        pixels=None if support.pixels is None else support.pixels[rows.to(support.pixels.device)],
     )
 
 

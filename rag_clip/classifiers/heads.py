@@ -11,6 +11,7 @@ from rag_clip.classifiers.anchored import EvidenceSettings
 from rag_clip.classifiers.ballad import BalladSettings
 from rag_clip.classifiers.como import CoMoFSettings, CoMoSettings
 from rag_clip.classifiers.coop import CoOpSettings
+from rag_clip.classifiers.dpt import DPTSettings
 from rag_clip.classifiers.floor import floored
 from rag_clip.classifiers.gaussian import GaussianSettings
 from rag_clip.classifiers.linear_probe import LinearProbeSettings
@@ -59,7 +60,8 @@ class Head:
 
     `caution` limits how much of the head is used when no image can judge it, and `weighs_found` is true if it gives
     images that are not labelled their weight itself (see `classifiers/floor.py`). `trains` is true if it learns by
-    gradients, `trains_texts` if it does so through the text tower of an encoder.
+    gradients, `trains_texts` if it does so through the text tower of an encoder. `reads_images` is true if it changes
+    the image tower: it needs the images of the support, and its classifier encodes images itself.
     """
 
     settings: type[HeadSettings]
@@ -70,6 +72,7 @@ class Head:
     trains: bool = False
     trains_texts: bool = False
     second_encoder: bool = False
+    reads_images: bool = False
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -80,8 +83,9 @@ class Head:
     def needs(self) -> str:
         """What it needs besides class names, in words."""
         more = [", features by a second encoder"] if self.second_encoder else []
+        more += [" with its images"] if self.reads_images else []
         trained = [", training"] if self.trains else []
-        return "".join(["support", *more, *trained, "; may use validation"])
+        return "".join(["support", *more, *trained, "" if self.reads_images else "; may use validation"])
 
 
 DEFAULT_HEAD = "ridge"  # used when a support file is given without a head
@@ -123,6 +127,14 @@ HEADS: Mapping[str, Head] = {
         "prompts to keep and to hand on, 16 shots a class",
         trains=True,
         trains_texts=True,
+    ),
+    "dpt": Head(
+        DPTSettings,
+        "Xing et al., 2023, arXiv 2208.08340",
+        "prompts of both towers to keep, where there are minutes to train; encodes images anew",
+        trains=True,
+        trains_texts=True,
+        reads_images=True,
     ),
     "ballad": Head(
         BalladSettings,
@@ -181,7 +193,8 @@ def build_head(
     encoder: needed by heads that train texts, else None.
     options: settings that differ from the defaults, for a head given by name.
     validation: images on which open settings are chosen.
-    floor: let evidence decide how much of the head is used beside the texts (`classifiers/floor.py`).
+    floor: let evidence decide how much of the head is used beside the texts (`classifiers/floor.py`); a head that
+        encodes images itself is always used whole.
     report: called with the progress.
 
     Raises ValueError as `head_settings`, and if the head needs an encoder and none is given.
@@ -194,9 +207,9 @@ def build_head(
         def part(support: Support, validation: Validation | None) -> Classifier:
             return settings.build(zero_shot, support, validation=validation, encoder=encoder, report=report)
 
-        if not floor:
-            return part(support, validation)
         known = HEADS[name]
+        if not floor or known.reads_images:
+            return part(support, validation)
         return floored(
             zero_shot, part, support, validation=validation, caution=known.caution, weighs_found=known.weighs_found,
             report=report,
@@ -209,6 +222,14 @@ def check_encoder(name: str, encoder: Encoder | Fingerprint | None) -> None:
     """Raise ValueError if the head `name` trains texts through an encoder and `encoder` is None."""
     if encoder is None and HEADS[name].trains_texts:
         raise ValueError(f"{name} trains texts through an encoder; name the model")
+
+
+def check_on_features(name: str) -> None:
+    """Raise ValueError if the head `name` encodes images itself, where images are given as features."""
+    if HEADS[name].reads_images:
+        raise ValueError(
+            f"{name} changes the image tower, so it has no use for features of the frozen one; use `rag-clip classify`"
+        )
 
 
 def head_name(settings: HeadSettings) -> str:

@@ -25,6 +25,7 @@ from rag_clip.data import Features, LabelSet, Support, Validation
 from rag_clip.display import counted
 from rag_clip.files.evidence import ClassEvidence, check_evidence_labels, is_evidence, read_evidence
 from rag_clip.files.support import check_support_labels, read_support, read_support_images
+from rag_clip.models.towers import two_towers
 from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.protocols import Classifier, Encoder
 
@@ -81,6 +82,9 @@ def prepare_head(
         raise ValueError(f"{name} blends features of several encoders; name a second one, such as timm:NAME")
     evidence = _read_evidence(support, settings, labels, encoder) if is_evidence(support) else None
     training = _read(support, labels, encoder, others, report) if evidence is None else None
+    if training is not None and HEADS[name].reads_images:
+        pixels = two_towers(encoder).to_pixels(_images(support, encoder))
+        training = replace(training, pixels=pixels)
     judged = None
     if validation is not None:
         rows = _read(validation, labels, encoder, others, report)
@@ -98,7 +102,7 @@ def prepare_head(
     facts = {
         "name": name,
         "settings": describe_settings(head, options),
-        "floor": True,
+        "floor": not HEADS[name].reads_images,
         "support": {"path": str(support), "images": images, "missing": len(missing), **provenance},
         "validation": {"path": str(validation), "images": len(judged.targets)} if judged else {},
     }
@@ -146,8 +150,7 @@ def _read(
     moved = {name: rows.to(encoder.device) for name, rows in support.others.items()}
     lacking = {name: other for name, other in others.items() if name not in moved}
     if lacking:
-        images = read_support_images(path)
-        moved |= {name: _encode(other, images, path, report) for name, other in lacking.items()}
+        moved |= {name: _encode(other, _images(path, other), report) for name, other in lacking.items()}
     return replace(
         support,
         features=support.features.to(encoder.device),
@@ -157,16 +160,21 @@ def _read(
     )
 
 
-@torch.no_grad()
-def _encode(encoder: Encoder, images: list[bytes | None], path: str | Path, report: Report) -> torch.Tensor:
+def _images(path: str | Path, encoder: Encoder) -> list[bytes]:
+    images = read_support_images(path)
     stored = [image for image in images if image is not None]
     if len(stored) < len(images):
         raise ValueError(
             f"{path} holds {len(stored)} of its {counted(len(images), 'image')}, and {encoder.name} must see each; "
             "make it again with --with-images, which `rag-clip support shots` and `synthesise` know"
         )
+    return stored
+
+
+@torch.no_grad()
+def _encode(encoder: Encoder, images: list[bytes], report: Report) -> torch.Tensor:
     parts = []
-    for start in range(0, len(stored), IMAGES_AT_ONCE):
-        parts.append(encoder.encode_images(stored[start : start + IMAGES_AT_ONCE]).pooled.float())
-        report(ProgressEvent("encode support", min(start + IMAGES_AT_ONCE, len(stored)), len(stored)))
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        parts.append(encoder.encode_images(images[start : start + IMAGES_AT_ONCE]).pooled.float())
+        report(ProgressEvent("encode support", min(start + IMAGES_AT_ONCE, len(images)), len(images)))
     return torch.cat(parts)

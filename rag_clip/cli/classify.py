@@ -1,4 +1,4 @@
-"""The verbs `rag-clip classify`, `learn` (CoOp) and `heads` (the list of few-shot heads)."""
+"""The verbs `rag-clip classify`, `learn` (CoOp, DPT) and `heads` (the list of few-shot heads)."""
 
 from __future__ import annotations
 
@@ -283,13 +283,20 @@ def learn(
         Path | None,
         Parameter(help="A support file to choose the epoch on, such as `support shots --validation` writes."),
     ] = None,
+    method: Annotated[
+        Literal["coop", "dpt"],
+        Parameter(
+            help="What is learned: words around the names (coop), or also tokens beside those of an image (dpt), from "
+            "a support file made --with-images."
+        ),
+    ] = "coop",
     options: Annotated[
-        Path | None, Parameter(help="A TOML file with settings of coop: [context] and [schedule].")
+        Path | None, Parameter(help="A TOML file with settings of the method, such as [context] and [schedule].")
     ] = None,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
-    """Learn the context around the class names from a support file (CoOp), and write it as learned prompts."""
+    """Learn the context around the class names from a support file (CoOp or DPT), and write it as learned prompts."""
 
     def job(console: Console) -> object:
         from rag_clip.classifiers.heads import read_options
@@ -309,12 +316,14 @@ def learn(
             output=output,
             encoder=found.load(console),
             validation=validation,
+            method=method,
             options=read_options(options) if options else None,
             running=Running(force=force, report=console.report),
         )
         kind = "one context for all classes" if made.shared else "a context for each class"
         vectors = counted(made.context.shape[-2], "vector")
-        console.say(f"{output}: {counted(len(made.labels), 'class')}, {kind} of {vectors}")
+        visual = ", and visual prompts" if made.visual else ""
+        console.say(f"{output}: {counted(len(made.labels), 'class')}, {kind} of {vectors}{visual}")
         return {"output": output, "classes": len(made.labels), "context": list(made.context.shape)}
 
     return run(job, shown)

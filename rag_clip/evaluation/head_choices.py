@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rag_clip.classifiers.heads import HEADS, describe_settings, head_settings
+from rag_clip.classifiers.heads import HEADS, check_on_features, describe_settings, head_settings
 from rag_clip.classifiers.prepared import check_head_reads
 from rag_clip.data import Fingerprint, LabelSet
 from rag_clip.evaluation.settings import HeadFacts, SupportFacts
@@ -57,9 +57,10 @@ def choose_heads(
 
 
 def check_heads(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ValueError for unknown or repeated heads, for unknown options, and for options of heads not listed."""
+    """Raise ValueError for unknown or repeated heads, or their options, and for heads that encode images themselves."""
     for name in names:
         head_settings(name, options.get(name, {}))
+        check_on_features(name)
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated:
         raise ValueError(f"the head {repeated!r} is named twice; name it once")

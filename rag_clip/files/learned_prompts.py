@@ -1,7 +1,7 @@
 """Learned prompts and their `.safetensors` files: class vectors, the context that they were made with, the encoder.
 
 The vectors are a classifier by themselves. A context that all classes share also works with other names
-(classifiers.coop).
+(classifiers.coop). Visual prompts, where there are any, belong to these classes (classifiers.dpt).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from rag_clip.data import Fingerprint, LabelSet, Provenance, check_same_encoder, read_fingerprint, read_provenance
 from rag_clip.files.labels import labels_from_document, labels_to_document
@@ -20,6 +20,7 @@ from rag_clip.files.regular import is_regular
 from rag_clip.files.tensors import check_tensors_path, read_tensors, write_tensors
 
 METADATA = "rag_clip.learned_prompts"
+VISUAL = "visual."
 Position = Literal["end", "middle", "front"]
 
 
@@ -32,6 +33,7 @@ class LearnedPrompts:
     context: m vectors of the text tower's token width e, float32: [m, e] if all classes share them, else [c, m, e].
     position: of the name: at the end of the context, in its middle, or in front of it.
     provenance: the encoder and the settings that the prompts were learned with.
+    visual: tensors of visual prompts for the image tower (models.visual_prompts), by name; {} without them.
 
     Raises ValueError for shapes that do not fit, and values that are not finite.
     """
@@ -41,6 +43,7 @@ class LearnedPrompts:
     context: torch.Tensor
     position: Position = "end"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    visual: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -52,7 +55,7 @@ class LearnedPrompts:
             )
         if self.position not in get_args(Position):
             raise ValueError(f"position {self.position!r} is unknown; choose one of {', '.join(get_args(Position))}")
-        if not bool(self.weights.isfinite().all() and self.context.isfinite().all()):
+        if not all(bool(each.isfinite().all()) for each in (self.weights, self.context, *self.visual.values())):
             raise ValueError("the learned prompts have values that are not finite; train them again")
 
     @property
@@ -78,7 +81,8 @@ def write_learned_prompts(prompts: LearnedPrompts, path: str | Path) -> None:
         "position": prompts.position,
         "provenance": dict(prompts.provenance),
     }
-    tensors = {"weights": prompts.weights.float(), "context": prompts.context.float()}
+    visual = {f"{VISUAL}{name}": prompts.visual[name] for name in sorted(prompts.visual)}
+    tensors = {"weights": prompts.weights.float(), "context": prompts.context.float(), **visual}
     write_tensors(tensors, path, key=METADATA, facts=facts)
 
 
@@ -111,17 +115,26 @@ def check_learned_encoder(prompts: LearnedPrompts, encoder: Fingerprint) -> None
 
 
 def _read(path: Path) -> LearnedPrompts:
+    with safe_open(path, framework="pt") as file:
+        visual = sorted(name for name in file.keys() if name.startswith(VISUAL))  # noqa: SIM118
     tensors, facts = read_tensors(
         path,
         key=METADATA,
-        names=("weights", "context"),
+        names=("weights", "context", *visual),
         foreign="is not a file of learned prompts; it needs weights, context and their metadata",
         again="learn the prompts again",
         sealed=False,  # files of 0.1.0 have no checksum
     )
     labels = labels_from_document({key: facts.get(key) for key in ("templates", "labels")})
     weights, context = (tensors[name].float() for name in ("weights", "context"))
-    return LearnedPrompts(labels, weights, context, position=facts.get("position", ""), provenance=facts["provenance"])
+    return LearnedPrompts(
+        labels,
+        weights,
+        context,
+        position=facts.get("position", ""),
+        provenance=facts["provenance"],
+        visual={name.removeprefix(VISUAL): tensors[name] for name in visual},
+    )
 
 
 def check_learned_path(path: Path) -> None:

@@ -141,6 +141,7 @@ def merge_supports(parts: Sequence[Support]) -> tuple[Support, tuple[tuple[int, 
         origin=tuple(aligned[part].origin[row] for part, row in kept),
         references=tuple(aligned[part].references[row] for part, row in kept),
         others={name: torch.stack([aligned[part].others[name][row] for part, row in kept]) for name in first.others},
+        pixels=None,
         provenance={
             "encoder": first.recorded.encoder,
             "method": "merged",

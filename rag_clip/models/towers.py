@@ -133,13 +133,14 @@ class TwoTowers:
         if not images:
             return Features(torch.zeros(0, self.dim, device=self.device))
         parts = [
-            self.encode_pixels(self._pixels(images[start : start + IMAGE_BATCH]), patches=patches)
+            self.encode_pixels(self.to_pixels(images[start : start + IMAGE_BATCH]), patches=patches)
             for start in range(0, len(images), IMAGE_BATCH)
         ]
         found = [part.patches for part in parts if part.patches is not None]
         return Features(torch.cat([part.pooled for part in parts]), torch.cat(found) if found else None)
 
-    def _pixels(self, images: Sequence[Image.Image | bytes]) -> torch.Tensor:
+    def to_pixels(self, images: Sequence[Image.Image | bytes]) -> torch.Tensor:
+        """Decode where needed, and return uint8 pixels [n, 3, height, width]; raises decode.ImageError."""
         side = self.preprocess.least_side
         decoded = (decode_image(image, least_side=side) if isinstance(image, bytes) else image for image in images)
         return torch.stack([torch.from_numpy(self.preprocess(image)).permute(2, 0, 1) for image in decoded])

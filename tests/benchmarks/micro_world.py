@@ -44,7 +44,7 @@ from rag_clip.refinement.batch import refine
 from rag_clip.store import open_store
 
 ASSETS = Path(str(files("rag_clip.demo"))) / "assets"
-HEADS_OF_ONE_ENCODER = [name for name, head in HEADS.items() if not head.second_encoder and name != "coop"]
+HEADS_OF_ONE_ENCODER = [name for name, head in HEADS.items() if not head.second_encoder and not head.trains_texts]
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ SUPPORT = Support(
     tuple(map(str, range(12))),
     others={"second": FEATURES.flip(1)},
 )
-WITHOUT_TEXT_TOWER = [name for name in HEADS if name != "coop"]
+WITHOUT_TEXT_TOWER = [name for name, head in HEADS.items() if not head.trains_texts]
 
 
 @pytest.mark.parametrize("name", WITHOUT_TEXT_TOWER)

@@ -203,6 +203,48 @@ def test_a_head_of_two_encoders_classifies_by_both(supported: Path) -> None:
     assert (facts["head"]["name"], facts["others"]["demo:second"]["model"]) == ("como", "timm demo:second")
 
 
+def test_visual_prompts_are_learned_and_applied_in_one_go_or_by_their_file(supported: Path) -> None:
+    folder = supported
+    drawn = ["--labels", "labels.txt", "--label-column", "name", "-k", "1", "--model", "demo", "--force"]
+    settings = "guided = 1\nlength = 2\ntop = 2\n[context]\nlength = 2\n[schedule]\nepochs = 2\nrate = 0.002\n"
+    (folder / "dpt.toml").write_text(settings + 'optimiser = "sgd"\n')
+    learned = ["learn", "seen.parquet", "--prompts", "plain.parquet", "--model", "demo", "--method", "dpt"]
+    classified = ["classify", "shots.parquet", "--model", "demo", "--features", "features", "-o"]
+    head = ["--prompts", "plain.parquet", "--support", "seen.parquet", "--head", "dpt", "--head-options", "dpt.toml"]
+
+    assert run("support", "shots", "shots.parquet", *drawn, "-o", "seen.parquet", folder=folder).code == 0
+    refused = run(*learned, "-o", "dpt.safetensors", folder=folder)
+    assert (refused.code, "make it again with --with-images" in refused.errors) == (1, True)
+    assert (
+        run("support", "shots", "shots.parquet", *drawn, "--with-images", "-o", "seen.parquet", folder=folder).code == 0
+    )
+    made = run(*learned, "--options", "dpt.toml", "-o", "dpt.safetensors", folder=folder)
+    said = "dpt.safetensors: 4 classes, one context for all classes of 2 vectors, and visual prompts\n"
+    assert (made.code, made.out) == (0, said)
+    assert run(*classified, "by-file.parquet", "--prompts", "dpt.safetensors", folder=folder).code == 0
+    in_one = run(*classified, "in-one.parquet", *head, folder=folder)
+    assert (in_one.code, "0 failed; 0 decoded" in in_one.out) == (0, True)  # the features of the same prompts are kept
+    frozen = run(*classified, "frozen.parquet", "--prompts", "plain.parquet", folder=folder)
+    assert "0 from cached features" in frozen.out  # those of the frozen tower are stored apart
+    by_file, by_head, plain = (
+        pl.read_parquet(folder / name) for name in ("by-file.parquet", "in-one.parquet", "frozen.parquet")
+    )
+    assert by_file["score"].to_list() == by_head["score"].to_list() != plain["score"].to_list()
+    facts = json.loads(pq.read_schema(folder / "in-one.parquet").metadata[b"rag_clip"])
+    assert (facts["head"]["name"], facts["head"]["floor"]) == ("dpt", False)
+
+    both = run(*classified, "no.parquet", *head[2:4], "--prompts", "dpt.safetensors", folder=folder)
+    assert (both.code, "the image tower that these prompts change; leave one of them out" in both.errors) == (1, True)
+    opened = run(*classified, "no.parquet", *head, "--open", "--negatives", "labels.txt", folder=folder)
+    assert (opened.code, "novelty reads features of the image tower that visual" in opened.errors) == (1, True)
+    (folder / "other.parquet").write_bytes((folder / "plain.parquet").read_bytes())
+    several = run(*classified, "no.parquet", "--prompts", "plain.parquet", "other.parquet", *head[2:], folder=folder)
+    assert (several.code, "dpt learns from one prompts file; give one" in several.errors) == (1, True)
+    measured = ["evaluate", "shots.parquet", "--label-column", "name", "--prompts", "plain.parquet", "--model", "demo"]
+    refused = run(*measured, "--support", "seen.parquet", "--head", "dpt", "-o", "no.parquet", folder=folder)
+    assert (refused.code, "dpt changes the image tower" in refused.errors) == (1, True)
+
+
 def test_learned_words_classify_like_any_prompts(supported: Path) -> None:
     folder = supported
     options = ["--prompts", "plain.parquet", "--model", "demo", "-o", "learned.safetensors"]

@@ -107,7 +107,7 @@ def test_a_file_without_splits_gives_its_shots_and_its_other_images_are_measured
         evaluate([task], output=tmp_path / "r.parquet", heads=Heads(few_shot=FewShot(("tip_adapter",), (10,))))
 
 
-@pytest.mark.parametrize("head", [name for name in HEADS if name not in ("coop", "como", "como_f")])
+@pytest.mark.parametrize("head", [name for name in HEADS if name not in ("coop", "dpt", "como", "como_f")])
 def test_every_head_of_features_chooses_by_the_inner_split(tmp_path: Path, head: str) -> None:
     output, few = tmp_path / "r.parquet", FewShot((head,), (5,), seeds=1, validate=True, floor=False)
     found = evaluate([pets(tmp_path)], output=output, heads=Heads(few_shot=few)).results[1]
