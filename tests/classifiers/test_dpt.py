@@ -12,7 +12,7 @@ from rag_clip.classifiers.zero_shot import zero_shot
 from rag_clip.data import Features, LabelSet, Support
 from rag_clip.files.learned_prompts import read_learned_prompts, write_learned_prompts
 from rag_clip.models.open_clip import load_encoder
-from rag_clip.models.visual_prompts import appended, prompted, read_visual_prompts, start_visual_prompts
+from rag_clip.models.visual_prompts import ClassAware, appended, prompted, read_visual_prompts, start_visual_prompts
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import check_head
 from rag_clip.training.loop import Schedule
@@ -143,6 +143,7 @@ def test_one_step_is_that_of_the_published_loss(encoder, text, guided):
 def test_a_token_of_zeros_still_takes_attention_so_only_no_token_leaves_features_as_they_are(encoder, text):
     visual = start_visual_prompts(encoder, text.weights, length=0, top=2)
     generator = visual.generators[0]
+    assert isinstance(generator, ClassAware)
     with torch.no_grad():
         for values in (generator.lin.weight, generator.lin.bias, generator.value.weight):
             values.zero_()
