@@ -318,7 +318,7 @@ def _check_image_tower(
     name = head.facts["name"] if head else ""
     if visual and name:
         raise ValueError(f"{name} reads features of the image tower that these prompts change; leave one of them out")
-    if not visual and not (name and HEADS[name].reads_images):
+    if not visual and not (name in HEADS and HEADS[name].reads_images):
         return
     if len(candidates) > 1:
         raise ValueError(f"{name} learns from one prompts file; give one")
