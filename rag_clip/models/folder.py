@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
+from torch import nn
 
+from rag_clip.data import read_fingerprint
 from rag_clip.errors import disk_errors
 from rag_clip.files.atomic import replacing
 from rag_clip.files.folders import make_folder
@@ -73,20 +75,20 @@ def write_model(
         if encoder.merges is not None and encoder.merges.resolve() != (folder / MERGES).resolve():
             with replacing(folder / MERGES) as partial:
                 shutil.copyfile(encoder.merges, partial)
-        state = {name: values.detach().cpu().contiguous() for name, values in encoder.model.state_dict().items()}
+        content = weights_file(encoder.model)
         with replacing(folder / WEIGHTS[0]) as partial:
-            save_file(state, partial)
+            partial.write_bytes(content)
         if match:
             write_match(folder, match, kind, facts)
-        facts = {**facts, "weights": _digest(folder / WEIGHTS[0])}
+        facts = {**facts, "weights": hashlib.sha256(content).hexdigest()}
         for name, document in ((CONFIG, encoder.config), (ADAPTED, facts)):
             with replacing(folder / name) as partial:
                 partial.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def weights_file(model: nn.Module) -> bytes:
+    """Return the weights of a model as a `.safetensors` file, whose SHA-256 is that of its fingerprint once loaded."""
+    return save({name: values.detach().cpu().contiguous() for name, values in model.state_dict().items()})
 
 
 def read_adapted(folder: Path) -> dict[str, Any]:
@@ -100,21 +102,19 @@ def read_adapted(folder: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def image_identity(folder: Path) -> str:
+def image_identity(folder: Path, weights: str) -> str:
     """Return the identity, as JSON, of the encoder whose image vectors the model of a folder shares; '' for none.
 
-    It counts only if the weights are those that were adapted, of which adapt.json has the SHA-256.
+    It counts only if `weights`, the SHA-256 of those that were loaded, is that of the weights that were adapted.
     """
     facts = read_adapted(folder)
     shared = facts.get("image_fingerprint")
-    if not is_regular(folder / WEIGHTS[0]) or facts.get("weights") != _digest(folder / WEIGHTS[0]):
+    if facts.get("weights") != weights or not isinstance(shared, dict):
         return ""
-    names = ("model", "pretrained", "weights", "preprocessing", "activation", "resampler", "precision")
-    if not isinstance(shared, dict) or not set(shared) <= set(names):
+    try:
+        return json.dumps(read_fingerprint(shared).identity, sort_keys=True)
+    except ValueError:
         return ""
-    if not all(isinstance(value, str) for value in shared.values()):
-        return ""
-    return json.dumps(shared, sort_keys=True)
 
 
 def write_match(folder: Path, tensors: Mapping[str, torch.Tensor], kind: str, facts: Mapping[str, Any]) -> None:

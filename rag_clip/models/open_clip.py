@@ -59,7 +59,6 @@ class Source:
     activation: '' where the model's configuration states it.
     exact: whether the weights must have exactly the shapes of the architecture; otherwise positions for another image
         size or context length are interpolated.
-    of_images: see Fingerprint.
     vision: describes a timm model in place of the image tower, for `build_tower`; {} for open_clip's own.
     """
 
@@ -72,7 +71,6 @@ class Source:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     activation: str = ""
     exact: bool = False
-    of_images: str = ""
     vision: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -143,6 +141,7 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
         "tokenizer": _tokenizer_identity(source, tokenizer),
     }
     facts = json.dumps(preprocessing, sort_keys=True)
+    folder = source.checkpoint.parent if source.architecture.startswith("local-dir:") else None
     fingerprint = Fingerprint(
         source.model,
         source.pretrained,
@@ -152,7 +151,7 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
         activation=source.activation,
         spec=spec,
         resampler=preprocess.resampler,
-        of_images=source.of_images,
+        of_images=image_identity(folder, weights) if folder else "",
     )
     return TwoTowers(
         name=spec,
@@ -169,7 +168,7 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
         std=tuple(settings["std"]),
         config=_config(source, settings),
         merges=source.merges,
-        folder=source.checkpoint.parent if source.architecture.startswith("local-dir:") else None,
+        folder=folder,
     )
 
 
@@ -400,7 +399,6 @@ def _in_folder(path: Path, model: str = "") -> Source:
         name,
         name,
         own,
-        of_images=image_identity(folder),
         vision=vision,
     )
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import nn
 
 from rag_clip.data import Fingerprint
+from rag_clip.models.folder import weights_file
 from rag_clip.models.towers import TwoTowers
 from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.training.batches import Batch, Batches, Examples, Head, Kept, Views
@@ -115,9 +115,7 @@ def adapt(
     _check(examples, needs)
     if schedule.steps is None:
         raise ValueError("a stream of batches has no epochs; give the schedule its steps")
-    towers = unlocked(
-        _with_bias(encoder) if needs.bias else encoder, manner.lock, chunk=manner.chunk, scale=needs.scale
-    )
+    towers = unlocked(with_bias(encoder) if needs.bias else encoder, manner.lock, chunk=manner.chunk, scale=needs.scale)
     towers.set_modes()
     kept = _keep(towers, examples, needs, report) if manner.lock.whole_image and not needs.views else None
     views = Views(needs.views, manner.least_area, needs.least_area, needs.flip)
@@ -125,18 +123,13 @@ def adapt(
     with torch.random.fork_rng(devices=[]):  # weights of a loss depend on the seed alone
         torch.default_generator.manual_seed(schedule.seed)
         loss: Any = objective.build(towers, Setting(examples, batches)).to(towers.device).train()
-    negatives = torch.zeros(2, dtype=torch.float64)  # masked, all
-    losses = torch.zeros(schedule.steps, dtype=torch.float64)
-    done: list[Step] = []
+    log = _Log(schedule.steps)
 
     def step(batch: Batch) -> torch.Tensor:
         if batch.first and hasattr(loss, "begin_epoch"):
             loss.begin_epoch(batch.epoch, batches.epoch_rows(batch.epoch))
             towers.set_modes()
-        same = None if needs.labels else same_pairs(batch)
-        negatives.add_(
-            torch.tensor([0 if same is None else int(same.sum()) - len(batch), len(batch) * (len(batch) - 1)])
-        )
+        log.count(batch, None if needs.labels else same_pairs(batch))
         mean: torch.Tensor = loss(batch)
         return mean
 
@@ -144,14 +137,9 @@ def adapt(
     def finish(each: Step) -> None:
         least = -math.inf if needs.bias else 0.0
         towers.model.logit_scale.clamp_(least, math.log(MOST_SCALE))
-        losses[each.number - 1] = each.loss
-        done.append(each)
+        log.add(each)
         if after is not None:
             after(each)
-
-    def show(event: ProgressEvent) -> None:
-        note = f"loss {done[-1].loss:.4f}, rate {done[-1].rate:.1e}" if done else ""
-        report(replace(event, note=note))
 
     logits = [towers.model.logit_scale, *([towers.model.logit_bias] if needs.bias else [])] if needs.scale else []
     trained = [*towers.parameters(), *logits, *loss.parameters()]
@@ -159,13 +147,21 @@ def adapt(
         raise ValueError(
             "nothing would be trained: both towers are locked, and the objective has no weights of its own"
         )
-    state = [*trained, *towers.buffers(), *loss.buffers(), negatives, losses]
+    state = [*trained, *towers.buffers(), *loss.buffers(), log.negatives, log.losses]
     if checkpoint is not None:
         facts = [encoder.fingerprint.identity, repr(objective), repr(manner), _describe(examples.head)]
         checkpoint = replace(
             checkpoint, identity=hashlib.sha256(repr([checkpoint.identity, *facts]).encode()).hexdigest()
         )
-    train(state, step, batches, schedule=schedule, checkpoint=checkpoint, after=finish, report=show)
+    train(
+        state,
+        step,
+        batches,
+        schedule=schedule,
+        checkpoint=checkpoint,
+        after=finish,
+        report=lambda event: report(replace(event, note=log.note)),
+    )
     match = {name: values.detach().cpu() for name, values in _exported(loss).items()}
     numbers = {name: float(value) for name, value in getattr(loss, "facts", {}).items()}
     return Adapted(
@@ -173,12 +169,33 @@ def adapt(
         encoder.fingerprint,
         match,
         str(getattr(loss, "kind", "")) if match else "",
-        tuple(losses.tolist()),
-        done[0].number - 1 if done else schedule.steps,
-        float(negatives[0] / negatives[1].clamp(min=1)),
+        tuple(log.losses.tolist()),
+        log.resumed,
+        float(log.negatives[0] / log.negatives[1].clamp(min=1)),
         numbers,
         loss.eval(),
     )
+
+
+class _Log:
+    """What a run counts: the negatives, those masked and all, and the loss of each step; saved with its checkpoint."""
+
+    def __init__(self, steps: int) -> None:
+        self.negatives = torch.zeros(2, dtype=torch.float64)
+        self.losses = torch.zeros(steps, dtype=torch.float64)
+        self.resumed = steps
+        self.note = ""
+
+    def count(self, batch: Batch, same: torch.Tensor | None) -> None:
+        """Count the negatives of a batch, of which `same` bool [n, n] masks some."""
+        masked = 0 if same is None else int(same.sum()) - len(batch)
+        self.negatives += torch.tensor([masked, len(batch) * (len(batch) - 1)])
+
+    def add(self, step: Step) -> None:
+        """Keep the loss of a step."""
+        self.resumed = min(self.resumed, step.number - 1)
+        self.losses[step.number - 1] = step.loss
+        self.note = f"loss {step.loss:.4f}, rate {step.rate:.1e}"
 
 
 def _check(examples: Examples, needs: Needs) -> None:
@@ -196,7 +213,7 @@ def _describe(head: Head | None) -> str:
     )
 
 
-def _with_bias(encoder: TwoTowers) -> TwoTowers:
+def with_bias(encoder: TwoTowers) -> TwoTowers:
     """Return the encoder with a logit bias, 0 if it had none."""
     if encoder.model.logit_bias is not None:
         return encoder
@@ -254,8 +271,3 @@ def _freeze(towers: Towers, *, moved: bool, bias: bool) -> TwoTowers:
         trained_bias=encoder.trained_bias or bias,
         config=config,
     )
-
-
-def weights_file(model: Any) -> bytes:
-    """Return the weights as a `.safetensors` file."""
-    return save({name: values.detach().cpu().contiguous() for name, values in model.state_dict().items()})

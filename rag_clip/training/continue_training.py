@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import torch
-from safetensors.torch import save
 from torch.nn import functional
 
 from rag_clip.data import LabelSet
+from rag_clip.models.folder import weights_file
 from rag_clip.models.towers import TwoTowers, two_towers
 from rag_clip.progress import Report, silent
 from rag_clip.protocols import Encoder
@@ -78,4 +78,4 @@ def continue_training(
 
 def checkpoint(encoder: TwoTowers) -> bytes:
     """Return the weights as a `.safetensors` file, which `load_encoder` reads beside the model's configuration."""
-    return save({name: values.detach().cpu().contiguous() for name, values in encoder.model.state_dict().items()})
+    return weights_file(encoder.model)

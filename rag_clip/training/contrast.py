@@ -10,6 +10,7 @@ A row whose caption or image equals that of another row is no negative of it: th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -33,6 +34,7 @@ def mask(logits: torch.Tensor, same: torch.Tensor | None) -> torch.Tensor:
     )
 
 
+@lru_cache(maxsize=1)  # the run counts them, and the loss masks them
 def same_pairs(batch: Batch) -> torch.Tensor | None:
     """Return bool [n, n], true where two rows have the same caption, ignoring case, or image; None if no two have."""
     texts = _numbers([" ".join(text.lower().split()) for text in batch.texts])

@@ -53,7 +53,7 @@ class Loss(Protocol):
         """Return the mean loss of a batch, a scalar."""
 
     def begin_epoch(self, epoch: int, rows: torch.Tensor) -> None:
-        """Prepare an epoch, numbered from 0, whose images are `rows`; called before its first batch."""
+        """Prepare an epoch, numbered from 0, whose images are `rows`; optional, called before its first batch."""
 
 
 class Objective(Protocol):

@@ -87,7 +87,7 @@ class Towers:
 
     def buffers(self) -> list[torch.Tensor]:
         """Return what the towers change without gradient, such as batch norm statistics."""
-        return [value for _, value in self.model.named_buffers() if value.numel() and "mask" not in _]
+        return [value for name, value in self.model.named_buffers() if not name.endswith("attn_mask")]
 
     def set_modes(self) -> None:
         """Put the towers that move in training mode, and all else in evaluation mode."""

@@ -23,8 +23,8 @@ from dataclasses import replace
 
 import torch
 
+from rag_clip.models.folder import weights_file
 from rag_clip.models.towers import TwoTowers
-from rag_clip.training.adapt import weights_file
 
 State = Mapping[str, torch.Tensor]
 IMAGE = ("visual.",)

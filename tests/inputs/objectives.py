@@ -20,7 +20,7 @@ from rag_clip.demo.draw import draw_design
 from rag_clip.demo.photograph import photograph
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.models.towers import TwoTowers
-from rag_clip.training.adapt import FINE_TUNING, _with_bias, adapt
+from rag_clip.training.adapt import FINE_TUNING, adapt, with_bias
 from rag_clip.training.batches import Batch, Batches, Examples, Head, Views
 from rag_clip.training.checkpoint import Checkpoint
 from rag_clip.training.loop import Step
@@ -71,7 +71,7 @@ def build(
     """Return towers in training, the loss of an objective, and a batch of all six images of `examples` or `pairs`."""
     examples = examples or pairs()
     needs = objective.needs
-    start = _with_bias(encoder()) if needs.bias else encoder()
+    start = with_bias(encoder()) if needs.bias else encoder()
     towers = unlocked(start, lock, scale=needs.scale)
     views = Views(needs.views, least_area, needs.least_area, needs.flip)
     batches = Batches(examples, 6, 0, views, needs.episode)
