@@ -24,7 +24,7 @@ from rag_clip.files.outputs import check_outputs, remove_folder
 from rag_clip.given import AnyEncoder, to_encoder, to_places, to_texts
 from rag_clip.images.labelled import read_classes
 from rag_clip.images.opening import Images
-from rag_clip.images.pair_files import PairColumns, open_pair_files
+from rag_clip.images.pair_files import open_pairs
 from rag_clip.images.pixels import Pixels, decode_all, image_source, pair_source
 from rag_clip.models.folder import MERGES, write_model
 from rag_clip.models.towers import TwoTowers, two_towers
@@ -263,8 +263,7 @@ def _decode(
 ) -> tuple[Pixels, torch.Tensor | None]:
     """Decode the images, and return them with their classes if there is a head."""
     if head is None:
-        columns = PairColumns(given.image_column, given.caption_column, given.url_column)
-        sources = [pair_source(file) for file in open_pair_files(given.paths, columns=columns, root=given.root)]
+        sources = [pair_source(file) for file in open_pairs(given)[0]]
     else:
         files = given.open()
         numbers = read_classes(files, head.labels, given.label_column)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch.nn.functional import normalize
@@ -23,7 +24,7 @@ from rag_clip.files.reading import read_arrays
 from rag_clip.files.shards import Shards
 from rag_clip.given import AnyEncoder, to_encoder, to_places
 from rag_clip.images.opening import Images
-from rag_clip.images.pair_files import PairColumns, open_pair_files
+from rag_clip.images.pair_files import open_pairs
 from rag_clip.images.shards import unit_rows
 from rag_clip.metrics.retrieval import retrieval
 from rag_clip.progress import Progress
@@ -143,8 +144,7 @@ def _encode(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
     """Embed pairs, and return images [n, d], captions [t, d], the image of each caption, and the rows that failed."""
     loaded = to_encoder(encoder)
-    columns = PairColumns(given.image_column, given.caption_column, given.url_column)
-    files = open_pair_files(given.paths, columns=columns, root=given.root)
+    files, columns = open_pairs(given)
     settings = json.dumps([asdict(columns), str(given.root)])
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "lock", doing=f"embed into {folder}"):
@@ -152,7 +152,7 @@ def _encode(
         parts, _ = embed_files(files, folder, settings, encoder=loaded, decoding=running.decoding, progress=progress)
         tables = [table for part in parts for table in part.read(["sha256", "vector_image", "vector_text", "error"])]
     table = pa.concat_tables(tables)
-    good = table.filter(pa.compute.is_null(table["error"]))
+    good = table.filter(pc.is_null(table["error"]))
     if not len(good):
         raise ValueError(f"none of {counted(len(table), 'row')} can be used; give images with captions")
     numbers: dict[str, int] = {}

@@ -29,7 +29,7 @@ from rag_clip.images.embedding import embed_pairs
 from rag_clip.images.encoding import image_engine
 from rag_clip.images.noise import judge_noise
 from rag_clip.images.opening import Images
-from rag_clip.images.pair_files import PairColumns, open_pair_files
+from rag_clip.images.pair_files import open_pairs
 from rag_clip.images.pairs import PairFile
 from rag_clip.images.shards import FAILURES, VECTORS, PairShards, list_failures, open_shards, unit_rows
 from rag_clip.images.views import examine
@@ -125,8 +125,7 @@ def index_images(
     check_pair_cleaning(cleaning)
     if pairs.limit is not None:
         raise ValueError(f"an index takes all rows of its files; leave out the limit of {pairs.limit}")
-    columns = PairColumns(pairs.image_column, pairs.caption_column, pairs.url_column)
-    files = open_pair_files(pairs.paths, columns=columns, root=pairs.root)
+    files, columns = open_pairs(pairs)
     settings = json.dumps([asdict(columns), str(pairs.root)])
     with locked(folder / "lock", doing=f"embed into {folder}"):
         Shards(folder, "pairs").sweep()

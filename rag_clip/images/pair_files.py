@@ -13,7 +13,7 @@ from rag_clip.files.identity import FileIdentity
 from rag_clip.files.locations import Place
 from rag_clip.images.columns import CAPTIONS, choose
 from rag_clip.images.items import Item
-from rag_clip.images.opening import KINDS, Found, find_images, open_images
+from rag_clip.images.opening import KINDS, Found, Images, find_images, open_images
 from rag_clip.images.pairs import Pair, PairFile
 from rag_clip.images.rows import ImageFile, holds_names, read_rows
 from rag_clip.images.tars import open_tar
@@ -80,6 +80,17 @@ class ImagePairs:
         if isinstance(image, ImageError):
             return Pair(None, caption, url, str(row), str(image))
         return Pair(image, caption, url, str(row))
+
+
+def open_pairs(images: Images) -> tuple[Iterator[PairFile], PairColumns]:
+    """Open the files of pairs that `images` names, as `open_pair_files`, and return them with the columns.
+
+    Raises ValueError also for a limit of rows, which pairs do not have.
+    """
+    if images.limit is not None:
+        raise ValueError(f"pairs are read with all rows of their files; leave out the limit of {images.limit}")
+    columns = PairColumns(images.image_column, images.caption_column, images.url_column)
+    return open_pair_files(images.paths, columns=columns, root=images.root), columns
 
 
 def open_pair_files(

@@ -11,6 +11,7 @@ import pytest
 from inputs.folders import ROOT
 from inputs.pairs import write_pairs
 from inputs.photographs import photographs
+from rag_clip.images.opening import Images
 from rag_clip.pipelines.evaluate_retrieval import Recall, RetrievalSummary, evaluate_retrieval
 from rag_clip.pipelines.running import Running
 
@@ -51,6 +52,8 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.parquet", photographs(2), ["a", "b"])
     with pytest.raises(ValueError, match="must be encoded; name a model"):
         evaluate_retrieval(pairs, running=Running(0))
+    with pytest.raises(ValueError, match="leave out the limit of 1"):
+        evaluate_retrieval(Images(pairs, limit=1), encoder="demo", running=Running(0))
     with pytest.raises(ValueError, match="is one of the inputs"):
         evaluate_retrieval(pairs, encoder="demo", output=pairs, running=Running(0))
 
