@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -112,19 +112,16 @@ def adapt(
 
         chosen = load_objective(objective, settings)
         training = Training(
-            start.lock,
-            start.fresh,
-            start.vocabulary,
-            length.steps,
-            length.batch_size,
-            length.rate,
-            length.warm_up,
-            length.least_area,
-            length.chunk,
-            length.train_precision,
-            length.seed,
-            every,
-            start.like,
+            **asdict(start),
+            steps=length.steps,
+            batch_size=length.batch_size,
+            rate=length.rate,
+            warm_up=length.warm_up,
+            least_area=length.least_area,
+            chunk=length.chunk,
+            precision=length.train_precision,
+            seed=length.seed,
+            every=every,
         )
         outputs = [(output, "model"), (pixels, "pixels")]
         check_outputs(outputs, inputs=[images, prompts, settings, encoder.files], force=force)

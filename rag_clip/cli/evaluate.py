@@ -113,31 +113,23 @@ def evaluate(
         if compare is not None:
             return _compare(console, compare, page, force)
         if retrieval:
-            from rag_clip.pipelines.evaluate_retrieval import evaluate_retrieval
-            from rag_clip.pipelines.running import Running
-
             useless = {
                 "--prompts": prompts,
-                "--names": names,
-                "--open": negatives,
+                "--report": page,
+                "--check": check,
+                "the options of tasks": places != PLACES,
+                "the options of heads": heads != HEADS or encoder.second,
+                "--choose": choose,
+                "--refine": refine,
                 "--hub-bank": hub_bank,
+                "--open": negatives,
+                "--scale": scale,
                 "--index": index,
+                "--names": names,
             }
             if given := [option for option, value in useless.items() if value]:
                 raise ValueError(f"--retrieval ranks the captions of pairs and has no use for {given[0]}; leave it out")
-            if not tasks:
-                raise ValueError("there are no pairs; give images with captions, or features in one .npz file")
-            ranked = evaluate_retrieval(
-                list(tasks),
-                encoder=encoder.load(console) if encoder.model else None,
-                output=output,
-                shards=features,
-                running=Running(workers, force=force, report=console.report),
-            )
-            console.say(str(ranked))
-            for each in ranked.recalls:
-                console.say(f"  {each.direction} R@{each.k} {each.value:.1f} % ({each.low:.1f} to {each.high:.1f})")
-            return ranked
+            return _rank(console, tasks, encoder, output, features, workers, force)
 
         from rag_clip.classifiers.hubs import HubBank
         from rag_clip.classifiers.novelty import PHRASES
@@ -184,6 +176,33 @@ def evaluate(
         return _conclude(console, summary, page or output.with_suffix(".html"), loaded, force)
 
     return run(job, shown)
+
+
+def _rank(
+    console: Console,
+    pairs: list[str] | None,
+    encoder: AnyEncoder,
+    output: Path,
+    shards: Path | None,
+    workers: int | None,
+    force: bool,
+) -> object:
+    from rag_clip.pipelines.evaluate_retrieval import evaluate_retrieval
+    from rag_clip.pipelines.running import Running
+
+    if not pairs:
+        raise ValueError("there are no pairs; give images with captions, or features in one .npz file")
+    ranked = evaluate_retrieval(
+        list(pairs),
+        encoder=encoder.load(console) if encoder.model else None,
+        output=output,
+        shards=shards,
+        running=Running(workers, force=force, report=console.report),
+    )
+    console.say(str(ranked))
+    for each in ranked.recalls:
+        console.say(f"  {each.direction} R@{each.k} {each.value:.1f} % ({each.low:.1f} to {each.high:.1f})")
+    return ranked
 
 
 def _saying_results(console: Console) -> Report:

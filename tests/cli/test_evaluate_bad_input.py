@@ -153,3 +153,24 @@ def test_runs_of_another_version_are_measured_again(tmp_path: Path) -> None:
     assert (code, out) == (1, "")
     assert f"{images.name} is not a readable Parquet file (" in errors
     assert json.loads(run("evaluate", "pets.npz", "-o", "r.parquet", "--json", folder=tmp_path)[1])["measured"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--prompts", "p.json"), "--prompts"),
+        (("--head", "ridge"), "the options of heads"),
+        (("--labels", "labels.txt"), "the options of tasks"),
+        (("--refine",), "--refine"),
+        (("--check",), "--check"),
+        (("--index", "index"), "--index"),
+    ],
+)
+def test_retrieval_refuses_the_options_that_it_would_ignore(
+    tmp_path: Path, options: tuple[str, ...], named: str
+) -> None:
+    np.savez(tmp_path / "pairs.npz", image=EYE, caption_feature=EYE)
+    code, _, said = run("evaluate", "pairs.npz", "--retrieval", *options, folder=tmp_path)
+    assert code == 1
+    assert f"has no use for {named}; leave it out" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.npz"]
