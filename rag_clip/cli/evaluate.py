@@ -94,6 +94,7 @@ def evaluate(
     index: Index = None,
     names: Names = None,
     features: Annotated[Path | None, Parameter(help="Folder that keeps image features.")] = None,
+    shards: Annotated[Path | None, Parameter(help="Folder that keeps embedded pairs, with --retrieval.")] = None,
     workers: Workers = None,
     force: Force = False,
     shown: Shown = SHOWN,
@@ -126,10 +127,13 @@ def evaluate(
                 "--scale": scale,
                 "--index": index,
                 "--names": names,
+                "--features": features,
             }
             if given := [option for option, value in useless.items() if value]:
                 raise ValueError(f"--retrieval ranks the captions of pairs and has no use for {given[0]}; leave it out")
-            return _rank(console, tasks, encoder, output, features, workers, force)
+            return _rank(console, tasks, encoder, output, shards, workers, force)
+        if shards:
+            raise ValueError("--shards keeps the pairs of --retrieval; to keep image features, give --features")
 
         from rag_clip.classifiers.hubs import HubBank
         from rag_clip.classifiers.novelty import PHRASES
@@ -187,11 +191,13 @@ def _rank(
     workers: int | None,
     force: bool,
 ) -> object:
+    from rag_clip.files.outputs import check_outputs
     from rag_clip.pipelines.evaluate_retrieval import evaluate_retrieval
     from rag_clip.pipelines.running import Running
 
     if not pairs:
         raise ValueError("there are no pairs; give images with captions, or features in one .npz file")
+    check_outputs([(output, "evaluate"), (shards, "shards")], inputs=[pairs, encoder.files], force=force)
     ranked = evaluate_retrieval(
         list(pairs),
         encoder=encoder.load(console) if encoder.model else None,

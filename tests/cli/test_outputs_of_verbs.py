@@ -116,7 +116,15 @@ VERBS: dict[str, Row] = {
     "support synthesise": Row(("prompts.parquet", "--painter", "demo", *NO_MODEL), ("-o",), ("--paintings",)),
     "demo": Row((), (), ("--out",)),
 }
-MORE = {"evaluate --compare": Row(("--compare", "before.parquet", "after.parquet"), ("--report",))}
+MORE = {
+    "evaluate --compare": Row(("--compare", "before.parquet", "after.parquet"), ("--report",)),
+    "evaluate --retrieval": Row(("images.parquet", "--retrieval", *NO_MODEL), ("-o",), ("--shards",)),
+    "explain --image": Row(
+        ("cat", "--prompts", "prompts.parquet", "--image", "cat.png", "--support", "support.parquet", *NO_MODEL),
+        ("--html",),
+        suffix=".html",
+    ),
+}
 ROWS = {**VERBS, **MORE}
 WITHOUT_OUTPUT = {"index info", "index check", "heads", "search"}
 FILES = [(verb, option) for verb, row in ROWS.items() for option in row.files]
@@ -132,7 +140,7 @@ def verbs(of: App, above: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def call(verb: str, arguments: list[str], folder: Path) -> tuple[int, str]:
-    words = verb.removesuffix(" --compare").split()
+    words = verb.partition(" --")[0].split()
     with chdir(folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
         code = app([*words, *arguments], result_action="return_value")
     return int(code), out.getvalue() + errors.getvalue()
@@ -208,7 +216,7 @@ def test_a_file_of_others_is_replaced_only_by_force(verb: str, option: str, fold
     before = content(folder)
     code, said = call(verb, row.command(**{option: place}), folder)
     assert (code, content(folder)) == (1, before)
-    assert f"{place} exists and was not written by `rag-clip {verb.removesuffix(' --compare')}`" in said
+    assert f"{place} exists and was not written by `rag-clip {verb.partition(' --')[0]}`" in said
     assert "mine" not in call(verb, [*row.command(**{option: place}), "--force"], folder)[1]
 
 
