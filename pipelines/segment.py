@@ -29,7 +29,7 @@ from rag_clip.evaluation.segmentation import MaskQuality, by_row, compare_masks
 from rag_clip.files.folders import make_folder
 from rag_clip.files.identity import hash_facts
 from rag_clip.files.lock import locked
-from rag_clip.files.outputs import holding
+from rag_clip.files.outputs import FOLDERS, holding
 from rag_clip.files.rle import encode_mask
 from rag_clip.files.shards import RowShards, Shards
 from rag_clip.given import (
@@ -171,7 +171,8 @@ def segment_images(
     encoder: an open_clip model with a vision transformer; one that learned to match patches (`adapt` with `pacl`) does
         so, any other is taken by its raw patch tokens, which are much worse. By default the one of the prompts.
     masks: the background, and the least share of an image.
-    overlays: a folder for a PNG file per image, with its masks in colour and a legend.
+    overlays: a folder for a PNG file per image, such as 000007-masks.png of row 7, with its masks in colour and a
+        legend; those of a former run are deleted.
     truth: known masks, in a file such as this job writes, with which the masks are compared (see `compare_masks`).
     running: processes, batch size, `force` and progress.
 
@@ -349,8 +350,11 @@ def _write(
 
 
 def _draw_overlays(folder: Path, masks: Path, files: Sequence[ImageFile], labels: LabelSet, progress: Progress) -> None:
-    """Draw the masks of each usable image over it, in a PNG file that is named by its row."""
+    """Draw the masks of each usable image over it, in a PNG file named by its row; former ones are deleted."""
     make_folder(folder)
+    for path in list(folder.iterdir()):
+        if FOLDERS["overlays"].fullmatch(path.name):
+            path.unlink()
     colours = {name: row for row, name in enumerate(labels.names)}
     rows = iter(by_row(masks))
     advance = progress.counting("draw", sum(file.rows for file in files))
@@ -360,7 +364,7 @@ def _draw_overlays(folder: Path, masks: Path, files: Sequence[ImageFile], labels
             if found[0]["error"] is None:
                 with progress.stage("draw"):
                     picture = decode_image(read_image(items[0]))
-                    draw_overlay(picture, found, colours=colours).save(folder / f"{row:06d}.png")
+                    draw_overlay(picture, found, colours=colours).save(folder / f"{row:06d}-masks.png")
             advance(1)
 
 

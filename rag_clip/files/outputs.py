@@ -33,7 +33,7 @@ FOLDERS: Mapping[str, re.Pattern[str]] = {
         r"[0-9a-f]{32}\.(json|parquet)|[0-9a-f]{16}|counts-[0-9a-f]{16}(\.lock)?|lock(-\d+-of-\d+)?|loaded|dropped"
         r"|failed\.parquet|tmp\w{8}"
     ),
-    "overlays": re.compile(r"\d{6,}\.png"),
+    "overlays": re.compile(r"\d{6,}-masks\.png"),
     "model": re.compile(
         r"open_clip_config\.json|open_clip_model\.safetensors|bpe\.txt\.gz|adapt\.json|loss\.png|match\.\w+"
     ),

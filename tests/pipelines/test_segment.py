@@ -141,12 +141,55 @@ def test_overlays_show_the_masks_in_the_colours_of_the_legend(tmp_path: Path) ->
     white = encoded(Image.new("RGB", (60, 40), "white"))
     source = write_images(tmp_path / "images.parquet", [white, b"no image"])
     summary = run([source], tmp_path / "masks.parquet", model, overlays=tmp_path / "overlays")
-    assert [path.name for path in (tmp_path / "overlays").iterdir()] == ["000000.png"]
-    drawn = np.array(Image.open(tmp_path / "overlays" / "000000.png"))
+    assert [path.name for path in (tmp_path / "overlays").iterdir()] == ["000000-masks.png"]
+    drawn = np.array(Image.open(tmp_path / "overlays" / "000000-masks.png"))
     for mask in summary.to_polars().drop_nulls("label").iter_rows(named=True):
         pixels = decode_mask(mask["counts"], (40, 60))
         half = [round(0.5 * 255 + 0.5 * part) for part in colour_of(NAMES.index(mask["label"]))]
         assert np.abs(drawn[:40, :60][pixels].astype(int) - half).max() <= 1
+
+
+def test_overlays_of_a_former_run_go_and_pictures_of_others_stay(tmp_path: Path) -> None:
+    model, folder = patches_model(tmp_path / "model"), tmp_path / "overlays"
+    for count, left in ((3, [0, 1, 2]), (1, [0])):
+        source = write_images(tmp_path / f"{count}.parquet", pictures()[:count])
+        run([source], tmp_path / "masks.parquet", model, overlays=folder)
+        assert sorted(path.name for path in folder.iterdir()) == [f"{row:06d}-masks.png" for row in left]
+    mine = folder / "000000.png"  # as many data sets name their pictures
+    mine.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"is not empty \(000000.png\) and not a folder of overlays"):
+        run([source], tmp_path / "masks.parquet", model, overlays=folder)
+    run([source], tmp_path / "masks.parquet", model, overlays=folder, running=Running(0, force=True))
+    assert mine.read_bytes() == b"mine"
+
+
+def test_a_run_with_other_settings_does_not_go_on_from_finished_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, source = patches_model(tmp_path / "model"), write_images(tmp_path / "images.parquet", pictures())
+    first, *_ = NAMES
+    other = Prompts(LabelSet(NAMES), tuple((PromptText(f"no {name}", 1.0),) for name in NAMES))
+    runs: list[dict[str, Any]] = [
+        {},
+        {"masks": Masks(0.9, 0)},
+        {"masks": Masks([f"a photo of {first}"], 0)},
+        {"masks": Masks(least_share=0.4)},
+        {"prompts": other},
+    ]
+    fresh = [run([source], tmp_path / f"{place}.parquet", model, **each) for place, each in enumerate(runs)]
+    assert len({tuple(summary.to_polars()["counts"]) for summary in fresh}) == len(runs)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for place, each in enumerate(runs[1:], start=1):
+        with monkeypatch.context() as stopped:
+            stopped.setattr("rag_clip.pipelines.segment.replacing_output", stop)
+            with pytest.raises(KeyboardInterrupt):
+                run([source], tmp_path / f"new-{place}.parquet", model)
+        assert list((tmp_path / f"new-{place}.parquet.parts").rglob("*.parquet"))
+        again = run([source], tmp_path / f"new-{place}.parquet", model, **each)
+        assert again.to_polars().equals(fresh[place].to_polars())
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
