@@ -110,7 +110,9 @@ def to_table(given: Corrections) -> str | Path | pl.DataFrame:
     if isinstance(given, str | Path | pl.DataFrame):
         return given
     if isinstance(given, Mapping):
-        return pl.DataFrame({ROW: list(given), "label": list(given.values())}, {ROW: pl.Int64, "label": pl.String})
+        return pl.DataFrame(
+            {ROW: map(str, given), "label": map(str, given.values())}, {ROW: pl.String, "label": pl.String}
+        )
     if hasattr(given, "__arrow_c_stream__"):
         return pl.DataFrame(given)
     raise TypeError(f"corrections are {type(given).__name__}; give a path, a frame, or right labels by row")

@@ -144,6 +144,14 @@ def test_the_strength_by_found_images_is_three_quarters_less_the_errors_of_the_h
     assert strength_by_found(text, 2 * text - head, targets) == 0
 
 
+@pytest.mark.parametrize(("more", "strength"), [(3, 0.0), (4, 1.0)])  # 1.8 and 2.2 standard errors of 20 images
+def test_found_images_prove_a_head_by_two_standard_errors_alone(more, strength):
+    targets = torch.zeros(20, dtype=torch.int64)
+    text = torch.tensor([[0.0, 8.0]] * more + [[8.0, 0.0]] * (20 - more))  # expects no error
+    head = text + torch.tensor([[9.0, 0.0]] * more + [[0.0, 0.1]] * (20 - more))
+    assert strength_by_found(text, head, targets) == strength
+
+
 def test_the_texts_win_where_the_evidence_is_within_its_own_uncertainty():
     targets = torch.tensor([0, 0, 0, 0])
     text = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [-1.0, 0.0]])

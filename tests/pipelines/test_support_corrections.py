@@ -125,6 +125,21 @@ def test_corrections_that_mean_no_image_or_no_class_are_refused(
     assert not (tmp_path / "corrected.parquet").exists()
 
 
+@pytest.mark.parametrize(
+    ("right", "message"),
+    [
+        ({"first": "red"}, "has the row 'first'; rows are whole numbers from 0 to 11"),
+        ({1: 2}, "1 label not among the 3 classes, such as '2'"),
+        ({}, "the table has no row"),
+    ],
+)
+def test_labels_by_row_that_mean_no_row_or_no_class_are_refused(
+    right: dict[Any, Any], message: str, images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        corrected(right, images, tmp_path)
+
+
 def test_corrected_images_are_a_source_of_evidence_that_can_be_left_out(images: Path, tmp_path: Path) -> None:
     pictures, names = noisy_pictures(9, seed=3)
     shots = Support(
