@@ -140,6 +140,17 @@ def test_one_step_is_that_of_the_published_loss(encoder, text, guided):
         torch.testing.assert_close(head.visual[name], still.visual[name] - 0.5 * gradient, rtol=0, atol=1e-5)
 
 
+def test_guided_epochs_are_whole_epochs_whatever_the_batches(encoder, text):
+    support = support_of(encoder, [0, 0, 1, 2, 3])
+
+    def context(epochs: int, guided: int) -> torch.Tensor:
+        settings = replace(SMALL, guided=guided, schedule=Schedule(epochs, 2, 0.05, "sgd"))  # three steps an epoch
+        return settings.build(text, support, encoder=encoder).prompts.context
+
+    assert torch.equal(context(1, 1), context(1, 9))
+    assert not torch.equal(context(2, 1), context(2, 2))
+
+
 def test_a_token_of_zeros_still_takes_attention_so_only_no_token_leaves_features_as_they_are(encoder, text):
     visual = start_visual_prompts(encoder, text.weights, length=0, top=2)
     generator = visual.generators[0]

@@ -115,6 +115,20 @@ def test_weights_that_are_no_unit_vectors_are_normalised(tmp_path: Path) -> None
     assert torch.allclose(by_unit(first.encode_pixels(shown)), by_longer(second.encode_pixels(shown)), atol=1e-3)
 
 
+@pytest.mark.parametrize(("compared", "make"), [("patches", patches_model), ("late", tokens_model)])
+def test_the_fingerprint_of_a_matching_depends_on_its_kind_and_its_classes(
+    compared: str, make: Any, tmp_path: Path
+) -> None:
+    model = make(tmp_path)
+    others = Prompts(LabelSet(NAMES), tuple((PromptText(f"no {name}", 1.0),) for name in NAMES))
+    first, again, second = (
+        match_classes(compared, zero_shot(given, model), given, model)[0].fingerprint.weights
+        for given in (prompts(), prompts(), others)
+    )
+    assert first == again
+    assert len({first, second, model.fingerprint.weights}) == 3
+
+
 def test_late_scores_are_means_over_the_texts_of_each_class(tmp_path: Path) -> None:
     model, source = tokens_model(tmp_path / "model"), images(tmp_path / "images.parquet")
     match = token_match(model)
