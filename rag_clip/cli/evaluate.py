@@ -22,7 +22,7 @@ from rag_clip.cli.evaluate_options import (
     PromptPaths,
 )
 from rag_clip.cli.recorded_encoder import find_encoder, records_of
-from rag_clip.cli.run import SHOWN, Force, Shown, Workers, run
+from rag_clip.cli.run import SHOWN, TASKS, Force, Shown, Workers, run
 from rag_clip.display import counted
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def evaluate(
     retrieval: Annotated[
         bool,
         Parameter(
-            negative=(), help="Rank captions for images and images for captions instead; TASKS are pairs, or one .npz."
+            group=TASKS,
+            negative=(),
+            help="Rank captions for images and images for captions instead; TASKS are pairs, or one .npz.",
         ),
     ] = False,
     places: Places = PLACES,
@@ -94,7 +96,9 @@ def evaluate(
     index: Index = None,
     names: Names = None,
     features: Annotated[Path | None, Parameter(help="Folder that keeps image features.")] = None,
-    shards: Annotated[Path | None, Parameter(help="Folder that keeps embedded pairs, with --retrieval.")] = None,
+    shards: Annotated[
+        Path | None, Parameter(group=TASKS, help="Folder that keeps embedded pairs, with --retrieval.")
+    ] = None,
     workers: Workers = None,
     force: Force = False,
     shown: Shown = SHOWN,
