@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from rag_clip.classifiers.zero_shot import zero_shots
@@ -38,6 +40,7 @@ from rag_clip.training.checkpoint import Checkpoint
 from rag_clip.training.loop import Schedule
 from rag_clip.training.objective import Objective
 from rag_clip.training.objective_list import load_objective, name_of
+from rag_clip.training.objectives.nlip import decoder_of, write_captions
 from rag_clip.training.towers import read_lock
 
 from .running import Running
@@ -45,6 +48,7 @@ from .running import Running
 LEAST_WARM_UP, WARM_UP_SHARE = 20, 0.05
 RATES = {"none": 1e-5, "text": 1e-3, "both": 1e-3}
 BATCH = 256
+CAPTIONS = "captions.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +176,8 @@ def adapt_encoder(
 
     images: Parquet files, webdataset tars, lists or folders, with a column of captions, or of labels for objectives of
         labelled images; `Images` if the columns have other names.
-    output: the folder, with open_clip_config.json, the weights, the tokenizer and adapt.json.
+    output: the folder, with open_clip_config.json, the weights, the tokenizer and adapt.json; with the decoder of
+        `nlip` also captions.parquet, a caption for each image, for a corpus.
     encoder: an open_clip model or its name.
     objective: a name in `training.objective_list.OBJECTIVES`, or its settings.
     prompts: the classes of labelled images: their weights are the frozen head.
@@ -219,7 +224,7 @@ def adapt_encoder(
                 checkpoint=checkpoint,
                 report=running.report,
             )
-        _write(place, adapted, facts)
+        _write(place, adapted, facts, drawn)
         remove_folder(work, "training")
     losses = adapted.losses
     tenth = max(1, len(losses) // 10)
@@ -316,7 +321,7 @@ def _explained(checkpoint: Path, every: int) -> Iterator[None]:
         raise ArithmeticError(f"{error}{f'; {kept}' if kept else ''}") from None
 
 
-def _write(folder: Path, adapted: Adapted, facts: Mapping[str, Any]) -> None:
+def _write(folder: Path, adapted: Adapted, facts: Mapping[str, Any], drawn: Pixels) -> None:
     shared = adapted.encoder.fingerprint.of_images
     facts = {
         **facts,
@@ -328,6 +333,11 @@ def _write(folder: Path, adapted: Adapted, facts: Mapping[str, Any]) -> None:
     make_folder(folder)
     with replacing(folder / "loss.png") as partial:
         partial.write_bytes(draw_losses(adapted.losses, title=f"{facts['objective']}, {len(adapted.losses)} steps"))
+    (folder / CAPTIONS).unlink(missing_ok=True)
+    if decoder_of(adapted.loss) is not None:
+        table = write_captions(adapted.loss, torch.arange(len(drawn)))
+        with replacing(folder / CAPTIONS) as partial:
+            pq.write_table(table.set_column(0, "row", pa.array(drawn.rows)), partial, write_page_checksum=True)
     write_model(adapted.encoder, folder, facts, match=adapted.match, kind=adapted.kind)
 
 

@@ -69,6 +69,10 @@ def evaluate(
             help="Rank captions for images and images for captions instead; TASKS are pairs, or one .npz.",
         ),
     ] = False,
+    captioning: Annotated[
+        bool,
+        Parameter(group=TASKS, negative=(), help="Compare written captions with references instead, by BLEU-4, CIDEr."),
+    ] = False,
     places: Places = PLACES,
     heads: Heads = HEADS,
     choose: Annotated[
@@ -117,8 +121,9 @@ def evaluate(
     def job(console: Console) -> object:
         if compare is not None:
             return _compare(console, compare, page, force)
-        if retrieval:
+        if retrieval or captioning:
             useless = {
+                "--retrieval and --captioning together": retrieval and captioning,
                 "--prompts": prompts,
                 "--report": page,
                 "--check": check,
@@ -132,9 +137,14 @@ def evaluate(
                 "--index": index,
                 "--names": names,
                 "--features": features,
+                "--shards": captioning and shards,
+                "--model": captioning and encoder.model,
             }
             if given := [option for option, value in useless.items() if value]:
-                raise ValueError(f"--retrieval ranks the captions of pairs and has no use for {given[0]}; leave it out")
+                asked = "--captioning compares texts" if captioning else "--retrieval ranks the captions of pairs"
+                raise ValueError(f"{asked} and has no use for {given[0]}; leave it out")
+            if captioning:
+                return _caption(console, tasks, output, force)
             return _rank(console, tasks, encoder, output, shards, workers, force)
         if shards:
             raise ValueError("--shards keeps the pairs of --retrieval; to keep image features, give --features")
@@ -213,6 +223,17 @@ def _rank(
     for each in ranked.recalls:
         console.say(f"  {each.direction} R@{each.k} {each.value:.1f} % ({each.low:.1f} to {each.high:.1f})")
     return ranked
+
+
+def _caption(console: Console, captions: list[str] | None, output: Path, force: bool) -> object:
+    from rag_clip.pipelines.evaluate_captions import evaluate_captions
+    from rag_clip.pipelines.running import Running
+
+    if captions is None or len(captions) != 1:
+        raise ValueError(f"--captioning compares one file of captions; {len(captions or ())} are given")
+    compared = evaluate_captions(captions[0], output=output, running=Running(force=force))
+    console.say(str(compared))
+    return compared
 
 
 def _saying_results(console: Console) -> Report:

@@ -35,7 +35,7 @@ FOLDERS: Mapping[str, re.Pattern[str]] = {
     ),
     "overlays": re.compile(r"\d{6,}-masks\.png"),
     "model": re.compile(
-        r"open_clip_config\.json|open_clip_model\.safetensors|bpe\.txt\.gz|adapt\.json|loss\.png|match\.\w+"
+        r"open_clip_config\.json|open_clip_model\.safetensors|bpe\.txt\.gz|adapt\.json|loss\.png|captions\.parquet|match\.\w+"
     ),
     "training": re.compile(r"checkpoint\.pt|pixels|bpe\.txt\.gz"),
     "pixels": re.compile(r"[0-9a-f]{16}|lock"),
@@ -64,6 +64,7 @@ TENSORS = {"rag_clip.learned_prompts": "learn", "rag_clip.evidence": "support ev
 GENERATOR = '<meta name="generator" content="rag-clip {}">'
 _GENERATED = re.compile(rb'<meta name="generator" content="rag-clip ([a-z ]+)">')
 _EVALUATED = re.compile(rb"rag-clip [0-9.]+\w*</p></header>")  # in pages of 0.1.0, which have no generator tag
+RESULTS = {b"rag_clip.results", b"rag_clip.retrieval", b"rag_clip.captioning"}
 _COMMENT = re.compile(rb"# made by rag-clip ([a-z ]+)\n")
 _PAGE_HEAD = 1 << 16
 
@@ -164,7 +165,7 @@ def _made_parquet(path: Path) -> str:
         return "classify" if same else ""
     if b"rag_clip.masks" in metadata:
         return "segment"
-    if b"rag_clip.results" in metadata or b"rag_clip.retrieval" in metadata:
+    if RESULTS & metadata.keys():
         return "evaluate"
     if b"rag_clip.prompts" in metadata:
         return "enhance"

@@ -119,6 +119,7 @@ VERBS: dict[str, Row] = {
 MORE = {
     "evaluate --compare": Row(("--compare", "before.parquet", "after.parquet"), ("--report",)),
     "evaluate --retrieval": Row(("images.parquet", "--retrieval", *NO_MODEL), ("-o",), ("--shards",)),
+    "evaluate --captioning": Row(("captions.parquet", "--captioning"), ("-o",)),
     "explain --image": Row(
         ("cat", "--prompts", "prompts.parquet", "--image", "cat.png", "--support", "support.parquet", *NO_MODEL),
         ("--html",),

@@ -25,6 +25,7 @@ from rag_clip.pipelines.adapt import AdaptSummary, Training, adapt_encoder
 from rag_clip.pipelines.running import Running
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.training.objective_list import OBJECTIVES, load_objective
+from rag_clip.training.objectives.nlip import Nlip
 
 NAMES = ("kite", "boat", "lamp", "gate", "drum", "bell", "cart", "well")
 SHORT = Training(steps=3, batch_size=4, rate=1e-4)
@@ -139,6 +140,17 @@ def test_an_image_encoder_without_text_gets_a_text_tower(pairs: Path, tmp_path: 
     assert not torch.equal(load(tmp_path / "again").encode_pixels(shown).pooled, second.encode_pixels(shown).pooled)
     with pytest.raises(ValueError, match="like gives a text tower to an encoder without text"):
         adapt(pairs, tmp_path / "no", training=training)
+
+
+def test_the_decoder_of_nlip_writes_a_caption_for_each_image(pairs: Path, tmp_path: Path) -> None:
+    objective = Nlip(completion=1.0, width=32, words=50)
+    adapt(pairs, tmp_path / "out", objective=objective)
+    rows = pq.read_table(tmp_path / "out" / "captions.parquet").to_pylist()
+    assert [row["row"] for row in rows] == list(range(8))
+    assert [row["references"] for row in rows] == [[f"a photo of a {name}"] for name in NAMES]
+    assert set(" ".join(row["caption"] for row in rows).split()) <= {"a", "photo", "of", *NAMES}
+    adapt(pairs, tmp_path / "out")
+    assert not (tmp_path / "out" / "captions.parquet").exists()
 
 
 def test_long_captions_are_counted(tmp_path: Path) -> None:

@@ -226,28 +226,34 @@ def harmonised(logits: torch.Tensor, weights: torch.Tensor, same: torch.Tensor |
     return total
 
 
+def decoder_of(loss: nn.Module | None) -> Captioner | None:
+    """Return the decoder of a loss, if it has one."""
+    return loss.captioner if isinstance(loss, NlipLoss) else None
+
+
 def write_captions(loss: nn.Module | None, rows: torch.Tensor) -> pa.Table:
     """Return the captions that the decoder of a run, `adapt(...).loss`, writes for its images `rows`, int64 [m].
 
-    The table has columns `row` (int64), `caption` (written), `original` (the image's first caption) and `noise`
-    (float32, the probability that the latter is wrong, as last estimated). Raises ValueError for a loss without
+    The table has columns `row` (int64), `caption` (written), `references` (all captions of the image) and `noise`
+    (float32, the probability that the first of them is wrong, as last estimated). Raises ValueError for a loss without
     completion.
     """
-    if not isinstance(loss, NlipLoss) or loss.captioner is None:
+    captioner = decoder_of(loss)
+    if captioner is None or not isinstance(loss, NlipLoss):
         raise ValueError("this run had no decoder; give nlip a completion above 0")
     captions = []
     with evaluating(loss.towers, loss):
         for part in whole_batches(loss.setting, rows):
             images, patches = loss.towers.embed_whole(part)
             nearest = (images @ loss.phrase_vectors.T).topk(loss.fitting.shape[1]).indices
-            written = loss.captioner.write(patches, loss.phrase_vectors[nearest])
-            captions += [loss.captioner.text(numbers) for numbers in written]
+            written = captioner.write(patches, loss.phrase_vectors[nearest])
+            captions += [captioner.text(numbers) for numbers in written]
     noise = loss.noise[torch.from_numpy(loss.starts[:-1])[rows].to(loss.noise.device)]
     return pa.table(
         {
             "row": pa.array(rows.tolist(), pa.int64()),
             "caption": captions,
-            "original": [loss.setting.examples.captions[row][0] for row in rows.tolist()],
+            "references": [list(loss.setting.examples.captions[row]) for row in rows.tolist()],
             "noise": pa.array(noise.tolist(), pa.float32()),
         }
     )

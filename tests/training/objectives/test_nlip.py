@@ -113,7 +113,7 @@ def test_the_decoder_learns_captions_and_writes_them() -> None:
     rows = torch.tensor([2, 0, 5])
     table = write_captions(loss, rows)
     assert table.to_pylist() == [
-        {"row": row, "caption": CAPTIONS[row], "original": CAPTIONS[row], "noise": 0.0} for row in rows.tolist()
+        {"row": row, "caption": CAPTIONS[row], "references": [CAPTIONS[row]], "noise": 0.0} for row in rows.tolist()
     ]
 
 
@@ -166,8 +166,8 @@ def test_a_run_reports_the_noise_it_found_and_writes_captions() -> None:
     adapted = adapt(encoder(), pairs(), COMPLETED, schedule=replace(FINE_TUNING, steps=2, batch_size=3))
     assert set(adapted.facts) == {"mean probability of noise", "share of written captions"}
     table = write_captions(adapted.loss, torch.tensor([4, 1]))
-    assert table.column("original").to_pylist() == [CAPTIONS[4], CAPTIONS[1]]
-    assert table.column_names == ["row", "caption", "original", "noise"]
+    assert table.column("references").to_pylist() == [[CAPTIONS[4]], [CAPTIONS[1]]]
+    assert table.column_names == ["row", "caption", "references", "noise"]
     assert not any(module.training for module in adapted.encoder.model.modules())
 
 
