@@ -45,8 +45,8 @@ def test_patches_are_learned_and_then_segment_and_classify(tmp_path: Path) -> No
     for mask in masks.drop_nulls("label").iter_rows(named=True):
         pixels = decode_mask(mask["counts"], (mask["height"], mask["width"]))
         assert mask["share"] == np.float32(pixels.mean())
-    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [f"{row:06d}.png" for row in range(6)]
-    with Image.open(tmp_path / "drawn" / "000000.png") as drawn:
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [f"{row:06d}-masks.png" for row in range(6)]
+    with Image.open(tmp_path / "drawn" / "000000-masks.png") as drawn:
         assert drawn.height > 48
     words = "classify pairs.parquet --prompts prompts.json --workers 0 --match"
     assert run(*words.split(), "patches", "-o", "patches.parquet", folder=tmp_path)[0] == 0
