@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +26,8 @@ from rag_clip.cli.run import SHOWN, TASKS, Force, Shown, Workers, run
 from rag_clip.display import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rag_clip.evaluation.compare import Pair
     from rag_clip.evaluation.results import Result
     from rag_clip.pipelines.evaluate import EvaluateSummary
@@ -73,6 +75,10 @@ def evaluate(
         bool,
         Parameter(group=TASKS, negative=(), help="Compare written captions with references instead, by BLEU-4, CIDEr."),
     ] = False,
+    shifted_from: Annotated[
+        str | None,
+        Parameter(group=TASKS, help="The task that all others are shifted from; print how robust each run is."),
+    ] = None,
     places: Places = PLACES,
     heads: Heads = HEADS,
     choose: Annotated[
@@ -137,6 +143,7 @@ def evaluate(
                 "--index": index,
                 "--names": names,
                 "--features": features,
+                "--shifted-from": shifted_from,
                 "--shards": captioning and shards,
                 "--model": captioning and encoder.model,
             }
@@ -155,6 +162,7 @@ def evaluate(
         from rag_clip.evaluation.check import check_evaluation
         from rag_clip.evaluation.image_tasks import image_task, task_inputs
         from rag_clip.evaluation.rival_names import read_candidates
+        from rag_clip.evaluation.robustness import check_shifted
         from rag_clip.evaluation.runs import read_prompt_files, unused_prompts
         from rag_clip.evaluation.shot_runs import Heads
         from rag_clip.files.outputs import check_outputs
@@ -165,6 +173,8 @@ def evaluate(
         chosen, few_shot = heads.choose()
         texts = read_prompt_files(prompts) if prompts else []
         opened = places.open(tasks or (), texts)
+        if shifted_from is not None:
+            check_shifted([task for task, _ in opened], shifted_from)
         supports = [heads.support, heads.validation]
         named = find_encoder(encoder, records_of(prompts=prompts or (), supports=supports, index=index))
         if not check:
@@ -191,7 +201,9 @@ def evaluate(
             reuse=Reuse(index, features),
             running=Running(workers, force=force, report=_saying_results(console)),
         )
-        return _conclude(console, summary, page or output.with_suffix(".html"), loaded, force)
+        concluded = _conclude(console, summary, page or output.with_suffix(".html"), loaded, force)
+        robust = _compare_shifted(console, summary.results, shifted_from) if shifted_from is not None else []
+        return {**concluded, "robustness": robust}
 
     return run(job, shown)
 
@@ -248,7 +260,26 @@ def _saying_results(console: Console) -> Report:
     return report
 
 
-def _conclude(console: Console, summary: EvaluateSummary, page: Path, encoder: Encoder | None, force: bool) -> object:
+def _compare_shifted(console: Console, results: Sequence[Result], task: str) -> list[dict[str, object]]:
+    from rag_clip.evaluation.robustness import robustness
+
+    rows = robustness(results, task)
+    others = len({result.task for result in results}) - 1
+    console.say(
+        f"{counted(others, 'task')} shifted from {task}; effective robustness is accuracy beyond what the line through "
+        "the runs without labelled images foretells:"
+    )
+    for row in rows:
+        console.say(
+            f"  {row.run}: {row.first:.1%} on {task}, {row.shifted:.1%} shifted, effective robustness "
+            f"{100 * row.effective:+.1f} points{' (in the line)' if row.baseline else ''}"
+        )
+    return [asdict(row) for row in rows]
+
+
+def _conclude(
+    console: Console, summary: EvaluateSummary, page: Path, encoder: Encoder | None, force: bool
+) -> dict[str, object]:
     from rag_clip.report.evaluation import write_evaluation
 
     results = summary.results

@@ -47,6 +47,20 @@ def test_results_stream_and_a_page_lies_beside_them(folder: Path) -> None:
     assert facts["runs"][0]["measures"]["accuracy"] == [0.75, 0.25, 1.0]
 
 
+def test_shifted_tasks_are_compared_with_the_first(folder: Path) -> None:
+    with np.load(folder / "pets.npz") as arrays:
+        np.savez(folder / "drawn.npz", **{**arrays, "label": [1, 1, 0, 0]})
+    words = ["pets.npz", "drawn.npz", "--shifted-from", "pets", "-o", "shifted.parquet", "--json"]
+    code, out, _ = run("evaluate", *words, folder=folder)
+    assert code == 0
+    (row,) = json.loads(out)["robustness"]
+    assert (row["first"], row["shifted"], row["effective"], row["baseline"]) == (0.75, 0.5, 0.0, True)
+    assert "75.0% on pets, 50.0% shifted" in run("evaluate", *words[:-1], folder=folder).out
+    code, _, errors = run("evaluate", *words[:2], "--shifted-from", "x", "-o", "none.parquet", folder=folder)
+    assert code == 1
+    assert "there is no task 'x' to be shifted from; the tasks are pets, drawn" in errors
+
+
 def test_two_results_files_are_compared(folder: Path) -> None:
     for name in ("before", "after"):
         assert run("evaluate", "pets.npz", "-o", f"{name}.parquet", folder=folder)[0] == 0
