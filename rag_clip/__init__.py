@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.evaluate import evaluate as evaluate
     from rag_clip.pipelines.explain import Beside as Beside
     from rag_clip.pipelines.explain import explain as explain
+    from rag_clip.pipelines.export import export_classifier as export_classifier
     from rag_clip.pipelines.heads import learn_prompts as learn_prompts
     from rag_clip.pipelines.heads import prepare_head as prepare_head
     from rag_clip.pipelines.images import index_images as index_images
@@ -110,6 +111,7 @@ _HOMES = {
     "enhance": "rag_clip.pipelines.enhance",
     "evaluate": "rag_clip.pipelines.evaluate",
     "explain": "rag_clip.pipelines.explain",
+    "export_classifier": "rag_clip.pipelines.export",
     "index_images": "rag_clip.pipelines.images",
     "learn_prompts": "rag_clip.pipelines.heads",
     "load_encoder": "rag_clip.models.open_clip",
@@ -174,6 +176,7 @@ __all__ = [
     "enhance",
     "evaluate",
     "explain",
+    "export_classifier",
     "index_images",
     "learn_prompts",
     "load_encoder",

@@ -42,6 +42,7 @@ VERBS = (
         "enhance",
         "classify",
         "explain",
+        "export",
         "discover",
         "segment",
         "merge",
@@ -59,7 +60,7 @@ NO_METHODS = (  # what the folders of methods hold beside them
     *("support/candidates.py",),
     *("support/diffusers_painter.py", "support/drawn.py", "support/known.py", "support/painters.py"),
     *("support/paintings.py", "classifiers/heads.py", "classifiers/match.py", "classifiers/prepared.py"),
-    *("classifiers/reuse.py", "classifiers/head_list.py"),
+    *("classifiers/reuse.py", "classifiers/head_list.py", "classifiers/linear.py"),
 )
 MOST_README_LINES = 120
 BLOCK = re.compile(r"(?:<!-- (?P<note>.+?) -->\n+)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S)

@@ -49,6 +49,7 @@ JOBS = {
     "enhance",
     "evaluate",
     "explain",
+    "export_classifier",
     "index_images",
     "merge_models",
     "search",

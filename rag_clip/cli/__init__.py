@@ -30,6 +30,7 @@ VERBS: Mapping[str, str] = {
     "segment": "rag_clip.cli.segment:segment",
     "adapt": "rag_clip.cli.adapt:adapt",
     "merge": "rag_clip.cli.merge:merge",
+    "export": "rag_clip.cli.export:export",
     "search": "rag_clip.cli.search:search_index",
     "support shots": "rag_clip.cli.support:shots",
     "support retrieve": "rag_clip.cli.support:retrieve",

@@ -29,6 +29,7 @@ EXAMPLES: Mapping[str, str] = {
     "segment": "rag-clip segment images.parquet --prompts prompts.parquet --model local-dir:pacl -o masks.parquet",
     "adapt": "rag-clip adapt pairs.parquet --model demo --lock image --steps 100 -o adapted",
     "merge": "rag-clip merge adapted --alpha 0.3 -o merged",
+    "export": "rag-clip export prompts.parquet --model demo -o classifier.safetensors",
     "search": "rag-clip search captions-index --text 'red flag' --limit 3",
     "support shots": "rag-clip support shots labelled.parquet --labels labels.txt -k 4 --model demo -o support.parquet",
     "support retrieve": (

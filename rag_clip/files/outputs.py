@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +34,7 @@ FOLDERS: Mapping[str, re.Pattern[str]] = {
         r"[0-9a-f]{32}\.(json|parquet)|[0-9a-f]{16}|counts-[0-9a-f]{16}(\.lock)?|lock(-\d+-of-\d+)?|loaded|dropped"
         r"|failed\.parquet|tmp\w{8}"
     ),
+    "clip-benchmark": re.compile(r"(classnames|templates)\.json"),
     "overlays": re.compile(r"\d{6,}-masks\.png"),
     "model": re.compile(
         r"open_clip_config\.json|open_clip_model\.safetensors|bpe\.txt\.gz|adapt\.json|loss\.png|captions\.parquet|match\.\w+"
@@ -48,7 +50,7 @@ FOLDERS: Mapping[str, re.Pattern[str]] = {
 }
 """The kinds of folders that verbs write, with the names that occur in each; other makers are verbs that write files."""
 
-MARKS: Mapping[str, str] = {"model": "adapt.json"}
+MARKS: Mapping[str, str] = {"model": "adapt.json", "clip-benchmark": "templates.json"}
 """The file that a folder of a kind must have to be ours, for kinds whose names others give too."""
 
 Outputs = Sequence[tuple[str | Path | None, str]]
@@ -60,7 +62,13 @@ SUPPORT = {
     "corrected": "corrections",
     "merged": "merge",
 }
-TENSORS = {"rag_clip.learned_prompts": "learn", "rag_clip.evidence": "support evidence"}
+TENSORS = {
+    "rag_clip.learned_prompts": "learn",
+    "rag_clip.evidence": "support evidence",
+    "rag_clip.classifier": "export",
+}
+IN_NPZ = "rag_clip_classifier"  # the array of an exported .npz file that only ours have
+PRODUCER = "rag-clip export"  # of an exported .onnx file
 GENERATOR = '<meta name="generator" content="rag-clip {}">'
 _GENERATED = re.compile(rb'<meta name="generator" content="rag-clip ([a-z ]+)">')
 _EVALUATED = re.compile(rb"rag-clip [0-9.]+\w*</p></header>")  # in pages of 0.1.0, which have no generator tag
@@ -136,6 +144,10 @@ def made_by(path: Path) -> str:
             head = file.read(_PAGE_HEAD)
             if head.startswith(b"PAR1"):
                 return _made_parquet(path)
+            if head.startswith(b"PK"):
+                return "export" if f"{IN_NPZ}.npy" in ZipFile(path).namelist() else ""
+            if PRODUCER.encode() in head[:64]:
+                return "export"
             if commented := _COMMENT.match(head):
                 return commented[1].decode()
             if head.lstrip().startswith(b"<"):
@@ -148,7 +160,16 @@ def made_by(path: Path) -> str:
             header = json.loads((head + file.read(max(0, 8 + size - len(head))))[8 : 8 + size])
             metadata = header.get("__metadata__", {})
             return next((verb for key, verb in TENSORS.items() if key in metadata), "")
-    except (OSError, ValueError, OverflowError, MemoryError, AttributeError, TypeError, RecursionError):
+    except (
+        OSError,
+        ValueError,
+        BadZipFile,
+        OverflowError,
+        MemoryError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+    ):
         return ""
 
 

@@ -95,6 +95,14 @@ VERBS: dict[str, Row] = {
         (),
         ("-o",),
     ),
+    "export": Row(
+        (
+            *("prompts.parquet", "--support", "support.parquet", "--head", "gaussian"),
+            *("--head-options", "options.toml", "--validation", "validation.parquet", *NO_MODEL),
+        ),
+        ("-o",),
+        suffix=".npz",
+    ),
     "discover": Row(
         ("images.parquet", "--index", "index", "--prompts", "prompts.parquet", *NO_MODEL),
         ("-o",),
@@ -117,6 +125,7 @@ VERBS: dict[str, Row] = {
     "demo": Row((), (), ("--out",)),
 }
 MORE = {
+    "export --format": Row(("prompts.parquet", "--format", "clip-benchmark", *NO_MODEL), (), ("-o",)),
     "evaluate --compare": Row(("--compare", "before.parquet", "after.parquet"), ("--report",)),
     "evaluate --retrieval": Row(("images.parquet", "--retrieval", *NO_MODEL), ("-o",), ("--shards",)),
     "evaluate --captioning": Row(("captions.parquet", "--captioning"), ("-o",)),

@@ -61,6 +61,7 @@ READ = {
         f"weights --patch [images.parquet] [prompts.json] --supported images.parquet prompts.json -o new {MODEL}",
         f"weights --patch cat.png prompts.json --supported [validation.parquet] [prompts.parquet] -o new {MODEL}",
     ],
+    "export": [f"[prompts.json] -o new.npz {MODEL}", f"prompts.json -o new.npz {MODEL} --support [support.parquet]"],
     "search": ["index --image [cat.png]"],
     "support shots": [f"[images.parquet] --labels [labels.txt] -o new.parquet {MODEL}"],
     "support retrieve": [f"[prompts.parquet] --index index -o new.parquet {MODEL}"],

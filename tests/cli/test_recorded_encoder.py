@@ -45,6 +45,8 @@ VERBS = {  # words of a command without --model: the verb, the files that record
     "discover": "images.parquet --index index --workers 0 -o OUT.toml",
     "segment": "images.parquet --prompts prompts.json --workers 0 -o OUT.parquet",
     "merge": "adapted --alpha 0.5 -o OUT",
+    "export": "prompts.json -o OUT.safetensors",
+    "export, support": "by-hand.json --support support.parquet --head priming -o OUT.npz",
     "search": "index --text kite --mode dense",
     "search, image": "index --image first.png",
     "support retrieve": "prompts.json --index pictures --workers 0 -o OUT.parquet",
