@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,8 +69,9 @@ def test_the_pipeline_of_the_example_gives_the_labels_and_scores_of_classify(tmp
     rag_clip.export_classifier(prompts, output=tmp_path / "classifier.safetensors", encoder="demo")
     page = (ROOT / "docs" / "export.md").read_text()
     program = page.split("## Hugging Face's pipeline")[1].split("```python\n")[1].split("```")[0]
+    found: dict[str, Any] = {"__name__": "example"}
     with chdir(tmp_path), torch.no_grad():
-        exec(compile(program, "example", "exec"), found := {"__name__": "example"})
+        exec(compile(program, "example", "exec"), found)
     (ours,) = rag_clip.classify([image], prompts=prompts, scoring=rag_clip.Scoring(top_k=3)).to_polars().to_dicts()
     theirs = found["classify"](str(tmp_path / "example.png"), top_k=3)
     assert [each["label"] for each in theirs] == ours["top_k_labels"]

@@ -13,6 +13,7 @@ from inputs.photographs import photographs
 from rag_clip.files.outputs import made_by
 from rag_clip.models.onnx_export import OnnxError, check_onnx, write_onnx
 from rag_clip.models.open_clip import load_encoder
+from rag_clip.models.towers import two_towers
 
 WEIGHTS = 20 * torch.nn.functional.normalize(torch.randn(5, 128, generator=torch.Generator().manual_seed(0)), dim=1)
 BIAS = torch.arange(5.0)
@@ -44,5 +45,5 @@ def test_another_precision_is_refused_before_anything_is_made(tmp_path: Path) ->
     pytest.importorskip("onnxscript")
     encoder = load_encoder("demo", device="cpu", precision="bf16")
     with pytest.raises(OnnxError, match="the encoder runs in bf16, and the ONNX file is made in fp32"):
-        write_onnx(encoder, WEIGHTS, BIAS, tmp_path / "classifier.onnx", facts={})
+        write_onnx(two_towers(encoder), WEIGHTS, BIAS, tmp_path / "classifier.onnx", facts={})
     assert list(tmp_path.iterdir()) == []
