@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.evaluate import evaluate as evaluate
     from rag_clip.pipelines.explain import Beside as Beside
     from rag_clip.pipelines.explain import explain as explain
+    from rag_clip.pipelines.explore import explore_prompts as explore_prompts
     from rag_clip.pipelines.export import export_classifier as export_classifier
     from rag_clip.pipelines.heads import learn_prompts as learn_prompts
     from rag_clip.pipelines.heads import prepare_head as prepare_head
@@ -111,6 +112,7 @@ _HOMES = {
     "enhance": "rag_clip.pipelines.enhance",
     "evaluate": "rag_clip.pipelines.evaluate",
     "explain": "rag_clip.pipelines.explain",
+    "explore_prompts": "rag_clip.pipelines.explore",
     "export_classifier": "rag_clip.pipelines.export",
     "index_images": "rag_clip.pipelines.images",
     "learn_prompts": "rag_clip.pipelines.heads",
@@ -176,6 +178,7 @@ __all__ = [
     "enhance",
     "evaluate",
     "explain",
+    "explore_prompts",
     "export_classifier",
     "index_images",
     "learn_prompts",

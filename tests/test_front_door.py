@@ -49,6 +49,7 @@ JOBS = {
     "enhance",
     "evaluate",
     "explain",
+    "explore_prompts",
     "export_classifier",
     "index_images",
     "merge_models",

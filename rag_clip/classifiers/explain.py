@@ -193,7 +193,7 @@ def explain_label(
     competitors = [Competitor(prompts.labels.names[other], *cosines[:, other].tolist()) for other in near]
     return LabelExplanation(
         label=prompts.labels.names[row],
-        texts=_shares(prompts, row, texts),
+        texts=text_shares(prompts, row, texts),
         chosen=choice_of(prompts, prompts.labels.names[row]),
         competitors=tuple(sorted(competitors, key=lambda other: (-other.after, other.label))),
         confusion_before=float(confusion[0]),
@@ -282,7 +282,8 @@ def _anchors(group: tuple[PromptText, ...]) -> tuple[PromptText, ...]:
     return tuple(replace(text, weight=text.weight / mass) for text in anchors) if mass > 0 else group
 
 
-def _shares(prompts: Prompts, row: int, texts: TextVectors) -> tuple[TextShare, ...]:
+def text_shares(prompts: Prompts, row: int, texts: TextVectors) -> tuple[TextShare, ...]:
+    """Return the texts of class `row` with their shares of its weight, largest first; `texts` has their vectors."""
     group = prompts.texts[row]
     coefficients, vectors = _weighed(prompts, row, texts)
     weight = coefficients @ vectors

@@ -131,6 +131,9 @@ def enhance(
     format: Annotated[
         Literal["parquet", "json"] | None, Parameter(help="The format; by default the output's suffix.")
     ] = None,
+    html: Annotated[
+        Path | None, Parameter(help="Also write a page to explore: all classes, their texts and nearest classes.")
+    ] = None,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
@@ -143,6 +146,7 @@ def enhance(
         from rag_clip.images.labelled import read_labelled
         from rag_clip.images.opening import Images
         from rag_clip.pipelines.enhance import Comparison, enhance_labels
+        from rag_clip.pipelines.explore import check_page_path, explore_prompts
         from rag_clip.pipelines.running import Running
         from rag_clip.pipelines.unlabelled import Unlabelled
         from rag_clip.prompts.recipe import Described, load_recipe
@@ -169,7 +173,9 @@ def enhance(
         ]
         if features and not images:
             raise ValueError("--features keeps the features of --images; give these too, or leave it out")
-        check_outputs([(path, "enhance"), (features, "features")], inputs=read, force=force)
+        if html:
+            check_page_path(html)
+        check_outputs([(path, "enhance"), (features, "features"), (html, "enhance")], inputs=read, force=force)
         loaded = found.load(console)
         labelled = compare and read_labelled(
             Images(compare, image_column, label_column), label_set, encoder=loaded, report=console.report
@@ -185,6 +191,9 @@ def enhance(
             running=Running(workers, force=force, report=console.report),
         )
         _show(console, summary)
+        if html:
+            explore_prompts(path, output=html, encoder=loaded, running=Running(force=force, report=console.report))
+            console.say(f"page to explore: {html}")
         known = f" --index {quote(index)}" if index else ""
         console.say(f"next: rag-clip classify IMAGES --prompts {quote(str(path))}{known} -o predictions.parquet")
         return summary

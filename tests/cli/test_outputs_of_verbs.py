@@ -126,6 +126,9 @@ VERBS: dict[str, Row] = {
 }
 MORE = {
     "export --format": Row(("prompts.parquet", "--format", "clip-benchmark", *NO_MODEL), (), ("-o",)),
+    "enhance --html": Row(
+        ("labels.txt", *NO_MODEL, "--recipe", "recipe.toml", "-o", "prompts-new.parquet"), ("--html",), suffix=".html"
+    ),
     "evaluate --compare": Row(("--compare", "before.parquet", "after.parquet"), ("--report",)),
     "evaluate --retrieval": Row(("images.parquet", "--retrieval", *NO_MODEL), ("-o",), ("--shards",)),
     "evaluate --captioning": Row(("captions.parquet", "--captioning"), ("-o",)),
