@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from rag_clip.models.shared_prefixes import has_shared_blocks, states_at_ends, trees
+
 # On a CPU small batches fit in the caches and need little padding; accelerators need large ones (tests/benchmarks).
 TOKENS_PER_BATCH_ON_CPU = 1024
 TOKENS_PER_BATCH = 32768
@@ -29,14 +31,22 @@ class CausalTower:
     def encode(self, tokens: torch.Tensor, *, batch_tokens: int | None = None) -> torch.Tensor:
         """Embed tokens [t, context] as rows [t, d], not normalised, on the tower's device.
 
-        Texts of similar length are computed together, in batches of at most `batch_tokens` tokens; by default,
-        as many as the device is fast with.
+        In batches of at most `batch_tokens` tokens; by default, as many as the device is fast with. Without gradients
+        a beginning that several texts have is computed once, see `shared_prefixes`; with them texts of similar length
+        are computed together.
         """
         on_cpu = self.text.positional_embedding.device.type == "cpu"
         budget = batch_tokens or (TOKENS_PER_BATCH_ON_CPU if on_cpu else TOKENS_PER_BATCH)
         ends = self._ends(tokens)
-        order = ends.argsort()
-        rows = torch.cat([self._forward(tokens[batch], ends[batch]) for batch in _batches(ends, order, budget)])
+        if not torch.is_grad_enabled() and has_shared_blocks(self.text):
+            parts = [
+                (rows, self._finish(states_at_ends(self.text, tree))) for rows, tree in trees(tokens, ends, budget)
+            ]
+            order = torch.cat([rows for rows, _ in parts])
+            rows = torch.cat([part for _, part in parts])
+        else:
+            order = ends.argsort()
+            rows = torch.cat([self._forward(tokens[batch], ends[batch]) for batch in _batches(ends, order, budget)])
         return rows[order.argsort().to(rows.device)]
 
     def tokens(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,11 +59,12 @@ class CausalTower:
         return tokens.argmax(1) if self.end is None else (tokens == self.end).int().argmax(1)  # [t]
 
     def _forward(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-        text = self.text
         x = self._states(tokens, ends)
-        ends = ends.to(x.device)
-        x = text.ln_final(x[torch.arange(len(x), device=x.device), ends])  # [t, width]
-        return _project(x, text.text_projection)
+        return self._finish(x[torch.arange(len(x), device=x.device), ends.to(x.device)])
+
+    def _finish(self, states: torch.Tensor) -> torch.Tensor:
+        """Embed texts by the states [t, width] of their end tokens."""
+        return _project(self.text.ln_final(states), self.text.text_projection)
 
     def _states(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """Return the states after the last block, [t, length, width], without the padding after the longest text."""

@@ -55,18 +55,19 @@ def test_text_embeddings_equal_open_clips_own(kind, tmp_path):
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(7))
 
 
-def test_only_causal_towers_pooled_at_the_end_token_are_cut(tmp_path):
-    lengths = {}
-    for kind in ("clip", "custom text", "not causal"):
+def test_only_causal_towers_pooled_at_the_end_token_are_cut_and_share_beginnings(tmp_path):
+    computed = {}
+    for kind in ("clip", "custom text", "custom blocks", "not causal"):
         encoder = load_encoder(write_model(tmp_path / kind, MODELS[kind]), device="cpu")
-        seen: list[tuple[int, ...]] = []
+        seen: list[int] = []
         tower = encoder.model if kind == "clip" else encoder.model.text
-        tower.transformer.resblocks[0].register_forward_pre_hook(
-            lambda _module, inputs, seen=seen: seen.append(tuple(inputs[0].shape[:2]))
+        tower.transformer.resblocks[0].ln_1.register_forward_pre_hook(
+            lambda _module, inputs, seen=seen: seen.append(inputs[0][..., 0].numel())
         )
         encoder.encode_text(["a kite", "a kite", "a red kite"])
-        lengths[kind] = seen
-    assert lengths == {"clip": [(2, 5)], "custom text": [(2, 5)], "not causal": [(2, 24)]}
+        computed[kind] = seen
+    # Start, a, kite and end; red, kite and end. Other blocks take two rows up to the longest, or the whole context.
+    assert computed == {"clip": [7], "custom text": [7], "custom blocks": [10], "not causal": [48]}
 
 
 def test_order_of_texts_is_kept_over_several_batches(clip):
