@@ -2,11 +2,12 @@
 
     f' = share A f + (1 - share) f        logits = scale normalise(f') W + bias
 
-Ma et al., 2021 (arXiv 2111.14745); phase A is `continue_training`. The sampler visits the classes in turn, four images
-at a time. Defaults are those for ImageNet-LT: share 0.2, SGD 0.2 (for scale 100), momentum 0.9, weight decay 5e-4,
-batches of 512, 10 epochs (here at least 100 steps), a cosine (here per step). The direction of f' does not depend on
-the length of f, so unit features suffice. A starts at the identity, so that the untrained head equals zero-shot; the
-authors' random start is `start="random"`. A class without images keeps its text logit and is left out of the loss.
+Ma et al., 2021 (arXiv 2111.14745); phase A is `adapt` with the objective `labels` and `head = "texts"`. The sampler
+visits the classes in turn, four images at a time. Defaults are those for ImageNet-LT: share 0.2, SGD 0.2 (for scale
+100), momentum 0.9, weight decay 5e-4, batches of 512, 10 epochs (here at least 100 steps), a cosine (here per step).
+The direction of f' does not depend on the length of f, so unit features suffice. A starts at the identity, so that
+the untrained head equals zero-shot; the authors' random start is `start="random"`. A class without images keeps its
+text logit and is left out of the loss.
 
 From the identity, SGD changes A only within the span of images and texts, with an orthonormal basis Q [r, d]; outside
 it, A stays rho times the identity. So the adapter is trained, exactly, on r + 1 coordinates:

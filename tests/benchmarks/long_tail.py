@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from time import perf_counter
 from typing import NamedTuple
@@ -32,8 +33,10 @@ from rag_clip.models.open_clip import load_encoder
 from rag_clip.models.towers import TwoTowers, two_towers
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.protocols import Classifier
-from rag_clip.training.continue_training import continue_training
+from rag_clip.training.adapt import Manner, adapt
+from rag_clip.training.batches import Examples, Head
 from rag_clip.training.loop import Schedule
+from rag_clip.training.objectives.labels import Labels
 
 MOST, FEWEST = 200, 2
 TRAINING_SEED = 2**62 + 5000  # of no bundled photograph
@@ -62,9 +65,7 @@ def main() -> None:
     for seed in range(asked.seeds):
         training = render(encoder, labels, counts, seed)
         start = perf_counter()
-        further = continue_training(
-            encoder, training.pixels.__getitem__, training.targets, labels=labels, schedule=PHASE_A
-        )
+        further = phase_a(encoder, labels, training)
         print(f"draw {seed}: {len(training.targets)} photographs, phase A {perf_counter() - start:.0f} s", flush=True)
         for phase, towers in (("", encoder), ("phase A, ", further)):
             for name, classifier in heads(towers, labels, training, validation):
@@ -73,6 +74,16 @@ def main() -> None:
     for name, found in rows.items():
         cells = (f"{np.mean(column):.1f} ± {np.std(column):.1f}" for column in zip(*found, strict=True))
         print(f"{name:<28}" + "".join(f"{cell:>14}" for cell in cells))
+
+
+def phase_a(encoder: TwoTowers, labels: LabelSet, training: Photographs) -> TwoTowers:
+    """Train both towers on whole photographs against the texts of the names, encoded again in every step."""
+    prompts = template_prompts(labels, templates=["a photo of a {}."])
+    groups = tuple(tuple(text.text for text in group) for group in prompts.texts)
+    head = Head(labels, zero_shot(prompts, encoder).weights, groups)
+    examples = Examples(training.pixels.__getitem__, targets=training.targets, head=head)
+    schedule = replace(PHASE_A, steps=PHASE_A.epochs * -(-len(training.targets) // PHASE_A.batch_size))
+    return adapt(encoder, examples, Labels(head="texts"), manner=Manner(least_area=1.0), schedule=schedule).encoder
 
 
 def long_tail(names: int) -> tuple[LabelSet, torch.Tensor]:
