@@ -31,7 +31,7 @@ from rag_clip.progress_line import on_screen
 from rag_clip.prompts.enhance import control_prompts, enhance
 from rag_clip.prompts.recipe import load_recipe
 from rag_clip.protocols import Encoder
-from rag_clip.report.demo import write_report
+from rag_clip.report.demo import CLASSES, write_report
 from rag_clip.store import open_store
 
 from .captions import build_index
@@ -96,7 +96,7 @@ class DemoSummary:
 
 @on_screen.job()
 def run_demo(out: str | Path, *, encoder: Encoder, force: bool = False, report: Report = on_screen) -> DemoSummary:
-    """Write the bundled files to `out`, run index, enhance and classify on them, and write report.html.
+    """Write the bundled files to `out`, run index, enhance and classify on them, and write the two pages.
 
     A second call in the same folder continues or reuses what is there. Raises ValueError (without `force`) for a folder
     with files of other programs, OSError if it cannot be written, and BusyError if another process writes it.
@@ -108,10 +108,10 @@ def run_demo(out: str | Path, *, encoder: Encoder, force: bool = False, report: 
 
 
 def check_pages(out: Path, *, force: bool) -> None:
-    """Raise ValueError (without `force`) if the report or its examples would replace files of other programs."""
-    page, sheet = out / "report.html", out / "examples.png"
-    other = next((path for path in (page, sheet) if path.exists()), None)
-    if other is not None and not force and made_by(page) != "demo":
+    """Raise ValueError (without `force`) if the report or the page of classes would replace files of other programs."""
+    pages = [path for path in (out / "report.html", out / CLASSES) if path.exists()]
+    other = next((path for path in pages if made_by(path) != "demo"), None)
+    if other is not None and not force:
         raise ValueError(
             f"{other} exists and was not written by `rag-clip demo`; name another folder, or replace it with --force "
             "(in Python: force=True)"

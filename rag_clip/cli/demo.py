@@ -33,6 +33,7 @@ def demo(
         console.table("top-1 accuracy, %", summary.cells())
         console.stages(summary.seconds)
         console.say(f"report: {summary.report}")
+        console.say("next: open the report in a browser; it leads to a page of every class, and to commands to try")
         return summary
 
     return run(job, shown)

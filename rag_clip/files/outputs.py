@@ -45,7 +45,7 @@ FOLDERS: Mapping[str, re.Pattern[str]] = {
     "download": re.compile(r"round-\d{3,}(\.parquet)?|download\.lock|img2dataset\.log"),
     "demo": re.compile(
         r"(labels\.json|(corpus|truth|test|validation|pictures|support)\.parquet|(prompts|predictions)-\w+\.parquet(\.vectors)?"
-        r"|(index|images)(\.shards)?|features|report\.html|examples\.png|lock|predictions-\w+\.parquet\.parts)"
+        r"|(index|images)(\.shards)?|features|(report|classes)\.html|examples\.png|lock|predictions-\w+\.parquet\.parts)"
     ),
 }
 """The kinds of folders that verbs write, with the names that occur in each; other makers are verbs that write files."""

@@ -1,24 +1,24 @@
-"""The demo's page: the table, the seconds, and example photographs with the captions that decided."""
+"""The demo's pages: the table and example photographs with the captions that decided; and all classes, to explore."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import polars as pl
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
 from rag_clip.data import Prompts
 from rag_clip.files.atomic import replacing
 from rag_clip.models.decode import decode_image
 from rag_clip.protocols import Encoder
+from rag_clip.report.examples import data_uri
+from rag_clip.report.explore import explore_page
 from rag_clip.report.page import render_page
 
-_COLUMNS, _CELL, _PICTURE = 2, (640, 150), 128
+CLASSES = "classes.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,34 +74,6 @@ def _deciding(prompts: Prompts, label: int, image: torch.Tensor, encoder: Encode
     return tuple(list(captions)[row] for row in shares.topk(min(2, len(captions))).indices.tolist())
 
 
-def draw_sheet(examples: Sequence[Example]) -> Image.Image:
-    """Draw the examples in two columns: photograph, label, both predictions, and the deciding captions."""
-    rows = -(-len(examples) // _COLUMNS)
-    sheet = Image.new("RGB", (_COLUMNS * _CELL[0], max(1, rows) * _CELL[1]), "white")
-    for number, example in enumerate(examples):
-        _draw_cell(sheet, example, (number % _COLUMNS) * _CELL[0], (number // _COLUMNS) * _CELL[1])
-    return sheet
-
-
-def _draw_cell(sheet: Image.Image, example: Example, left: int, top: int) -> None:
-    picture = decode_image(example.image).resize((_PICTURE, _PICTURE), Image.Resampling.BICUBIC)
-    sheet.paste(picture, (left + 10, top + 10))
-    pen, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(15), ImageFont.load_default(12)
-    right = example.after == example.label
-    lines = [
-        (f"truth: {example.label}", "#1d2733", font),
-        (f"templates: {example.before}", "#b3261e", font),
-        (f"retrieved: {example.after}", "#1b7f3b" if right else "#b3261e", font),
-        *((f"“{_shorten(text)}”", "#5a6b7b", small) for text in example.captions),
-    ]
-    for line, (text, colour, face) in enumerate(lines):
-        pen.text((left + _PICTURE + 24, top + 12 + 25 * line), text, fill=colour, font=face)
-
-
-def _shorten(text: str, limit: int = 68) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def write_report(
     path: Path,
     table: Mapping[str, Mapping[str, str]],
@@ -111,26 +83,59 @@ def write_report(
     prompts: Prompts,
     encoder: Encoder,
 ) -> None:
-    """Write the page, and examples.png beside it.
+    """Write the page, and `classes.html` beside it, where each class can be explored.
 
     path: the page.
-    table: formatted cells by row and column.
+    table: formatted cells by row and column; the first row is of templates, the third of the retrieved run.
     seconds: of each stage.
     facts: a line about the run.
     prompts: those of the retrieved run, whose captions the examples quote.
     encoder: ranks these captions.
     """
-    buffer = io.BytesIO()
-    draw_sheet(find_examples(path.parent, prompts=prompts, encoder=encoder)).save(buffer, format="PNG", optimize=True)
+    examples = find_examples(path.parent, prompts=prompts, encoder=encoder)
+    methods = list(table)
+    folder = quote(str(path.parent))
     page = render_page(
         "demo.html",
         "demo",
         title="RAG-CLIP demo",
         facts=facts,
         table=table,
-        picture=base64.b64encode(buffer.getvalue()).decode(),
+        lead={
+            "name": methods[2],
+            "before": _percent(table[methods[0]]["all"]),
+            "after": _percent(table[methods[2]]["all"]),
+        },
+        classes=CLASSES,
+        count=len(prompts.labels),
+        commands={
+            "explain": f"rag-clip explain --images {folder}/test.parquet --row 0 "
+            f"--prompts {folder}/prompts-retrieved.parquet --html why.html",
+            "own": "rag-clip index build captions.parquet --index captions-index --model ViT-B-32:openai\n"
+            "rag-clip enhance labels.txt --index captions-index -o prompts.parquet --html classes.html\n"
+            "rag-clip classify images.parquet --prompts prompts.parquet -o predictions.parquet",
+        },
+        examples=[
+            {
+                "picture": data_uri(decode_image(each.image)),
+                "label": each.label,
+                "before": each.before,
+                "after": each.after,
+                "captions": [_shorten(caption) for caption in each.captions],
+            }
+            for each in examples
+        ],
         seconds=seconds,
     )
-    for place, content in ((path, page.encode()), (path.parent / "examples.png", buffer.getvalue())):
+    pages = {path: page, path.parent / CLASSES: explore_page(prompts, encoder, verb="demo")}
+    for place, content in pages.items():
         with replacing(place) as partial:
-            partial.write_bytes(content)
+            partial.write_text(content, encoding="utf-8")
+
+
+def _percent(cell: str) -> str:
+    return f"{float(cell.split()[0]):.0f}%"
+
+
+def _shorten(text: str, limit: int = 140) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

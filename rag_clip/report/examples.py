@@ -93,7 +93,7 @@ def _example(row: Mapping[str, int], after: Result, prompts: Prompts | None, enc
     content = _picture(after, row["row"])
     answer = names[row["predicted"]]
     captions = _captions(answer, prompts, content, encoder) if prompts else ()
-    uri = _data_uri(content) if content is not None else ""
+    uri = data_uri(content) if content is not None else ""
     return Example(uri, names[row["target"]], names[row["before"]], answer, captions)
 
 
@@ -137,7 +137,8 @@ def _picture(result: Result, row: int) -> Image.Image | None:
     return None
 
 
-def _data_uri(picture: Image.Image) -> str:
+def data_uri(picture: Image.Image) -> str:
+    """Return a picture as a JPEG whose longer side is `SIDE` pixels."""
     side = max(picture.size)
     resample = Image.Resampling.BICUBIC if side >= SIDE else Image.Resampling.NEAREST
     size = (max(1, round(picture.width * SIDE / side)), max(1, round(picture.height * SIDE / side)))

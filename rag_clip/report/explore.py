@@ -25,10 +25,13 @@ NEAREST = 8
 ROWS_AT_ONCE = 1024
 
 
-def explore_page(prompts: Prompts, encoder: Encoder, *, nearest: int = NEAREST, report: Report = silent) -> str:
+def explore_page(
+    prompts: Prompts, encoder: Encoder, *, nearest: int = NEAREST, verb: str = "enhance", report: Report = silent
+) -> str:
     """Return a page of all classes: texts, largest share first, and the `nearest` classes by cosine.
 
-    Raises ValueError for prompts of another encoder, and if the texts of a class cancel out.
+    `verb` is recorded as what wrote the page. Raises ValueError for prompts of another encoder, and if the texts of a
+    class cancel out.
     """
     texts = encode_texts([prompts], encoder, report=report)
     numbers: dict[str, int] = {}
@@ -54,7 +57,7 @@ def explore_page(prompts: Prompts, encoder: Encoder, *, nearest: int = NEAREST, 
         f"{f' from {made}' if made else ''} for {encoder.name}."
     )
     data = {"classes": classes, "texts": list(numbers)}
-    return render_page("explore.html", "enhance", title="Classes and their texts", facts=facts, data=_script(data))
+    return render_page("explore.html", verb, title="Classes and their texts", facts=facts, data=_script(data))
 
 
 def _nearest(rows: torch.Tensor, count: int, scale: float) -> Iterator[tuple[list[list[Any]], float]]:

@@ -280,7 +280,7 @@ def test_the_lock_of_a_killed_run_blocks_nobody_and_is_removed(folder: Path) -> 
     assert (code, "is at it" in said, lock.exists()) == (1, False, False)
 
 
-@pytest.mark.parametrize("name", ["report.html", "examples.png"])
+@pytest.mark.parametrize("name", ["report.html", "classes.html"])
 def test_pages_of_others_are_not_replaced_by_those_of_the_demo(name: str, folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / name).write_text("<h1>my own</h1>")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
+from inputs.command_line import run
 from inputs.number_checks import near
+from rag_clip.cli import app
 from rag_clip.data import LabelSet
 from rag_clip.demo.concepts import concepts
 from rag_clip.files.labels import write_labels
@@ -64,20 +70,36 @@ def test_the_facts_say_what_was_measured(summary: DemoSummary) -> None:
 
 def test_all_that_the_demo_made_is_in_its_folder(summary: DemoSummary, folder: Path) -> None:
     made = {f"{kind}-{name}.parquet" for kind in ("prompts", "predictions") for name in METHODS}
-    assert made | {"index", "report.html", "examples.png"} <= {path.name for path in folder.iterdir()}
+    assert made | {"index", "report.html", "classes.html"} <= {path.name for path in folder.iterdir()}
     assert [path.name for path in folder.iterdir() if path.name.endswith(".parts")] == []
 
 
 def test_the_page_stands_alone_and_shows_the_table(summary: DemoSummary, folder: Path) -> None:
     page = (folder / "report.html").read_text()
     assert all(cell in page for row in summary.cells().values() for cell in row.values())
-    assert "data:image/png;base64," in page
-    assert "http" not in page.replace("http-equiv", "")
+    assert "http" not in page
 
 
-def test_the_sheet_holds_twelve_examples_in_two_columns(summary: DemoSummary, folder: Path) -> None:
-    with Image.open(folder / "examples.png") as sheet:
-        assert sheet.size == (1280, 900)
+def test_the_page_has_a_card_for_each_example_that_leads_to_its_classes(summary: DemoSummary, folder: Path) -> None:
+    page, classes = ((folder / name).read_text() for name in ("report.html", "classes.html"))
+    found = re.findall(
+        r'<li class="card"><img alt="a photograph of (.+?)" src="data:image/jpeg;base64,.+?</li>', page, re.S
+    )
+    names = {json.loads(f'"{name}"') for name in re.findall(r'"name":"(.+?)"', classes)}
+    linked = {unquote(name) for name in re.findall(r'href="classes.html#(.+?)"', page)}
+    assert (len(found), set(found) <= names, linked <= names, len(names)) == (12, True, True, 12)
+
+
+def test_the_commands_of_the_next_step_are_understood(summary: DemoSummary, folder: Path, tmp_path: Path) -> None:
+    page = (folder / "report.html").read_text()
+    commands = [line for block in re.findall(r"<pre>(.+?)</pre>", page, re.S) for line in block.splitlines()]
+    assert [command.split()[:2] for command in commands] == [
+        ["rag-clip", verb] for verb in ("explain", "index", "enhance", "classify")
+    ]
+    for command in commands:
+        _, _, unused = app.parse_args(shlex.split(unescape(command))[1:], exit_on_error=False, print_error=False)
+        assert unused == {}
+    assert run(*shlex.split(unescape(commands[0]))[1:], folder=tmp_path).code == 0
 
 
 def test_a_second_call_gives_the_same_table_and_encodes_no_caption_again(
