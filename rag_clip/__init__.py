@@ -49,6 +49,8 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.images import index_images as index_images
     from rag_clip.pipelines.merge import AlphaSearch as AlphaSearch
     from rag_clip.pipelines.merge import merge_models as merge_models
+    from rag_clip.pipelines.plan import Machines as Machines
+    from rag_clip.pipelines.plan import plan_index as plan_index
     from rag_clip.pipelines.running import Running as Running
     from rag_clip.pipelines.search import search as search
     from rag_clip.pipelines.segment import Masks as Masks
@@ -87,6 +89,7 @@ _HOMES = {
     "ImageSearch": "rag_clip.support.retrieved",
     "Images": "rag_clip.images.opening",
     "LabelSet": "rag_clip.data",
+    "Machines": "rag_clip.pipelines.plan",
     "Masks": "rag_clip.pipelines.segment",
     "Naming": "rag_clip.pipelines.discover",
     "OpenWorld": "rag_clip.classifiers.novelty",
@@ -122,6 +125,7 @@ _HOMES = {
     "merge_models": "rag_clip.pipelines.merge",
     "merge_support_files": "rag_clip.files.support",
     "open_store": "rag_clip.store",
+    "plan_index": "rag_clip.pipelines.plan",
     "prepare_head": "rag_clip.pipelines.heads",
     "read_evidence": "rag_clip.files.evidence",
     "read_labels": "rag_clip.files.labels",
@@ -152,6 +156,7 @@ __all__ = [
     "ImageSearch",
     "Images",
     "LabelSet",
+    "Machines",
     "Masks",
     "Naming",
     "OpenWorld",
@@ -188,6 +193,7 @@ __all__ = [
     "merge_models",
     "merge_support_files",
     "open_store",
+    "plan_index",
     "prepare_head",
     "read_evidence",
     "read_labels",

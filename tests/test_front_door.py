@@ -19,6 +19,7 @@ OF_JOBS = {
     "Heads",
     "HubBank",
     "Images",
+    "Machines",
     "Masks",
     "Naming",
     "OpenWorld",
@@ -53,6 +54,7 @@ JOBS = {
     "export_classifier",
     "index_images",
     "merge_models",
+    "plan_index",
     "search",
     "segment_images",
 }

@@ -18,6 +18,7 @@ VERBS: Mapping[str, str] = {
     "index info": "rag_clip.cli.index:info",
     "index check": "rag_clip.cli.index:check",
     "index copy": "rag_clip.cli.index:copy",
+    "index plan": "rag_clip.cli.index:plan",
     "index images": "rag_clip.cli.images:images",
     "index download": "rag_clip.cli.images:download",
     "enhance": "rag_clip.cli.enhance:enhance",
@@ -41,7 +42,7 @@ VERBS: Mapping[str, str] = {
     "demo": "rag_clip.cli.demo:demo",
 }
 GROUPS: Mapping[str, str] = {
-    "index": "Build, inspect, check and copy indexes.",
+    "index": "Plan, build, inspect, check and copy indexes.",
     "support": "Make support sets, example images of classes, for `classify --support`.",
 }
 

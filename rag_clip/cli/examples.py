@@ -17,6 +17,7 @@ EXAMPLES: Mapping[str, str] = {
     "index info": "rag-clip index info captions-index",
     "index check": "rag-clip index check captions-index --queries 200 --k 100",
     "index copy": "rag-clip index copy captions-index http://localhost:6333/captions",
+    "index plan": "rag-clip index plan --captions 1e8 --model ViT-L-14:openai",
     "index images": "rag-clip index images pairs.tar --index images-index --model demo",
     "index download": "rag-clip index download addresses.parquet -o images",
     "enhance": "rag-clip enhance labels.txt --index captions-index --model demo -o prompts.parquet",

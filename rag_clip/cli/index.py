@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rag_clip.captions.sources.columns import Columns
     from rag_clip.captions.sources.finding import SourceFile
     from rag_clip.corpus.cleaning import CleaningSettings
+    from rag_clip.pipelines.plan import IndexPlan
 
 LOAD_SECONDS = 1.1e-4  # per caption; measured on 57,368 of width 128 into a folder, on two cores
 
@@ -221,6 +222,72 @@ def copy(source: Index, target: Index, /, *, schema: Schema = None, shown: Shown
         return copied
 
     return run(job, shown)
+
+
+def plan(
+    *,
+    captions: Annotated[float | None, Parameter(help="Number of captions, such as 1e8.")] = None,
+    images: Annotated[float | None, Parameter(help="Number of images with a caption each, instead.")] = None,
+    model: Annotated[str, Parameter(help="demo, NAME:TAG, hf-hub:OWNER/NAME, local-dir:FOLDER; loads no weights.")],
+    schema: Schema = None,
+    vectors: Annotated[Literal["float32", "float16"] | None, Parameter(help="Instead of the schema's numbers.")] = None,
+    copies: Annotated[
+        Literal["none", "int8", "turbo4"] | None, Parameter(help="Compressed copies, instead of the schema's.")
+    ] = None,
+    memory: Annotated[float, Parameter(help="Memory of a machine in GB; an index may take three quarters.")] = 64.0,
+    hours: Annotated[float, Parameter(help="Hours in which everything is to be encoded.")] = 24.0,
+    caption_rate: Annotated[
+        float | None, Parameter(help="Captions that one device encodes a second; by default extrapolated from a CPU.")
+    ] = None,
+    image_rate: Annotated[float | None, Parameter(help="The same of images, with decoding.")] = None,
+    shown: Shown = SHOWN,
+) -> int:
+    """Show what an index would take, in a folder and on a server: disk, memory, hours and machines."""
+
+    def job(console: Console) -> object:
+        from rag_clip.pipelines.plan import Machines, plan_index, with_numbers
+        from rag_clip.store import load_schema
+
+        if (captions is None) == (images is None):
+            raise ValueError("give the number of --captions, or of --images with a caption each")
+        of_images, rows = images is not None, captions if images is None else images
+        if rows is None or not rows < 1e15 or rows != int(rows):
+            raise ValueError(f"the number of rows is {rows}; give a whole number, such as 1e8")
+        if of_images and schema is None:
+            from rag_clip.pipelines.images import load_image_schema
+
+            described = load_image_schema()
+        else:
+            described = load_schema(schema)
+        made = plan_index(
+            int(rows),
+            model=model,
+            images=of_images,
+            schema=with_numbers(described, vectors=vectors, copies=copies),
+            machines=Machines(memory, hours, caption_rate, image_rate),
+        )
+        _show_plan(console, made, hours, memory)
+        return made
+
+    return run(job, shown)
+
+
+def _show_plan(console: Console, made: IndexPlan, hours: float, memory: float) -> None:
+    gigabyte = 1e9
+    console.say(str(made))
+    for title, parts in (("disk", made.disk), ("memory", made.memory)):
+        listed = ", ".join(f"{name} {size / gigabyte:,.2f} GB" for name, size in parts.items() if size)
+        console.say(f"{title}: {listed}")
+    console.say(", ".join(f"{name} {each:,.1f} hours" for name, each in made.hours.items()))
+    encoders = f"{counted(made.devices, 'device')} encode within {hours:g} hours"
+    fits = "fits" if made.folder_fits else "does not fit"
+    console.say(f"{encoders}; writing and graph run in one engine, or on all nodes of a server at once")
+    console.say(f"in a folder: searched fast it {fits} in one machine of {memory:g} GB")
+    console.say(f"on a server: {counted(made.nodes, 'node')} of {memory:g} GB")
+    for line in made.measured:
+        console.say(f"measured: {line}")
+    for line in made.extrapolated:
+        console.say(f"extrapolated: {line}")
 
 
 def load_named_cleaning(name: str) -> Any:

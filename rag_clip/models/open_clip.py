@@ -287,6 +287,26 @@ def _plain_tokenizer() -> Any:
     return open_clip.SimpleTokenizer()
 
 
+def model_config(spec: str) -> Mapping[str, Any]:
+    """Return the `model_cfg` of a model with two towers, of which no weights are read or fetched.
+
+    Raises EncoderError for an unknown model, for weights without a configuration, and for one without a text tower.
+    """
+    name = spec.partition(":")[0]
+    if is_vision(spec):
+        raise EncoderError(f"{spec!r} has no text tower; give a model with both, such as ViT-B-32:openai")
+    if name in open_clip.list_models():
+        return dict(open_clip.get_model_config(name))
+    if spec.startswith("hf-hub:"):
+        try:
+            config = fetch(spec.removeprefix("hf-hub:"), [CONFIG])
+        except OSError as error:
+            raise EncoderError(f"the configuration of {spec!r} is not here: {error}") from error
+    else:
+        config = _find(spec).checkpoint.parent / CONFIG
+    return dict(json.loads(config.read_bytes())["model_cfg"])
+
+
 def token_lengths(encoder: TwoTowers, texts: Sequence[str]) -> list[int]:
     """Return the number of tokens of each text with its start and end, before it is cut to the context."""
     tokenizer: Any = encoder.tokenizer
