@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rag_clip.files.reading import read_toml
-from rag_clip.models.work import Work, work_of
 from rag_clip.store import load_schema
 from rag_clip.store.schema import CollectionSchema, plan_memory
 from rag_clip.store.store import MOST_POSTINGS
 
 from .images import load_image_schema
+
+if TYPE_CHECKING:
+    from rag_clip.models.work import Work
 
 GB = 10**9
 SHARE = 0.75  # of a machine's memory that an index may take
@@ -114,6 +116,8 @@ def plan_index(
     Raises ValueError for fewer than one row, and for a tower whose work its configuration does not say where no rate is
     given; EncoderError for an unknown model.
     """
+    from rag_clip.models.work import work_of  # which imports open_clip
+
     if rows < 1:
         raise ValueError(f"{rows} rows are nothing to plan; give at least 1")
     rates = load_rates()
