@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rag_clip.data import Fingerprint, check_same_encoder, read_fingerprint
-from rag_clip.store.schema import SCHEMA_VERSION, CollectionSchema
+from rag_clip.store.schema import READABLE_VERSIONS, SCHEMA_VERSION, CollectionSchema
 
 
 def now() -> str:
@@ -35,7 +35,7 @@ class Card:
         """Return the card as plain values, ready for JSON."""
         return {
             "encoder": asdict(self.encoder),
-            "schema": self.schema.model_dump(mode="json"),
+            "schema": self.schema.plain(),
             "dim": self.dim,
             "schema_version": self.schema_version,
             "created": self.created,
@@ -46,9 +46,10 @@ class Card:
 def read_card(values: dict[str, Any], location: str) -> Card:
     """Return the Card from stored values; raises ValueError where another release wrote them or keys are missing."""
     version = values.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, READABLE_VERSIONS))
         raise ValueError(
-            f"the index at {location} has schema version {version}; this release reads version {SCHEMA_VERSION}: "
+            f"the index at {location} has schema version {version}; this release reads versions {readable}: "
             "build the index again"
         )
     try:
@@ -72,14 +73,17 @@ def check_encoder(card: Card, encoder: Fingerprint, location: str, *, of_images:
 
 
 def check_same(card: Card, wanted: Card, location: str) -> None:
-    """Raise ValueError, naming the differences, unless encoder, width and schema are those of the collection."""
+    """Raise ValueError, naming the differences, unless encoder, width and schema are those of the collection.
+
+    An index of an older version stays one: only what its version has is compared.
+    """
     check_encoder(card, wanted.encoder, location)
     if card.dim != wanted.dim:
         raise ValueError(
             f"the index at {location} holds vectors of width {card.dim}, not {wanted.dim}; build another index"
         )
-    stored, given = card.schema.model_dump(mode="json"), wanted.schema.model_dump(mode="json")
-    differing = [key for key in given if stored[key] != given[key]]
+    stored, given = card.schema.plain(), wanted.schema.model_dump(mode="json")
+    differing = [key for key in stored if key != "schema_version" and stored[key] != given[key]]
     if differing:
         changes = "; ".join(f"{key}: stored {stored[key]}, given {given[key]}" for key in differing)
         raise ValueError(f"the index at {location} has another schema ({changes}); build another index")

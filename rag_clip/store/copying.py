@@ -40,12 +40,12 @@ def copy_store(
     """Copy an index to a folder or server address, optimise it there, and verify counts and a sample of rows.
 
     `schema` gives the copy another layout, graph, compression or shards, with the same vectors and payload; by default
-    it does not change. Existing rows in the target are written again, so an interrupted copy can be restarted. Raises
-    ValueError where a schema would lose data or the target is another index, StoreError where the copy differs from
-    the source.
+    it does not change, except that an index of an older schema version becomes one of the newest. Existing rows in the
+    target are written again, so an interrupted copy can be restarted. Raises ValueError where a schema would lose data
+    or the target is another index, StoreError where the copy differs from the source.
     """
     check_outputs([(target, "index")], inputs=[source.location])
-    layout = schema or source.card.schema
+    layout = (schema or source.card.schema).upgraded()
     check_layout(source.card.schema, layout)
     with create_store(target, schema=layout, encoder=source.card.encoder, dim=source.card.dim) as store:
         return copy_rows(source, store, report=report)

@@ -25,6 +25,7 @@ from rag_clip.files.regular import is_regular
 from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.store.card import Card, read_card
 from rag_clip.store.interface import Holding, Ranking, StoreError
+from rag_clip.store.lexical import Lexical, spread
 from rag_clip.store.process import EngineProcess
 from rag_clip.store.read_only import copy_index, is_writable
 from rag_clip.store.rows import Rows
@@ -53,6 +54,7 @@ class EdgeEngine:
         self._dim = card.dim
         self._segment_rows = segment_rows
         self._copy = copy
+        self._lexical = Lexical(card.schema) if card.schema.ranks_sparse else None
 
     @property
     def postings(self) -> Path:
@@ -66,7 +68,8 @@ class EdgeEngine:
         the allocator of a long-lived process would keep it in fragments.
         """
         self._check_writable()
-        arguments = {"ids": rows.ids, "payload": rows.payload, "vectors": rows.vectors}
+        sparse = None if self._lexical is None else self._lexical.documents(rows.payload["text"])
+        arguments = {"ids": rows.ids, "payload": rows.payload, "vectors": rows.vectors, "sparse": sparse}
         if self._process.ask("upsert", arguments):
             self.optimise(silent)
             self._process.close()
@@ -81,7 +84,13 @@ class EdgeEngine:
         return self._process.ask("rank_vectors", arguments | bounds)  # type: ignore[no-any-return]
 
     def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where, holding: Holding) -> list[Ranking]:
-        """Rank by the engine's BM25 over its text index."""
+        """Rank by sparse vectors; by the engine's BM25 over its text index where the schema is older."""
+        if self._lexical is not None:
+            queries = self._lexical.queries(texts)
+            worded = [row for row, (indices, _values) in enumerate(queries) if indices]
+            asked = {"queries": [queries[row] for row in worded], "holding": [holding[row] for row in worded]}
+            bounds = {"limit": limit, "where": dict(where)}
+            return spread(self._process.ask("rank_sparse", asked | bounds) if worded else [], queries)
         arguments = {"texts": list(texts), "limit": limit, "where": dict(where), "holding": holding}
         return self._process.ask("rank_texts", arguments)  # type: ignore[no-any-return]
 
@@ -206,7 +215,8 @@ def _open_shard(folder: Path, schema: CollectionSchema, segment_rows: int) -> En
 
 
 def _load(process: EngineProcess, folder: Path, schema: CollectionSchema, segment_rows: int = SEGMENT_ROWS) -> None:
-    arguments = {"vectors": len(schema.vectors), "segment_rows": segment_rows}
+    names = [vector.name for vector in schema.vectors]
+    arguments = {"names": names, "sparse": schema.ranks_sparse, "segment_rows": segment_rows}
     process.ask("load", {"folder": str(folder / "shard"), **arguments})
 
 

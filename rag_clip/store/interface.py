@@ -44,7 +44,10 @@ class Engine(Protocol):
         """Rank captions by similarity of their vector `using` to each vector."""
 
     def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where, holding: Holding) -> list[Ranking]:
-        """Rank captions by BM25; captions with any word of the text are candidates."""
+        """Rank captions by BM25; captions with any word of the text are candidates.
+
+        Scores that differ by rounding only are made equal, so that ties are the same in every engine.
+        """
 
     def fetch(self, ids: Sequence[str], *, using: str | None = None) -> Rows:
         """Return the captions that exist, in any order, with the vector named `using`, or without vectors."""

@@ -15,7 +15,7 @@ _ALMOST_A_SERVER = re.compile(r"[\w.-]+:\d+(/.*)?|\w+://.*")  # an address witho
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """The location of an index as the user gave it: a folder, or http(s)://HOST[:PORT][/COLLECTION]."""
+    """The location of an index as the user gave it: a folder, or http(s)://HOST[:PORT][/PREFIX...][/COLLECTION]."""
 
     text: str
 
@@ -27,7 +27,7 @@ class Location:
     @property
     def collection(self) -> str:
         """The collection in the address of a server; '' where there is none, and for a folder."""
-        return urlsplit(self.text).path.strip("/") if self.is_server else ""
+        return urlsplit(self.text).path.strip("/").rpartition("/")[2] if self.is_server else ""
 
     @property
     def absolute(self) -> str:

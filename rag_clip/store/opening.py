@@ -15,11 +15,12 @@ DEFAULT_COLLECTION = "captions"
 
 
 def open_store(location: str | Path, *, encoder: Fingerprint | None = None) -> Store:
-    """Open the index in a folder, or the collection at http(s)://host:port[/collection].
+    """Open the index in a folder, or the collection at http(s)://host:port[/prefix...][/collection].
 
-    The API key of a server is read from the environment variable QDRANT_API_KEY. Raises FileNotFoundError where there
-    is no index, ValueError where it was built with another encoder than `encoder` or by another release, StoreError
-    where it is in use or cannot be reached.
+    The API key of a server is read from the environment variable QDRANT_API_KEY, and QDRANT_CA_FILE names a file with
+    the certificates to trust, for a server whose certificate no public authority signed. Raises FileNotFoundError where
+    there is no index, ValueError where it was built with another encoder than `encoder` or by another release,
+    StoreError where it is in use or cannot be reached.
     """
     store = _open(str(location), None)
     try:
@@ -58,9 +59,11 @@ def _open(location: str, wanted: Card | None) -> Store:
 
 
 def _open_server(location: str, wanted: Card | None) -> Store:
-    from rag_clip.store.connection import connect, create_server, open_server
+    from rag_clip.store.connection import create_server, open_server, reach
 
-    client, collection = connect(location, os.environ.get("QDRANT_API_KEY"))
+    client, collection = reach(
+        location, os.environ.get("QDRANT_API_KEY"), ca_file=os.environ.get("QDRANT_CA_FILE") or None
+    )
     try:
         if wanted is None:
             engine, card = open_server(client, collection or DEFAULT_COLLECTION, location)

@@ -23,14 +23,15 @@ import pyarrow.compute as pc
 
 from rag_clip.data import Hit
 from rag_clip.files.sealed import file_checksum
+from rag_clip.store.lexical import level
 from rag_clip.store.ranking import RRF_CONSTANT
+from rag_clip.store.schema import CollectionSchema
 
 VERSION = 1
 FACTS = "postings.json"
 ARRAYS = ("ids", "source_rows", "lengths", "starts", "rows", "counts")
 TEXTS = ("texts", "sources", "words")
 VECTORS = "vectors.npy"
-K1, B = 1.2, 0.75
 FUSED_DEPTH = 100
 COSINE_ROWS = 1 << 15
 HITS_AT_ONCE = 256
@@ -40,7 +41,7 @@ _WORD = re.compile(r"[^\W_]+")
 class Postings:
     """Opened postings; a row is the number of a caption in the order of ids."""
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], schema: CollectionSchema) -> None:
         self.count = int(facts["count"])
         arrays = {name: _mapped(folder / f"{name}.npy") for name in ARRAYS}
         self._ids, self._source_rows, self._lengths = (arrays[name] for name in ("ids", "source_rows", "lengths"))
@@ -48,7 +49,9 @@ class Postings:
         self._texts, self._sources, self._words = (_read_texts(folder, name) for name in TEXTS)
         self._vectors = _mapped(folder / VECTORS)
         self._wordy = int(facts["wordy"])  # as in the engines, captions without words count for nothing
-        self._mean_length = float(facts["words"]) / max(self._wordy, 1)
+        self._settings, self._sparse = schema.lexical, schema.ranks_sparse
+        mean = float(facts["words"]) / max(self._wordy, 1)
+        self._mean_length = self._settings.average_length if self._sparse else mean
 
     def search(
         self, phrases: Sequence[str], *, text: str | None, vector: np.ndarray | None, limit: int
@@ -107,16 +110,17 @@ class Postings:
         return slice(int(self._starts[code]), int(self._starts[code + 1]))
 
     def _bm25(self, rows: np.ndarray, text: str) -> np.ndarray:
-        """Return the BM25 of rows, float32 [n]: Lucene's form, k 1.2, b 0.75; a repeated word counts once."""
-        scores, norms = np.zeros(len(rows)), K1 * (1 - B + B * self._lengths[rows] / self._mean_length)
+        """Return the BM25 of rows, float32 [n], as the engine ranks by it; a repeated word counts once."""
+        k, b = self._settings.k, self._settings.b
+        scores, norms = np.zeros(len(rows)), k * (1 - b + b * self._lengths[rows] / self._mean_length)
         for word in dict.fromkeys(_WORD.findall(text.lower())):
             span = self._span(word)
             holders = span.stop - span.start
             places, held = _find(self._rows[span], rows)
             counts = self._counts[span][places[held]].astype(np.float64)
             rarity = np.log1p((self._wordy - holders + 0.5) / (holders + 0.5))
-            scores[held] += rarity * counts * (K1 + 1) / (counts + norms[held])
-        return scores.astype(np.float32)
+            scores[held] += rarity * counts * (k + 1) / (counts + norms[held])
+        return level(scores) if self._sparse else scores.astype(np.float32)
 
     def _cosines(self, rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
         # Not a matrix product: there equal vectors get unequal cosines, by their place in a block.
@@ -131,7 +135,7 @@ def split(texts: pa.Array) -> pa.ListArray:
     return pc.split_pattern(pc.utf8_trim(spaced, " "), " ")
 
 
-def open_postings(folder: Path, *, key: str, count: int) -> Postings | None:
+def open_postings(folder: Path, *, key: str, count: int, schema: CollectionSchema) -> Postings | None:
     """Open the postings in a folder; None where there are none, they are damaged, or not of this key and `count`."""
     try:
         facts = json.loads((folder / FACTS).read_bytes())
@@ -141,7 +145,7 @@ def open_postings(folder: Path, *, key: str, count: int) -> Postings | None:
             file = folder / name
             if file.stat().st_size != size or (name != VECTORS and file_checksum(file) != checksum):
                 return None
-        return Postings(folder, facts)
+        return Postings(folder, facts, schema)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -10,14 +10,15 @@ from importlib.resources import files
 from math import isnan
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rag_clip.files.reading import read_toml
 from rag_clip.files.settings import check_settings
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, 3)  # 2, of 0.1 and 0.2, has no sparse vectors; the engine ranks its texts
 LINK_BYTES = 4  # per edge of the graph
 CODE_BYTES = {"int8": 1.0, "turbo4": 0.5}  # per number of a compressed vector
 CODE_EXTRA = 8  # bytes per compressed vector besides its numbers
@@ -78,6 +79,17 @@ class NumberIndex(_Part):
     kind: Literal["integer", "float"]
 
 
+class LexicalSchema(_Part):
+    """BM25: saturation `k`, weight `b` of the length, and the number of words of an average caption.
+
+    The average is a constant, not that of the index, so that a caption's vector never changes.
+    """
+
+    k: float = Field(default=1.2, ge=0)
+    b: float = Field(default=0.75, ge=0, le=1)
+    average_length: float = Field(default=10.0, gt=0)
+
+
 class ServerSchema(_Part):
     """Settings for servers only: shards, copies of each shard, and the copies that a write waits for."""
 
@@ -101,6 +113,7 @@ class CollectionSchema(_Part):
     vectors: tuple[VectorSchema, ...] = Field(default=(VectorSchema(),), min_length=1)
     hnsw: HnswSchema = HnswSchema()
     quantization: QuantizationSchema = QuantizationSchema()
+    lexical: LexicalSchema = LexicalSchema()
     server: ServerSchema = ServerSchema()
     payload: dict[str, PayloadIndex]
 
@@ -113,12 +126,27 @@ class CollectionSchema(_Part):
             raise ValueError(f"default is {self.default!r}; the vectors are {', '.join(names)}")
         if "text" not in self.payload or self.payload["text"].kind != "text":
             raise ValueError("payload.text must be a text index; lexical search ranks by it")
+        if "bm25" in names:
+            raise ValueError("bm25 is the vector that lexical search makes itself; rename yours")
         taken = {"id", "vector", *(f"vector_{name}" for name in names)} & set(self.payload)
         if taken:
             raise ValueError(f"payload field {min(taken)} has the name of a column of its own; rename it")
         if self.server.write_consistency > self.server.replication_factor:
             raise ValueError("server.write_consistency is above server.replication_factor; there are no more copies")
         return self
+
+    @property
+    def ranks_sparse(self) -> bool:
+        """Whether texts are ranked by sparse vectors, as from version 3 on; before, by the engine's text index."""
+        return self.schema_version >= 3
+
+    def upgraded(self) -> CollectionSchema:
+        """Return the schema in the version that new indexes have."""
+        return self.model_copy(update={"schema_version": SCHEMA_VERSION})
+
+    def plain(self) -> dict[str, Any]:
+        """Return the schema as plain values for JSON, with the keys that its version has."""
+        return self.model_dump(mode="json", exclude=None if self.ranks_sparse else {"lexical"})
 
     @property
     def filterable(self) -> tuple[str, ...]:
@@ -160,15 +188,17 @@ class CollectionSchema(_Part):
 def load_schema(path: str | Path | None = None) -> CollectionSchema:
     """Read a schema file, by default the bundled index/captions.toml.
 
-    Raises ValueError naming every unknown key, missing key and wrong value.
+    A file of an older version is read as one of the newest. Raises ValueError naming every unknown key, missing key and
+    wrong value.
     """
     source = Path(path) if path is not None else Path(str(files("rag_clip.index").joinpath("captions.toml")))
     values = read_toml(source)
     version = values.get("schema_version", SCHEMA_VERSION)
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"{source}: schema_version is {version}; this release reads {SCHEMA_VERSION}")
+    if version not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, READABLE_VERSIONS))
+        raise ValueError(f"{source}: schema_version is {version}; this release reads {readable}")
     try:
-        return check_settings(CollectionSchema, values)
+        return check_settings(CollectionSchema, values).upgraded()
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
 
@@ -204,7 +234,7 @@ def check_where(where: Filters, schema: CollectionSchema) -> Where:
     unknown = [field for field in where if field not in schema.filterable]
     if unknown:
         raise ValueError(
-            f"cannot filter by {', '.join(unknown)}; the indexed fields are {', '.join(schema.filterable)}"
+            f"cannot filter by {', '.join(unknown)}; the indexed fields are {', '.join(sorted(schema.filterable))}"
         )
     return {field: _condition(field, value, schema.payload[field].kind) for field, value in where.items()}
 

@@ -1,7 +1,7 @@
-"""A Qdrant server or cluster, over gRPC; needs Qdrant 1.20 or later, the first with its own BM25.
+"""A Qdrant server or cluster, over gRPC or REST; needs Qdrant 1.12 or later.
 
-Both engines rank texts with Qdrant's BM25 over the text index of the payload. So they agree, and captions need no
-additional sparse vectors.
+Texts are ranked by sparse vectors of our own making, as in the embedded engine, so that rankings depend neither on the
+engine nor on its version. Indexes of schema version 2 are ranked by the server's BM25, which came with Qdrant 1.20.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from qdrant_client import QdrantClient, models
 from rag_clip.progress import ProgressEvent, Report
 from rag_clip.store.card import Card
 from rag_clip.store.interface import Holding, Ranking, StoreError
+from rag_clip.store.lexical import BM25, Lexical, spread
 from rag_clip.store.rows import Rows
 from rag_clip.store.schema import Where
+from rag_clip.store.server_card import write_server_card
 from rag_clip.store.server_errors import Answer, Pause, patiently, server_errors
 
-METADATA_KEY = "rag_clip"
 UPLOAD_STREAMS = 3
 REQUEST_POINTS = 256
 REQUEST_BYTES = 4 << 20
@@ -44,6 +45,7 @@ class ServerEngine:
         self._client = client
         self._collection = collection
         self._schema = card.schema
+        self._lexical = Lexical(card.schema) if card.schema.ranks_sparse else None
         self._pause = pause
 
     @property
@@ -69,9 +71,19 @@ class ServerEngine:
             {name: value for name, value in zip(rows.payload, row, strict=True) if value is not None}
             for row in zip(*rows.payload.values(), strict=True)
         ]
-        vectors = {name: matrix.tolist() for name, matrix in rows.vectors.items()}
-        batch = models.Batch(ids=list(rows.ids), vectors=vectors, payloads=payloads)
-        self._ask(lambda: self._client.upsert(self._collection, batch, wait=True))
+        columns = {name: matrix.tolist() for name, matrix in rows.vectors.items()}
+        vectors: list[dict[str, Any]] = [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
+        if self._lexical is not None:
+            for vector, (indices, values) in zip(vectors, self._lexical.documents(rows.payload["text"]), strict=True):
+                if indices:
+                    vector[BM25] = models.SparseVector(indices=indices, values=values)
+        points = [
+            models.PointStruct(id=name, vector=vector, payload=payload)
+            for name, vector, payload in zip(rows.ids, vectors, payloads, strict=True)
+        ]
+        self._ask(lambda: self._client.upsert(self._collection, points, wait=True))
 
     def _ask(self, call: Callable[[], Answer]) -> Answer:
         with server_errors(self._collection):
@@ -91,7 +103,19 @@ class ServerEngine:
         )
 
     def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where, holding: Holding) -> list[Ranking]:
-        """Rank by the server's BM25 over its text index."""
+        """Rank by sparse vectors; by the server's BM25 over its text index where the schema is older."""
+        if self._lexical is not None:
+            queries = self._lexical.queries(texts)
+            requests = [
+                models.QueryRequest(
+                    query=models.SparseVector(indices=query[0], values=query[1]),
+                    using=BM25,
+                    **_bounds(limit, where, phrases),
+                )
+                for query, phrases in zip(queries, holding, strict=True)
+                if query[0]
+            ]
+            return spread(self._rank(requests) if requests else [], queries)
         return self._rank(
             [
                 models.QueryRequest(query=models.TextQuery(text=text), using="text", **_bounds(limit, where, phrases))
@@ -114,7 +138,11 @@ class ServerEngine:
         """Return captions in id order."""
         records, following = self._ask(
             lambda: self._client.scroll(
-                self._collection, offset=start, limit=limit, with_payload=True, with_vectors=vectors
+                self._collection,
+                offset=start,
+                limit=limit,
+                with_payload=True,
+                with_vectors=self._names if vectors else False,
             )
         )
         return self._rows(records), None if following is None else str(following)
@@ -128,7 +156,7 @@ class ServerEngine:
         while True:
             info = self._describe()
             total = (info.points_count or 0) * len(self._schema.vectors)
-            report(ProgressEvent("optimise", info.indexed_vectors_count or 0, total, unit="vectors"))
+            report(ProgressEvent("optimise", self._indexed(info), total, unit="vectors"))
             if info.status == models.CollectionStatus.GREEN:
                 return
             if info.status == models.CollectionStatus.RED:
@@ -149,16 +177,19 @@ class ServerEngine:
             "status": status,
             "bytes": None,
             "segments": info.segments_count,
-            "indexed": info.indexed_vectors_count or 0,
+            "indexed": self._indexed(info),
             "optimisers": [] if status == "ready" else self._optimisers(),
         }
 
     def write_card(self, card: Card) -> None:
-        """Replace the card in the collection's metadata."""
-        self._ask(lambda: self._client.update_collection(self._collection, metadata={METADATA_KEY: card.to_dict()}))
+        """Replace the card."""
+        self._ask(lambda: write_server_card(self._client, self._collection, card))
 
     def _optimisers(self) -> list[str]:
-        found = self._ask(lambda: self._client.get_optimizations(self._collection))
+        try:
+            found = self._ask(lambda: self._client.get_optimizations(self._collection))
+        except StoreError:  # older servers do not tell
+            return []
         running = [
             f"{run.optimizer}: {run.progress.done or 0:,} of {run.progress.total or 0:,}" for run in found.running
         ]
@@ -177,6 +208,15 @@ class ServerEngine:
             {name: [payload.get(name) for payload in payloads] for name in ("text", "source", *self._schema.extra)},
             {name: np.asarray([vector[name] for vector in vectors], np.float32) for name in (vectors or [()])[0]},
         )
+
+    @property
+    def _names(self) -> list[str]:
+        return [vector.name for vector in self._schema.vectors]
+
+    def _indexed(self, info: models.CollectionInfo) -> int:
+        """Return the number of vectors in graphs; the server counts sparse vectors as indexed at once."""
+        sparse = (info.points_count or 0) if self._lexical is not None else 0
+        return max(0, (info.indexed_vectors_count or 0) - sparse)
 
     def _describe(self) -> models.CollectionInfo:
         return self._ask(lambda: self._client.get_collection(self._collection))

@@ -224,7 +224,9 @@ class Store:
         First they are compared with the engine: the number of captions, and a sample of texts and vectors.
         """
         if self._postings is None and self._engine.postings is not None and self._split_by_words():
-            postings = open_postings(self._engine.postings, key=self._postings_key(), count=self.count())
+            postings = open_postings(
+                self._engine.postings, key=self._postings_key(), count=self.count(), schema=self.card.schema
+            )
             if postings is not None and self._agrees(postings):
                 self._postings = postings
         return self._postings

@@ -21,8 +21,10 @@ from rag_clip.files.lock import try_lock
 Where = dict[str, list[str] | tuple[float | None, float | None]]
 Holding = list[list[str]]
 Ranking = list[tuple[str, float, str, str]]
+Sparse = tuple[list[int], list[float]]
 Records = tuple[list[str], list[dict[str, Any]], dict[str, np.ndarray]]
 
+SPARSE = "bm25"
 LOCK_PATIENCE = 1.0
 UPSERT_POINTS = 256
 READ_BYTES = 1 << 20
@@ -37,6 +39,8 @@ class Shard:
         self.lock: IO[str] | None = None
         self.segment_rows = 0
         self.growing = 0
+        self.sparse = False
+        self.names: list[str] = []
 
     @property
     def shard(self) -> edge.EdgeShard:
@@ -64,19 +68,23 @@ class Shard:
         Path(folder).mkdir()
         self.opened = edge.EdgeShard.create(folder, _config(schema, dim, segment_rows))
         self.segment_rows = segment_rows
+        self.names, self.sparse = [vector["name"] for vector in schema["vectors"]], _ranks_sparse(schema)
         for name, index in schema["payload"].items():
-            self.shard.update(edge.UpdateOperation.create_field_index(name, _index(index)))
+            self.shard.update(edge.UpdateOperation.create_field_index(name, _index(index, scoring=not self.sparse)))
         self.shard.flush()
 
-    def load(self, folder: str, vectors: int, segment_rows: int) -> None:
+    def load(self, folder: str, names: list[str], sparse: bool, segment_rows: int) -> None:
         """Open a shard, and replay the log of an interrupted run."""
         read_first(Path(folder) / "segments", memory=_memory() // 2)
         self.opened = edge.EdgeShard.load(folder)
         self.segment_rows = segment_rows
+        self.names, self.sparse = names, sparse
         facts = self.info()
-        self.growing = facts["points"] - facts["indexed"] // vectors
+        self.growing = facts["points"] - facts["indexed"] // len(names)
 
-    def upsert(self, ids: list[str], payload: dict[str, list[Any]], vectors: dict[str, np.ndarray]) -> bool:
+    def upsert(
+        self, ids: list[str], payload: dict[str, list[Any]], vectors: dict[str, np.ndarray], sparse: list[Sparse] | None
+    ) -> bool:
         """Write points in batches of 256, the fastest size measured; return whether it is time to optimise.
 
         A growing segment keeps ids and text index in memory, whatever the configuration says.
@@ -85,6 +93,9 @@ class Shard:
             part = slice(start, start + UPSERT_POINTS)
             payloads = _transpose({name: values[part] for name, values in payload.items()})
             embeddings = _transpose({name: matrix[part].tolist() for name, matrix in vectors.items()})
+            for embedding, (indices, values) in zip(embeddings, sparse[part] if sparse else [], strict=bool(sparse)):
+                if indices:
+                    embedding[SPARSE] = edge.SparseVector(indices, values)
             rows = zip(ids[part], embeddings, payloads, strict=True)
             points = [
                 edge.Point(name, vector, {field: value for field, value in fields.items() if value is not None})
@@ -104,8 +115,13 @@ class Shard:
         return self._rank(queries, limit, where, holding, params)
 
     def rank_texts(self, texts: list[str], limit: int, where: Where, holding: Holding) -> list[Ranking]:
-        """Rank by BM25."""
+        """Rank by the engine's BM25 over its text index, for indexes without sparse vectors."""
         return self._rank([edge.TextQuery("text", text) for text in texts], limit, where, holding, None)
+
+    def rank_sparse(self, queries: list[Sparse], limit: int, where: Where, holding: Holding) -> list[Ranking]:
+        """Rank by BM25 as products of sparse vectors."""
+        nearest = [edge.Query.Nearest(edge.SparseVector(*query), using=SPARSE) for query in queries]
+        return self._rank(nearest, limit, where, holding, None)
 
     def _rank(
         self, queries: list[Any], limit: int, where: Where, holding: Holding, params: edge.SearchParams | None
@@ -124,7 +140,9 @@ class Shard:
 
     def scroll(self, start: str | None, limit: int, vectors: bool) -> tuple[Records, str | None]:
         """Return ids, payloads, vectors by name if requested, and the next id."""
-        request = edge.ScrollRequest(offset=start, limit=limit, with_payload=True, with_vector=vectors)
+        request = edge.ScrollRequest(
+            offset=start, limit=limit, with_payload=True, with_vector=self.names if vectors else False
+        )
         records, following = self.shard.scroll(request)
         return _records(records), None if following is None else str(following)
 
@@ -142,7 +160,11 @@ class Shard:
         """Return the number of points, segments and vectors in graphs."""
         info = self.shard.info()
         points = self.shard.count(edge.CountRequest(exact=True))
-        return {"points": points, "segments": info.segments_count, "indexed": info.indexed_vectors_count}
+        sparse = 0
+        if self.sparse:  # the engine counts them as indexed at once
+            held = edge.Filter(must=[edge.HasVectorCondition(SPARSE)])
+            sparse = self.shard.count(edge.CountRequest(filter=held, exact=True))
+        return {"points": points, "segments": info.segments_count, "indexed": info.indexed_vectors_count - sparse}
 
     def close(self) -> None:
         """Flush and close the shard; a second call does nothing."""
@@ -233,6 +255,9 @@ def _config(schema: dict[str, Any], dim: int, segment_rows: int) -> edge.EdgeCon
         vectors={vector["name"]: _vector(vector, dim) for vector in schema["vectors"]},
         hnsw_config=edge.HnswIndexConfig(hnsw["m"], hnsw["ef_construct"], threshold),
         quantization_config=_quantization(schema["quantization"]["kind"]),
+        sparse_vectors={SPARSE: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf, memory=edge.Memory.Cached)}
+        if _ranks_sparse(schema)
+        else None,
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=threshold, max_segment_size=segment),
         id_tracker_memory=edge.Memory.Cold,
     )
@@ -256,13 +281,17 @@ def _vector(vector: dict[str, Any], dim: int) -> edge.EdgeVectorParams:
     )
 
 
-def _index(index: dict[str, Any]) -> Any:
+def _ranks_sparse(schema: dict[str, Any]) -> bool:
+    return bool(schema["schema_version"] >= 3)
+
+
+def _index(index: dict[str, Any], *, scoring: bool) -> Any:
     plain = {"keyword": edge.KeywordIndexParams, "integer": edge.IntegerIndexParams, "float": edge.FloatIndexParams}
     if index["kind"] in plain:
         return plain[index["kind"]](memory=edge.Memory.Cold)
     tokenizer = getattr(edge.TokenizerType, index["tokenizer"].capitalize())
     return edge.TextIndexParams(
-        tokenizer=tokenizer, lowercase=index["lowercase"], scoring=True, memory=edge.Memory.Cold
+        tokenizer=tokenizer, lowercase=index["lowercase"], scoring=scoring, memory=edge.Memory.Cold
     )
 
 

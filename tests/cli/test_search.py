@@ -94,7 +94,10 @@ def test_nothing_found_is_said(folder: Path) -> None:
         (("--text", "flag", "--where", "width"), "condition 'width' is not FIELD=VALUE, such as source=web"),
         (("--text", "flag", "--where", "width=a:b"), "condition 'width=a:b' is not FIELD=LEAST:GREATEST with numbers"),
         (("--text", "flag", "--where", "width=1:", "--where", "width=:9"), "width has two ranges; give one"),
-        (("--text", "flag", "--where", "licence=by"), "cannot filter by licence; the indexed fields are source, url"),
+        (
+            ("--text", "flag", "--where", "licence=by"),
+            "cannot filter by licence; the indexed fields are height, noise, phash, sha256",
+        ),
         (("--image", "nowhere.png"), "No such file or directory: 'nowhere.png'"),
         (("--image", "first.png", "--mode", "lexical"), "lexical search ranks by words, and an image has none"),
     ],

@@ -92,8 +92,9 @@ class Collections(wire.CollectionsServicer):
     def Create(self, request: Any, context: Any) -> Any:  # noqa: N802
         def create(request: Any) -> Any:
             vectors = GrpcToRest.convert_vectors_config(request.vectors_config)
+            sparse = GrpcToRest.convert_sparse_vector_config(request.sparse_vectors_config)
             metadata = grpc_to_payload(request.metadata)
-            self._local.create_collection(request.collection_name, vectors, metadata=metadata)
+            self._local.create_collection(request.collection_name, vectors, sparse, metadata=metadata)
             self._engine.hurry(request.collection_name)
             return wire.CollectionOperationResponse(result=True)
 

@@ -46,7 +46,7 @@ def test_the_key_goes_to_the_client_only():
 
 @pytest.mark.parametrize(
     "location",
-    ["http://me:s3cret@host:6333", "http://host:6333/a/b", "http://host:6333?api_key=s3cret", "http://"],
+    ["http://me:s3cret@host:6333", "http://host:6333?api_key=s3cret", "http://"],
 )
 def test_an_address_with_more_in_it_is_refused_without_repeating_it(location):
     with pytest.raises(ValueError, match="QDRANT_API_KEY") as error:
@@ -77,9 +77,9 @@ class OldServer:
     """Answers as a Qdrant 1.18 would, which has no BM25 of its own."""
 
     def info(self) -> models.VersionInfo:
-        return models.VersionInfo(title="qdrant", version="1.18.2")
+        return models.VersionInfo(title="qdrant", version="1.11.5")
 
 
 def test_a_server_that_is_too_old_is_refused():
-    with pytest.raises(StoreError, match=r"is Qdrant 1\.18\.2; 1\.20 or later is needed"):
+    with pytest.raises(StoreError, match=r"is Qdrant 1\.11\.5; 1\.12 or later is needed"):
         open_server(cast(QdrantClient, OldServer()), "captions", "http://old:6333")

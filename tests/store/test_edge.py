@@ -86,14 +86,16 @@ def test_another_schema_or_width_is_refused(existing):
 
 def test_an_index_of_another_release_is_refused(existing, tmp_path):
     card = (existing / "card.json").read_text()
-    (tmp_path / "card.json").write_text(card.replace('"schema_version": 2', '"schema_version": 1'))
-    with pytest.raises(ValueError, match="schema version 1; this release reads version 2: build the index again"):
+    (tmp_path / "card.json").write_text(card.replace('"schema_version": 3', '"schema_version": 1'))
+    with pytest.raises(
+        ValueError, match="schema version 1; this release reads versions 2 and 3: build the index again"
+    ):
         open_store(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "is damaged"), ("{}", "schema version None"), ('{"schema_version": 2}', "is damaged")],
+    [("{", "is damaged"), ("{}", "schema version None"), ('{"schema_version": 3}', "is damaged")],
 )
 def test_a_damaged_card_is_reported(tmp_path, content, message):
     (tmp_path / "card.json").write_text(content)
@@ -240,7 +242,10 @@ def test_a_segment_that_is_full_is_indexed_without_being_asked_for_after_reopeni
     rows = Rows([str(uuid.UUID(int=row)) for row in range(1000)], {"text": texts, "source": ["made"] * 1000}, vectors)
     create = {"schema": schema.model_dump(), "dim": DIM}
     found = []
-    for operation, arguments, part in (("create", create, (0, 700)), ("load", {"vectors": 1}, (700, 1000))):
+    for operation, arguments, part in (
+        ("create", create, (0, 700)),
+        ("load", {"names": ["text"], "sparse": True}, (700, 1000)),
+    ):
         process = EngineProcess()
         process.ask(operation, {"folder": str(tmp_path / "shard"), "segment_rows": 300, **arguments})
         engine = EdgeEngine(tmp_path, process, Card(ENCODER, schema, DIM), segment_rows=300)

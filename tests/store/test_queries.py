@@ -160,7 +160,7 @@ def test_an_image_that_cannot_be_decoded_is_refused(store: Store):
         (
             [Query("red")],
             {"where": {"licence": "by"}},
-            "cannot filter by licence; the indexed fields are source, noise",
+            "cannot filter by licence; the indexed fields are noise, source",
         ),
         ([Query("red")], {"limit": 0}, "limit is 0; ask for at least one hit"),
         (

@@ -15,7 +15,7 @@ SHIPPED = files("rag_clip.index").joinpath("captions.toml").read_text()
 def test_the_shipped_schema_is_the_default():
     schema = load_schema()
     assert schema == CollectionSchema(payload=schema.payload)
-    assert (schema.name, schema.server.shards, schema.schema_version) == ("captions", 1, 2)
+    assert (schema.name, schema.server.shards, schema.schema_version) == ("captions", 1, 3)
     assert schema.filterable == ("source",)
 
 
@@ -43,7 +43,7 @@ def test_a_schema_of_ones_own_is_read(tmp_path):
             'kind = "colour"',
             "payload.source is {'kind': 'colour'}; give 'text', 'keyword', ",
         ),
-        ("schema_version = 2", "schema_version = 1", "schema_version is 1; this release reads 2"),
+        ("schema_version = 3", "schema_version = 1", "schema_version is 1; this release reads 2 and 3"),
         ("[payload.text]", "[payload.words]", "payload.text must be a text index"),
         ("shards = 1", "shards = ", "is not valid TOML"),
     ],

@@ -222,7 +222,7 @@ class Collections(wire.CollectionsServicer):
             optimizer_status=wire.OptimizerStatus(ok=True),
             segments_count=2,
             points_count=1000,
-            indexed_vectors_count=indexed,
+            indexed_vectors_count=1000 + indexed,
             config=config,
         )
         return wire.GetCollectionInfoResponse(result=info)
