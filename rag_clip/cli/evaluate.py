@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rag_clip.progress import ProgressEvent, Report
     from rag_clip.protocols import Encoder
 
+MOST_LINES, RANKED = 20, 10  # runs that are said one by one, and in the ranking of more
 METRICS = {
     "accuracy": "top-1",
     "mean_per_class": "per class",
@@ -199,7 +200,7 @@ def evaluate(
             candidates=read_candidates(names, report=console.report) if names else None,
             heads=Heads(chosen, few_shot, encoder.load_second(console), choose, refine, named_things, bank),
             reuse=Reuse(index, features),
-            running=Running(workers, force=force, report=_saying_results(console)),
+            running=Running(workers, force=force, report=saying_results(console)),
         )
         concluded = _conclude(console, summary, page or output.with_suffix(".html"), loaded, force)
         robust = _compare_shifted(console, summary.results, shifted_from) if shifted_from is not None else []
@@ -248,13 +249,20 @@ def _caption(console: Console, captions: list[str] | None, output: Path, force: 
     return compared
 
 
-def _saying_results(console: Console) -> Report:
+def saying_results(console: Console) -> Report:
     """Return a report that says each result in a line, beside the progress."""
     from rag_clip.evaluation.results import Result
 
+    said = 0
+
     def report(event: ProgressEvent) -> None:
+        nonlocal said
         if isinstance(event.item, Result):
-            console.say(_line(event.item))
+            said += 1
+            if said <= MOST_LINES:
+                console.say(_line(event.item))
+            elif said == MOST_LINES + 1:
+                console.say("further runs are only in the ranking below and in the report")
         console.report(event)
 
     return report
@@ -295,6 +303,9 @@ def _conclude(
         scores = [result.main.value for result in results if result.run == name]
         if len(scores) > 1:
             console.say(f"{name}: mean of {len(scores)} tasks {sum(scores) / len(scores):.1%}")
+    if len(results) > MOST_LINES:
+        rank_runs(console, results)
+    _explain_tiers(console, results)
     console.say(str(summary))
     write_evaluation(page, summary.results, encoder=encoder, force=force)
     console.say(f"report: {page}")
@@ -310,6 +321,26 @@ def _conclude(
         "seconds": summary.seconds,
         "bottleneck": summary.bottleneck,
     }
+
+
+def rank_runs(console: Console, results: Sequence[Result]) -> None:
+    """Say the best runs of each task, and its worst."""
+    for task in dict.fromkeys(result.task for result in results):
+        runs = sorted((each for each in results if each.task == task), key=lambda each: -each.main.value)
+        shown = runs if len(runs) <= RANKED + 1 else [*runs[:RANKED], runs[-1]]
+        places = [*range(1, len(shown)), len(runs)]
+        console.say(f"{task}: the best of {counted(len(runs), 'run')}, and the last")
+        for place, ranked in zip(places, shown, strict=True):
+            main = ranked.main
+            metric = METRICS.get(main.metric, main.metric)
+            console.say(f"  {place}. {ranked.run} [{ranked.tier}]  {metric} {main.value:.1%}")
+
+
+def _explain_tiers(console: Console, results: Sequence[Result]) -> None:
+    from rag_clip.evaluation.tiers import describe_tier
+
+    for tier in sorted({result.tier for result in results}):
+        console.say(f"[{tier}] used {describe_tier(tier)}")
 
 
 def _compare(console: Console, paths: list[Path], page: Path | None, force: bool) -> object:
@@ -330,6 +361,7 @@ def _compare(console: Console, paths: list[Path], page: Path | None, force: bool
                 f"{counted(change.gained, 'image')} gained, {change.lost} lost, "
                 f"probability {change.probability:.2g} if neither were better\n"
             )
+    _explain_tiers(console, [side for pair in found.pairs for side in (pair.before, pair.after)])
     for names, path in ((found.only_before, paths[0]), (found.only_after, paths[1])):
         if names:
             console.say(f"only in {path}: {', '.join(names)}")

@@ -15,6 +15,14 @@ TIERS: Mapping[str, str] = {
     "FS": "and labelled support or validation images",
     "T?": "unknown: the prompts do not record how they were made",
 }
+WORDS: Mapping[str, str] = {
+    "T0": "names",
+    "T1": "corpus",
+    "T2": "batch",
+    "T3": "second encoder",
+    "FS": "labels",
+    "T?": "unknown",
+}
 _CORPUS_ORIGINS, _LABELLED_ORIGINS = {"retrieved"}, {"shot", "corrected"}
 
 
@@ -60,7 +68,13 @@ def with_corpus(tier: str) -> str:
 
 def describe_tier(tier: str) -> str:
     """Return a tier in words."""
-    return ", ".join(TIERS[mark] for mark in tier.split("+"))
+    marks = tier.split("+")
+    return ", ".join(TIERS[mark] for mark in (["T0", *marks] if marks[0] == "T1" else marks))
+
+
+def short_tier(tier: str) -> str:
+    """Return a tier in a word for each mark, such as "corpus, labels" for "T1+FS"."""
+    return ", ".join(WORDS[mark] for mark in tier.split("+"))
 
 
 def _text_tier(prompts: Prompts | None) -> str:

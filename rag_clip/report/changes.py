@@ -10,14 +10,16 @@ from markupsafe import Markup
 from rag_clip.display import counted
 from rag_clip.evaluation.compare import difference
 from rag_clip.evaluation.results import Result
+from rag_clip.evaluation.tiers import describe_tier
 from rag_clip.metrics.difference import Difference
 from rag_clip.protocols import Encoder
 from rag_clip.report.class_charts import draw_confusions, draw_gains
-from rag_clip.report.examples import Changes, Example, answers, find_changes
+from rag_clip.report.examples import Changes, Example, answers, find_changes, find_confused
 from rag_clip.report.page import figure, paragraph, piece, section
 from rag_clip.report.shown import Shown, first_and_best
 
 CONFUSED = 16
+MOST_PAIRS = 6
 LEAST_PROBABILITY = 1e-9
 
 
@@ -31,12 +33,34 @@ def confusions(kept: Sequence[Shown]) -> Markup:
         return Markup()
     parts = {run: matrix[np.ix_(classes, classes)] for run, matrix in matrices.items()}
     drawn = " For shots, the first draw is shown." if any(run.result.settings.low_high for run in kept) else ""
+    worst = list(matrices)[-1]
+    seen = first_and_best(kept)[-1].result
+    pairs = _pairs(matrices[worst])
+    examples = find_confused(seen, [pair for pair, _ in pairs])
+    shown = [
+        {
+            "picture": picture,
+            "label": labels.names[label],
+            "answer": labels.names[answer],
+            "count": counted(count, "image"),
+            "run": worst,
+        }
+        for ((label, answer), count), picture in zip(pairs, examples, strict=True)
+    ]
     return section(
         "Which classes are confused",
         f"The classes of the most frequent confusions in {' and '.join(matrices)} together; cells count images, blue "
         f"is right, red is wrong.{drawn}",
-        figure(draw_confusions(parts, [labels.names[row] for row in classes]), "Confusions."),
+        figure(draw_confusions(parts, [labels.names[row] for row in classes]), "Confusions.")
+        + (piece("confused", shown) if any(examples) else Markup()),
     )
+
+
+def _pairs(matrix: np.ndarray) -> list[tuple[tuple[int, int], int]]:
+    """Return the MOST_PAIRS most frequent confusions, label and answer, with the number of images."""
+    wrong = matrix - np.diag(np.diag(matrix))
+    cells = np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS].tolist()
+    return [(divmod(cell, len(matrix)), int(wrong.flat[cell])) for cell in cells if wrong.flat[cell]]
 
 
 def _confused(matrix: np.ndarray) -> list[int]:
@@ -68,7 +92,8 @@ def change(before: Result, after: Result, encoder: Encoder | None, *, opened: bo
 
 def _sentence(before: Result, after: Result, change: Difference) -> str:
     likely = f"{change.probability:.2g}" if change.probability >= LEAST_PROBABILITY else f"below {LEAST_PROBABILITY}"
-    unlike = "" if before.tier == after.tier else f" The runs have different tiers, {before.tier} and {after.tier}."
+    used = f"{before.run} used {describe_tier(before.tier)}; {after.run} {describe_tier(after.tier)}"
+    unlike = "" if before.tier == after.tier else f" The runs have different tiers: {used}."
     return (
         f"{after.run} is right on {counted(change.gained, 'image')} that {before.run} got wrong, and wrong on "
         f"{change.lost} that it got right: {change.value:+.1%} ({change.low:+.1%} … {change.high:+.1%}). If neither "

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from rag_clip.display import counted
 from rag_clip.evaluation.compare import Comparison
 from rag_clip.evaluation.results import Result
-from rag_clip.evaluation.tiers import TIERS
+from rag_clip.evaluation.tiers import TIERS, WORDS, short_tier
 from rag_clip.files.atomic import replacing
 from rag_clip.files.outputs import check_outputs
 from rag_clip.protocols import Encoder
@@ -20,7 +20,7 @@ from rag_clip.report.calibration_chart import draw_reliability
 from rag_clip.report.changes import change, confusions
 from rag_clip.report.charts import FEW, draw_accuracies
 from rag_clip.report.growth import margins, openness, thefts
-from rag_clip.report.numbers import COLUMNS, across_tasks, numbers
+from rag_clip.report.numbers import COLUMNS, across_tasks, numbers, ranking
 from rag_clip.report.open_world import open_worlds
 from rag_clip.report.page import figure, paragraph, render_page, section
 from rag_clip.report.shots import few_shots
@@ -116,6 +116,7 @@ def _task(every: Sequence[Result], encoder: Encoder | None) -> Markup:
     parts = [
         paragraph(_facts(results[0])),
         numbers(results),
+        ranking(results),
         _accuracies(results, shown),
         few_shots(results, title=COLUMNS[results[0].main.metric].title),
         paragraph(some) if len(shown) < len(results) else Markup(),
@@ -157,7 +158,10 @@ def _accuracies(results: Sequence[Result], shown: Sequence[Shown]) -> Markup:
     main = COLUMNS[results[0].main.metric].title
     drawn = any(bar.result.settings.low_high for bar in bars)
     bounds = "" if results[0].main.low is None else ", bounds as in the table" if drawn else ", 95 % intervals"
-    return figure(draw_accuracies(bars, title=main + bounds), f"{main} of every run.")
+    chart = figure(draw_accuracies(bars, title=main + bounds), f"{main} of every run.")
+    if all(bar.colour != PALE for bar in bars):
+        return chart
+    return chart + paragraph("Grey bars are of runs that the charts below leave out; the others keep their colours.")
 
 
 def _facts(result: Result) -> str:
@@ -174,7 +178,7 @@ def _facts(result: Result) -> str:
 
 def _reliability(shown: Sequence[Shown]) -> Markup:
     panels = {
-        f"{shorten(run.result.run, 26)}\n[{run.result.tier}]": (
+        f"{shorten(run.result.run, 26)}\n[{short_tier(run.result.tier)}]": (
             run.colour,
             images["confidence"].to_numpy().astype(float),
             images["right"].to_numpy(),
@@ -193,6 +197,6 @@ def _reliability(shown: Sequence[Shown]) -> Markup:
 
 
 def _tiers(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """Return the marks of the runs' tiers, with the information that each stands for."""
+    """Return the words for the runs' tiers, with the information that each stands for."""
     marks = dict.fromkeys(mark for result in results for mark in result.tier.split("+"))
-    return [(mark, TIERS[mark]) for mark in sorted(marks, key=list(TIERS).index)]
+    return [(WORDS[mark], TIERS[mark]) for mark in sorted(marks, key=list(TIERS).index)]

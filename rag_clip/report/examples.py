@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,17 @@ def find_changes(before: Result, after: Result, *, encoder: Encoder | None = Non
         for kind in kinds
     )
     return Changes(gained, lost)
+
+
+def find_confused(result: Result, pairs: Sequence[tuple[int, int]]) -> list[str]:
+    """Return the first image of each pair of label and answer as a data URI; '' where its file is missing."""
+    table = answers(result)
+    found = []
+    for label, answer in pairs:
+        rows = table.filter((pl.col("target") == label) & (pl.col("predicted") == answer))["row"]
+        content = None if rows.is_empty() else _picture(result, int(rows[0]))
+        found.append("" if content is None else data_uri(content))
+    return found
 
 
 def answers(result: Result) -> pl.DataFrame:

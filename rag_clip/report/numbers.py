@@ -44,6 +44,7 @@ COLUMNS = {
     "parameters": Column("trained", ",.0f", "trained, the number of trained parameters"),
     "parameter_efficiency": Column("efficiency", ".3f", "efficiency, the main number reduced for trained parameters"),
 }
+LEAST_RANKED, MOST_RANKED = 3, 10
 MORE = ("brier", "aurc", "alignment", "uniformity", "parameters", "parameter_efficiency")
 
 
@@ -76,6 +77,36 @@ def numbers(results: Sequence[Result]) -> Markup:
         note += " Differences are paired."
     whole = table(heads, rows) + _notes(main, note)
     return folded(f"All numbers of {counted(len(results), 'run')}", whole, when=_long(results)) + _more(results, more)
+
+
+def ranking(results: Sequence[Result]) -> Markup:
+    """Return the runs of a task from the best to the worst, each compared with the best; nothing for one or two."""
+    if len(results) < LEAST_RANKED:
+        return Markup()
+    ranked = sorted(results, key=lambda run: -run.main.value)
+    best, column = ranked[0], COLUMNS[ranked[0].main.metric]
+    rows = [
+        [Markup("{}. {}").format(place, name_of(run)), f"{run.main.value:{column.form}}", *_behind(best, run)]
+        for place, run in enumerate(ranked, start=1)
+    ]
+    heads = ["run", column.title, "minus the best", "verdict"]
+    text = (
+        "From the best to the worst. A run is behind the best if the 95 % interval of their paired difference lies "
+        "below zero; otherwise these images do not tell them apart."
+    )
+    shown, rest = rows[:MOST_RANKED], rows[MOST_RANKED:]
+    more = folded(f"and {counted(len(rest), 'run')} below", table(heads, rest)) if rest else Markup()
+    return section("Ranking", text, table(heads, shown) + more)
+
+
+def _behind(best: Result, run: Result) -> tuple[str, str]:
+    if run is best:
+        return "", "best"
+    change = difference(best, run)
+    if change is None:
+        return f"{100 * (run.main.value - best.main.value):+.1f}%", "not paired"
+    verdict = "behind" if change.high < 0 else "not told apart"
+    return _bounded("+.1%", change.value, (change.low, change.high)), verdict
 
 
 def _more(results: Sequence[Result], columns: Mapping[str, Column]) -> Markup:

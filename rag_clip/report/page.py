@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rag_clip.evaluation.results import Result
+from rag_clip.evaluation.tiers import describe_tier, short_tier
 from rag_clip.files.outputs import GENERATOR
 
 
@@ -27,6 +28,8 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["short_tier"] = short_tier
+    environment.filters["describe_tier"] = describe_tier
     environment.filters["plain_json"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
     return environment
 

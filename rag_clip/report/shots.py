@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from rag_clip.display import counted
 from rag_clip.evaluation.results import Result
+from rag_clip.evaluation.tiers import short_tier
 from rag_clip.report.curve_charts import ShotLine, ShotPanel, draw_shots
 from rag_clip.report.page import figure, section
 from rag_clip.report.shown import COLOURS, shorten
@@ -77,7 +78,7 @@ def _heads(panels: Sequence[dict[str, dict[int | None, Result]]]) -> dict[str, L
     best = sorted(last, key=lambda head: -last[head])[:MOST_HEADS]
     chosen = [head for head in last if head in best]
     return {
-        head: Legend(f"{head} [{', '.join(tiers[head])}]", colour)
+        head: Legend(f"{head} [{'; '.join(map(short_tier, tiers[head]))}]", colour)
         for head, colour in zip(chosen, COLOURS[1:], strict=False)
     }
 
@@ -90,7 +91,7 @@ def _panel(
         for key, head in heads.items()
         if key in by_head
     )
-    name = shorten(text, 20) + (f" [{alone.tier}]" if alone else "")
+    name = shorten(text, 20) + (f" [{short_tier(alone.tier)}]" if alone else "")
     return ShotPanel(name, alone.main.value if alone else None, lines)
 
 

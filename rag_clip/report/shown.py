@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rag_clip.evaluation.results import Result
+from rag_clip.evaluation.tiers import short_tier
 
 COLOURS = ("#5b6b7c", "#0b66b0", "#1b8a5a", "#d97a1d", "#8450a8", "#c2334d", "#1a9aa8", "#8a6a3b")
 PALE = "#b4bfca"
@@ -20,8 +21,8 @@ class Shown:
     colour: str
 
     def name(self, limit: int = 34) -> str:
-        """Return the run's name, shortened to `limit` characters, and its tier."""
-        return f"{shorten(self.result.run, limit)} [{self.result.tier}]"
+        """Return the run's name, shortened to `limit` characters, and its tier in words."""
+        return f"{shorten(self.result.run, limit)} [{short_tier(self.result.tier)}]"
 
 
 def choose_shown(results: Sequence[Result], most: int = MOST_RUNS) -> list[Result]:

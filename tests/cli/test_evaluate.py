@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from PIL import Image
 
 from inputs.command_line import run
 from inputs.tasks import value
+from rag_clip.cli.console import Console
+from rag_clip.cli.evaluate import rank_runs, saying_results
 from rag_clip.data import LabelSet
-from rag_clip.evaluation.results import read_results
+from rag_clip.evaluation.results import Measure, read_results
 from rag_clip.files.prompts import write_prompts
 from rag_clip.models.open_clip import load_encoder
+from rag_clip.progress import ProgressEvent
 from rag_clip.prompts.templates import template_prompts
 
 
@@ -38,6 +42,7 @@ def test_results_stream_and_a_page_lies_beside_them(folder: Path) -> None:
     code, out, errors = run("evaluate", "pets.npz", "-o", "r.parquet", folder=folder)
     assert code == 0
     assert out.startswith("pets | a {} [T0]  top-1 75.0% [25.0%, 100.0%]  per class 83.3% ")
+    assert "[T0] used class names, templates and written knowledge\n" in out
     assert "r.parquet: 1 run measured, 0 there already\nreport: r.html\n" in out
     assert re.fullmatch(r"evaluate: 1 of 1 runs, in \d+ s\n", errors)
     assert "<h1>Evaluation</h1>" in (folder / "r.html").read_text()
@@ -45,6 +50,26 @@ def test_results_stream_and_a_page_lies_beside_them(folder: Path) -> None:
     facts = json.loads(out)
     assert (code, facts["measured"], facts["found"]) == (0, 0, 1)
     assert facts["runs"][0]["measures"]["accuracy"] == [0.75, 0.25, 1.0]
+
+
+def test_above_twenty_runs_the_console_says_a_ranking(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = read_results(folder / "r.parquet")[0]
+    runs = [
+        replace(one, run=f"run {place}", measures=(Measure("accuracy", "", place / 100),)) for place in range(1, 24)
+    ]
+    console = Console()
+    report = saying_results(console)
+    for number, each in enumerate(runs, start=1):
+        report(ProgressEvent("evaluate", number, len(runs), "runs", item=each))
+    rank_runs(console, runs)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in said[:20]] == [f"pets | run {place} [T0]" for place in range(1, 21)]
+    assert said[20:23] == [
+        "further runs are only in the ranking below and in the report",
+        "pets: the best of 23 runs, and the last",
+        "  1. run 23 [T0]  top-1 23.0%",
+    ]
+    assert said[-1] == "  23. run 1 [T0]  top-1 1.0%"
 
 
 def test_shifted_tasks_are_compared_with_the_first(folder: Path) -> None:

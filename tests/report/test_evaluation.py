@@ -55,8 +55,10 @@ def test_the_page_is_whole_in_itself_and_names_runs_tiers_and_what_was_tuned(
         "How reliable the probabilities are",
         "Which classes are confused",
     ]
+    confused = re.findall(r'<img alt="a photograph of (\w+)" src="data:image/jpeg;base64,.*?called (\w+)</span>', page)
+    assert confused == [("red", "blue")]
     assert "bad is right on 0 images that good got wrong, and wrong on 2 that it got right: -33.3%" in page
-    assert "The runs have different tiers, T0 and T1." in page
+    assert "The runs have different tiers: " in page
     assert "Nothing was tuned: the settings are those of the recipe as given." in page
     assert re.findall(r'src="(?!data:)|href=|url\(|@import', page) == []
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

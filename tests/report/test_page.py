@@ -20,7 +20,7 @@ def test_texts_are_escaped_and_pieces_are_not() -> None:
     inner = table(["x<"], [["<i>", piece("strong", "<b>")]])
     rows = "<tr><th>x&lt;</th></tr><tr><td>&lt;i&gt;</td><td><b>&lt;b&gt;</b></td></tr>"
     assert inner == f"<div class=wide><table>{rows}</table></div>"
-    assert section("T<", "t", inner) == f"<h3>T&lt;</h3><p>t</p>{inner}"
+    assert section("T<", "t", inner) == f"<section class=part><h3>T&lt;</h3><p>t</p>{inner}</section>"
     assert folded("<", Markup("<i>")) == "<details><summary>&lt;</summary><i></details>"
     assert folded("<", Markup("<i>"), when=False) == "<i>"
     assert figure("<svg>", '"').startswith(
@@ -29,11 +29,11 @@ def test_texts_are_escaped_and_pieces_are_not() -> None:
 
 
 def test_a_page_says_which_verb_wrote_it(tmp_path: Path) -> None:
-    page = render_page("demo.html", "demo", title="<t>", facts="f", table={"a": {"<h>": "1"}}, picture="", seconds={})
+    page = render_page("explore.html", "demo", title="<t>", facts="<f>", data=Markup("{}"))
     (tmp_path / "page.html").write_text(page)
     assert made_by(tmp_path / "page.html") == "demo"
     assert "<title>&lt;t&gt;</title>" in page
-    assert "<th>top-1 accuracy, %</th><th>&lt;h&gt;</th></tr>" in page
+    assert "<p>&lt;f&gt;</p>" in page
 
 
 def test_markup_is_written_in_templates_alone() -> None:

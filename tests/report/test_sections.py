@@ -18,7 +18,7 @@ from rag_clip.report.charts import draw_accuracies
 from rag_clip.report.evaluation import write_evaluation
 from rag_clip.report.examples import answers
 from rag_clip.report.growth import margins, openness, thefts
-from rag_clip.report.numbers import across_tasks, numbers
+from rag_clip.report.numbers import across_tasks, numbers, ranking
 from rag_clip.report.shots import few_shots
 from rag_clip.report.shown import PALE, Shown, holding, paint, shorten
 from rag_clip.report.wording import adversarial_names, synonym_swaps
@@ -95,7 +95,7 @@ def test_openness_is_drawn_by_groups_and_by_single_classes_on_a_logarithmic_axis
     words = drawn(openness(paint([TEMPLATES])))["Openness."]
     assert words[:4] == ["1", "2", "groups in the vocabulary", "50%"]
     assert words[words.index("50.0%") :][1:5] == ["1", "2", "4", "classes in the vocabulary"]
-    assert words[-1] == "templates [T0]"
+    assert words[-1] == "templates [names]"
     text = openness(paint([run("classes", 0.5, *series("accuracy_by_classes", {"1": 1.0, "2": 0.5}))]))
     assert "Groups of classes" not in text
     assert "this starts at 100 % and ends at the mean per class" in text
@@ -104,7 +104,7 @@ def test_openness_is_drawn_by_groups_and_by_single_classes_on_a_logarithmic_axis
 def test_margins_are_drawn_at_the_first_and_the_last_step() -> None:
     page = margins(paint([TEMPLATES, BEST]))
     words = drawn(page)["Margins."]
-    assert "Means among all classes, with 95 % intervals: templates [T0] 0.25 (0.12 … 0.38)." in page
+    assert "Means among all classes, with 95 % intervals: templates [names] 0.25 (0.12 … 0.38)." in page
     assert [word for word in words if word.startswith("margin")] == [
         "margin within its own group, in logits",
         "margin among all classes, in logits",
@@ -115,15 +115,15 @@ def test_thefts_show_shares_by_group_and_the_worst_pairs_with_a_dash_for_what_wa
     page = thefts(paint([TEMPLATES, BEST]))
     words = drawn(page)["Shares taken, by group."]
     assert words == [
-        "x", "y", "taken by", "x", "y", "% of the images of", "20", "40", "templates [T0]",
-        "x", "y", "taken by", "best [T1]",
+        "x", "y", "taken by", "x", "y", "% of the images of", "20", "40", "templates [names]",
+        "x", "y", "taken by", "best [corpus]",
     ]  # fmt: skip
     assert rows(page) == [
-        ["images of ← taken by", "templates [T0]", "best [T1]"],
+        ["images of ← taken by", "templates [names]", "best [corpus]"],
         ["a ← &lt;c&gt;", "50.0%", "37.5%"],
         ["b ← a", "25.0%", "–"],
     ]
-    assert "the most other groups, with the mean number of groups per image: templates [T0]: a (0.75)." in page
+    assert "the most other groups, with the mean number of groups per image: templates [names]: a (0.75)." in page
 
 
 def test_adversarial_names_show_what_each_name_and_the_growing_set_leave() -> None:
@@ -132,14 +132,14 @@ def test_adversarial_names_show_what_each_name_and_the_growing_set_leave() -> No
     assert [word for word in single if word in ("cat &amp; dog", "sofa", "25.0%", "37.5%", "50.0% before")] == [
         "cat &amp; dog", "sofa", "25.0%", "37.5%", "50.0% before",
     ]  # fmt: skip
-    assert single[-1] == "templates [T0]"
-    assert charts["The worst set of names."][-3:] == ["12.5%", "6.2%", "templates [T0]"]
+    assert single[-1] == "templates [names]"
+    assert charts["The worst set of names."][-3:] == ["12.5%", "6.2%", "templates [names]"]
 
 
 def test_synonym_swaps_show_the_means_and_the_classes_that_lose_most() -> None:
     page = synonym_swaps(paint([TEMPLATES]))
     assert {"87.5%", "43.8%", "30.0%"} <= set(drawn(page)["Synonyms."])
-    assert rows(page) == [["recall, class → synonym", "templates [T0]"], ["a → first", "75% → 50%"]]
+    assert rows(page) == [["recall, class → synonym", "templates [names]"], ["a → first", "75% → 50%"]]
 
 
 def test_few_shots_are_drawn_beside_their_text_alone_with_all_images_last() -> None:
@@ -153,7 +153,8 @@ def test_few_shots_are_drawn_beside_their_text_alone_with_all_images_last() -> N
     words = drawn(page)["Shots."]
     assert words[:4] == ["1", "4", "all", "images per class"]
     assert words[-7:] == [
-        "top-1", "90.0%", "60.0%", "50.0%", "templates [T0]", "linear_probe [T0+FS]", "tip_adapter [T0+FS]",
+        "top-1", "90.0%", "60.0%", "50.0%", "templates [names]",
+        "linear_probe [names, labels]", "tip_adapter [names, labels]",
     ]  # fmt: skip
 
 
@@ -176,8 +177,8 @@ def test_the_table_across_tasks_has_the_mean_of_runs_that_every_task_has() -> No
     page = across_tasks(results)
     assert rows(page) == [
         ["run", "mean", "pets", "cars"],
-        ["default T1 T1+FS", "70.0%", "60.0%", "80.0%"],
-        ["templates T0", "60.0%", "50.0%", "70.0%"],
+        ["default corpus corpus, labels", "70.0%", "60.0%", "80.0%"],
+        ["templates names", "60.0%", "50.0%", "70.0%"],
     ]
     assert "1 of 3 runs lack the result of a task, and so have no mean." in page
 
@@ -187,7 +188,7 @@ def test_the_table_across_tasks_names_each_task_s_metric_where_they_are_unlike()
     page = across_tasks([run("templates", 0.8, task="pets"), several])
     assert rows(page) == [
         ["run", "mean", "pets, top-1", "voc, mAP, 11 points"],
-        ["templates T0", "60.0%", "80.0%", "40.0%"],
+        ["templates names", "60.0%", "80.0%", "40.0%"],
     ]
 
 
@@ -199,14 +200,14 @@ def test_every_chart_of_runs_marks_their_tiers(tmp_path: Path) -> None:
         "The worst single names.", "The worst set of names.", "Synonyms.",
     ]  # fmt: skip
     for name, words in charts.items():
-        assert any("[T0]" in word for word in words), name
+        assert any("[names]" in word for word in words), name
 
 
 def test_of_many_runs_those_of_few_shots_have_no_bars_and_long_tables_are_folded(tmp_path: Path) -> None:
     few = shots("templates", "como", dict.fromkeys(range(1, 25), 0.5))
     write_evaluation(tmp_path / "r.html", [run("templates", 0.5), *few])
     page = (tmp_path / "r.html").read_text()
-    assert [word for word in drawn(page)["top-1 of every run."] if "[" in word] == ["templates [T0]"]
+    assert [word for word in drawn(page)["top-1 of every run."] if "[" in word] == ["templates [names]"]
     assert "<details><summary>All numbers of 25 runs</summary>" in page
     assert page.count("<details><summary>The settings of 25 runs</summary><details><summary>t: templates ") == 1
 
@@ -244,7 +245,7 @@ def test_numbers_that_only_few_runs_have_are_found_among_all_runs() -> None:
     results = [run(f"{place:02}", place / 40) for place in range(20)]
     results[7] = run("07", 7 / 40, Measure("certified", "", 0.1))
     shown = [one for one in paint(results) if one.result.run != "07"]
-    assert [one.name() for one in holding(shown, results, "certified")] == ["07 [T0]"]
+    assert [one.name() for one in holding(shown, results, "certified")] == ["07 [names]"]
 
 
 def test_of_shots_drawn_several_times_the_first_answer_to_an_image_counts() -> None:
@@ -263,8 +264,25 @@ def test_numbers_that_would_widen_the_table_are_folded_up_below_it() -> None:
     one = run("templates", 0.5, Measure("ece", "", 0.1), Measure("brier", "", 0.25), Measure("parameters", "", 1280))
     page = numbers([one, run("default", 0.6)])
     assert rows(page) == [
-        ["run", "top-1", "ECE"], ["templates T0", "50.0%", "10.0%"],
-        ["default T0", "60.0%", ""],
-        ["run", "Brier", "trained"], ["templates T0", "0.250", "1,280"], ["default T0", "", ""],
+        ["run", "top-1", "ECE"], ["templates names", "50.0%", "10.0%"],
+        ["default names", "60.0%", ""],
+        ["run", "Brier", "trained"], ["templates names", "0.250", "1,280"], ["default names", "", ""],
     ]  # fmt: skip
     assert "<details><summary>More: Brier, trained</summary>" in page
+
+
+def test_runs_are_ranked_and_told_apart_from_the_best_by_their_paired_difference() -> None:
+    def of(name: str, right: int) -> Result:
+        columns = {
+            "seed": [0] * 100, "row": list(range(100)), "target": [0] * 100,
+            "predicted": [0] * right + [1] * (100 - right), "confidence": [0.5] * 100,
+            "right": [True] * right + [False] * (100 - right),
+        }  # fmt: skip
+        kept = pa.table({each.name: columns.get(each.name, [0] * 100) for each in IMAGES}, schema=IMAGES)
+        measure = (Measure("accuracy", "", right / 100),)
+        return Result("t", name, "T0", name, SETTINGS, COUNTS, measure, kept)
+
+    found = rows(ranking([of("worst", 40), of("best", 80), of("near", 79)]))
+    assert [row[0] for row in found] == ["run", "1. best names", "2. near names", "3. worst names"]
+    assert [row[-1] for row in found] == ["verdict", "best", "not told apart", "behind"]
+    assert ranking([of("a", 1), of("b", 2)]) == ""
