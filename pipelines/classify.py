@@ -379,14 +379,15 @@ def _run_facts(
     return {
         "version": version("rag-clip"),
         "encoder": asdict(encoder.fingerprint),
-        "prompts": {"digest": _digest(prompts), **made},
+        "prompts": {"digest": prompts_digest(prompts), **made},
         "classes": len(prompts.labels),
         "head": dict(head.facts) if head else {},
         "others": {name: asdict(each.fingerprint) for name, each in others.items()},
     }
 
 
-def _digest(prompts: Prompts | LearnedPrompts) -> str:
+def prompts_digest(prompts: Prompts | LearnedPrompts) -> str:
+    """Return a hash of everything that predictions depend on in prompts, as predictions record it."""
     digest = hashlib.sha256()
     if isinstance(prompts, LearnedPrompts):
         tensors = (prompts.weights, *(prompts.visual[name] for name in sorted(prompts.visual)))

@@ -24,6 +24,7 @@ CURES = {
     errno.ENAMETOOLONG: "give a shorter name",
     errno.EROFS: "it cannot be written to; name another place",
 }
+LONGEST = 1000  # characters of an error message
 MORE_MEMORY = (
     "close other programs, or ask for less at once (a smaller --batch-size, fewer --workers); what is finished is kept"
 )
@@ -71,3 +72,24 @@ def lacks(error: BaseException) -> str | None:
         return None
     said = words if system is error else f"{system}"
     return said if "make room" in said or "name another" in said else f"{said}; {CURES[system.errno]}"
+
+
+def explain(error: Exception) -> str | None:
+    """Return the message of an error as one line; None for a bug.
+
+    Errors of the input are ValueError or RagClipError, errors of the system OSError; a lack of memory, disk, file
+    handles or threads may have any type.
+    """
+    lacking = lacks(error)
+    if lacking:
+        return _line(lacking)
+    if isinstance(error, UnicodeEncodeError):
+        shown = error.object[max(0, error.start - 20) : error.end + 20]
+        return f"the text {shown!a} is not valid Unicode at character {error.start}; rename the file, or fix the text"
+    return _line(str(error)) if isinstance(error, RagClipError | ValueError | OSError) else None
+
+
+def _line(message: str) -> str:
+    """Return a message in one line; of a long one, as where it quotes a file's long value, the begin and the end."""
+    line = "; ".join(line.strip() for line in message.splitlines() if line.strip())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} ... {line[-LONGEST // 3 :]}"

@@ -47,6 +47,7 @@ VERBS = (
         "segment",
         "merge",
         "search",
+        "serve",
         "support",
         "heads",
         "learn",

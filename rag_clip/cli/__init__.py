@@ -33,6 +33,7 @@ VERBS: Mapping[str, str] = {
     "merge": "rag_clip.cli.merge:merge",
     "export": "rag_clip.cli.export:export",
     "search": "rag_clip.cli.search:search_index",
+    "serve": "rag_clip.cli.serve:serve",
     "support shots": "rag_clip.cli.support:shots",
     "support retrieve": "rag_clip.cli.support:retrieve",
     "support corrections": "rag_clip.cli.support:corrections",
@@ -74,7 +75,7 @@ def main() -> None:
     try:
         code = app(result_action="return_value")
     except OSError as error:  # from printing help or the version; a verb handles its own errors
-        from rag_clip.cli.failures import explain
+        from rag_clip.errors import explain
 
         sys.stderr.write(f"rag-clip: {explain(error)}\n")
         code = 1

@@ -32,6 +32,7 @@ EXAMPLES: Mapping[str, str] = {
     "merge": "rag-clip merge adapted --alpha 0.3 -o merged",
     "export": "rag-clip export prompts.parquet --model demo -o classifier.safetensors",
     "search": "rag-clip search captions-index --text 'red flag' --limit 3",
+    "serve": "rag-clip serve rag-clip-demo --model demo",
     "support shots": "rag-clip support shots labelled.parquet --labels labels.txt -k 4 --model demo -o support.parquet",
     "support retrieve": (
         "rag-clip support retrieve prompts.parquet --index images-index --model demo -o support.parquet"

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.failures import explain
 from rag_clip.cli.log import Log, opened_log
+from rag_clip.errors import explain
 
 if TYPE_CHECKING:
     from rag_clip.protocols import Encoder

@@ -73,6 +73,7 @@ GENERATOR = '<meta name="generator" content="rag-clip {}">'
 _GENERATED = re.compile(rb'<meta name="generator" content="rag-clip ([a-z ]+)">')
 _EVALUATED = re.compile(rb"rag-clip [0-9.]+\w*</p></header>")  # in pages of 0.1.0, which have no generator tag
 RESULTS = {b"rag_clip.results", b"rag_clip.retrieval", b"rag_clip.captioning"}
+CORRECTIONS = b"rag_clip.corrections"
 _COMMENT = re.compile(rb"# made by rag-clip ([a-z ]+)\n")
 _PAGE_HEAD = 1 << 16
 
@@ -188,6 +189,8 @@ def _made_parquet(path: Path) -> str:
         return "segment"
     if RESULTS & metadata.keys():
         return "evaluate"
+    if CORRECTIONS in metadata:
+        return "serve"
     if b"rag_clip.prompts" in metadata:
         return "enhance"
     method = _facts(metadata, b"rag_clip.support").get("provenance", {}).get("method")

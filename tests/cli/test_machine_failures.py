@@ -25,8 +25,7 @@ from inputs.limits import limited
 from inputs.photographs import photographs
 from rag_clip.__main__ import main
 from rag_clip.cli import app
-from rag_clip.cli.failures import explain
-from rag_clip.errors import disk_errors, lacks
+from rag_clip.errors import disk_errors, explain, lacks
 
 MORE = (
     "close other programs, or ask for less at once (a smaller --batch-size, fewer --workers); what is finished is kept"

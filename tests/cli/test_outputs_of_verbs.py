@@ -139,7 +139,7 @@ MORE = {
     ),
 }
 ROWS = {**VERBS, **MORE}
-WITHOUT_OUTPUT = {"index info", "index check", "index plan", "heads", "search"}
+WITHOUT_OUTPUT = {"index info", "index check", "index plan", "heads", "search", "serve"}
 FILES = [(verb, option) for verb, row in ROWS.items() for option in row.files]
 FOLDERS = [(verb, option) for verb, row in ROWS.items() for option in row.folders]
 

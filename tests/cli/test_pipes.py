@@ -75,7 +75,7 @@ READ = {
     "support evidence": ["[support.parquet] [validation.parquet] -o new.safetensors"],
     "support synthesise": [f"[prompts.parquet] -o new.parquet --painter demo {MODEL}"],
 }
-READ_NOTHING = {"heads", "demo"}
+READ_NOTHING = {"heads", "demo", "serve"}
 COMMANDS = [(verb, command) for verb, commands in READ.items() for command in commands]
 SENTENCE = "is a pipe, a socket or a device, which is not read; write its content to a file"
 
