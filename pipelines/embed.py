@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from rag_clip.captions.filter import prepare_filter
@@ -26,6 +26,8 @@ from rag_clip.progress_line import on_screen
 from rag_clip.protocols import Encoder
 
 from .running import Running
+
+PARTS_PER_WORKER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,16 @@ def embed_captions(
     check_outputs([(shards.place, "shards")], inputs=[paths], force=running.force)
     sources = find_sources(paths, columns=columns or Columns())
     cleaning = cleaning or load_cleaning()
+    if running.elsewhere is not None:
+        if shards.part != (0, 1):
+            raise ValueError(f"workers embed all parts of the shards; leave out the part {shards.part}")
+        parts = range(PARTS_PER_WORKER * running.elsewhere.count)
+        given = (sources, replace(shards, path=str(shards.place)), cleaning, len(parts))
+        found: list[EmbedSummary] = []
+        for summary in running.elsewhere.run(_embed_part, encoder=encoder, given=given, units=parts):
+            found.append(summary)
+            running.report(ProgressEvent("embed", len(found), len(parts), "parts"))
+        return _add_up(found)
     return embed_sources(sources, shards=shards, encoder=encoder, cleaning=cleaning, report=running.report)
 
 
@@ -124,6 +136,36 @@ def embed_sources(
         ):
             made[manifest.key] = manifest
     return _summarise(folder, plan.select(sources, {**there, **made}), made, progress)
+
+
+def _embed_part(
+    encoder: Encoder, given: tuple[Sequence[SourceFile], ShardFolder, CleaningSettings, int], part: int
+) -> EmbedSummary:
+    sources, shards, cleaning, count = given
+    return embed_sources(sources, shards=replace(shards, part=(part, count)), encoder=encoder, cleaning=cleaning)
+
+
+def _add_up(summaries: Sequence[EmbedSummary]) -> EmbedSummary:
+    """Return the sum of the summaries of all parts; seconds are summed over the workers."""
+    progress, dropped = Progress(), Counter[str]()
+    for summary in summaries:
+        dropped.update(summary.dropped)
+        for name, seconds in summary.seconds.items():
+            progress.add(name, seconds)
+    sums = {
+        field.name: sum(getattr(summary, field.name) for summary in summaries)
+        for field in fields(EmbedSummary)
+        if field.type == "int"
+    }
+    return EmbedSummary(
+        shards=summaries[0].shards,
+        keys=tuple(sorted(key for summary in summaries for key in summary.keys)),
+        dropped=dict(dropped),
+        failures=tuple(reason for summary in summaries for reason in summary.failures),
+        seconds=dict(progress.seconds),
+        bottleneck=progress.bottleneck,
+        **sums,
+    )
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from rag_clip.images.noise import judge_noise
 from rag_clip.images.opening import Images
 from rag_clip.images.pair_files import open_pairs
 from rag_clip.images.pairs import PairFile
+from rag_clip.images.rows import spans
 from rag_clip.images.shards import FAILURES, VECTORS, PairShards, list_failures, open_shards, unit_rows
 from rag_clip.images.views import examine
 from rag_clip.progress import Progress
@@ -181,21 +182,48 @@ def embed_files(
     """Embed the rows that are missing in the shards; return the shards, and how many pairs were embedded."""
     parts, embedded = [], 0
     advance = progress.counting("embed", unit="images")
-    with image_engine(encoder, decoding, examine=examine, progress=progress, stage="encode images") as engine:
-        for file in pairs:
-            part = open_shards(
+    opened = [
+        (
+            file,
+            open_shards(
                 folder,
                 file,
                 encoder=encoder.fingerprint,
                 dim=encoder.dim,
                 settings=settings,
                 shard_rows=decoding.shard_rows,
-            )
+            ),
+        )
+        for file in pairs
+    ]
+    if decoding.elsewhere is not None:
+        gaps = [part.shards.missing() for _, part in opened]
+        given, rows = (opened, decoding.of_worker()), decoding.shard_rows
+        units = [(place, *each) for place, runs in enumerate(gaps) for run in runs for each in spans(*run, rows)]
+        for done, seconds in decoding.elsewhere.run(_embed_part, encoder=encoder, given=given, units=units):
+            advance(done)
+            for name, spent in seconds.items():
+                progress.add(name, spent / decoding.elsewhere.count)
+        parts = [part for _, part in opened]
+        return parts, sum(part.count_pairs(runs) for part, runs in zip(parts, gaps, strict=True))
+    with image_engine(encoder, decoding, examine=examine, progress=progress, stage="encode images") as engine:
+        for file, part in opened:
             missing = part.shards.missing()
             embed_pairs(file, part.shards, engine=engine, advance=advance)
             embedded += part.count_pairs(missing)
             parts.append(part)
     return parts, embedded
+
+
+def _embed_part(
+    encoder: Encoder, given: tuple[Sequence[tuple[PairFile, PairShards]], Decoding], unit: tuple[int, int, int]
+) -> tuple[int, dict[str, float]]:
+    """Embed a shard, in a worker; return its rows, and the seconds of the stages."""
+    (opened, decoding), (place, start, stop) = given, unit
+    (file, part), progress = opened[place], Progress()
+    with image_engine(encoder, decoding, examine=examine, progress=progress, stage="encode images") as engine:
+        embed_pairs(file, part.shards, engine=engine, advance=lambda _rows: None, runs=[(start, stop)])
+    return stop - start, progress.seconds
 
 
 def choose_shards(index: str | Path, shards: str | Path | None) -> Path:

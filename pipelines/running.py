@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rag_clip.images.decoding import Decoding
 from rag_clip.progress import Report
 from rag_clip.progress_line import on_screen
+from rag_clip.protocols import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,9 @@ class Running:
     report: called with the progress; `rag_clip.silent` shows none.
     shard_rows: rows that are stored together; an interrupted run loses the shard that it was making.
 
+    elsewhere: what encodes in place of this process: `DeviceProcesses`, one a GPU, or `RayActors`. Captions of
+        `embed_captions`, and images of all jobs that keep features or shards, are embedded there.
+
     Jobs without images ignore `workers`, `batch_size` and `shard_rows`. Raises ValueError as `Decoding`.
     """
 
@@ -28,6 +32,7 @@ class Running:
     force: bool = False
     report: Report = on_screen
     shard_rows: int = 1024
+    elsewhere: Workers | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -36,4 +41,4 @@ class Running:
     @property
     def decoding(self) -> Decoding:
         """How images are decoded and encoded."""
-        return Decoding(self.workers, self.batch_size, self.shard_rows)
+        return Decoding(self.workers, self.batch_size, self.shard_rows, self.elsewhere)

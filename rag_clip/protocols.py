@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from PIL import Image
 
 from rag_clip.data import Features, Fingerprint, LabelSet
+
+Given = TypeVar("Given")
+Unit = TypeVar("Unit")
+Done = TypeVar("Done")
 
 
 class Preprocess(Protocol):
@@ -68,6 +72,26 @@ class Encoder(Protocol):
 
     def encode_images(self, images: Sequence[Image.Image | bytes], *, patches: bool = False) -> Features:
         """Decode where needed, preprocess and embed images."""
+
+
+class Workers(Protocol):
+    """Where the parts of a job are done: processes of this machine, or actors of a cluster, each with the encoder."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether they may be on other machines, so that outputs must lie where all machines see them."""
+
+    def run(
+        self, work: Callable[[Encoder, Given, Unit], Done], *, encoder: Encoder, given: Given, units: Sequence[Unit]
+    ) -> Iterator[Done]:
+        """Yield `work(encoder, given, unit)` of all units as they are done, in no order.
+
+        `work` is a function of a module; `given` and the units can be pickled, and `given` goes to each worker once.
+        """
 
 
 class Painter(Protocol):

@@ -9,7 +9,20 @@ from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.recorded_encoder import RECORDED, RecordedEncoder, find_encoder, records_of
-from rag_clip.cli.run import ENCODER, HEAD, IMAGES, SHOWN, Force, ImageColumn, Shown, Workers, model_files, run
+from rag_clip.cli.run import (
+    ENCODER,
+    HEAD,
+    IMAGES,
+    SHOWN,
+    Force,
+    ImageColumn,
+    Ray,
+    Shown,
+    Workers,
+    model_files,
+    run,
+    spread,
+)
 from rag_clip.display import counted
 
 if TYPE_CHECKING:
@@ -128,6 +141,7 @@ def classify(
         Path | None, Parameter(help="Folder that keeps image features, for use with other prompts.")
     ] = (None),
     workers: Workers = None,
+    ray: Ray = None,
     batch_size: Annotated[int, Parameter(help="Number of images encoded at once.")] = 256,
     force: Force = False,
     shown: Shown = SHOWN,
@@ -147,7 +161,8 @@ def classify(
         from rag_clip.pipelines.classify import classify_outputs
         from rag_clip.pipelines.running import Running
 
-        found = find_encoder(encoder, records_of(prompts=prompts, supports=[support, validation], index=index))
+        one, elsewhere = spread(encoder, ray)
+        found = find_encoder(one, records_of(prompts=prompts, supports=[support, validation], index=index))
         read: Inputs = [images, *prompts, index, negatives, hub_bank, support, head_options, validation, found.files]
         written = classify_outputs(output, features)
         check_outputs(written, inputs=[*read, model_files(*second or ())], force=force)
@@ -161,7 +176,7 @@ def classify(
         texts, loaded = to_candidates(prompts if len(prompts) > 1 else prompts[0]), found.load(console)
         first, *rest = texts.values()
         labels = first.labels
-        others = {name: encoder.load(console, name) for name in second or ()}
+        others = {name: one.load(console, name) for name in second or ()}
         options = read_options(head_options) if head_options else None
         if name and not head:
             console.say(f"head: {name}, the default with a support file (`rag-clip heads` lists others)")
@@ -196,7 +211,7 @@ def classify(
                 match,
             ),
             reuse=Reuse(index, features),
-            running=Running(workers, batch_size, force, console.report),
+            running=Running(workers, batch_size, force, console.report, elsewhere=elsewhere),
         )
         console.say(str(summary))
         _show_evidence(console, summary, len(labels))

@@ -22,7 +22,7 @@ from rag_clip.cli.evaluate_options import (
     PromptPaths,
 )
 from rag_clip.cli.recorded_encoder import find_encoder, records_of
-from rag_clip.cli.run import SHOWN, TASKS, Force, Shown, Workers, run
+from rag_clip.cli.run import SHOWN, TASKS, Force, Ray, Shown, Workers, run, spread
 from rag_clip.display import counted
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rag_clip.evaluation.compare import Pair
     from rag_clip.evaluation.results import Result
     from rag_clip.pipelines.evaluate import EvaluateSummary
+    from rag_clip.pipelines.running import Running
     from rag_clip.progress import ProgressEvent, Report
     from rag_clip.protocols import Encoder
 
@@ -111,6 +112,7 @@ def evaluate(
         Path | None, Parameter(group=TASKS, help="Folder that keeps embedded pairs, with --retrieval.")
     ] = None,
     workers: Workers = None,
+    ray: Ray = None,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
@@ -128,6 +130,9 @@ def evaluate(
     def job(console: Console) -> object:
         if compare is not None:
             return _compare(console, compare, page, force)
+
+        from rag_clip.pipelines.running import Running
+
         if retrieval or captioning:
             useless = {
                 "--retrieval and --captioning together": retrieval and captioning,
@@ -153,7 +158,11 @@ def evaluate(
                 raise ValueError(f"{asked} and has no use for {given[0]}; leave it out")
             if captioning:
                 return _caption(console, tasks, output, force)
-            return _rank(console, tasks, encoder, output, shards, workers, force)
+            one, elsewhere = spread(encoder, ray)
+            if elsewhere is not None and elsewhere.remote and shards is None:
+                raise ValueError("--ray writes pairs to a folder that every node sees; give --shards")
+            running = Running(workers, force=force, report=console.report, elsewhere=elsewhere)
+            return _rank(console, tasks, one, output, shards, running)
         if shards:
             raise ValueError("--shards keeps the pairs of --retrieval; to keep image features, give --features")
 
@@ -169,15 +178,17 @@ def evaluate(
         from rag_clip.files.outputs import check_outputs
         from rag_clip.pipelines.evaluate import evaluate as evaluate_runs
         from rag_clip.pipelines.evaluate import evaluate_outputs
-        from rag_clip.pipelines.running import Running
 
+        one, elsewhere = spread(encoder, ray)
+        if elsewhere is not None and elsewhere.remote and features is None:
+            raise ValueError("--ray writes features to a folder that every node sees; give --features")
         chosen, few_shot = heads.choose()
         texts = read_prompt_files(prompts) if prompts else []
         opened = places.open(tasks or (), texts)
         if shifted_from is not None:
             check_shifted([task for task, _ in opened], shifted_from)
         supports = [heads.support, heads.validation]
-        named = find_encoder(encoder, records_of(prompts=prompts or (), supports=supports, index=index))
+        named = find_encoder(one, records_of(prompts=prompts or (), supports=supports, index=index))
         if not check:
             read = [tasks, task_inputs(opened), prompts, places.labels, heads.files, index, names, negatives, hub_bank]
             written = [*evaluate_outputs(output, features), (page or output.with_suffix(".html"), "evaluate")]
@@ -198,9 +209,9 @@ def evaluate(
             output=output,
             encoder=loaded,
             candidates=read_candidates(names, report=console.report) if names else None,
-            heads=Heads(chosen, few_shot, encoder.load_second(console), choose, refine, named_things, bank),
+            heads=Heads(chosen, few_shot, one.load_second(console), choose, refine, named_things, bank),
             reuse=Reuse(index, features),
-            running=Running(workers, force=force, report=saying_results(console)),
+            running=Running(workers, force=force, report=saying_results(console), elsewhere=elsewhere),
         )
         concluded = _conclude(console, summary, page or output.with_suffix(".html"), loaded, force)
         robust = _compare_shifted(console, summary.results, shifted_from) if shifted_from is not None else []
@@ -215,22 +226,20 @@ def _rank(
     encoder: AnyEncoder,
     output: Path,
     shards: Path | None,
-    workers: int | None,
-    force: bool,
+    running: Running,
 ) -> object:
     from rag_clip.files.outputs import check_outputs
     from rag_clip.pipelines.evaluate_retrieval import evaluate_retrieval
-    from rag_clip.pipelines.running import Running
 
     if not pairs:
         raise ValueError("there are no pairs; give images with captions, or features in one .npz file")
-    check_outputs([(output, "evaluate"), (shards, "shards")], inputs=[pairs, encoder.files], force=force)
+    check_outputs([(output, "evaluate"), (shards, "shards")], inputs=[pairs, encoder.files], force=running.force)
     ranked = evaluate_retrieval(
         list(pairs),
         encoder=encoder.load(console) if encoder.model else None,
         output=output,
         shards=shards,
-        running=Running(workers, force=force, report=console.report),
+        running=running,
     )
     console.say(str(ranked))
     for each in ranked.recalls:

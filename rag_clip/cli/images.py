@@ -9,7 +9,20 @@ from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.index import Cleaning, Index, Retry, Schema, load_named_cleaning, say_dropped
-from rag_clip.cli.run import COLUMNS, IMAGES, SHOWN, EncoderOptions, Force, ImageColumn, Shown, Workers, run, toml_files
+from rag_clip.cli.run import (
+    COLUMNS,
+    IMAGES,
+    SHOWN,
+    EncoderOptions,
+    Force,
+    ImageColumn,
+    Ray,
+    Shown,
+    Workers,
+    run,
+    spread,
+    toml_files,
+)
 
 
 def images(
@@ -27,6 +40,7 @@ def images(
     shards: Annotated[Path | None, Parameter(help="Folder of the embedded pairs; default INDEX.shards.")] = None,
     schema: Schema = None,
     workers: Workers = None,
+    ray: Ray = None,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
@@ -39,17 +53,18 @@ def images(
         from rag_clip.pipelines.running import Running
         from rag_clip.store import load_schema
 
+        one, elsewhere = spread(encoder, ray)
         read = [pairs, schema, toml_files(cleaning), encoder.files]
         check_outputs([(index, "index"), (choose_shards(index, shards), "shards")], inputs=read, force=force)
         summary = index_images(
             Images(pairs, image_column, caption_column=caption_column),
             index=index,
-            encoder=encoder.load(console),
+            encoder=one.load(console),
             shards=shards,
             cleaning=load_named_cleaning(cleaning),
             noise=noise,
             schema=load_schema(schema) if schema else None,
-            running=Running(workers, force=force, report=console.report),
+            running=Running(workers, force=force, report=console.report, elsewhere=elsewhere),
         )
         console.say(str(summary))
         for reason, count in summary.reasons.items():

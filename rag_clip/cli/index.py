@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from rag_clip.cli.console import Console
-from rag_clip.cli.run import COLUMNS, SHOWN, EncoderOptions, Force, Seed, Shown, run, toml_files
+from rag_clip.cli.run import COLUMNS, SHOWN, EncoderOptions, Force, Ray, Seed, Shown, run, spread, toml_files
 from rag_clip.display import counted
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def embed(
     cleaning: Cleaning = "default",
     part: Annotated[str, Parameter(help="I/N: part I of N, from 1, to share the work among N machines.")] = "1/1",
     retry_failed: Retry = False,
+    ray: Ray = None,
     force: Force = False,
     shown: Shown = SHOWN,
 ) -> int:
@@ -122,13 +123,14 @@ def embed(
         from rag_clip.pipelines.running import Running
 
         check_outputs([(shards, "shards")], inputs=[captions, toml_files(cleaning), encoder.files], force=force)
+        one, elsewhere = spread(encoder, ray)
         summary = embed_captions(
             captions,
             shards=ShardFolder(shards, part=_parse_part(part), retry_failed=retry_failed),
-            encoder=encoder.load(console),
+            encoder=one.load(console),
             columns=Columns(text=text_column, source=source_column),
             cleaning=load_named_cleaning(cleaning),
-            running=Running(force=force, report=console.report),
+            running=Running(force=force, report=console.report, elsewhere=elsewhere),
         )
         console.say(str(summary))
         _say_lost(console, summary.dropped, summary.failures)

@@ -7,9 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Group, Parameter
 
@@ -19,6 +19,7 @@ from rag_clip.errors import explain
 
 if TYPE_CHECKING:
     from rag_clip.protocols import Encoder
+    from rag_clip.protocols import Workers as Elsewhere
 
 FAILED, SOME_ROWS_FAILED, INTERRUPTED = 1, 3, 130
 
@@ -26,7 +27,22 @@ ENCODER, HEAD, CAPTIONS = Group("Encoder", sort_key=2), Group("Head", sort_key=3
 FILTERS, TASKS, COMPARING = Group("Filters", sort_key=4), Group("Tasks", sort_key=4), Group("Comparing", sort_key=5)
 COLUMNS, RUNNING = Group("Columns", sort_key=6), Group("Running", sort_key=9)
 IMAGES = "Parquet files, webdataset tars, lists of images (.csv, .tsv, .jsonl), folders of these or of images, or URLs."
-Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 or mps; by default the fastest one available.")]
+Device = Annotated[
+    str | None,
+    Parameter(
+        help="cpu, cuda, cuda:1 or mps; by default the fastest one available. Heavy verbs take several, as "
+        "cuda:0,cuda:1, and cuda as all GPUs."
+    ),
+]
+Ray = Annotated[
+    list[str] | None,
+    Parameter(
+        group=RUNNING,
+        negative=(),
+        consume_multiple=(0, 1),
+        help="Encode on the Ray cluster at this address, or at hand (extra ray); inputs and outputs in shared folders.",
+    ),
+]
 Precision = Annotated[Literal["fp32", "bf16", "fp16"] | None, Parameter(help="By default it depends on the device.")]
 Force = Annotated[
     bool,
@@ -86,6 +102,30 @@ class EncoderOptions:
     def files(self) -> list[str]:
         """The file or folder of the model, if it has one."""
         return model_files(self.model)
+
+
+Options = TypeVar("Options", bound=EncoderOptions)
+
+
+def spread(options: Options, ray: list[str] | None) -> tuple[Options, Elsewhere | None]:
+    """Return the options of an encoder with one device, and what encodes: a process a device, actors, or None for here.
+
+    Raises ValueError where both several devices and Ray are given.
+    """
+    from rag_clip.pipelines.devices import DeviceProcesses, choose_devices
+
+    devices = choose_devices(options.device)
+    if ray is not None:
+        if len(devices) > 1:
+            raise ValueError(
+                "--ray encodes on the devices of the cluster; leave out --device, or give the one of this run"
+            )
+        from rag_clip.pipelines.ray_actors import RayActors
+
+        return options, RayActors(*ray)
+    if len(devices) < 2:
+        return options, None
+    return replace(options, device=devices[0]), DeviceProcesses(devices)
 
 
 def model_files(*models: str) -> list[str]:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from rag_clip.images.items import Item, read_image
 from rag_clip.models.decode import REDUCED_SIDE, ImageError, decode_image, least_side_for, runs_in_threads
 
 if TYPE_CHECKING:  # rag_clip.protocols imports torch, which a worker does not load
-    from rag_clip.protocols import Preprocess
+    from rag_clip.protocols import Preprocess, Workers
 
 Examine = Callable[[bytes, Image.Image], Any]
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rag_clip.images.decoding import serve; serve()"
@@ -47,13 +47,14 @@ class Decoding:
     batch_size: number of images that the encoder gets at once.
 
     For at most 512 images, None is 0. Features are stored `shard_rows` rows of a file at a time; a run that is killed
-    loses the shard that it was at.
+    loses the shard that it was at. `elsewhere`, if given, does whole shards: it decodes, encodes and writes them.
     Raises ValueError for settings out of range.
     """
 
     workers: int | None = None
     batch_size: int = 256
     shard_rows: int = 1024
+    elsewhere: Workers | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -65,6 +66,13 @@ class Decoding:
         for name, value, least in least_values:
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+    def of_worker(self) -> Decoding:
+        """Return the settings of one of the workers `elsewhere`, among which the decoders are divided."""
+        if self.elsewhere is None:
+            return self
+        total = self.processes(None)
+        return replace(self, workers=max(1, total // self.elsewhere.count) if total else 0, elsewhere=None)
 
     def processes(self, images: int | None) -> int:
         """Return the number of workers that decode `images` images; `images` is None if unknown."""
@@ -155,7 +163,7 @@ class DecodePool:
                 process = _start_worker()
                 self._processes.append(process)
                 assert process.stdin is not None
-                _send(process.stdin, first)
+                send(process.stdin, first)
                 self._idle.put(process)
         except BaseException:
             self.__exit__(None, None, None)
@@ -188,8 +196,8 @@ class DecodePool:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            _send(process.stdin, pickle.dumps(items, protocol=5))
-            answer: Decoded = pickle.loads(_receive(process.stdout))
+            send(process.stdin, pickle.dumps(items, protocol=5))
+            answer: Decoded = pickle.loads(receive(process.stdout))
         except (OSError, EOFError) as error:
             raise DecodeError(
                 f"a decode worker ended with exit code {process.wait()}; an image may have exhausted memory or crashed "
@@ -206,10 +214,10 @@ def serve() -> None:
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder may print must not mix with the answers
     try:
-        preprocess, examine = pickle.loads(_receive(requests))
+        preprocess, examine = pickle.loads(receive(requests))
         while True:
-            decoded = decode_items(pickle.loads(_receive(requests)), preprocess, examine)
-            _send(answers, pickle.dumps(decoded, protocol=5))
+            decoded = decode_items(pickle.loads(receive(requests)), preprocess, examine)
+            send(answers, pickle.dumps(decoded, protocol=5))
     except (EOFError, BrokenPipeError):
         return
 
@@ -232,13 +240,15 @@ def _pickle_preprocess(preprocess: Preprocess, examine: Examine | None) -> bytes
     return content
 
 
-def _send(stream: IO[bytes], message: bytes) -> None:
+def send(stream: IO[bytes], message: bytes) -> None:
+    """Write a message with its length before it."""
     stream.write(len(message).to_bytes(8, "little"))
     stream.write(message)
     stream.flush()
 
 
-def _receive(stream: IO[bytes]) -> bytes:
+def receive(stream: IO[bytes]) -> bytes:
+    """Read a message of `send`; raises EOFError where the other side has ended."""
     head = stream.read(8)
     size = int.from_bytes(head, "little")
     message = stream.read(size) if len(head) == 8 else b""

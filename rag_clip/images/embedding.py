@@ -20,14 +20,21 @@ from rag_clip.store import caption_id
 MAX_CAPTION_CHARACTERS = 10_000
 
 
-def embed_pairs(file: PairFile, shards: RowShards, *, engine: ImageEngine, advance: Callable[[int], None]) -> None:
-    """Embed the rows that are missing in `shards`; the engine must examine images with `views.examine`.
+def embed_pairs(
+    file: PairFile,
+    shards: RowShards,
+    *,
+    engine: ImageEngine,
+    advance: Callable[[int], None],
+    runs: Sequence[tuple[int, int]] | None = None,
+) -> None:
+    """Embed the rows that are missing in `shards`, or those of `runs`; the engine examines images with `views.examine`.
 
     A row that cannot be used is stored with its error. `advance` is called with the number of rows of each batch.
     """
     progress = engine.progress
     finished = engine.encode_shards(
-        shards.missing(),
+        shards.missing() if runs is None else runs,
         shards.shard_rows,
         read=lambda sizes, start: map(_to_piece, file.read(sizes, start=start)),
         make=lambda batch: _embed(batch, engine, file.source),

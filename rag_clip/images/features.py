@@ -42,14 +42,37 @@ def encode_files(
     gaps = [cache.missing() for _, cache in sources]
     missing = sum(stop - start for runs in gaps for start, stop in runs)
     advance = progress.counting("encode", missing)
+    if decoding.elsewhere is not None and missing:
+        given, rows = (sources, decoding.of_worker()), decoding.shard_rows
+        units = [(place, *each) for place, runs in enumerate(gaps) for run in runs for each in spans(*run, rows)]
+        for done, seconds in decoding.elsewhere.run(_fill_part, encoder=encoder, given=given, units=units):
+            advance(done)
+            for name, spent in seconds.items():
+                progress.add(name, spent / decoding.elsewhere.count)
+        return sources, missing
     with image_engine(encoder, decoding, images=missing, progress=progress) as engine:
         for (file, cache), runs in zip(sources, gaps, strict=True):
             lock = cache.folder / "lock"
             if not runs and not lock.exists():  # a killed run may leave the lock of a full cache
                 continue
             with locked(lock, doing=f"keep features of {file.path} in {root}"):
-                _fill(file, cache, engine, advance)
+                _fill(file, cache, engine, cache.missing(), advance)  # another process may have written some
     return sources, missing
+
+
+def _fill_part(
+    encoder: Encoder, given: tuple[Sequence[Source], Decoding], unit: tuple[int, int, int]
+) -> tuple[int, dict[str, float]]:
+    """Encode and store a shard, in a worker; return its rows, and the seconds of the stages."""
+    (sources, decoding), (place, start, stop) = given, unit
+    (file, cache), progress = sources[place], Progress()
+    doing = f"keep features of {file.path}"
+    with (
+        image_engine(encoder, decoding, progress=progress) as engine,
+        locked(cache.folder / "lock", doing=doing, shared=True),
+    ):
+        _fill(file, cache, engine, [(start, stop)], lambda _rows: None)
+    return stop - start, progress.seconds
 
 
 def encode_views(
@@ -103,14 +126,20 @@ def _open_cache(file: ImageFile, root: str | Path, encoder: Encoder, shard_rows:
     )
 
 
-def _fill(file: ImageFile, cache: FeatureCache, engine: ImageEngine, advance: Callable[[int], None]) -> None:
-    """Encode and store the missing shards; another process may have written some since they were first listed."""
+def _fill(
+    file: ImageFile,
+    cache: FeatureCache,
+    engine: ImageEngine,
+    runs: Sequence[tuple[int, int]],
+    advance: Callable[[int], None],
+) -> None:
+    """Encode and store the shards of ranges of rows."""
 
     def read(sizes: Sequence[int], start: int) -> Iterator[Piece[None]]:
         return (Piece[None](items) for items in read_items(file, sizes, start=start))
 
     shards = engine.encode_shards(
-        cache.missing(),
+        runs,
         cache.shards.shard_rows,
         read=read,
         make=lambda batch: batch,

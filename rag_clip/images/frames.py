@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
 from rag_clip.files.identity import FileIdentity, digest_table
 from rag_clip.images.listing import check_some
-from rag_clip.images.rows import MAX_READ_ROWS, ImageFile, choose_images, holds_names
+from rag_clip.images.rows import ImageFile, choose_images, holds_names, table_batches
 
 NAME = "the frame"
 
@@ -24,12 +24,19 @@ def open_frame(table: pa.Table, *, image_column: str) -> ImageFile:
         raise ValueError(f"{NAME} names a column twice ({', '.join(table.column_names)}); rename one")
     column = choose_images(table.schema, image_column, NAME)
 
-    def batches(_file: ImageFile, start: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        yield from table.select(columns).slice(start).to_batches(max_chunksize=MAX_READ_ROWS)
-
     row_bytes = table.nbytes // max(1, len(table))
     identity = FileIdentity(NAME, (digest_table(table.select([column])),))
-    file = ImageFile(NAME, table.schema, len(table), row_bytes, column, Path.cwd(), identity, batches, confined=False)
+    file = ImageFile(
+        NAME,
+        table.schema,
+        len(table),
+        row_bytes,
+        column,
+        Path.cwd(),
+        identity,
+        partial(table_batches, table),
+        confined=False,
+    )
     if holds_names(table.schema.field(column).type) and len(table):
         check_some(file, column)
     return file

@@ -234,6 +234,10 @@ def encode_labelled(
     Raises ValueError if no image can be used.
     """
     others = others or {}
+    if features_dir is None and decoding.elsewhere is not None and decoding.elsewhere.remote:
+        raise ValueError(
+            "other machines cannot write to a temporary folder of this one; give a shared folder of features"
+        )
     with ExitStack() as stack:
         root = features_dir or stack.enter_context(scratch_folder())
         sources, _ = encode_by_all(

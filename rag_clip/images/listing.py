@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,7 +28,7 @@ from rag_clip.files.identity import FileIdentity
 from rag_clip.files.locations import Place, below, is_remote, parent, shown
 from rag_clip.images.columns import IMAGES, LABELS, choose
 from rag_clip.images.items import Item
-from rag_clip.images.rows import MAX_READ_ROWS, ImageFile, read_items
+from rag_clip.images.rows import ImageFile, read_items, table_batches
 
 ENDINGS = (*("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm", "heic", "heif"),)
 LISTS = (".csv", ".tsv", ".jsonl")
@@ -144,10 +145,7 @@ def _listed(place: Place, table: pa.Table, *, root: Place, identity: FileIdentit
     *_, image = table.column_names
     schema = table.drop_columns(image).schema
     row_bytes = max((batch.nbytes // batch.num_rows for batch in table.to_batches() if batch.num_rows), default=0)
-
-    def batches(_file: ImageFile, start: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        yield from table.select(columns).slice(start).to_batches(max_chunksize=MAX_READ_ROWS)
-
+    batches = partial(table_batches, table)
     return ImageFile(place, schema, len(table), row_bytes, image, root, identity, batches, confined=confined)
 
 

@@ -305,6 +305,11 @@ def _holds_images(kind: pa.DataType) -> bool:
     return any(test(kind) for test in _IMAGE_TYPES)
 
 
+def table_batches(table: pa.Table, _file: ImageFile, start: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield batches of a table in memory from row `start` on."""
+    yield from table.select(columns).slice(start).to_batches(max_chunksize=MAX_READ_ROWS)
+
+
 def parquet_batches(
     file: ImageFile, start: int, columns: Sequence[str], *, int96: str = "ns"
 ) -> Iterator[pa.RecordBatch]:

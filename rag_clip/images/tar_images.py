@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import IO, Any
 
 import pyarrow as pa
@@ -33,16 +34,16 @@ def open_tar_images(place: Place, identity: FileIdentity) -> ImageFile:
         schema = _columns(file, samples)
         table = mapped_table(pa.schema([*schema, *PLACE.items()]), _batches(file, samples, schema))
     largest = max((sample.image[1] for sample in samples if sample.image), default=0)
-
-    def batches(file: ImageFile, start: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        with open_file(str(place)) as stream:
-            for batch in table.slice(start).to_batches(max_chunksize=file.read_rows):
-                if file.image in columns:
-                    batch = batch.append_column(file.image, _images(stream, batch))
-                yield batch.select(columns)
-
     image = next(name for name in ("image", "image bytes") if name not in schema.names)
-    return ImageFile(place, schema, len(table), largest, image, place, identity, batches)
+    return ImageFile(place, schema, len(table), largest, image, place, identity, partial(_read, table))
+
+
+def _read(table: pa.Table, file: ImageFile, start: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    with open_file(str(file.path)) as stream:
+        for batch in table.slice(start).to_batches(max_chunksize=file.read_rows):
+            if file.image in columns:
+                batch = batch.append_column(file.image, _images(stream, batch))
+            yield batch.select(columns)
 
 
 def _columns(file: IO[bytes], samples: Sequence[Sample]) -> pa.Schema:
