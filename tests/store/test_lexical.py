@@ -60,7 +60,7 @@ def test_chinese_and_japanese_are_found_by_the_words_of_a_dictionary(engine, tmp
 @pytest.mark.parametrize("engine", ENGINES[1:])
 def test_an_engine_ranks_as_the_embedded_one_to_the_last_tie(engine, tmp_path):
     draw = random.Random(0)
-    texts = sorted({" ".join(draw.choices(WORDS, k=draw.randint(1, 14))) for _ in range(400)} | {"...", "!"})
+    texts = sorted({" ".join(draw.choices(WORDS, k=draw.randint(1, 14))) for _ in range(240)} | {"...", "!"})
     columns = {"id": [caption_id("web", text) for text in texts], "text": texts, "source": ["web"] * len(texts)}
     vectors = np.random.default_rng(0).standard_normal((len(texts), DIM)).astype(np.float32)
     rows = pa.record_batch(columns | {"vector": pa.array(list(vectors), pa.list_(pa.float32()))})
