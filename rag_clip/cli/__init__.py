@@ -18,6 +18,8 @@ VERBS: Mapping[str, str] = {
     "index info": "rag_clip.cli.index:info",
     "index check": "rag_clip.cli.index:check",
     "index copy": "rag_clip.cli.index:copy",
+    "index snapshot": "rag_clip.cli.index:snapshot",
+    "index restore": "rag_clip.cli.index:restore",
     "index plan": "rag_clip.cli.index:plan",
     "index images": "rag_clip.cli.images:images",
     "index download": "rag_clip.cli.images:download",
@@ -43,7 +45,7 @@ VERBS: Mapping[str, str] = {
     "demo": "rag_clip.cli.demo:demo",
 }
 GROUPS: Mapping[str, str] = {
-    "index": "Plan, build, inspect, check and copy indexes.",
+    "index": "Plan, build, inspect, check, copy and back up indexes.",
     "support": "Make support sets, example images of classes, for `classify --support`.",
 }
 

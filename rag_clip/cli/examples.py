@@ -17,6 +17,8 @@ EXAMPLES: Mapping[str, str] = {
     "index info": "rag-clip index info captions-index",
     "index check": "rag-clip index check captions-index --queries 200 --k 100",
     "index copy": "rag-clip index copy captions-index http://localhost:6333/captions",
+    "index snapshot": "rag-clip index snapshot captions-index -o captions.snapshot",
+    "index restore": "rag-clip index restore captions.snapshot --index restored-index",
     "index plan": "rag-clip index plan --captions 1e8 --model ViT-L-14:openai",
     "index images": "rag-clip index images pairs.tar --index images-index --model demo",
     "index download": "rag-clip index download addresses.parquet -o images",

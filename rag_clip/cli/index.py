@@ -292,6 +292,49 @@ def _show_plan(console: Console, made: IndexPlan, hours: float, memory: float) -
         console.say(f"extrapolated: {line}")
 
 
+def snapshot(
+    index: Index,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="The file to write; an existing one is refused.")],
+    shown: Shown = SHOWN,
+) -> int:
+    """Write every row of an index and its card to one file, from which either engine restores it."""
+
+    def job(console: Console) -> object:
+        from rag_clip.store import open_store
+        from rag_clip.store.snapshots import check_free, snapshot_index
+
+        check_free(output)
+        with open_store(index) as store:
+            made = snapshot_index(store, output, report=console.report)
+        console.say(f"{counted(made.count, 'row')} of {made.index} in {made.file}")
+        return made
+
+    return run(job, shown)
+
+
+def restore(
+    snapshot: Annotated[Path, Parameter(help="A file of `index snapshot`.")],
+    /,
+    *,
+    index: Index,
+    shown: Shown = SHOWN,
+) -> int:
+    """Make an index of a snapshot, in a folder or on a server; run it again to continue one that was cut short."""
+
+    def job(console: Console) -> object:
+        from rag_clip.files.outputs import check_outputs
+        from rag_clip.store.snapshots import restore_index
+
+        check_outputs([(index, "index")], inputs=[snapshot])
+        made = restore_index(snapshot, index, report=console.report)
+        console.say(f"{counted(made.count, 'row')} of {made.file} in {made.index}")
+        return made
+
+    return run(job, shown)
+
+
 def load_named_cleaning(name: str) -> Any:
     """Load cleaning settings: a preset by name, or FILE.toml[:PRESET]."""
     from rag_clip.corpus.cleaning import load_cleaning

@@ -55,6 +55,7 @@ VERBS: dict[str, Row] = {
     "index embed": Row((*CAPTIONS, "--cleaning", "rules.toml:own"), (), ("--shards",)),
     "index load": Row(("shards",), (), ("--index",)),
     "index copy": Row(("index",), (), (TARGET,)),
+    "index restore": Row(("images.parquet",), (), ("--index",)),
     "index images": Row(("images.parquet", *NO_MODEL), (), ("--index", "--shards")),
     "index download": Row(("urls.csv",), (), ("-o",)),
     "enhance": Row(("labels.txt", "--recipe", "recipe.toml", *NO_MODEL, "--compare", "images.parquet"), ("-o",)),
@@ -140,6 +141,7 @@ MORE = {
 }
 ROWS = {**VERBS, **MORE}
 WITHOUT_OUTPUT = {"index info", "index check", "index plan", "heads", "search", "serve"}
+WITHOUT_OUTPUT |= {"index snapshot"}  # it replaces nothing, not even its own file: tests/store/test_snapshots.py
 FILES = [(verb, option) for verb, row in ROWS.items() for option in row.files]
 FOLDERS = [(verb, option) for verb, row in ROWS.items() for option in row.folders]
 
@@ -213,7 +215,9 @@ def test_an_input_is_never_written_over_whatever_its_name(verb: str, option: str
             spellings.append(hard.name)
         before = content(folder)
         for place in spellings:
-            forced = [] if verb in ("index load", "index copy") else ["--force"]  # without, less is written over
+            forced = (
+                [] if verb in ("index load", "index copy", "index restore") else ["--force"]
+            )  # without, less is written over
             for more in ([], forced) if place == name else (forced,):
                 code, said = call(verb, [*row.command(**{option: place}), *more], folder)
                 assert (code, content(folder)) == (1, before), (place, said)

@@ -29,6 +29,8 @@ READ = {
     "index info": ["[index/card.json]"],
     "index check": ["[index/card.json]"],
     "index copy": ["[index/card.json] new"],
+    "index snapshot": ["[index/card.json] -o new.snapshot"],
+    "index restore": ["[images.parquet] --index new"],
     "index plan": ["--captions 10 --model demo --schema [schema.toml]"],
     "index images": [f"[images.parquet] --index new {MODEL}", f"[cat.png] --index new {MODEL}"],
     "index download": ["[urls.csv] -o new", "[urls.txt] -o new"],

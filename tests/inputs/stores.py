@@ -17,7 +17,7 @@ from rag_clip.data import Fingerprint
 from rag_clip.protocols import Encoder
 from rag_clip.store import Card, CollectionSchema, Store, caption_id, create_store, load_schema
 from rag_clip.store.connection import create_server
-from rag_clip.store.schema import KeywordIndex, NumberIndex, TextIndex, VectorSchema
+from rag_clip.store.schema import KeywordIndex, NumberIndex, ServerSchema, TextIndex, VectorSchema
 
 DIM = 4
 ENCODER = Fingerprint("toy", "", "weights-1", "8x8")
@@ -94,6 +94,9 @@ def opened(engine: str, folder: Path, schema: CollectionSchema) -> Iterator[Stor
         store = Store(qdrant, card, "memory")
     elif "QDRANT_URL" in os.environ:
         location = f"{os.environ['QDRANT_URL']}/test-{uuid.uuid4()}"
+        copies = int(os.environ.get("QDRANT_COPIES", "1"))  # of every shard, on a cluster
+        server = ServerSchema(replication_factor=copies, write_consistency=copies)
+        schema = schema.model_copy(update={"server": server})
         store = create_store(location, schema=schema, encoder=ENCODER, dim=DIM)
     else:
         pytest.skip("needs a Qdrant server at QDRANT_URL")
