@@ -13,6 +13,7 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 
 from rag_clip.cli.log import Log
+from rag_clip.cli.metrics import Metrics
 from rag_clip.progress import ProgressEvent
 from rag_clip.progress_line import ProgressLine
 
@@ -20,8 +21,15 @@ from rag_clip.progress_line import ProgressLine
 class Console:
     """Writes `progress` to standard error and `results` to standard output, unless switched off, and all to a `log`."""
 
-    def __init__(self, *, results: bool = True, progress: bool = True, log: Log | None = None) -> None:
-        self._results, self._progress, self._log = results, progress, log
+    def __init__(
+        self,
+        *,
+        results: bool = True,
+        progress: bool = True,
+        log: Log | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._results, self._progress, self._log, self._metrics = results, progress, log, metrics
         self._out = RichConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._line = ProgressLine(visible=progress, note=self._note)
@@ -41,6 +49,8 @@ class Console:
     def report(self, event: ProgressEvent) -> None:
         """Show an event: immediately on a terminal; elsewhere at the end of a stage and every few seconds."""
         self._line.report(event)
+        if self._metrics:
+            self._metrics.report(event)
 
     @contextmanager
     def loading(self, what: str) -> Iterator[None]:

@@ -15,6 +15,7 @@ from cyclopts import Group, Parameter
 
 from rag_clip.cli.console import Console
 from rag_clip.cli.log import Log, opened_log
+from rag_clip.cli.metrics import Metrics
 from rag_clip.errors import explain
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ class Shown:
     quiet: Annotated[bool, Parameter(negative=(), help="Print no progress and no summary, only errors.")] = False
     log: Annotated[
         Path | None, Parameter(help="Also append progress, summary and errors to this file, with the time.")
+    ] = None
+    metrics: Annotated[
+        Path | None, Parameter(help="FILE.prom: keep the progress there, for Prometheus' textfile collector.")
     ] = None
 
 
@@ -143,15 +147,19 @@ def run(job: Callable[[Console], object], shown: Shown = SHOWN) -> int:
     """Call a verb's job with a console, and return the exit code: 3 if its summary counts `failed` rows."""
     try:
         with opened_log(shown.log) as log:
-            return _run(job, shown, log)
+            metrics = Metrics(shown.metrics) if shown.metrics else None
+            code = _run(job, shown, log, metrics)
+            if metrics:
+                metrics.end(code)
+            return code
     except (OSError, ValueError) as error:
         print(f"rag-clip: {explain(error)}", file=sys.stderr)
         return FAILED
 
 
-def _run(job: Callable[[Console], object], shown: Shown, log: Log | None) -> int:
+def _run(job: Callable[[Console], object], shown: Shown, log: Log | None, metrics: Metrics | None) -> int:
     start = time.perf_counter()
-    console = Console(results=not (shown.as_json or shown.quiet), progress=not shown.quiet, log=log)
+    console = Console(results=not (shown.as_json or shown.quiet), progress=not shown.quiet, log=log, metrics=metrics)
     try:
         with console:
             facts = _to_dict(job(console))
