@@ -49,7 +49,7 @@ class Metrics:
         from rag_clip.files.atomic import replacing
 
         self._last = time.monotonic()
-        values = {
+        values: dict[str, list[tuple[str, float]]] = {
             "rag_clip_items_done": [(_labels(event), event.done) for event in self._stages.values()],
             "rag_clip_items_total": [
                 (_labels(event), event.total) for event in self._stages.values() if event.total is not None
