@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -33,7 +34,7 @@ def demo(
         console.table("top-1 accuracy, %", summary.cells())
         console.stages(summary.seconds)
         console.say(f"report: {summary.report}")
-        console.say("next: open the report in a browser; it leads to a page of every class, and to commands to try")
+        console.say(f"next: rag-clip serve {quote(str(out))} --model demo")
         return summary
 
     return run(job, shown)
