@@ -51,8 +51,9 @@ nursery = functools.cache(Nursery)
 class QdrantProcess:
     """Starts, kills and starts again a server over one folder, on one port; safe to call from any thread."""
 
-    def __init__(self, folder: Path, *, key: str = "") -> None:
+    def __init__(self, folder: Path, *, key: str = "", version: str = "1.20.0") -> None:
         self.key = key
+        self.version = version
         self.starts = 0
         self._folder = folder
         self._port = 0
@@ -74,7 +75,7 @@ class QdrantProcess:
         with self._starting:
             if self._process is None or nursery().ask("ended", self._process) != [None]:
                 self._process = None
-                facts = (str(self._folder), self._port, self.key, dies_at, together)
+                facts = (str(self._folder), self._port, self.key, self.version, dies_at, together)
                 self._process, self._port = nursery().ask("start", *facts)
                 self.starts += 1
         return self

@@ -2,7 +2,9 @@
 
 It is a real process on a real port, it keeps its points on disk, so it can be killed and started again, and it checks
 an API key as Qdrant does. It is not the server: there are no optimisers, no graphs, no shards and no replicas, and only
-the calls that our engine makes are answered.
+the calls that our engine makes are answered. What a version of Qdrant lacks it lacks too: before 1.20 it does not rank
+texts, before 1.16 it forgets the metadata of a collection. It returns metadata in another order than it got it, as
+Qdrant may.
 
 qdrant_process.py starts it, and asks it on its standard input.
 """
@@ -32,7 +34,11 @@ KEYLESS = "/qdrant.Qdrant/HealthCheck"
 class Engine:
     """The local engine, one call at a time, with the key that it asks for and the call that it dies in."""
 
-    def __init__(self, folder: str, *, dies_at: str, together: int) -> None:
+    def __init__(self, folder: str, *, version: str, dies_at: str, together: int) -> None:
+        self.version = version
+        self.ranks_texts, self.keeps_metadata = (
+            tuple(map(int, version.split(".")[:2])) >= since for since in ((1, 20), (1, 16))
+        )
         self.local = QdrantLocal(folder, force_disable_check_same_thread=True)
         for name in self.local.collections:
             self.hurry(name)
@@ -67,8 +73,11 @@ class Engine:
 
 
 class Health(wire.QdrantServicer):
+    def __init__(self, version: str) -> None:
+        self._version = version
+
     def HealthCheck(self, _request: Any, _context: Any) -> Any:  # noqa: N802
-        return wire.HealthCheckReply(title="stand-in for qdrant", version="1.20.0")
+        return wire.HealthCheckReply(title="stand-in for qdrant", version=self._version)
 
 
 class Collections(wire.CollectionsServicer):
@@ -85,6 +94,7 @@ class Collections(wire.CollectionsServicer):
     def Get(self, request: Any, context: Any) -> Any:  # noqa: N802
         def get(request: Any) -> Any:
             info = self._local.get_collection(request.collection_name)
+            info.config.metadata = reordered(info.config.metadata)
             return wire.GetCollectionInfoResponse(result=RestToGrpc.convert_collection_info(info))
 
         return self._engine.call("GetCollection", context, request, get)
@@ -92,9 +102,13 @@ class Collections(wire.CollectionsServicer):
     def Create(self, request: Any, context: Any) -> Any:  # noqa: N802
         def create(request: Any) -> Any:
             vectors = GrpcToRest.convert_vectors_config(request.vectors_config)
-            sparse = GrpcToRest.convert_sparse_vector_config(request.sparse_vectors_config)
-            metadata = grpc_to_payload(request.metadata)
-            self._local.create_collection(request.collection_name, vectors, sparse, metadata=metadata)
+            sparse = None
+            if request.HasField("sparse_vectors_config"):
+                sparse = GrpcToRest.convert_sparse_vector_config(request.sparse_vectors_config)
+            metadata = grpc_to_payload(request.metadata) if self._engine.keeps_metadata else None
+            self._local.create_collection(
+                request.collection_name, vectors, sparse_vectors_config=sparse, metadata=metadata
+            )
             self._engine.hurry(request.collection_name)
             return wire.CollectionOperationResponse(result=True)
 
@@ -102,7 +116,8 @@ class Collections(wire.CollectionsServicer):
 
     def Update(self, request: Any, context: Any) -> Any:  # noqa: N802
         def update(request: Any) -> Any:
-            self._local.update_collection(request.collection_name, metadata=grpc_to_payload(request.metadata) or None)
+            metadata = grpc_to_payload(request.metadata) if self._engine.keeps_metadata else None
+            self._local.update_collection(request.collection_name, metadata=metadata or None)
             return wire.CollectionOperationResponse(result=True)
 
         return self._engine.call("Update", context, request, update)
@@ -166,12 +181,21 @@ class Points(wire.PointsServicer):
 
     def QueryBatch(self, request: Any, context: Any) -> Any:  # noqa: N802
         def query(request: Any) -> Any:
+            if not self._engine.ranks_texts and any(query.query.HasField("text") for query in request.query_points):
+                raise ValueError("this version cannot rank texts")
             queries = [GrpcToRest.convert_query_points(query) for query in request.query_points]
             found = self._local.query_batch_points(request.collection_name, queries)
             results = [map(RestToGrpc.convert_scored_point, answer.points) for answer in found]
             return wire.QueryBatchResponse(result=[wire.BatchResult(result=result) for result in results])
 
         return self._engine.call("QueryBatch", context, request, query)
+
+
+def reordered(values: Any) -> Any:
+    """Return values with the keys of every mapping in the reverse order of their letters."""
+    if isinstance(values, dict):
+        return {name: reordered(values[name]) for name in sorted(values, reverse=True)}
+    return values
 
 
 def _done() -> Any:
@@ -192,13 +216,13 @@ class KeyCheck(grpc.ServerInterceptor):  # type: ignore[misc]  # gRPC has no typ
         )
 
 
-def serve(folder: str, port: int, key: str, dies_at: str, together: int) -> None:
+def serve(folder: str, port: int, key: str, version: str, dies_at: str, together: int) -> None:
     """Serve until killed, or left behind; tells the process and the port when it listens."""
     parent = os.getppid()
     warnings.filterwarnings("ignore", "Payload indexes have no effect", UserWarning)
-    engine = Engine(folder, dies_at=dies_at, together=together)
+    engine = Engine(folder, version=version, dies_at=dies_at, together=together)
     server = grpc.server(ThreadPoolExecutor(8), interceptors=[KeyCheck(key)], options=[("grpc.so_reuseport", 0)])
-    wire.add_QdrantServicer_to_server(Health(), server)
+    wire.add_QdrantServicer_to_server(Health(version), server)
     wire.add_CollectionsServicer_to_server(Collections(engine), server)
     wire.add_PointsServicer_to_server(Points(engine), server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")

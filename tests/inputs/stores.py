@@ -1,11 +1,11 @@
-"""Six captions, and stores to put them in: embedded, on the in-memory client, or on the server at QDRANT_URL."""
+"""Six captions, and stores for them: embedded, in memory, on the oldest server, or on that at QDRANT_URL."""
 
 from __future__ import annotations
 
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from qdrant_client import QdrantClient
 
+from inputs.qdrant_process import QdrantProcess
 from rag_clip.data import Fingerprint
 from rag_clip.protocols import Encoder
 from rag_clip.store import Card, CollectionSchema, Store, caption_id, create_store, load_schema
@@ -56,7 +57,8 @@ def fill_index(folder: Path, captions: Sequence[str], encoder: Encoder) -> Path:
     return folder
 
 
-ENGINES = ["edge", "memory", pytest.param("server", marks=pytest.mark.server)]
+OLDEST = "1.12.6"
+ENGINES = ["edge", "memory", "oldest", pytest.param("server", marks=pytest.mark.server)]
 
 
 PAIRED = load_schema().model_copy(
@@ -87,11 +89,20 @@ def paired_batch() -> pa.RecordBatch:
 
 @contextmanager
 def opened(engine: str, folder: Path, schema: CollectionSchema) -> Iterator[Store]:
+    with ExitStack() as stack:
+        yield stack.enter_context(_open(engine, folder, schema, stack))
+
+
+def _open(engine: str, folder: Path, schema: CollectionSchema, stack: ExitStack) -> Store:
     if engine == "edge":
         store = create_store(folder / "index", schema=schema, encoder=ENCODER, dim=DIM)
     elif engine == "memory":
         qdrant, card = create_server(QdrantClient(":memory:"), "captions", "memory", Card(ENCODER, schema, DIM))
         store = Store(qdrant, card, "memory")
+    elif engine == "oldest":
+        server = QdrantProcess(folder / "server", version=OLDEST).start()
+        stack.callback(server.kill)
+        store = create_store(server.location, schema=schema, encoder=ENCODER, dim=DIM)
     elif "QDRANT_URL" in os.environ:
         location = f"{os.environ['QDRANT_URL']}/test-{uuid.uuid4()}"
         copies = int(os.environ.get("QDRANT_COPIES", "1"))  # of every shard, on a cluster
@@ -100,5 +111,4 @@ def opened(engine: str, folder: Path, schema: CollectionSchema) -> Iterator[Stor
         store = create_store(location, schema=schema, encoder=ENCODER, dim=DIM)
     else:
         pytest.skip("needs a Qdrant server at QDRANT_URL")
-    with store:
-        yield store
+    return store

@@ -53,7 +53,7 @@ def test_chinese_and_japanese_are_found_by_the_words_of_a_dictionary(engine, tmp
         found = store.search(texts=["风筝", "黑猫", "凧", "KITE"], mode="lexical", limit=1)
         held = store.search(texts=["红色"], mode="lexical", holding=[["风筝"]])
     assert [[hit.text for hit in hits] for hits in found] == [[text] for _source, text, _vector in rows]
-    if engine != "memory":  # its text filter knows no dictionary
+    if engine not in ("memory", "oldest"):  # the text filter of the in-memory client knows no dictionary
         assert [hit.text for hit in held[0]] == [rows[0][1]]
 
 

@@ -14,7 +14,7 @@ import pytest
 from qdrant_client import QdrantClient
 
 from inputs.qdrant_process import QdrantProcess
-from inputs.stores import DIM, ENCODER, IDS, PAIRED, batch, opened, paired_batch
+from inputs.stores import DIM, ENCODER, IDS, OLDEST, PAIRED, batch, opened, paired_batch
 from rag_clip.store import Card, Store, StoreError, copy_store, create_store, load_schema, open_store
 from rag_clip.store.connection import connect, create_server
 from rag_clip.store.copying import copy_rows
@@ -171,3 +171,37 @@ def test_a_copy_goes_on_when_the_server_is_killed_and_comes_back(server, tmp_pat
     assert restarts
     with open_store(tmp_path / "back") as store:
         assert [row["id"] for row in rows(store)] == expected
+
+
+@pytest.fixture
+def oldest(tmp_path) -> Iterator[QdrantProcess]:
+    server = QdrantProcess(tmp_path / "oldest", version=OLDEST)
+    yield server
+    server.kill()
+
+
+def test_an_index_of_an_old_server_is_the_same_after_an_update_of_the_server(oldest):
+    def ranking(store: Store) -> list[tuple[str, float]]:
+        return [(hit.id, hit.score) for hit in store.search(texts=["red kite"], mode="lexical")[0]]
+
+    with create_store(oldest.start().location, schema=PAIRED, encoder=ENCODER, dim=DIM) as store:
+        store.upsert(paired_batch())
+        store.note("funnel", {"kept": 6})
+        card, ranked, stored = store.card, ranking(store), rows(store)
+    oldest.kill()
+    oldest.version = "1.20.0"
+    with create_store(oldest.start().location, schema=PAIRED, encoder=ENCODER, dim=DIM) as store:
+        assert (store.card, ranking(store), rows(store)) == (card, ranked, stored)
+        store.note("other", {"rows": 1})
+    with open_store(oldest.location) as store:
+        assert set(store.card.notes) == {"funnel", "other"}
+
+
+@pytest.mark.parametrize("call", ["Create:1", "Create:2", "CreateFieldIndex:1"])
+def test_an_old_server_completes_a_collection_whose_making_was_cut_short(oldest, call):
+    with pytest.raises(StoreError, match="What was written is kept: start again"):
+        create_store(oldest.start(dies_at=call).location, schema=load_schema(), encoder=ENCODER, dim=DIM)
+    assert oldest.wait() == -signal.SIGKILL
+    with create_store(oldest.start().location, schema=load_schema(), encoder=ENCODER, dim=DIM) as store:
+        store.upsert(batch())
+        assert [hit.id for hit in store.search(texts=["dog"], mode="lexical")[0]] == [IDS[4]]
