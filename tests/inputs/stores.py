@@ -100,9 +100,9 @@ def _open(engine: str, folder: Path, schema: CollectionSchema, stack: ExitStack)
         qdrant, card = create_server(QdrantClient(":memory:"), "captions", "memory", Card(ENCODER, schema, DIM))
         store = Store(qdrant, card, "memory")
     elif engine == "oldest":
-        server = QdrantProcess(folder / "server", version=OLDEST).start()
-        stack.callback(server.kill)
-        store = create_store(server.location, schema=schema, encoder=ENCODER, dim=DIM)
+        process = QdrantProcess(folder / "server", version=OLDEST).start()
+        stack.callback(process.kill)
+        store = create_store(process.location, schema=schema, encoder=ENCODER, dim=DIM)
     elif "QDRANT_URL" in os.environ:
         location = f"{os.environ['QDRANT_URL']}/test-{uuid.uuid4()}"
         copies = int(os.environ.get("QDRANT_COPIES", "1"))  # of every shard, on a cluster
