@@ -71,6 +71,8 @@ def lacks(error: BaseException) -> str | None:
     if system is None or system.errno not in CURES:
         return None
     said = words if system is error else f"{system}"
+    if system.errno in (errno.EMFILE, errno.ENFILE):
+        said = re.sub(r"; make room[^;]*", "", said)  # what every failed write advises
     return said if "make room" in said or "name another" in said else f"{said}; {CURES[system.errno]}"
 
 
