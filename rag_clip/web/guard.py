@@ -86,7 +86,8 @@ class Guard:
     def _remember(self, scope: Any, token: str) -> Response:
         """Answer with a cookie, and the same address without the token, which stays out of histories and logs."""
         rest = [pair for pair in parse_qsl(scope["query_string"].decode("latin-1")) if pair[0] != "token"]
-        response = RedirectResponse(f"{scope['path']}?{urlencode(rest)}" if rest else scope["path"], 303)
+        path = "/" + scope["path"].lstrip("/\\")  # //host would lead to another host
+        response = RedirectResponse(f"{path}?{urlencode(rest)}" if rest else path, 303)
         response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=scope["scheme"] == "https")
         return response
 

@@ -69,8 +69,13 @@ def _table(rows: Sequence[Mapping[str, Any]], kind: str) -> Response:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(stream, columns)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     return Response(stream.getvalue(), media_type="text/csv; charset=utf-8")
+
+
+def _cell(value: object) -> object:
+    """Return a value of a CSV file so that no spreadsheet takes a caption for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 @router.get("/static/{name}")

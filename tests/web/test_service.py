@@ -22,6 +22,7 @@ from inputs.pictures import picture
 from inputs.served import HOSTILE, NAMES, served_folder
 from rag_clip.pipelines.support_corrections import support_from_corrections
 from rag_clip.web import create_app
+from rag_clip.web.screens import _table
 
 HERE = "http://127.0.0.1"
 
@@ -210,9 +211,17 @@ def test_a_token_is_needed_for_other_addresses(folder: Path) -> None:
         assert client.get("/", params={"token": "no"}).status_code == 401
         moved = client.get("/prompts", params={"token": "abc", "file": "bare.json"}, follow_redirects=False)
         assert (moved.status_code, moved.headers["location"]) == (303, "/prompts?file=bare.json")
+        away = client.get("http://far.example//evil.example", params={"token": "abc"}, follow_redirects=False)
+        assert (away.status_code, away.headers["location"]) == (303, "/evil.example")
         assert "HttpOnly" in moved.headers["set-cookie"]
         assert "SameSite=strict" in moved.headers["set-cookie"]
         assert client.get("/health").status_code == 200  # by the cookie
+
+
+def test_no_spreadsheet_takes_a_caption_for_a_formula() -> None:
+    rows = [{"text": "=HYPERLINK(1)", "score": -0.5}, {"text": "a - b", "score": 1.0}]
+    assert bytes(_table(rows, "csv").body).decode() == "text,score\r\n'=HYPERLINK(1),-0.5\r\na - b,1.0\r\n"
+    assert json.loads(bytes(_table(rows, "json").body)) == rows
 
 
 def test_uploads_are_bounded_and_checked(folder: Path) -> None:
