@@ -185,3 +185,24 @@ def test_the_health_check_fails_while_nothing_listens() -> None:
     with server_answering(200) as port:
         pass
     assert not run_health_check(port)
+
+
+KUBERNETES: list[dict[str, Any]] = list(yaml.safe_load_all((ROOT / "docker/kubernetes.yaml").read_text()))
+
+
+def test_kubernetes_runs_the_qdrant_of_compose_and_the_engine_as_its_user() -> None:
+    service, stateful, job = KUBERNETES
+    (qdrant,), (engine,) = (each["spec"]["template"]["spec"]["containers"] for each in (stateful, job))
+    assert [each["kind"] for each in KUBERNETES] == ["Service", "StatefulSet", "Job"]
+    assert qdrant["image"] == SERVICES["qdrant"]["image"]
+    assert stateful["spec"]["serviceName"] == service["metadata"]["name"]
+    assert stateful["spec"]["template"]["metadata"]["labels"] == service["spec"]["selector"]
+    assert {each["valueFrom"]["secretKeyRef"]["name"] for each in (qdrant["env"][0], engine["env"][0])} == {"qdrant"}
+    assert job["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == 1000
+    assert engine["args"][engine["args"].index("--index") + 1] == f"http://{service['metadata']['name']}:6333"
+
+
+def test_kubernetes_accepts_its_example() -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
+    for document in KUBERNETES:
+        validate.validate(document, "1.29", strict=True)
