@@ -39,7 +39,7 @@ def serve(
         try:
             import uvicorn
 
-            from rag_clip.web import create_app
+            from rag_clip.web.app import create_app
         except ImportError as error:
             raise ValueError(f"the page needs {error.name}; pip install 'rag-clip[web]'") from error
         if not 0 <= port < 65536:

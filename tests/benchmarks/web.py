@@ -30,7 +30,7 @@ from rag_clip.demo import make
 from rag_clip.demo.concepts import concepts
 from rag_clip.files.prompts import write_prompts
 from rag_clip.prompts.templates import template_prompts
-from rag_clip.web import create_app
+from rag_clip.web.app import create_app
 
 NAMES = tuple(concept.name for concept in concepts()[:100])
 

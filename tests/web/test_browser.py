@@ -28,7 +28,7 @@ from playwright import sync_api
 
 from inputs.photographs import photographs
 from inputs.served import NAMES, served_folder
-from rag_clip.web import create_app
+from rag_clip.web.app import create_app
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs a browser")]

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from inputs.photographs import photographs
 from inputs.served import NAMES, served_folder
 from rag_clip.files.prompts import read_prompts
-from rag_clip.web import create_app
+from rag_clip.web.app import create_app
 from rag_clip.web.rows import Filter, predictions_of
 
 HERE = "http://127.0.0.1"

@@ -21,7 +21,7 @@ from inputs.photographs import photographs
 from inputs.pictures import picture
 from inputs.served import HOSTILE, NAMES, served_folder
 from rag_clip.pipelines.support_corrections import support_from_corrections
-from rag_clip.web import create_app
+from rag_clip.web.app import create_app
 from rag_clip.web.screens import _table
 
 HERE = "http://127.0.0.1"
