@@ -66,7 +66,8 @@ class Served:
 
     def _inside(self, name: str) -> Path:
         path = self.root if "\0" in name else (self.root / name).resolve()
-        if path == self.root or not path.is_relative_to(self.root):
+        below = path.relative_to(self.root).parts if path.is_relative_to(self.root) else ()
+        if not below or any(part.startswith(".") for part in below):
             raise NotServedError(f"{name!r} is not in the served folder; only files below it are shown")
         return path
 

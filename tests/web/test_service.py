@@ -167,10 +167,13 @@ def test_corrections_are_evidence_for_the_next_run(client: Any, folder: Path, tm
     path.unlink()
 
 
-@pytest.mark.parametrize("name", ["../secret.json", "/etc/passwd", "link.json", "a/../../secret.json", "..", "\0"])
+@pytest.mark.parametrize(
+    "name", ["../secret.json", "/etc/passwd", "link.json", "a/../../secret.json", "..", "\0", ".hidden.json"]
+)
 def test_nothing_outside_the_folder_is_read(client: Any, folder: Path, name: str) -> None:
     secret = folder.parent / "secret.json"
     secret.write_text((folder / "bare.json").read_text())
+    (folder / ".hidden.json").write_text((folder / "bare.json").read_text())
     if not (folder / "link.json").is_symlink():
         (folder / "link.json").symlink_to(secret)
     for answer in (
@@ -209,6 +212,7 @@ def test_a_token_is_needed_for_other_addresses(folder: Path) -> None:
         assert client.get("/health", headers={"authorization": "Bearer abd"}).status_code == 401
         assert client.get("/health", headers={"authorization": "Bearer abc"}).status_code == 200
         assert client.get("/", params={"token": "no"}).status_code == 401
+        assert client.get("/", headers={"cookie": "rag_clip_token=a; b\x7f=(;;"}).status_code == 401
         moved = client.get("/prompts", params={"token": "abc", "file": "bare.json"}, follow_redirects=False)
         assert (moved.status_code, moved.headers["location"]) == (303, "/prompts?file=bare.json")
         away = client.get("http://far.example//evil.example", params={"token": "abc"}, follow_redirects=False)
@@ -228,6 +232,8 @@ def test_uploads_are_bounded_and_checked(folder: Path) -> None:
     with TestClient(create_app(folder, most_bytes=10_000), base_url=HERE, raise_server_exceptions=False) as client:
         files = [("images", ("x.png", b"\0" * 20_000))]
         assert client.post("/v1/classify", params={"prompts": "bare.json"}, files=files).status_code == 413
+        unknown = (b"x" * 1000 for _ in range(20))  # its length is not said
+        assert client.post("/v1/search", content=unknown).status_code in (400, 413)
         for data in (b"no image", picture("red")[:30], b""):
             answer = client.post("/v1/classify", params={"prompts": "bare.json"}, files=[("images", ("x.png", data))])
             assert answer.status_code == 400
