@@ -20,8 +20,8 @@ from rag_clip.images.items import read_image
 from rag_clip.images.opening import open_image_files
 from rag_clip.images.rows import ImageFile, read_items
 from rag_clip.models.decode import ImageError, decode_image
+from rag_clip.pipelines.predictions import PREFIX
 
-PREFIX = "predicted_"
 SIDE = 256
 MOST_SCANNED = 2_000_000
 
