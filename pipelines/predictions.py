@@ -178,6 +178,19 @@ def _match(classifier: Classifier, images: Features, scoring: Scoring) -> tuple[
     return matches, alone.argmax(1)  # the first of equal ones, as `rank` has it, in a sixth of its time
 
 
+def recorded_columns(schema: pa.Schema) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Return the facts that `output_schema` recorded, and the names of the prediction columns by what they hold.
+
+    Raises ValueError, without the file's name, for a schema of no predictions.
+    """
+    facts = metadata_document(schema, b"rag_clip") or {}
+    names = facts.get("columns")
+    columns = {str(name).removeprefix(PREFIX): str(name) for name in names} if isinstance(names, list) else {}
+    if not {"label", "error"} <= columns.keys():
+        raise ValueError("has no predictions; write them with `rag-clip classify`")
+    return facts, columns
+
+
 def read_rejected(path: str | Path) -> np.ndarray:
     """Return which rows of a predictions file show none of the classes, bool [n].
 
@@ -188,12 +201,7 @@ def read_rejected(path: str | Path) -> np.ndarray:
     if not is_regular(path):
         raise FileNotFoundError(f"there is no file {path}; write predictions with `rag-clip classify --open`")
     try:
-        schema = read_schema(path)
-        facts = metadata_document(schema, b"rag_clip") or {}
-        names = facts.get("columns")
-        if not isinstance(names, list) or not {"label", "error"} <= {str(name).removeprefix(PREFIX) for name in names}:
-            raise ValueError("has no predictions; write them with `rag-clip classify --open`")
-        columns = {str(name).removeprefix(PREFIX): str(name) for name in names}
+        facts, columns = recorded_columns(read_schema(path))
         wanted = [columns[name] for name in ("label", "error", "novelty") if name in columns]
         table = read_table(path, wanted)
     except ValueError as error:

@@ -19,15 +19,20 @@ from rag_clip.evaluation.tiers import describe_tier, short_tier
 from rag_clip.files.outputs import GENERATOR
 
 
-@cache
-def _templates() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("rag_clip.report"),
+def templates_of(package: str) -> Environment:
+    """Return the templates of a package: texts are escaped, and a missing value is an error."""
+    return Environment(
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+@cache
+def _templates() -> Environment:
+    environment = templates_of("rag_clip.report")
     environment.filters["short_tier"] = short_tier
     environment.filters["describe_tier"] = describe_tier
     environment.filters["plain_json"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -13,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from rag_clip.errors import explain
+from rag_clip.errors import RagClipError, explain
 from rag_clip.web import rest, screens
 from rag_clip.web.guard import LOCAL_HOSTS, Guard
 from rag_clip.web.served import NotServedError
@@ -58,22 +57,11 @@ def create_app(
     app.include_router(rest.router)
     app.include_router(screens.router, include_in_schema=False)
     app.add_exception_handler(Exception, _failed)
-    for kind in (ValueError, OSError, NotServedError):
+    for kind in (ValueError, OSError, RagClipError):
         app.add_exception_handler(kind, _failed)
     app.add_exception_handler(HTTPException, _not_found)
     app.add_exception_handler(RequestValidationError, _not_understood)
     return Guard(app, None if any_host else LOCAL_HOSTS, token, most_bytes)
-
-
-def static(name: str) -> Response:
-    """Return a style sheet or script of the pages."""
-    package = files("rag_clip.web") / "static" / name
-    base = files("rag_clip.report") / "templates" / "base.css"
-    content = package.read_bytes()
-    if name.endswith(".css"):
-        content = base.read_bytes() + content
-    kind = "text/css" if name.endswith(".css") else "text/javascript"
-    return Response(content, media_type=kind, headers={"cache-control": "max-age=3600"})
 
 
 def _answer(request: Request, status: int, message: str) -> Response:

@@ -15,12 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rag_clip.files.locations import is_remote
-from rag_clip.files.reading import metadata_document
 from rag_clip.images.items import read_image
 from rag_clip.images.opening import open_image_files
 from rag_clip.images.rows import ImageFile, read_items
 from rag_clip.models.decode import ImageError, decode_image
-from rag_clip.pipelines.predictions import PREFIX
+from rag_clip.pipelines.predictions import recorded_columns
 
 SIDE = 256
 MOST_SCANNED = 2_000_000
@@ -116,12 +115,11 @@ class Predictions:
 @lru_cache(maxsize=32)
 def _open(path: Path, _changed: int) -> Predictions:
     with pq.ParquetFile(path) as file:
-        facts = metadata_document(file.schema_arrow, b"rag_clip") or {}
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        names = facts.get("columns")
-        if not isinstance(names, list) or not {"label", "error"} <= {str(n).removeprefix(PREFIX) for n in names}:
-            raise ValueError(f"{path.name} has no predictions; write them with `rag-clip classify`")
-        columns = {str(name).removeprefix(PREFIX): str(name) for name in names}
+        try:
+            facts, columns = recorded_columns(file.schema_arrow)
+        except ValueError as error:
+            raise ValueError(f"{path.name} {error}") from None
         return Predictions(path, columns, facts, sum(sizes), tuple(np.cumsum([0, *sizes[:-1]]).tolist()))
 
 

@@ -8,36 +8,33 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from rag_clip.display import counted
 from rag_clip.evaluation.compare import compare_results
 from rag_clip.evaluation.results import read_results
 from rag_clip.files.prompts import write_prompts
+from rag_clip.report.page import templates_of
 from rag_clip.web.edits import class_number, corrections_path, edited, read_corrected
 from rag_clip.web.rest import Shared, correct_rows, prompts_for
 from rag_clip.web.rows import Filter, counts_of, image_of, predictions_of, thumbnail
 from rag_clip.web.state import State, named, without_texts
 
 router = APIRouter()
+STATIC = {"app.css": "text/css", "app.js": "text/javascript"}
 ON_A_PAGE, CLASSES_ON_A_PAGE, PREVIEWED, LISTED_CLASSES = 48, 200, 20, 1500
 
 
 @cache
 def _templates() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("rag_clip.web"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_of("rag_clip.web")
     environment.globals["url"] = url
     environment.filters["counted"] = counted
     return environment
@@ -80,10 +77,13 @@ def _cell(value: object) -> object:
 
 @router.get("/static/{name}")
 def static_file(name: str) -> Response:
-    """Return a style sheet or script."""
-    from rag_clip.web.app import static
-
-    return static(name) if name in ("app.css", "app.js") else Response(status_code=404)
+    """Return a style sheet, after that of the reports, or a script."""
+    if name not in STATIC:
+        return Response(status_code=404)
+    content = (resources.files("rag_clip.web") / "static" / name).read_bytes()
+    if name.endswith(".css"):
+        content = (resources.files("rag_clip.report") / "templates" / "base.css").read_bytes() + content
+    return Response(content, media_type=STATIC[name], headers={"cache-control": "max-age=3600"})
 
 
 @router.get("/")

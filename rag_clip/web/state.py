@@ -43,6 +43,7 @@ class State:
         self.prompts = PromptFiles()
         self.index = index
         self._stores: dict[str, Store] = {}
+        self._opening = threading.Lock()
         self._searching = threading.Lock()
         self._uploads: OrderedDict[str, bytes] = OrderedDict()
 
@@ -52,10 +53,11 @@ class State:
 
     def store(self, name: str) -> Store:
         """Open an index of the folder, or the one that was named at the start, once."""
-        if name not in self._stores:
-            place = name if name == self.index else self.served.find(name)
-            self._stores[name] = open_store(place)
-        return self._stores[name]
+        with self._opening:
+            if name not in self._stores:
+                place = name if name == self.index else self.served.find(name)
+                self._stores[name] = open_store(place)
+            return self._stores[name]
 
     def close(self) -> None:
         """Close the indexes."""
@@ -114,7 +116,7 @@ class State:
                 found = search([query], store=store, mode=mode, limit=most)[0]
             else:
                 recorded = asdict(store.card.encoder)
-                encoder = self.worker.call(lambda: self.worker.encoder(recorded))
+                encoder = self.worker.encoder(recorded)
                 if minus:
                     vectors = self.worker.call(lambda: embed_queries([query, Query(minus)], encoder)).cpu()
                     unlike = torch.nn.functional.normalize(vectors[0] - 0.5 * vectors[1], dim=0)[None].numpy()

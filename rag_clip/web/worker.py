@@ -1,6 +1,7 @@
-"""The one thread that uses the model: calls in turn, images of several requests in one batch, and long jobs.
+"""The two threads that use the model: one for short calls in turn, one for long jobs in turn, which hold up no call.
 
-A request to classify waits up to `WAIT` seconds for others with the same prompts, and all are encoded at once.
+A request to classify waits up to `WAIT` seconds for others with the same prompts, and all are encoded at once. Both
+threads share the encoder, whose methods change nothing in it, so their calls may run at the same time.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class _Batchable:
 
 
 class Worker:
-    """The thread, its encoder and classifiers.
+    """The threads, their encoder and classifiers.
 
     model: the name of the model; None for the one that files record.
     """
@@ -94,29 +95,30 @@ class Worker:
         self.jobs: OrderedDict[str, Job] = OrderedDict()
         self.batches = 0
         self._encoders: dict[str, Encoder] = {}
+        self._loading = threading.Lock()
         self._classifiers: OrderedDict[tuple[Path, int], ZeroShot] = OrderedDict()
         self._queue: queue.Queue[Any] = queue.Queue()
         self._aside: deque[Any] = deque()
+        self._waiting: queue.Queue[Callable[[], None]] = queue.Queue()
         threading.Thread(target=self._work, name="model", daemon=True).start()
+        threading.Thread(target=self._work_off, name="jobs", daemon=True).start()
 
     def encoder(self, recorded: Mapping[str, Any]) -> Encoder:
-        """Return the model, loaded once; call it in the thread (`call`).
-
-        Raises ValueError if no model was named, and none is recorded.
-        """
+        """Return the model, loaded once; raises ValueError if no model was named, and none is recorded."""
         name = self.model or str(recorded.get("spec") or "")
-        if name not in self._encoders:
-            self._encoders[name] = to_encoder(self.model, recorded=recorded)
-        return self._encoders[name]
+        with self._loading:
+            if name not in self._encoders:
+                self._encoders[name] = to_encoder(self.model, recorded=recorded)
+            return self._encoders[name]
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Call a function in the thread, and return what it returns."""
+        """Call a function in the thread of calls, and return what it returns."""
         answer: Future[Any] = Future()
         self._queue.put((function, answer))
         return answer.result()
 
     def start(self, verb: str, function: Callable[[Report], Mapping[str, Any]]) -> Job:
-        """Call a function with a report of its progress in the thread, and return at once."""
+        """Call a function with a report of its progress in the thread of jobs, and return at once."""
         job = Job(secrets.token_hex(8), verb)
         self.jobs[job.id] = job
         while len(self.jobs) > KEPT_JOBS:
@@ -133,7 +135,7 @@ class Worker:
             except Exception as error:
                 job.set(state="failed", error=explain(error) or f"a bug in rag-clip: {error!r}")
 
-        self._queue.put((run, Future()))
+        self._waiting.put(run)
         return job
 
     def classify(self, path: Path, prompts: Prompts, images: list[bytes], *, top_k: int) -> Matches:
@@ -141,7 +143,7 @@ class Worker:
 
         Raises ImageError for an image that cannot be decoded.
         """
-        encoder = self.call(lambda: self.encoder(prompts.recorded.encoder))
+        encoder = self.encoder(prompts.recorded.encoder)
         pixels = torch.stack(
             [torch.from_numpy(encoder.preprocess(each)).permute(2, 0, 1) for each in _decoded(images, encoder)]
         )
@@ -150,7 +152,7 @@ class Worker:
         return answer.result()
 
     def classifier(self, path: Path, prompts: Prompts) -> ZeroShot:
-        """Return the classifier of prompts, kept by their file as it stands; call it in the thread."""
+        """Return the classifier of prompts, kept by their file as it stands; call it in the thread of calls."""
         key = (path, path.stat().st_mtime_ns)
         if key not in self._classifiers:
             self._classifiers[key] = zero_shot(prompts, self.encoder(prompts.recorded.encoder))
@@ -158,6 +160,10 @@ class Worker:
                 self._classifiers.popitem(last=False)
         self._classifiers.move_to_end(key)
         return self._classifiers[key]
+
+    def _work_off(self) -> None:
+        while True:
+            self._waiting.get()()
 
     def _work(self) -> None:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,6 +118,39 @@ def test_a_file_is_classified_in_a_job_whose_events_end(client: Any, folder: Pat
     assert events[-1]["state"] == "done"
     assert events[-1]["result"] == {"predictions": "photographs-by-bare.parquet", "rows": 12, "failed": 0}
     assert (folder / "photographs-by-bare.parquet").exists()
+
+
+def test_a_running_job_holds_up_no_question_to_the_model(client: Any, folder: Path) -> None:
+    worker, may_end = client.app.app.state.shared.worker, threading.Event()
+    job = worker.start("wait", lambda report: {"ended": may_end.wait(60)})
+    picture = ("images", ("x.jpg", photographs(1)[0]))
+    asked = {"prompts": "prompts.parquet", "images": "photographs.parquet", "row": 0}
+    page = {"accept": "text/html"}
+    answers = [
+        client.post("/v1/classify", params={"prompts": "prompts.parquet"}, files=[picture]),
+        client.post("/v1/search", json={"index": "captions", "text": "flag", "mode": "dense"}),
+        client.post("/v1/explain", json=asked),
+        client.get("/prompts", params={"file": "prompts.parquet"}, headers=page),
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert job.state == "running"
+    assert client.get("/health").json()["jobs"] == 1
+    waiting = client.post("/v1/enhance", json={"labels": ["kite"], "recipe": "templates", "index": "captions"}).json()
+    assert waiting["state"] == "waiting"
+    may_end.set()
+    made = wait(client, waiting)["result"]["prompts"]
+    assert job.facts()["result"] == {"ended": True}
+    (folder / made).unlink()
+
+
+def test_requests_at_once_open_an_index_once(tmp_path: Path) -> None:
+    with (
+        TestClient(create_app(served_folder(tmp_path / "folder")), base_url=HERE) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        asked = {"index": "captions", "text": "flag"}
+        answers = list(pool.map(lambda _: client.post("/v1/search", json=asked).status_code, range(8)))
+    assert answers == [200] * 8
 
 
 def test_names_become_prompts_in_a_new_file(client: Any, folder: Path) -> None:
