@@ -20,6 +20,7 @@ from rag_clip.classifiers.reuse import Reuse
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.demo.concepts import BANDS, concepts
+from rag_clip.demo.pictures import FILE as PICTURES
 from rag_clip.demo.pictures import write_pictures
 from rag_clip.files.atomic import replacing
 from rag_clip.files.labels import read_labels
@@ -172,12 +173,12 @@ def _enhance(labels: LabelSet, index: Path, encoder: Encoder, report: Report) ->
 
 def _find_support(prompts: Prompts, out: Path, encoder: Encoder, report: Report) -> PreparedHead:
     """Index photographs with captions, retrieve some for each name, no test photographs, and fit a head on them."""
-    if not (out / "pictures.parquet").exists():
-        with replacing(out / "pictures.parquet") as partial:
+    if not (out / PICTURES).exists():
+        with replacing(out / PICTURES) as partial:
             write_pictures(partial, names=prompts.labels.names)
     running = Running(report=report)
     cleaning = load_cleaning("none")
-    index_images([out / "pictures.parquet"], index=out / "images", encoder=encoder, cleaning=cleaning, running=running)
+    index_images([out / PICTURES], index=out / "images", encoder=encoder, cleaning=cleaning, running=running)
     retrieve_support(
         prompts,
         output=out / "support.parquet",

@@ -1,8 +1,8 @@
 """Photographs for captions of the bundled corpus that contain a name, for an index of the micro world's images.
 
-`python -m rag_clip.demo.pictures pictures.parquet` writes columns id, image, caption, source, with the same bytes every
-time. Their render seeds differ from those of the test photographs. A wrong caption has the photograph of another
-concept, as on the web.
+`python -m rag_clip.demo.pictures pictures.parquet` writes columns id, image, caption, source, url, with the same bytes
+every time; the address of a photograph is its row, `pictures.parquet#row=0`. Their render seeds differ from those of
+the test photographs. A wrong caption has the photograph of another concept, as on the web.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from rag_clip.demo.photograph import photograph
 PICTURE_SEED = 2**62 + 1000
 AT_ONCE = 512
 NAMED = ("name", "both")
+FILE = "pictures.parquet"
 
 
 def named_captions(per_concept: int, names: Collection[str] | None = None) -> pl.DataFrame:
@@ -52,6 +53,8 @@ def write_pictures(path: str | Path, *, per_concept: int = 24, names: Collection
         seen = photograph(textures[shown[start : start + AT_ONCE]], seed=PICTURE_SEED + part)
         images += [encode_jpeg(pixels) for pixels in seen.permute(0, 2, 3, 1).numpy()]
     table = captions.select("id", "caption", "source").insert_column(1, pl.Series("image", images, pl.Binary))
+    addresses = [f"{FILE}#row={row}" for row in range(len(images))]
+    table = table.with_columns(pl.Series("url", addresses, pl.String))
     table.write_parquet(path, compression="uncompressed", row_group_size=1024)
     return len(images)
 

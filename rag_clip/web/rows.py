@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from rag_clip.files.locations import is_remote
 from rag_clip.images.items import read_image
+from rag_clip.images.listing import is_image
 from rag_clip.images.opening import open_image_files
 from rag_clip.images.rows import ImageFile, read_items
 from rag_clip.models.decode import ImageError, decode_image
@@ -148,11 +149,13 @@ def _images(path: Path, _changed: int) -> list[ImageFile]:
 
 
 def image_of(path: Path, row: int, *, root: Path) -> bytes:
-    """Return the bytes of the image in a row of a file of images or predictions.
+    """Return the bytes of the image in a row of a file of images or predictions, or of an image file.
 
     Raises ImageError for an image that is missing, lies outside `root` or elsewhere on the network; ValueError for a
     row that is not there, and a file without images.
     """
+    if is_image(path.name):
+        return read_image(str(path))
     wanted = row
     for file in _images(path, path.stat().st_mtime_ns):
         if 0 <= wanted < file.rows:

@@ -43,7 +43,9 @@ def _templates() -> Environment:
 def url(path: str, **values: object) -> str:
     """Return an address of this service with a query of the values that are not empty."""
     given = {
-        name: "on" if value is True else value for name, value in values.items() if value not in ("", None, False, [])
+        name: "on" if value is True else value
+        for name, value in values.items()
+        if value is not None and value is not False and value not in ("", [])
     }
     return f"{path}?{urlencode(given, doseq=True)}" if given else path
 
@@ -131,13 +133,22 @@ def upload_picture(
     return RedirectResponse(f"{to}?{query + '&' if query else ''}{urlencode({'upload': kept})}", 303)
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The picture that a page is asked about: an uploaded one, or the one in a row of a file."""
+
+    upload: str = ""
+    file: str = ""
+    row: int | None = None
+
+
 @router.get("/index")
 def index_page(
     state: Shared,
+    picture: Annotated[Picture, Depends()],
     name: str = "",
     text: str = "",
     minus: str = "",
-    upload: str = "",
     source: str = "",
     start: int = 0,
     format: str = "",
@@ -150,21 +161,18 @@ def index_page(
     if name:
         store = state.store(name)
         facts = {"captions": store.count(), "model": store.card.encoder.spec, **_health(store.card.notes)}
-        if text or upload:
-            hits = state.search(
-                name,
-                text=text,
-                minus=minus,
-                image=state.upload(upload) if upload else None,
-                offset=start,
-            )
+        given = state.picture(upload=picture.upload, file=picture.file, row=picture.row)
+        searched = bool(text) or given is not None
+        hits = state.search(name, text=text, minus=minus, image=given, offset=start) if searched else state.sample(name)
     sources: dict[str, int] = {}
     for hit in hits:
         sources[hit["source"]] = sources.get(hit["source"], 0) + 1
     hits = [hit for hit in hits if not source or hit["source"] == source]
     if format in ("json", "csv"):
         return _table(hits, format)
-    asked = {"name": name, "text": text, "minus": minus, "upload": upload, "source": source}
+    for hit in hits:
+        hit["picture"] = state.picture_of(hit, name)
+    asked = {"name": name, "text": text, "minus": minus, **asdict(picture), "source": source}
     return _page(
         "index.html",
         title=f"Index {name}" if name else "Index",
@@ -175,7 +183,7 @@ def index_page(
         facts=facts,
         sources=sources,
         start=start,
-        query=urlencode({key: value for key, value in asked.items() if value and key != "upload"}),
+        query=urlencode({key: value for key, value in asked.items() if value and key in ("name", "text", "minus")}),
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Literal
 
 from rag_clip.errors import RagClipError
+from rag_clip.files.locations import is_remote
 from rag_clip.files.outputs import made_by
+from rag_clip.images.listing import is_image
 
 Kind = Literal["index", "prompts", "predictions", "results", "support", "table", "page"]
 KINDS: dict[str, Kind] = {"enhance": "prompts", "classify": "predictions", "evaluate": "results"}
@@ -46,6 +49,20 @@ class Served:
         if not path.exists():
             raise NotServedError(f"there is no {name} in the served folder; choose one of the files listed")
         return path
+
+    def picture(self, address: str, beside: Path) -> tuple[str, int] | None:
+        """Return the file and row of a picture whose address an index has: an image file, or TABLE#row=N.
+
+        It is a path from the root, from the folder `beside`, or an absolute one. None for other addresses, such as
+        those of the web, and for what is not in the served folder.
+        """
+        file, mark, row = address.partition("#row=")
+        if not file or is_remote(file) or not (row.isdecimal() and len(row) < 16 if mark else is_image(file)):
+            return None
+        for folder in (self.root, beside):
+            with suppress(NotServedError, OSError):
+                return self.name(self.find(str(folder / file))), int(row or 0)
+        return None
 
     def new(self, stem: str, suffix: str) -> Path:
         """Return the path of a file that does not exist yet: STEM.suffix, or STEM-2.suffix and so on."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rag_clip.data import Prompts
+from rag_clip.data import Hit, Prompts
 from rag_clip.errors import RagClipError
 from rag_clip.models.decode import image_size
 from rag_clip.pipelines.explain import Explanation, explain
@@ -89,6 +89,11 @@ class State:
             return self.upload(upload)
         return None if not file or row is None else image_of(self.served.find(file), row, root=self.served.root)
 
+    def picture_of(self, hit: Mapping[str, Any], index: str) -> tuple[str, int] | None:
+        """Return the file and row of the picture that a result has in the served folder; None if it has none there."""
+        beside = self.served.root if index == self.index else self.served.find(index).parent
+        return self.served.picture(str(hit.get("url", "")), beside)
+
     def search(
         self,
         name: str,
@@ -126,10 +131,13 @@ class State:
                     found = self.worker.call(
                         lambda: search([query], store=store, encoder=encoder, mode=mode, limit=most)
                     )[0]
-            hits = fold([{"id": hit.id, "score": hit.score, "text": hit.text, "source": hit.source} for hit in found])
-            hits = hits[offset : offset + limit]
-            more = store.payload([hit["id"] for hit in hits])
-        return [{**hit, **more[hit["id"]]} for hit in hits]
+            return _results(store, found, slice(offset, offset + limit))
+
+    def sample(self, name: str, *, count: int = 24) -> list[dict[str, Any]]:
+        """Return captions drawn from an index, the same ones every time, in the form of `search`."""
+        with self._searching:
+            store = self.store(name)
+            return _results(store, store.sample(count, seed=0), slice(count))
 
     def explain(
         self, prompts: Prompts, image: bytes | None, *, label: str | None = None, without: Mapping[str, set[int]] = {}
@@ -156,6 +164,12 @@ class State:
             [{"label": names[number], "score": score} for number, score in zip(labels, scores, strict=True)]
             for labels, scores in zip(found.labels.tolist(), found.scores.tolist(), strict=True)
         ]
+
+
+def _results(store: Store, found: Sequence[Hit], part: slice) -> list[dict[str, Any]]:
+    hits = fold([{"id": hit.id, "score": hit.score, "text": hit.text, "source": hit.source} for hit in found])[part]
+    more = store.payload([hit["id"] for hit in hits])
+    return [{**hit, **more[hit["id"]]} for hit in hits]
 
 
 def fold(hits: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
-"""Pages of large files, and pictures classified per second: `python tests/benchmarks/web.py [--rows N] [--requests N]`.
+"""Pages of large files and indexes, and pictures classified per second: `python tests/benchmarks/web.py`.
 
-A predictions file of N rows without pictures is generated. First bytes are of a server on this machine, the median and
-largest of 20 requests after one that opens the file. Pictures are sent one by one, and by 16 clients at once, which
-the service encodes together; one round of each in turns, three times.
+A predictions file of `--rows` rows without pictures is generated, and an index of `--captions` captions of 4 to 12
+words with random vectors of the bundled model's width (`--index FOLDER` keeps it there, and takes one that is there).
+First bytes are of a server on this machine, the median and largest of 20 requests after one that opens the file.
+`--job` classifies photographs in a job meanwhile. Pictures are sent one by one, and by 16 clients at once, which the
+service encodes together; one round of each in turns, three times.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ from rag_clip.data import LabelSet
 from rag_clip.demo import make
 from rag_clip.demo.concepts import concepts
 from rag_clip.files.prompts import write_prompts
+from rag_clip.models.open_clip import load_encoder
 from rag_clip.prompts.templates import template_prompts
+from rag_clip.store import caption_id, create_store, load_schema
 from rag_clip.web.app import create_app
 
 NAMES = tuple(concept.name for concept in concepts()[:100])
@@ -42,6 +46,27 @@ def predictions(path: Path, rows: int) -> None:
     table = pa.table({"label": labels, "score": draw.random(rows, np.float32), "error": pa.nulls(rows, pa.string())})
     facts = {"columns": ["label", "score", "error"], "prompts": {"digest": ""}, "rows": rows}
     pq.write_table(table.replace_schema_metadata({"rag_clip": json.dumps(facts)}), path, row_group_size=50_000)
+
+
+def captions(path: Path, rows: int) -> None:
+    """Make an index of captions whose words are as unequally frequent as those of a language."""
+    draw, encoder = np.random.default_rng(0), load_encoder("demo", device="cpu")
+    words = np.array(["a", "of", "red", "flag", "the", "blue", *(f"w{number:x}" for number in range(50_000))])
+    with create_store(path, schema=load_schema(), encoder=encoder.fingerprint, dim=encoder.dim) as store:
+        for start in range(0, rows, 5_000):
+            count = min(5_000, rows - start)
+            ranks = np.minimum(draw.zipf(1.2, (count, 12)), len(words)) - 1
+            lengths = draw.integers(4, 13, count)
+            texts = [" ".join(words[row[:length]]) for row, length in zip(ranks, lengths, strict=True)]
+            vectors = draw.standard_normal((count, encoder.dim), np.float32)
+            columns = {
+                "id": [caption_id("made", f"{start + place}") for place in range(count)],
+                "text": texts,
+                "source": ["made"] * count,
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), encoder.dim),
+            }
+            store.upsert(pa.record_batch(columns))
+        store.optimise()
 
 
 def first_bytes(call: Callable[[], httpx.Response]) -> str:
@@ -59,22 +84,45 @@ def main() -> None:
     """Serve, ask, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--captions", type=int, default=0)
+    parser.add_argument("--index", type=Path)
+    parser.add_argument("--job", action="store_true")
     parser.add_argument("--requests", type=int, default=96)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         predictions(Path(folder) / "predictions.parquet", asked.rows)
         write_prompts(template_prompts(LabelSet(NAMES)), Path(folder) / "prompts.parquet")
+        index = asked.index or (Path(folder) / "captions" if asked.captions else None)
+        if index and not index.exists():
+            start = time.perf_counter()
+            captions(index, asked.captions)
+            print(f"an index of {asked.captions} captions in {time.perf_counter() - start:.0f} s", flush=True)
+        pq.write_table(pa.table({"image": list(make.photographs(5, 9))}), Path(folder) / "photographs.parquet")
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(create_app(folder, model="demo"), log_level="warning", ws="none"))
+        server = uvicorn.Server(
+            uvicorn.Config(create_app(folder, model="demo", index=index and str(index)), log_level="warning", ws="none")
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         while not server.started:
             time.sleep(0.02)
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         with httpx.Client(base_url=address, timeout=300) as client:
+            if asked.job:
+                files = {"images": "photographs.parquet", "prompts": "prompts.parquet"}
+                print(client.post("/v1/classify/file", json=files).json())
+            of_index = (
+                f"/index?name={index}",
+                "text=red+flag",
+                "text=w1f",
+                "text=a+w2a7+w99",
+                "text=red+flag&minus=w5",
+            )
+            searches = [] if index is None else [of_index[0], *(f"{of_index[0]}&{text}" for text in of_index[1:])]
             for path in (
                 "/",
+                *searches,
                 "/predictions?file=predictions.parquet",
                 f"/predictions?file=predictions.parquet&start={asked.rows - 100}",
                 "/predictions?file=predictions.parquet&below=0.00005",

@@ -24,7 +24,8 @@ def test_every_concept_has_photographs_for_captions_that_name_it_always_the_same
     write_pictures(tmp_path / "again.parquet", per_concept=1)
     assert (tmp_path / "again.parquet").read_bytes() == written.read_bytes()
     pictures = pl.read_parquet(written)
-    assert pictures.columns == ["id", "image", "caption", "source"]
+    assert pictures.columns == ["id", "image", "caption", "source", "url"]
+    assert pictures["url"][359] == "pictures.parquet#row=359"
     captions = named_captions(1)
     assert set(captions["concept"]) == {concept.name for concept in concepts()}
     assert decode_image(pictures["image"][0]).size == (64, 64)

@@ -20,6 +20,7 @@ from rag_clip.files.prompts import write_prompts
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.evaluate import evaluate
+from rag_clip.pipelines.images import index_images
 from rag_clip.pipelines.running import Running
 from rag_clip.prompts.templates import template_prompts
 
@@ -63,6 +64,24 @@ def _made() -> Path:
             running=Running(0),
         )
     fill_index(folder / "captions", CAPTIONS, encoder)
+    pairs = pa.table(
+        {
+            "image": pictures[:4],
+            "caption": [f"a sign called {name}" for name in NAMES[:4]],
+            "url": ["pairs.parquet#row=0", "signs/one.jpg", "https://example.org/x.jpg", "../outside.jpg"],
+        }
+    )
+    pq.write_table(pairs, folder / "pairs.parquet")
+    (folder / "signs").mkdir()
+    (folder / "signs" / "one.jpg").write_bytes(pictures[1])
+    index_images(
+        folder / "pairs.parquet",
+        index=folder / "pictures",
+        shards=folder.with_name(f"{folder.name}-shards"),
+        encoder=encoder,
+        noise=False,
+        running=Running(0),
+    )
     (folder / "notes.txt").write_text("not shown")
     return folder
 

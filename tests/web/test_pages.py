@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,31 @@ def test_predictions_are_filtered_paged_and_corrected_without_scripts(client: An
     assert "corrected" in client.get("/predictions", params={"file": "predictions.parquet"}).text
     for wrong in ({"below": "x"}, {"start": -1}, {"changed": "on"}, {"file": "photographs.parquet"}):
         assert client.get("/predictions", params={"file": "predictions.parquet", **wrong}).status_code == 400
+
+
+def test_an_index_shows_the_pictures_that_lie_in_the_folder(client: Any, folder: Path) -> None:
+    (folder.parent / "outside.jpg").write_bytes(photographs(1)[0])
+    page = client.get("/index", params={"name": "pictures"}).text
+    assert "Some of them" in page
+    shown = re.findall(r'<img [^>]*src="([^"]+)" alt="([^"]+)"', page)
+    assert sorted((html.unescape(address), text) for address, text in shown) == [
+        ("/image?file=pairs.parquet&row=0", f"a sign called {NAMES[0]}"),
+        ("/image?file=signs%2Fone.jpg&row=0", f"a sign called {NAMES[1]}"),
+    ]
+    for address, _ in shown:
+        answer = client.get(html.unescape(address))
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    assert page.count("a sign called") == 4 + len(shown)
+    asked = {"name": "pictures", "file": "signs/one.jpg", "row": 0, "format": "json"}
+    assert client.get("/index", params=asked).json()[0]["text"] == f"a sign called {NAMES[1]}"
+
+
+def test_the_first_row_is_explained_as_the_others_are(client: Any) -> None:
+    page = client.get("/predictions", params={"file": "predictions.parquet"}).text
+    assert "/why?file=predictions.parquet&amp;row=0" in page
+    why = client.get("/why", params={"file": "predictions.parquet", "row": 0, "prompts": "prompts.parquet"}).text
+    without = html.unescape(re.search(r'href="(/why[^"]+without=[^"]+)"', why)[1])
+    assert "Without 1 text" in client.get(without).text
 
 
 def test_a_picture_is_sent_once_and_never_from_elsewhere(client: Any, folder: Path) -> None:

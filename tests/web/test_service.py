@@ -56,11 +56,13 @@ def test_files_are_listed_by_what_they_are(client: Any) -> None:
         "captions": "index",
         "hostile.parquet": "predictions",
         "odd <b>name.json": "prompts",
+        "pairs.parquet": "table",
         "photographs.parquet": "table",
+        "pictures": "index",
         "predictions.parquet": "predictions",
         "prompts.parquet": "prompts",
     }
-    assert client.get("/v1/indexes").json() == {"indexes": ["captions"]}
+    assert client.get("/v1/indexes").json() == {"indexes": ["captions", "pictures"]}
     assert client.get("/health").json()["status"] == "ok"
 
 
