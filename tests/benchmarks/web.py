@@ -101,7 +101,9 @@ def main() -> None:
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(
-            uvicorn.Config(create_app(folder, model="demo", index=str(index) if index else None), log_level="warning", ws="none")
+            uvicorn.Config(
+                create_app(folder, model="demo", index=str(index) if index else None), log_level="warning", ws="none"
+            )
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
