@@ -80,7 +80,9 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 async def _not_found(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _answer(request, error.status_code, f"{request.url.path}: {error.detail}")
+    answer = _answer(request, error.status_code, f"{request.url.path}: {error.detail}")
+    answer.headers.update(error.headers or {})  # Allow, of a method that is not
+    return answer
 
 
 async def _not_understood(request: Request, error: Exception) -> Response:

@@ -169,12 +169,15 @@ def _recipe(state: State, name: str) -> str:
 
 
 @router.post("/v1/classify")
-def classify(images: list[UploadFile], prompts: Name, state: Shared, top_k: int = 5) -> dict[str, Any]:
+def classify(
+    images: Annotated[list[UploadFile], Field(min_length=1)],
+    prompts: Name,
+    state: Shared,
+    top_k: Annotated[int, Field(ge=1, le=100)] = 5,
+) -> dict[str, Any]:
     """Classify up to 32 uploaded pictures."""
     if len(images) > MOST_IMAGES:
         raise ValueError(f"{len(images)} pictures were sent; at most {MOST_IMAGES} at once, or classify a file")
-    if not 1 <= top_k <= 100:
-        raise ValueError(f"top_k is {top_k}; ask for 1 to 100 classes")
     content = [each.file.read() for each in images]
     for each in content:
         state.keep(each)
@@ -209,8 +212,8 @@ def predictions(
     file: Name,
     state: Shared,
     only: Annotated[Filter, Depends()],
-    start: int = 0,
-    limit: int = 48,
+    start: Annotated[int, Field(ge=0)] = 0,
+    limit: Annotated[int, Field(ge=1, le=1000)] = 48,
 ) -> dict[str, Any]:
     """Return rows of a predictions file, and the row to go on from."""
     return asdict(predictions_of(state.served.find(file)).page(start=start, limit=limit, only=only))

@@ -46,9 +46,10 @@ class Served:
         Raises NotServedError for a name that leads out of the root, also through a link, and one that is not there.
         """
         path = self._inside(name)
-        if not path.exists():
-            raise NotServedError(f"there is no {name} in the served folder; choose one of the files listed")
-        return path
+        with suppress(OSError):  # of a name that is too long
+            if path.exists():
+                return path
+        raise NotServedError(f"there is no {name[:255]} in the served folder; choose one of the files listed")
 
     def picture(self, address: str, beside: Path) -> tuple[str, int] | None:
         """Return the file and row of a picture whose address an index has: an image file, or TABLE#row=N.

@@ -1,7 +1,7 @@
 """The screens in a real browser: keys, forms and links, console errors, widths, and accessibility where axe is given.
 
-A browser is looked for as `chromium`; axe-core's axe.min.js, which is not part of the project, at AXE. With SCREENSHOTS
-set to a folder, every screen is drawn there at three widths and in both colour schemes.
+A browser is looked for as `chromium`; axe-core is that of the package axe-playwright-python. With SCREENSHOTS set to a
+folder, every screen is drawn there at three widths and in both colour schemes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -34,7 +35,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs a browser")]
 SCREENS = {
     "files": "/",
-    "index": "/index?text=flag",
+    "index": "/index?name=captions&text=flag",
+    "pictures": "/index?name=pictures",
     "prompts": "/prompts?file=prompts.parquet&images=predictions.parquet",
     "predictions": "/predictions?file=predictions.parquet",
     "why": "/why?prompts=prompts.parquet&file=predictions.parquet&row=1",
@@ -155,15 +157,15 @@ def test_no_screen_is_wider_than_its_window(page: Any, screen: str) -> None:
                 page.screenshot(path=Path(folder) / f"{screen}-{width}-{scheme}.png")
 
 
-@pytest.mark.skipif(not os.environ.get("AXE"), reason="needs a browser and axe.min.js at AXE")
 @pytest.mark.parametrize("screen", SCREENS)
 def test_no_screen_breaks_rules_of_accessibility(browser: Any, address: str, screen: str) -> None:
+    axe = (resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
     context = browser.new_context(base_url=address, bypass_csp=True)
     page = context.new_page()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         page.goto(SCREENS[screen])
-        page.add_script_tag(path=os.environ["AXE"])
+        page.add_script_tag(content=axe)
         found = page.evaluate("axe.run()")["violations"]
         assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
     context.close()

@@ -204,7 +204,8 @@ def test_corrections_are_evidence_for_the_next_run(client: Any, folder: Path, tm
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.json", "/etc/passwd", "link.json", "a/../../secret.json", "..", "\0", ".hidden.json"]
+    "name",
+    ["../secret.json", "/etc/passwd", "link.json", "a/../../secret.json", "..", "\0", ".hidden.json", 300 * "x"],
 )
 def test_nothing_outside_the_folder_is_read(client: Any, folder: Path, name: str) -> None:
     secret = folder.parent / "secret.json"
@@ -307,6 +308,34 @@ def test_every_operation_of_the_description_answers_odd_values_without_a_bug(cli
                 query = {name: str(value) for name in names}
                 body = {} if method == "get" else {"json": value}
                 assert client.request(method, place, params=query, **body).status_code < 500, (method, place, value)
+
+
+@pytest.mark.slow
+def test_every_answer_is_as_the_description_says(folder: Path) -> None:
+    schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis")
+    checks = pytest.importorskip("schemathesis.checks", reason="needs schemathesis")
+    hypothesis = pytest.importorskip("hypothesis", reason="needs schemathesis")
+    checks.load_all_checks()
+    by_design = [each for each in checks.CHECKS.get_all() if each.__name__ == "positive_data_acceptance"]
+    here = {"host": "127.0.0.1"}
+    schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(folder), headers=here)
+    asked = []
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @hypothesis.settings(max_examples=20, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+        @hypothesis.given(case=operation.as_strategy())
+        def check(case: Any) -> None:
+            case.call_and_validate(headers=here, excluded_checks=by_design)
+
+        check()
+        asked.append(operation.label)
+    assert "POST /v1/classify" in asked
+
+
+def test_a_missing_method_names_those_that_there_are(client: Any) -> None:
+    answer = client.delete("/v1/search")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 def test_the_styles_and_scripts_are_in_the_package() -> None:
