@@ -18,7 +18,7 @@ from rag_clip.store.card import Card, read_card
 from rag_clip.store.interface import StoreError
 from rag_clip.store.lexical import BM25
 from rag_clip.store.schema import CollectionSchema, PayloadIndex, TextIndex, VectorSchema
-from rag_clip.store.server import ServerEngine
+from rag_clip.store.server import ServerEngine, dotted
 from rag_clip.store.server_card import METADATA_KEY, read_server_card, write_card_point
 from rag_clip.store.server_errors import Pause, server_errors
 
@@ -27,7 +27,6 @@ TIMEOUT_SECONDS = 60
 RECONNECT = {"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 2000}
 OLDEST_SERVER = (1, 12)
 WITH_METADATA = (1, 16)
-RANKING_TEXTS = (1, 20)
 NO_GRPC = {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.UNIMPLEMENTED, StatusCode.UNKNOWN}
 PROBE_SECONDS = 5.0
 
@@ -140,12 +139,7 @@ def open_server(
     if values is None:
         raise ValueError(f"collection {collection!r} at {location} was not made by rag-clip; name another collection")
     card = read_card(values, location)
-    if not card.schema.ranks_sparse and version < RANKING_TEXTS:
-        raise StoreError(
-            f"the index at {location} has schema version 2, whose texts only Qdrant {_dotted(RANKING_TEXTS)} or later "
-            f"ranks, and the server is {_dotted(version)}: update it, or build the index again"
-        )
-    return ServerEngine(client, collection, card, pause=pause), card
+    return ServerEngine(client, collection, card, version=version, pause=pause), card
 
 
 def create_server(
@@ -188,13 +182,9 @@ def _check_version(client: QdrantClient, location: str) -> tuple[int, ...]:
     version = tuple(int(part) for part in found.split(".")[:2])
     if version < OLDEST_SERVER:
         raise StoreError(
-            f"the server at {location} is Qdrant {found}; {_dotted(OLDEST_SERVER)} or later is needed: update it"
+            f"the server at {location} is Qdrant {found}; {dotted(OLDEST_SERVER)} or later is needed: update it"
         )
     return version
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))
 
 
 def _description(schema: CollectionSchema, dim: int) -> dict[str, Any]:

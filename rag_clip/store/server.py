@@ -27,6 +27,7 @@ UPLOAD_STREAMS = 3
 REQUEST_POINTS = 256
 REQUEST_BYTES = 4 << 20
 POLL_SECONDS = 0.5
+RANKING_TEXTS = (1, 20)
 STATUS = {
     models.CollectionStatus.GREEN: "ready",
     models.CollectionStatus.YELLOW: "optimising",
@@ -38,11 +39,22 @@ STATUS = {
 class ServerEngine:
     """One collection on a server; `client` may be any QdrantClient, `pause` sleeps for seconds between attempts.
 
+    `version` is that of the server, major and minor.
+
     Requests are retried after transient errors; this is safe, since a point that is written twice is stored once.
     """
 
-    def __init__(self, client: QdrantClient, collection: str, card: Card, *, pause: Pause = time.sleep) -> None:
+    def __init__(
+        self,
+        client: QdrantClient,
+        collection: str,
+        card: Card,
+        *,
+        version: tuple[int, ...] = RANKING_TEXTS,
+        pause: Pause = time.sleep,
+    ) -> None:
         self._client = client
+        self._version = version
         self._collection = collection
         self._schema = card.schema
         self._lexical = Lexical(card.schema) if card.schema.ranks_sparse else None
@@ -103,7 +115,10 @@ class ServerEngine:
         )
 
     def rank_texts(self, texts: Sequence[str], limit: int, *, where: Where, holding: Holding) -> list[Ranking]:
-        """Rank by sparse vectors; by the server's BM25 over its text index where the schema is older."""
+        """Rank by sparse vectors; by the server's BM25 over its text index where the schema is older.
+
+        Raises StoreError where that is needed and the server lacks it.
+        """
         if self._lexical is not None:
             queries = self._lexical.queries(texts)
             requests = [
@@ -116,6 +131,12 @@ class ServerEngine:
                 if query[0]
             ]
             return spread(self._rank(requests) if requests else [], queries)
+        if self._version < RANKING_TEXTS:
+            raise StoreError(
+                f"collection {self._collection!r} has schema version 2, whose texts only Qdrant "
+                f"{dotted(RANKING_TEXTS)} or later ranks, and the server is {dotted(self._version)}: search by vectors, "
+                "update the server, or make a copy that any server ranks with: rag-clip index copy"
+            )
         return self._rank(
             [
                 models.QueryRequest(query=models.TextQuery(text=text), using="text", **_bounds(limit, where, phrases))
@@ -188,7 +209,7 @@ class ServerEngine:
     def _optimisers(self) -> list[str]:
         try:
             found = self._ask(lambda: self._client.get_optimizations(self._collection))
-        except StoreError:  # older servers do not tell
+        except StoreError:  # 404 before 1.17, and it is asked by REST, which may not be reachable
             return []
         running = [
             f"{run.optimizer}: {run.progress.done or 0:,} of {run.progress.total or 0:,}" for run in found.running
@@ -226,6 +247,11 @@ class ServerEngine:
         self._ask(
             lambda: self._client.update_collection(self._collection, optimizers_config=models.OptimizersConfigDiff())
         )
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    """Return a version as people write it."""
+    return ".".join(map(str, version))
 
 
 def cut_rows(rows: Rows) -> Iterator[Rows]:

@@ -235,6 +235,8 @@ class Collections(wire.CollectionsServicer):
 class Optimisations(BaseHTTPRequestHandler):
     """Answers what the optimisers of a collection are at, as Qdrant 1.20 does."""
 
+    path_of_optimisers = "/collections/captions/optimizations"
+
     def do_GET(self) -> None:
         running = {
             "uuid": str(uuid.UUID(int=1)),
@@ -245,7 +247,7 @@ class Optimisations(BaseHTTPRequestHandler):
         }
         summary = {"queued_optimizations": 2, "queued_segments": 3, "queued_points": 4000, "idle_segments": 1}
         answer = json.dumps({"result": {"summary": summary, "running": [running]}, "status": "ok", "time": 0.0})
-        self.send_response(200 if self.path.startswith("/collections/captions/optimizations") else 404)
+        self.send_response(200 if self.path.startswith(self.path_of_optimisers) else 404)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
         self.wfile.write(answer.encode())
@@ -288,6 +290,14 @@ def test_info_says_what_the_optimisers_are_at_until_they_are_done(optimising):
     assert [info["status"] for info in found] == ["not optimised", "optimising", "ready"]
     at_work = ["indexing: 500 of 1,000", "2 waiting, 4,000 points"]
     assert [info["optimisers"] for info in found] == [at_work, at_work, []]
+
+
+def test_an_older_server_does_not_tell_what_its_optimisers_are_at(optimising, monkeypatch):
+    server, collections, pauses = optimising
+    collections.states = [(wire.Yellow, 500)]
+    monkeypatch.setattr(Optimisations, "path_of_optimisers", "/nowhere")  # before 1.17 the answer is 404
+    info = server.info()
+    assert (info["status"], info["optimisers"], pauses) == ("optimising", [], [])
 
 
 def test_an_index_whose_optimisers_run_is_not_checked(optimising):

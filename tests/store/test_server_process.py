@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from qdrant_client import QdrantClient
 
 from inputs.qdrant_process import QdrantProcess
 from inputs.stores import DIM, ENCODER, IDS, OLDEST, PAIRED, batch, opened, paired_batch
-from rag_clip.store import Card, Store, StoreError, copy_store, create_store, load_schema, open_store
+from rag_clip.store import Card, Store, StoreError, check_index, copy_store, create_store, load_schema, open_store
 from rag_clip.store.connection import connect, create_server
 from rag_clip.store.copying import copy_rows
 
@@ -195,6 +196,27 @@ def test_an_index_of_an_old_server_is_the_same_after_an_update_of_the_server(old
         store.note("other", {"rows": 1})
     with open_store(oldest.location) as store:
         assert set(store.card.notes) == {"funnel", "other"}
+
+
+def test_only_the_texts_of_version_2_need_a_newer_server(oldest, tmp_path):
+    card = Card(ENCODER, load_schema().model_copy(update={"schema_version": 2}), DIM, schema_version=2)
+    with connected(oldest.start(), card, time.sleep) as store:
+        store.upsert(batch())
+        store.optimise()
+    with create_store(oldest.location, schema=load_schema(), encoder=ENCODER, dim=DIM) as store:
+        query = np.array([[0, 1, 0, 0]], np.float32)
+        assert store.card == card
+        assert [hit.id for hit in store.search(vectors=query, limit=1)[0]] == [IDS[2]]
+        assert [hit.id for hit in store.search(vectors=query, holding=[["dog"]])[0]] == [IDS[4]]
+        assert check_index(store, queries=6, k=2).recall == 1
+        for mode in ("lexical", "hybrid"):
+            with pytest.raises(StoreError, match=r"only Qdrant 1\.20 or later ranks, and the server is 1\.12: .*copy"):
+                store.search(texts=["kite"], vectors=query, mode=mode)
+        copy_store(store, f"{oldest.location}/copy")
+        copy_store(store, tmp_path / "copy")
+    for copy in (f"{oldest.location}/copy", tmp_path / "copy"):
+        with open_store(copy) as store:
+            assert [hit.id for hit in store.search(texts=["kite"], mode="lexical")[0]] == [IDS[3], IDS[0]]
 
 
 @pytest.mark.parametrize("call", ["Create:1", "Create:2", "CreateFieldIndex:1"])
