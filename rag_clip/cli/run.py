@@ -77,7 +77,11 @@ class Shown:
         Path | None, Parameter(help="Also append progress, summary and errors to this file, with the time.")
     ] = None
     metrics: Annotated[
-        Path | None, Parameter(help="FILE.prom: keep the progress there, for Prometheus' textfile collector.")
+        str | None,
+        Parameter(
+            help="Progress for Prometheus: FILE.prom, for the textfile collector, or [HOST]:PORT, to be scraped while "
+            "the run goes on."
+        ),
     ] = None
 
 

@@ -134,8 +134,8 @@ class ServerEngine:
         if self._version < RANKING_TEXTS:
             raise StoreError(
                 f"collection {self._collection!r} has schema version 2, whose texts only Qdrant "
-                f"{dotted(RANKING_TEXTS)} or later ranks, and the server is {dotted(self._version)}: search by vectors, "
-                "update the server, or make a copy that any server ranks with: rag-clip index copy"
+                f"{dotted(RANKING_TEXTS)} or later ranks, and the server is {dotted(self._version)}: search by "
+                "vectors, update the server, or make a copy that any server ranks with: rag-clip index copy"
             )
         return self._rank(
             [
