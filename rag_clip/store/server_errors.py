@@ -27,6 +27,16 @@ PASSING = {
     StatusCode.ABORTED,
     StatusCode.INTERNAL,  # a cluster that has lost a node says this; REST says 500
 }
+TLS = {  # words of the reason that gRPC or REST gives, what they mean, and what to do
+    "does not match SSL server name": ("its certificate is for another host", "write a name of that certificate"),
+    "Hostname mismatch": ("its certificate is for another host", "write a name of that certificate"),
+    "IP address mismatch": ("its certificate is for another host", "write a name of that certificate"),
+    "CERTIFICATE_VERIFY_FAILED": (
+        "its certificate is not trusted",
+        "set QDRANT_CA_FILE to a PEM file of its issuer",
+    ),
+    "WRONG_VERSION_NUMBER": ("it does not speak TLS", "write http:// for it"),
+}
 REFUSING = {StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED}
 
 
@@ -67,13 +77,19 @@ def _may_pass(error: Exception) -> bool:
 
 def _explain(error: Exception) -> str:
     reason = error.details() if isinstance(error, RpcError) and hasattr(error, "details") else str(error)
+    for words, (fault, advice) in TLS.items():
+        if words in str(reason):
+            return f"{fault} ({reason}); {advice}"
     refused = isinstance(error, UnexpectedResponse) and error.status_code in {401, 403}
     if refused or _code(error) in REFUSING:
         return f"it refused the API key ({reason}); set QDRANT_API_KEY to the key of this server"
     if _code(error) == StatusCode.DEADLINE_EXCEEDED:
         return f"no answer in time ({reason}); is it overloaded? What was written is kept: start again"
     if _code(error) == StatusCode.UNAVAILABLE:
-        return f"{reason}; is it running, with gRPC reachable? What was written is kept: start again"
+        return (
+            f"{reason}; is it running, with gRPC reachable, and https:// if it speaks TLS? What was written is kept: "
+            "start again"
+        )
     return str(reason)
 
 

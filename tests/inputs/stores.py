@@ -58,7 +58,9 @@ def fill_index(folder: Path, captions: Sequence[str], encoder: Encoder) -> Path:
 
 
 OLDEST = "1.12.6"
-ENGINES = ["edge", "memory", "oldest", pytest.param("server", marks=pytest.mark.server)]
+REAL = pytest.param("server", marks=pytest.mark.server)
+ENGINES = ["edge", "memory", "oldest", REAL]
+SERVERS = ["stand-in", "oldest", REAL]
 
 
 PAIRED = load_schema().model_copy(
@@ -99,16 +101,29 @@ def _open(engine: str, folder: Path, schema: CollectionSchema, stack: ExitStack)
     elif engine == "memory":
         qdrant, card = create_server(QdrantClient(":memory:"), "captions", "memory", Card(ENCODER, schema, DIM))
         store = Store(qdrant, card, "memory")
-    elif engine == "oldest":
-        process = QdrantProcess(folder / "server", version=OLDEST).start()
-        stack.callback(process.kill)
-        store = create_store(process.location, schema=schema, encoder=ENCODER, dim=DIM)
-    elif "QDRANT_URL" in os.environ:
-        location = f"{os.environ['QDRANT_URL']}/test-{uuid.uuid4()}"
-        copies = int(os.environ.get("QDRANT_COPIES", "1"))  # of every shard, on a cluster
-        server = ServerSchema(replication_factor=copies, write_consistency=copies)
-        schema = schema.model_copy(update={"server": server})
-        store = create_store(location, schema=schema, encoder=ENCODER, dim=DIM)
     else:
-        pytest.skip("needs a Qdrant server at QDRANT_URL")
+        location = f"{stack.enter_context(served(engine, folder))}/test-{uuid.uuid4()}"
+        if engine == "server":
+            schema = schema.model_copy(update={"server": copies()})
+        store = create_store(location, schema=schema, encoder=ENCODER, dim=DIM)
     return store
+
+
+@contextmanager
+def served(engine: str, folder: Path) -> Iterator[str]:
+    """Yield the address of a stand-in of this test, or of the server at QDRANT_URL."""
+    if engine == "server":
+        if "QDRANT_URL" not in os.environ:
+            pytest.skip("needs a Qdrant server at QDRANT_URL")
+        yield os.environ["QDRANT_URL"]
+    else:
+        version = {"version": OLDEST} if engine == "oldest" else {}
+        process = QdrantProcess(folder / "server", **version).start()
+        yield process.location
+        process.kill()
+
+
+def copies() -> ServerSchema:
+    """Return the settings of the server at QDRANT_URL; QDRANT_COPIES is the copies of a shard on a cluster."""
+    count = int(os.environ.get("QDRANT_COPIES", "1"))
+    return ServerSchema(replication_factor=count, write_consistency=count)

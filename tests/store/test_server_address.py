@@ -1,4 +1,4 @@
-"""A real server behind a proxy of HTTPS with a path prefix and no gRPC: prefix, REST, TLS by a CA of one's own, key."""
+"""A real server behind a proxy of HTTPS, with a path prefix and no gRPC, and one that speaks TLS itself."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from pathlib import Path
 
 import pytest
 
+from inputs.qdrant_real import RealQdrant, needs_command
 from inputs.stores import DIM, ENCODER, IDS, batch
 from rag_clip.store import StoreError, create_store, load_schema, open_store
+from rag_clip.store.connection import reach
 
 KEY = "the key of the proxy"
 
 pytestmark = [
     pytest.mark.server,
-    pytest.mark.skipif("QDRANT_URL" not in os.environ, reason="needs a Qdrant server at QDRANT_URL"),
+    pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection:UserWarning"),
     pytest.mark.skipif(shutil.which("openssl") is None, reason="needs a Qdrant server and openssl"),
 ]
 
@@ -72,6 +74,8 @@ def certificate(tmp_path) -> Path:
 
 @pytest.fixture
 def location(certificate) -> Iterator[str]:
+    if "QDRANT_URL" not in os.environ:
+        pytest.skip("needs a Qdrant server at QDRANT_URL")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_name("key.pem"))
     with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
@@ -99,9 +103,40 @@ def test_an_index_lives_behind_https_with_a_prefix_and_a_key(location, certifica
 
 def test_an_unknown_authority_and_a_wrong_key_are_refused(location, certificate, monkeypatch):
     monkeypatch.setenv("QDRANT_API_KEY", KEY)
-    with pytest.raises(StoreError, match="CERTIFICATE_VERIFY_FAILED"):
+    with pytest.raises(StoreError, match=r"is not trusted .*CERTIFICATE_VERIFY_FAILED.*QDRANT_CA_FILE"):
         open_store(location)
     monkeypatch.setenv("QDRANT_CA_FILE", str(certificate))
     monkeypatch.setenv("QDRANT_API_KEY", "another")
     with pytest.raises(StoreError, match="it refused the API key"):
         open_store(location)
+
+
+@needs_command
+def test_a_server_with_tls_and_a_key_is_used_over_grpc(certificate, tmp_path, monkeypatch):
+    monkeypatch.setenv("QDRANT_API_KEY", KEY)
+    with RealQdrant(tmp_path / "real", key=KEY, authority=certificate) as server:
+        with pytest.raises(StoreError, match=r"its certificate is not trusted .*; set QDRANT_CA_FILE"):
+            open_store(server.location)
+        monkeypatch.setenv("QDRANT_CA_FILE", str(certificate))
+        client, _collection = reach(server.location, KEY, ca_file=str(certificate))
+        assert client.init_options["prefer_grpc"]
+        client.close()
+        with create_store(server.location, schema=load_schema(), encoder=ENCODER, dim=DIM) as store:
+            store.upsert(batch())
+            store.optimise()
+            assert [hit.id for hit in store.search(texts=["kite"], mode="lexical")[0]] == [IDS[3], IDS[0]]
+        with pytest.raises(StoreError, match=r"is it running, with gRPC reachable, and https:// if it speaks TLS\?"):
+            open_store(server.location.replace("https", "http"))
+        monkeypatch.setenv("QDRANT_API_KEY", "another")
+        with pytest.raises(StoreError, match="it refused the API key"):
+            open_store(server.location)
+
+
+@needs_command
+def test_a_server_without_tls_is_told_from_one_that_is_away(certificate, tmp_path, monkeypatch):
+    monkeypatch.setenv("QDRANT_CA_FILE", str(certificate))
+    with (
+        RealQdrant(tmp_path / "real") as server,
+        pytest.raises(StoreError, match=r"does not speak TLS .*write http://"),
+    ):
+        open_store(server.location.replace("http", "https"))

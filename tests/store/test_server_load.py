@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from inputs.qdrant_process import QdrantProcess
+from inputs.qdrant_real import KILLED, RealQdrant, in_copies, needs_command
 from rag_clip.captions.shards import ShardFolder, read_manifests
 from rag_clip.files.lock import BusyError
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.load import LoadSummary, load_into, load_shards
 from rag_clip.progress import ProgressEvent, Report, silent
-from rag_clip.store import Card, Store, StoreError, caption_id, load_schema, open_store
+from rag_clip.store import Card, CollectionSchema, Store, StoreError, caption_id, load_schema, open_store
 from rag_clip.store.connection import connect, create_server
 from rag_clip.store.server_errors import ATTEMPTS
 from rag_clip.testing import ToyEncoder
@@ -55,16 +56,22 @@ def embedded(folder: Path, texts: list[str]) -> Path:
     return folder / "shards"
 
 
-def load(server: QdrantProcess, shards: Path, pause: Callable[[float], None], report: Report = silent) -> LoadSummary:
+def load(
+    server: QdrantProcess | RealQdrant,
+    shards: Path,
+    pause: Callable[[float], None],
+    report: Report = silent,
+    schema: CollectionSchema | None = None,
+) -> LoadSummary:
     """Load as `load_shards` does, with other pauses."""
     client, _collection = connect(server.location, server.key)
-    wanted = Card(ENCODER.fingerprint, load_schema(), ENCODER.dim)
+    wanted = Card(ENCODER.fingerprint, schema or load_schema(), ENCODER.dim)
     engine, card = create_server(client, "captions", server.location, wanted, pause=pause)
     with Store(engine, card, server.location) as store:
         return load_into(store, shards, read_manifests(shards), report=report)
 
 
-def check_contents(server: QdrantProcess, texts: list[str]) -> None:
+def check_contents(server: QdrantProcess | RealQdrant, texts: list[str]) -> None:
     """Every caption is there once, with its own vector."""
     with open_store(server.location) as store:
         rows = [row for page in store.scroll(vectors=True) for row in page.to_pylist()]
@@ -72,6 +79,29 @@ def check_contents(server: QdrantProcess, texts: list[str]) -> None:
     assert [(row["id"], row["text"]) for row in rows] == sorted(expected.items())
     vectors = ENCODER.encode_text([row["text"] for row in rows]).numpy()
     np.testing.assert_allclose([row["vector"] for row in rows], vectors, atol=2e-3)
+
+
+CLIENT = """
+import os, signal, sys, threading
+from rag_clip.pipelines.load import load_shards
+
+def report(event):
+    if event.stage == "load" and event.done == 1200:
+        threading.Timer(0.005, os.kill, [os.getpid(), signal.SIGKILL]).start()
+
+load_shards(sys.argv[1], index=sys.argv[2], report=report)
+"""
+
+
+def check_killed_client(server: QdrantProcess | RealQdrant, shards: Path) -> None:
+    """A load is killed in the third of four shards; the next one completes it."""
+    command = [sys.executable, "-c", CLIENT, str(shards), server.location]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
+    finished = len(recorded(shards))
+    summary = load_shards(shards, index=server.location)
+    assert (summary.finished, summary.loaded, summary.count) == (finished, 4 - finished, 1600)
+    assert 1 <= finished <= 3
+    check_contents(server, TEXTS)
 
 
 def recorded(shards: Path) -> list[str]:
@@ -98,7 +128,7 @@ def test_a_server_killed_in_a_load_and_started_again_has_every_caption_once(serv
 
 def test_a_server_that_stays_away_ends_the_load_and_the_next_one_goes_on(server, shards):
     pauses: list[float] = []
-    message = r"the Qdrant server failed on captions: .*is it running, with gRPC reachable\? What was written is kept"
+    message = r"the Qdrant server failed on captions: .*is it running, with gRPC reachable, .* What was written is kept"
     with pytest.raises(StoreError, match=message):
         load(server.start(dies_at="Upsert:8"), shards, pauses.append)
     assert server.wait() == -signal.SIGKILL
@@ -200,6 +230,44 @@ def test_the_growth_of_an_index_by_others_is_not_taken_for_ones_own(server, tmp_
     summary = load(server, mine, time.sleep, report=load_theirs)
     assert (loads[0].written, loads[0].added, loads[0].count) == (1000, 700, 1000)
     assert (summary.written, summary.added, summary.count) == (300, 300, 1000)
+
+
+@pytest.mark.slow
+def test_a_load_that_is_killed_is_completed_by_the_next_one(server, shards):
+    check_killed_client(server.start(), shards)
+
+
+@pytest.mark.server
+@needs_command
+def test_a_load_into_a_real_server_that_is_killed_is_completed_by_the_next_one(shards, tmp_path):
+    with RealQdrant(tmp_path / "real") as real:
+        check_killed_client(real, shards)
+
+
+@pytest.mark.server
+@needs_command
+@KILLED
+def test_a_real_node_killed_in_a_load_and_started_again_loses_nothing(shards, tmp_path, nodes, victim):
+    killers: list[threading.Timer] = []
+    pauses: list[float] = []
+
+    def kill(event: ProgressEvent) -> None:
+        if event.stage == "load" and not killers:
+            killers.append(threading.Timer(0.01, real.kill, [victim]))
+            killers[0].start()
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) >= 3:
+            real.start()
+        time.sleep(seconds / 4)
+
+    with RealQdrant(tmp_path / "real", nodes=nodes) as real:
+        summary = load(real, shards, pause, kill, in_copies(nodes))
+        killers[0].join()
+        assert real.start().starts == nodes + 1
+        assert (summary.loaded, summary.written, summary.count) == (4, 2400, 1600)
+        check_contents(real, TEXTS)
 
 
 @pytest.mark.slow

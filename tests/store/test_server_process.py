@@ -15,7 +15,9 @@ import pytest
 from qdrant_client import QdrantClient
 
 from inputs.qdrant_process import QdrantProcess
+from inputs.qdrant_real import KILLED, RealQdrant, in_copies, needs_command
 from inputs.stores import DIM, ENCODER, IDS, OLDEST, PAIRED, batch, opened, paired_batch
+from rag_clip.progress import ProgressEvent
 from rag_clip.store import Card, Store, StoreError, check_index, copy_store, create_store, load_schema, open_store
 from rag_clip.store.connection import connect, create_server
 from rag_clip.store.copying import copy_rows
@@ -40,7 +42,7 @@ def locked(tmp_path) -> Iterator[QdrantProcess]:
     server.kill()
 
 
-def connected(server: QdrantProcess, card: Card, pause: Callable[[float], None]) -> Store:
+def connected(server: QdrantProcess | RealQdrant, card: Card, pause: Callable[[float], None]) -> Store:
     client, _collection = connect(server.location, None)
     engine, card = create_server(client, "captions", server.location, card, pause=pause)
     return Store(engine, card, server.location)
@@ -98,7 +100,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_repeating_it(monkeypa
 
 @pytest.mark.parametrize("call", ["Create:1", "CreateFieldIndex:1"])
 def test_a_collection_whose_making_was_cut_short_is_completed(server, call):
-    with pytest.raises(StoreError, match=r"is it running, with gRPC reachable\? What was written is kept: start again"):
+    with pytest.raises(StoreError, match=r"is it running, with gRPC reachable, .* What was written is kept"):
         create_store(server.start(dies_at=call).location, schema=load_schema(), encoder=ENCODER, dim=DIM)
     assert server.wait() == -signal.SIGKILL
     with create_store(server.start().location, schema=load_schema(), encoder=ENCODER, dim=DIM) as store:
@@ -172,6 +174,38 @@ def test_a_copy_goes_on_when_the_server_is_killed_and_comes_back(server, tmp_pat
     assert restarts
     with open_store(tmp_path / "back") as store:
         assert [row["id"] for row in rows(store)] == expected
+
+
+@pytest.mark.server
+@needs_command
+@KILLED
+def test_a_copy_to_real_nodes_and_back_goes_on_when_one_is_killed(tmp_path, nodes, victim):
+    killers: list[threading.Timer] = []
+
+    def kill_once(event: ProgressEvent) -> None:
+        if event.stage == "copy" and event.done == 1024:
+            killers.append(threading.Timer(0.005, real.kill, [victim]))
+            killers[-1].start()
+
+    def restart(seconds: float) -> None:
+        real.start()
+        time.sleep(seconds / 4)
+
+    card = Card(ENCODER, in_copies(nodes), DIM)
+    with RealQdrant(tmp_path / "real", nodes=nodes) as real, opened("edge", tmp_path, load_schema()) as source:
+        source.upsert(many_rows(5000))
+        expected = rows(source)
+        with connected(real, card, restart) as target:
+            there = copy_rows(source, target, report=kill_once)
+            killers[0].join()
+            real.start()
+            back = copy_store(target, tmp_path / "back", report=kill_once)
+            killers[1].join()
+            assert (there.count, back.count, real.start().starts) == (5000, 5000, nodes + 2)
+    with open_store(tmp_path / "back") as store:
+        found = rows(store)
+    assert [row["id"] for row in found] == [row["id"] for row in expected]
+    assert np.allclose([row["vector"] for row in found], [row["vector"] for row in expected], atol=1e-6)
 
 
 @pytest.fixture

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from inputs.stores import ENGINES, IDS, PAIRED, batch, opened, paired_batch
+from inputs.qdrant_real import KILLED, RealQdrant, in_copies, needs_command
+from inputs.stores import ENGINES, IDS, PAIRED, SERVERS, batch, opened, paired_batch, served
 from rag_clip.progress import ProgressEvent
 from rag_clip.store import Store, load_schema, open_store
 from rag_clip.store.snapshots import restore_index, snapshot_index
@@ -19,6 +22,14 @@ def rows(store: Store) -> list[dict]:
 
 class Killed(BaseException):
     """Ends a job in the middle."""
+
+
+def dying(stage: str):
+    def report(event: ProgressEvent) -> None:
+        if event.stage == stage:
+            raise Killed
+
+    return report
 
 
 @pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning")
@@ -43,6 +54,57 @@ def test_a_snapshot_restores_every_row_vector_and_note(engine, tmp_path):
     for name in ("vector_text", "vector_image"):
         assert np.allclose([row.pop(name) for row in found], [row.pop(name) for row in expected], atol=1e-6)
     assert found == expected
+
+
+@pytest.mark.parametrize("engine", SERVERS)
+def test_a_snapshot_of_a_folder_is_restored_to_a_server_and_a_killed_restore_continued(engine, tmp_path):
+    with opened("edge", tmp_path, PAIRED) as store:
+        store.upsert(paired_batch())
+        store.note("funnel", {"kept": 6})
+        snapshot_index(store, tmp_path / "index.snapshot")
+        expected, lexical = rows(store), store.search(texts=["red kite"], mode="lexical")
+    with served(engine, tmp_path) as address:
+        place = f"{address}/test-{uuid.uuid4()}"
+        with pytest.raises(Killed):
+            restore_index(tmp_path / "index.snapshot", place, report=dying("restore"))
+        assert restore_index(tmp_path / "index.snapshot", place).count == 6
+        with pytest.raises(ValueError, match="holds captions; restore into an empty place"):
+            restore_index(tmp_path / "index.snapshot", place)
+        with open_store(place) as store:
+            found, ranked = rows(store), store.search(texts=["red kite"], mode="lexical")
+            assert (store.card.notes["funnel"]["kept"], store.card.notes["restore"]["complete"]) == (6, True)
+    assert [[hit.id for hit in hits] for hits in ranked] == [[hit.id for hit in hits] for hits in lexical]
+    for name in ("vector_text", "vector_image"):
+        assert np.allclose([row.pop(name) for row in found], [row.pop(name) for row in expected], atol=1e-6)
+    assert found == expected
+
+
+@pytest.mark.server
+@needs_command
+@KILLED
+def test_a_restore_to_real_nodes_goes_on_when_one_is_killed_and_comes_back(tmp_path, nodes, victim):
+    texts = [("web", f"caption {row}", [1.0, row / 9000, 0.0, 0.5]) for row in range(9000)]
+    with opened("edge", tmp_path, in_copies(nodes)) as store:
+        store.upsert(batch(texts))
+        snapshot_index(store, tmp_path / "index.snapshot")
+    killers: list[threading.Timer] = []
+
+    def kill(event: ProgressEvent) -> None:
+        if event.stage == "restore" and not killers:
+            killers.extend([threading.Timer(0.02, real.kill, [victim]), threading.Timer(1.5, real.start)])
+            for killer in killers:
+                killer.start()
+
+    with RealQdrant(tmp_path / "real", nodes=nodes) as real:
+        restored = restore_index(tmp_path / "index.snapshot", f"{real.location}/captions", report=kill)
+        for killer in killers:
+            killer.join()
+        assert (restored.count, real.starts) == (9000, nodes + 1)
+        with open_store(f"{real.location}/captions") as store:
+            assert [row["text"] for row in sorted(rows(store), key=lambda row: int(row["text"][8:]))] == [
+                text for _source, text, _vector in texts
+            ]
+            assert store.card.schema.server == in_copies(nodes).server
 
 
 @pytest.fixture
@@ -86,13 +148,6 @@ def test_a_file_that_is_no_snapshot_is_named(tmp_path):
 
 
 def test_a_killed_snapshot_leaves_no_file_and_a_killed_restore_is_continued(snapshot, tmp_path):
-    def dying(stage: str):
-        def report(event: ProgressEvent) -> None:
-            if event.stage == stage:
-                raise Killed
-
-        return report
-
     with open_store(tmp_path / "index") as store, pytest.raises(Killed):
         snapshot_index(store, tmp_path / "second.snapshot", report=dying("snapshot"))
     assert not (tmp_path / "second.snapshot").exists()
