@@ -100,7 +100,7 @@ def build_index(
     shards: the folder of the embedded captions, or a `ShardFolder`; by default INDEX.shards beside the index (for a
         server: COLLECTION.shards in the working directory). It takes two bytes per dimension and the text, about
         1.1 kB per caption at 512 dimensions.
-    running: `force` and progress.
+    running: `force`, progress, and what encodes in place of this process.
 
     Raises FileNotFoundError for a missing file; ValueError for files without usable captions, a missing or wrong
     column, and an index of another encoder, schema or cleaning; OSError for a full disk; StoreError if the index or
@@ -121,7 +121,7 @@ def build_index(
     encoder = to_encoder(encoder)
     with create_store(index, schema=schema, encoder=encoder.fingerprint, dim=encoder.dim) as store:
         check_cleaning(store, cleaning)
-        embedded = embed_sources(sources, shards=shards, encoder=encoder, cleaning=cleaning, report=report)
+        embedded = embed_sources(sources, shards=shards, encoder=encoder, cleaning=cleaning, running=running)
         keys = set(embedded.keys)
         manifests = [manifest for manifest in read_manifests(folder) if manifest.key in keys]
         _note_first(store, embedded, cleaning, files=len(sources))

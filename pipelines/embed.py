@@ -95,18 +95,7 @@ def embed_captions(
     shards = to_shard_folder(shards)
     check_outputs([(shards.place, "shards")], inputs=[paths], force=running.force)
     sources = find_sources(paths, columns=columns or Columns())
-    cleaning = cleaning or load_cleaning()
-    if running.elsewhere is not None:
-        if shards.part != (0, 1):
-            raise ValueError(f"workers embed all parts of the shards; leave out the part {shards.part}")
-        parts = range(PARTS_PER_WORKER * running.elsewhere.count)
-        given = (sources, replace(shards, path=str(shards.place)), cleaning, len(parts))
-        found: list[EmbedSummary] = []
-        for summary in running.elsewhere.run(_embed_part, encoder=encoder, given=given, units=parts):
-            found.append(summary)
-            running.report(ProgressEvent("embed", len(found), len(parts), "parts"))
-        return _add_up(found)
-    return embed_sources(sources, shards=shards, encoder=encoder, cleaning=cleaning, report=running.report)
+    return embed_sources(sources, shards=shards, encoder=encoder, cleaning=cleaning or load_cleaning(), running=running)
 
 
 def embed_sources(
@@ -115,9 +104,33 @@ def embed_sources(
     shards: ShardFolder,
     encoder: Encoder,
     cleaning: CleaningSettings,
-    report: Report = silent,
+    running: Running,
 ) -> EmbedSummary:
     """Embed the captions of source files, as `embed_captions` does."""
+    if running.elsewhere is None:
+        return _embed_here(sources, shards=shards, encoder=encoder, cleaning=cleaning, report=running.report)
+    if shards.part != (0, 1):
+        raise ValueError(f"workers embed all parts of the shards; leave out the part {shards.part}")
+    parts = range(PARTS_PER_WORKER * running.elsewhere.count)
+    given = (sources, replace(shards, path=str(shards.place)), cleaning, len(parts))
+    found: list[EmbedSummary] = []
+    for summary in running.elsewhere.run(_embed_part, encoder=encoder, given=given, units=parts):
+        found.append(summary)
+        running.report(ProgressEvent("embed", len(found), len(parts), "parts"))
+    embedded = _add_up(found)
+    if not set(embedded.keys) <= {manifest.key for manifest in read_manifests(shards.place)}:
+        raise ValueError(f"the shards of the workers are not in {shards.place}; give a folder that every node sees")
+    return embedded
+
+
+def _embed_here(
+    sources: Sequence[SourceFile],
+    *,
+    shards: ShardFolder,
+    encoder: Encoder,
+    cleaning: CleaningSettings,
+    report: Report = silent,
+) -> EmbedSummary:
     progress, folder, part = Progress(report=report), shards.place, shards.part
     with _holding(folder, part):
         rules = prepare_filter(cleaning, sources, folder, progress)
@@ -142,7 +155,7 @@ def _embed_part(
     encoder: Encoder, given: tuple[Sequence[SourceFile], ShardFolder, CleaningSettings, int], part: int
 ) -> EmbedSummary:
     sources, shards, cleaning, count = given
-    return embed_sources(sources, shards=replace(shards, part=(part, count)), encoder=encoder, cleaning=cleaning)
+    return _embed_here(sources, shards=replace(shards, part=(part, count)), encoder=encoder, cleaning=cleaning)
 
 
 def _add_up(summaries: Sequence[EmbedSummary]) -> EmbedSummary:

@@ -22,7 +22,7 @@ class Running:
     shard_rows: rows that are stored together; an interrupted run loses the shard that it was making.
 
     elsewhere: what encodes in place of this process: `DeviceProcesses`, one a GPU, or `RayActors`. Captions of
-        `embed_captions`, and images of all jobs that keep features or shards, are embedded there.
+        `embed_captions` and `build_index`, and images of all jobs that keep features or shards, are embedded there.
 
     Jobs without images ignore `workers`, `batch_size` and `shard_rows`. Raises ValueError as `Decoding`.
     """

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rag_clip.pipelines.running import Running
     from rag_clip.progress import ProgressEvent, Report
     from rag_clip.protocols import Encoder
+    from rag_clip.protocols import Workers as Elsewhere
 
 MOST_LINES, RANKED = 20, 10  # runs that are said one by one, and in the ranking of more
 METRICS = {
@@ -107,9 +108,14 @@ def evaluate(
     ] = None,
     index: Index = None,
     names: Names = None,
-    features: Annotated[Path | None, Parameter(help="Folder that keeps image features.")] = None,
+    features: Annotated[
+        Path | None, Parameter(help="Folder that keeps image features; with --ray by default OUTPUT.features.")
+    ] = None,
     shards: Annotated[
-        Path | None, Parameter(group=TASKS, help="Folder that keeps embedded pairs, with --retrieval.")
+        Path | None,
+        Parameter(
+            group=TASKS, help="Folder that keeps embedded pairs, with --retrieval; with --ray by default OUTPUT.shards."
+        ),
     ] = None,
     workers: Workers = None,
     ray: Ray = None,
@@ -159,10 +165,8 @@ def evaluate(
             if captioning:
                 return _caption(console, tasks, output, force)
             one, elsewhere = spread(encoder, ray)
-            if elsewhere is not None and elsewhere.remote and shards is None:
-                raise ValueError("--ray writes pairs to a folder that every node sees; give --shards")
             running = Running(workers, force=force, report=console.report, elsewhere=elsewhere)
-            return _rank(console, tasks, one, output, shards, running)
+            return _rank(console, tasks, one, output, _seen_by_all(shards, output, ".shards", elsewhere), running)
         if shards:
             raise ValueError("--shards keeps the pairs of --retrieval; to keep image features, give --features")
 
@@ -180,8 +184,7 @@ def evaluate(
         from rag_clip.pipelines.evaluate import evaluate_outputs
 
         one, elsewhere = spread(encoder, ray)
-        if elsewhere is not None and elsewhere.remote and features is None:
-            raise ValueError("--ray writes features to a folder that every node sees; give --features")
+        kept = _seen_by_all(features, output, ".features", elsewhere)
         chosen, few_shot = heads.choose()
         texts = read_prompt_files(prompts) if prompts else []
         opened = places.open(tasks or (), texts)
@@ -191,7 +194,7 @@ def evaluate(
         named = find_encoder(one, records_of(prompts=prompts or (), supports=supports, index=index))
         if not check:
             read = [tasks, task_inputs(opened), prompts, places.labels, heads.files, index, names, negatives, hub_bank]
-            written = [*evaluate_outputs(output, features), (page or output.with_suffix(".html"), "evaluate")]
+            written = [*evaluate_outputs(output, kept), (page or output.with_suffix(".html"), "evaluate")]
             check_outputs(written, inputs=[*read, named.files], force=force)
         loaded = named.load(console) if named.options.model else None
         if check:
@@ -210,7 +213,7 @@ def evaluate(
             encoder=loaded,
             candidates=read_candidates(names, report=console.report) if names else None,
             heads=Heads(chosen, few_shot, one.load_second(console), choose, refine, named_things, bank),
-            reuse=Reuse(index, features),
+            reuse=Reuse(index, kept),
             running=Running(workers, force=force, report=saying_results(console), elsewhere=elsewhere),
         )
         concluded = _conclude(console, summary, page or output.with_suffix(".html"), loaded, force)
@@ -218,6 +221,11 @@ def evaluate(
         return {**concluded, "robustness": robust}
 
     return run(job, shown)
+
+
+def _seen_by_all(given: Path | None, output: Path, ending: str, elsewhere: Elsewhere | None) -> Path | None:
+    """Return the folder given, or one beside the output where other machines encode, since all must see it."""
+    return output.with_name(output.name + ending) if given is None and elsewhere and elsewhere.remote else given
 
 
 def _rank(

@@ -56,6 +56,7 @@ def build(
         bool, Parameter(help="Keep the shards; without them, another schema needs embedding again.")
     ] = True,
     retry_failed: Retry = False,
+    ray: Ray = None,
     force: Force = False,
     dry_run: Annotated[
         bool, Parameter(negative=(), help="Show ten rows and what would be dropped; write nothing.")
@@ -79,16 +80,17 @@ def build(
         folder = shards or default_shards(index, described or load_schema())
         read = [captions, schema, toml_files(cleaning), encoder.files]
         check_outputs([(index, "index"), (folder, "shards")], inputs=read, force=force)
+        one, elsewhere = spread(encoder, ray)
         console.plan(("embed", 0), ("load", LOAD_SECONDS))
         summary = build_index(
             captions,
             index=index,
-            encoder=encoder.load(console),
+            encoder=one.load(console),
             columns=columns,
             cleaning=settings,
             schema=described,
             shards=ShardFolder(shards, retry_failed=retry_failed, keep=keep_shards),
-            running=Running(force=force, report=console.report),
+            running=Running(force=force, report=console.report, elsewhere=elsewhere),
         )
         console.say(str(summary))
         _say_lost(console, summary.dropped, summary.failures)

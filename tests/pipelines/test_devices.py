@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from rag_clip.images.labelled import read_labelled
 from rag_clip.images.opening import Images
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.models.portable import portable
+from rag_clip.pipelines.captions import build_index
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.devices import DeviceProcesses, WorkerError, choose_devices
 from rag_clip.pipelines.embed import embed_captions
 from rag_clip.pipelines.images import index_images
 from rag_clip.pipelines.running import Running
 from rag_clip.prompts.templates import template_prompts
+from rag_clip.store import open_store
 from rag_clip.testing import ToyEncoder
 
 TWO = ("cpu", "cpu")
@@ -92,6 +95,27 @@ def test_two_processes_embed_pairs_and_captions_to_the_shards_of_one(tmp_path: P
         one, of_two = contents(tmp_path / "one" / kind), contents(tmp_path / "two" / kind)
         assert len(one) >= 3
         assert one == of_two
+
+
+def test_two_processes_build_the_index_of_one(tmp_path: Path, two: DeviceProcesses) -> None:
+    captions = write_captions(tmp_path / "captions.parquet", [f"caption {row % 80}" for row in range(95)])
+    frame = pa.table({"caption": ["a frame", "of captions", None]})
+    made = {}
+    for name, elsewhere in (("one", None), ("two", two)):
+        folder = tmp_path / name
+        made[name] = build_index(
+            [captions, frame],
+            index=folder / "index",
+            encoder=ToyEncoder(),
+            shards=ShardFolder(folder / "shards", rows=10),
+            running=running(elsewhere),
+        )
+    assert contents(tmp_path / "one" / "shards") == contents(tmp_path / "two" / "shards") != {}
+    places: dict[str, Any] = {"location": "", "shards": "", "seconds": {}, "bottleneck": ""}
+    assert replace(made["one"], **places) == replace(made["two"], **places)
+    assert (made["two"].added, made["two"].embedded, made["two"].kept) == (82, 97, 97)
+    with open_store(tmp_path / "one" / "index") as one, open_store(tmp_path / "two" / "index") as both:
+        assert list(one.scroll(vectors=True)) == list(both.scroll(vectors=True))
 
 
 def test_images_in_any_form_go_to_the_processes(source: Path, tmp_path: Path, two: DeviceProcesses) -> None:

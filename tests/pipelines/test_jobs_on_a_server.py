@@ -65,7 +65,7 @@ def do(folder: Path, *arguments: object) -> dict[str, Any]:
     return facts
 
 
-def use(folder: Path, index: str, name: str) -> None:
+def use(folder: Path, index: str, name: str | Path) -> None:
     """Make prompts by an index, and classify the photographs with them."""
     do(folder, "enhance", "labels.txt", "--index", index, "-o", f"{name}.parquet")
     prompts = ("--prompts", f"{name}.parquet", "--workers", 0)

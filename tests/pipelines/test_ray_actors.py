@@ -16,6 +16,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from inputs.captions import write_captions  # noqa: E402
+from inputs.command_line import run  # noqa: E402
 from inputs.devices import FatalEncoder, SlowEncoder  # noqa: E402
 from inputs.pairs import write_pairs  # noqa: E402
 from inputs.pictures import colour_prompts, colours, picture, write_images  # noqa: E402
@@ -112,6 +113,13 @@ def test_features_in_a_temporary_folder_of_this_machine_are_refused(cluster: Any
         read_labelled(Images(source), PROMPTS.labels, encoder=ToyEncoder(), decoding=decoding)
 
 
+def test_actors_without_room_are_not_waited_for(cluster: Any, tmp_path: Path) -> None:
+    assert RayActors().count == 2  # the head has no processor
+    actors, place = RayActors(count=5, gpus=0), tmp_path / "place"
+    place.write_bytes(b"here")
+    assert list(actors.run(_read, encoder=ToyEncoder(), given=None, units=[place] * 7)) == [b"here"] * 7
+
+
 def test_fewer_than_one_actor_is_refused() -> None:
     with pytest.raises(ValueError, match="0 actors cannot encode"):
         RayActors(count=0)
@@ -150,3 +158,18 @@ def test_a_node_that_is_killed_loses_nothing(cluster: Any, tmp_path: Path) -> No
     assert 0 < finished[0] < 8  # of 10 shards, and two more were at work
     assert len(cluster.worker_nodes) == 1
     assert (tmp_path / "ray.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
+
+
+def test_commands_keep_what_all_nodes_must_see_beside_their_output(cluster: Any, tmp_path: Path) -> None:
+    images(tmp_path / "images.parquet", 6)
+    (tmp_path / "labels.txt").write_text("red\ngreen\nblue")
+    write_captions(tmp_path / "captions.parquet", [f"a {name} thing" for name in ("red", "green", "blue")])
+    model = ("--model", "demo", "--ray")
+    made = run("index", "build", "captions.parquet", "--index", "index", *model, folder=tmp_path)
+    assert (made.code, "3 added" in made.out) == (0, True), made.errors
+    made = run("enhance", "labels.txt", "--recipe", "templates", "--model", "demo", "-o", "p.parquet", folder=tmp_path)
+    assert made.code == 0, made.errors
+    made = run("evaluate", "images.parquet", "--prompts", "p.parquet", "-o", "out.parquet", *model, folder=tmp_path)
+    assert made.code == 0, made.errors
+    assert contents(tmp_path / "out.parquet.features")
+    assert contents(tmp_path / "index.shards")
