@@ -39,3 +39,13 @@ class SlowEncoder(ToyEncoder):
         """Encode after a while."""
         time.sleep(0.2)
         return ToyEncoder.encode_pixels(self, pixels, patches=patches)
+
+
+def read_file(_encoder: object, _given: None, path: Path) -> bytes:
+    """Return the content of a file."""
+    return path.read_bytes()
+
+
+def multiply(_encoder: object, given: int, unit: int) -> int:
+    """Multiply what all units share with a unit."""
+    return given * unit

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from inputs.captions import write_captions
-from inputs.devices import FatalEncoder
+from inputs.devices import FatalEncoder, multiply, read_file
 from inputs.pairs import write_pairs
 from inputs.pictures import colour_prompts, colours, picture, write_images
 from rag_clip.captions.shards import ShardFolder
@@ -172,16 +172,8 @@ def test_processes_end_with_their_object(source: Path) -> None:
 
 def test_an_error_in_a_process_is_raised_here(tmp_path: Path, two: DeviceProcesses) -> None:
     with pytest.raises(OSError, match="nowhere"):
-        list(two.run(_read, encoder=ToyEncoder(), given=None, units=[tmp_path / "nowhere"]))
-    assert sorted(two.run(_double, encoder=ToyEncoder(), given=3, units=[1, 2])) == [3, 6]
-
-
-def _read(_encoder: Any, _given: None, path: Path) -> bytes:
-    return path.read_bytes()
-
-
-def _double(_encoder: Any, given: int, unit: int) -> int:
-    return given * unit
+        list(two.run(read_file, encoder=ToyEncoder(), given=None, units=[tmp_path / "nowhere"]))
+    assert sorted(two.run(multiply, encoder=ToyEncoder(), given=3, units=[1, 2])) == [3, 6]
 
 
 def test_devices_stand_between_commas() -> None:
