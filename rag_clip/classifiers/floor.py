@@ -136,6 +136,7 @@ def floored_whole(zero_shot: ZeroShot, head: Classifier, validation: Validation 
     if validation is None:
         return Floored(zero_shot, head, 1.0, "text errors", 0)
     images, targets = validation.features, one_label("validation set", validation.targets)
+    targets = targets.to(images.pooled.device)
     return _settle(zero_shot, head, [(zero_shot(images), head(images), targets)], 1.0)
 
 
@@ -268,7 +269,8 @@ def _validation_halves(support: Support, validation: Validation | None) -> Itera
     for number in range(2):
         out = half == number
         if bool(out.any()) and not bool(out.all()):
-            yield support, _part(validation, ~out), _part(validation, out).features, classes[out]
+            judges = _part(validation, out).features
+            yield support, _part(validation, ~out), judges, classes[out].to(judges.pooled.device)
 
 
 def _groups(targets: torch.Tensor, among: torch.Tensor, references: Sequence[str]) -> Iterator[torch.Tensor]:

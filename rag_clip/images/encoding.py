@@ -18,6 +18,7 @@ import torch
 from rag_clip.images.decoding import Decoded, DecodePool, Decoding, Examine
 from rag_clip.images.items import Item
 from rag_clip.images.rows import spans
+from rag_clip.models.lane import Lane, lane_to
 from rag_clip.progress import Progress
 from rag_clip.protocols import Encoder, Preprocess
 
@@ -77,19 +78,29 @@ class ImageEngine:
     def encode(self, pieces: Iterable[Piece[T]], batches: Iterable[int] | None = None) -> Iterator[Encoded[T]]:
         """Yield images in order, encoded in batches of the sizes in `batches`, or else one piece at a time.
 
-        No piece spans two batches. Workers decode about two batches, or four pieces, ahead, and at most 128 MiB.
+        No piece spans two batches. Workers decode about two batches, or four pieces, ahead, and at most 128 MiB. On a
+        GPU a batch is yielded when the next one has been handed over, so that the GPU does not wait for this process.
         """
         ahead = PIECES_AHEAD * PIECE_ROWS if batches is None else 2 * self.batch_size
         decoded = decode_ahead(self.progress.timed("read", pieces), self.pool, rows=ahead)
+        lane = lane_to(self.encoder.device)
+        begun: deque[tuple[Sequence[tuple[Decoded, Sequence[T]]], Callable[[], np.ndarray]]] = deque()
         for rows in repeat(1) if batches is None else batches:
             batch = _take(decoded, rows)
             if not batch:
-                return
+                break
             seconds = sum(piece.seconds for piece, _ in batch)
             self.progress.add("decode", seconds / max(1, self.pool.workers))
             with self.progress.stage(self.stage):
-                encoded = _encode(batch, self.encoder)
-            yield encoded
+                begun.append((batch, _begin(batch, self.encoder, lane)))
+            if len(begun) > lane.ahead:
+                yield self._finish(*begun.popleft())
+        while begun:
+            yield self._finish(*begun.popleft())
+
+    def _finish(self, batch: Sequence[tuple[Decoded, Sequence[T]]], fetch: Callable[[], np.ndarray]) -> Encoded[T]:
+        with self.progress.stage(self.stage):
+            return _encoded(batch, fetch())
 
     def encode_shards(
         self,
@@ -186,10 +197,21 @@ def _take(pieces: Iterator[tuple[Decoded, Sequence[T]]], rows: int) -> list[tupl
 
 
 @torch.no_grad()
-def _encode(pieces: Sequence[tuple[Decoded, Sequence[T]]], encoder: Encoder) -> Encoded[T]:
+def _begin(pieces: Sequence[tuple[Decoded, Sequence[T]]], encoder: Encoder, lane: Lane) -> Callable[[], np.ndarray]:
+    """Hand a batch to the encoder, and return a function that waits for its vectors, float32 [m, d] or [m, v, d]."""
+    pixels = [decoded.pixels for decoded, _ in pieces if decoded.pixels is not None]
+    if not pixels:
+        return lambda: np.zeros((0, encoder.dim), np.float32)
+    *views, height, width, channels = pixels[0].shape[1:]  # of [m, h, w, 3] or [m, v, h, w, 3]
+    rows = [torch.from_numpy(piece.reshape(-1, height, width, channels)) for piece in pixels]
+    there = lane.send(rows).permute(0, 3, 1, 2)  # [m * v, 3, h, w]
+    fetch = lane.fetch(encoder.encode_pixels(there).pooled.float())
+    return lambda: fetch().reshape(-1, *views, encoder.dim)
+
+
+def _encoded(pieces: Sequence[tuple[Decoded, Sequence[T]]], vectors: np.ndarray) -> Encoded[T]:
     errors = [error for decoded, _ in pieces for error in decoded.errors]
     facts = [fact for decoded, _ in pieces for fact in decoded.facts]
-    vectors = _encode_pixels([decoded.pixels for decoded, _ in pieces if decoded.pixels is not None], encoder)
     finite = np.isfinite(vectors).reshape(len(vectors), -1).all(1) if len(vectors) else np.zeros(0, bool)
     for row in np.flatnonzero([error is None for error in errors])[~finite]:
         errors[row] = NOT_FINITE
@@ -200,13 +222,3 @@ def _encode(pieces: Sequence[tuple[Decoded, Sequence[T]]], encoder: Encoder) -> 
         tuple(chain.from_iterable(beside for _, beside in pieces)),
         any(decoded.unreadable for decoded, _ in pieces),
     )
-
-
-def _encode_pixels(pixels: Sequence[np.ndarray], encoder: Encoder) -> np.ndarray:
-    if not pixels:
-        return np.zeros((0, encoder.dim), np.float32)
-    joined = np.concatenate(pixels)  # [m, h, w, 3] or [m, v, h, w, 3]
-    *leading, height, width, channels = joined.shape
-    rows = torch.from_numpy(joined.reshape(-1, height, width, channels)).permute(0, 3, 1, 2)  # [m * v, 3, h, w]
-    vectors: np.ndarray = encoder.encode_pixels(rows.to(encoder.device)).pooled.float().cpu().numpy()
-    return vectors.reshape(*leading, -1)

@@ -85,14 +85,14 @@ def load_encoder(
     A folder contains `open_clip_config.json`, a checkpoint, and optionally `bpe.txt.gz`, the merges of its tokenizer.
     `timm:...` and `demo:second` are encoders without text (see `timm_models.load_vision`).
 
-    `device` defaults to CUDA, then MPS, then the CPU; `precision` (fp32, bf16, fp16) to fp16 on CUDA, else fp32.
+    `device` defaults to CUDA, then MPS, then the CPU; `precision` (fp32, bf16, fp16) to `default_precision`.
     Raises EncoderError.
     """
     try:
         place = choose_device(device)
     except ValueError as error:
         raise EncoderError(str(error)) from None
-    precision = precision or ("fp16" if place.type == "cuda" else "fp32")
+    precision = precision or default_precision(place)
     if precision not in DTYPES:
         raise EncoderError(f"precision {precision!r} is unknown; choose one of {', '.join(DTYPES)}")
     if is_vision(spec):
@@ -132,6 +132,8 @@ def _load(spec: str, source: Source, device: torch.device, precision: str) -> Tw
         model.visual, preprocess, settings = build_tower(source.vision)
         model.visual.to(device=device, dtype=DTYPES[precision])
     trained_bias = _fill(model, source)
+    if device.type == "cuda":  # convolutions of half precision then need no copy of their input
+        model.visual.to(memory_format=torch.channels_last)
     tokenizer = _tokenizer(source)
     preprocessing = {
         "pixels": asdict(preprocess),
@@ -504,6 +506,13 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"device {str(device)!r} cannot be used ({reason}); give cpu, cuda, cuda:N or mps") from None
     return place
+
+
+def default_precision(device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """Return bf16 on CUDA, fp16 on GPUs before Ampere, which have no bf16 of their own, and fp32 elsewhere."""
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
 
 
 def _default() -> str:

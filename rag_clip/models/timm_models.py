@@ -26,6 +26,7 @@ from rag_clip.files.regular import is_regular, open_regular
 from rag_clip.models.decode import decode_image
 from rag_clip.models.hub import fetch
 from rag_clip.models.pixels import CentreCrop, PixelTransform
+from rag_clip.models.towers import standardised
 
 PREFIX = "timm:"
 DEMO = "demo:second"
@@ -72,8 +73,7 @@ class VisionEncoder:
         """Embed uint8 pixels [n, 3, height, width] in one batch; raises ValueError where patches are asked for."""
         if patches:
             raise ValueError(f"{self.name!r} gives no patch features; encode with patches=False")
-        mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
-        values = (pixels.to(self.device).float() / 255).sub(mean).div(std).to(self.dtype)  # [n, 3, height, width]
+        values = standardised(pixels.to(self.device), self.mean, self.std).to(self.dtype)
         # Normalised in float32, since squares overflow in float16.
         return Features(normalize(self.model(values).float(), dim=-1))
 

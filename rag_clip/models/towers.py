@@ -100,8 +100,7 @@ class TwoTowers:
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return uint8 pixels [n, 3, height, width] as the model's input, of the same shape."""
-        mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
-        return (pixels.to(self.device).float() / 255).sub(mean).div(std).to(DTYPES[self.fingerprint.precision])
+        return standardised(pixels.to(self.device), self.mean, self.std).to(DTYPES[self.fingerprint.precision])
 
     def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the patch tokens of uint8 pixels after the last norm, before the projection, float32 [n, p, D].
@@ -154,6 +153,17 @@ def two_towers(encoder: Encoder) -> TwoTowers:
             "ViT-B-32:openai"
         )
     return encoder
+
+
+def standardised(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Return pixels [n, 3, h, w] of 0 to 255 less the mean and by the deviation of each channel, as float32.
+
+    The constants are filled in on the device: a copy of them would make this process wait for a GPU.
+    """
+    centre, spread = (
+        torch.cat([pixels.new_full((1, 1, 1), each, dtype=torch.float32) for each in values]) for values in (mean, std)
+    )
+    return (pixels.float() / 255).sub(centre).div(spread)
 
 
 def image_projection(visual: Any) -> torch.Tensor:

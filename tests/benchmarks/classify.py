@@ -1,7 +1,7 @@
 """Images per second of classify against the bare encoder's on the same images, and peak memory on a large file.
 
     python tests/benchmarks/classify.py                                  the micro shape, generated images
-    python tests/benchmarks/classify.py --model vit-b-32 --images FILE   another shape, one's own Parquet file
+    python tests/benchmarks/classify.py --model ViT-B-32 --images FILE   another shape, one's own Parquet file
     python tests/benchmarks/classify.py --memory [--megabytes 2000]      one row group of that size, deleted afterwards
 
 Models have random weights: speed does not depend on them. `--model` also takes any specification of load_encoder.
@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -38,16 +39,11 @@ from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.running import Running
 from rag_clip.protocols import Encoder
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "micro": {
         "embed_dim": 128,
         "vision_cfg": {"image_size": 48, "patch_size": 8, "width": 128, "head_width": 32, "layers": 4},
         "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
-    },
-    "vit-b-32": {
-        "embed_dim": 512,
-        "vision_cfg": {"image_size": 224, "patch_size": 32, "width": 768, "layers": 12},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
     },
 }
 
@@ -176,12 +172,21 @@ def children(process: int) -> list[int]:
 
 
 def model_spec(name: str, folder: Path) -> str:
-    """Write a model of the shape `name` with random weights, or return the specification as it stands."""
-    if name not in SHAPES:
+    """Write a model of the shape `name` with random weights, or return the specification as it stands.
+
+    A shape is one of `SHAPES` or the name of a model of open_clip, here with CLIP's tokenizer, which needs no download.
+    """
+    shape = SHAPES.get(name) or open_clip.get_model_config(name)
+    if not shape:
         return name
     place = folder / name
+    if place.exists():
+        return f"local-dir:{place}"
+    foreign = ("hf_tokenizer_name", "tokenizer_kwargs")
+    text = {key: value for key, value in shape["text_cfg"].items() if key not in foreign}
+    shape = {**shape, "text_cfg": {**text, "vocab_size": 49408}}
     place.mkdir()
-    (place / "open_clip_config.json").write_text(json.dumps({"model_cfg": SHAPES[name], "preprocess_cfg": {}}))
+    (place / "open_clip_config.json").write_text(json.dumps({"model_cfg": shape, "preprocess_cfg": {}}))
     torch.manual_seed(0)
     logging.disable(logging.WARNING)  # the random weights that open_clip warns of are wanted here
     model = open_clip.create_model(f"local-dir:{place}", pretrained_text=False)

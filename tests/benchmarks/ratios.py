@@ -194,7 +194,7 @@ def tip_x_votes(folder: Path) -> Row:
 
 ROWS: dict[str, Callable[[Path], Row]] = {
     "text": text,
-    "classify": partial(classify_shape, model="vit-b-32", images=100),
+    "classify": partial(classify_shape, model="ViT-B-32", images=100),
     "classify-micro": partial(classify_shape, model="micro", images=1000),
     "re-classify": reclassify,
     "load": load,

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from inputs.open_clip_models import CLIP, MODELS, TEXT, VISION, load_towers, write_model
 from rag_clip.models.folder import CONFIG
-from rag_clip.models.open_clip import EncoderError, load_encoder
+from rag_clip.models.open_clip import EncoderError, default_precision, load_encoder
 from rag_clip.models.pixels import PixelTransform
 from rag_clip.models.text_tower import causal_tower
 from rag_clip.protocols import Encoder
@@ -314,3 +314,7 @@ def test_without_a_network_the_error_says_what_was_tried(spec, monkeypatch, tmp_
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
     with pytest.raises(EncoderError, match=rf"{spec}.*not here: .*timm/.*no route to host.*local-dir:FOLDER"):
         load_encoder(spec, device="cpu")
+
+
+def test_the_precision_depends_on_the_device() -> None:
+    assert default_precision(torch.device("cpu")) == default_precision(torch.device("mps")) == "fp32"

@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from inputs.captions import write_captions  # noqa: E402
 from inputs.command_line import run  # noqa: E402
-from inputs.devices import FatalEncoder, SlowEncoder  # noqa: E402
+from inputs.devices import FatalEncoder, SlowEncoder, read_file  # noqa: E402
 from inputs.pairs import write_pairs  # noqa: E402
 from inputs.pictures import colour_prompts, colours, picture, write_images  # noqa: E402
 from rag_clip.captions.shards import ShardFolder  # noqa: E402
@@ -99,11 +99,7 @@ def test_actors_that_are_lost_are_replaced_by_others(cluster: Any, tmp_path: Pat
 
 def test_an_error_on_an_actor_is_raised_here(cluster: Any, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):
-        list(RayActors(count=1, gpus=0).run(_read, encoder=ToyEncoder(), given=None, units=[tmp_path / "nowhere"]))
-
-
-def _read(_encoder: Any, _given: None, path: Path) -> bytes:
-    return path.read_bytes()
+        list(RayActors(count=1, gpus=0).run(read_file, encoder=ToyEncoder(), given=None, units=[tmp_path / "nowhere"]))
 
 
 def test_features_in_a_temporary_folder_of_this_machine_are_refused(cluster: Any, tmp_path: Path) -> None:
@@ -117,7 +113,7 @@ def test_actors_without_room_are_not_waited_for(cluster: Any, tmp_path: Path) ->
     assert RayActors().count == 2  # the head has no processor
     actors, place = RayActors(count=5, gpus=0), tmp_path / "place"
     place.write_bytes(b"here")
-    assert list(actors.run(_read, encoder=ToyEncoder(), given=None, units=[place] * 7)) == [b"here"] * 7
+    assert list(actors.run(read_file, encoder=ToyEncoder(), given=None, units=[place] * 7)) == [b"here"] * 7
 
 
 def test_fewer_than_one_actor_is_refused() -> None:
