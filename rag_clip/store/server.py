@@ -212,7 +212,9 @@ class ServerEngine:
         except StoreError:  # 404 before 1.17, and it is asked by REST, which may not be reachable
             return []
         running = [
-            f"{run.optimizer}: {run.progress.done or 0:,} of {run.progress.total or 0:,}" for run in found.running
+            f"{run.optimizer} of {sum(segment.points_count for segment in run.segments):,} points: "
+            f"{_step(run.progress)}"
+            for run in found.running
         ]
         waiting = found.summary.queued_optimizations
         return running + ([f"{waiting} waiting, {found.summary.queued_points:,} points"] if waiting else [])
@@ -275,6 +277,15 @@ def _bounds(limit: int, where: Where, phrases: Sequence[str]) -> dict[str, Any]:
 def _hit(point: models.ScoredPoint) -> tuple[str, float, str, str]:
     payload = point.payload or {}
     return str(point.id), point.score, payload["text"], payload["source"]
+
+
+def _step(progress: models.ProgressTree) -> str:
+    """Return the innermost step that goes on, and how far it is where it says so."""
+    for child in reversed(progress.children or []):
+        if child.started_at and not child.finished_at:
+            return _step(child)
+    done = "" if progress.total is None else f", {progress.done or 0:,} of {progress.total:,}"
+    return f"{progress.name.replace('_', ' ').lower()}{done}"
 
 
 def _filter(where: Where, phrases: Sequence[str]) -> models.Filter | None:

@@ -233,20 +233,31 @@ class Collections(wire.CollectionsServicer):
 
 
 class Optimisations(BaseHTTPRequestHandler):
-    """Answers what the optimisers of a collection are at, as Qdrant 1.20 does."""
+    """Answers what the optimisers of a collection are at, as Qdrant 1.18.3 did."""
 
     path_of_optimisers = "/collections/captions/optimizations"
 
     def do_GET(self) -> None:
-        running = {
-            "uuid": str(uuid.UUID(int=1)),
-            "optimizer": "indexing",
-            "status": "optimizing",
-            "segments": [],
-            "progress": {"name": "indexing", "done": 500, "total": 1000},
-        }
+        begun, over = {"started_at": "2026-12-01T04:35:48.825061189Z"}, {"finished_at": "2026-12-01T04:35:49Z"}
+        graph = [{"name": "migrate", **begun, **over}, {"name": "main_graph", **begun, "done": 500, "total": 1000}]
+        steps = [
+            {"name": "copy_data", **begun, **over},
+            {"name": "vector_index", **begun, "children": [{"name": "text", **begun, "children": graph}]},
+            {"name": "sparse_vector_index"},
+        ]
+        works: list[tuple[str, dict[str, Any]]] = [("indexing", {"children": steps}), ("merge", {})]
+        running = [
+            {
+                "uuid": str(uuid.UUID(int=number)),
+                "optimizer": optimizer,
+                "status": "optimizing",
+                "segments": [{"uuid": str(uuid.UUID(int=3)), "points_count": 600}] * 2,
+                "progress": {"name": "Segment Optimizing", **begun, **children},
+            }
+            for number, (optimizer, children) in enumerate(works)
+        ]
         summary = {"queued_optimizations": 2, "queued_segments": 3, "queued_points": 4000, "idle_segments": 1}
-        answer = json.dumps({"result": {"summary": summary, "running": [running]}, "status": "ok", "time": 0.0})
+        answer = json.dumps({"result": {"summary": summary, "running": running}, "status": "ok", "time": 0.0})
         self.send_response(200 if self.path.startswith(self.path_of_optimisers) else 404)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
@@ -288,7 +299,11 @@ def test_info_says_what_the_optimisers_are_at_until_they_are_done(optimising):
     server, _collections, _pauses = optimising
     found = [server.info() for _ in range(3)]
     assert [info["status"] for info in found] == ["not optimised", "optimising", "ready"]
-    at_work = ["indexing: 500 of 1,000", "2 waiting, 4,000 points"]
+    at_work = [
+        "indexing of 1,200 points: main graph, 500 of 1,000",
+        "merge of 1,200 points: segment optimizing",
+        "2 waiting, 4,000 points",
+    ]
     assert [info["optimisers"] for info in found] == [at_work, at_work, []]
 
 
@@ -303,6 +318,6 @@ def test_an_older_server_does_not_tell_what_its_optimisers_are_at(optimising, mo
 def test_an_index_whose_optimisers_run_is_not_checked(optimising):
     server, collections, _pauses = optimising
     collections.states = [(wire.Yellow, 500)]
-    message = r"is optimising \(indexing: 500 of 1,000, 2 waiting, 4,000 points\): optimise it, and check it when"
+    message = r"is optimising \(indexing of 1,200 points: main graph, .* 4,000 points\): optimise it, and check it when"
     with pytest.raises(StoreError, match=message):
         require_ready(server.info() | {"location": "http://host:6333"})
