@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,6 +83,17 @@ def test_only_the_sources_of_the_wheel_enter_the_build() -> None:
     assert rules[0] == "*"
     assert allowed == ["LICENSE", "README.md", "constraints.txt", "pyproject.toml", "index", "pipelines", "rag_clip"]
     assert [name for name in allowed if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code"), [(("", ""), 0), (("healthcheck:", "healthchek:"), 1), (("ports:", "port:"), 1)]
+)
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.cluster.yaml"])
+def test_the_schema_of_compose_accepts_its_files(name: str, change: tuple[str, str], code: int, tmp_path: Path) -> None:
+    check = pytest.importorskip("check_jsonschema", reason="needs check-jsonschema")
+    (tmp_path / name).write_text((ROOT / "docker" / name).read_text().replace(*change))
+    command = ["--builtin-schema", "vendor.compose-spec", str(tmp_path / name)]
+    assert check.main(command, standalone_mode=False) == code
 
 
 def test_qdrant_is_pinned_to_the_minor_version_of_the_client() -> None:
