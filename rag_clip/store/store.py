@@ -74,6 +74,7 @@ class Store:
         self.card = card
         self.location = location
         self._postings: Postings | None = None
+        self._counted: int | None = None  # the engine goes through all ids to count them
 
     def __repr__(self) -> str:
         return f"Store({shown(self.location)!r}, {self.card.schema.name}, encoder {self.card.encoder})"
@@ -97,6 +98,7 @@ class Store:
         rows = check_rows(batch, self.card.dim, self.card.schema)
         if len(rows):
             self._remove_postings()
+            self._counted = None
             self._engine.upsert(rows)
 
     def search(
@@ -206,7 +208,8 @@ class Store:
 
     def count(self) -> int:
         """Return the number of captions."""
-        return self._engine.count()
+        self._counted = self._engine.count()
+        return self._counted
 
     def optimise(self, report: Report = silent) -> None:
         """Build graphs, compressed vectors and, in a folder, postings; may take minutes, and can be interrupted.
@@ -232,8 +235,12 @@ class Store:
         return self._postings
 
     def is_small(self) -> bool:
-        """Return whether search is exact by default, because there are too few captions for a graph."""
-        return self.card.schema.is_small(self.count(), self.card.dim)
+        """Return whether search is exact by default, because there are too few captions for a graph.
+
+        They are counted once, and again when this Store has added captions; `count` and `info` count anew.
+        """
+        count = self.count() if self._counted is None else self._counted
+        return self.card.schema.is_small(count, self.card.dim)
 
     def info(self) -> dict[str, Any]:
         """Return location, count, status, indexed vectors, bytes on disk, memory plan, last check and the card.

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
+from inputs.stores import batch
 from rag_clip.data import Fingerprint
-from rag_clip.store import Card, StoreError, load_schema, open_store
+from rag_clip.store import Card, Store, StoreError, load_schema, open_store
 from rag_clip.store.connection import connect, create_server, open_server
 
 CARD = Card(Fingerprint("toy", "", "weights-1", "8x8"), load_schema(), 4)
@@ -71,6 +73,29 @@ def test_a_missing_and_a_foreign_collection_are_refused(client):
     client.create_collection("theirs", models.VectorParams(size=4, distance=models.Distance.COSINE))
     with pytest.raises(ValueError, match="collection 'theirs' at memory was not made by rag-clip"):
         create_server(client, "theirs", "memory", CARD)
+
+
+class Counting(QdrantClient):
+    """Remembers how often it was asked to count, which an engine does by going through all ids."""
+
+    counts = 0
+
+    def count(self, collection_name: str, *arguments: Any, **options: Any) -> models.CountResult:
+        self.counts += 1
+        return super().count(collection_name, *arguments, **options)
+
+
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect", "ignore:Local mode performs exact")
+def test_a_search_does_not_count_the_captions_each_time():
+    client = Counting(":memory:")
+    engine, card = create_server(client, "captions", "memory", CARD)
+    with Store(engine, card, "memory") as store:
+        for added, expected in ((3, 1), (3, 2)):
+            store.upsert(batch()[:added])
+            for _ in range(3):
+                assert len(store.search(vectors=np.ones((2, 4), np.float32))[1]) == 3
+            assert client.counts == expected
+        assert (store.count(), client.counts) == (3, 3)
 
 
 class OldServer:

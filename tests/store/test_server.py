@@ -238,15 +238,19 @@ class Optimisations(BaseHTTPRequestHandler):
     path_of_optimisers = "/collections/captions/optimizations"
 
     def do_GET(self) -> None:
-        begun, over = {"started_at": "2026-12-01T04:35:48.825061189Z"}, {"finished_at": "2026-12-01T04:35:49Z"}
-        graph = [{"name": "migrate", **begun, **over}, {"name": "main_graph", **begun, "done": 500, "total": 1000}]
-        steps = [
+        begun: dict[str, Any] = {"started_at": "2026-12-01T04:35:48.825061189Z"}
+        over: dict[str, Any] = {"finished_at": "2026-12-01T04:35:49Z"}
+        graph: list[dict[str, Any]] = [
+            {"name": "migrate", **begun, **over},
+            {"name": "main_graph", **begun, "done": 500, "total": 1000},
+        ]
+        steps: list[dict[str, Any]] = [
             {"name": "copy_data", **begun, **over},
             {"name": "vector_index", **begun, "children": [{"name": "text", **begun, "children": graph}]},
             {"name": "sparse_vector_index"},
         ]
         works: list[tuple[str, dict[str, Any]]] = [("indexing", {"children": steps}), ("merge", {})]
-        running = [
+        running: list[dict[str, Any]] = [
             {
                 "uuid": str(uuid.UUID(int=number)),
                 "optimizer": optimizer,
