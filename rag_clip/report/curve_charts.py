@@ -49,7 +49,6 @@ def draw_openness(shown: Sequence[Shown]) -> str:
             _curves(axes, curves, by_size=metric == "accuracy_by_classes")
             axes.set(xlabel=OPENNESS[metric])
         panels[0].set_ylabel("expected accuracy")
-        key_above(figure, {run.name(): run.colour for run in shown})
         return to_svg(figure)
 
 
@@ -73,7 +72,6 @@ def draw_margins(shown: Sequence[Shown]) -> str:
             axes.yaxis.set_major_formatter(PERCENT)
             axes.grid(axis="both")
         panels[0].set_ylabel("images with a lower margin")
-        key_above(figure, {run.name(): run.colour for run in shown})
         return to_svg(figure)
 
 

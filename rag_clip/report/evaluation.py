@@ -22,7 +22,7 @@ from rag_clip.report.charts import FEW, draw_accuracies
 from rag_clip.report.growth import margins, openness, thefts
 from rag_clip.report.numbers import COLUMNS, across_tasks, numbers, ranking
 from rag_clip.report.open_world import open_worlds
-from rag_clip.report.page import figure, paragraph, render_page, section
+from rag_clip.report.page import figure, key, paragraph, render_page, section
 from rag_clip.report.shots import few_shots
 from rag_clip.report.shown import PALE, Shown, holding, paint, shorten
 from rag_clip.report.wording import adversarial_names, synonym_swaps
@@ -120,6 +120,7 @@ def _task(every: Sequence[Result], encoder: Encoder | None) -> Markup:
         _accuracies(results, shown),
         few_shots(results, title=COLUMNS[results[0].main.metric].title),
         paragraph(some) if len(shown) < len(results) else Markup(),
+        key(shown),
         openness(shown),
         margins(shown),
         thefts(shown),
@@ -161,7 +162,8 @@ def _accuracies(results: Sequence[Result], shown: Sequence[Shown]) -> Markup:
     chart = figure(draw_accuracies(bars, title=main + bounds), f"{main} of every run.")
     if all(bar.colour != PALE for bar in bars):
         return chart
-    return chart + paragraph("Grey bars are of runs that the charts below leave out; the others keep their colours.")
+    grey = "Grey points" if len(bars) > FEW else "Grey bars"
+    return chart + paragraph(f"{grey} are of runs that the charts below leave out; the others keep their colours.")
 
 
 def _facts(result: Result) -> str:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from rag_clip.evaluation.results import Result
 from rag_clip.evaluation.tiers import describe_tier, short_tier
 from rag_clip.files.outputs import GENERATOR
+from rag_clip.report.shown import Shown
 
 
 def templates_of(package: str) -> Environment:
@@ -63,6 +64,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
 def figure(svg: str, name: str) -> Markup:
     """Return an SVG as an image; not as part of the page, so that ids of two figures cannot collide."""
     return piece("figure", base64.b64encode(svg.encode()).decode(), name)
+
+
+def key(runs: Sequence[Shown]) -> Markup:
+    """Return the colours of runs, for all charts below; nothing for a single run."""
+    return piece("key", runs) if len(runs) > 1 else Markup()
 
 
 def section(title: str, text: str, content: Markup) -> Markup:

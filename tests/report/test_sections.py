@@ -20,7 +20,7 @@ from rag_clip.report.examples import answers
 from rag_clip.report.growth import margins, openness, thefts
 from rag_clip.report.numbers import across_tasks, numbers, ranking
 from rag_clip.report.shots import few_shots
-from rag_clip.report.shown import PALE, Shown, holding, paint, shorten
+from rag_clip.report.shown import COLOURS, PALE, Shown, holding, paint, shorten
 from rag_clip.report.wording import adversarial_names, synonym_swaps
 
 
@@ -95,7 +95,6 @@ def test_openness_is_drawn_by_groups_and_by_single_classes_on_a_logarithmic_axis
     words = drawn(openness(paint([TEMPLATES])))["Openness."]
     assert words[:4] == ["1", "2", "groups in the vocabulary", "50%"]
     assert words[words.index("50.0%") :][1:5] == ["1", "2", "4", "classes in the vocabulary"]
-    assert words[-1] == "templates [names]"
     text = openness(paint([run("classes", 0.5, *series("accuracy_by_classes", {"1": 1.0, "2": 0.5}))]))
     assert "Groups of classes" not in text
     assert "this starts at 100 % and ends at the mean per class" in text
@@ -192,15 +191,20 @@ def test_the_table_across_tasks_names_each_task_s_metric_where_they_are_unlike()
     ]
 
 
-def test_every_chart_of_runs_marks_their_tiers(tmp_path: Path) -> None:
+def test_every_chart_of_runs_marks_their_tiers_or_has_the_colours_of_the_one_key(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "r.html", [TEMPLATES, BEST, *shots("templates", "como", {1: 0.5, 2: 0.6})])
-    charts = drawn((tmp_path / "r.html").read_text())
+    page = (tmp_path / "r.html").read_text()
+    charts = drawn(page)
     assert list(charts) == [
         "top-1 of every run.", "Shots.", "Openness.", "Margins.", "Shares taken, by group.",
         "The worst single names.", "The worst set of names.", "Synonyms.",
     ]  # fmt: skip
     for name, words in charts.items():
-        assert any("[names]" in word for word in words), name
+        assert any("[names]" in word for word in words) == (name not in ("Openness.", "Margins.")), name
+    assert page.count('<ul class="key"') == 1
+    assert f'<li><i style="background:{COLOURS[0]}"></i>templates [names]</li>' in page
+    write_evaluation(tmp_path / "one.html", [TEMPLATES])
+    assert '<ul class="key"' not in (tmp_path / "one.html").read_text()
 
 
 def test_of_many_runs_those_of_few_shots_have_no_bars_and_long_tables_are_folded(tmp_path: Path) -> None:
