@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.explain import Beside as Beside
     from rag_clip.pipelines.explain import explain as explain
     from rag_clip.pipelines.explore import explore_prompts as explore_prompts
+    from rag_clip.pipelines.explore_names import explore_names as explore_names
     from rag_clip.pipelines.export import export_classifier as export_classifier
     from rag_clip.pipelines.heads import learn_prompts as learn_prompts
     from rag_clip.pipelines.heads import prepare_head as prepare_head
@@ -115,6 +116,7 @@ _HOMES = {
     "enhance": "rag_clip.pipelines.enhance",
     "evaluate": "rag_clip.pipelines.evaluate",
     "explain": "rag_clip.pipelines.explain",
+    "explore_names": "rag_clip.pipelines.explore_names",
     "explore_prompts": "rag_clip.pipelines.explore",
     "export_classifier": "rag_clip.pipelines.export",
     "index_images": "rag_clip.pipelines.images",
@@ -183,6 +185,7 @@ __all__ = [
     "enhance",
     "evaluate",
     "explain",
+    "explore_names",
     "explore_prompts",
     "export_classifier",
     "index_images",

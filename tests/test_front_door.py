@@ -50,6 +50,7 @@ JOBS = {
     "enhance",
     "evaluate",
     "explain",
+    "explore_names",
     "explore_prompts",
     "export_classifier",
     "index_images",

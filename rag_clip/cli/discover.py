@@ -41,6 +41,9 @@ def discover(
     features: Annotated[
         Path | None, Parameter(help="Folder that keeps image features, for `classify --features`.")
     ] = None,
+    html: Annotated[
+        Path | None, Parameter(help="Also write a page: images and captions of each name, and what it would take.")
+    ] = None,
     encoder: RecordedEncoder = RECORDED,
     image_column: ImageColumn = "image",
     workers: Workers = None,
@@ -55,13 +58,17 @@ def discover(
         from rag_clip.images.opening import Images
         from rag_clip.pipelines.discover import Naming
         from rag_clip.pipelines.discover import discover as find_names
+        from rag_clip.pipelines.explore import check_page_path
+        from rag_clip.pipelines.explore_names import explore_names
         from rag_clip.pipelines.running import Running
         from rag_clip.pipelines.unlabelled import Unlabelled
 
         naming = Naming(least, most, sample)
         found = find_encoder(encoder, records_of(prompts=[] if prompts is None else [prompts], index=index))
+        if html:
+            check_page_path(html)
         check_outputs(
-            [(output, "discover"), (features, "features")],
+            [(output, "discover"), (features, "features"), (html, "discover")],
             inputs=[images, index, prompts, predictions, found.files],
             force=force,
         )
@@ -76,6 +83,10 @@ def discover(
             running=Running(workers, batch_size, force=force, report=console.report),
         )
         _show(console, summary)
+        if html:
+            running = Running(force=force, report=console.report)
+            explore_names(summary, Images(images, image_column, limit=limit), output=html, running=running)
+            console.say(f"page: {html}")
         console.say(
             f"next: edit {output}, then rag-clip enhance {quote(str(output))} --index {quote(index)} -o prompts.parquet"
         )

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from rag_clip.display import counted
 from rag_clip.evaluation.results import Result
 from rag_clip.evaluation.tiers import describe_tier, short_tier
 from rag_clip.files.outputs import GENERATOR
@@ -34,6 +35,7 @@ def templates_of(package: str) -> Environment:
 @cache
 def _templates() -> Environment:
     environment = templates_of("rag_clip.report")
+    environment.filters["counted"] = counted
     environment.filters["short_tier"] = short_tier
     environment.filters["describe_tier"] = describe_tier
     environment.filters["plain_json"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)

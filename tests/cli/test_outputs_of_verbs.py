@@ -127,6 +127,11 @@ VERBS: dict[str, Row] = {
 }
 MORE = {
     "export --format": Row(("prompts.parquet", "--format", "clip-benchmark", *NO_MODEL), (), ("-o",)),
+    "discover --html": Row(
+        ("images.parquet", "--index", "index", "--prompts", "prompts.parquet", "-o", "names-new.toml", *NO_MODEL),
+        ("--html",),
+        suffix=".html",
+    ),
     "enhance --html": Row(
         ("labels.txt", *NO_MODEL, "--recipe", "recipe.toml", "-o", "prompts-new.parquet"), ("--html",), suffix=".html"
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from inputs.stores import fill_index
 from rag_clip.classifiers.match import Scoring
 from rag_clip.classifiers.novelty import OpenWorld
 from rag_clip.data import LabelSet
+from rag_clip.display import counted
 from rag_clip.files.labels import read_labels
 from rag_clip.files.prompts import write_prompts
 from rag_clip.images.opening import Images
 from rag_clip.models.open_clip import load_encoder
 from rag_clip.pipelines.classify import classify
 from rag_clip.pipelines.discover import DiscoverSummary, Naming, discover
+from rag_clip.pipelines.explore_names import explore_names
 from rag_clip.pipelines.running import Running
 from rag_clip.prompts.templates import template_prompts
 from rag_clip.testing import ToyEncoder
@@ -152,14 +156,41 @@ def test_what_cannot_be_used_is_refused(images: Path, index: Path, tmp_path: Pat
         found(images, index, output=tmp_path / "mine.toml")
 
 
+def test_a_page_shows_the_images_and_captions_of_each_name(images: Path, index: Path, tmp_path: Path) -> None:
+    prompts = template_prompts(LabelSet(("<b>red</b>", *list(NAMES.values())[1:])))
+    summary = found(images, index, prompts=prompts, naming=Naming(least=2))
+    place = explore_names(summary, images, output=tmp_path / "names.html", running=Running(0))
+    page = place.read_text()
+    rows = [row for one in summary.names for row in one.rows]
+    assert re.findall(r"<figcaption>row (\d+)</figcaption>", page) == [str(row) for row in rows]
+    assert page.count('src="data:image/jpeg;base64,') == len(rows) > 0
+    for one in summary.names:
+        assert f"<bdi>{one.name}</bdi> <small>about {counted(round(one.images), 'image')}</small>" in page
+        assert html.escape(one.captions[0], quote=True).replace("&#x27;", "&#39;") in page
+    assert "<b>red" not in page
+    assert "http" not in page
+    explore_names(summary, images, output=place, running=Running(0))
+    (tmp_path / "mine.html").write_text("mine")
+    for wrong, said in (("mine.html", "was not written by"), ("page.txt", "a page is an .html file")):
+        with pytest.raises(ValueError, match=said):
+            explore_names(summary, images, output=tmp_path / wrong, running=Running(0))
+    few = write_images(tmp_path / "few.parquet", [picture("red")])
+    with pytest.raises(ValueError, match="the images have 1; give the same images"):
+        explore_names(summary, few, output=place, running=Running(0))
+    nothing = found(images, index, naming=Naming(least=1000))
+    explore_names(nothing, images, output=place, running=Running(0))
+    assert "No phrase of the captions explains enough images" in place.read_text()
+
+
 def test_the_verb_keeps_features_and_replaces_its_own_file(tmp_path: Path) -> None:
     index = fill_index(tmp_path / "index", CAPTIONS, load_encoder("demo", device="cpu"))
     pictures, _ = noisy_pictures(12)
     write_images(tmp_path / "images.parquet", pictures)
     asked = ["discover", "images.parquet", "--index", index.name, "--features", "features", "-o", "labels.toml"]
     for _ in range(2):
-        made = command(*asked, "--least", "1", "--workers", "0", folder=tmp_path)
+        made = command(*asked, "--least", "1", "--workers", "0", "--html", "names.html", folder=tmp_path)
         assert made.code == 0, made.errors
+        assert "page: names.html" in made.out
         assert "next: edit labels.toml, then rag-clip enhance labels.toml --index index" in made.out
     assert list((tmp_path / "features").iterdir())
     none = command(*asked, "--least", "1000", "--workers", "0", folder=tmp_path)
