@@ -54,6 +54,7 @@ class EdgeEngine:
         self._dim = card.dim
         self._segment_rows = segment_rows
         self._copy = copy
+        self._count: int | None = None
         self._lexical = Lexical(card.schema) if card.schema.ranks_sparse else None
 
     @property
@@ -70,7 +71,11 @@ class EdgeEngine:
         self._check_writable()
         sparse = None if self._lexical is None else self._lexical.documents(rows.payload["text"])
         arguments = {"ids": rows.ids, "payload": rows.payload, "vectors": rows.vectors, "sparse": sparse}
-        if self._process.ask("upsert", arguments):
+        try:
+            filled = self._process.ask("upsert", arguments)
+        finally:
+            self._count = None
+        if filled:
             self.optimise(silent)
             self._process.close()
             self._process = _open_shard(self._folder, self._schema, self._segment_rows)
@@ -105,8 +110,13 @@ class EdgeEngine:
         return self._rows(*records), following
 
     def count(self) -> int:
-        """Return the exact number of captions."""
-        return int(self._process.ask("count"))
+        """Return the exact number of captions, counted anew after each write; no other process can write meanwhile.
+
+        The engine takes a quarter of a second for a million.
+        """
+        if self._count is None:
+            self._count = int(self._process.ask("count"))
+        return self._count
 
     def optimise(self, report: Report) -> None:
         """Merge and index; the engine reports nothing meanwhile, so progress is in elapsed seconds."""

@@ -113,7 +113,7 @@ def main() -> None:
         with httpx.Client(base_url=address, timeout=300) as client:
             if asked.job:
                 files = {"images": "photographs.parquet", "prompts": "prompts.parquet"}
-                print(client.post("/v1/classify/file", json=files).json())
+                client.post("/v1/classify/file", json=files).raise_for_status()
             of_index = (
                 f"/index?name={index}",
                 "text=red+flag",
@@ -130,6 +130,8 @@ def main() -> None:
                 "/predictions?file=predictions.parquet&below=0.00005",
             ):
                 print(f"{path}: {first_bytes(partial(client.get, path))}", flush=True)
+            if asked.job:
+                print(client.get("/health").json())
             pictures = list(make.photographs(5, 1))[:32]
 
             def classify(number: int) -> None:

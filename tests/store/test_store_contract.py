@@ -179,6 +179,14 @@ def test_an_empty_store_finds_nothing(empty):
     assert empty.fetch([]) == []
 
 
+def test_the_count_follows_every_write(empty):
+    assert empty.count() == 0
+    empty.upsert(batch(CAPTIONS[:2]))
+    assert (empty.count(), empty.count()) == (2, 2)
+    empty.upsert(batch(CAPTIONS[1:3]))
+    assert empty.count() == 3
+
+
 def test_info_tells_counts_and_the_card(store):
     store.optimise()
     info = store.info()
