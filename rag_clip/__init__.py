@@ -40,6 +40,9 @@ if TYPE_CHECKING:  # the homes of the names again, for type checkers and editors
     from rag_clip.pipelines.discover import discover as discover
     from rag_clip.pipelines.enhance import enhance as enhance
     from rag_clip.pipelines.evaluate import evaluate as evaluate
+    from rag_clip.pipelines.evaluate_captions import evaluate_captions as evaluate_captions
+    from rag_clip.pipelines.evaluate_masks import evaluate_masks as evaluate_masks
+    from rag_clip.pipelines.evaluate_retrieval import evaluate_retrieval as evaluate_retrieval
     from rag_clip.pipelines.explain import Beside as Beside
     from rag_clip.pipelines.explain import explain as explain
     from rag_clip.pipelines.explore import explore_prompts as explore_prompts
@@ -115,6 +118,9 @@ _HOMES = {
     "discover": "rag_clip.pipelines.discover",
     "enhance": "rag_clip.pipelines.enhance",
     "evaluate": "rag_clip.pipelines.evaluate",
+    "evaluate_captions": "rag_clip.pipelines.evaluate_captions",
+    "evaluate_masks": "rag_clip.pipelines.evaluate_masks",
+    "evaluate_retrieval": "rag_clip.pipelines.evaluate_retrieval",
     "explain": "rag_clip.pipelines.explain",
     "explore_names": "rag_clip.pipelines.explore_names",
     "explore_prompts": "rag_clip.pipelines.explore",
@@ -184,6 +190,9 @@ __all__ = [
     "discover",
     "enhance",
     "evaluate",
+    "evaluate_captions",
+    "evaluate_masks",
+    "evaluate_retrieval",
     "explain",
     "explore_names",
     "explore_prompts",

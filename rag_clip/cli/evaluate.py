@@ -78,6 +78,10 @@ def evaluate(
         bool,
         Parameter(group=TASKS, negative=(), help="Compare written captions with references instead, by BLEU-4, CIDEr."),
     ] = False,
+    segmentation: Annotated[
+        Path | None,
+        Parameter(group=TASKS, help="Compare masks of `segment` with the known masks of this file instead, by mIoU."),
+    ] = None,
     shifted_from: Annotated[
         str | None,
         Parameter(group=TASKS, help="The task that all others are shifted from; print how robust each run is."),
@@ -139,9 +143,11 @@ def evaluate(
 
         from rag_clip.pipelines.running import Running
 
-        if retrieval or captioning:
+        if retrieval or captioning or segmentation:
+            texts_or_masks = captioning or segmentation
             useless = {
-                "--retrieval and --captioning together": retrieval and captioning,
+                "--retrieval": texts_or_masks and retrieval,
+                "--captioning": segmentation and captioning,
                 "--prompts": prompts,
                 "--report": page,
                 "--check": check,
@@ -156,12 +162,15 @@ def evaluate(
                 "--names": names,
                 "--features": features,
                 "--shifted-from": shifted_from,
-                "--shards": captioning and shards,
-                "--model": captioning and encoder.model,
+                "--shards": texts_or_masks and shards,
+                "--model": texts_or_masks and encoder.model,
             }
             if given := [option for option, value in useless.items() if value]:
                 asked = "--captioning compares texts" if captioning else "--retrieval ranks the captions of pairs"
+                asked = "--segmentation compares masks" if segmentation else asked
                 raise ValueError(f"{asked} and has no use for {given[0]}; leave it out")
+            if segmentation:
+                return _segment(console, tasks, segmentation, output, force)
             if captioning:
                 return _caption(console, tasks, output, force)
             one, elsewhere = spread(encoder, ray)
@@ -264,6 +273,18 @@ def _caption(console: Console, captions: list[str] | None, output: Path, force: 
     compared = evaluate_captions(captions[0], output=output, running=Running(force=force))
     console.say(str(compared))
     return compared
+
+
+def _segment(console: Console, masks: list[str] | None, truth: Path, output: Path, force: bool) -> object:
+    from rag_clip.cli.segment import say_quality
+    from rag_clip.pipelines.evaluate_masks import evaluate_masks
+    from rag_clip.pipelines.running import Running
+
+    if masks is None or len(masks) != 1:
+        raise ValueError(f"--segmentation compares one file of masks; {len(masks or ())} are given")
+    quality = evaluate_masks(masks[0], truth, output=output, running=Running(force=force))
+    say_quality(console, quality)
+    return quality
 
 
 def saying_results(console: Console) -> Report:

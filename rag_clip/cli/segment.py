@@ -13,6 +13,7 @@ from rag_clip.cli.run import IMAGES, SHOWN, Force, ImageColumn, Shown, Workers, 
 from rag_clip.display import counted
 
 if TYPE_CHECKING:
+    from rag_clip.evaluation.segmentation import MaskQuality
     from rag_clip.pipelines.segment import SegmentSummary
 
 CLASSES_SHOWN = 10
@@ -76,6 +77,13 @@ def segment(
     return run(job, shown)
 
 
+def say_quality(console: Console, quality: MaskQuality) -> None:
+    """Print how well masks agree with known ones, and the classes where they agree least."""
+    worst = sorted(quality.iou.items(), key=lambda pair: pair[1])[:CLASSES_SHOWN]
+    console.say(f"{quality}, {counted(len(quality.iou), 'class')}, background included")
+    console.table("lowest", {name: {"IoU": f"{value:.1%}"} for name, value in worst})
+
+
 def _background(given: list[str]) -> float | list[str] | None:
     """Return a threshold for one number, the texts for others, None for nothing."""
     if len(given) == 1:
@@ -99,9 +107,7 @@ def _show(console: Console, summary: SegmentSummary) -> None:
     if others := len(summary.classes) - len(first):
         console.say(f"  and {counted(others, 'other class')}")
     if quality := summary.quality:
-        worst = sorted(quality.iou.items(), key=lambda pair: pair[1])[:CLASSES_SHOWN]
-        console.say(f"mean IoU {quality.mean_iou:.3f} over {counted(len(quality.iou), 'class')}, background included")
-        console.table("lowest", {name: {"IoU": f"{value:.3f}"} for name, value in worst})
+        say_quality(console, quality)
     if summary.overlays is not None:
         console.say(f"overlays: {summary.overlays}")
     console.stages(summary.seconds)

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import torch
 
 from rag_clip.data import LabelSet
+from rag_clip.display import counted
 from rag_clip.files.rle import decode_mask
 from rag_clip.metrics.segmentation import Overlap, overlap
+from rag_clip.metrics.uncertainty import bootstrap
 
 BACKGROUND = "(background)"
 COLUMNS = ("row", "label", "height", "width", "counts")
@@ -22,11 +24,30 @@ ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class MaskQuality:
-    """`mean_iou` over the classes of the truth and the background, `iou` of each by name, and how many `images`."""
+    """How well masks agree with known ones.
+
+    mean_iou: the mean over the classes of the truth and the background.
+    low, high: its 95 % bootstrap interval over images.
+    iou: of each class by name.
+    images: how many were compared.
+    failed: images with an error in place of masks, which were left out.
+    """
 
     mean_iou: float
+    low: float
+    high: float
     iou: Mapping[str, float]
     images: int
+    failed: int
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"mean IoU {self.mean_iou:.1%} ({self.low:.1%} to {self.high:.1%}) over {counted(self.images, 'image')}, "
+            f"{self.failed} failed"
+        )
+
+    __repr__ = __str__
 
 
 def compare_masks(found: Path, truth: Path, labels: LabelSet) -> MaskQuality:
@@ -42,21 +63,29 @@ def compare_masks(found: Path, truth: Path, labels: LabelSet) -> MaskQuality:
     """
     known, number = by_row(truth), {name: row for row, name in enumerate(labels.names)}
     row, masks = next(known, (None, []))
-    total, images = None, 0
+    each_image, failed = [], 0
     for place, mine in by_row(found):
         while row is not None and row < place:
             row, masks = next(known, (None, []))
-        if row != place or mine[0].get("error") is not None:
+        if row != place:
+            continue
+        if mine[0].get("error") is not None:
+            failed += 1
             continue
         classes = [_classes(each, number, path) for each, path in ((mine, found), (masks, truth))]
         if classes[0].shape != classes[1].shape:
             shapes = " and ".join(f"{each.shape[1]} x {each.shape[0]}" for each in classes)
             raise ValueError(f"{truth}: image {place} has other sizes in the two files, {shapes} pixels")
-        counts = overlap(*classes, classes=len(labels) + 1)
-        total, images = counts if total is None else total + counts, images + 1
-    if total is None:
+        each_image.append(overlap(*classes, classes=len(labels) + 1))
+    if not each_image:
         raise ValueError(f"{truth} has the masks of none of these images; its rows are counted from 0 over all of them")
-    return _quality(total, labels, images)
+    return _quality(each_image, labels, failed)
+
+
+def labels_of(*files: Path) -> LabelSet:
+    """Return the classes whose masks files have, in the order of their names; raises ValueError as `by_row`."""
+    names = {each["label"] for path in files for _, masks in by_row(path) for each in masks}
+    return LabelSet(tuple(sorted(name for name in names if name is not None)))
 
 
 def by_row(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
@@ -97,7 +126,17 @@ def _classes(masks: Sequence[Mapping[str, Any]], number: Mapping[str, int], path
     return classes
 
 
-def _quality(total: Overlap, labels: LabelSet, images: int) -> MaskQuality:
+def _quality(images: Sequence[Overlap], labels: LabelSet, failed: int) -> MaskQuality:
+    counts = torch.stack([torch.stack([each.intersection, each.predicted, each.truth]) for each in images])  # [n, 3, c]
+    total = Overlap(*counts.sum(0))
+
+    judged = counts[:, :, total.present]
+
+    def mean_iou(rows: torch.Tensor) -> list[float]:
+        drawn = Overlap(*judged[rows].sum(0))
+        return [drawn.mean_iou if drawn.present.any() else float("nan")]
+
+    (interval,) = bootstrap(mean_iou, len(images), draws=1000)
     names = (*labels.names, BACKGROUND)
     values = {names[row]: float(total.iou[row]) for row in total.present.nonzero()[:, 0].tolist()}
-    return MaskQuality(total.mean_iou, values, images)
+    return MaskQuality(interval.value, interval.low, interval.high, values, len(images), failed)

@@ -72,7 +72,7 @@ PRODUCER = "rag-clip export"  # of an exported .onnx file
 GENERATOR = '<meta name="generator" content="rag-clip {}">'
 _GENERATED = re.compile(rb'<meta name="generator" content="rag-clip ([a-z ]+)">')
 _EVALUATED = re.compile(rb"rag-clip [0-9.]+\w*</p></header>")  # in pages of 0.1.0, which have no generator tag
-RESULTS = {b"rag_clip.results", b"rag_clip.retrieval", b"rag_clip.captioning"}
+RESULTS = {b"rag_clip.results", b"rag_clip.retrieval", b"rag_clip.captioning", b"rag_clip.segmentation"}
 CORRECTIONS = b"rag_clip.corrections"
 _COMMENT = re.compile(rb"# made by rag-clip ([a-z ]+)\n")
 _PAGE_HEAD = 1 << 16

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from inputs.command_line import run
+from inputs.masks import write_masks
 
 EYE = np.eye(3)
 
@@ -174,3 +175,20 @@ def test_retrieval_refuses_the_options_that_it_would_ignore(
     assert code == 1
     assert f"has no use for {named}; leave it out" in said
     assert [path.name for path in tmp_path.iterdir()] == ["pairs.npz"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("a.parquet", "--model", "demo"), "--segmentation compares masks and has no use for --model; leave it out"),
+        (("a.parquet", "--captioning"), "--segmentation compares masks and has no use for --captioning; leave it out"),
+        (("a.parquet", "b.parquet"), "--segmentation compares one file of masks; 2 are given"),
+        (("truth.parquet", "-o", "truth.parquet"), "truth.parquet is one of the inputs"),
+    ],
+)
+def test_masks_refuse_what_they_have_no_use_for(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    write_masks(tmp_path / "truth.parquet")
+    code, _, errors = run("evaluate", *options, "--segmentation", "truth.parquet", folder=tmp_path)
+    assert code == 1
+    assert said in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["truth.parquet"]

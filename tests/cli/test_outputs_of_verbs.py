@@ -138,6 +138,7 @@ MORE = {
     "evaluate --compare": Row(("--compare", "before.parquet", "after.parquet"), ("--report",)),
     "evaluate --retrieval": Row(("images.parquet", "--retrieval", *NO_MODEL), ("-o",), ("--shards",)),
     "evaluate --captioning": Row(("captions.parquet", "--captioning"), ("-o",)),
+    "evaluate --segmentation": Row(("found.parquet", "--segmentation", "known.parquet"), ("-o",)),
     "explain --image": Row(
         ("cat", "--prompts", "prompts.parquet", "--image", "cat.png", "--support", "support.parquet", *NO_MODEL),
         ("--html",),

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from inputs.masks import LEFT, RIGHT, mask
+from inputs.masks import write_masks as write
 from rag_clip.data import LabelSet
 from rag_clip.evaluation.segmentation import BACKGROUND, compare_masks
-from rag_clip.files.rle import encode_mask
 
 LABELS = LabelSet(("boat", "mill"))
-LEFT, RIGHT = np.array([[1, 1, 0, 0]] * 2, bool), np.array([[0, 0, 1, 1]] * 2, bool)
-
-
-def mask(row: int, label: str | None, pixels: np.ndarray | None) -> dict[str, Any]:
-    counts = None if pixels is None else encode_mask(pixels)
-    return {"row": row, "label": label, "height": 2, "width": 4, "counts": counts}
-
-
-def write(path: Path, *masks: dict[str, Any]) -> Path:
-    pq.write_table(pa.Table.from_pylist(list(masks)), path)
-    return path
 
 
 def test_two_images_have_their_numbers_by_hand(tmp_path: Path) -> None:
