@@ -100,4 +100,4 @@ def test_a_job_shows_its_progress_on_a_terminal_unless_it_is_silenced(
 def test_jobs_show_their_progress_by_default() -> None:
     parameters = [signature(job).parameters for job in map(rag_clip.__getattr__, rag_clip.__all__) if isfunction(job)]
     defaults = [each[name].default for each in parameters for name in ("report", "running") if name in each]
-    assert (set(defaults), len(defaults)) == ({on_screen, rag_clip.Running(report=on_screen)}, 20)
+    assert (set(defaults), len(defaults)) == ({on_screen, rag_clip.Running(report=on_screen)}, 23)
