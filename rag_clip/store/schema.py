@@ -115,7 +115,9 @@ class CollectionSchema(_Part):
     quantization: QuantizationSchema = QuantizationSchema()
     lexical: LexicalSchema = LexicalSchema()
     server: ServerSchema = ServerSchema()
-    payload: dict[str, PayloadIndex]
+    payload: dict[str, PayloadIndex] = Field(
+        default_factory=lambda: {"text": TextIndex(kind="text"), "source": KeywordIndex(kind="keyword")}
+    )
 
     @model_validator(mode="after")
     def _check(self) -> CollectionSchema:

@@ -90,6 +90,8 @@ def _explain(error: Exception) -> str:
             f"{reason}; is it running, with gRPC reachable, and https:// if it speaks TLS? What was written is kept: "
             "start again"
         )
+    if _code(error) == StatusCode.INTERNAL or (isinstance(error, UnexpectedResponse) and error.status_code == 500):
+        return f"{reason}; is a node of the cluster away? What was written is kept: start again when it is back"
     return str(reason)
 
 

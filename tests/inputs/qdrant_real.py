@@ -140,9 +140,9 @@ class RealQdrant:
         return content
 
 
-def in_copies(nodes: int) -> CollectionSchema:
-    """Return the default schema, on several nodes with three shards and every shard on two of them."""
-    server = ServerSchema(shards=3, replication_factor=2, write_consistency=2) if nodes > 1 else ServerSchema()
+def in_copies(nodes: int, *, write: int = 2) -> CollectionSchema:
+    """Return the default schema, on several nodes with three shards in two copies, `write` of which a write awaits."""
+    server = ServerSchema(shards=3, replication_factor=2, write_consistency=write) if nodes > 1 else ServerSchema()
     return load_schema().model_copy(update={"server": server})
 
 

@@ -27,12 +27,6 @@ SCHEMA = """
 [server]
 replication_factor = {0.replication_factor}
 write_consistency = {0.write_consistency}
-
-[payload.text]
-kind = "text"
-
-[payload.source]
-kind = "keyword"
 """
 
 

@@ -14,7 +14,7 @@ SHIPPED = files("rag_clip.index").joinpath("captions.toml").read_text()
 
 def test_the_shipped_schema_is_the_default():
     schema = load_schema()
-    assert schema == CollectionSchema(payload=schema.payload)
+    assert schema == CollectionSchema()
     assert (schema.name, schema.server.shards, schema.schema_version) == ("captions", 1, 3)
     assert schema.filterable == ("source",)
 

@@ -43,6 +43,7 @@ def test_a_code_that_may_pass_is_tried_eight_times_and_then_told(name):
     message, pauses = outcome(code, ATTEMPTS)
     assert message.startswith("the Qdrant server failed on captions: ")
     assert "as told" in message
+    assert ("is a node of the cluster away?" in message) == (name == "INTERNAL")
     assert pauses == ATTEMPTS - 1
 
 

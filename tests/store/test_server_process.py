@@ -211,6 +211,30 @@ def test_a_copy_to_real_nodes_and_back_goes_on_when_one_is_killed(tmp_path, node
     assert np.allclose([row["vector"] for row in found], [row["vector"] for row in expected], atol=1e-6)
 
 
+@pytest.mark.server
+@needs_command
+@pytest.mark.parametrize("write", [1, 2])
+def test_a_real_cluster_answers_without_a_node_and_writes_if_one_copy_is_enough(tmp_path, write):
+    query = {"vectors": np.ones((1, DIM), np.float32), "texts": ["caption"], "limit": 3000}
+    with RealQdrant(tmp_path / "real", nodes=3) as real:
+        with connected(real, Card(ENCODER, in_copies(3, write=write), DIM), lambda _seconds: None) as store:
+            store.upsert(many_rows(1000))
+            store.optimise()
+            real.kill(2)
+            for mode in ("dense", "lexical", "hybrid"):
+                assert len(store.search(**query, mode=mode)[0]) == 1000
+            assert (store.count(), store.info()["status"]) == (1000, "ready")
+            if write == 2:
+                with pytest.raises(StoreError, match=r"a node of the cluster away\? .*: start again when it is back"):
+                    store.upsert(many_rows(2000))
+            else:
+                store.upsert(many_rows(2000))
+        real.start()
+        with connected(real, Card(ENCODER, in_copies(3, write=write), DIM), time.sleep) as store:
+            store.upsert(many_rows(2000))
+            assert (store.count(), len(store.search(**query)[0])) == (2000, 2000)
+
+
 @pytest.fixture
 def oldest(tmp_path) -> Iterator[QdrantProcess]:
     server = QdrantProcess(tmp_path / "oldest", version=OLDEST)
