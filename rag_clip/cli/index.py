@@ -321,16 +321,19 @@ def restore(
     /,
     *,
     index: Index,
+    schema: Schema = None,
     shown: Shown = SHOWN,
 ) -> int:
     """Make an index of a snapshot, in a folder or on a server; run it again to continue one that was cut short."""
 
     def job(console: Console) -> object:
         from rag_clip.files.outputs import check_outputs
+        from rag_clip.store import load_schema
         from rag_clip.store.snapshots import restore_index
 
-        check_outputs([(index, "index")], inputs=[snapshot])
-        made = restore_index(snapshot, index, report=console.report)
+        check_outputs([(index, "index")], inputs=[snapshot, schema])
+        chosen = load_schema(schema) if schema else None
+        made = restore_index(snapshot, index, schema=chosen, report=console.report)
         console.say(f"{counted(made.count, 'row')} of {made.file} in {made.index}")
         return made
 

@@ -115,9 +115,7 @@ class CollectionSchema(_Part):
     quantization: QuantizationSchema = QuantizationSchema()
     lexical: LexicalSchema = LexicalSchema()
     server: ServerSchema = ServerSchema()
-    payload: dict[str, PayloadIndex] = Field(
-        default_factory=lambda: {"text": TextIndex(kind="text"), "source": KeywordIndex(kind="keyword")}
-    )
+    payload: dict[str, PayloadIndex] = {"text": TextIndex(kind="text"), "source": KeywordIndex(kind="keyword")}
 
     @model_validator(mode="after")
     def _check(self) -> CollectionSchema:

@@ -20,8 +20,10 @@ from rag_clip.files.atomic import replacing
 from rag_clip.files.sealed import checksum
 from rag_clip.progress import ProgressEvent, Report, silent
 from rag_clip.store.card import Card, read_card
+from rag_clip.store.copying import check_layout
 from rag_clip.store.interface import StoreError
 from rag_clip.store.opening import create_store
+from rag_clip.store.schema import CollectionSchema
 from rag_clip.store.store import Store
 
 ROWS = 4096
@@ -72,15 +74,20 @@ def check_free(path: Path) -> None:
         raise FileExistsError(f"{path} exists; name another file for the snapshot, or remove it")
 
 
-def restore_index(path: str | Path, location: str | Path, *, report: Report = silent) -> SnapshotReport:
+def restore_index(
+    path: str | Path, location: str | Path, *, schema: CollectionSchema | None = None, report: Report = silent
+) -> SnapshotReport:
     """Make an index of a snapshot, in a folder or on a server; a restore that was cut short is continued.
 
-    The whole file is verified before anything is written. Raises ValueError for a damaged file, and for an index that
-    holds captions of anything but an unfinished restore of this snapshot.
+    `schema` gives it another layout, graph, compression or shards, as in `copy_store`. The whole file is verified
+    before anything is written. Raises ValueError for a damaged file, for a schema that would lose data, and for an
+    index that holds captions of anything but an unfinished restore of this snapshot.
     """
     path = Path(path)
     card, crc, total = _verify(path, report)
-    with create_store(location, schema=card.schema.upgraded(), encoder=card.encoder, dim=card.dim) as store:
+    layout = (schema or card.schema).upgraded()
+    check_layout(card.schema, layout)
+    with create_store(location, schema=layout, encoder=card.encoder, dim=card.dim) as store:
         begun = store.card.notes.get(NOTE)
         mine = begun is not None and begun["checksum"] == crc and not begun["complete"]
         if store.count() and not mine:

@@ -239,8 +239,9 @@ def test_a_load_that_is_killed_is_completed_by_the_next_one(server, shards):
 
 @pytest.mark.server
 @needs_command
-def test_a_load_into_a_real_server_that_is_killed_is_completed_by_the_next_one(shards, tmp_path):
-    with RealQdrant(tmp_path / "real") as real:
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_load_into_a_real_server_that_is_killed_is_completed_by_the_next_one(shards, tmp_path, nodes):
+    with RealQdrant(tmp_path / "real", nodes=nodes) as real:
         check_killed_client(real, shards)
 
 

@@ -215,7 +215,7 @@ def test_a_copy_to_real_nodes_and_back_goes_on_when_one_is_killed(tmp_path, node
 @needs_command
 @pytest.mark.parametrize("write", [1, 2])
 def test_a_real_cluster_answers_without_a_node_and_writes_if_one_copy_is_enough(tmp_path, write):
-    query = {"vectors": np.ones((1, DIM), np.float32), "texts": ["caption"], "limit": 3000}
+    query: dict[str, Any] = {"vectors": np.ones((1, DIM), np.float32), "texts": ["caption"], "limit": 3000}
     with RealQdrant(tmp_path / "real", nodes=3) as real:
         with connected(real, Card(ENCODER, in_copies(3, write=write), DIM), lambda _seconds: None) as store:
             store.upsert(many_rows(1000))

@@ -13,6 +13,7 @@ from inputs.qdrant_real import KILLED, RealQdrant, in_copies, needs_command
 from inputs.stores import ENGINES, IDS, PAIRED, SERVERS, batch, opened, paired_batch, served
 from rag_clip.progress import ProgressEvent
 from rag_clip.store import Store, load_schema, open_store
+from rag_clip.store.schema import VectorSchema
 from rag_clip.store.snapshots import restore_index, snapshot_index
 
 
@@ -123,6 +124,17 @@ def test_nothing_is_written_over(snapshot, tmp_path):
     restore_index(snapshot, tmp_path / "restored")
     with pytest.raises(ValueError, match="holds captions; restore into an empty place"):
         restore_index(snapshot, tmp_path / "restored")
+
+
+def test_a_snapshot_is_restored_to_another_layout_unless_it_would_lose_data(snapshot, tmp_path):
+    schema = load_schema().model_copy(update={"vectors": (VectorSchema(datatype="float16"),)})
+    assert restore_index(snapshot, tmp_path / "half", schema=schema).count == 6
+    with open_store(tmp_path / "half") as store:
+        assert store.card.schema == schema
+        assert [row["id"] for row in rows(store)] == sorted(IDS)
+    with pytest.raises(ValueError, match="has the vectors text, the schema image, text; a copy needs the same"):
+        restore_index(snapshot, tmp_path / "other", schema=PAIRED)
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_empty_index_has_no_snapshot(tmp_path):
