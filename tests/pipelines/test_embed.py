@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import resource
+from collections.abc import Iterator
+from contextlib import chdir
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +15,7 @@ import torch
 
 from inputs.captions import CountingEncoder, write_captions
 from inputs.limits import limited
-from rag_clip.captions.shards import ShardFolder
+from rag_clip.captions.shards import ShardFolder, read_manifests
 from rag_clip.corpus.cleaning import load_cleaning
 from rag_clip.files.lock import BusyError, locked
 from rag_clip.pipelines.embed import embed_captions
@@ -260,3 +263,29 @@ def test_a_full_disk_is_told_and_what_was_finished_stays(tmp_path):
         embed_captions([corpus], shards=ShardFolder(tmp_path / "shards", rows=5), encoder=ToyEncoder(dim=512))
     assert [manifest["kept"] for manifest in manifests(tmp_path / "shards")] == [1]
     assert not list((tmp_path / "shards").glob(".*"))
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Works in another folder, as a node does that does not share this one."""
+
+    folder: Path
+    count: int = 1
+    remote: bool = True
+
+    def run(self, work: Any, *, encoder: Any, given: Any, units: Any) -> Iterator[Any]:
+        for unit in units:
+            with chdir(self.folder):
+                done = work(encoder, given, unit)
+            yield done
+
+
+def test_shards_that_stay_on_another_machine_are_an_error(tmp_path, monkeypatch):
+    captions = write_captions(tmp_path / "captions.parquet", ["a cat", "a dog"])
+    (tmp_path / "node").mkdir()
+    monkeypatch.chdir(tmp_path)
+    running = Running(elsewhere=Elsewhere(tmp_path / "node"))
+    with pytest.raises(ValueError, match="the shards of the workers are not in shards; give a folder that every node"):
+        embed_captions([captions], shards="shards", encoder=ToyEncoder(), running=running)
+    made = embed_captions([captions], shards=tmp_path / "all", encoder=ToyEncoder(), running=running)
+    assert (made.kept, len(read_manifests(tmp_path / "all"))) == (2, len(made.keys))

@@ -21,6 +21,7 @@ from inputs.devices import FatalEncoder, SlowEncoder, read_file  # noqa: E402
 from inputs.pairs import write_pairs  # noqa: E402
 from inputs.pictures import colour_prompts, colours, picture, write_images  # noqa: E402
 from rag_clip.captions.shards import ShardFolder  # noqa: E402
+from rag_clip.files.prompts import write_prompts  # noqa: E402
 from rag_clip.images.labelled import read_labelled  # noqa: E402
 from rag_clip.images.opening import Images  # noqa: E402
 from rag_clip.pipelines.classify import classify  # noqa: E402
@@ -29,6 +30,7 @@ from rag_clip.pipelines.embed import embed_captions  # noqa: E402
 from rag_clip.pipelines.images import index_images  # noqa: E402
 from rag_clip.pipelines.ray_actors import RayActors  # noqa: E402
 from rag_clip.pipelines.running import Running  # noqa: E402
+from rag_clip.prompts.templates import template_prompts  # noqa: E402
 from rag_clip.testing import ToyEncoder  # noqa: E402
 
 PROMPTS = colour_prompts("red", "green", "blue")
@@ -156,16 +158,10 @@ def test_a_node_that_is_killed_loses_nothing(cluster: Any, tmp_path: Path) -> No
     assert (tmp_path / "ray.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
 
 
-def test_commands_keep_what_all_nodes_must_see_beside_their_output(cluster: Any, tmp_path: Path) -> None:
+def test_evaluate_keeps_the_features_that_all_nodes_must_see_beside_its_output(cluster: Any, tmp_path: Path) -> None:
     images(tmp_path / "images.parquet", 6)
-    (tmp_path / "labels.txt").write_text("red\ngreen\nblue")
-    write_captions(tmp_path / "captions.parquet", [f"a {name} thing" for name in ("red", "green", "blue")])
-    model = ("--model", "demo", "--ray")
-    made = run("index", "build", "captions.parquet", "--index", "index", *model, folder=tmp_path)
-    assert (made.code, "3 added" in made.out) == (0, True), made.errors
-    made = run("enhance", "labels.txt", "--recipe", "templates", "--model", "demo", "-o", "p.parquet", folder=tmp_path)
-    assert made.code == 0, made.errors
-    made = run("evaluate", "images.parquet", "--prompts", "p.parquet", "-o", "out.parquet", *model, folder=tmp_path)
+    write_prompts(template_prompts(PROMPTS.labels), tmp_path / "p.parquet")
+    given = ("images.parquet", "--prompts", "p.parquet", "-o", "out.parquet", "--model", "demo", "--ray")
+    made = run("evaluate", *given, folder=tmp_path)
     assert made.code == 0, made.errors
     assert contents(tmp_path / "out.parquet.features")
-    assert contents(tmp_path / "index.shards")
