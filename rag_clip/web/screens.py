@@ -189,7 +189,11 @@ def index_page(
 
 def _health(notes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
-        note: ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, str | int | float))[:200]
+        note: ", ".join(
+            f"{key} {str(value)[:10] if key == 'date' else value}"
+            for key, value in facts.items()
+            if isinstance(value, str | int | float)
+        )[:200]
         for note, facts in notes.items()
     }
 
