@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -52,9 +53,11 @@ def serve(
             socket = config.bind_socket()
         except SystemExit:
             raise OSError(f"port {port} of {host} cannot be opened; another program may use it: give --port") from None
+        socket.listen(config.backlog)  # requests from now on wait for the server, which starts below
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{socket.getsockname()[1]}/"
         console.say(f"{folder} at {address}{f'?token={known}' if known else ''} (Ctrl-C ends it)")
+        sys.stdout.flush()  # a pipe or a container's log would have it at the end
         uvicorn.Server(config).run(sockets=[socket])
         return {"folder": folder, "address": address}
 
