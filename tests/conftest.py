@@ -13,6 +13,14 @@ from inputs.folders import SHARED
 MACHINE = ("needs a GPU", "needs a Qdrant server", "needs a browser")
 
 
+# Files that take longest, first: of two processes none ends alone with one of them.
+LONGEST = (
+    *("test_docs.py", "test_ray_actors.py", "test_devices.py", "test_download.py", "test_second_device.py"),
+    *("test_command_line.py", "test_browser.py", "test_load.py", "test_outputs_of_verbs.py", "test_edge.py"),
+    *("test_adapt.py", "test_kills.py", "test_recorded_encoder.py", "test_evaluate.py", "test_crash.py"),
+)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--complete",
@@ -26,6 +34,11 @@ def pytest_configure() -> None:
     """Let Ctrl-C reach the processes of tests where the shell started the suite in the background, which ignores it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order is otherwise that of the folders."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_collection_finish() -> None:
