@@ -15,11 +15,11 @@ help: ## list the targets
 demo: $(VENV)/.package ## run the main job on the bundled world; results in out/demo
 	$(BIN)/rag-clip demo --out out/demo
 
-test: $(VENV)/.development ## run the tests in two processes; one that is done takes tests from the other
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(VENV)/.development ## run the tests in three processes, since some wait; each takes whole files
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-extras: $(VENV)/.extras ## the same with every extra installed; fails if a test is skipped that could run
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --complete
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --complete
 
 check: $(VENV)/.development ## lint, formatting and types
 	$(BIN)/ruff check .
