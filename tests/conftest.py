@@ -13,12 +13,14 @@ from inputs.folders import SHARED
 MACHINE = ("needs a GPU", "needs a Qdrant server", "needs a browser")
 
 
-# Files that take longest, first: of two processes none ends alone with one of them.
-LONGEST = (
-    *("test_docs.py", "test_ray_actors.py", "test_devices.py", "test_download.py", "test_second_device.py"),
-    *("test_command_line.py", "test_browser.py", "test_load.py", "test_outputs_of_verbs.py", "test_edge.py"),
-    *("test_adapt.py", "test_kills.py", "test_recorded_encoder.py", "test_evaluate.py", "test_crash.py"),
-)
+# Files that take longest, measured with every extra, first: so no process ends alone with one of them.
+LONGEST = """
+    docs ray_actors devices download second_device command_line browser load outputs_of_verbs edge adapt kills
+    recorded_encoder evaluate crash evaluation demo batch images image_sources open_clip classify_together
+    snapshots dpt parquet_batches painter jobs_on_a_server architecture assets discover server_load
+    onnx_export merge support several_captions images_input evaluate_two_encoders evaluate_few_shot idea
+    search images_cleaning resume captions evaluate_bad_input choose_texts server_process nlip postings coop
+"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,7 +40,8 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; the order is otherwise that of the folders."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST.split())}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 def pytest_collection_finish() -> None:

@@ -59,7 +59,7 @@ def test_what_cannot_be_ranked_is_refused() -> None:
         retrieval(rows, rows, torch.arange(3), ks=(0,))
 
 
-@pytest.mark.skipif(not PAIRS.exists(), reason="needs the shared material beside the checkout")
+@pytest.mark.skipif(not PAIRS.exists(), reason="needs ../shared")
 def test_genuine_clip_pairs_have_the_recorded_recall() -> None:
     with np.load(PAIRS) as file:
         images, captions = (torch.from_numpy(file[name]).float() for name in ("image", "caption_feature"))

@@ -58,6 +58,6 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
         evaluate_retrieval(pairs, encoder="demo", output=pairs, running=Running(0))
 
 
-@pytest.mark.skipif(not PAIRS.exists(), reason="needs the shared material beside the checkout")
+@pytest.mark.skipif(not PAIRS.exists(), reason="needs ../shared")
 def test_genuine_clip_pairs_have_the_recorded_recall() -> None:
     assert values(evaluate_retrieval(PAIRS, running=Running(0))) == [60.0, 85.6, 93.6, 59.6, 86.4, 92.8]
