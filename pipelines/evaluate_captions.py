@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from rag_clip.display import counted
-from rag_clip.files.atomic import replacing
+from rag_clip.files.measures import write_measures
 from rag_clip.files.outputs import holding
 from rag_clip.files.reading import read_table
 from rag_clip.metrics.captioning import captioning
@@ -100,9 +96,7 @@ def evaluate_captions(
                 {"measure": "cider", "value": cider.value, "low": cider.low, "high": cider.high},
             ]
             facts = {"captions": len(usable), "references": total, "failed": summary.failed}
-            with replacing(place) as partial:
-                result = pa.Table.from_pylist(rows).replace_schema_metadata({FORMAT: json.dumps(facts)})
-                pq.write_table(result, partial, write_page_checksum=True)
+            write_measures(place, rows, kind=FORMAT, facts=facts)
     return summary
 
 

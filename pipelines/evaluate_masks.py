@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rag_clip.evaluation.segmentation import MaskQuality, compare_masks, labels_of
-from rag_clip.files.atomic import replacing
+from rag_clip.files.measures import write_measures
 from rag_clip.files.outputs import holding
 
 from .running import Running
@@ -43,10 +40,6 @@ def evaluate_masks(
         if place is not None:
             mean = {"measure": "mean_iou", "value": quality.mean_iou, "low": quality.low, "high": quality.high}
             rows = [mean, *({"measure": "iou", "label": name, "value": value} for name, value in quality.iou.items())]
-            facts = {name: value for name, value in asdict(quality).items() if name in ("images", "failed")}
-            with replacing(place) as partial:
-                table = pa.Table.from_pylist(rows, COLUMNS)
-                pq.write_table(
-                    table.replace_schema_metadata({FORMAT: json.dumps(facts)}), partial, write_page_checksum=True
-                )
+            facts = {"images": quality.images, "failed": quality.failed}
+            write_measures(place, rows, kind=FORMAT, facts=facts, schema=COLUMNS)
     return quality

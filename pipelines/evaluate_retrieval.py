@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from torch.nn.functional import normalize
 
 from rag_clip.display import counted
-from rag_clip.files.atomic import replacing, scratch_folder
+from rag_clip.files.atomic import scratch_folder
 from rag_clip.files.lock import locked
+from rag_clip.files.measures import write_measures
 from rag_clip.files.outputs import holding
 from rag_clip.files.reading import read_arrays
 from rag_clip.files.shards import Shards
@@ -124,7 +123,8 @@ def evaluate_retrieval(
         recalls = [_recall("image to text", k, found.images[k]) for k in RANKS]
         recalls += [_recall("text to image", k, found.captions[k]) for k in RANKS]
         if place is not None:
-            _write(place, recalls, {"images": len(images), "captions": len(captions), "failed": failed})
+            facts = {"images": len(images), "captions": len(captions), "failed": failed}
+            write_measures(place, list(map(asdict, recalls)), kind=FORMAT, facts=facts)
     mean = 100 * found.mean_recall
     return RetrievalSummary(place, len(images), len(captions), failed, tuple(recalls), mean, dict(progress.seconds))
 
@@ -167,9 +167,3 @@ def _recall(direction: str, k: int, found: np.ndarray) -> Recall:
     draws = np.random.default_rng(0).choice(found, (DRAWS, len(found))).mean(1)
     low, high = np.quantile(draws, (0.025, 0.975))
     return Recall(direction, k, 100 * float(found.mean()), 100 * float(low), 100 * float(high))
-
-
-def _write(path: Path, recalls: Sequence[Recall], facts: Mapping[str, Any]) -> None:
-    table = pa.Table.from_pylist([asdict(recall) for recall in recalls])
-    with replacing(path) as partial:
-        pq.write_table(table.replace_schema_metadata({FORMAT: json.dumps(facts)}), partial, write_page_checksum=True)

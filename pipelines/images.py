@@ -26,12 +26,11 @@ from rag_clip.given import AnyEncoder, to_encoder, to_places
 from rag_clip.images.cleaning import CleanPairs, check_pair_cleaning, clean_pairs
 from rag_clip.images.decoding import Decoding
 from rag_clip.images.embedding import embed_pairs
-from rag_clip.images.encoding import image_engine
+from rag_clip.images.encoding import encode_elsewhere, image_engine
 from rag_clip.images.noise import judge_noise
 from rag_clip.images.opening import Images
 from rag_clip.images.pair_files import open_pairs
 from rag_clip.images.pairs import PairFile
-from rag_clip.images.rows import spans
 from rag_clip.images.shards import FAILURES, VECTORS, PairShards, list_failures, open_shards, unit_rows
 from rag_clip.images.views import examine
 from rag_clip.progress import Progress
@@ -198,12 +197,9 @@ def embed_files(
     ]
     if decoding.elsewhere is not None:
         gaps = [part.shards.missing() for _, part in opened]
-        given, rows = (opened, decoding.of_worker()), decoding.shard_rows
-        units = [(place, *each) for place, runs in enumerate(gaps) for run in runs for each in spans(*run, rows)]
-        for done, seconds in decoding.elsewhere.run(_embed_part, encoder=encoder, given=given, units=units):
-            advance(done)
-            for name, spent in seconds.items():
-                progress.add(name, spent / decoding.elsewhere.count)
+        encode_elsewhere(
+            _embed_part, opened, gaps, encoder=encoder, decoding=decoding, advance=advance, progress=progress
+        )
         parts = [part for _, part in opened]
         return parts, sum(part.count_pairs(runs) for part, runs in zip(parts, gaps, strict=True))
     with image_engine(encoder, decoding, examine=examine, progress=progress, stage="encode images") as engine:

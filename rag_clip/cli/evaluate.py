@@ -166,8 +166,13 @@ def evaluate(
                 "--model": texts_or_masks and encoder.model,
             }
             if given := [option for option, value in useless.items() if value]:
-                asked = "--captioning compares texts" if captioning else "--retrieval ranks the captions of pairs"
-                asked = "--segmentation compares masks" if segmentation else asked
+                asked = (
+                    "--segmentation compares masks"
+                    if segmentation
+                    else "--captioning compares texts"
+                    if captioning
+                    else "--retrieval ranks the captions of pairs"
+                )
                 raise ValueError(f"{asked} and has no use for {given[0]}; leave it out")
             if segmentation:
                 return _segment(console, tasks, segmentation, output, force)

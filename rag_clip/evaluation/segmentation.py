@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,30 +85,39 @@ def compare_masks(found: Path, truth: Path, labels: LabelSet) -> MaskQuality:
 
 def labels_of(*files: Path) -> LabelSet:
     """Return the classes whose masks files have, in the order of their names; raises ValueError as `by_row`."""
-    names = {each["label"] for path in files for _, masks in by_row(path) for each in masks}
+    names = set[str | None]()
+    for path in files:
+        with _opened(path) as file:
+            names.update(file.read(["label"])["label"].unique().to_pylist())
     return LabelSet(tuple(sorted(name for name in names if name is not None)))
 
 
 def by_row(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Yield the rows of a file of masks image by image; raises ValueError for a file of another kind."""
     row, group = None, list[dict[str, Any]]()
+    with _opened(path) as file:
+        for batch in file.iter_batches(ROWS_AT_ONCE):
+            for each in batch.to_pylist():
+                if row is not None and each["row"] != row:
+                    if each["row"] < row:
+                        raise ValueError(f"{path} is not sorted by row; sort it")
+                    yield row, group
+                    group = []
+                row = each["row"]
+                group.append(each)
+    if row is not None:
+        yield row, group
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
             if missing := [name for name in COLUMNS if name not in file.schema_arrow.names]:
                 raise ValueError(f"{path} has no column {missing[0]!r}; give masks as `rag-clip segment` writes them")
-            for batch in file.iter_batches(ROWS_AT_ONCE):
-                for each in batch.to_pylist():
-                    if row is not None and each["row"] != row:
-                        if each["row"] < row:
-                            raise ValueError(f"{path} is not sorted by row; sort it")
-                        yield row, group
-                        group = []
-                    row = each["row"]
-                    group.append(each)
+            yield file
     except pa.ArrowException as error:
         raise ValueError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())})") from error
-    if row is not None:
-        yield row, group
 
 
 def _classes(masks: Sequence[Mapping[str, Any]], number: Mapping[str, int], path: Path) -> torch.Tensor:

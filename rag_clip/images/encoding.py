@@ -29,6 +29,7 @@ WAITING_BYTES = 128 << 20
 PIECES_AHEAD = 4
 T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S")
 
 
 class Piece(NamedTuple, Generic[T]):
@@ -164,6 +165,34 @@ def image_engine(
     workers = decoding.processes(images)
     with DecodePool(views or encoder.preprocess, workers=workers, examine=examine) as pool:
         yield ImageEngine(encoder, pool, decoding.batch_size, progress or Progress(), stage)
+
+
+def encode_elsewhere(
+    work: Callable[[Encoder, tuple[Sequence[S], Decoding], tuple[int, int, int]], tuple[int, dict[str, float]]],
+    opened: Sequence[S],
+    gaps: Iterable[Iterable[tuple[int, int]]],
+    *,
+    encoder: Encoder,
+    decoding: Decoding,
+    advance: Callable[[int], None],
+    progress: Progress,
+) -> None:
+    """Have the workers of `decoding` encode what is missing, shard by shard.
+
+    work: encodes and stores rows [start, stop) of opened[place]; it gets (opened, decoding) and (place, start, stop),
+        and returns their number and the seconds of the stages.
+    opened: files with their shards.
+    gaps: the missing ranges of rows of each.
+    advance: called with the number of rows of each shard.
+    progress: gets the seconds, divided by the number of workers.
+    """
+    workers, rows = decoding.elsewhere, decoding.shard_rows
+    assert workers is not None
+    units = [(place, *each) for place, runs in enumerate(gaps) for run in runs for each in spans(*run, rows)]
+    for done, seconds in workers.run(work, encoder=encoder, given=(opened, decoding.of_worker()), units=units):
+        advance(done)
+        for name, spent in seconds.items():
+            progress.add(name, spent / workers.count)
 
 
 def _sizes(start: int, stop: int, size: int) -> list[int]:

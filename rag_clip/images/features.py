@@ -10,7 +10,7 @@ import numpy as np
 from rag_clip.files.features import FeatureCache, FeatureRows, open_features
 from rag_clip.files.lock import locked
 from rag_clip.images.decoding import Decoding, Examine
-from rag_clip.images.encoding import PIECE_ROWS, Encoded, ImageEngine, Piece, image_engine
+from rag_clip.images.encoding import PIECE_ROWS, Encoded, ImageEngine, Piece, encode_elsewhere, image_engine
 from rag_clip.images.items import Item
 from rag_clip.images.rows import ImageFile, read_items, read_rows, spans
 from rag_clip.progress import Progress
@@ -43,12 +43,9 @@ def encode_files(
     missing = sum(stop - start for runs in gaps for start, stop in runs)
     advance = progress.counting("encode", missing)
     if decoding.elsewhere is not None and missing:
-        given, rows = (sources, decoding.of_worker()), decoding.shard_rows
-        units = [(place, *each) for place, runs in enumerate(gaps) for run in runs for each in spans(*run, rows)]
-        for done, seconds in decoding.elsewhere.run(_fill_part, encoder=encoder, given=given, units=units):
-            advance(done)
-            for name, spent in seconds.items():
-                progress.add(name, spent / decoding.elsewhere.count)
+        encode_elsewhere(
+            _fill_part, sources, gaps, encoder=encoder, decoding=decoding, advance=advance, progress=progress
+        )
         return sources, missing
     with image_engine(encoder, decoding, images=missing, progress=progress) as engine:
         for (file, cache), runs in zip(sources, gaps, strict=True):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from rag_clip.data import LabelSet, Prompts
 from rag_clip.files.atomic import replacing
-from rag_clip.files.outputs import CORRECTIONS, check_outputs, holding
+from rag_clip.files.outputs import CORRECTIONS, holding
 from rag_clip.words import near_names
 
 _WRITING = threading.Lock()
@@ -70,12 +70,10 @@ def correct(predictions: Path, labels: LabelSet, right: Mapping[int, str]) -> in
     for label in right.values():
         class_number(labels, label)
     path = corrections_path(predictions)
-    with _WRITING:
-        check_outputs([(path, "serve")], inputs=[predictions])
-        with holding([(path, "serve")], inputs=[predictions]):
-            merged = dict(sorted({**read_corrected(predictions), **right}.items()))
-            columns = {"row": pa.array(merged, pa.int64()), "label": pa.array(merged.values(), pa.string())}
-            facts = {CORRECTIONS: json.dumps({"predictions": predictions.name})}
-            with replacing(path) as partial:
-                pq.write_table(pa.table(columns).replace_schema_metadata(facts), partial, write_page_checksum=True)
+    with _WRITING, holding([(path, "serve")], inputs=[predictions]):
+        merged = dict(sorted({**read_corrected(predictions), **right}.items()))
+        columns = {"row": pa.array(merged, pa.int64()), "label": pa.array(merged.values(), pa.string())}
+        facts = {CORRECTIONS: json.dumps({"predictions": predictions.name})}
+        with replacing(path) as partial:
+            pq.write_table(pa.table(columns).replace_schema_metadata(facts), partial, write_page_checksum=True)
     return len(merged)

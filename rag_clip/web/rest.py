@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from rag_clip.data import Prompts
 from rag_clip.files.prompts import write_prompts
 from rag_clip.pipelines.classify import classify as classify_file
-from rag_clip.pipelines.classify import prompts_digest
 from rag_clip.pipelines.enhance import enhance
 from rag_clip.pipelines.running import Running
 from rag_clip.progress import Report
@@ -277,8 +276,8 @@ def prompts_for(state: State, predictions: Path) -> Prompts:
     Raises NotServedError where neither is there.
     """
     recorded = predictions_of(predictions).facts.get("prompts", {}).get("digest", "")
-    found = {name: state.prompts.read(state.served.find(name)) for name in state.served.of_kind("prompts")}
-    for prompts in found.values():
-        if prompts_digest(prompts) == recorded or len(found) == 1:
-            return prompts
+    files = [state.served.find(name) for name in state.served.of_kind("prompts")]
+    for path in files:
+        if len(files) == 1 or state.prompts.digest(path) == recorded:
+            return state.prompts.read(path)
     raise NotServedError(f"the prompts that made {predictions.name} are not in the served folder; put them there")

@@ -461,12 +461,8 @@ def _pair(pair: Any) -> dict[str, Any]:
         "metric": main,
         "before": pair.before.main.value,
         "after": None if value is None else value.value,
-        "difference": None if pair.difference is None else pair.difference.value,
-        "low": None if pair.difference is None else pair.difference.low,
-        "high": None if pair.difference is None else pair.difference.high,
-        "gained": None if pair.difference is None else pair.difference.gained,
-        "lost": None if pair.difference is None else pair.difference.lost,
-        "probability": None if pair.difference is None else pair.difference.probability,
+        "difference": getattr(pair.difference, "value", None),
+        **{name: getattr(pair.difference, name, None) for name in ("low", "high", "gained", "lost", "probability")},
         "classes": classes,
     }
 

@@ -25,6 +25,7 @@ from rag_clip.data import Prompts
 from rag_clip.errors import explain
 from rag_clip.files.prompts import read_prompts
 from rag_clip.given import to_encoder
+from rag_clip.pipelines.classify import prompts_digest
 from rag_clip.progress import ProgressEvent, Report
 from rag_clip.protocols import Encoder
 
@@ -227,6 +228,7 @@ class PromptFiles:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[Path, int], Prompts] = OrderedDict()
+        self._digests: dict[tuple[Path, int], str] = {}
         self._lock = threading.Lock()
 
     def read(self, path: Path) -> Prompts:
@@ -238,3 +240,10 @@ class PromptFiles:
                 while len(self._kept) > KEPT_CLASSIFIERS:
                     self._kept.popitem(last=False)
             return self._kept[key]
+
+    def digest(self, path: Path) -> str:
+        """Return what predictions record of prompts, computed once for a file as it stands; raises as `read`."""
+        key = (path, path.stat().st_mtime_ns)
+        if key not in self._digests:
+            self._digests[key] = prompts_digest(self.read(path))
+        return self._digests[key]
