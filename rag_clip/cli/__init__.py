@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 
@@ -76,9 +77,15 @@ def main() -> None:
     """Run the command line; the exit code is the verb's."""
     try:
         code = app(result_action="return_value")
+        if not code:
+            sys.stdout.flush()
     except OSError as error:  # from printing help or the version; a verb handles its own errors
         from rag_clip.errors import explain
 
         sys.stderr.write(f"rag-clip: {explain(error)}\n")
         code = 1
+    try:
+        sys.stdout.flush()
+    except OSError:  # told already; Python would try once more at its end, and exit with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

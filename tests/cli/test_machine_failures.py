@@ -202,14 +202,27 @@ class FullDisk(StringIO):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["--help", "heads"])
+def test_a_full_disk_behind_the_output_is_told_once(command: str, unbuffered: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "rag_clip", command],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("rag-clip: [Errno 28] No space left on device; make room")
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_closed_and_full_streams_end_in_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
     call = [sys.executable, "-m", "rag_clip"]
     closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *call, "--help"], check=False)
     assert closed.returncode == 0
-    with Path("/dev/full").open("w") as full:
-        ended = subprocess.run([*call, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("rag-clip: [Errno 28] No space left on device; make room")
     with redirect_stdout(FullDisk()):
         assert app(["heads"], result_action="return_value") == 1
     assert capsys.readouterr().err.startswith("rag-clip: [Errno 28] No space left on device; make room")
